@@ -1,0 +1,1 @@
+"""The drafting adapter: networks, distillation, evaluation."""

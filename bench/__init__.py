@@ -1,0 +1,1 @@
+"""Workloads, live runs over a shaped link, simulator, reports."""

@@ -1,0 +1,1 @@
+"""How to cut a prompt into chunks."""

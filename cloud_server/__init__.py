@@ -1,0 +1,1 @@
+"""What runs beside the GPU: sessions, scheduler, KV accounting, engines, app, metrics."""

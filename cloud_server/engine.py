@@ -1,0 +1,66 @@
+"""What the cloud asks of a middle engine: rows in, rows out, a KV cache per sequence.
+
+An engine sees no text, no sampling and no sockets. The KV layout is private to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NewType, Protocol
+
+
+from numpy.typing import NDArray
+
+from wire.messages import Dtype, Want
+
+SequenceId = NewType("SequenceId", int)
+Rows = NDArray[Any]
+"""Hidden states `[T, H]` in the engine's dtype (float32, float16 or ml_dtypes.bfloat16)."""
+
+
+class EngineFullError(Exception):
+    """The engine has no room for another sequence of this length."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepItem:
+    """One sequence's share of a step: rows for positions `[position, position + T)`.
+
+    A `position` below the cached length truncates first. `want` names the deep rows to return:
+    none, the last of this item, or all.
+    """
+
+    sequence: SequenceId
+    position: int
+    rows: Rows
+    want: Want
+
+
+class MiddleEngine(Protocol):
+    """The middle layers with a KV cache per sequence; used from one thread only."""
+
+    hidden_size: int
+    dtype: Dtype
+    capacity_tokens: int
+    max_context_tokens: int
+
+    def open(
+        self, max_tokens: int, fork_of: SequenceId | None = None, fork_tokens: int = 0
+    ) -> SequenceId:
+        """Make an empty sequence, or one that starts as `fork_of[:fork_tokens]`.
+
+        Raises:
+            EngineFullError: no room for `max_tokens` more positions.
+        """
+        ...
+
+    def step(self, batch: Sequence[StepItem]) -> list[Rows]:
+        """Run the middle layers once over all items; at most one item per sequence.
+
+        Returns:
+            One array `[R, H]` per item, R = 0, 1 or T after its `want`. Arrays own their memory.
+        """
+        ...
+
+    def release(self, sequence: SequenceId) -> None:
+        """Forget a sequence and free its cache."""
+        ...

@@ -1,0 +1,37 @@
+"""The settings of a device, read once and passed down."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Settings of `hat device`. `None` means: chosen at start, and printed.
+
+    `weights` picks the ONNX weights of input and output layers and head. `secret` is what the
+    cloud expects, `api_key` what HTTP clients must present (`None`: anyone). `chunk_tokens` 0
+    sends a prompt whole. `max_num_seqs` generations run at once and `max_queue` wait.
+    """
+
+    bundle: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    cloud: str = "ws://127.0.0.1:7700"
+    engine: Literal["onnx", "torch"] = "onnx"
+    weights: Literal["float32", "int8", "int4"] = "float32"
+    threads: int | None = None
+    drafter: Literal["none", "ngram"] = "ngram"
+    draft_tokens: int = 4
+    chunk_tokens: int = 64
+    secret: str | None = None
+    cloud_ca: Path | None = None
+    api_key: str | None = None
+    cors_origins: tuple[str, ...] = ("*",)
+    served_model_name: str | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 16
+    max_queue: int = 64
+    drain_timeout_s: float = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"

@@ -1,0 +1,107 @@
+"""What the HTTP face asks of the runtime: token ids in, token ids out, as they are decided."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. `temperature` 0 is greedy.
+
+    `top_k` 0 and `top_p` 1.0 and `min_p` 0.0 switch these filters off. Presence and frequency
+    penalties count generated tokens, the repetition penalty also the prompt's (as vLLM does).
+    `seed` None draws one. `logit_bias` maps token id to an addend.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate. Generation ends at a stop token or after `max_tokens` tokens.
+
+    `num_logprobs` None asks for no log probabilities; 0 for the chosen token's alone; n for the
+    n most likely beside it. Stop tokens cannot be chosen before `min_tokens` tokens.
+    """
+
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    sampling: SamplingParams
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    num_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A decided token. `logprob` and `top` are of the model's own distribution, unmodified."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """The tokens decided in one round. The last one of a request carries a finish reason.
+
+    A stop token that ended the generation is included as the last token.
+    """
+
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason | None = None
+
+
+class CloudUnavailableError(Exception):
+    """The cloud cannot serve now: unreachable, refusing, or lost on the way.
+
+    `retry_after_s` is a hint for the client; `reason` is safe to show.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(Exception):
+    """The device's own queue is full; try again after `retry_after_s`."""
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class Generator(Protocol):
+    """The runtime as the HTTP face sees it."""
+
+    vocab_size: int
+    max_context_tokens: int
+
+    def generate(self, request: GenerationRequest, request_id: str) -> AsyncIterator[Emission]:
+        """Generate until a stop token, `max_tokens`, or the iterator is closed.
+
+        Closing the iterator (or cancelling the task that reads it) ends the generation and frees
+        the session on both sides.
+
+        Raises:
+            CloudUnavailableError: before or in the middle of the stream.
+            OverloadedError: before the first emission.
+        """
+        ...
+
+    def ready(self) -> str | None:
+        """None when requests can be served now, else the reason why not."""
+        ...

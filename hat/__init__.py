@@ -1,0 +1,1 @@
+"""The one command line, and both sides on one machine."""

@@ -1,0 +1,1 @@
+"""One checkpoint, three parts: plan, split, bundles, layers, ONNX graphs."""

@@ -1,0 +1,1 @@
+"""The language between device and cloud: messages, codecs, limits and errors."""

@@ -1,0 +1,171 @@
+"""The messages of the protocol, as values.
+
+One WebSocket per device carries many sessions; each message is one binary frame. Only hidden
+states travel: no message has a field that can hold token ids or text of the user.
+"""
+
+from collections.abc import Buffer
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NewType
+
+from wire.errors import FaultCode
+
+SessionId = NewType("SessionId", int)
+"""A session's handle, chosen by the device, unique on its connection, 1 .. 2**32 - 1."""
+
+NO_SESSION = SessionId(0)
+
+
+class Dtype(IntEnum):
+    """The number format of hidden states on the wire."""
+
+    FP32 = 0
+    FP16 = 1
+    BF16 = 2
+
+
+class Codec(IntEnum):
+    """How rows are packed into a payload. RAW is exact for the frame's dtype."""
+
+    RAW = 0
+
+
+class Want(IntEnum):
+    """Which rows of a States frame the device wants back."""
+
+    NONE = 0
+    LAST = 1
+    ALL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Device to cloud, first frame: what the device speaks and which model it holds.
+
+    `fingerprint` is 32 bytes over source weights; `first_layer` and `num_layers` are the middle
+    layers the device expects, as a half-open range of the whole model. `dtypes` and `codecs` are
+    bit sets (bit n = enum value n). `credential` is the shared secret, empty when there is none.
+    """
+
+    min_version: int
+    max_version: int
+    fingerprint: bytes
+    first_layer: int
+    num_layers: int
+    hidden_size: int
+    dtypes: int
+    codecs: int
+    credential: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Cloud to device: the chosen version and the limits of this connection.
+
+    `dtype` is the engine's, so rows in it are exact. `credit_limit_tokens` is the number of rows
+    the device may send on this connection until a Credit raises it.
+    """
+
+    version: int
+    dtype: Dtype
+    codecs: int
+    max_context_tokens: int
+    max_frame_tokens: int
+    credit_limit_tokens: int
+    session_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Device to cloud: make a session, or take one up again after a lost socket.
+
+    `key` is 16 random bytes that name the session across sockets. `max_tokens` is the most KV
+    positions the session will ever hold; admission is decided by it. With `fork_of` set, the new
+    session begins as a copy of the first `fork_tokens` positions of that session.
+    """
+
+    session: SessionId
+    key: bytes
+    max_tokens: int
+    fork_of: SessionId = NO_SESSION
+    fork_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Cloud to device: the session exists and holds this many cached positions."""
+
+    session: SessionId
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Device to cloud: shallow hidden states of positions `[position, position + num_rows)`.
+
+    A position below the cached length is the truncation. A higher epoch than before makes the
+    cloud drop the session's queued work of older epochs; a lower one is itself dropped.
+    """
+
+    session: SessionId
+    epoch: int
+    position: int
+    num_rows: int
+    dtype: Dtype
+    codec: Codec
+    want: Want
+    payload: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Cloud to device: the answer to exactly one States frame, named by (epoch, position).
+
+    `num_rows` deep hidden states come back: none, the last, or all. `cached_tokens` is the
+    session's length now. `queue_s` is the time from arrival to the first step, `compute_s` the
+    engine time of the steps it took part in, `batch_tokens` the rows of the last such step.
+    """
+
+    session: SessionId
+    epoch: int
+    position: int
+    num_rows: int
+    dtype: Dtype
+    codec: Codec
+    cached_tokens: int
+    queue_s: float
+    compute_s: float
+    batch_tokens: int
+    payload: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Device to cloud: the session is over; its KV is free. Unknown sessions are ignored."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Cloud to device: the total number of rows the device may have sent on this connection."""
+
+    limit_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Cloud to device: a refusal. `session` is NO_SESSION when the whole connection is meant.
+
+    After a connection fault the cloud closes the socket. After a session fault the session is
+    gone in the cloud. `retry_after_s` of 0 means: do not retry as it is.
+    """
+
+    code: FaultCode
+    session: SessionId
+    retry_after_s: float
+    message: str
+
+
+Message = Hello | Welcome | Open | Opened | States | Reply | Close | Credit | Fault
