@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NewType, Protocol
 
-
 from numpy.typing import NDArray
 
 from wire.messages import Dtype, Want
