@@ -4,7 +4,6 @@ One WebSocket per device carries many sessions; each message is one binary frame
 states travel: no message has a field that can hold token ids or text of the user.
 """
 
-from collections.abc import Buffer
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NewType
@@ -15,6 +14,9 @@ SessionId = NewType("SessionId", int)
 """A session's handle, chosen by the device, unique on its connection, 1 .. 2**32 - 1."""
 
 NO_SESSION = SessionId(0)
+
+Payload = bytes | bytearray | memoryview
+"""Packed rows, C-contiguous."""
 
 
 class Dtype(IntEnum):
@@ -115,7 +117,7 @@ class States:
     dtype: Dtype
     codec: Codec
     want: Want
-    payload: Buffer
+    payload: Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Reply:
     queue_s: float
     compute_s: float
     batch_tokens: int
-    payload: Buffer
+    payload: Payload
 
 
 @dataclass(frozen=True, slots=True)
