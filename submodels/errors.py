@@ -1,0 +1,17 @@
+"""Errors of splitting and of reading bundles: the type says which of the two is at fault."""
+
+
+class SplitError(ValueError):
+    """This model cannot be split as asked; the message says what was expected and what came."""
+
+
+class UnsupportedModelError(SplitError):
+    """The model's configuration asks for something that is refused by name."""
+
+
+class CheckpointError(SplitError):
+    """The checkpoint on disk is missing, incomplete or corrupt."""
+
+
+class BundleError(ValueError):
+    """A bundle is missing, incomplete, corrupt, of the other role, or of a newer format."""

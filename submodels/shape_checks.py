@@ -1,0 +1,73 @@
+"""What must hold of every model shape, whether it comes from a checkpoint or from a bundle."""
+
+import math
+
+from submodels.manifest import ModelShape
+
+# Generous bounds, so that a corrupt or hostile file cannot ask for absurd memory. The largest
+# dense models known have 126 layers, 16384 hidden, 53248 inner, 262144 vocabulary.
+_LIMITS = {
+    "num_layers": 4096,
+    "hidden_size": 1 << 18,
+    "intermediate_size": 1 << 20,
+    "vocab_size": 1 << 23,
+    "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 1 << 12,
+    "max_context_tokens": 1 << 27,
+}
+
+
+def check_shape(shape: ModelShape) -> None:
+    """Refuse a shape that no model can have.
+
+    Raises:
+        ValueError: names the field, what was expected and what came.
+    """
+    for name, limit in _LIMITS.items():
+        value = getattr(shape, name)
+        if not 1 <= value <= limit:
+            raise ValueError(f"{name}: expected 1 to {limit}, got {value}")
+    if shape.num_attention_heads % shape.num_key_value_heads:
+        raise ValueError(
+            f"expected attention heads to be a multiple of key-value heads, got "
+            f"{shape.num_attention_heads} and {shape.num_key_value_heads}"
+        )
+    if shape.head_dim != 2 * len(shape.rope.inv_freq):
+        raise ValueError(
+            f"rope: expected head_dim / 2 = {shape.head_dim / 2:g} frequencies, "
+            f"got {len(shape.rope.inv_freq)}"
+        )
+    if not all(math.isfinite(x) for x in (*shape.rope.inv_freq, shape.rope.attention_scaling)):
+        raise ValueError("rope: expected finite numbers")
+    if not (math.isfinite(shape.rms_norm_eps) and shape.rms_norm_eps >= 0):
+        raise ValueError(f"rms_norm_eps: expected a finite number >= 0, got {shape.rms_norm_eps}")
+    _check_windows(shape)
+
+
+def check_split(num_layers: int, num_input_layers: int, num_output_layers: int) -> None:
+    """Refuse a split that leaves no middle layer.
+
+    Raises:
+        ValueError: a negative count, or nothing left for the cloud.
+    """
+    if num_input_layers < 0 or num_output_layers < 0:
+        raise ValueError(
+            f"expected 0 or more input and output layers, got {num_input_layers} and "
+            f"{num_output_layers}"
+        )
+    if num_input_layers + num_output_layers >= num_layers:
+        raise ValueError(
+            f"expected at least one middle layer: {num_input_layers} input and "
+            f"{num_output_layers} output layers leave none of {num_layers}"
+        )
+
+
+def _check_windows(shape: ModelShape) -> None:
+    if len(shape.sliding_windows) != shape.num_layers:
+        raise ValueError(
+            f"expected {shape.num_layers} sliding windows, got {len(shape.sliding_windows)}"
+        )
+    for window in shape.sliding_windows:
+        if window is not None and window < 1:
+            raise ValueError(f"sliding window: expected at least 1 key, got {window}")

@@ -1,0 +1,92 @@
+"""Which tensor of a checkpoint goes into which part, under which name and with which shape."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from submodels.manifest import ModelShape
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+LM_HEAD = "lm_head.weight"
+
+
+class Part(Enum):
+    """The three parts; the value is the safetensors file's name in its bundle."""
+
+    INPUT = "input.safetensors"
+    MIDDLE = "model.safetensors"
+    OUTPUT = "output.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One tensor: its name in the checkpoint, its part, its name there, and its shape."""
+
+    source: str
+    part: Part
+    name: str
+    shape: tuple[int, ...]
+
+
+def layer_tensor_shapes(shape: ModelShape) -> Mapping[str, tuple[int, ...]]:
+    """The tensors of one decoder layer, by their names after `model.layers.<i>.`."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    queries = shape.num_attention_heads * shape.head_dim
+    keys = shape.num_key_value_heads * shape.head_dim
+    linears = {
+        "self_attn.q_proj": (queries, hidden, shape.qkv_bias),
+        "self_attn.k_proj": (keys, hidden, shape.qkv_bias),
+        "self_attn.v_proj": (keys, hidden, shape.qkv_bias),
+        "self_attn.o_proj": (hidden, queries, shape.output_bias),
+        "mlp.gate_proj": (inner, hidden, shape.mlp_bias),
+        "mlp.up_proj": (inner, hidden, shape.mlp_bias),
+        "mlp.down_proj": (hidden, inner, shape.mlp_bias),
+    }
+    norms: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    if shape.qk_norm:
+        norms["self_attn.q_norm.weight"] = (shape.head_dim,)
+        norms["self_attn.k_norm.weight"] = (shape.head_dim,)
+    weights = {f"{name}.weight": (rows, columns) for name, (rows, columns, _) in linears.items()}
+    biases = {f"{name}.bias": (rows,) for name, (rows, _, has_bias) in linears.items() if has_bias}
+    return {**norms, **weights, **biases}
+
+
+def layer_name(index: int, suffix: str) -> str:
+    """The Hugging Face name of a decoder layer's tensor."""
+    return f"model.layers.{index}.{suffix}"
+
+
+def placements(
+    shape: ModelShape, num_input_layers: int, num_output_layers: int
+) -> tuple[Placement, ...]:
+    """Where every tensor of the model goes; layers are renumbered from 0 within each part.
+
+    Tied models have no head tensor: the output submodel uses the embedding of the input part.
+    """
+    embedding_shape = (shape.vocab_size, shape.hidden_size)
+    placed = [Placement(EMBEDDING, Part.INPUT, EMBEDDING, embedding_shape)]
+    first_output_layer = shape.num_layers - num_output_layers
+    suffixes = layer_tensor_shapes(shape)
+    for index in range(shape.num_layers):
+        part, first = _part_of_layer(index, num_input_layers, first_output_layer)
+        placed += [
+            Placement(layer_name(index, suffix), part, layer_name(index - first, suffix), size)
+            for suffix, size in suffixes.items()
+        ]
+    placed.append(Placement(FINAL_NORM, Part.OUTPUT, FINAL_NORM, (shape.hidden_size,)))
+    if not shape.tied_embeddings:
+        placed.append(Placement(LM_HEAD, Part.OUTPUT, LM_HEAD, embedding_shape))
+    return tuple(placed)
+
+
+def _part_of_layer(index: int, num_input_layers: int, first_output_layer: int) -> tuple[Part, int]:
+    """The part that holds a layer, and the first layer of that part."""
+    if index < num_input_layers:
+        return Part.INPUT, 0
+    if index < first_output_layer:
+        return Part.MIDDLE, num_input_layers
+    return Part.OUTPUT, first_output_layer
