@@ -1,0 +1,118 @@
+"""What the cloud's core asks of its shells: messages to send, and steps for the engine thread."""
+
+from dataclasses import dataclass
+from typing import NewType
+
+from wire.errors import FaultCode
+from wire.messages import Message, Payload, Want
+
+ConnectionId = NewType("ConnectionId", int)
+"""A socket's number, chosen by the shell and never used again."""
+
+SequenceHandle = NewType("SequenceHandle", int)
+"""The core's name of an engine sequence; the engine thread maps it to the engine's own id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write one message to a socket, after those asked for before. Dropped if it is gone."""
+
+    connection: ConnectionId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class CloseConnection:
+    """Close a socket once what was sent to it is written; the core has forgotten it."""
+
+    connection: ConnectionId
+
+
+Action = Send | CloseConnection
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSequence:
+    """Call the engine's `open` and remember its answer under `handle`."""
+
+    handle: SequenceHandle
+    max_tokens: int
+    fork_of: SequenceHandle | None = None
+    fork_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSequence:
+    """Call the engine's `release` and forget `handle`; a handle never opened is ignored."""
+
+    handle: SequenceHandle
+
+
+Command = OpenSequence | ReleaseSequence
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """One sequence's share of a step: RAW rows, in the engine's dtype, still packed.
+
+    `payload` is a view of exactly `num_rows` rows for positions `[position, position + num_rows)`.
+    """
+
+    handle: SequenceHandle
+    position: int
+    num_rows: int
+    want: Want
+    payload: memoryview
+
+    @property
+    def num_wanted_rows(self) -> int:
+        """How many deep rows must come back."""
+        match self.want:
+            case Want.NONE:
+                return 0
+            case Want.LAST:
+                return 1
+            case Want.ALL:
+                return self.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One turn of the engine thread: first the commands in their order, then one forward.
+
+    Steps are performed in the order of `number`. `items` may be empty.
+    """
+
+    number: int
+    commands: tuple[Command, ...]
+    items: tuple[StepWork, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of all items together."""
+        return sum(item.num_rows for item in self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an item did not run, or a sequence did not open; ends that session alone.
+
+    `code` is CAPACITY when the engine was full, BAD_FRAME when rows were not finite.
+    """
+
+    code: FaultCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What a step gave. `seconds` is the engine's time for the forward alone.
+
+    `results` has one entry per item: its wanted deep rows, packed RAW in the engine's dtype, or a
+    refusal. `failed_opens` names the sequences that could not be opened (an item of such a
+    sequence has a refusal as well).
+    """
+
+    results: tuple[Payload | Refusal, ...]
+    seconds: float
+    failed_opens: tuple[tuple[SequenceHandle, Refusal], ...] = ()
