@@ -24,11 +24,15 @@ MAX_HANDSHAKE_BYTES = 2048
 
 @dataclass(frozen=True, slots=True)
 class RowLimits:
-    """What a connection's rows look like once the handshake has fixed it."""
+    """What a connection's rows look like once the handshake has fixed it.
+
+    `codecs` is the bit set of codecs that both sides speak.
+    """
 
     hidden_size: int
     dtype: Dtype
     max_frame_tokens: int
+    codecs: int = 1 << Codec.RAW
 
     @property
     def row_bytes(self) -> int:
@@ -46,11 +50,14 @@ class RowLimits:
 
         Raises:
             RemoteProtocolError: SHAPE_MISMATCH when the frame is of another shape, BAD_FRAME when
-                it is longer than agreed.
+                it is longer than agreed or in a codec that was not agreed.
         """
         if frame.dtype is not self.dtype:
             expected, got = self.dtype.name, frame.dtype.name
             raise _mismatch(f"expected rows in {expected}, got {got}")
+        if not self.codecs >> frame.codec & 1:
+            reason = f"expected a codec of the set {self.codecs:#b}, got {frame.codec.name}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         if frame.num_rows > self.max_frame_tokens:
             reason = f"expected at most {self.max_frame_tokens} rows, got {frame.num_rows}"
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)

@@ -1,0 +1,111 @@
+"""Hello and Welcome: who may talk, in which version, about which model (rules W10 to W14)."""
+
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Final
+
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.limits import RowLimits
+from wire.messages import Hello, Welcome
+
+VERSION: Final = 1
+"""The version this package speaks best."""
+
+MIN_VERSION: Final = 1
+"""The oldest version this package still speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudTerms:
+    """What a cloud serves and asks for. An empty `credential` lets every device in."""
+
+    fingerprint: bytes
+    first_layer: int
+    num_layers: int
+    credential: bytes
+    rows: RowLimits
+    max_context_tokens: int
+    credit_limit_tokens: int
+    session_ttl_s: float
+
+
+def negotiate_version(min_version: int, max_version: int) -> int:
+    """The highest version that both this package and the peer speak (rule W10).
+
+    Raises:
+        RemoteProtocolError: UNSUPPORTED_VERSION when there is none.
+    """
+    version = min(VERSION, max_version)
+    if version < max(MIN_VERSION, min_version):
+        ours, theirs = f"{MIN_VERSION}..{VERSION}", f"{min_version}..{max_version}"
+        reason = f"expected a version of {ours}, got {theirs}"
+        raise RemoteProtocolError(FaultCode.UNSUPPORTED_VERSION, reason)
+    return version
+
+
+def answer_hello(hello: Hello, terms: CloudTerms) -> Welcome:
+    """The Welcome for a device that fits; the checks go in the order of rules W10 to W13.
+
+    Raises:
+        RemoteProtocolError: UNSUPPORTED_VERSION, BAD_CREDENTIAL, FINGERPRINT_MISMATCH or
+            SHAPE_MISMATCH: the first that applies.
+    """
+    version = negotiate_version(hello.min_version, hello.max_version)
+    _check_credential(hello.credential, terms.credential)
+    _check_model(hello, terms)
+    rows = terms.rows
+    codecs = hello.codecs & rows.codecs
+    if not codecs:
+        ours, theirs = f"{rows.codecs:#b}", f"{hello.codecs:#b}"
+        raise _mismatch(f"expected a codec of the set {ours}, got {theirs}")
+    return Welcome(
+        version=version,
+        dtype=rows.dtype,
+        codecs=codecs,
+        max_context_tokens=terms.max_context_tokens,
+        max_frame_tokens=rows.max_frame_tokens,
+        credit_limit_tokens=terms.credit_limit_tokens,
+        session_ttl_s=terms.session_ttl_s,
+    )
+
+
+def check_welcome(hello: Hello, welcome: Welcome) -> RowLimits:
+    """The shape of the connection's rows, when the Welcome answers the Hello (rule W14).
+
+    Raises:
+        RemoteProtocolError: the cloud chose something that the device did not offer.
+    """
+    if not hello.min_version <= welcome.version <= hello.max_version:
+        offered = f"{hello.min_version}..{hello.max_version}"
+        reason = f"expected a version of {offered}, got {welcome.version}"
+        raise RemoteProtocolError(FaultCode.UNSUPPORTED_VERSION, reason)
+    if not hello.dtypes >> welcome.dtype & 1:
+        raise _mismatch(f"expected a dtype of {hello.dtypes:#b}, got {welcome.dtype.name}")
+    if not welcome.codecs or welcome.codecs & ~hello.codecs:
+        raise _mismatch(f"expected codecs of {hello.codecs:#b}, got {welcome.codecs:#b}")
+    return RowLimits(hello.hidden_size, welcome.dtype, welcome.max_frame_tokens, welcome.codecs)
+
+
+def _check_credential(got: bytes, expected: bytes) -> None:
+    if expected and not compare_digest(got, expected):
+        raise RemoteProtocolError(FaultCode.BAD_CREDENTIAL, "expected the shared secret")
+
+
+def _check_model(hello: Hello, terms: CloudTerms) -> None:
+    if hello.fingerprint != terms.fingerprint:
+        ours, theirs = terms.fingerprint.hex()[:12], hello.fingerprint.hex()[:12]
+        reason = f"expected weights with fingerprint {ours}.., got {theirs}.."
+        raise RemoteProtocolError(FaultCode.FINGERPRINT_MISMATCH, reason)
+    ours_first, theirs_first = terms.first_layer, hello.first_layer
+    if (theirs_first, hello.num_layers) != (ours_first, terms.num_layers):
+        served = f"[{ours_first}, {ours_first + terms.num_layers})"
+        asked = f"[{theirs_first}, {theirs_first + hello.num_layers})"
+        raise _mismatch(f"expected middle layers {served}, got {asked}")
+    if hello.hidden_size != terms.rows.hidden_size:
+        raise _mismatch(f"expected hidden {terms.rows.hidden_size}, got {hello.hidden_size}")
+    if not hello.dtypes >> terms.rows.dtype & 1:
+        raise _mismatch(f"expected dtype {terms.rows.dtype.name}, got the set {hello.dtypes:#b}")
+
+
+def _mismatch(reason: str) -> RemoteProtocolError:
+    return RemoteProtocolError(FaultCode.SHAPE_MISMATCH, reason)
