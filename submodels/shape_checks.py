@@ -1,12 +1,13 @@
 """What must hold of every model shape, whether it comes from a checkpoint or from a bundle."""
 
 import math
+from collections.abc import Mapping
 
 from submodels.manifest import ModelShape
 
 # Generous bounds, so that a corrupt or hostile file cannot ask for absurd memory. The largest
 # dense models known have 126 layers, 16384 hidden, 53248 inner, 262144 vocabulary.
-_LIMITS = {
+_LIMITS: Mapping[str, int] = {
     "num_layers": 4096,
     "hidden_size": 1 << 18,
     "intermediate_size": 1 << 20,
@@ -24,10 +25,8 @@ def check_shape(shape: ModelShape) -> None:
     Raises:
         ValueError: names the field, what was expected and what came.
     """
-    for name, limit in _LIMITS.items():
-        value = getattr(shape, name)
-        if not 1 <= value <= limit:
-            raise ValueError(f"{name}: expected 1 to {limit}, got {value}")
+    for name in _LIMITS:
+        check_size(name, getattr(shape, name))
     if shape.num_attention_heads % shape.num_key_value_heads:
         raise ValueError(
             f"expected attention heads to be a multiple of key-value heads, got "
@@ -43,6 +42,17 @@ def check_shape(shape: ModelShape) -> None:
     if not (math.isfinite(shape.rms_norm_eps) and shape.rms_norm_eps >= 0):
         raise ValueError(f"rms_norm_eps: expected a finite number >= 0, got {shape.rms_norm_eps}")
     _check_windows(shape)
+
+
+def check_size(name: str, value: object) -> None:
+    """Refuse an absurd value for one of the sizes of a `ModelShape`, named as there.
+
+    Raises:
+        ValueError: not a whole number within the bounds of that size.
+    """
+    limit = _LIMITS[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+        raise ValueError(f"{name}: expected a whole number from 1 to {limit}, got {value!r}")
 
 
 def check_split(num_layers: int, num_input_layers: int, num_output_layers: int) -> None:

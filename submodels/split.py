@@ -1,0 +1,213 @@
+"""`hat split`: one checkpoint into a device bundle and a cloud bundle, tensor by tensor."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from submodels.bundle import MANIFEST_FILE, sha256_of
+from submodels.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, read_json
+from submodels.cloud_config import cloud_config
+from submodels.copying import Copied, Progress, copy_tensors
+from submodels.errors import CheckpointError, SplitError
+from submodels.hub import model_name, resolve_model
+from submodels.manifest import FORMAT_VERSION, BundleFile, DtypeName, Manifest, Role
+from submodels.number_format import SAFETENSORS_NAMES, main_dtype
+from submodels.plan import SourceModel, read_model
+from submodels.shape_checks import check_split
+from submodels.staging import staged_folder
+from submodels.tensor_file import NUMPY_DTYPES
+from submodels.tensor_layout import EMBEDDING, LM_HEAD, Part, Placement, placements
+from submodels.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
+
+OnnxWeights = Literal["float32", "int8", "int4"]
+
+# Left over in old Llama checkpoints; the numbers are computed from the configuration.
+_IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """What to split and how. `model` is a folder or a hub id.
+
+    `dtype` "keep" leaves every tensor as it is. `onnx_weights` names the ONNX files to make for
+    the device; none makes the bundle usable by the torch engine only. `name` None takes the
+    model's own.
+    """
+
+    model: str
+    out: Path
+    num_input_layers: int
+    num_output_layers: int = 0
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep"
+    onnx_weights: tuple[OnnxWeights, ...] = ("float32", "int8", "int4")
+    overwrite: bool = False
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """The bundles that were written, below `out`, as `device` and `cloud`."""
+
+    out: Path
+    device: Manifest
+    cloud: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A checkpoint that has passed all checks."""
+
+    path: Path
+    config: Mapping[str, Any]
+    model: SourceModel
+    checkpoint: Checkpoint
+    placed: tuple[Placement, ...]
+    dtype: DtypeName
+    special: SpecialTokens
+
+
+def split_checkpoint(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
+    """Split a checkpoint; `options.out` appears, or is replaced, only once it is whole.
+
+    Args:
+        options: What to split and how.
+        progress: Called with (bytes done, bytes in all) of the checkpoint while copying.
+
+    Raises:
+        SplitError: the model, the checkpoint, the layer counts or the target are refused.
+    """
+    try:
+        source = _read_source(options)
+        with staged_folder(options.out, ("device", "cloud"), options.overwrite) as folder:
+            return _write(source, options, folder, progress or _silent)
+    except OSError as error:
+        raise SplitError(f"cannot split into {options.out}: {error}") from error
+
+
+def _silent(num_done_bytes: int, num_bytes: int) -> None:
+    """Report nothing."""
+
+
+def _read_source(options: SplitOptions) -> _Source:
+    path = resolve_model(options.model)
+    config = read_json(path / CONFIG_FILE)
+    model = read_model(config)
+    try:
+        check_split(model.shape.num_layers, options.num_input_layers, options.num_output_layers)
+    except ValueError as error:
+        raise SplitError(str(error)) from error
+    checkpoint = open_checkpoint(path)
+    model = _with_tying_on_disk(model, checkpoint)
+    placed = placements(model.shape, options.num_input_layers, options.num_output_layers)
+    _check_tensors(checkpoint, placed, model.shape.tied_embeddings)
+    infos = [checkpoint.tensors[placement.source].info for placement in placed]
+    dtype = main_dtype(infos) if options.dtype == "keep" else options.dtype
+    special = special_tokens(path, config, model.shape.vocab_size)
+    return _Source(path, config, model, checkpoint, placed, dtype, special)
+
+
+def _with_tying_on_disk(model: SourceModel, checkpoint: Checkpoint) -> SourceModel:
+    """Without a head on disk the embedding is the head; two different ones are not tied.
+
+    Source: `PreTrainedModel.tie_weights` of transformers 5.
+    """
+    tied = LM_HEAD not in checkpoint.tensors
+    if not tied and model.shape.tied_embeddings and EMBEDDING in checkpoint.tensors:
+        tied = checkpoint.same_bytes(EMBEDDING, LM_HEAD)
+    shape = msgspec.structs.replace(model.shape, tied_embeddings=tied)
+    return SourceModel(model.family, shape, model.rope_parameters, model.layer_types)
+
+
+def _check_tensors(checkpoint: Checkpoint, placed: tuple[Placement, ...], tied: bool) -> None:
+    """Every tensor of the plan is there in its shape, and no tensor would be left out."""
+    expected = {placement.source: placement for placement in placed}
+    ignored = {name for name in checkpoint.tensors if name.endswith(_IGNORED_SUFFIX)}
+    ignored |= {LM_HEAD} if tied else set()
+    for text, names in (
+        ("lacks", expected.keys() - checkpoint.tensors.keys()),
+        ("holds unknown", checkpoint.tensors.keys() - expected.keys() - ignored),
+    ):
+        if names:
+            listed = ", ".join(sorted(names)[:5])
+            raise CheckpointError(f"{checkpoint.path} {text} tensors ({len(names)}): {listed}")
+    for name, placement in expected.items():
+        info = checkpoint.tensors[name].info
+        if info.shape != placement.shape:
+            raise CheckpointError(f"{name}: expected shape {placement.shape}, got {info.shape}")
+        if info.dtype not in NUMPY_DTYPES:
+            raise CheckpointError(
+                f"{name}: expected one of {', '.join(NUMPY_DTYPES)}, got {info.dtype}"
+            )
+
+
+def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progress) -> SplitResult:
+    device, cloud = folder / "device", folder / "cloud"
+    paths = {part: (cloud if part is Part.MIDDLE else device) / part.value for part in Part}
+    target = None if options.dtype == "keep" else SAFETENSORS_NAMES[options.dtype]
+    copied = copy_tensors(source.checkpoint, source.model, source.placed, paths, target, progress)
+    copy_tokenizer(source.path, device)
+    _write_onnx(source, options, device)
+    config = cloud_config(source.config, source.model, _middle(source, options), source.dtype)
+    (cloud / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    result = SplitResult(
+        options.out,
+        _manifest("device", source, options, device, copied),
+        _manifest("cloud", source, options, cloud, copied),
+    )
+    for path, manifest in ((device, result.device), (cloud, result.cloud)):
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+        (path / MANIFEST_FILE).write_bytes(text + b"\n")
+    return result
+
+
+def _middle(source: _Source, options: SplitOptions) -> range:
+    num_layers = source.model.shape.num_layers
+    return range(options.num_input_layers, num_layers - options.num_output_layers)
+
+
+def _manifest(
+    role: Role, source: _Source, options: SplitOptions, folder: Path, copied: Copied
+) -> Manifest:
+    """The manifest of a bundle whose other files are all written."""
+    on_device = role == "device"
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        role=role,
+        model_name=options.name or model_name(options.model),
+        dtype=source.dtype,
+        num_input_layers=options.num_input_layers,
+        num_output_layers=options.num_output_layers,
+        fingerprint=copied.fingerprint,
+        shape=source.model.shape,
+        files=_files(folder, copied.files),
+        bos_token_id=source.special.bos_token_id if on_device else None,
+        eos_token_ids=source.special.eos_token_ids if on_device else (),
+        onnx_weights=options.onnx_weights if on_device else (),
+    )
+
+
+def _write_onnx(source: _Source, options: SplitOptions, device: Path) -> None:
+    if not options.onnx_weights:
+        return
+    from submodels.onnx_graphs import write_onnx
+
+    write_onnx(
+        device,
+        source.model.shape,
+        options.num_input_layers,
+        options.num_output_layers,
+        options.onnx_weights,
+    )
+
+
+def _files(folder: Path, known: Mapping[Path, BundleFile]) -> dict[str, BundleFile]:
+    """Size and hash of every file of a bundle, hashing those not hashed while writing."""
+    return {
+        path.name: known.get(path)
+        or BundleFile(num_bytes=path.stat().st_size, sha256=sha256_of(path))
+        for path in sorted(folder.iterdir())
+    }
