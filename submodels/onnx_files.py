@@ -1,0 +1,47 @@
+"""Names of the ONNX files in a device bundle, and of what flows through them. Needs no onnx.
+
+A graph is written once per weights format:
+
+- `input.<weights>.onnx`, `output.<weights>.onnx`: decoder layers, `rows` `[1, T, H]` to
+  `new_rows` `[1, T, H]`, with one key and one value cache `[1, KV, capacity, D]` per layer.
+- `head.<weights>.onnx`: final norm and LM head, `rows` `[R, H]` to `logits` `[R, V]`, R >= 0.
+"""
+
+from enum import Enum
+from typing import Literal, get_args
+
+WeightsFormat = Literal["float32", "int8", "int4"]
+WEIGHTS_FORMATS: tuple[WeightsFormat, ...] = get_args(WeightsFormat)
+
+ROWS = "rows"
+NEW_ROWS = "new_rows"
+LOGITS = "logits"
+LAST_POSITION = "last_position"
+"""int32 `[1]`: positions in the cache after this run, minus one."""
+NUM_POSITIONS = "num_positions"
+"""int32 scalar: positions in the cache after this run."""
+COS = "cos"
+SIN = "sin"
+
+
+class Graph(Enum):
+    """The graphs of a device bundle; a part without layers has none."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    HEAD = "head"
+
+
+def graph_file(graph: Graph, weights: str) -> str:
+    """The file name of a graph with its matrices in `weights` format."""
+    return f"{graph.value}.{weights}.onnx"
+
+
+def past_names(layer: int) -> tuple[str, str]:
+    """The key and value caches a layer reads."""
+    return f"past_key.{layer}", f"past_value.{layer}"
+
+
+def present_names(layer: int) -> tuple[str, str]:
+    """The caches a layer writes; bound to the memory of `past_names`, so nothing is copied."""
+    return f"present_key.{layer}", f"present_value.{layer}"
