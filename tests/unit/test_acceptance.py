@@ -1,0 +1,36 @@
+import pytest
+
+from device_runtime.acceptance import Verdict, accept, walk
+
+
+def test_an_empty_draft_accepts_nothing_and_takes_the_targets_token():
+    assert accept([], [7]) == Verdict(0, 7)
+
+
+def test_a_draft_the_target_agrees_with_is_kept_whole_and_followed_by_the_bonus_token():
+    assert accept([1, 2, 3], [1, 2, 3, 4]) == Verdict(3, 4)
+
+
+def test_the_first_mismatch_is_replaced_and_later_agreement_does_not_count():
+    assert accept([1, 9, 3], [1, 2, 3, 4]) == Verdict(1, 2)
+
+
+@pytest.mark.parametrize("target", [[], [1], [1, 2, 3]])
+def test_a_target_of_the_wrong_length_is_refused(target):
+    with pytest.raises(ValueError, match="expected 2 target tokens"):
+        accept([1], target)
+
+
+def test_the_walk_asks_for_no_choice_after_the_first_mismatch():
+    asked = []
+
+    def choose(index: int) -> int:
+        asked.append(index)
+        return [1, 2, 3][index]
+
+    assert walk([1, 9], choose, frozenset()) == (1, 2)
+    assert asked == [0, 1]
+
+
+def test_a_stop_token_inside_an_accepted_run_ends_the_walk():
+    assert walk([1, 2, 3], lambda index: [1, 2, 3, 4][index], frozenset({2})) == (1, 2)
