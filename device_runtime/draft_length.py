@@ -95,7 +95,7 @@ _ROW_SHARE = 0.05
 """A drafted row's time as a share of a round's, until measured: 5 to 10 % for hidden size 4096
 in 16 bits at 10 Mbit/s and 50 ms, less on faster links."""
 
-_ROW_SHARE_WEIGHT = 4.0
+_ROW_SHARE_WEIGHT = 2.0
 """How many rounds with one token more or less weigh as much as that assumption."""
 
 _PROBE_ROUNDS = 16
