@@ -33,7 +33,11 @@ Action = Send | CloseConnection
 
 @dataclass(frozen=True, slots=True)
 class OpenSequence:
-    """Call the engine's `open` and remember its answer under `handle`."""
+    """Call the engine's `open` and remember its answer under `handle`.
+
+    When that fails, or `fork_of` is a handle that could not be opened, `handle` goes into the
+    outcome's `failed_opens`.
+    """
 
     handle: SequenceHandle
     max_tokens: int

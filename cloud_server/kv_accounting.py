@@ -1,0 +1,51 @@
+"""Who holds how much of the KV cache, in tokens. Every reservation is made once and ends once."""
+
+from cloud_server.actions import SequenceHandle
+
+
+class KvFullError(Exception):
+    """There is no room for a reservation now; the message has the numbers."""
+
+
+class KvAccounting:
+    """Reservations of KV positions; their sum never exceeds `capacity_tokens`."""
+
+    def __init__(self, capacity_tokens: int) -> None:
+        if capacity_tokens < 1:
+            raise ValueError(f"expected a capacity of at least 1 token, got {capacity_tokens}")
+        self.capacity_tokens = capacity_tokens
+        self.reserved_tokens = 0
+        self._reservations: dict[SequenceHandle, int] = {}
+
+    @property
+    def free_tokens(self) -> int:
+        """Positions that can still be reserved."""
+        return self.capacity_tokens - self.reserved_tokens
+
+    def reserve(self, handle: SequenceHandle, max_tokens: int) -> None:
+        """Set `max_tokens` positions aside for a sequence until it is released.
+
+        Raises:
+            KvFullError: fewer are free; nothing is reserved then.
+            ValueError: the sequence has a reservation already, or `max_tokens` is below 1.
+        """
+        if handle in self._reservations:
+            raise ValueError(f"expected a sequence without a reservation, got {handle}")
+        if max_tokens < 1:
+            raise ValueError(f"expected max_tokens of at least 1, got {max_tokens}")
+        if max_tokens > self.free_tokens:
+            total = self.capacity_tokens
+            reason = f"expected at most {self.free_tokens} free of {total} tokens, got {max_tokens}"
+            raise KvFullError(reason)
+        self._reservations[handle] = max_tokens
+        self.reserved_tokens += max_tokens
+
+    def release(self, handle: SequenceHandle) -> None:
+        """Give a sequence's positions back.
+
+        Raises:
+            ValueError: the sequence has no reservation.
+        """
+        if handle not in self._reservations:
+            raise ValueError(f"expected a sequence with a reservation, got {handle}")
+        self.reserved_tokens -= self._reservations.pop(handle)

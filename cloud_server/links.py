@@ -1,0 +1,74 @@
+"""The sockets of the cloud's core: what is attached to each, and what is to be sent to them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cloud_server.actions import Action, CloseConnection, ConnectionId, Send
+from cloud_server.session import Session
+from wire.connection import CloudConnection, Phase
+from wire.messages import Message, SessionId
+
+
+@dataclass(slots=True)
+class Link:
+    """One socket: its place in the protocol and the sessions attached to it."""
+
+    connection: ConnectionId
+    wire: CloudConnection
+    connected_s: float
+    sessions: dict[SessionId, Session] = field(default_factory=dict)
+
+
+class Links:
+    """All sockets, and the actions that have piled up for the shell."""
+
+    def __init__(self) -> None:
+        self._links: dict[ConnectionId, Link] = {}
+        self._outbox: list[Action] = []
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(tuple(self._links.values()))
+
+    def get(self, connection: ConnectionId | None) -> Link | None:
+        """The socket of this number, if it is still there."""
+        return None if connection is None else self._links.get(connection)
+
+    def add(self, link: Link) -> None:
+        """Take in a new socket.
+
+        Raises:
+            ValueError: its number is in use.
+        """
+        if link.connection in self._links:
+            raise ValueError(f"expected a new connection, got {link.connection} again")
+        self._links[link.connection] = link
+
+    def forget(self, link: Link) -> None:
+        """Nothing more is sent to a socket."""
+        del self._links[link.connection]
+
+    def send(self, link: Link, message: Message) -> None:
+        """Have a message sent, behind those before it."""
+        link.wire.send(message)
+        self._outbox.append(Send(link.connection, message))
+
+    def close(self, link: Link) -> None:
+        """Have a socket closed once what was sent to it is written."""
+        self._outbox.append(CloseConnection(link.connection))
+
+    def give_back(self, connection: ConnectionId, num_rows: int) -> None:
+        """Rows of a connection are done with; tell it when that is worth a frame."""
+        link = self._links.get(connection)
+        if link is None or num_rows == 0:
+            return
+        credit = link.wire.give_back(num_rows)
+        if credit is not None and link.wire.phase is Phase.OPEN:
+            self.send(link, credit)
+
+    def take_actions(self) -> list[Action]:
+        """What is to be done since the last call, in order."""
+        actions, self._outbox = self._outbox, []
+        return actions

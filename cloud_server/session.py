@@ -1,0 +1,236 @@
+"""One sequence of a device: its cached length, its queued frames in order, and the running piece.
+
+The rules are those of docs/wire-protocol.md, W16 to W19 (epochs and positions) and W24 (replies).
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from cloud_server.actions import ConnectionId, SequenceHandle, StepWork
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.messages import Codec, Payload, Reply, SessionId, States, Want
+
+
+@dataclass(slots=True)
+class _QueuedFrame:
+    """A States frame that is not wholly computed yet; the first `num_done` rows are."""
+
+    states: States
+    arrived_s: float
+    num_done: int = 0
+    started_s: float | None = None
+    compute_s: float = 0.0
+    payloads: list[Payload] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """The position behind its last row."""
+        return self.states.position + self.states.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of one frame that are in a step, and the connection whose credit they hold."""
+
+    frame: _QueuedFrame
+    connection: ConnectionId
+    position: int
+    num_rows: int
+
+    @property
+    def end(self) -> int:
+        """The position behind its last row."""
+        return self.position + self.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class PieceDone:
+    """What a step gave for a piece: packed deep rows, and what was measured."""
+
+    payload: Payload
+    seconds: float
+    batch_tokens: int
+
+
+class Session:
+    """One sequence. Its owner calls it for every frame, step, socket taken up or lost."""
+
+    def __init__(self, handle: SequenceHandle, key: bytes, max_tokens: int) -> None:
+        self.handle = handle
+        self.key = key
+        self.max_tokens = max_tokens
+        self.cached_tokens = 0
+        self.connection: ConnectionId | None = None
+        self.number = SessionId(0)
+        self.waiting_since_s = 0.0
+        self._epoch = 0
+        self._queue: deque[_QueuedFrame] = deque()
+        self._running: Piece | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a piece of it is in a step."""
+        return self._running is not None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has rows to run and none in a step."""
+        return bool(self._queue) and self._running is None
+
+    @property
+    def num_head_tokens(self) -> int:
+        """Rows of its first frame that were in no step yet."""
+        if not self._queue:
+            return 0
+        return self._num_waiting(self._queue[0])
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Rows of all its frames that were in no step yet."""
+        return sum(self._num_waiting(frame) for frame in self._queue)
+
+    @property
+    def certain_tokens(self) -> int:
+        """The cached positions that no running or queued frame rewrites."""
+        starts = [frame.states.position + frame.num_done for frame in self._queue]
+        if self._running is not None:
+            starts.append(self._running.position)
+        return min([self.cached_tokens, *starts])
+
+    def is_verification(self, verify_tokens: int) -> bool:
+        """Whether its first frame is decoding work: it wants rows back and is small.
+
+        A round of speculative decoding is a draft and one token; prefill wants none or one row
+        for many. The last bit of a prompt counts too when it is as small: a user waits for it.
+        """
+        states = self._queue[0].states
+        return states.want is not Want.NONE and states.num_rows <= verify_tokens
+
+    def attach(self, connection: ConnectionId, number: SessionId) -> None:
+        """Belong to a connection, under its number; epochs begin anew."""
+        self.connection, self.number = connection, number
+        self._epoch = 0
+
+    def detach(self) -> int:
+        """Lose the connection and all queued rows; a running piece gets no Reply.
+
+        Returns:
+            How many queued rows were dropped.
+        """
+        self.connection = None
+        return self._drop_queued()
+
+    def accept(self, states: States, now: float) -> int:
+        """Queue a frame by the rules of epoch, position and context.
+
+        Returns:
+            How many rows were dropped: the frame's own when its epoch is over, else those of
+            queued frames of older epochs.
+
+        Raises:
+            RemoteProtocolError: POSITION_MISMATCH for a start beyond the expected end,
+                CONTEXT_EXCEEDED for rows beyond `max_tokens`. Nothing has changed then.
+        """
+        if states.epoch < self._epoch:
+            return states.num_rows
+        is_new_epoch = states.epoch > self._epoch
+        self._check_place(states, self._expected_end(with_queue=not is_new_epoch))
+        num_dropped = self._drop_queued() if is_new_epoch else 0
+        self._epoch = states.epoch
+        if not self._queue:
+            self.waiting_since_s = now
+        self._queue.append(_QueuedFrame(states, now))
+        return num_dropped
+
+    def start(self, num_rows: int, now: float) -> tuple[Piece, StepWork]:
+        """Put the next `num_rows` of the first frame into a step."""
+        frame = self._queue[0]
+        assert self._running is None, "one piece of a session at a time"
+        assert 0 < num_rows <= self._num_waiting(frame), "rows of the first frame only"
+        assert self.connection is not None, "a detached session has nothing queued"
+        if frame.started_s is None:
+            frame.started_s = now
+        states = frame.states
+        begin, end = frame.num_done, frame.num_done + num_rows
+        row_bytes = len(states.payload) // states.num_rows
+        want = states.want
+        if want is Want.LAST and end < states.num_rows:
+            want = Want.NONE
+        view = memoryview(states.payload)[begin * row_bytes : end * row_bytes]
+        self._running = Piece(frame, self.connection, states.position + begin, num_rows)
+        work = StepWork(self.handle, self._running.position, num_rows, want, view)
+        return self._running, work
+
+    def finish(self, piece: Piece, done: PieceDone, now: float) -> Reply | None:
+        """Take the results of the running piece; the Reply when they complete a frame.
+
+        There is none for a frame that was dropped while it ran.
+        """
+        assert piece is self._running, "pieces end once"
+        self._running = None
+        self.cached_tokens = piece.end
+        self.waiting_since_s = now
+        if not (self._queue and self._queue[0] is piece.frame):
+            return None
+        frame = piece.frame
+        frame.num_done += piece.num_rows
+        frame.compute_s += done.seconds
+        frame.payloads.append(done.payload)
+        if frame.num_done < frame.states.num_rows:
+            return None
+        self._queue.popleft()
+        return self._reply(frame, done.batch_tokens)
+
+    def _reply(self, frame: _QueuedFrame, batch_tokens: int) -> Reply:
+        states = frame.states
+        assert frame.started_s is not None, "it ran"
+        parts = frame.payloads
+        return Reply(
+            session=self.number,
+            epoch=states.epoch,
+            position=states.position,
+            num_rows=num_wanted_rows(states.want, states.num_rows),
+            dtype=states.dtype,
+            codec=Codec.RAW,
+            cached_tokens=self.cached_tokens,
+            queue_s=max(0.0, frame.started_s - frame.arrived_s),
+            compute_s=frame.compute_s,
+            batch_tokens=batch_tokens,
+            payload=parts[0] if len(parts) == 1 else b"".join(parts),
+        )
+
+    def _check_place(self, states: States, expected_end: int) -> None:
+        if states.position > expected_end:
+            reason = f"expected a start of at most {expected_end}, got {states.position}"
+            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
+        end = states.position + states.num_rows
+        if end > self.max_tokens:
+            reason = f"expected rows before position {self.max_tokens}, got rows up to {end}"
+            raise RemoteProtocolError(FaultCode.CONTEXT_EXCEEDED, reason)
+
+    def _expected_end(self, with_queue: bool) -> int:
+        """The cached length once all that runs, and all that is queued, is computed."""
+        if with_queue and self._queue:
+            return self._queue[-1].end
+        return self.cached_tokens if self._running is None else self._running.end
+
+    def _num_waiting(self, frame: _QueuedFrame) -> int:
+        is_running = self._running is not None and self._running.frame is frame
+        num_running = self._running.num_rows if self._running and is_running else 0
+        return frame.states.num_rows - frame.num_done - num_running
+
+    def _drop_queued(self) -> int:
+        num_dropped = self.num_queued_tokens
+        self._queue.clear()
+        return num_dropped
+
+
+def num_wanted_rows(want: Want, num_rows: int) -> int:
+    """How many deep rows a frame of `num_rows` wants back."""
+    match want:
+        case Want.NONE:
+            return 0
+        case Want.LAST:
+            return 1
+        case Want.ALL:
+            return num_rows
