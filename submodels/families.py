@@ -1,5 +1,6 @@
 """The model families that can be split, and what sets each apart from plain Llama."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -39,8 +40,9 @@ class Family:
         import transformers
 
         config_class = getattr(transformers, f"{self.name}Config")
+        # A copy, since transformers writes its defaults into nested values of what it is given.
         try:
-            return config_class.from_dict(dict(config))
+            return config_class.from_dict(copy.deepcopy(dict(config)))
         # Configuration classes validate with several libraries, each with its own exceptions.
         except Exception as error:
             raise UnsupportedModelError(f"config.json is not a valid one: {error}") from error

@@ -20,7 +20,7 @@ def resolve_model(model: str) -> Path:
         CheckpointError: neither a folder nor a hub id that can be had.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return folder
     if folder.exists() or not _HUB_ID.fullmatch(model):
         raise CheckpointError(f"{model}: expected a folder with a checkpoint, or a hub id")
