@@ -1,0 +1,67 @@
+"""Bundles that `hat up` made, kept until their source or their options change."""
+
+import hashlib
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from hat.errors import CommandError
+from hat.splitting import SplitRequest
+
+CACHE_VARIABLE = "HAT_CACHE"
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Where bundles are kept: HAT_CACHE, or `hat` in the user's cache folder of this platform.
+
+    Source: XDG Base Directory Specification 0.8; Apple, "File System Programming Guide".
+    """
+    if environ.get(CACHE_VARIABLE):
+        return Path(environ[CACHE_VARIABLE]).expanduser()
+    if environ.get("XDG_CACHE_HOME"):
+        return Path(environ["XDG_CACHE_HOME"]) / "hat"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "hat"
+    return Path.home() / ".cache" / "hat"
+
+
+def is_bundle_pair(folder: Path) -> bool:
+    """Whether this looks like a folder that `hat split` wrote."""
+    return all((folder / side / "hat.json").is_file() for side in ("device", "cloud"))
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether both bundles of a folder are there and pass their checks."""
+    from submodels.bundle import load_bundle
+    from submodels.errors import BundleError
+
+    try:
+        load_bundle(folder, "device")
+        load_bundle(folder, "cloud")
+    except BundleError:
+        return False
+    return True
+
+
+def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -> Path:
+    """The folder for this model's bundles; another source or other options give another one.
+
+    Raises:
+        CommandError: the model's files cannot be listed.
+    """
+    from submodels.manifest import FORMAT_VERSION
+
+    identity = repr((FORMAT_VERSION, name, _files(folder), request))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    label = re.sub(r"[^\w.-]+", "-", Path(name).name)[:60].strip(".-") or "model"
+    return cache / "bundles" / f"{label}-{digest}"
+
+
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of every file of a model, links followed."""
+    try:
+        paths = sorted(path.resolve() for path in folder.iterdir() if path.is_file())
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    except OSError as error:
+        raise CommandError(f"cannot read {folder}: {error.strerror or error}") from error

@@ -1,0 +1,111 @@
+"""The `hat` command: its subcommands, and how failures become one line and an exit code."""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import click
+
+from hat.commands.chat import chat
+from hat.commands.programs import cloud, device
+from hat.commands.split import split
+from hat.commands.up import up
+from hat.errors import CommandError, ConfigError
+
+OK = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+_EPILOG = """
+\b
+First steps:
+  hat up                           try it with the small model that comes with hat
+  hat up Qwen/Qwen3-0.6B           any Llama, Mistral, Qwen2 or Qwen3 model
+  hat chat                         talk to it from a second terminal
+
+\b
+On two machines:
+  hat split MODEL --out DIR        where the checkpoint is
+  hat cloud DIR/cloud              on the GPU server
+  hat device DIR/device            beside the user
+"""
+
+
+def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"hat {version('hat-serving')}")
+        context.exit()
+
+
+class _InThisOrder(click.Group):
+    """Lists the commands as they were added: what a newcomer needs first comes first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InThisOrder,
+    epilog=_EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+@click.pass_context
+def hat(context: click.Context) -> None:
+    """A large language model split between this device and a cloud.
+
+    The device holds the first and last layers and serves an OpenAI-compatible endpoint; the
+    cloud runs the layers between. Only hidden states travel.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+for _command in (up, split, cloud, device, chat):
+    hat.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; failures that are not bugs become a line on stderr.
+
+    Returns:
+        0, or 1 when the command failed, 2 when it was called wrongly, 130 when interrupted.
+    """
+    try:
+        result = hat.main(args=list(arguments), prog_name="hat", standalone_mode=False)
+    except click.ClickException as error:
+        return _report(_usage_message(error), USAGE)
+    except ConfigError as error:
+        return _report(str(error), USAGE)
+    except CommandError as error:
+        return _report(str(error), FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        return _report("interrupted", INTERRUPTED)
+    return result if isinstance(result, int) else OK
+
+
+def _usage_message(error: click.ClickException) -> str:
+    message = error.format_message()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return message
+    return f"{message}\nTry '{context.command_path} --help'."
+
+
+def _report(message: str, code: int) -> int:
+    click.echo(f"hat: {message}", err=True)
+    return code

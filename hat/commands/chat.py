@@ -1,0 +1,53 @@
+"""`hat chat`: a conversation with the endpoint from a terminal."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hat.first_steps import DEFAULT_URL
+from hat.secret_files import read_secret, usable_secret
+
+_EPILOG = """
+\b
+Examples:
+  hat chat
+  hat chat --url http://jetson:8000/v1 --temperature 0 --system "Answer in one sentence."
+
+The key, if the endpoint asks for one, comes from --api-key-file or HAT_API_KEY.
+"""
+
+_SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--url", default=DEFAULT_URL, help=f"The endpoint.  [default: {DEFAULT_URL}]")
+@click.option("--model", help="Model to ask; left out: the endpoint's first.")
+@click.option("--system", help="A system message before the first turn.")
+@click.option("--temperature", type=click.FloatRange(0, 2), metavar="NUMBER", help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1), metavar="NUMBER", help="Nucleus sampling.")
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most per answer.")
+@click.option("--seed", type=int, metavar="N", help="Makes sampled answers repeatable.")
+@click.option("--api-key-file", metavar="FILE", help="File with the endpoint's key.")
+def chat(url: str, model: str | None, system: str | None, **parameters: Any) -> None:
+    """Talk to a model in the terminal.
+
+    /reset starts over, /quit ends; Ctrl-C stops an answer, and at the prompt it ends too.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url: expected a URL like {DEFAULT_URL}, got {url!r}")
+    from hat.chat_client import ChatOptions
+    from hat.chat_terminal import talk
+
+    sampling = {name: parameters[name] for name in _SAMPLING if parameters[name] is not None}
+    api_key = _api_key(parameters["api_key_file"])
+    talk(ChatOptions(url, model, api_key, sampling), system)
+
+
+def _api_key(file: str | None) -> str | None:
+    if file is not None:
+        return read_secret(Path(file).expanduser(), "--api-key-file")
+    if os.environ.get("HAT_API_KEY"):
+        return usable_secret(os.environ["HAT_API_KEY"], "HAT_API_KEY")
+    return None

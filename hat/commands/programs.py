@@ -1,0 +1,80 @@
+"""`hat cloud` and `hat device`: read the settings, then run the program."""
+
+import os
+from typing import Any
+
+import click
+
+from hat.missing_packages import extra_installed
+from hat.options import config_file, flags_of, settings_options, show_notes
+from hat.print_config import as_toml
+from hat.programs import cloud_program, device_program
+from hat.setting_sources import Sources, load
+from hat.settings import C, Program
+
+_EPILOG = """
+\b
+Examples:
+  {examples}
+
+Each setting can also come from the environment (HAT_{NAME}_PORT for --port) or from a TOML file
+(port, in the table [{name}]). Flags win over the environment, and the environment over the file.
+
+A secret is never a flag's value, since every user of a machine can see its command lines: put
+it in a file, or in {variables}. Token counts may be written 32k (32,000) or 32K (32,768).
+"""
+
+_CLOUD_EXAMPLES = """hat cloud llama-8b/cloud
+  hat cloud llama-8b/cloud --host 0.0.0.0 --secret-file secret"""
+
+_DEVICE_EXAMPLES = """hat device llama-8b/device
+  hat device llama-8b/device --cloud ws://gpu-server:7700 --secret-file secret"""
+
+
+def _epilog(name: str, examples: str, variables: str) -> str:
+    return _EPILOG.format(name=name, NAME=name.upper(), examples=examples, variables=variables)
+
+
+@click.command(epilog=_epilog("cloud", _CLOUD_EXAMPLES, "HAT_SECRET"))
+@settings_options(cloud_program())
+def cloud(**parameters: Any) -> int:
+    """Serve the middle layers to devices.
+
+    BUNDLE is the cloud/ folder that `hat split` wrote.
+    """
+    config = _settings(cloud_program(), parameters)
+    if config is None:
+        return 0
+    if (config.tls_certificate is None) != (config.tls_key is None):
+        raise click.UsageError("--tls-certificate and --tls-key go together")
+    with extra_installed("cloud"):
+        from cloud_server.main import run
+
+        return run(config)
+
+
+@click.command(epilog=_epilog("device", _DEVICE_EXAMPLES, "HAT_SECRET and HAT_API_KEY"))
+@settings_options(device_program())
+def device(**parameters: Any) -> int:
+    """Serve the OpenAI-compatible endpoint beside the user.
+
+    BUNDLE is the device/ folder that `hat split` wrote. Needs neither torch nor a GPU.
+    """
+    config = _settings(device_program(), parameters)
+    if config is None:
+        return 0
+    with extra_installed("device"):
+        from device_runtime.main import run
+
+        return run(config)
+
+
+def _settings(program: Program[C], parameters: dict[str, Any]) -> C | None:
+    """The configuration, or None once it has been printed."""
+    flags = flags_of(program, parameters)
+    resolved = load(program, Sources(flags, os.environ, config_file(parameters)))
+    show_notes(resolved)
+    if parameters["print_config"]:
+        click.echo(as_toml(resolved))
+        return None
+    return resolved.config()

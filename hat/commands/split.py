@@ -1,0 +1,122 @@
+"""`hat split`: one checkpoint into a device bundle and a cloud bundle."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hat.invocation import command_line
+from hat.splitting import SplitRequest, model_folder, split_model
+
+if TYPE_CHECKING:
+    from submodels.manifest import Manifest
+    from submodels.split import SplitResult
+
+_EPILOG = """
+\b
+Examples:
+  hat split models/stories260k --out stories
+  hat split meta-llama/Llama-3.1-8B-Instruct --output-layers 1 --out llama-8b
+
+Left out, --input-layers is 1 for models of up to 8 layers, 2 up to 36, and 3 beyond. More
+layers on the device make what travels harder to read, and the device slower.
+"""
+
+_WEIGHTS = ("float32", "int8", "int4")
+
+
+class _WeightsList(click.ParamType[tuple[str, ...]]):
+    """Names of weights formats, with commas between."""
+
+    name = "weights"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        names = value if isinstance(value, tuple) else tuple(value.split(","))
+        unknown = [name for name in names if name not in _WEIGHTS]
+        if names in (("none",), ()):
+            return ()
+        if unknown:
+            self.fail(f"expected none or some of {','.join(_WEIGHTS)}, got {value!r}", param, ctx)
+        return tuple(name for name in _WEIGHTS if name in names)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("model")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write; device/ and cloud/.")
+@click.option(
+    "--input-layers",
+    type=click.IntRange(min=0),
+    metavar="M",
+    help="First decoder layers, on the device; 0: the embedding only.",
+)
+@click.option(
+    "--output-layers",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="K",
+    help="Last decoder layers, on the device.  [default: 0]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
+    default="keep",
+    help="Precision of all parts; keep: as in the checkpoint.  [default: keep]",
+)
+@click.option(
+    "--onnx-weights",
+    type=_WeightsList(),
+    default=",".join(_WEIGHTS),
+    metavar="LIST",
+    help="ONNX parts to make for the device, or none.  [default: float32,int8,int4]",
+)
+@click.option("--force", is_flag=True, help="Replace bundles that DIR already holds.")
+def split(model: str, out: str, force: bool, **parameters: Any) -> None:
+    """Split a checkpoint into a device and a cloud bundle.
+
+    MODEL is a Hugging Face checkpoint folder, or a hub id. Tensors are copied one by one, so
+    that a model need not fit in memory.
+    """
+    request = SplitRequest(
+        parameters["input_layers"],
+        parameters["output_layers"],
+        parameters["dtype"],
+        parameters["onnx_weights"],
+    )
+    result = split_model(model, model_folder(model), Path(out), request, overwrite=force)
+    click.echo(_summary(result))
+
+
+def _summary(result: "SplitResult") -> str:
+    device, cloud = result.device, result.cloud
+    parts = f"{device.num_input_layers} input, {device.num_middle_layers} middle and "
+    parts += f"{device.num_output_layers} output layers, {device.dtype}"
+    onnx = f"; ONNX {', '.join(device.onnx_weights)}" if device.onnx_weights else ""
+    last = device.num_input_layers + device.num_middle_layers - 1
+    device_folder, cloud_folder = result.out / "device", result.out / "cloud"
+    width = max(len(str(device_folder)), len(str(cloud_folder)))
+    lines = [
+        f"Split {device.model_name}: {parts}.",
+        f"  {device_folder!s:{width}}  {_size(device)}  tokenizer, embedding, head{onnx}",
+        f"  {cloud_folder!s:{width}}  {_size(cloud)}  layers {cloud.num_input_layers} to {last}",
+        "",
+        "Next, each in its own terminal (on two machines, give the device --cloud ws://HOST:7700):",
+        "  " + command_line("cloud", cloud_folder),
+        "  " + command_line("device", device_folder, *_engine_flags(device)),
+    ]
+    return "\n".join(lines)
+
+
+def _engine_flags(device: "Manifest") -> tuple[str, ...]:
+    """What a device needs beyond its defaults to run this bundle."""
+    if not device.onnx_weights:
+        return ("--engine", "torch")
+    return () if "float32" in device.onnx_weights else ("--weights", device.onnx_weights[0])
+
+
+def _size(manifest: "Manifest") -> str:
+    num_bytes = float(sum(file.num_bytes for file in manifest.files.values()))
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:6.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:6.1f} GB"

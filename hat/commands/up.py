@@ -1,0 +1,138 @@
+"""`hat up`: both sides on this machine, from a model or from bundles."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hat.bundle_cache import cache_folder, cached_bundle, is_bundle_pair, is_sound
+from hat.default_model import default_model
+from hat.errors import ConfigError
+from hat.first_steps import Endpoint, first_steps, is_chat_model
+from hat.options import (
+    config_file,
+    config_option,
+    flags_of,
+    print_config_option,
+    setting_option,
+)
+from hat.print_config import as_toml
+from hat.programs import cloud_program, device_program
+from hat.splitting import SplitRequest, model_folder, split_model
+
+if TYPE_CHECKING:
+    from hat.up_plan import UpSettings
+
+_EPILOG = """
+\b
+Examples:
+  hat up                           the small model that comes with hat
+  hat up Qwen/Qwen3-0.6B           a hub id, or the folder of a checkpoint
+  hat up llama-8b                  a folder that `hat split` wrote
+  hat up --port 8080 --config hat.toml
+
+A model is split once, and its bundles are kept in ~/.cache/hat (or HAT_CACHE). Every other
+setting of the two sides can come from the environment or from --config, as with `hat cloud` and
+`hat device`; only their bundles, the secret between them and --cloud are set by this command.
+"""
+
+_DEVICE_FLAGS = (
+    "host",
+    "port",
+    "api_key",
+    "served_model_name",
+    "max_model_len",
+    "max_num_seqs",
+    "drafter",
+    "log_level",
+)
+
+
+def _device_flags(command: Any) -> Any:
+    program = device_program()
+    for name in reversed(_DEVICE_FLAGS):
+        command = setting_option(program.setting(name))(command)
+    return command
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("model", required=False, metavar="[MODEL_OR_BUNDLE]")
+@_device_flags
+@click.option("--cloud-port", metavar="N", help="Port between the two sides.  [default: 7700]")
+@click.option("--input-layers", type=click.IntRange(min=0), metavar="M", help="As in `hat split`.")
+@click.option("--output-layers", type=click.IntRange(min=0), metavar="K", help="As in `hat split`.")
+@config_option
+@print_config_option
+def up(model: str | None, **parameters: Any) -> None:
+    """Run both sides on this machine.
+
+    Splits the model, if that was not done before, starts the cloud and the device, and prints
+    how to talk to them.
+    """
+    from hat.up_plan import require_free_ports
+
+    settings = _settings(parameters)
+    if parameters["print_config"]:
+        click.echo(f"{as_toml(settings.cloud)}\n\n{as_toml(settings.device)}")
+        return
+    require_free_ports(settings)
+    _serve(settings, _bundle(model, _split_request(settings, parameters)))
+
+
+def _settings(parameters: Mapping[str, Any]) -> "UpSettings":
+    from hat.up_plan import up_settings
+
+    cloud_flags = {"port": parameters["cloud_port"], "log_level": parameters["log_level"]}
+    return up_settings(
+        flags_of(cloud_program(), cloud_flags),
+        flags_of(device_program(), parameters),
+        os.environ,
+        config_file(parameters),
+    )
+
+
+def _split_request(settings: "UpSettings", parameters: Mapping[str, Any]) -> SplitRequest:
+    """Only the ONNX parts that this device will run."""
+    uses_onnx = settings.device.value("engine") == "onnx"
+    return SplitRequest(
+        parameters["input_layers"],
+        parameters["output_layers"],
+        "keep",
+        (settings.device.value("weights"),) if uses_onnx else (),
+    )
+
+
+def _bundle(model: str | None, request: SplitRequest) -> Path:
+    """The folder with both bundles: the one named, a kept one, or a new one."""
+    if model is not None and is_bundle_pair(Path(model)):
+        if (request.num_input_layers, request.num_output_layers) != (None, None):
+            raise ConfigError(
+                f"{model} is split already: leave out --input-layers, --output-layers"
+            )
+        return Path(model)
+    name = str(default_model()) if model is None else model
+    folder = model_folder(name)
+    target = cached_bundle(cache_folder(os.environ), name, folder, request)
+    if is_sound(target):
+        click.echo(f"hat: using {target}", err=True)
+    else:
+        click.echo(f"hat: splitting {name} into {target}", err=True)
+        split_model(name, folder, target, request, overwrite=True)
+    return target
+
+
+def _serve(settings: "UpSettings", bundle: Path) -> None:
+    from hat.pair import Pair
+    from hat.up_plan import sides
+
+    endpoint = Endpoint(
+        settings.device_address,
+        settings.device.given["api_key"],
+        is_chat_model(bundle / "device"),
+    )
+    cloud, device = sides(settings, bundle, os.environ)
+    pair = Pair(cloud, device, lambda: click.echo(f"\n{first_steps(endpoint)}\n"))
+    asyncio.run(pair.run())

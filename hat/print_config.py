@@ -1,0 +1,42 @@
+"""`--print-config`: settings as a TOML table that can be used as it is, each with its source."""
+
+import json
+from pathlib import Path
+
+from hat.settings import C, Given, Resolved, Setting
+from hat.values import Value
+
+
+def as_toml(resolved: Resolved[C]) -> str:
+    """A TOML table with a comment on each line: where the value came from. Secrets are masked."""
+    program = resolved.program
+    lines = [
+        (_assignment(setting, resolved.given.get(setting.name)), _source(resolved, setting))
+        for setting in program.settings
+    ]
+    width = max(len(assignment) for assignment, _ in lines)
+    rows = [f"{assignment:{width}}  # {source}" for assignment, source in lines]
+    return "\n".join([f"[{program.name}]", *rows])
+
+
+def _assignment(setting: Setting, given: Given | None) -> str:
+    if given is None:
+        return f"# {setting.key} is missing"
+    if setting.about.secret:
+        return f"# {setting.name} = {'********' if given.value is not None else 'none'}"
+    if given.value is None:
+        return f"# {setting.key} is chosen at start"
+    return f"{setting.key} = {_toml_value(given.value)}"
+
+
+def _source(resolved: Resolved[C], setting: Setting) -> str:
+    given = resolved.given.get(setting.name)
+    return given.source if given is not None else "required"
+
+
+def _toml_value(value: Value) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(json.dumps(part) for part in value) + "]"
+    if isinstance(value, str | Path):
+        return json.dumps(str(value))
+    return json.dumps(value)

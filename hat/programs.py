@@ -1,0 +1,126 @@
+"""`hat cloud` and `hat device` as a user meets them: what each setting is for, and its range."""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from cloud_server.config import CloudConfig
+from device_runtime.config import DeviceConfig
+from hat.settings import About, Program, program
+
+_MAX_TOKENS = 1 << 24
+_MAX_COUNT = 1 << 16
+_DAY_S = 86400.0
+
+
+def _port(what: str) -> About:
+    return About(f"Port {what}.", minimum=1, maximum=65535)
+
+
+def _seconds(text: str) -> About:
+    return About(text, minimum=0, maximum=_DAY_S)
+
+
+def _not_empty(value: str) -> str | None:
+    return None if value.strip() else "some text"
+
+
+def _websocket_url(value: str) -> str | None:
+    expected = "a URL like ws://gpu-server:7700 or wss://gpu-server:7700"
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        return expected
+    return None if usable else expected
+
+
+_SECRET = "File with the secret that the device shows to the cloud; without one, any device may in."
+
+_COMMON: Mapping[str, About] = {
+    "threads": About(
+        "Threads of the engine; left out: one fewer than there are cores.", minimum=1, maximum=1024
+    ),
+    "drain_timeout_s": _seconds("Seconds that running work may take after SIGTERM or Ctrl-C."),
+    "log_level": About("The least important messages that are shown."),
+    "log_format": About("Log lines for people (text) or for programs (json)."),
+}
+
+_CLOUD: Mapping[str, About] = {
+    "bundle": About("The cloud/ folder that `hat split` wrote.", argument=True),
+    "host": About("Address to listen on; 0.0.0.0 for all.", check=_not_empty),
+    "port": _port("that devices connect to"),
+    "engine": About("What runs the middle layers."),
+    "device": About(
+        "Where they run: auto, cpu, cuda or cuda:1. auto takes a GPU if there is one.",
+        check=_not_empty,
+    ),
+    "dtype": About("Precision of the middle layers; auto: as in the bundle."),
+    "secret": About(_SECRET, secret=True, shared_variable="HAT_SECRET"),
+    "tls_certificate": About("Certificate chain (PEM); devices then connect to wss://."),
+    "tls_key": About("Private key (PEM) of the certificate."),
+    "capacity_tokens": About(
+        "KV cache over all sessions, in tokens; left out: what the memory allows.",
+        minimum=1,
+        maximum=1 << 40,
+        tokens=True,
+    ),
+    "max_context_tokens": About(
+        "Longest session; left out: the model's context.",
+        minimum=1,
+        maximum=_MAX_TOKENS,
+        tokens=True,
+    ),
+    "max_sessions": About("Most sessions at once.", minimum=1, maximum=_MAX_COUNT),
+    "max_connections": About("Most devices at once.", minimum=1, maximum=_MAX_COUNT),
+    "step_budget_tokens": About(
+        "Most rows in one step of the engine.", minimum=1, maximum=_MAX_TOKENS, tokens=True
+    ),
+    "session_ttl_s": _seconds("Seconds that a session waits for its device to come back."),
+    "queue_deadline_s": _seconds("Seconds after which queued work is refused."),
+    **_COMMON,
+}
+
+_DEVICE: Mapping[str, About] = {
+    "bundle": About("The device/ folder that `hat split` wrote.", argument=True),
+    "host": About("Address of the HTTP endpoint; 0.0.0.0 for all.", check=_not_empty),
+    "port": _port("of the HTTP endpoint"),
+    "cloud": About("Where `hat cloud` listens.", check=_websocket_url),
+    "engine": About("What runs the input and output submodels."),
+    "weights": About("Which of the bundle's ONNX weights to use."),
+    "drafter": About("How tokens are drafted: prompt lookup (ngram), or not at all."),
+    "draft_tokens": About("Tokens per draft.", minimum=1, maximum=64),
+    "chunk_tokens": About(
+        "Tokens per chunk of a prompt; 0 sends it whole.",
+        minimum=0,
+        maximum=_MAX_TOKENS,
+        tokens=True,
+    ),
+    "secret": About(_SECRET, secret=True, shared_variable="HAT_SECRET"),
+    "cloud_ca": About("Certificate authority (PEM) to trust for wss://; left out: the system's."),
+    "api_key": About(
+        "File with the key that HTTP clients must send; without one, anyone may ask.",
+        secret=True,
+        shared_variable="HAT_API_KEY",
+    ),
+    "cors_origins": About("Web origins whose pages may call the endpoint; * for all."),
+    "served_model_name": About("Name in /v1/models; left out: the bundle's.", check=_not_empty),
+    "max_model_len": About(
+        "Most tokens of prompt and answer together; left out: the model's context.",
+        minimum=2,
+        maximum=_MAX_TOKENS,
+        tokens=True,
+    ),
+    "max_num_seqs": About("Answers generated at once.", minimum=1, maximum=_MAX_COUNT),
+    "max_queue": About("Answers that may wait beyond those.", minimum=0, maximum=_MAX_COUNT),
+    **_COMMON,
+}
+
+
+def cloud_program() -> Program[CloudConfig]:
+    """The settings of `hat cloud`."""
+    return program("cloud", CloudConfig, _CLOUD)
+
+
+def device_program() -> Program[DeviceConfig]:
+    """The settings of `hat device`."""
+    return program("device", DeviceConfig, _DEVICE)

@@ -1,0 +1,106 @@
+"""Splitting with defaults and a progress bar; what `hat split` and `hat up` share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hat.errors import CommandError
+from hat.missing_packages import extra_installed
+
+if TYPE_CHECKING:
+    from submodels.copying import Progress
+    from submodels.split import OnnxWeights, SplitResult
+
+SplitDtype = Literal["keep", "float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRequest:
+    """What the user asked for. None: chosen by the model's depth, and no output layers."""
+
+    num_input_layers: int | None
+    num_output_layers: int | None
+    dtype: SplitDtype
+    onnx_weights: "tuple[OnnxWeights, ...]"
+
+
+def default_input_layers(num_layers: int) -> int:
+    """Input layers for a model of `num_layers`: 1 up to 8, 2 up to 36, 3 beyond.
+
+    Source: the paper keeps 2 of 32 and 3 of 40 layers on the device (arXiv:2503.18989);
+    for smaller models one layer leaves most of the work to the cloud.
+    """
+    wanted = 1 if num_layers <= 8 else 2 if num_layers <= 36 else 3
+    return min(wanted, max(num_layers - 1, 0))
+
+
+def model_folder(model: str) -> Path:
+    """The folder of a model: as given, or as the hub's cache holds it.
+
+    Raises:
+        CommandError: no such folder, and no such model that can be had.
+    """
+    with extra_installed("split"):
+        from submodels.errors import SplitError
+        from submodels.hub import resolve_model
+    try:
+        return resolve_model(model)
+    except SplitError as error:
+        raise CommandError(str(error)) from error
+
+
+def split_model(
+    model: str, folder: Path, out: Path, request: SplitRequest, *, overwrite: bool = False
+) -> "SplitResult":
+    """Split the model in `folder` (known to the user as `model`) into `out`.
+
+    Raises:
+        CommandError: the model, the checkpoint, the layer counts or the target are refused.
+    """
+    with extra_installed("split"):
+        from submodels.checkpoint import CONFIG_FILE, read_json
+        from submodels.errors import SplitError
+        from submodels.hub import model_name
+        from submodels.split import SplitOptions, split_checkpoint
+    try:
+        num_input_layers = request.num_input_layers
+        if num_input_layers is None:
+            num_input_layers = _default_for(read_json(folder / CONFIG_FILE))
+        options = SplitOptions(
+            model=str(folder),
+            name=model_name(model),
+            out=out,
+            num_input_layers=num_input_layers,
+            num_output_layers=request.num_output_layers or 0,
+            dtype=request.dtype,
+            onnx_weights=request.onnx_weights,
+            overwrite=overwrite,
+        )
+        with extra_installed("split"), _progress_bar() as progress:
+            return split_checkpoint(options, progress)
+    except SplitError as error:
+        raise CommandError(str(error)) from error
+
+
+def _default_for(config: dict[str, Any]) -> int:
+    """Any number will do when the depth is not one: the split refuses such a model by name."""
+    num_layers = config.get("num_hidden_layers")
+    return default_input_layers(num_layers) if isinstance(num_layers, int) else 1
+
+
+@contextmanager
+def _progress_bar() -> "Iterator[Progress]":
+    """A bar on stderr, if that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, disable=None, desc="copying tensors") as bar:
+
+        def show(num_done_bytes: int, num_bytes: int) -> None:
+            bar.total = num_bytes
+            bar.update(num_done_bytes - bar.n)
+            if num_done_bytes >= num_bytes:
+                bar.set_description("making ONNX parts")
+
+        yield show
