@@ -68,8 +68,11 @@ def load_bundle(path: Path, role: Role, verify: bool = False) -> Bundle:
     if manifest.role != role:
         raise BundleError(f"{folder} is a {manifest.role} bundle, expected a {role} bundle")
     _check_manifest(folder, manifest)
-    for name in manifest.files:
-        _check_file(folder, name, manifest, verify)
+    try:
+        for name in manifest.files:
+            _check_file(folder, name, manifest, verify)
+    except OSError as error:
+        raise BundleError(f"cannot read the bundle {folder}: {error}") from error
     for part in _PARTS[role]:
         _check_tensors(folder / part.value, part, manifest)
     return Bundle(folder, manifest)
@@ -110,7 +113,7 @@ def _read_manifest(path: Path) -> Manifest:
         return msgspec.json.decode(text, type=Manifest)
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is not a valid manifest: {error}") from error
 
 
@@ -131,7 +134,7 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _check_file(folder: Path, name: str, manifest: Manifest, verify: bool) -> None:
     expected = manifest.files[name]
-    if Path(name).name != name or name == "..":
+    if not name or Path(name).name != name or name == "..":
         raise BundleError(f"{folder / MANIFEST_FILE}: {name!r} is not a plain file name")
     path = folder / name
     if not path.is_file():

@@ -124,7 +124,7 @@ def _parse(
         raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
         entries = {name: msgspec.json.decode(value, type=_Entry) for name, value in raw.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TensorFileError(f"{path} is corrupt: its header is not valid ({error})") from error
     expected_start = 0
     tensors: dict[str, TensorInfo] = {}

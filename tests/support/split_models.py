@@ -102,7 +102,9 @@ def random_tokens(num_tokens: int, vocab_size: int, seed: int = 1) -> tuple[int,
     return tuple(torch.randint(vocab_size, (num_tokens,), generator=generator).tolist())
 
 
-def split(model: Path, out: Path, num_input: int, num_output: int, **options: Any) -> SplitResult:
+def split(
+    model: Path, out: Path, num_input: int, num_output: int = 0, **options: Any
+) -> SplitResult:
     """Split without ONNX files, which these tests do not look at."""
     options = {"onnx_weights": (), **options}
     return split_checkpoint(SplitOptions(str(model), out, num_input, num_output, **options))
