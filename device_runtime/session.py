@@ -1,0 +1,266 @@
+"""The state machine of one generation: prefill in chunks, then rounds of draft, verify, commit.
+
+It knows tokens and positions, and neither clock nor socket. Every method returns the actions to
+perform next, in order; the last of them is the one whose answer the session waits for.
+
+Positions: the text is prompt plus output, token i at position i. The cloud has seen all of it but
+the last token, so a round sends that token and the draft behind it. What a rejected draft left in
+the caches is cut off by the next round, which starts below their length.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import takewhile
+
+from chunking.planner import Planner
+from device_runtime.actions import (
+    Action,
+    AwaitReply,
+    Choose,
+    ComputeAndSend,
+    Draft,
+    Emit,
+    FeedOutput,
+    Finish,
+)
+from device_runtime.draft_length import DraftLength
+from device_runtime.generation import Emission, FinishReason, GenerationRequest, Token
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.messages import Want
+
+
+class Phase(Enum):
+    """What the session waits for."""
+
+    NEW = "new"
+    PREFILLING = "prefilling"
+    DRAFTING = "drafting"
+    VERIFYING = "verifying"
+    CHOOSING = "choosing"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What engine, cloud and link allow a session.
+
+    `max_frames_in_flight` bounds the prefill frames without a reply. `feeds_output_layers` is set
+    when the device has output layers, which need every deep row of the text.
+    """
+
+    max_context_tokens: int
+    max_frame_tokens: int
+    max_frames_in_flight: int
+    feeds_output_layers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFacts:
+    """A reply without its rows."""
+
+    epoch: int
+    position: int
+    num_rows: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A sent frame that has no reply yet."""
+
+    epoch: int
+    position: int
+    num_tokens: int
+    want: Want
+
+    @property
+    def answer(self) -> ReplyFacts:
+        """The only right reply."""
+        num_rows = {Want.NONE: 0, Want.LAST: 1, Want.ALL: self.num_tokens}[self.want]
+        return ReplyFacts(self.epoch, self.position, num_rows, self.position + self.num_tokens)
+
+
+def num_new_tokens(request: GenerationRequest, max_context_tokens: int) -> int:
+    """The most tokens the request can generate within the context.
+
+    Raises:
+        ValueError: no prompt, no room for a single token behind it, or `max_tokens` below 1.
+    """
+    num_prompt_tokens = len(request.prompt_ids)
+    if not 1 <= num_prompt_tokens < max_context_tokens:
+        expected = f"expected a prompt of 1 to {max_context_tokens - 1} tokens"
+        raise ValueError(f"{expected}, got {num_prompt_tokens}")
+    if request.max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {request.max_tokens}")
+    return min(request.max_tokens, max_context_tokens - num_prompt_tokens)
+
+
+class Session:
+    """One generation, from the prompt to the last token.
+
+    `num_cached_tokens` positions of the prompt are already in the caches of both sides, at most
+    all but the last. `first_epoch` is above every epoch the cloud has seen in this session.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        limits: SessionLimits,
+        planner: Planner,
+        draft_length: DraftLength,
+        num_cached_tokens: int = 0,
+        first_epoch: int = 1,
+    ) -> None:
+        self._num_new_tokens = num_new_tokens(request, limits.max_context_tokens)
+        self._num_prompt_tokens = len(request.prompt_ids)
+        if not 0 <= num_cached_tokens < self._num_prompt_tokens:
+            expected = f"expected 0 to {self._num_prompt_tokens - 1} cached tokens"
+            raise ValueError(f"{expected}, got {num_cached_tokens}")
+        self.phase = Phase.NEW
+        self.epoch = first_epoch
+        self._text = list(request.prompt_ids)
+        self._stop_token_ids = request.stop_token_ids
+        self._limits = limits
+        self._planner = planner
+        self._draft_length = draft_length
+        self._num_sent_tokens = num_cached_tokens
+        self._in_flight: deque[_Frame] = deque()
+        self._draft: tuple[int, ...] = ()
+        self._max_draft_tokens = 0
+        self._round_started_s: float | None = None
+
+    @property
+    def text(self) -> Sequence[int]:
+        """Prompt and output so far."""
+        return self._text
+
+    def start(self) -> list[Action]:
+        """Begin with the first chunk of the prompt."""
+        self._expect(Phase.NEW)
+        self.phase = Phase.PREFILLING
+        return [self._next_prefill_action(0)]
+
+    def on_sent(self, num_waiting_replies: int) -> list[Action]:
+        """The frame is on its way; so many replies have come and were not yet taken."""
+        if self.phase is Phase.VERIFYING:
+            return [self._await_oldest()]
+        self._expect(Phase.PREFILLING)
+        return [self._next_prefill_action(num_waiting_replies)]
+
+    def on_reply(self, reply: ReplyFacts, num_waiting_replies: int) -> list[Action]:
+        """Take the reply awaited.
+
+        Raises:
+            RemoteProtocolError: it is not the answer to the oldest frame in flight.
+        """
+        frame = self._in_flight.popleft()
+        if reply != frame.answer:
+            reason = f"expected {frame.answer}, got {reply}"
+            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
+        if self.phase is Phase.VERIFYING:
+            self.phase = Phase.CHOOSING
+            return [Choose(frame.position, self._draft)]
+        self._expect(Phase.PREFILLING)
+        first_row = frame.position + frame.num_tokens - reply.num_rows
+        if reply.cached_tokens == self._num_prompt_tokens:
+            self.phase = Phase.CHOOSING
+            return [Choose(first_row, ())]
+        feed: list[Action] = [FeedOutput(first_row)] if reply.num_rows else []
+        return [*feed, self._next_prefill_action(num_waiting_replies)]
+
+    def on_chosen(self, tokens: Sequence[Token], now: float) -> list[Action]:
+        """Commit a round's tokens: accepted ones of the draft, then one of the target's own.
+
+        Fewer may come if a stop token ended the walk. `now` is a monotonic clock in seconds.
+        """
+        self._expect(Phase.CHOOSING)
+        num_accepted = self._checked_num_accepted(tokens)
+        if self._round_started_s is not None:
+            round_s = now - self._round_started_s
+            self._draft_length.on_round(len(self._draft), num_accepted, round_s)
+        # Cached are the text before this round and the accepted drafts, not the token after them.
+        num_valid_tokens = len(self._text) + num_accepted
+        self._text.extend(token.id for token in tokens)
+        reason = self._finish_reason()
+        emit = Emit(Emission(tuple(tokens), reason))
+        if reason is not None:
+            self.phase = Phase.FINISHED
+            return [Finish(num_valid_tokens), emit]
+        self.phase = Phase.DRAFTING
+        self._max_draft_tokens = self._next_draft_tokens()
+        return [emit, Draft(self._max_draft_tokens)]
+
+    def on_draft(self, draft: Sequence[int], started_s: float) -> list[Action]:
+        """Verify a draft, perhaps an empty one; drafting began at `started_s`.
+
+        Raises:
+            ValueError: more tokens than were asked for.
+        """
+        self._expect(Phase.DRAFTING)
+        if len(draft) > self._max_draft_tokens:
+            expected = f"expected a draft of at most {self._max_draft_tokens} tokens"
+            raise ValueError(f"{expected}, got {len(draft)}")
+        self._draft = self._until_stop(draft)
+        self._round_started_s = started_s
+        self.phase = Phase.VERIFYING
+        self.epoch += 1
+        position = len(self._text) - 1
+        return [self._send(position, (self._text[-1], *self._draft), Want.ALL)]
+
+    def _next_prefill_action(self, num_waiting_replies: int) -> Action:
+        """The next chunk, unless a reply should be taken first."""
+        num_remaining = self._num_prompt_tokens - self._num_sent_tokens
+        is_window_full = len(self._in_flight) >= self._limits.max_frames_in_flight
+        if num_remaining == 0 or is_window_full or (num_waiting_replies and self._in_flight):
+            return self._await_oldest()
+        planned = self._planner.next_chunk_tokens(num_remaining)
+        num_tokens = max(1, min(planned, num_remaining, self._limits.max_frame_tokens))
+        position = self._num_sent_tokens
+        self._num_sent_tokens += num_tokens
+        is_last = num_tokens == num_remaining
+        want = Want.LAST if is_last else Want.NONE
+        if self._limits.feeds_output_layers:
+            want = Want.ALL
+        return self._send(position, tuple(self._text[position : position + num_tokens]), want)
+
+    def _send(self, position: int, token_ids: tuple[int, ...], want: Want) -> Action:
+        self._in_flight.append(_Frame(self.epoch, position, len(token_ids), want))
+        is_verify = self.phase is Phase.VERIFYING
+        return ComputeAndSend(self.epoch, position, token_ids, want, is_verify)
+
+    def _await_oldest(self) -> Action:
+        return AwaitReply(self._in_flight[0].epoch, self._in_flight[0].position)
+
+    def _checked_num_accepted(self, tokens: Sequence[Token]) -> int:
+        """How many of the draft's tokens lead the chosen ones; all but the last must."""
+        ids = [token.id for token in tokens]
+        pairs = zip(ids, self._draft, strict=False)
+        num_accepted = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        is_stopped = len(ids) == num_accepted > 0 and ids[-1] in self._stop_token_ids
+        if len(ids) != num_accepted + 1 and not is_stopped:
+            raise ValueError(f"expected accepted drafts and one token, got {len(ids)} tokens")
+        return num_accepted
+
+    def _finish_reason(self) -> FinishReason | None:
+        if self._text[-1] in self._stop_token_ids:
+            return "stop"
+        num_generated = len(self._text) - self._num_prompt_tokens
+        return "length" if num_generated == self._num_new_tokens else None
+
+    def _next_draft_tokens(self) -> int:
+        """A round decides one token more than it drafts, so the last token is never drafted."""
+        num_left = self._num_new_tokens - (len(self._text) - self._num_prompt_tokens)
+        most = min(num_left - 1, self._limits.max_frame_tokens - 1)
+        return max(0, min(self._draft_length.num_tokens(), most))
+
+    def _until_stop(self, draft: Sequence[int]) -> tuple[int, ...]:
+        """The draft up to its first stop token; nothing can follow that."""
+        for index, token in enumerate(draft):
+            if token in self._stop_token_ids:
+                return tuple(draft[: index + 1])
+        return tuple(draft)
+
+    def _expect(self, phase: Phase) -> None:
+        assert self.phase is phase, f"expected a session {phase.value}, got {self.phase.value}"
