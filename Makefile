@@ -1,18 +1,33 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TORCH_FLAGS ?=
+MODEL ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/pip install -q --disable-pip-version-check
+RUNTIME := $(VENV)/.runtime
+DEVELOPMENT := $(VENV)/.development
 
 .PHONY: run test check format test-exhaustive clean
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
-	touch $(STAMP)
+run: $(RUNTIME)
+	@$(BIN)/hat up $(MODEL)
 
-check: $(STAMP)
+$(RUNTIME): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'hat needs Python 3.11 or newer; name one: make PYTHON=python3.11' >&2; exit 1; }
+	@echo 'Installing into $(VENV), which takes a few minutes the first time ...'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_FLAGS) $(TORCH)
+	$(PIP) -e '.[all]'
+	@touch $@
+
+$(DEVELOPMENT): $(RUNTIME)
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+check: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -21,11 +36,11 @@ check: $(STAMP)
 test: check
 	$(BIN)/pytest
 
-format: $(STAMP)
+format: $(DEVELOPMENT)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test-exhaustive: $(STAMP)
+test-exhaustive: $(DEVELOPMENT)
 	$(BIN)/pytest -m exhaustive
 
 clean:

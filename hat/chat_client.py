@@ -1,6 +1,7 @@
 """A streaming client of an OpenAI-compatible endpoint."""
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,8 +100,18 @@ class ChatClient:
         return f"{self._options.url.rstrip('/')}/{path}"
 
     def _unreachable(self, error: Exception) -> EndpointError:
-        reason = str(error) or type(error).__name__
-        return EndpointError(f"no answer from {self._options.url}: {reason}")
+        url = self._options.url
+        if isinstance(error, aiohttp.ClientConnectorError):
+            reason = _system_reason(error.os_error)
+            return EndpointError(f"no endpoint at {url}: {reason}; `hat up` starts one")
+        return EndpointError(f"no answer from {url}: {str(error) or type(error).__name__}")
+
+
+def _system_reason(error: OSError) -> str:
+    """The system's own words; asyncio puts a description of the call in their place."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return error.strerror or str(error)
 
 
 async def _require_success(response: aiohttp.ClientResponse) -> None:

@@ -23,9 +23,9 @@ def _assignment(setting: Setting, given: Given | None) -> str:
     if given is None:
         return f"# {setting.key} is missing"
     if setting.about.secret:
-        return f"# {setting.name} = {'********' if given.value is not None else 'none'}"
+        return f"# {setting.name} is {'not set' if given.value is None else 'set: ********'}"
     if given.value is None:
-        return f"# {setting.key} is chosen at start"
+        return f"# {setting.key} is not set"
     return f"{setting.key} = {_toml_value(given.value)}"
 
 
@@ -36,7 +36,12 @@ def _source(resolved: Resolved[C], setting: Setting) -> str:
 
 def _toml_value(value: Value) -> str:
     if isinstance(value, tuple):
-        return "[" + ", ".join(json.dumps(part) for part in value) + "]"
+        return "[" + ", ".join(_toml_string(part) for part in value) + "]"
     if isinstance(value, str | Path):
-        return json.dumps(str(value))
+        return _toml_string(str(value))
     return json.dumps(value)
+
+
+def _toml_string(text: str) -> str:
+    """A TOML basic string: JSON's escapes, but other characters as they are, save DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hat.bundle_cache import is_bundle_pair
+from hat.errors import CommandError
 from hat.invocation import command_line
 from hat.splitting import SplitRequest, model_folder, split_model
 
@@ -82,6 +84,8 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
         parameters["dtype"],
         parameters["onnx_weights"],
     )
+    if not force and is_bundle_pair(Path(out)):
+        raise CommandError(f"{out} holds bundles already; --force replaces them")
     result = split_model(model, model_folder(model), Path(out), request, overwrite=force)
     click.echo(_summary(result))
 
