@@ -1,0 +1,63 @@
+"""From a checked job to bytes on the socket: one document, or a stream of events."""
+
+import time
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from device_runtime.api.answers import Answers
+from device_runtime.api.errors import ApiError
+from device_runtime.api.event_stream import stream_answer
+from device_runtime.api.job import Job
+from device_runtime.api.requests import decode_request
+from device_runtime.api.responses import usage_of
+from device_runtime.api.service import SERVICE, Service
+from device_runtime.api.shape import AnswerShape, Head, join_pieces
+from device_runtime.api.transcript import Piece
+
+RequestT = TypeVar("RequestT", bound=msgspec.Struct)
+
+
+async def read_request(request: web.Request, kind: type[RequestT]) -> RequestT:
+    """The body as a request. Any content type but a form with files is read as JSON.
+
+    Raises:
+        ApiError: 400 or 415.
+        HTTPRequestEntityTooLarge: the body is longer than the server takes.
+    """
+    if request.content_type.startswith("multipart/"):
+        message = f"expected application/json, got {request.content_type[:60]}"
+        raise ApiError(415, message, code="unsupported_media_type")
+    return decode_request(await request.read(), kind)
+
+
+def make_head(service: Service, prefix: str, request_id: str) -> Head:
+    """The head of an answer, dated now."""
+    model = service.model
+    return Head(f"{prefix}-{request_id}", int(time.time()), model.id, model.system_fingerprint)
+
+
+async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.StreamResponse:
+    """Generate and send. The client's leaving cancels this, and with it the generations.
+
+    Raises:
+        ApiError, CloudUnavailableError, OverloadedError: before anything was sent.
+    """
+    if job.stream is not None:
+        return await stream_answer(request, job, shape)
+    service = request.app[SERVICE]
+    pieces: dict[int, list[Piece]] = {choice.index: [] for choice in job.choices}
+    with service.drain.request():
+        async with Answers(service, job) as answers:
+            while (piece := await answers.next_piece()) is not None:
+                pieces[piece.index].append(piece)
+    whole = [join_pieces(parts) for parts in pieces.values()]
+    usage = usage_of(job.num_prompt_tokens, sum(each.num_tokens for each in whole))
+    return json_response(shape.document(whole, usage))
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    """A value as a JSON document."""
+    body = msgspec.json.encode(value)
+    return web.Response(body=body, status=status, content_type="application/json")

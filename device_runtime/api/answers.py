@@ -1,0 +1,106 @@
+"""All choices of a job, generated side by side; their pieces in the order they are decided."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+from device_runtime.api.job import Choice, Job
+from device_runtime.api.metrics import GenerationTimer
+from device_runtime.api.service import Service
+from device_runtime.api.transcript import Piece, Transcript
+from device_runtime.generation import Emission
+
+# A slow reader lets its generations run this many pieces ahead and then holds them.
+_QUEUED_PIECES_PER_CHOICE = 4
+
+
+class Answers:
+    """A context in which the choices are generated. Leaving it, in whatever way, ends them.
+
+    One task per choice owns the generation and closes it; they meet in one bounded queue.
+    """
+
+    def __init__(self, service: Service, job: Job) -> None:
+        self._service = service
+        self._job = job
+        self._num_running = len(job.choices)
+        self._queue: asyncio.Queue[Piece | Exception] = asyncio.Queue(
+            _QUEUED_PIECES_PER_CHOICE * len(job.choices)
+        )
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._told_all: set[int] = set()
+
+    async def __aenter__(self) -> Self:
+        for choice in self._job.choices:
+            self._tasks[choice.index] = asyncio.create_task(self._produce(choice))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for index, task in self._tasks.items():
+            # One that has put its last piece is only closing its generation, undisturbed.
+            if index not in self._told_all:
+                task.cancel()
+        # Unlike gather, wait leaves them to finish closing when this task is cancelled again.
+        await asyncio.wait(self._tasks.values())
+
+    async def next_piece(self) -> Piece | None:
+        """The next piece of any choice, or None when all have ended. May be cancelled.
+
+        Raises:
+            CloudUnavailableError, OverloadedError: a generation failed, so the answer did.
+            Exception: a bug.
+        """
+        if not self._num_running:
+            return None
+        item = await self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        self._num_running -= item.finish_reason is not None
+        return item
+
+    async def _produce(self, choice: Choice) -> None:
+        num_prompt_tokens = len(choice.generation.prompt_ids)
+        timer = GenerationTimer(self._service.metrics, num_prompt_tokens, self._job.arrived_s)
+        reason = "abort"
+        try:
+            reason = await self._generate(choice, timer)
+        except Exception as error:  # a task's error reaches the reader through the queue
+            reason = "error"
+            await self._queue.put(error)
+        finally:
+            timer.ended(reason)
+
+    async def _generate(self, choice: Choice, timer: GenerationTimer) -> str:
+        """Put the pieces of one choice into the queue; how it ended."""
+        transcript = Transcript(choice, self._service.tokenizer)
+        request_id = self._job.request_id
+        if len(self._job.choices) > 1:
+            request_id = f"{request_id}-{choice.index}"
+        generation = self._service.generator.generate(choice.generation, request_id)
+        async with _closing(generation) as emissions:
+            async for emission in emissions:
+                piece = transcript.push(emission)
+                timer.emitted(len(emission.tokens))
+                if piece is not None:
+                    await self._queue.put(piece)
+                    if piece.finish_reason is not None:
+                        self._told_all.add(choice.index)
+                        return piece.finish_reason
+        raise RuntimeError("the generation ended without a finish reason")
+
+
+@asynccontextmanager
+async def _closing(generation: AsyncIterator[Emission]) -> AsyncIterator[AsyncIterator[Emission]]:
+    """Close a generation on the way out; one that has ended or failed is closed already."""
+    try:
+        yield generation
+    finally:
+        if isinstance(generation, AsyncGenerator):
+            await generation.aclose()

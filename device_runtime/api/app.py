@@ -1,0 +1,50 @@
+"""The endpoint as an aiohttp application."""
+
+from aiohttp import web
+
+from device_runtime.api.chat import chat_completions
+from device_runtime.api.completions import completions
+from device_runtime.api.cors import add_headers
+from device_runtime.api.middleware import check_key, name_and_log, shape_errors
+from device_runtime.api.models import get_model, list_models
+from device_runtime.api.service import SERVICE, Service
+from device_runtime.api.status import about, health, metrics, ready
+from device_runtime.api.tokens import detokenize, tokenize
+
+# A body holds at most a full context as token ids or escaped text, and some room for the rest.
+_BODY_BYTES_PER_TOKEN = 16
+_BODY_BYTES_BESIDE = 1 << 20
+
+
+def make_app(service: Service) -> web.Application:
+    """All routes over one service."""
+    max_body_bytes = _BODY_BYTES_BESIDE + (
+        _BODY_BYTES_PER_TOKEN * service.generator.max_context_tokens
+    )
+    app = web.Application(
+        middlewares=[name_and_log, shape_errors, check_key], client_max_size=max_body_bytes
+    )
+    app[SERVICE] = service
+    app.on_response_prepare.append(add_headers)
+    app.router.add_get("/", about)
+    app.router.add_get("/health", health)
+    app.router.add_get("/ready", ready)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/v1/models", list_models)
+    app.router.add_get("/v1/models/{model:.+}", get_model)
+    app.router.add_post("/v1/chat/completions", chat_completions)
+    app.router.add_post("/v1/completions", completions)
+    app.router.add_post("/tokenize", tokenize)
+    app.router.add_post("/detokenize", detokenize)
+    return app
+
+
+def make_runner(service: Service) -> web.AppRunner:
+    """A runner in which a client's leaving cancels its request.
+
+    Our own log lines take the place of aiohttp's. Requests have been drained before it stops, so
+    it need not wait long.
+    """
+    return web.AppRunner(
+        make_app(service), handler_cancellation=True, access_log=None, shutdown_timeout=2.0
+    )

@@ -1,0 +1,95 @@
+"""POST /v1/completions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from device_runtime.api.answering import answer, make_head, read_request
+from device_runtime.api.errors import unsupported
+from device_runtime.api.job import EncodedPrompt, Job, Wishes, make_choices, stream_mode
+from device_runtime.api.logprobs import completion_logprobs
+from device_runtime.api.parameters import check_model
+from device_runtime.api.prompts import Prompt, encode_prompt, split_prompts
+from device_runtime.api.request_id import request_id_of
+from device_runtime.api.requests import CompletionRequest
+from device_runtime.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
+from device_runtime.api.service import SERVICE, Service
+from device_runtime.api.shape import ChunkUsage, Head
+from device_runtime.api.transcript import Piece
+from device_runtime.tokenizer import Tokenizer
+
+# OpenAI's default for completions; chat has none.
+DEFAULT_MAX_TOKENS = 16
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Continue a text, or several."""
+    service = request.app[SERVICE]
+    arrived_s = service.metrics.clock()
+    fields = await read_request(request, CompletionRequest)
+    job = await _make_job(service, fields, request_id_of(request), arrived_s)
+    head = make_head(service, "cmpl", job.request_id)
+    has_logprobs = fields.logprobs is not None
+    return await answer(request, job, CompletionShape(head, service.tokenizer, has_logprobs))
+
+
+async def _make_job(
+    service: Service, fields: CompletionRequest, request_id: str, arrived_s: float
+) -> Job:
+    check_model(fields.model, service.model)
+    mode = stream_mode(fields)
+    if fields.echo and fields.logprobs is not None:
+        message = "logprobs with echo is not supported here: prompts have no log probabilities"
+        raise unsupported("logprobs", message)
+    prompts = [await _encode(service, fields, prompt) for prompt in split_prompts(fields.prompt)]
+    wishes = Wishes("prompt", fields.max_tokens, DEFAULT_MAX_TOKENS, fields.logprobs)
+    choices = make_choices(service, fields, prompts, wishes)
+    num_prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+    return Job(request_id, arrived_s, choices, num_prompt_tokens, mode)
+
+
+async def _encode(service: Service, fields: CompletionRequest, prompt: Prompt) -> EncodedPrompt:
+    add_special_tokens = fields.add_special_tokens is not False
+    vocab_size = service.generator.vocab_size
+    ids = await encode_prompt(service.tokenizer, prompt, add_special_tokens, vocab_size)
+    if not fields.echo:
+        return EncodedPrompt(ids)
+    return EncodedPrompt(ids, prompt if isinstance(prompt, str) else service.tokenizer.decode(ids))
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionShape:
+    """Answers as text."""
+
+    head: Head
+    tokenizer: Tokenizer
+    has_logprobs: bool
+
+    def document(self, answers: Sequence[Piece], usage: Usage) -> Completion:
+        """The whole answer."""
+        return self._completion([self._choice(answer) for answer in answers], usage)
+
+    def chunk(self, piece: Piece, usage: ChunkUsage) -> Completion:
+        """One event."""
+        return self._completion([self._choice(piece)], usage)
+
+    def usage_chunk(self, usage: Usage) -> Completion:
+        """The last event."""
+        return self._completion([], usage)
+
+    def _completion(self, choices: list[CompletionChoice], usage: ChunkUsage) -> Completion:
+        return Completion(
+            id=self.head.id,
+            created=self.head.created,
+            model=self.head.model,
+            system_fingerprint=self.head.system_fingerprint,
+            choices=choices,
+            usage=usage,
+        )
+
+    def _choice(self, piece: Piece) -> CompletionChoice:
+        return CompletionChoice(piece.index, piece.text, self._logprobs(piece), piece.finish_reason)
+
+    def _logprobs(self, piece: Piece) -> CompletionLogprobs | None:
+        return completion_logprobs(self.tokenizer, piece.tokens) if self.has_logprobs else None

@@ -1,0 +1,50 @@
+"""Which web pages may call the endpoint from a browser."""
+
+import re
+
+from aiohttp import hdrs, web
+
+from device_runtime.api.request_id import HEADER, name_request, request_id_of
+from device_runtime.api.service import SERVICE
+
+_PREFLIGHT_AGE_S = 600
+_EXPOSED = f"{HEADER}, Retry-After"
+# Header names as RFC 9110 has them, a comma-separated list, bounded since it is sent back.
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1024}")
+
+
+def is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks what a page may send."""
+    return (
+        request.method == hdrs.METH_OPTIONS
+        and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+    )
+
+
+def answer_preflight(request: web.Request) -> web.Response:
+    """Any method and header; the origin is judged with every response."""
+    asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+    allowed = asked if _HEADER_NAMES.fullmatch(asked) else "Authorization, Content-Type"
+    headers = {
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, OPTIONS",
+        hdrs.ACCESS_CONTROL_ALLOW_HEADERS: allowed,
+        hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_AGE_S),
+    }
+    return web.Response(status=204, headers=headers)
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Headers of every response, streams included, at the moment its head is sent."""
+    if "request_id" not in request:
+        name_request(request)
+    response.headers[HEADER] = request_id_of(request)
+    origins = request.app[SERVICE].access.cors_origins
+    origin = request.headers.get(hdrs.ORIGIN)
+    if "*" in origins:
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+    elif origin is not None:
+        response.headers.add(hdrs.VARY, "Origin")
+        if origin not in origins:
+            return
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED

@@ -1,0 +1,99 @@
+"""One shape for every refusal: `{"error": {message, type, param, code}}`."""
+
+import math
+from typing import Any
+
+import msgspec
+
+from device_runtime.generation import CloudUnavailableError, OverloadedError
+
+
+class ApiError(Exception):
+    """An answer that is an error. `param` names the field at fault, where there is one."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the error."""
+        if self.retry_after_s is None:
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+
+    def body(self) -> dict[str, Any]:
+        """The envelope, ready to be encoded."""
+        error = {
+            "message": self.message,
+            "type": _type_of(self.status),
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+    def encode(self) -> bytes:
+        """The envelope as JSON."""
+        return msgspec.json.encode(self.body())
+
+
+def invalid(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
+    """A 400 about one field."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def unsupported(param: str, message: str) -> ApiError:
+    """A 400 for what would change the meaning of the answer and is not there."""
+    return ApiError(400, message, code="unsupported_parameter", param=param)
+
+
+def unavailable(reason: str, code: str, retry_after_s: float) -> ApiError:
+    """A 503 that asks to come back."""
+    return ApiError(503, reason, code=code, retry_after_s=retry_after_s)
+
+
+def internal_error() -> ApiError:
+    """A 500; what happened is in the log, not in the answer."""
+    return ApiError(500, "internal error; the log has the details", code="internal_error")
+
+
+def as_api_error(error: Exception) -> ApiError | None:
+    """The answer to a failed generation, or None when the failure is a bug."""
+    match error:
+        case ApiError():
+            return error
+        case CloudUnavailableError():
+            return unavailable(error.reason, "cloud_unavailable", error.retry_after_s)
+        case OverloadedError():
+            return ApiError(429, error.reason, code="overloaded", retry_after_s=error.retry_after_s)
+        case _:
+            return None
+
+
+def _type_of(status: int) -> str:
+    """The words of OpenAI's API for kinds of errors."""
+    match status:
+        case 401:
+            return "authentication_error"
+        case 404:
+            return "not_found_error"
+        case 429:
+            return "rate_limit_error"
+        case 503:
+            return "service_unavailable_error"
+        case _ if status >= 500:
+            return "server_error"
+        case _:
+            return "invalid_request_error"

@@ -1,0 +1,150 @@
+"""What Prometheus may read: counts and times under vLLM's names with the prefix `hat_`."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+_LABEL = "model_name"
+# vLLM's buckets, so that dashboards made for it show comparable histograms.
+_FIRST_TOKEN_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_INTER_TOKEN_BUCKETS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+_REQUEST_BUCKETS = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFigures:
+    """What only the runtime knows: sequences running and waiting, and drafting since the start.
+
+    A draft is one verification of drafted tokens.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+
+
+class Metrics:
+    """All metrics of one server, in a registry of their own. One generation is one choice."""
+
+    def __init__(
+        self,
+        model_name: str,
+        figures: Callable[[], RuntimeFigures],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self._registry = CollectorRegistry()
+        self._registry.register(_RuntimeCollector(model_name, figures))
+        self._model_name = model_name
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+        self._ended = Counter(
+            "hat_request_success",
+            "Generations ended, by reason (abort: the client left; error: it failed).",
+            [_LABEL, "finished_reason"],
+            registry=self._registry,
+        )
+        for reason in ("stop", "length", "abort", "error"):
+            self._ended.labels(model_name, reason)
+        self.first_token_s = self._histogram(
+            "time_to_first_token_seconds",
+            "From the arrival of a request to its first token.",
+            _FIRST_TOKEN_BUCKETS,
+        )
+        self.inter_token_s = self._histogram(
+            "inter_token_latency_seconds",
+            "Between two emissions of a generation; an emission may hold several tokens.",
+            _INTER_TOKEN_BUCKETS,
+        )
+        self.request_s = self._histogram(
+            "e2e_request_latency_seconds",
+            "From the arrival of a request to the end of a generation.",
+            _REQUEST_BUCKETS,
+        )
+
+    def count_end(self, reason: str) -> None:
+        """One generation ended."""
+        self._ended.labels(self._model_name, reason).inc()
+
+    def render(self) -> bytes:
+        """The text format of Prometheus, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        counter = Counter(f"hat_{name}", text, [_LABEL], registry=self._registry)
+        return counter.labels(self._model_name)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(
+            f"hat_{name}", text, [_LABEL], registry=self._registry, buckets=buckets
+        )
+        return histogram.labels(self._model_name)
+
+
+class GenerationTimer:
+    """Times one generation and counts its tokens into the metrics."""
+
+    def __init__(self, metrics: Metrics, num_prompt_tokens: int, arrived_s: float) -> None:
+        self._metrics = metrics
+        self._num_prompt_tokens = num_prompt_tokens
+        self._arrived_s = arrived_s
+        self._last_s: float | None = None
+
+    def emitted(self, num_tokens: int) -> None:
+        """Tokens were decided just now."""
+        now = self._metrics.clock()
+        if self._last_s is None:
+            self._metrics.prompt_tokens.inc(self._num_prompt_tokens)
+            self._metrics.first_token_s.observe(now - self._arrived_s)
+        else:
+            self._metrics.inter_token_s.observe(now - self._last_s)
+        self._last_s = now
+        self._metrics.generation_tokens.inc(num_tokens)
+
+    def ended(self, reason: str) -> None:
+        """The generation is over; `reason` is a finish reason, `abort` or `error`."""
+        self._metrics.request_s.observe(self._metrics.clock() - self._arrived_s)
+        self._metrics.count_end(reason)
+
+
+class _RuntimeCollector(Collector):
+    """Asks the runtime when Prometheus asks."""
+
+    def __init__(self, model_name: str, figures: Callable[[], RuntimeFigures]) -> None:
+        self._labels = [model_name]
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        """Gauges and counters with the figures of now."""
+        figures = self._figures()
+        yield self._gauge("num_requests_running", "Generations running.", figures.num_running)
+        yield self._gauge("num_requests_waiting", "Generations waiting.", figures.num_waiting)
+        yield self._count("num_drafts", "Verified drafts.", figures.num_drafts)
+        yield self._count("num_draft_tokens", "Drafted tokens.", figures.num_draft_tokens)
+        yield self._count("num_accepted_tokens", "Accepted ones.", figures.num_accepted_tokens)
+
+    def _gauge(self, name: str, text: str, value: int) -> Metric:
+        family = GaugeMetricFamily(f"hat_{name}", text, labels=[_LABEL])
+        family.add_metric(self._labels, value)
+        return family
+
+    def _count(self, name: str, text: str, value: int) -> Metric:
+        family = CounterMetricFamily(f"hat_spec_decode_{name}", text, labels=[_LABEL])
+        family.add_metric(self._labels, value)
+        return family

@@ -1,0 +1,106 @@
+"""What every request goes through: a name, a log line, one shape of errors, the key."""
+
+import hmac
+import logging
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from device_runtime.api.cors import answer_preflight, is_preflight
+from device_runtime.api.errors import ApiError, as_api_error, internal_error
+from device_runtime.api.request_id import name_request, request_id_of
+from device_runtime.api.service import SERVICE
+from device_runtime.logs import describe_error, with_fields
+
+# Probes carry no key, and what these two say is harmless.
+OPEN_PATHS = frozenset({"/health", "/ready"})
+
+_logger = logging.getLogger(__name__)
+
+
+@web.middleware
+async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its name, and say in one line how it ended."""
+    name_request(request)
+    clock = request.app[SERVICE].metrics.clock
+    begun_s = clock()
+    status: int | str = "left"
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        level = logging.DEBUG if request.method in {hdrs.METH_GET, hdrs.METH_HEAD} else logging.INFO
+        fields = with_fields(
+            method=request.method,
+            route=_route(request),
+            status=status,
+            duration_s=round(clock() - begun_s, 4),
+            request_id=request_id_of(request),
+        )
+        _logger.log(level, "request", extra=fields)
+
+
+@web.middleware
+async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every failure with the one envelope."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return error_response(_of_http(error), error.headers.get(hdrs.ALLOW))
+    except Exception as error:
+        known = as_api_error(error)
+        if known is None:
+            _logger.error("a request failed: %s", describe_error(error))
+        return error_response(known or internal_error())
+
+
+@web.middleware
+async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer preflights, then let only those in who have the key, if there is one."""
+    if is_preflight(request):
+        return answer_preflight(request)
+    api_key = request.app[SERVICE].access.api_key
+    if api_key is not None and request.path not in OPEN_PATHS:
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(errors="replace"), api_key.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            message = "expected the API key as `Authorization: Bearer KEY`"
+            raise ApiError(401, message, code="invalid_api_key")
+    return await handler(request)
+
+
+def error_response(error: ApiError, allow: str | None = None) -> web.Response:
+    """An error as a response."""
+    headers = error.headers
+    if allow is not None:
+        headers[hdrs.ALLOW] = allow
+    if error.status == 401:
+        headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    return web.Response(
+        body=error.encode(),
+        status=error.status,
+        headers=headers,
+        content_type="application/json",
+    )
+
+
+def _of_http(error: web.HTTPException) -> ApiError:
+    """What aiohttp itself found wrong with a request."""
+    match error:
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"{error.method[:20]} is not allowed here; allowed: {allowed}"
+            return ApiError(405, message, code="method_not_allowed")
+        case web.HTTPRequestEntityTooLarge():
+            return ApiError(413, "the request body is too large", code="request_too_large")
+        case web.HTTPNotFound():
+            return ApiError(404, "there is nothing at this address", code="not_found")
+        case _:
+            return ApiError(error.status, error.reason, code="http_error")
+
+
+def _route(request: web.Request) -> str:
+    """The route's pattern: a path that nobody serves is the client's own text."""
+    resource = request.match_info.route.resource
+    return "none" if resource is None else resource.canonical

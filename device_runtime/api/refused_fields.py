@@ -1,0 +1,79 @@
+"""Fields that would change the meaning of an answer and are not supported: refused by name.
+
+A field is let through with the value that means "as if it were not there".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from device_runtime.api.errors import unsupported
+
+# The values listed are neutral; null always is. Constraints on the output, other inputs than
+# text, other algorithms than sampling, and other outputs than the text and its log probabilities.
+_IN_BOTH: Mapping[str, tuple[Any, ...]] = {
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "grammar": ("",),
+    "json_schema": ({},),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "logits_processors": ([],),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "typical_p": (1,),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "mirostat": (0,),
+    "xtc_probability": (0,),
+    "dry_multiplier": (0,),
+    "prompt_logprobs": (),
+    "prompt_embeds": (),
+    "truncate_prompt_tokens": (),
+    "skip_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_token_ids": (False,),
+}
+_IN_CHAT: Mapping[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none",),
+    "functions": ([],),
+    "function_call": ("none",),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "verbosity": ("medium",),
+    "documents": ([],),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "echo": (False,),
+}
+_IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"suffix": ("",)}
+
+
+def check_refused(fields: Mapping[str, msgspec.Raw], is_chat: bool) -> None:
+    """Look through the fields of a request.
+
+    Raises:
+        ApiError: 400 `unsupported_parameter`, naming such a field.
+    """
+    refused = {**_IN_BOTH, **(_IN_CHAT if is_chat else _IN_COMPLETIONS)}
+    for name in fields.keys() & refused.keys():
+        neutral = refused[name]
+        value = msgspec.json.decode(fields[name])
+        if value is not None and value not in neutral:
+            raise unsupported(name, f"{name} is not supported here{_instead(neutral)}")
+
+
+def _instead(neutral: tuple[Any, ...]) -> str:
+    if not neutral:
+        return "; leave it out"
+    return f"; leave it out or send {msgspec.json.encode(neutral[0]).decode()}"

@@ -1,0 +1,64 @@
+"""What every handler needs, made once and passed down."""
+
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from device_runtime.api.drain import Drain
+from device_runtime.api.metrics import Metrics
+from device_runtime.chat_template import ChatTemplate
+from device_runtime.generation import Generator
+from device_runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The model as clients see it. `fingerprint` is the bundle's (hex)."""
+
+    id: str
+    root: str
+    created: int
+    fingerprint: str
+    eos_token_ids: tuple[int, ...] = ()
+
+    @property
+    def system_fingerprint(self) -> str:
+        """OpenAI's mark of what computed an answer."""
+        return f"hat-{self.fingerprint[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Who may ask: a key (None: anyone), and the origins of web pages (`*`: any)."""
+
+    api_key: str | None = None
+    cors_origins: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A silent stream gets a comment every `ping_s`; a client may be stuck for `write_s`.
+
+    Proxies close a connection that is silent for a minute, some after a quarter of it.
+    """
+
+    ping_s: float = 5.0
+    write_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts behind the endpoint. `max_choices` bounds the sequences of one request."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    model: ModelCard
+    metrics: Metrics
+    max_choices: int
+    access: AccessRules = AccessRules()
+    timing: Timing = Timing()
+    drain: Drain = field(default_factory=Drain)
+
+
+SERVICE = web.AppKey("service", Service)

@@ -1,0 +1,52 @@
+"""What the two kinds of answer have in common: documents, chunks, and their heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec import UnsetType
+
+from device_runtime.api.responses import Chunk, Document, Usage
+from device_runtime.api.transcript import Piece
+
+ChunkUsage = Usage | UnsetType | None
+"""A chunk's usage: the numbers, null (they come at the end), or no such field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every document and chunk of one answer begins with."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class AnswerShape(Protocol):
+    """One of OpenAI's two ways to write an answer down."""
+
+    def document(self, answers: Sequence[Piece], usage: Usage) -> Document:
+        """The whole answer: each choice joined to one piece, in the order of their indices."""
+        ...
+
+    def chunk(self, piece: Piece, usage: ChunkUsage) -> Chunk:
+        """One event of a stream."""
+        ...
+
+    def usage_chunk(self, usage: Usage) -> Chunk:
+        """The last event of a stream that was asked for usage: no choices."""
+        ...
+
+
+def join_pieces(pieces: Sequence[Piece]) -> Piece:
+    """The pieces of one choice, at least one, as a single piece."""
+    last = pieces[-1]
+    return Piece(
+        index=last.index,
+        text="".join(piece.text for piece in pieces),
+        tokens=tuple(token for piece in pieces for token in piece.tokens),
+        num_tokens=last.num_tokens,
+        is_first=True,
+        finish_reason=last.finish_reason,
+    )

@@ -1,0 +1,74 @@
+"""Text of a growing sequence is the tokenizer's own, and never holds half a character."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_runtime.detokenizer import make_detokenizer
+from device_runtime.tokenizer import Tokenizer
+from tests.support.tokenizers import byte_level_tokenizer, story_tokenizer
+
+BOS = 1
+ids = st.lists(st.integers(0, 511), max_size=24)
+# Bytes make the interesting cases, and among all ids they would be rare.
+byte_ids = st.lists(st.one_of(st.integers(3, 258), st.integers(0, 511)), max_size=24)
+# U+2581 stands for a space in the vocabulary, so it cannot come back as itself.
+letters = st.characters(exclude_categories=["Cs"], exclude_characters="\u2581\ufffd")
+texts = st.text(letters, max_size=24)
+
+
+def pieces_of(tokenizer: Tokenizer, token_ids: Sequence[int], prompt: Sequence[int]) -> list[str]:
+    detokenizer = make_detokenizer(tokenizer, prompt)
+    return [*(detokenizer.push(token_id) for token_id in token_ids), detokenizer.flush()]
+
+
+@pytest.mark.parametrize("prompt", [[], [BOS]])
+@given(token_ids=st.one_of(ids, byte_ids))
+def test_joined_pieces_are_the_decoding_of_a_sequence_with_byte_fallback(prompt, token_ids):
+    tokenizer = story_tokenizer()
+    assert "".join(pieces_of(tokenizer, token_ids, prompt)) == tokenizer.decode(token_ids)
+
+
+@given(token_ids=st.lists(st.integers(0, 340), max_size=24))
+def test_joined_pieces_are_the_decoding_of_a_byte_level_sequence(token_ids):
+    tokenizer = byte_level_tokenizer()
+    assert "".join(pieces_of(tokenizer, token_ids, [])) == tokenizer.decode(token_ids)
+
+
+@given(prompt=texts, token_ids=byte_ids)
+def test_a_continuation_keeps_the_space_that_a_beginning_would_lose(prompt, token_ids):
+    tokenizer = story_tokenizer()
+    # A word ends the prompt, so that no run of bytes spans the two.
+    prompt_ids = tokenizer.encode(prompt + " the")
+    whole = tokenizer.decode([*prompt_ids, *token_ids])
+    pieces = pieces_of(tokenizer, token_ids, prompt_ids)
+    assert tokenizer.decode(prompt_ids) + "".join(pieces) == whole
+
+
+@given(text=texts)
+def test_no_piece_of_a_valid_text_holds_a_replacement_character(text):
+    for tokenizer in (story_tokenizer(), byte_level_tokenizer()):
+        token_ids = tokenizer.encode(text, add_special_tokens=False)
+        pieces = pieces_of(tokenizer, token_ids, [])
+        assert not any("\ufffd" in piece for piece in pieces)
+        assert "".join(pieces) == text
+
+
+@given(text=texts)
+def test_token_bytes_joined_are_the_bytes_of_the_text(text):
+    tokenizer = byte_level_tokenizer()
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    assert b"".join(tokenizer.token_bytes(token_id) for token_id in token_ids) == text.encode()
+
+
+@given(text=texts)
+def test_a_byte_level_character_is_given_as_soon_as_it_is_whole(text):
+    tokenizer = byte_level_tokenizer()
+    detokenizer = make_detokenizer(tokenizer, [])
+    received, given_out = b"", ""
+    for token_id in tokenizer.encode(text, add_special_tokens=False):
+        received += tokenizer.token_bytes(token_id)
+        given_out += detokenizer.push(token_id)
+        assert given_out == received.decode(errors="ignore")

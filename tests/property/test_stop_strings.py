@@ -1,0 +1,57 @@
+"""Stop strings: the same text is shown, and held back, however it arrives."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_runtime.api.stop_strings import StopMatcher
+
+# Few letters, so that stop strings overlap themselves and each other.
+words = st.text("abc", min_size=1, max_size=5)
+stop_lists = st.lists(words, max_size=4)
+piece_lists = st.lists(st.text("abc", max_size=5), max_size=10)
+
+
+def shown(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
+    matcher, text = StopMatcher(stops), ""
+    for piece in pieces:
+        matched = matcher.push(piece)
+        text += matched.text
+        if matched.is_stopped:
+            return text, True
+    return text + matcher.flush(), False
+
+
+def expected(stops: list[str], text: str) -> tuple[str, bool]:
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - len(max(found, key=len))], True
+    return text, False
+
+
+@given(stops=stop_lists, pieces=piece_lists)
+def test_the_text_before_the_first_stop_is_shown_however_it_is_cut(stops, pieces):
+    assert shown(stops, pieces) == expected(stops, "".join(pieces))
+
+
+@given(stops=stop_lists, pieces=piece_lists)
+def test_only_a_proper_prefix_of_a_stop_is_held_back(stops, pieces):
+    matcher, received, text = StopMatcher(stops), "", ""
+    for piece in pieces:
+        matched = matcher.push(piece)
+        received, text = received + piece, text + matched.text
+        if matched.is_stopped:
+            return
+        held = received[len(text) :]
+        assert received == text + held
+        assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)
+        longer = received[-len(held) - 1 :]
+        assert len(longer) == len(held) or not any(stop.startswith(longer) for stop in stops)
+
+
+def test_text_passed_by_never_matches_and_forgets_what_was_begun():
+    matcher = StopMatcher(["ab"])
+    assert matcher.pass_by("ab") == "ab"
+    assert matcher.push("a").text == ""
+    assert matcher.pass_by("b") == "ab"
+    assert matcher.push("b").text == "b"

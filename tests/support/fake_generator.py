@@ -1,0 +1,95 @@
+"""A generator that says what a test scripts: ids, log probabilities, failures, waits."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from device_runtime.generation import Emission, GenerationRequest, Token
+
+Answer = Callable[[GenerationRequest], Sequence[int]]
+
+
+def logprob_of(place: int) -> float:
+    """The log probability of the token at this place of an answer."""
+    return -0.25 * (place + 1)
+
+
+@dataclass
+class FakeGenerator:
+    """Answers from a script, and remembers what it was asked and how it was left.
+
+    `answer` gives the ids for a request; they repeat when more are asked for. A round decides
+    `tokens_per_round`. Before the token at place p it waits for `gates[p]` and then raises
+    `errors[p]`.
+    """
+
+    answer: Answer
+    vocab_size: int = 512
+    max_context_tokens: int = 512
+    tokens_per_round: int = 1
+    errors: dict[int, Exception] = field(default_factory=dict)
+    gates: dict[int, asyncio.Event] = field(default_factory=dict)
+    not_ready: str | None = None
+    requests: list[GenerationRequest] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    num_open: int = 0
+    num_closed: int = 0
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def generate(
+        self, request: GenerationRequest, request_id: str
+    ) -> AsyncGenerator[Emission, None]:
+        """The scripted answer, in rounds."""
+        self.requests.append(request)
+        self.request_ids.append(request_id)
+        self.num_open += 1
+        self.started.set()
+        try:
+            async for emission in self._rounds(request):
+                yield emission
+        finally:
+            self.num_open -= 1
+            self.num_closed += 1
+            self.closed.set()
+
+    def ready(self) -> str | None:
+        """As scripted."""
+        return self.not_ready
+
+    async def _rounds(self, request: GenerationRequest) -> AsyncGenerator[Emission, None]:
+        ids = self.answer(request)
+        tokens: list[Token] = []
+        for place in range(request.max_tokens):
+            await self._meet(place)
+            token = self._token(ids[place % len(ids)], place, request)
+            tokens.append(token)
+            is_stop = token.id in request.stop_token_ids and place >= request.min_tokens
+            is_last = place + 1 == request.max_tokens
+            if is_stop or is_last or len(tokens) == self.tokens_per_round:
+                reason = "stop" if is_stop else "length" if is_last else None
+                yield Emission(tuple(tokens), reason)
+                tokens = []
+            if is_stop:
+                return
+
+    async def _meet(self, place: int) -> None:
+        if place in self.gates:
+            await self.gates[place].wait()
+        if place in self.errors:
+            raise self.errors[place]
+
+    def _token(self, token_id: int, place: int, request: GenerationRequest) -> Token:
+        if request.num_logprobs is None:
+            return Token(token_id)
+        logprob = logprob_of(place)
+        top = tuple(
+            ((token_id + rank) % self.vocab_size, logprob - rank)
+            for rank in range(request.num_logprobs)
+        )
+        return Token(token_id, logprob, top)
+
+
+def always(ids: Sequence[int]) -> Answer:
+    """The same ids for every request."""
+    return lambda request: ids
