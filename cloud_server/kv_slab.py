@@ -1,0 +1,105 @@
+"""The KV cache of one sequence: a slab per side that grows by moving, and truncates for free."""
+
+from dataclasses import dataclass
+
+import torch
+
+_LADDER_START_TOKENS = 256
+_LADDER_FACTOR = 4
+"""A slab grows 256, 1024, 4096, ...: a token is moved less than 0.34 times on average."""
+
+_ALIGN_TOKENS = 16
+_ALIASING_TOKENS = 256
+"""Transposed keys whose rows lie a power of two apart share cache sets; 16 tokens of padding made
+the score product 1.3 times faster (measured, float32, 12 heads of 64, 544 keys, Zen 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvShape:
+    """What one cached position holds, and how.
+
+    `transposed` keys are stored `[KV, D, tokens]`, otherwise `[KV, tokens, D]` like values.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    transposed: bool
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one position in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+def slab_tokens(num_tokens: int, max_tokens: int) -> int:
+    """The slab size for a sequence of `num_tokens` that will never exceed `max_tokens`."""
+    size = _LADDER_START_TOKENS
+    while size < num_tokens:
+        size *= _LADDER_FACTOR
+    return min(size, max_tokens)
+
+
+class KvSlab:
+    """Keys and values of one sequence, all layers. Positions `[0, length)` are valid."""
+
+    def __init__(self, shape: KvShape, max_tokens: int) -> None:
+        self._shape = shape
+        self.max_tokens = max_tokens
+        self.length = 0
+        self._allocate(slab_tokens(0, max_tokens))
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for `num_tokens` positions, keeping the valid ones."""
+        if num_tokens <= self._num_slots:
+            return
+        old = self._sides
+        self._allocate(slab_tokens(num_tokens, self.max_tokens))
+        self._copy_from(old, self.length)
+
+    def copy_prefix(self, source: "KvSlab", num_tokens: int) -> None:
+        """Become the first `num_tokens` positions of `source`."""
+        self.length = 0
+        self.reserve(num_tokens)
+        self._copy_from(source._sides, num_tokens)
+        self.length = num_tokens
+
+    def write(
+        self, layer: int, position: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store rows `[T, KV, D]` at `position` and give the layer's whole sides back.
+
+        Returns:
+            Keys `[KV, D, slots]` and values `[KV, slots, D]`, as views.
+        """
+        end = position + keys.shape[0]
+        all_keys, all_values = self._layers[layer]
+        all_keys[:, :, position:end] = keys.permute(1, 2, 0)
+        all_values[:, position:end] = values.transpose(0, 1)
+        return all_keys, all_values
+
+    def _allocate(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        keys, values = _sides(self._shape, num_slots)
+        self._sides = keys, values
+        by_feature = keys if self._shape.transposed else keys.transpose(2, 3)
+        self._layers = list(zip(by_feature.unbind(), values.unbind(), strict=True))
+
+    def _copy_from(self, sides: tuple[torch.Tensor, torch.Tensor], num_tokens: int) -> None:
+        key_axis = 3 if self._shape.transposed else 2
+        for axis, source, target in zip((key_axis, 2), sides, self._sides, strict=True):
+            target.narrow(axis, 0, num_tokens).copy_(source.narrow(axis, 0, num_tokens))
+
+
+def _sides(shape: KvShape, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of all layers, uninitialised: what is not written is never read."""
+    slots = -(-num_tokens // _ALIGN_TOKENS) * _ALIGN_TOKENS
+    heads = (shape.num_layers, shape.num_kv_heads)
+    values = torch.empty(*heads, slots, shape.head_dim, dtype=shape.dtype, device=shape.device)
+    if not shape.transposed:
+        return torch.empty_like(values), values
+    padding = _ALIGN_TOKENS if slots % _ALIASING_TOKENS == 0 else 0
+    keys = values.new_empty(*heads, shape.head_dim, slots + padding)
+    return keys, values

@@ -1,0 +1,73 @@
+"""The middle engines that must keep the contract, each made for a tiny model."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cloud_server.engine import MiddleEngine, StepItem
+from cloud_server.torch_attention import Attention, FusedAttention, MatmulAttention
+from cloud_server.torch_engine import EngineLimits
+from cloud_server.torch_loading import EnginePlan, build_engine
+from cloud_server.torch_rows import rows_of, torch_dtype
+from tests.support.middle_models import FIRST_LAYER, MAX_CONTEXT, NUM_MIDDLE_LAYERS, MiddleModel
+from wire.messages import Dtype, Want
+from wire.numbers import NUMPY_DTYPES
+
+CAPACITY_TOKENS = 4000
+
+EngineFactory = Callable[[MiddleModel, Dtype], MiddleEngine]
+
+
+def torch_engine(
+    middle: MiddleModel,
+    dtype: Dtype = Dtype.FP32,
+    attention: Attention | None = None,
+    device: str = "cpu",
+    packed: bool = False,
+) -> MiddleEngine:
+    """The embedded engine over a tiny model's middle layers."""
+    plan = EnginePlan(
+        shape=middle.shape,
+        first_layer=FIRST_LAYER,
+        num_layers=NUM_MIDDLE_LAYERS,
+        dtype=dtype,
+        device=torch.device(device),
+        packed=packed,
+        limits=EngineLimits(CAPACITY_TOKENS, MAX_CONTEXT),
+        attention=attention,
+    )
+    return build_engine(plan, middle.layer_tensors)
+
+
+ENGINES: Mapping[str, EngineFactory] = MappingProxyType(
+    {
+        "torch-matmul": lambda middle, dtype: torch_engine(middle, dtype, MatmulAttention()),
+        "torch-fused": lambda middle, dtype: torch_engine(middle, dtype, FusedAttention()),
+    }
+)
+
+
+def as_rows(states: torch.Tensor, dtype: Dtype) -> NDArray[np.generic]:
+    """Rows `[T, H]` in an engine's number format."""
+    return rows_of(states.to(torch_dtype(dtype)).contiguous())
+
+
+def run_one(
+    engine: MiddleEngine,
+    sequence: int,
+    position: int,
+    rows: NDArray[np.generic],
+    want: Want = Want.ALL,
+) -> NDArray[np.generic]:
+    """A step with a single item."""
+    return engine.step([StepItem(sequence, position, rows, want)])[0]
+
+
+def random_rows(engine: MiddleEngine, num_rows: int, seed: int) -> NDArray[np.generic]:
+    """Seeded Gaussian rows in the engine's number format."""
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((num_rows, engine.hidden_size)).astype(np.float32)
+    return rows.astype(NUMPY_DTYPES[engine.dtype])

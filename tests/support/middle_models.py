@@ -1,0 +1,121 @@
+"""Tiny seeded transformers models, and what the middle layers of each must compute."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaModel,
+    MistralConfig,
+    MistralModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
+)
+
+from submodels.manifest import ModelShape, Rope
+
+NUM_LAYERS = 5
+FIRST_LAYER = 1
+NUM_MIDDLE_LAYERS = 3
+MAX_CONTEXT = 1200
+
+_COMMON = MappingProxyType(
+    {
+        "num_hidden_layers": NUM_LAYERS,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "vocab_size": 32,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": MAX_CONTEXT,
+    }
+)
+
+_FAMILIES = MappingProxyType(
+    {
+        "llama": (LlamaModel, LlamaConfig, {}),
+        "llama-biased": (LlamaModel, LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
+        "mistral": (MistralModel, MistralConfig, {"sliding_window": 9}),
+        "qwen2": (
+            Qwen2Model,
+            Qwen2Config,
+            {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
+        ),
+        "qwen3": (Qwen3Model, Qwen3Config, {"attention_bias": False}),
+    }
+)
+
+FAMILIES = tuple(_FAMILIES)
+
+
+@dataclass(frozen=True, slots=True)
+class MiddleModel:
+    """A model whose layers `[FIRST_LAYER, FIRST_LAYER + NUM_MIDDLE_LAYERS)` are the middle."""
+
+    model: PreTrainedModel
+    shape: ModelShape
+
+    def layer_tensors(self, index: int) -> Mapping[str, torch.Tensor]:
+        """The tensors of one middle layer, by their short names."""
+        return self.model.layers[FIRST_LAYER + index].state_dict()
+
+    @torch.inference_mode()
+    def rows(self, num_rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What goes into the middle `[T, H]` for random tokens, and what comes out of it."""
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(0, self.shape.vocab_size, (1, num_rows), generator=generator)
+        states = self.model(ids, output_hidden_states=True).hidden_states
+        return states[FIRST_LAYER][0], states[FIRST_LAYER + NUM_MIDDLE_LAYERS][0]
+
+
+def make_middle_model(family: str, seed: int = 0) -> MiddleModel:
+    """A float32 model of the family with all parameters random, norms and biases included."""
+    model_class, config_class, extra = _FAMILIES[family]
+    config = config_class(**_COMMON, **extra)
+    config._attn_implementation = "eager"
+    model = model_class(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.1 * noise if "norm" in name else 0.15 * noise)
+    return MiddleModel(model, _shape(config, model))
+
+
+def _shape(config: PreTrainedConfig, model: PreTrainedModel) -> ModelShape:
+    windows = tuple(
+        config.sliding_window if kind == "sliding_attention" else None
+        for kind in getattr(config, "layer_types", None) or [_only_kind(config)] * NUM_LAYERS
+    )
+    first = model.layers[0].self_attn
+    return ModelShape(
+        model_type=config.model_type,
+        num_layers=NUM_LAYERS,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        rms_norm_eps=config.rms_norm_eps,
+        hidden_act=config.hidden_act,
+        max_context_tokens=config.max_position_embeddings,
+        rope=Rope(inv_freq=tuple(model.rotary_emb.inv_freq.tolist())),
+        sliding_windows=windows,
+        qkv_bias=first.q_proj.bias is not None,
+        output_bias=first.o_proj.bias is not None,
+        mlp_bias=model.layers[0].mlp.up_proj.bias is not None,
+        qk_norm=hasattr(first, "q_norm"),
+    )
+
+
+def _only_kind(config: PreTrainedConfig) -> str:
+    windowed = getattr(config, "sliding_window", None) is not None
+    return "sliding_attention" if windowed else "full_attention"
