@@ -144,7 +144,7 @@ def test_the_fingerprint_ignores_the_computed_frequencies_but_not_their_paramete
     shape: ModelShape,
 ) -> None:
     moved = msgspec.structs.replace(shape, rope=Rope(inv_freq=(1.0 + 2**-23,)))
-    parameters = {"rope_type": "default", "rope_theta": 1.0}
+    parameters: dict[str, float | str] = {"rope_type": "default", "rope_theta": 1.0}
     same = {Fingerprint(s, parameters).hexdigest() for s in (shape, moved)}
     assert len(same) == 1
     assert Fingerprint(shape, parameters | {"rope_theta": 2.0}).hexdigest() not in same

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from submodels import copying, staging
 from submodels import split as split_module
+from submodels import staging
 from submodels.bundle import load_bundle
 from submodels.errors import BundleError, SplitError
 from submodels.random_models import RandomModel, make_random_model
+from submodels.safetensors_writer import SafetensorsWriter
 from tests.support.split_models import split
 
 
@@ -49,15 +51,15 @@ def _break_tokenizer(patch: pytest.MonkeyPatch) -> None:
 
 
 def _break_first_write(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(copying.SafetensorsWriter, "write", _fail)
+    patch.setattr(SafetensorsWriter, "write", _fail)
 
 
 def _break_last_write(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(copying.SafetensorsWriter, "finish", _fail)
+    patch.setattr(SafetensorsWriter, "finish", _fail)
 
 
 def _break_manifest(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(split_module.msgspec.json, "format", _fail)
+    patch.setattr(msgspec.json, "format", _fail)
 
 
 def _break_sync(patch: pytest.MonkeyPatch) -> None:
