@@ -1,0 +1,89 @@
+"""A training's state on disk: enough to go on exactly as if it had not been interrupted."""
+
+import os
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adapters.distill import Distillation, Recipe
+from adapters.storage import Kind
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+PROGRESS_FILE = "checkpoint.json"
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a training is. `states_key` names model, split and text (see `states_key`)."""
+
+    kind: Kind
+    closing_norm: bool
+    states_key: str
+    recipe: Recipe
+    step: int
+    training_s: float
+    recent_loss: float
+
+
+def save_checkpoint(folder: Path, distillation: Distillation, progress: TrainingProgress) -> None:
+    """Put weights, optimiser and progress into `folder`; an older checkpoint gives way at once.
+
+    The tensor file's name holds the step, and the progress file, replaced last, names that step:
+    a crash in between leaves the older checkpoint whole.
+    """
+    tensors = dict(distillation.network.state_dict())
+    for name, parameter in distillation.network.named_parameters():
+        for moment in _MOMENTS:
+            tensors[f"{moment}.{name}"] = distillation.optimizer.state[parameter][moment]
+    path = _tensors_path(folder, progress.step)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    partial = folder / f".{PROGRESS_FILE}.partial"
+    partial.write_bytes(msgspec.json.encode(progress))
+    os.replace(partial, folder / PROGRESS_FILE)
+    for other in folder.glob(f"*.{CHECKPOINT_FILE}"):
+        if other != path:
+            other.unlink()
+
+
+def read_progress(folder: Path) -> TrainingProgress | None:
+    """How far the training in `folder` is; None when there is none that can be resumed."""
+    try:
+        progress = msgspec.json.decode((folder / PROGRESS_FILE).read_bytes(), type=TrainingProgress)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return progress if _tensors_path(folder, progress.step).is_file() else None
+
+
+def restore(folder: Path, distillation: Distillation, progress: TrainingProgress) -> bool:
+    """Put a checkpoint into a new training; False, and nothing done, if its file is corrupt."""
+    try:
+        tensors = load_file(_tensors_path(folder, progress.step))
+        moments = {name: _moments(tensors, name) for name in _parameter_names(distillation)}
+    except (SafetensorError, KeyError):
+        return False
+    names = distillation.network.state_dict().keys()
+    distillation.network.load_state_dict({name: tensors[name] for name in names})
+    for name, parameter in distillation.network.named_parameters():
+        distillation.optimizer.state[parameter] = {
+            "step": torch.tensor(float(progress.step)),
+            **{moment: tensor.to(parameter.device) for moment, tensor in moments[name].items()},
+        }
+    distillation.step = progress.step
+    return True
+
+
+def _moments(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS}
+
+
+def _parameter_names(distillation: Distillation) -> list[str]:
+    return [name for name, _ in distillation.network.named_parameters()]
+
+
+def _tensors_path(folder: Path, step: int) -> Path:
+    return folder / f"{step}.{CHECKPOINT_FILE}"

@@ -1,0 +1,114 @@
+"""Text files into token windows: what an adapter is trained and judged on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from submodels.bundle import Bundle
+from submodels.tokenizer_files import TOKENIZER_FILE
+
+Tokens = NDArray[np.int32]
+
+STORY_END = "<|endoftext|>"
+"""What separates stories in a text file; a file without it is one long story."""
+
+# Text is read in pieces of this size, and a longer story is cut there, so that memory stays small.
+_PIECE_CHARS = 1 << 16
+
+
+class CorpusError(ValueError):
+    """Text files are missing, unreadable, or hold too little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How stories are cut: at most `max_tokens` each, what is shorter than `min_tokens` dropped.
+
+    Every window begins as a sequence does: where the tokenizer puts a first token before a story,
+    the later windows of a long story get one too.
+    """
+
+    max_tokens: int = 256
+    min_tokens: int = 16
+
+    def cut(self, story: Sequence[int], bos_token_id: int | None) -> Iterator[Tokens]:
+        """The windows of one encoded story."""
+        has_bos = bool(story) and bos_token_id is not None and story[0] == bos_token_id
+        head = story[:1] if has_bos else []
+        body = story[len(head) :]
+        step = self.max_tokens - len(head)
+        for start in range(0, len(body), step):
+            window = [*head, *body[start : start + step]]
+            if len(window) >= self.min_tokens:
+                yield np.array(window, np.int32)
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a device bundle."""
+    tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER_FILE))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def stories(paths: Sequence[Path]) -> Iterator[str]:
+    """The stories of text files in order, without surrounding blanks; empty ones are left out.
+
+    Raises:
+        CorpusError: a file cannot be read, or is not UTF-8.
+    """
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8") as file:
+                held = ""
+                while piece := file.read(_PIECE_CHARS):
+                    *whole, held = (held + piece).split(STORY_END)
+                    yield from filter(None, map(str.strip, whole))
+                    if len(held) >= _PIECE_CHARS:
+                        yield held.strip()
+                        held = ""
+                if held.strip():
+                    yield held.strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorpusError(f"cannot read text from {path}: {error}") from error
+
+
+def encoded_stories(bundle: Bundle, paths: Sequence[Path]) -> Iterator[list[int]]:
+    """The stories of text files as token ids, special tokens as the tokenizer puts them.
+
+    Raises:
+        CorpusError: a file cannot be read.
+    """
+    tokenizer = load_tokenizer(bundle)
+    for story in stories(paths):
+        ids: list[int] = tokenizer.encode(story).ids
+        yield ids
+
+
+def collect_windows(
+    bundle: Bundle, paths: Sequence[Path], windows: Windows, max_tokens: int
+) -> list[Tokens]:
+    """The windows of all stories in order, until they hold `max_tokens` tokens in all.
+
+    Raises:
+        CorpusError: a file cannot be read, or not one window came out.
+    """
+    collected: list[Tokens] = []
+    num_left = max_tokens
+    for story in encoded_stories(bundle, paths):
+        for window in windows.cut(story, bundle.manifest.bos_token_id):
+            num_left -= len(window)
+            if num_left < 0:
+                break
+            collected.append(window)
+        if num_left <= 0:
+            break
+    if not collected:
+        raise CorpusError(
+            f"no text of {windows.min_tokens} tokens or more in {', '.join(map(str, paths))}"
+        )
+    return collected

@@ -1,0 +1,86 @@
+"""What `train` and `evaluate` are asked to do, and what they say on the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from adapters.corpus import Windows
+from adapters.distill import Recipe
+from adapters.storage import DraftCost, Kind
+
+Stage = Literal["states", "training", "calibration", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """Where the work is: `done` of `total` windows, steps or prompts; `loss` while training."""
+
+    stage: Stage
+    done: int
+    total: int
+    loss: float | None = None
+
+
+Progress = Callable[[StageProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOptions:
+    """What to draft on: beginnings of stories, in turn of each of these lengths in tokens.
+
+    After each prompt the target writes up to `continuation_tokens`; a draft starts at every one
+    of them. `seed` is that of sampled text.
+    """
+
+    num_prompts: int = 160
+    prompt_tokens: tuple[int, ...] = (32, 128)
+    continuation_tokens: int = 100
+    max_draft_tokens: int = 6
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What to evaluate. `adapter` None is the one in the device bundle."""
+
+    device_bundle: Path
+    cloud_bundle: Path
+    text: tuple[Path, ...]
+    adapter: Path | None = None
+    trials: TrialOptions = field(default_factory=TrialOptions)
+    cost: DraftCost = field(default_factory=DraftCost)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What to train. `text` trains, `held_out` calibrates the stop threshold.
+
+    `minutes`, where given, sets `recipe.steps` from the measured time of a step; a run with the
+    steps it reports repeats it exactly. `work` keeps states and checkpoint: the same options
+    resume an interrupted training there. `closing_norm` None is the kind's own choice: yes for
+    attention (the paper's second norm), no for layer. `out` None is the device bundle.
+    """
+
+    device_bundle: Path
+    cloud_bundle: Path
+    text: tuple[Path, ...]
+    held_out: tuple[Path, ...]
+    work: Path
+    kind: Kind = "layer"
+    closing_norm: bool | None = None
+    minutes: float | None = None
+    recipe: Recipe = field(default_factory=lambda: Recipe(steps=1800))
+    windows: Windows = field(default_factory=Windows)
+    max_state_bytes: int = 4 << 30
+    checkpoint_every_s: float = 60.0
+    calibration: TrialOptions = field(default_factory=lambda: TrialOptions(num_prompts=24))
+    cost: DraftCost = field(default_factory=DraftCost)
+    out: Path | None = None
+    device: str = "cpu"
+
+    @property
+    def has_closing_norm(self) -> bool:
+        """Whether the adapter ends in a norm of its own."""
+        return self.kind == "attention" if self.closing_norm is None else self.closing_norm

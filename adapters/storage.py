@@ -1,0 +1,214 @@
+"""`adapter.json` and `adapter.safetensors`: a trained adapter on disk. Needs no torch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from submodels.bundle import sha256_of
+from submodels.manifest import BundleFile, Manifest, ModelShape
+from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
+from submodels.tensor_file import TensorFile, TensorFileError
+from submodels.tensor_layout import layer_name, layer_tensor_shapes
+
+CARD_FILE = "adapter.json"
+WEIGHTS_FILE = "adapter.safetensors"
+CLOSING_NORM = "closing_norm.weight"
+FORMAT_VERSION = 1
+
+Kind = Literal["attention", "layer"]
+# A card takes a few KiB, most of it rope frequencies; the bound keeps a wrong file out.
+_MAX_CARD_BYTES = 1 << 20
+_MLP_SUFFIXES = ("post_attention_layernorm.", "mlp.")
+
+
+class AdapterError(ValueError):
+    """An adapter is missing, corrupt, or was trained for another model or split."""
+
+
+class DraftCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What drafting costs, in units of one verification round trip without a draft.
+
+    `step` is one run of the draft model on the device, `row` one more row sent and verified.
+    The defaults stand for a round trip of 50 ms, 2.5 ms per draft step and 0.5 ms per row.
+    """
+
+    step: float = 0.05
+    row: float = 0.01
+
+
+class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How an adapter came about, and what it reached on the held-out text it was calibrated on.
+
+    `tokens_per_round` is greedy with full drafts, `stopped_tokens_per_round` with drafts that
+    end at the card's `stop_threshold`, which is the best one for `cost`.
+    """
+
+    steps: int
+    corpus_tokens: int
+    passes: float
+    loss: float
+    training_s: float
+    seed: int
+    tokens_per_round: float
+    stopped_tokens_per_round: float
+    cost: DraftCost
+
+
+class AdapterCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The contents of `adapter.json`.
+
+    `shape` is that of the adapter's one layer (see `adapter_shape`); an attention adapter has
+    that layer's attention half only. `fingerprint`, `num_input_layers` and `num_output_layers`
+    name the model and the split it was trained for. Drafting ends before the first token whose
+    top probability is below `stop_threshold`, and after `max_draft_tokens`.
+    """
+
+    format_version: int
+    kind: Kind
+    closing_norm: bool
+    shape: ModelShape
+    fingerprint: str
+    num_input_layers: int
+    num_output_layers: int
+    stop_threshold: float
+    max_draft_tokens: int
+    training: TrainingFigures
+    weights: BundleFile
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """An adapter whose files have passed their checks.
+
+    Tensors are named as those of decoder layer 0 (`model.layers.0.self_attn.q_proj.weight`, ...)
+    plus `closing_norm.weight` where the card says so, all float32.
+    """
+
+    path: Path
+    card: AdapterCard
+
+    def tensors(self) -> TensorFile:
+        """The weights, memory-mapped."""
+        return TensorFile(self.path / WEIGHTS_FILE)
+
+
+def adapter_shape(shape: ModelShape) -> ModelShape:
+    """One plain decoder layer as wide as the model's: no biases, no q/k norms, no window."""
+    return msgspec.structs.replace(
+        shape,
+        num_layers=1,
+        sliding_windows=(None,),
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
+    )
+
+
+def tensor_shapes(
+    kind: Kind, shape: ModelShape, closing_norm: bool
+) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of an adapter whose layer has `shape`."""
+    names = {
+        layer_name(0, suffix): size
+        for suffix, size in layer_tensor_shapes(shape).items()
+        if kind == "layer" or not suffix.startswith(_MLP_SUFFIXES)
+    }
+    return {**names, CLOSING_NORM: (shape.hidden_size,)} if closing_norm else names
+
+
+def write_weights(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
+    """Write `adapter.safetensors` in float32, whole or not at all; its size and hash."""
+    arrays = {name: np.ascontiguousarray(a, np.dtype("<f4")) for name, a in tensors.items()}
+    partial = folder / f".{WEIGHTS_FILE}.partial"
+    partial.unlink(missing_ok=True)
+    announced = [TensorToWrite(name, "F32", a.shape, a.nbytes) for name, a in arrays.items()]
+    with SafetensorsWriter(partial, announced) as writer:
+        for name, array in arrays.items():
+            writer.write(name, array.tobytes())
+        written = writer.finish()
+    os.replace(partial, folder / WEIGHTS_FILE)
+    return written
+
+
+def write_card(folder: Path, card: AdapterCard) -> None:
+    """Write `adapter.json`, whole or not at all; written last, it makes the adapter valid."""
+    partial = folder / f".{CARD_FILE}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+    os.replace(partial, folder / CARD_FILE)
+
+
+def load_adapter(folder: Path, manifest: Manifest) -> StoredAdapter:
+    """The adapter in `folder`, checked to belong to the model and split of `manifest`.
+
+    Raises:
+        AdapterError: missing, corrupt, of a newer format, or for another model or split.
+    """
+    card = _read_card(folder / CARD_FILE)
+    _check_card(folder / CARD_FILE, card, manifest)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise AdapterError(f"{path} is missing; train the adapter again")
+    came = BundleFile(num_bytes=path.stat().st_size, sha256=sha256_of(path))
+    if came != card.weights:
+        raise AdapterError(f"{path} is corrupt, or of another training than {CARD_FILE} beside it")
+    _check_tensors(path, card)
+    return StoredAdapter(folder, card)
+
+
+def _read_card(path: Path) -> AdapterCard:
+    try:
+        if path.stat().st_size > _MAX_CARD_BYTES:
+            raise AdapterError(f"{path} is larger than {_MAX_CARD_BYTES} bytes")
+        text = path.read_bytes()
+        version = msgspec.json.decode(text, type=dict[str, Any]).get("format_version")
+        if version != FORMAT_VERSION:
+            raise AdapterError(f"{path}: expected format version {FORMAT_VERSION}, got {version!r}")
+        return msgspec.json.decode(text, type=AdapterCard)
+    except FileNotFoundError as error:
+        raise AdapterError(f"no adapter at {path.parent}: {path.name} is missing") from error
+    except OSError as error:
+        raise AdapterError(f"cannot read {path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{path} is not a valid adapter card: {error}") from error
+
+
+def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
+    if card.fingerprint != manifest.fingerprint:
+        raise AdapterError(
+            f"{path}: trained for the model with fingerprint {card.fingerprint[:16]}, "
+            f"this bundle's is {manifest.fingerprint[:16]}"
+        )
+    trained = (card.num_input_layers, card.num_output_layers)
+    split = (manifest.num_input_layers, manifest.num_output_layers)
+    if trained != split:
+        raise AdapterError(
+            f"{path}: trained for {trained[0]} input and {trained[1]} output layers, "
+            f"this bundle has {split[0]} and {split[1]}"
+        )
+    if card.shape != adapter_shape(manifest.shape):
+        raise AdapterError(f"{path}: the adapter's shape is not that of a layer of this model")
+    if not 0 <= card.stop_threshold <= 1:
+        raise AdapterError(
+            f"{path}: expected a stop threshold in [0, 1], got {card.stop_threshold}"
+        )
+    if card.max_draft_tokens < 1:
+        raise AdapterError(f"{path}: expected 1 or more draft tokens, got {card.max_draft_tokens}")
+
+
+def _check_tensors(path: Path, card: AdapterCard) -> None:
+    try:
+        tensors = TensorFile(path).tensors
+    except TensorFileError as error:
+        raise AdapterError(str(error)) from error
+    expected = tensor_shapes(card.kind, card.shape, card.closing_norm)
+    came = {name: info.shape for name, info in tensors.items()}
+    if came != dict(expected) or any(info.dtype != "F32" for info in tensors.values()):
+        differing = sorted(came.items() ^ expected.items())
+        raise AdapterError(f"{path}: tensors do not match {CARD_FILE}: {differing[:4]}")
