@@ -101,6 +101,14 @@ class CloudCore:
             return self._links.take_actions()
         return self.receive(connection, message, now)
 
+    def refuse_text_frame(self, connection: ConnectionId, now: float) -> list[Action]:
+        """End a connection that sent a WebSocket text frame (rule W1)."""
+        link = self._links.get(connection)
+        if link is not None:
+            reason = "expected binary frames, got a text frame"
+            self._fault_connection(link, FaultCode.BAD_FRAME, reason, now)
+        return self._links.take_actions()
+
     def receive(self, connection: ConnectionId, message: Message, now: float) -> list[Action]:
         """Take one decoded message. Messages of a forgotten connection are ignored."""
         link = self._links.get(connection)
@@ -218,6 +226,7 @@ class CloudCore:
             num_sessions=len(self._table),
             num_detached_sessions=self._table.num_detached,
             num_running_sessions=self._steps.num_pieces,
+            num_waiting_sessions=sum(session.is_waiting for session in self._table),
             reserved_tokens=self._accounting.reserved_tokens,
             capacity_tokens=self._accounting.capacity_tokens,
             queued_tokens=self._num_queued_tokens(),

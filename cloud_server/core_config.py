@@ -72,6 +72,7 @@ class CoreFigures:
     num_sessions: int
     num_detached_sessions: int
     num_running_sessions: int
+    num_waiting_sessions: int
     reserved_tokens: int
     capacity_tokens: int
     queued_tokens: int
