@@ -1,0 +1,124 @@
+"""Answers do not depend on how tokens were grouped into rounds, and log probabilities fit them."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_runtime.api.job import Choice
+from device_runtime.api.shape import join_pieces
+from device_runtime.api.transcript import Piece, Transcript
+from device_runtime.generation import Emission, GenerationRequest, SamplingParams, Token
+from tests.support.tokenizers import story_tokenizer
+
+EOS = 2
+BYTES = (3, 259)
+PROMPT = (1, 403)
+# Letters, words, bytes of characters; no special tokens, which have no text.
+ids = st.lists(st.one_of(st.integers(*BYTES), st.integers(259, 511)), min_size=1, max_size=16)
+stops = st.lists(st.text("aeht ,.", min_size=1, max_size=3), max_size=3)
+
+
+def choice(stops=(), num_logprobs=0, min_tokens=0, echo=""):
+    generation = GenerationRequest(
+        prompt_ids=PROMPT,
+        max_tokens=100,
+        sampling=SamplingParams(),
+        stop_token_ids=frozenset({EOS}),
+        min_tokens=min_tokens,
+        num_logprobs=num_logprobs,
+    )
+    return Choice(0, generation, tuple(stops), echo)
+
+
+def pieces_of(choice: Choice, token_ids, cuts, reason) -> list[Piece]:
+    transcript, pieces = Transcript(choice, story_tokenizer()), []
+    borders = [0, *sorted({cut for cut in cuts if 0 < cut < len(token_ids)}), len(token_ids)]
+    for begin, end in pairwise(borders):
+        tokens = tuple(Token(token_id, -1.0) for token_id in token_ids[begin:end])
+        last = end == len(token_ids)
+        piece = transcript.push(Emission(tokens, reason if last else None))
+        if piece is not None:
+            pieces.append(piece)
+            if piece.finish_reason is not None:
+                return pieces
+    return pieces
+
+
+cuts_lists = st.lists(st.integers(0, 16), max_size=6)
+
+
+@given(token_ids=ids, stops=stops, first=cuts_lists, second=cuts_lists)
+def test_an_answer_is_the_same_however_its_tokens_are_grouped(token_ids, stops, first, second):
+    asked = choice(stops)
+    one, other = (
+        join_pieces(pieces_of(asked, token_ids, cuts, "length")) for cuts in (first, second)
+    )
+    assert one == other
+
+
+@given(token_ids=ids, cuts=cuts_lists)
+def test_without_stops_the_answer_is_the_decoding_and_every_token_is_counted(token_ids, cuts):
+    tokenizer = story_tokenizer()
+    whole = join_pieces(pieces_of(choice(), token_ids, cuts, "length"))
+    expected = tokenizer.decode([*PROMPT, *token_ids])
+    assert tokenizer.decode(PROMPT) + whole.text == expected
+    assert whole.num_tokens == len(token_ids)
+    assert [scored.token.id for scored in whole.tokens] == token_ids
+    assert whole.finish_reason == "length"
+
+
+@given(token_ids=ids, cuts=cuts_lists, stops=stops)
+def test_tokens_of_log_probabilities_begin_in_the_text_they_are_sent_with(token_ids, cuts, stops):
+    pieces = pieces_of(choice(stops), token_ids, cuts, "length")
+    begin = 0
+    for piece in pieces:
+        end = begin + len(piece.text)
+        offsets = [scored.offset for scored in piece.tokens]
+        assert offsets == sorted(offsets)
+        if piece.finish_reason is None:
+            assert all(offset < end for offset in offsets)
+        begin = end
+
+
+@given(token_ids=ids, cuts=cuts_lists)
+def test_a_stop_token_counts_but_has_neither_text_nor_log_probability(token_ids, cuts):
+    with_stop = join_pieces(pieces_of(choice(), [*token_ids, EOS], cuts, "stop"))
+    without = join_pieces(pieces_of(choice(), token_ids, cuts, "length"))
+    assert with_stop.text == without.text
+    assert with_stop.tokens == without.tokens
+    assert with_stop.num_tokens == without.num_tokens + 1
+    assert with_stop.finish_reason == "stop"
+
+
+def encoded(text):
+    return story_tokenizer().encode(text, add_special_tokens=False)
+
+
+def test_a_stop_string_ends_the_answer_where_it_begins_and_drops_the_tokens_of_it():
+    token_ids = encoded("One day the dog ran")
+    pieces = pieces_of(choice([" dog"]), token_ids, [1, 2, 3], "length")
+    whole = join_pieces(pieces)
+    assert whole.text == " One day the"
+    assert whole.finish_reason == "stop"
+    assert whole.num_tokens < len(token_ids)
+    text = b"".join(story_tokenizer().token_bytes(each.token.id) for each in whole.tokens)
+    assert text.decode() == whole.text
+
+
+def test_stop_strings_are_not_looked_for_before_the_least_number_of_tokens():
+    token_ids = encoded("a dog and a dog")
+    num_before = len(encoded("a dog"))
+    whole = join_pieces(pieces_of(choice([" dog"], min_tokens=num_before), token_ids, [], "length"))
+    assert whole.text == " a dog and a"
+
+
+def test_an_echo_waits_for_the_first_token_and_moves_the_offsets():
+    transcript = Transcript(choice(echo="Once"), story_tokenizer())
+    # The first of the three bytes of one character.
+    assert transcript.push(Emission((Token(3 + 0xE4),))) is None
+    rest = transcript.push(Emission((Token(3 + 0xBD), Token(3 + 0xA0)), "length"))
+    assert rest is not None
+    assert rest.text == "Once你"
+    assert [scored.offset for scored in rest.tokens] == [4, 4, 4]
+    assert rest.is_first
