@@ -20,11 +20,11 @@ from cloud_server.scheduler import Scheduler
 from cloud_server.session import Piece, PieceDone, Session
 from cloud_server.session_table import AdmissionError, SessionTable
 from cloud_server.step_book import Running, StepBook
-from wire.codec import Frame, decode
+from wire.codec import Frame
 from wire.connection import CloudConnection, Phase
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello
-from wire.limits import MAX_HANDSHAKE_BYTES, RowLimits
+from wire.limits import RowLimits
 from wire.messages import (
     NO_SESSION,
     Close,
@@ -86,28 +86,19 @@ class CloudCore:
             self._fault_connection(link, FaultCode.TOO_MANY_SESSIONS, reason, now)
         return self._links.take_actions()
 
-    def receive_frame(self, connection: ConnectionId, frame: Frame, now: float) -> list[Action]:
-        """Decode one binary frame and take its message; a malformed one ends the connection."""
+    def receive_frame(
+        self, connection: ConnectionId, frame: Frame | str, now: float
+    ) -> list[Action]:
+        """Decode one frame and take its message; a malformed or text one ends the connection."""
         link = self._links.get(connection)
         if link is None:
             return []
         try:
-            if link.wire.phase is Phase.HELLO and len(frame) > MAX_HANDSHAKE_BYTES:
-                reason = f"expected a Hello of at most {MAX_HANDSHAKE_BYTES}, got {len(frame)}"
-                raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
-            message = decode(frame)
+            message = link.decode(frame)
         except RemoteProtocolError as error:
             self._fault_connection(link, error.code, error.message, now)
             return self._links.take_actions()
         return self.receive(connection, message, now)
-
-    def refuse_text_frame(self, connection: ConnectionId, now: float) -> list[Action]:
-        """End a connection that sent a WebSocket text frame (rule W1)."""
-        link = self._links.get(connection)
-        if link is not None:
-            reason = "expected binary frames, got a text frame"
-            self._fault_connection(link, FaultCode.BAD_FRAME, reason, now)
-        return self._links.take_actions()
 
     def receive(self, connection: ConnectionId, message: Message, now: float) -> list[Action]:
         """Take one decoded message. Messages of a forgotten connection are ignored."""

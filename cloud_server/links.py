@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 
 from cloud_server.actions import Action, CloseConnection, ConnectionId, Send
 from cloud_server.session import Session
+from wire.codec import Frame, decode
 from wire.connection import CloudConnection, Phase
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.limits import MAX_HANDSHAKE_BYTES
 from wire.messages import Message, SessionId
 
 
@@ -17,6 +20,19 @@ class Link:
     wire: CloudConnection
     connected_s: float
     sessions: dict[SessionId, Session] = field(default_factory=dict)
+
+    def decode(self, frame: Frame | str) -> Message:
+        """The message of a WebSocket frame; `str` is a text frame (rules W1, W4).
+
+        Raises:
+            RemoteProtocolError: BAD_FRAME when it is none.
+        """
+        if isinstance(frame, str):
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, "expected a binary frame, got text")
+        if self.wire.phase is Phase.HELLO and len(frame) > MAX_HANDSHAKE_BYTES:
+            reason = f"expected a Hello of at most {MAX_HANDSHAKE_BYTES}, got {len(frame)}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        return decode(frame)
 
 
 class Links:
