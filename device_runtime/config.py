@@ -9,9 +9,11 @@ from typing import Literal
 class DeviceConfig:
     """Settings of `hat device`. `None` means: chosen at start, and printed.
 
-    `weights` picks the ONNX weights of input and output layers and head. `secret` is what the
-    cloud expects, `api_key` what HTTP clients must present (`None`: anyone). `chunk_tokens` 0
-    sends a prompt whole. `max_num_seqs` generations run at once and `max_queue` wait.
+    `weights` picks the ONNX weights of input and output layers and head: float32 computes what
+    the checkpoint says, int8 and int4 are smaller and faster and change answers. `secret` is
+    what the cloud expects, `api_key` what HTTP clients must present (`None`: anyone).
+    `chunk_tokens` 0 sends a prompt whole. `max_num_seqs` generations run at once and `max_queue`
+    wait.
     """
 
     bundle: Path

@@ -29,6 +29,8 @@ class DeviceEngine(Protocol):
     def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
         """Shallow hidden states `[T, H]` of tokens at `[position, position + T)`.
 
+        Output layers, too, forget what they hold from `position` on.
+
         Raises:
             ValueError: a position beyond what the sequence holds, a token id outside the
                 vocabulary, or more than `max_context_tokens` positions.
@@ -45,7 +47,11 @@ class DeviceEngine(Protocol):
         ...
 
     def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
-        """A new sequence that starts as the first `num_tokens` positions of another."""
+        """A new sequence that starts as the first `num_tokens` positions of another.
+
+        Raises:
+            ValueError: input or output layers hold fewer positions.
+        """
         ...
 
     def release(self, sequence: SequenceId) -> None:

@@ -68,7 +68,7 @@ def _graph_path(bundle: Bundle, graph: Graph, weights: str) -> Path:
         there = ", ".join(bundle.manifest.onnx_weights) or "none"
         raise BundleError(
             f"{bundle.path} holds no {name}: expected ONNX weights {weights}, the bundle has "
-            f"{there}; split again with `hat split --onnx {weights}`, or choose others"
+            f"{there}; split again with `hat split --onnx-weights {weights}`, or choose others"
         )
     return bundle.path / name
 

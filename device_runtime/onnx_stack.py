@@ -31,7 +31,8 @@ from submodels.onnx_files import (
 
 # Runs up to this many rows (drafts, verifications) reuse buffers; above, a copy costs nothing.
 _MAX_SHORT_ROWS = 16
-# Attention holds the scores of all heads, rows and keys of a run at once: 64 MiB of float32.
+# Attention may hold the scores of all heads, rows and keys of a run at once (older versions of
+# ONNX Runtime do): 64 MiB of float32.
 _MAX_SCORES = 1 << 24
 _MIN_ROWS_PER_RUN = 16
 
@@ -51,6 +52,11 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own errors have no narrower common ancestor
         raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error
+
+
+def rows_per_run(num_heads: int, num_positions: int) -> int:
+    """How many rows one run may take when they attend to `num_positions`."""
+    return max(_MIN_ROWS_PER_RUN, _MAX_SCORES // (num_heads * num_positions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class OnnxStack:
         self.kv_shape = KvShape(num_layers, num_heads, head_dim, rotary.max_positions)
         self.last_position = np.zeros(1, np.int32)
         self.num_positions = np.zeros((), np.int32)
-        self._num_attention_heads = shape.num_attention_heads
+        self.num_attention_heads = shape.num_attention_heads
         sized = [(num_rows, shape.hidden_size) for num_rows in range(1, _MAX_SHORT_ROWS + 1)]
         self.short_frames = {
             size[0]: _Frame(np.zeros(size, np.float32), np.zeros(size, np.float32))
@@ -85,11 +91,6 @@ class OnnxStack:
     def new_cache(self) -> "OnnxStackCache":
         """An empty cache."""
         return OnnxStackCache(self, KvBuffers(self.kv_shape))
-
-    def rows_per_run(self, num_positions: int) -> int:
-        """How many rows one run may take when it attends to `num_positions`."""
-        fitting = _MAX_SCORES // (self._num_attention_heads * num_positions)
-        return max(_MIN_ROWS_PER_RUN, fitting)
 
 
 class OnnxStackCache:
@@ -134,7 +135,7 @@ class OnnxStackCache:
 
     def _run_long(self, rows: Rows, position: int) -> Rows:
         new_rows = np.empty_like(rows)
-        step = self._stack.rows_per_run(position + rows.shape[0])
+        step = rows_per_run(self._stack.num_attention_heads, position + rows.shape[0])
         for start in range(0, rows.shape[0], step):
             piece = slice(start, start + step)
             frame = _Frame(rows[piece], new_rows[piece])

@@ -81,7 +81,7 @@ class TorchStackCache:
     @torch.inference_mode()
     def run(self, rows: Rows, position: int) -> Rows:
         """See `StackCache.run`."""
-        return _rows(run_layers(self._layers, torch.tensor(rows), position, self._caches))
+        return _rows(run_layers(self._layers, _tensor(rows), position, self._caches))
 
     @torch.inference_mode()
     def fork(self, num_tokens: int) -> "TorchStackCache":
@@ -92,9 +92,13 @@ class TorchStackCache:
 def _head(head: Head) -> Callable[[Rows], Rows]:
     @torch.inference_mode()
     def logits(rows: Rows) -> Rows:
-        return _rows(head(torch.tensor(rows)))
+        return _rows(head(_tensor(rows)))
 
     return logits
+
+
+def _tensor(rows: Rows) -> torch.Tensor:
+    return torch.tensor(np.ascontiguousarray(rows))
 
 
 def _rows(tensor: torch.Tensor) -> Rows:
