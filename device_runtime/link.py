@@ -1,0 +1,174 @@
+"""The link to the cloud: one socket at a time, made anew whenever it is lost."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from device_runtime.generation import CloudUnavailableError
+from device_runtime.link_config import LinkConfig, link_url, tls_context
+from device_runtime.link_connection import LinkConnection, LinkTotals, LostError, RefusedError
+from device_runtime.link_session import LinkSession
+from device_runtime.outbox import max_prefill_rows
+from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s
+from wire.errors import ProtocolError
+from wire.limits import ITEM_BYTES, MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES
+from wire.messages import Dtype, Welcome
+
+_log = logging.getLogger(__name__)
+
+MAX_FRAME_TOKENS = 4096
+"""Rows per frame, whatever the cloud would take; bounds what a frame of it can make us allocate."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """What the cloud allows on this connection."""
+
+    max_context_tokens: int
+    max_frame_tokens: int
+    session_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """Whether the cloud can be used now, else why not and when the next attempt is due."""
+
+    is_connected: bool
+    reason: str | None = None
+    retry_after_s: float = 1.0
+
+
+class Link:
+    """Connects in the background, for ever; `open` works while it is connected.
+
+    Raises:
+        LinkConfigError: when made, for an address or CA file that cannot be used.
+    """
+
+    def __init__(self, config: LinkConfig) -> None:
+        self._config = config
+        self._url = link_url(config.url)
+        self._where = urlsplit(self._url).netloc
+        self._tls = tls_context(self._url, config.ca_file)
+        self._connection: LinkConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+        self.totals = LinkTotals()
+        self.limits: LinkLimits | None = None
+        self.status = LinkStatus(False, f"connecting to the cloud at {self._where}")
+
+    def start(self) -> None:
+        """Begin to connect; needs a running loop."""
+        self._task = asyncio.create_task(self._run(), name="cloud link")
+
+    async def close(self) -> None:
+        """Close the socket, without another one after it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.status = LinkStatus(False, "the link is closed")
+
+    async def connected(self) -> None:
+        """Wait until sessions can be opened."""
+        await self._connected.wait()
+
+    def open(
+        self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
+    ) -> LinkSession:
+        """Ask for a session; await its `opened()` next.
+
+        Raises:
+            CloudUnavailableError: there is no connection.
+        """
+        if self._connection is None:
+            raise self._unavailable()
+        return self._connection.open(max_tokens, fork_of, fork_tokens)
+
+    async def _run(self) -> None:
+        """Connect, carry, lose, wait, and so on."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._config.patience.connect_s)
+        attempt = 0
+        async with aiohttp.ClientSession(timeout=timeout) as client:
+            while True:
+                num_connections = self.totals.num_connections
+                refusal = await self._connect_and_carry(client)
+                if self.totals.num_connections > num_connections:
+                    attempt = 0
+                delay_s = self._delay_s(refusal, attempt)
+                if refusal.reason != self.status.reason:
+                    _log.warning("%s", refusal.reason)
+                self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
+                self._fail_sessions()
+                attempt += 1
+                await asyncio.sleep(delay_s)
+
+    async def _connect_and_carry(self, client: aiohttp.ClientSession) -> Refusal:
+        """One connection from beginning to end; why it ended."""
+        try:
+            async with self._socket(client) as ws:
+                connection = LinkConnection(ws, self._config.patience, self.totals)
+                welcome = await connection.handshake(self._config.hello())
+                self._up(connection, welcome)
+                await connection.run()
+        except RefusedError as error:
+            return of_fault(error.fault, self._where)
+        except (LostError, ProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            return of_error(error, self._where)
+        except Exception:
+            # A bug here must not end the link for good.
+            _log.exception("the link to the cloud failed")
+            return Refusal(f"the link to the cloud at {self._where} failed, see the log")
+        finally:
+            self._connected.clear()
+        raise AssertionError("a connection ends with an error")
+
+    def _socket(self, client: aiohttp.ClientSession) -> "_Socket":
+        row_bytes = self._config.model.hidden_size * ITEM_BYTES[Dtype.FP32]
+        max_bytes = max(MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES + MAX_FRAME_TOKENS * row_bytes)
+        return client.ws_connect(
+            self._url,
+            ssl=self._tls if self._tls is not None else True,
+            heartbeat=self._config.patience.heartbeat_s,
+            compress=0,
+            max_msg_size=max_bytes,
+            timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+        )
+
+    def _up(self, connection: LinkConnection, welcome: Welcome) -> None:
+        """Sessions may be opened from here on."""
+        frame_tokens = min(welcome.max_frame_tokens, MAX_FRAME_TOKENS)
+        self.limits = LinkLimits(
+            max_context_tokens=welcome.max_context_tokens,
+            max_frame_tokens=max_prefill_rows(frame_tokens, welcome.credit_limit_tokens),
+            session_ttl_s=welcome.session_ttl_s,
+        )
+        self._connection = connection
+        self.totals.num_connections += 1
+        self.status = LinkStatus(True)
+        self._connected.set()
+        _log.info("connected to the cloud at %s, rows in %s", self._where, welcome.dtype.name)
+
+    def _fail_sessions(self) -> None:
+        """Whoever waits for the lost connection learns why it was lost."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.fail_sessions(self._unavailable)
+
+    def _unavailable(self) -> CloudUnavailableError:
+        return CloudUnavailableError(self.status.reason or "", self.status.retry_after_s)
+
+    def _delay_s(self, refusal: Refusal, attempt: int) -> float:
+        patience = self._config.patience
+        if refusal.is_permanent:
+            return patience.refused_retry_s
+        draw = random.random()
+        delay_s = retry_delay_s(attempt, draw, patience.min_retry_s, patience.max_retry_s)
+        return max(delay_s, min(refusal.retry_after_s, patience.refused_retry_s))
+
+
+_Socket = contextlib.AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse[bool]]

@@ -1,0 +1,216 @@
+"""One socket to the cloud, from the greeting to the loss: writes, reads, and hands out."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from secrets import token_bytes
+
+import aiohttp
+
+from device_runtime.generation import CloudUnavailableError
+from device_runtime.link_config import Patience
+from device_runtime.link_session import LinkSession, SessionRefusedError
+from device_runtime.outbox import Outbox, RowsFrame
+from wire.codec import decode, encode
+from wire.connection import DeviceConnection
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.limits import KEY_BYTES
+from wire.messages import (
+    NO_SESSION,
+    Close,
+    Dtype,
+    Fault,
+    Hello,
+    Message,
+    Open,
+    Opened,
+    Reply,
+    SessionId,
+    Welcome,
+)
+
+WebSocket = aiohttp.ClientWebSocketResponse[bool]
+
+# Python 3.11 does not name it; the numbers are those of the kernels' headers.
+_TCP_NOTSENT_LOWAT = {"linux": 25, "darwin": 0x201}.get(sys.platform)
+_UNSENT_BYTES = 65_536
+
+_LAST_WORDS_S = 1.0
+
+
+class RefusedError(Exception):
+    """The cloud refused the whole connection."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.code.name)
+        self.fault = fault
+
+
+class LostError(Exception):
+    """The socket closed."""
+
+
+@dataclass
+class LinkTotals:
+    """Counted over the life of a link, for metrics."""
+
+    num_connections: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class LinkConnection:
+    """Its owner awaits `handshake`, then `run`; sessions come from `open` in between."""
+
+    def __init__(self, ws: WebSocket, patience: Patience, totals: LinkTotals) -> None:
+        self._ws = ws
+        self._patience = patience
+        self._totals = totals
+        self._rules = DeviceConnection()
+        self._outbox = Outbox(0)
+        self._sessions: dict[SessionId, LinkSession] = {}
+        self._last_session = NO_SESSION
+        self._changed = asyncio.Event()
+        self.dtype = Dtype.FP32
+
+    async def handshake(self, hello: Hello) -> Welcome:
+        """Greet the cloud.
+
+        Raises:
+            RefusedError: it does not want this device.
+            RemoteProtocolError, LostError, TimeoutError: it is no cloud, or not now.
+        """
+        keep_send_buffer_short(self._ws)
+        async with asyncio.timeout(self._patience.connect_s):
+            await self._write(hello)
+            welcome, _ = await self._read()
+        if not isinstance(welcome, Welcome):
+            reason = f"expected Welcome, got {type(welcome).__name__}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        self.dtype = welcome.dtype
+        self._outbox = Outbox(welcome.credit_limit_tokens)
+        return welcome
+
+    async def run(self) -> None:
+        """Carry messages until the socket is lost; always raises, as `handshake` does."""
+        writer = asyncio.create_task(self._write_all())
+        reader = asyncio.create_task(self._read_all())
+        try:
+            await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
+            if writer.done() and not reader.done():
+                # A refusal may still be unread when writing fails, and says more.
+                await asyncio.wait({reader}, timeout=_LAST_WORDS_S)
+            for task in (reader, writer):
+                if task.done():
+                    task.result()
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            self._rules.close()
+
+    def open(
+        self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
+    ) -> LinkSession:
+        """Ask for a session, empty or begun as a copy of another's first tokens."""
+        session = SessionId(self._last_session + 1)
+        self._last_session = session
+        parent = NO_SESSION if fork_of is None else fork_of.session
+        self._put(Open(session, token_bytes(KEY_BYTES), max_tokens, parent, fork_tokens))
+        opened = LinkSession(session, max_tokens, self, self._patience)
+        self._sessions[session] = opened
+        return opened
+
+    def put_rows(self, frame: RowsFrame) -> None:
+        """Queue a session's frame."""
+        self._put(frame)
+
+    def close_session(self, session: SessionId) -> None:
+        """Drop what the session still wants to send, and send Close."""
+        if self._sessions.pop(session, None) is not None:
+            self._outbox.discard(session)
+            self._put(Close(session))
+
+    def fail_sessions(self, failure: Callable[[], CloudUnavailableError]) -> None:
+        """The socket is gone, and every session with it."""
+        for session in self._sessions.values():
+            session.fail(failure())
+        self._sessions.clear()
+
+    def _put(self, item: Open | Close | RowsFrame) -> None:
+        self._outbox.put(item)
+        self._changed.set()
+
+    async def _write_all(self) -> None:
+        while True:
+            item = self._outbox.next(self._rules.num_available_tokens)
+            if item is None:
+                self._changed.clear()
+                await self._changed.wait()
+            elif isinstance(item, RowsFrame):
+                num_bytes = await self._write(item.states)
+                if (session := self._sessions.get(item.states.session)) is not None:
+                    session.take_sent(num_bytes)
+            else:
+                await self._write(item)
+
+    async def _write(self, message: Message) -> int:
+        """Write one message and wait while the socket is congested; the bytes of its frame."""
+        self._rules.send(message)
+        frame = encode(message)
+        try:
+            await self._ws.send_bytes(frame)
+        except (ConnectionError, aiohttp.ClientError) as error:
+            raise LostError("the socket closed while writing") from error
+        self._totals.bytes_up += len(frame)
+        return len(frame)
+
+    async def _read_all(self) -> None:
+        while True:
+            message, num_bytes = await self._read()
+            self._hand_out(message, num_bytes)
+
+    async def _read(self) -> tuple[Message, int]:
+        """The next message, checked against the rules, and the bytes of its frame."""
+        packet = await self._ws.receive()
+        match packet.type:
+            case aiohttp.WSMsgType.BINARY:
+                message = decode(packet.data)
+                self._rules.receive(message)
+                self._totals.bytes_down += len(packet.data)
+            case aiohttp.WSMsgType.TEXT:
+                raise RemoteProtocolError(FaultCode.BAD_FRAME, "expected a binary frame, got text")
+            case _:
+                raise LostError("the socket closed")
+        if isinstance(message, Fault) and message.session == NO_SESSION:
+            raise RefusedError(message)
+        return message, len(packet.data)
+
+    def _hand_out(self, message: Message, num_bytes: int) -> None:
+        """Give a message to its session; one that is over wants nothing any more."""
+        match message:
+            case Opened():
+                if (session := self._sessions.get(message.session)) is not None:
+                    session.take_opened(message.cached_tokens)
+            case Reply():
+                if (session := self._sessions.get(message.session)) is not None:
+                    session.take_reply(message, num_bytes)
+            case Fault():
+                if (session := self._sessions.pop(message.session, None)) is not None:
+                    self._outbox.discard(message.session)
+                    session.fail(SessionRefusedError(message))
+            case _:
+                # Credit: the rules have taken it in, and a frame may be able to go now.
+                self._changed.set()
+
+
+def keep_send_buffer_short(ws: WebSocket) -> None:
+    """Let the kernel hold little that is not yet sent, so that a late verification overtakes.
+
+    A default send buffer of some MB is seconds of a thin uplink, behind which no priority helps.
+    """
+    sock = ws.get_extra_info("socket")
+    if _TCP_NOTSENT_LOWAT is not None and sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

@@ -1,0 +1,166 @@
+"""One session in the cloud, as its driver sees it: open, send rows, take replies, close."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from device_runtime.generation import CloudUnavailableError
+from device_runtime.link_config import Patience
+from device_runtime.outbox import RowsFrame
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.messages import Codec, Dtype, Fault, Payload, Reply, SessionId, States, Want
+
+MAX_QUEUED_FRAMES = 2
+"""Frames a session may have waiting: one is being written while the next is computed."""
+
+MAX_UNANSWERED_FRAMES = 32
+"""Frames a session may have without a reply, which bounds the replies that wait to be taken."""
+
+
+class SessionRefusedError(CloudUnavailableError):
+    """The cloud ended one session, or did not let it begin; `code` says why."""
+
+    def __init__(self, fault: Fault) -> None:
+        details = f": {fault.message}" if fault.message else ""
+        reason = f"the cloud refused the session, {fault.code.name}{details}"
+        super().__init__(reason, retry_after_s=fault.retry_after_s or 1.0)
+        self.code: FaultCode = fault.code
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRows:
+    """Packed shallow rows for positions `[position, position + num_rows)`."""
+
+    epoch: int
+    position: int
+    num_rows: int
+    want: Want
+    payload: Payload
+    is_verify: bool
+
+
+class Carrier(Protocol):
+    """The connection below a session."""
+
+    dtype: Dtype
+
+    def put_rows(self, frame: RowsFrame) -> None:
+        """Queue a frame; `frame_sent` is called once it is written."""
+        ...
+
+    def close_session(self, session: SessionId) -> None:
+        """Forget a session and tell the cloud."""
+        ...
+
+
+class LinkSession:
+    """Used by one task at a time. Any wait may raise `CloudUnavailableError`."""
+
+    def __init__(
+        self, session: SessionId, max_tokens: int, carrier: Carrier, patience: Patience
+    ) -> None:
+        self.session = session
+        self.max_tokens = max_tokens
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._carrier = carrier
+        self._patience = patience
+        self._num_cached_tokens: int | None = None
+        self._replies: deque[Reply] = deque()
+        self._num_queued = 0
+        self._num_unanswered = 0
+        self._failure: CloudUnavailableError | None = None
+        self._is_closed = False
+        self._changed = asyncio.Event()
+
+    @property
+    def dtype(self) -> Dtype:
+        """The number format that rows are packed in."""
+        return self._carrier.dtype
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it may still be used, as far as this side knows."""
+        return self._failure is None and not self._is_closed
+
+    @property
+    def num_waiting_replies(self) -> int:
+        """Replies that have come and were not yet taken."""
+        return len(self._replies)
+
+    async def opened(self) -> int:
+        """Wait until the cloud has the session; the number of positions it holds."""
+        await self._until(lambda: self._num_cached_tokens is not None, self._patience.open_s)
+        assert self._num_cached_tokens is not None
+        return self._num_cached_tokens
+
+    async def send(self, rows: OutgoingRows) -> None:
+        """Queue rows, once there is room; returns before they are written."""
+        await self._until(self._may_queue, self._patience.reply_s)
+        place = (self.session, rows.epoch, rows.position, rows.num_rows)
+        states = States(*place, self.dtype, Codec.RAW, rows.want, rows.payload)
+        self._num_queued += 1
+        self._num_unanswered += 1
+        self._carrier.put_rows(RowsFrame(states, rows.is_verify))
+
+    async def reply(self) -> Reply:
+        """Wait for the next reply, in the order of the frames."""
+        await self._until(lambda: bool(self._replies), self._patience.reply_s)
+        return self._replies.popleft()
+
+    def close(self) -> None:
+        """End the session on both sides; never waits, and repeats are harmless."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._carrier.close_session(self.session)
+
+    def take_opened(self, cached_tokens: int) -> None:
+        """The cloud has the session."""
+        self._num_cached_tokens = cached_tokens
+        self._changed.set()
+
+    def take_sent(self, num_bytes: int) -> None:
+        """The oldest queued frame was written."""
+        self.bytes_up += num_bytes
+        self._num_queued -= 1
+        self._changed.set()
+
+    def take_reply(self, reply: Reply, num_bytes: int) -> None:
+        """A reply came.
+
+        Raises:
+            RemoteProtocolError: every frame already has its reply.
+        """
+        if self._num_unanswered == 0:
+            reason = f"expected no reply, got one for position {reply.position}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        self.bytes_down += num_bytes
+        self._num_unanswered -= 1
+        self._replies.append(reply)
+        self._changed.set()
+
+    def fail(self, failure: CloudUnavailableError) -> None:
+        """The session is over; whoever waits for it learns why."""
+        self._failure = failure
+        self._changed.set()
+
+    def _may_queue(self) -> bool:
+        num_open = self._num_unanswered + len(self._replies)
+        return self._num_queued < MAX_QUEUED_FRAMES and num_open < MAX_UNANSWERED_FRAMES
+
+    async def _until(self, condition: Callable[[], bool], patience_s: float) -> None:
+        """Wait for a change that makes `condition` true."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while True:
+                    if self._failure is not None:
+                        raise self._failure
+                    if condition():
+                        return
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError as error:
+            reason = f"the cloud did not answer within {patience_s:g} s"
+            raise CloudUnavailableError(reason) from error

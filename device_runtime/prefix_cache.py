@@ -1,0 +1,120 @@
+"""Which finished sessions are kept, so that a conversation's next turn need not go up again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Place = TypeVar("Place")
+"""Whatever the caller keeps for a session: its caches on both sides."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCacheLimits:
+    """At most `max_sessions`, with `max_tokens` reserved positions in all, each for `idle_s`.
+
+    A shared prefix shorter than `min_shared_tokens` is not worth a round trip.
+    """
+
+    max_sessions: int = 4
+    max_tokens: int = 16_384
+    idle_s: float = 48.0
+    min_shared_tokens: int = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept(Generic[Place]):
+    """A finished session: the text in its caches `[N]`, and how many positions it reserves."""
+
+    text: NDArray[np.int64]
+    reserved_tokens: int
+    place: Place
+    expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Generic[Place]):
+    """A kept session that begins as the prompt does, for `num_shared_tokens` tokens."""
+
+    place: Place
+    num_shared_tokens: int
+    is_taken: bool
+    """Whether it left the cache and is the caller's to continue; else it may only be forked."""
+
+
+class PrefixCache(Generic[Place]):
+    """Kept sessions, the most recently used last. `now` is a monotonic clock in seconds."""
+
+    def __init__(self, limits: PrefixCacheLimits, is_alive: Callable[[Place], bool]) -> None:
+        self._limits = limits
+        self._is_alive = is_alive
+        self._kept: list[Kept[Place]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, prompt_ids: Sequence[int], reserved_tokens: int) -> Match[Place] | None:
+        """The session that shares the longest prefix, always less than the whole prompt.
+
+        It is taken out when most of it is shared (the next turn of a conversation) and its
+        reservation is enough; otherwise it stays, for a fork (a common system prompt).
+        """
+        prompt = np.asarray(prompt_ids, dtype=np.int64)
+        best, most = None, self._limits.min_shared_tokens - 1
+        for kept in self._kept:
+            num_shared = min(_num_shared(kept.text, prompt), len(prompt) - 1)
+            if num_shared > most and self._is_alive(kept.place):
+                best, most = kept, num_shared
+        if best is None:
+            return None
+        self._kept.remove(best)
+        is_taken = reserved_tokens <= best.reserved_tokens and 2 * most >= len(best.text)
+        if not is_taken:
+            self._kept.append(best)
+        return Match(best.place, most, is_taken)
+
+    def keep(
+        self, text: Sequence[int], reserved_tokens: int, place: Place, now: float
+    ) -> list[Place]:
+        """Keep a finished session; returns the places given up for it, perhaps itself."""
+        ids = np.asarray(text, dtype=np.int64)
+        self._kept.append(Kept(ids, reserved_tokens, place, now + self._limits.idle_s))
+        dropped = self.expire(now)
+        while len(self._kept) > self._limits.max_sessions or self._num_reserved_tokens > (
+            self._limits.max_tokens
+        ):
+            dropped.append(self._kept.pop(0).place)
+        return dropped
+
+    def remove(self, place: Place) -> bool:
+        """Take one session out; False if it is not kept."""
+        before = len(self._kept)
+        self._kept = [kept for kept in self._kept if kept.place is not place]
+        return len(self._kept) < before
+
+    def expire(self, now: float) -> list[Place]:
+        """Take out what was idle too long or is no longer alive."""
+        gone = [
+            kept for kept in self._kept if kept.expires_s <= now or not self._is_alive(kept.place)
+        ]
+        self._kept = [kept for kept in self._kept if kept not in gone]
+        return [kept.place for kept in gone]
+
+    def clear(self) -> list[Place]:
+        """Take out everything."""
+        places = [kept.place for kept in self._kept]
+        self._kept = []
+        return places
+
+    @property
+    def _num_reserved_tokens(self) -> int:
+        return sum(kept.reserved_tokens for kept in self._kept)
+
+
+def _num_shared(text: NDArray[np.int64], prompt: NDArray[np.int64]) -> int:
+    """Length of the common prefix."""
+    length = min(len(text), len(prompt))
+    differing = np.flatnonzero(text[:length] != prompt[:length])
+    return int(differing[0]) if len(differing) else length

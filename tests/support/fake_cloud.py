@@ -1,0 +1,228 @@
+"""A cloud that speaks the wire over a real loopback socket, with a middle made of integers.
+
+It answers every frame at once, in order, unless told to hold, refuse or vanish.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from aiohttp import WSMsgType, web
+
+from device_runtime.link import Link
+from device_runtime.link_config import LINK_PATH, LinkConfig, ModelIdentity, Patience
+from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
+from wire.codec import decode, encode
+from wire.connection import CloudConnection
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.handshake import CloudTerms, answer_hello
+from wire.limits import RowLimits
+from wire.messages import (
+    NO_SESSION,
+    Close,
+    Codec,
+    Dtype,
+    Fault,
+    Hello,
+    Message,
+    Open,
+    Opened,
+    Reply,
+    SessionId,
+    States,
+    Want,
+)
+from wire.numbers import pack_rows, unpack_rows
+
+FINGERPRINT = bytes(range(32))
+MODEL = ModelIdentity(FINGERPRINT, first_layer=1, num_layers=3, hidden_size=HIDDEN_SIZE)
+SECRET = b"a shared secret"
+
+IMPATIENT = Patience(min_retry_s=0.001, max_retry_s=0.01, refused_retry_s=0.01)
+"""Retries at once, so that no test waits."""
+
+
+@dataclass
+class FakeCloud:
+    """Change its fields to change its mood; `frames` and `live` are what it saw."""
+
+    fingerprint: bytes = FINGERPRINT
+    secret: bytes = SECRET
+    dtype: Dtype = Dtype.FP32
+    max_frame_tokens: int = 64
+    window_tokens: int = 256
+    max_context_tokens: int = MAX_CONTEXT_TOKENS
+    session_ttl_s: float = 60.0
+    refuse_connection: Fault | None = None
+    refuse_open: list[Fault] = field(default_factory=list)
+    refuse_states: Fault | None = None
+    vanish_after_frames: int | None = None
+    port: int = 0
+    frames: list[States] = field(default_factory=list)
+    opens: list[Open] = field(default_factory=list)
+    live: dict[SessionId, FakeMiddle] = field(default_factory=dict)
+    going: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.going.set()
+        self._sockets: set[web.WebSocketResponse] = set()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen, on the same port as before if there was one."""
+        app = web.Application()
+        app.router.add_get(LINK_PATH, self._serve)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Be gone: no socket, no listener."""
+        self.vanish()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def vanish(self) -> None:
+        """Cut every socket without a word; keep listening."""
+        for ws in list(self._sockets):
+            transport = ws._req.transport
+            if transport is not None:
+                transport.abort()
+
+    async def emptied(self) -> None:
+        """Wait until no session is left."""
+        while self.live:
+            self.idle.clear()
+            await self.idle.wait()
+
+    def config(self, **changes: object) -> LinkConfig:
+        """How a device reaches this cloud."""
+        fields = {
+            "url": f"ws://127.0.0.1:{self.port}",
+            "model": MODEL,
+            "secret": SECRET,
+            "patience": IMPATIENT,
+        }
+        return LinkConfig(**{**fields, **changes})
+
+    async def _serve(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(compress=False, max_msg_size=2**24)
+        await ws.prepare(request)
+        self._sockets.add(ws)
+        opened: set[SessionId] = set()
+        try:
+            await self._talk(ws, opened)
+        except RemoteProtocolError as error:
+            await ws.send_bytes(encode(Fault(error.code, NO_SESSION, 0.0, error.message)))
+        except ConnectionError:
+            pass
+        finally:
+            self._sockets.discard(ws)
+            for session in opened:
+                self.live.pop(session, None)
+            self.idle.set()
+        await ws.close()
+        return ws
+
+    async def _talk(self, ws: web.WebSocketResponse, opened: set[SessionId]) -> None:
+        rows = RowLimits(HIDDEN_SIZE, self.dtype, self.max_frame_tokens)
+        rules = CloudConnection(rows, self.window_tokens)
+        async for packet in ws:
+            assert packet.type is WSMsgType.BINARY
+            message = decode(packet.data)
+            rules.receive(message)
+            await self.going.wait()
+            if isinstance(message, Open):
+                opened.add(message.session)
+            for answer in self._answers(message, rows, rules):
+                rules.send(answer)
+                await ws.send_bytes(encode(answer))
+            if isinstance(message, Hello) and self.refuse_connection is not None:
+                return
+
+    def _answers(self, message: Message, rows: RowLimits, rules: CloudConnection) -> list[Message]:
+        match message:
+            case Hello():
+                if self.refuse_connection is not None:
+                    return [self.refuse_connection]
+                return [answer_hello(message, self._terms(rows))]
+            case Open():
+                return [self._open(message)]
+            case Close():
+                self.live.pop(message.session, None)
+                self.idle.set()
+            case States():
+                return self._step(message, rules)
+        return []
+
+    def _terms(self, rows: RowLimits) -> CloudTerms:
+        layers = (MODEL.first_layer, MODEL.num_layers)
+        limits = (self.max_context_tokens, self.window_tokens, self.session_ttl_s)
+        return CloudTerms(self.fingerprint, *layers, self.secret, rows, *limits)
+
+    def _open(self, message: Open) -> Message:
+        self.opens.append(message)
+        if self.refuse_open:
+            fault = self.refuse_open.pop(0)
+            return Fault(fault.code, message.session, fault.retry_after_s, fault.message)
+        middle = FakeMiddle()
+        if message.fork_of != NO_SESSION:
+            middle = self.live[message.fork_of].fork(message.fork_tokens)
+        self.live[message.session] = middle
+        return Opened(message.session, len(middle.states))
+
+    def _step(self, states: States, rules: CloudConnection) -> list[Message]:
+        middle = self.live.get(states.session)
+        credit = rules.give_back(states.num_rows)
+        given: list[Message] = [] if credit is None else [credit]
+        if middle is None:
+            return given
+        self.frames.append(states)
+        if self.vanish_after_frames is not None and len(self.frames) >= self.vanish_after_frames:
+            self.vanish_after_frames = None
+            self.vanish()
+            raise ConnectionResetError
+        if self.refuse_states is not None:
+            del self.live[states.session]
+            fault = self.refuse_states
+            return [*given, Fault(fault.code, states.session, fault.retry_after_s, fault.message)]
+        shallow = unpack_rows(states.payload, states.num_rows, HIDDEN_SIZE, states.dtype)
+        deep = middle.step(shallow.astype(np.float32), states.position)
+        wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[states.want]
+        reply = Reply(
+            states.session,
+            states.epoch,
+            states.position,
+            len(wanted),
+            states.dtype,
+            Codec.RAW,
+            cached_tokens=len(middle.states),
+            queue_s=0.001,
+            compute_s=0.002,
+            batch_tokens=states.num_rows,
+            payload=bytes(pack_rows(wanted, states.dtype)),
+        )
+        return [*given, reply]
+
+
+def fault(code: FaultCode, retry_after_s: float = 0.0, message: str = "") -> Fault:
+    """A fault of the connection; the cloud puts the session in where one is meant."""
+    return Fault(code, NO_SESSION, retry_after_s, message)
+
+
+@contextlib.asynccontextmanager
+async def running(cloud: FakeCloud, **changes: object) -> AsyncIterator[Link]:
+    """A cloud and a link to it, both stopped at the end; not yet connected."""
+    await cloud.start()
+    link = Link(cloud.config(**changes))
+    link.start()
+    try:
+        yield link
+    finally:
+        await link.close()
+        await cloud.stop()
