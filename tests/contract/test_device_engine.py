@@ -99,8 +99,8 @@ def test_sizes_are_the_models(subject: Subject) -> None:
     assert engine.num_output_layers == subject.num_output
     rows = engine.input_rows(sequence, subject.token_ids[:3], 0)
     logits = engine.logits(sequence, subject.deep[:3], 0, 2)
-    assert (rows.shape, rows.dtype) == ((3, engine.hidden_size), np.float32)
-    assert (logits.shape, logits.dtype) == ((2, engine.vocab_size), np.float32)
+    assert (rows.shape, rows.dtype) == ((3, engine.hidden_size), np.dtype(np.float32))
+    assert (logits.shape, logits.dtype) == ((2, engine.vocab_size), np.dtype(np.float32))
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 17])
@@ -275,7 +275,7 @@ def test_deep_rows_of_a_wrong_shape_or_format_are_refused(subject: Subject) -> N
         with pytest.raises(ValueError, match=r"expected deep rows \[T, "):
             engine.logits(sequence, wrong, 0, 0)
     with pytest.raises(ValueError, match="expected float32 deep rows, got float64"):
-        engine.logits(sequence, deep[:2].astype(np.float64), 0, 1)  # type: ignore[arg-type]
+        engine.logits(sequence, deep[:2].astype(np.float64), 0, 1)
     for num_logits in (-1, 3):
         with pytest.raises(ValueError, match=f"expected 0 to 2 logits, got {num_logits}"):
             engine.logits(sequence, deep[:2], 0, num_logits)

@@ -43,9 +43,9 @@ class Case:
         return self.whole.rows[-1 - NUM_OUTPUT]
 
 
-@pytest.fixture(scope="module", params=DEVICE_VARIANTS.items(), ids=DEVICE_VARIANTS.keys())
+@pytest.fixture(scope="module", params=DEVICE_VARIANTS.values(), ids=list(DEVICE_VARIANTS))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    _, model = request.param
+    model = request.param
     folder = tmp_path_factory.mktemp("model")
     make_random_model(model, folder / "model")
     return _case(folder / "model", folder / "bundle", model.vocab_size)
