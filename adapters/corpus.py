@@ -16,8 +16,9 @@ Tokens = NDArray[np.int32]
 STORY_END = "<|endoftext|>"
 """What separates stories in a text file; a file without it is one long story."""
 
-# Text is read in pieces of this size, and a longer story is cut there, so that memory stays small.
+# Text is read in pieces, and a story that grows too long is cut, so that memory stays small.
 _PIECE_CHARS = 1 << 16
+_MAX_STORY_CHARS = 1 << 20
 
 
 class CorpusError(ValueError):
@@ -68,7 +69,7 @@ def stories(paths: Sequence[Path]) -> Iterator[str]:
                 while piece := file.read(_PIECE_CHARS):
                     *whole, held = (held + piece).split(STORY_END)
                     yield from filter(None, map(str.strip, whole))
-                    if len(held) >= _PIECE_CHARS:
+                    if len(held) >= _MAX_STORY_CHARS:
                         yield held.strip()
                         held = ""
                 if held.strip():

@@ -8,7 +8,7 @@ import msgspec
 from adapters.checkpoint import TrainingProgress, read_progress, restore, save_checkpoint
 from adapters.corpus import Tokens
 from adapters.distill import Distillation
-from adapters.networks import AdapterNetwork, build_network
+from adapters.networks import AdapterNetwork, build_network, start_as
 from adapters.options import Progress, StageProgress, TrainOptions
 from adapters.states import StateFile, states_key
 from adapters.storage import adapter_shape
@@ -85,6 +85,7 @@ class Fitting:
     def _new(self) -> Distillation:
         options, shape = self.options, adapter_shape(self.model.manifest.shape)
         network = build_network(options.kind, shape, options.has_closing_norm, options.recipe.seed)
+        start_as(network, self.model.middle_layers[0])
         network = network.to(options.device)
         return Distillation(network, self.model, self.states, len(self.windows))
 

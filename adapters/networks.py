@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from adapters.storage import CLOSING_NORM, Kind, StoredAdapter, tensor_shapes
 from submodels.layers import (
     ACTIVATIONS,
+    DecoderLayer,
     LayerCache,
     attend,
     rms_norm,
@@ -191,6 +192,31 @@ def build_network(
         if kind == "attention":
             return AttentionAdapter(shape, closing_norm)
         return LayerAdapter(shape, closing_norm)
+
+
+def start_as(network: AdapterNetwork, layer: DecoderLayer) -> None:
+    """Give a new adapter a decoder layer's weights, as far as it has the parts.
+
+    Measured to train better than from nothing (docs/adapters.md). A layer with biases or q/k norms
+    is something else without them; then the adapter stays as it is.
+    """
+    weights, shape = layer.weights, layer.shape
+    if shape.qkv_bias or shape.output_bias or shape.mlp_bias or shape.qk_norm:
+        return
+    named = {
+        "input_layernorm": weights.input_norm,
+        "self_attn.q_proj": weights.q.weight,
+        "self_attn.k_proj": weights.k.weight,
+        "self_attn.v_proj": weights.v.weight,
+        "self_attn.o_proj": weights.o.weight,
+        "post_attention_layernorm": weights.post_attention_norm,
+        "mlp.gate_proj": weights.gate.weight,
+        "mlp.up_proj": weights.up.weight,
+        "mlp.down_proj": weights.down.weight,
+    }
+    own = network.state_dict()
+    copied = {f"{name}.weight": tensor for name, tensor in named.items()}
+    network.load_state_dict(own | {name: t for name, t in copied.items() if name in own})
 
 
 def network_tensors(network: AdapterNetwork) -> Mapping[str, NDArray[np.float32]]:

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from adapters.networks import AdapterNetwork, build_network, start_as
+from adapters.storage import Kind, adapter_shape
+from adapters.whole_model import WholeModel
+from submodels.layers import LayerCache
+from tests.support.adapter_models import make_whole_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> WholeModel:
+    return make_whole_model(tmp_path_factory.mktemp("model"))
+
+
+def random_network(model: WholeModel, kind: Kind, closing_norm: bool) -> AdapterNetwork:
+    network = build_network(kind, adapter_shape(model.manifest.shape), closing_norm)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.2 * noise if parameter.dim() > 1 else 1 + 0.2 * noise)
+    return network
+
+
+def some_rows(model: WholeModel, num_rows: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(num_rows, model.manifest.shape.hidden_size, generator=generator)
+
+
+@torch.inference_mode()
+def test_an_adapter_started_as_a_layer_is_that_layer(model: WholeModel) -> None:
+    layer = model.middle_layers[0]
+    network = build_network("layer", adapter_shape(model.manifest.shape), closing_norm=False)
+    start_as(network, layer)
+    rows = some_rows(model, 9)
+    expected = layer.forward(rows, 0, LayerCache())
+    torch.testing.assert_close(network(rows[None])[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("closing_norm", [False, True])
+@pytest.mark.parametrize("kind", ["attention", "layer"])
+@torch.inference_mode()
+def test_rows_one_by_one_and_after_a_truncation_equal_the_whole_sequence(
+    model: WholeModel, kind: Kind, closing_norm: bool
+) -> None:
+    network = random_network(model, kind, closing_norm)
+    rows = some_rows(model, 12)
+    whole = network(rows[None])[0]
+    cache = LayerCache()
+    network.extend(rows[:7], 0, cache)
+    network.extend(torch.ones_like(rows[:4]), 7, cache)
+    pieces = [network.extend(rows[5:6], 5, cache), network.extend(rows[6:], 6, cache)]
+    torch.testing.assert_close(torch.cat(pieces), whole[5:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["attention", "layer"])
+@torch.inference_mode()
+def test_a_new_adapter_passes_its_rows_through(model: WholeModel, kind: Kind) -> None:
+    network = build_network(kind, adapter_shape(model.manifest.shape), closing_norm=False)
+    rows = some_rows(model, 5)[None]
+    torch.testing.assert_close(network(rows), rows, rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_an_attention_adapter_is_four_matrices_and_two_norms(model: WholeModel) -> None:
+    shape = model.manifest.shape
+    network = build_network("attention", adapter_shape(shape), closing_norm=True)
+    heads = shape.num_attention_heads + shape.num_key_value_heads
+    expected = 2 * shape.hidden_size * heads * shape.head_dim + 2 * shape.hidden_size
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected

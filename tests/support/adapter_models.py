@@ -1,0 +1,69 @@
+"""Small split models for adapter tests, text for them, and an adapter that is never wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adapters.corpus import STORY_END
+from adapters.whole_model import WholeModel, load_whole_model
+from submodels.layers import LayerCache, Placed, run_layers
+from submodels.random_models import RandomModel, make_random_model
+from tests.support.split_models import split
+
+SMALL = RandomModel(hidden_size=32, intermediate_size=48, max_context_tokens=96)
+
+
+def make_bundles(
+    folder: Path, num_input: int = 1, num_output: int = 0, model: RandomModel = SMALL
+) -> tuple[Path, Path]:
+    """Device and cloud bundles of a random model, in `folder`."""
+    source = folder / "source"
+    if not source.exists():
+        make_random_model(model, source)
+    out = folder / f"split-{num_input}-{num_output}"
+    if not out.exists():
+        split(source, out, num_input, num_output)
+    return out / "device", out / "cloud"
+
+
+def make_whole_model(
+    folder: Path, num_input: int = 1, num_output: int = 0, model: RandomModel = SMALL
+) -> WholeModel:
+    """A random model put together from its bundles."""
+    device, cloud = make_bundles(folder, num_input, num_output, model)
+    return load_whole_model(device, cloud, Placed())
+
+
+def write_stories(path: Path, num_stories: int, num_words: int = 12, seed: int = 0) -> Path:
+    """A text file of random words, stories separated as in real ones."""
+    generator = torch.Generator().manual_seed(seed)
+    words = ("hat", "cat", "sat", "mat", "on", "the", "a", "red", "big")
+
+    def story() -> str:
+        picks = torch.randint(len(words), (num_words,), generator=generator).tolist()
+        return " ".join(words[pick] for pick in picks) + "."
+
+    path.write_text(f"\n{STORY_END}\n".join(story() for _ in range(num_stories)))
+    return path
+
+
+class PerfectAdapter:
+    """Runs the middle layers themselves, so that every estimate is the deep row."""
+
+    def __init__(self, model: WholeModel) -> None:
+        self._layers = model.middle_layers
+        self._caches: dict[int, Sequence[LayerCache]] = {}
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Deep rows of whole sequences."""
+        return torch.stack([self.extend(window, 0, LayerCache()) for window in rows])
+
+    def extend(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
+        """Deep rows; the middle layers' caches belong to the one that was handed in."""
+        caches = self._caches.setdefault(id(cache), [LayerCache() for _ in self._layers])
+        if position == 0:
+            for layer_cache in caches:
+                layer_cache.length = 0
+        return run_layers(self._layers, rows, position, caches)

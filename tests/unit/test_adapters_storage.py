@@ -1,0 +1,148 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from adapters.networks import build_network, load_network, network_tensors
+from adapters.storage import (
+    CARD_FILE,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    AdapterCard,
+    AdapterError,
+    DraftCost,
+    Kind,
+    TrainingFigures,
+    adapter_shape,
+    load_adapter,
+    write_card,
+    write_weights,
+)
+from submodels.bundle import load_bundle
+from submodels.manifest import Manifest
+from submodels.onnx_builder import GraphBuilder
+from submodels.onnx_files import Graph
+from submodels.onnx_layers import add_decoder_stack
+from tests.support.adapter_models import make_bundles
+
+FIGURES = TrainingFigures(
+    steps=1,
+    corpus_tokens=2,
+    passes=0.5,
+    loss=1.0,
+    training_s=0.1,
+    seed=0,
+    tokens_per_round=1.5,
+    stopped_tokens_per_round=1.2,
+    cost=DraftCost(),
+)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return load_bundle(make_bundles(tmp_path)[0], "device").manifest
+
+
+def store(folder: Path, manifest: Manifest, kind: Kind, closing_norm: bool) -> AdapterCard:
+    folder.mkdir(exist_ok=True)
+    shape = adapter_shape(manifest.shape)
+    network = build_network(kind, shape, closing_norm, seed=3)
+    card = AdapterCard(
+        format_version=FORMAT_VERSION,
+        kind=kind,
+        closing_norm=closing_norm,
+        shape=shape,
+        fingerprint=manifest.fingerprint,
+        num_input_layers=manifest.num_input_layers,
+        num_output_layers=manifest.num_output_layers,
+        stop_threshold=0.25,
+        max_draft_tokens=6,
+        training=FIGURES,
+        weights=write_weights(folder, network_tensors(network)),
+    )
+    write_card(folder, card)
+    return card
+
+
+@pytest.mark.parametrize("closing_norm", [False, True])
+@pytest.mark.parametrize("kind", ["attention", "layer"])
+def test_a_stored_adapter_comes_back_as_it_was(
+    tmp_path: Path, manifest: Manifest, kind: Kind, closing_norm: bool
+) -> None:
+    card = store(tmp_path / "adapter", manifest, kind, closing_norm)
+    stored = load_adapter(tmp_path / "adapter", manifest)
+    assert stored.card == card
+    written = network_tensors(build_network(kind, card.shape, closing_norm, seed=3))
+    loaded = network_tensors(load_network(stored))
+    assert written.keys() == loaded.keys() == stored.tensors().tensors.keys()
+    for name, tensor in written.items():
+        np.testing.assert_array_equal(loaded[name], tensor)
+
+
+def test_a_layer_adapter_is_a_decoder_layer_to_the_graph_builder(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    card = store(tmp_path / "adapter", manifest, "layer", closing_norm=False)
+    stored = load_adapter(tmp_path / "adapter", manifest)
+    builder = GraphBuilder(Graph.INPUT, "float32")
+    add_decoder_stack(builder, card.shape, card.shape.sliding_windows, stored.tensors().read)
+
+
+def test_an_adapter_of_another_model_or_split_is_refused(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    store(tmp_path / "adapter", manifest, "layer", closing_norm=False)
+    other = msgspec.structs.replace(manifest, fingerprint="0" * 64)
+    with pytest.raises(AdapterError, match="fingerprint"):
+        load_adapter(tmp_path / "adapter", other)
+    other = msgspec.structs.replace(manifest, num_input_layers=2)
+    with pytest.raises(AdapterError, match="1 input and 0 output layers"):
+        load_adapter(tmp_path / "adapter", other)
+    shape = msgspec.structs.replace(manifest.shape, intermediate_size=52)
+    with pytest.raises(AdapterError, match="shape"):
+        load_adapter(tmp_path / "adapter", msgspec.structs.replace(manifest, shape=shape))
+
+
+def test_missing_and_damaged_files_are_told_apart(tmp_path: Path, manifest: Manifest) -> None:
+    folder = tmp_path / "adapter"
+    with pytest.raises(AdapterError, match="no adapter at"):
+        load_adapter(folder, manifest)
+    store(folder, manifest, "layer", closing_norm=False)
+    weights, card = folder / WEIGHTS_FILE, folder / CARD_FILE
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(AdapterError, match="corrupt"):
+        load_adapter(folder, manifest)
+    weights.unlink()
+    with pytest.raises(AdapterError, match="missing"):
+        load_adapter(folder, manifest)
+    card.write_text("{")
+    with pytest.raises(AdapterError, match="not a valid adapter card"):
+        load_adapter(folder, manifest)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("format_version", 2, "expected format version 1, got 2"),
+        ("stop_threshold", 1.5, "stop threshold in"),
+        ("max_draft_tokens", 0, "1 or more draft tokens"),
+        ("kind", "attention", "tensors do not match"),
+    ],
+)
+def test_a_card_that_cannot_be_right_is_refused(
+    tmp_path: Path, manifest: Manifest, field: str, value: object, message: str
+) -> None:
+    folder = tmp_path / "adapter"
+    card = store(folder, manifest, "layer", closing_norm=False)
+    write_card(folder, msgspec.structs.replace(card, **{field: value}))
+    with pytest.raises(AdapterError, match=message):
+        load_adapter(folder, manifest)
+
+
+def test_an_adapter_can_be_read_without_torch() -> None:
+    code = "import sys, adapters.storage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
