@@ -74,6 +74,7 @@ class _Terminal:
                 return
             if question == "/reset":
                 conversation.reset()
+                click.echo("A new conversation.", err=True)
             elif question.startswith("/"):
                 click.echo(_HELP)
             elif question:

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Union, get_args, get_origin
 
 Value = str | int | float | bool | Path | tuple[str, ...] | None
 
 # As vLLM reads them: small letters are powers of 1000, capital letters powers of 1024.
-_MULTIPLIERS: Mapping[str, int] = {
-    "": 1,
-    **{"k": 1000, "m": 1000**2, "g": 1000**3},
-    **{"K": 1024, "M": 1024**2, "G": 1024**3},
-}
+_MULTIPLIERS: Mapping[str, int] = MappingProxyType(
+    {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+)
 _TOKEN_COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([kmgKMG]?)")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 

@@ -1,0 +1,224 @@
+"""`hat chat` against a scripted endpoint: turns, errors, Ctrl-C."""
+
+import asyncio
+import os
+import pty
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from hat.chat_client import ChatClient, ChatOptions, EndpointError, Message
+from tests.support.chat_endpoint import BREAK, HANG, ChatEndpoint, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HAT_")}
+
+
+async def _ask(options: ChatOptions, text: str = "hi") -> str:
+    client = ChatClient(options)
+    try:
+        model = await client.model()
+        answer = client.answer(model, [Message("user", text)])
+        return "".join([piece.text async for piece in answer])
+    finally:
+        await client.close()
+
+
+def _refused(endpoint: ChatEndpoint) -> str:
+    async def ask() -> str:
+        async with serving(endpoint):
+            with pytest.raises(EndpointError) as caught:
+                await _ask(ChatOptions(endpoint.url, model="m"))
+            return str(caught.value)
+
+    return asyncio.run(ask())
+
+
+async def _chat(endpoint: ChatEndpoint, text: str, *flags: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `hat chat` with `text` on its standard input."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hat", "chat", "--url", endpoint.url, *flags),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=ROOT,
+        env=ENVIRON,
+    )
+    out, err = await asyncio.wait_for(process.communicate(text.encode()), DEADLINE_S)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def test_a_conversation_sends_all_its_turns_until_it_is_reset() -> None:
+    async def talk() -> None:
+        endpoint = ChatEndpoint([["Hel", "lo."], ["Sure."], ["New."]])
+        async with serving(endpoint):
+            lines = "first\nsecond\n/reset\nthird\n/quit\nnever\n"
+            flags = ("--system", "be kind", "--temperature", "0", "--seed", "7")
+            code, out, _ = await _chat(endpoint, lines, *flags)
+        assert (code, out) == (0, "Hello.\nSure.\nNew.\n")
+        contents = [[m["content"] for m in r["messages"]] for r in endpoint.requests]
+        assert contents == [
+            ["be kind", "first"],
+            ["be kind", "first", "Hello.", "second"],
+            ["be kind", "third"],
+        ]
+        first = endpoint.requests[0]
+        assert first["messages"][0]["role"] == "system"
+        assert (first["model"], first["temperature"], first["seed"]) == ("scripted", 0, 7)
+
+    asyncio.run(talk())
+
+
+def test_the_key_comes_from_a_file_or_a_variable(tmp_path: Path) -> None:
+    async def talk() -> list[str | None]:
+        endpoint = ChatEndpoint([])
+        async with serving(endpoint):
+            (tmp_path / "key").write_text("from-file\n")
+            await _chat(endpoint, "", "--api-key-file", str(tmp_path / "key"))
+            await _chat(endpoint, "")
+        return endpoint.keys
+
+    assert asyncio.run(talk()) == ["Bearer from-file", None]
+
+
+def test_an_answer_that_hits_the_length_limit_says_so() -> None:
+    async def talk() -> str:
+        endpoint = ChatEndpoint([["one two"]], finish_reason="length")
+        async with serving(endpoint):
+            return (await _chat(endpoint, "count\n"))[1]
+
+    assert asyncio.run(talk()) == "one two [length limit]\n"
+
+
+def test_nothing_listening_is_one_line_with_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        code, _, message = asyncio.run(_chat(ChatEndpoint([], url=url), "hi\n"))
+    assert code == 1
+    assert message == f"hat: no endpoint at {url}: connection refused; `hat up` starts one\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (503, {"error": {"message": "cloud unreachable"}}, "503 cloud unreachable"),
+        (401, {"error": {"message": "wrong key"}}, "401 wrong key"),
+        (404, {"x": 1}, '404 {"x": 1}; does the URL end in /v1?'),
+    ],
+)
+def test_a_refusal_shows_the_status_and_the_reason(
+    status: int, body: dict[str, object], expected: str
+) -> None:
+    refusal = web.json_response(body, status=status)
+    assert _refused(ChatEndpoint([], refusal=refusal)) == expected
+
+
+def test_an_answer_that_breaks_off_is_an_error() -> None:
+    assert _refused(ChatEndpoint([["half", BREAK]])) == "the endpoint broke off the answer"
+
+
+@pytest.mark.parametrize("event", ["no json", "[]", "{}", '{"choices": [1]}'])
+def test_an_event_that_is_no_chat_chunk_is_an_error(event: str) -> None:
+    refusal = web.Response(text=f"data: {event}\n\n", content_type="text/event-stream")
+    message = _refused(ChatEndpoint([], refusal=refusal))
+    assert message == "the endpoint sent an event that is not a chat chunk"
+
+
+def test_an_error_inside_a_stream_is_shown() -> None:
+    refusal = web.Response(text='data: {"error": {"message": "cloud lost"}}\n\n')
+    assert _refused(ChatEndpoint([], refusal=refusal)) == "cloud lost"
+
+
+class _Terminal:
+    """A `hat chat` that believes to be in a terminal."""
+
+    def __init__(self, process: Process, master: int) -> None:
+        self.process = process
+        self._master = master
+        self._seen = ""
+        self._arrived = asyncio.Event()
+        asyncio.get_running_loop().add_reader(master, self._read)
+
+    @classmethod
+    async def start(cls, url: str) -> "_Terminal":
+        master, slave = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "hat", "chat", "--url", url),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=ROOT,
+            env=ENVIRON,
+        )
+        os.close(slave)
+        return cls(process, master)
+
+    def _read(self) -> None:
+        try:
+            self._seen += os.read(self._master, 4096).decode()
+        except OSError:
+            asyncio.get_running_loop().remove_reader(self._master)
+        self._arrived.set()
+
+    async def wait_for(self, text: str) -> None:
+        """Wait until `text` was printed, and forget everything up to it."""
+        async with asyncio.timeout(DEADLINE_S):
+            while text not in self._seen:
+                self._arrived.clear()
+                await self._arrived.wait()
+        self._seen = self._seen.partition(text)[2]
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._master)
+        os.close(self._master)
+
+
+def test_ctrl_c_stops_the_answer_and_at_the_prompt_it_quits() -> None:
+    async def talk() -> None:
+        endpoint = ChatEndpoint([["Once", HANG], ["Again."]])
+        async with serving(endpoint):
+            terminal = await _Terminal.start(endpoint.url)
+            await terminal.wait_for("> ")
+            terminal.type("tell\n")
+            await terminal.wait_for("Once")
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.wait_for("[stopped]")
+            await asyncio.wait_for(endpoint.client_left.wait(), DEADLINE_S)
+            terminal.type("more\n")
+            await terminal.wait_for("Again.")
+            await terminal.wait_for("> ")
+            terminal.process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(terminal.process.wait(), DEADLINE_S) == 0
+            terminal.close()
+        assert [m["content"] for m in endpoint.requests[1]["messages"]] == ["tell", "Once", "more"]
+
+    asyncio.run(talk())
+
+
+def test_in_a_terminal_an_error_does_not_end_the_conversation() -> None:
+    async def talk() -> None:
+        endpoint = ChatEndpoint([["half", BREAK], ["whole"]])
+        async with serving(endpoint):
+            terminal = await _Terminal.start(endpoint.url)
+            await terminal.wait_for("> ")
+            terminal.type("one\n")
+            await terminal.wait_for("hat: the endpoint broke off the answer")
+            await terminal.wait_for("> ")
+            terminal.type("two\n")
+            await terminal.wait_for("whole")
+            terminal.type("/quit\n")
+            assert await asyncio.wait_for(terminal.process.wait(), DEADLINE_S) == 0
+            terminal.close()
+
+    asyncio.run(talk())
