@@ -4,7 +4,7 @@ import re
 
 from aiohttp import hdrs, web
 
-from device_runtime.api.request_id import HEADER, name_request, request_id_of
+from device_runtime.api.request_id import HEADER, request_id_of
 from device_runtime.api.service import SERVICE
 
 _PREFLIGHT_AGE_S = 600
@@ -35,8 +35,6 @@ def answer_preflight(request: web.Request) -> web.Response:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Headers of every response, streams included, at the moment its head is sent."""
-    if "request_id" not in request:
-        name_request(request)
     response.headers[HEADER] = request_id_of(request)
     origins = request.app[SERVICE].access.cors_origins
     origin = request.headers.get(hdrs.ORIGIN)

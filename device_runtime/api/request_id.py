@@ -6,7 +6,7 @@ import uuid
 from aiohttp import web
 
 HEADER = "X-Request-ID"
-_KEY = "request_id"
+_KEY = web.RequestKey("request_id", str)
 # Short and plain, since it is copied into headers and logs.
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -19,5 +19,4 @@ def name_request(request: web.Request) -> None:
 
 def request_id_of(request: web.Request) -> str:
     """The name the request was given."""
-    request_id: str = request[_KEY]
-    return request_id
+    return request[_KEY]

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from device_runtime.api.app import make_runner
+from device_runtime.api.drain import Drain
 from device_runtime.api.metrics import Metrics, RuntimeFigures
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.chat_template import load_chat_template
@@ -39,6 +40,7 @@ class Client:
 
     url: str
     http: aiohttp.ClientSession
+    drain: Drain
 
     async def post(self, path: str, body: Any, **options: Any) -> tuple[int, Any]:
         """Status and document of a POST; bytes are sent as they are."""
@@ -72,6 +74,6 @@ async def serving(service: Service) -> AsyncIterator[Client]:
     [(host, port)] = runner.addresses
     try:
         async with aiohttp.ClientSession() as http:
-            yield Client(f"http://{host}:{port}", http)
+            yield Client(f"http://{host}:{port}", http, service.drain)
     finally:
         await runner.cleanup()

@@ -53,6 +53,18 @@ class FakeGenerator:
             self.num_closed += 1
             self.closed.set()
 
+    async def until_open(self, count: int) -> None:
+        """Wait until so many generations are in progress."""
+        while self.num_open < count:
+            self.started.clear()
+            await self.started.wait()
+
+    async def until_all_closed(self) -> None:
+        """Wait until no generation is in progress."""
+        while self.num_open:
+            self.closed.clear()
+            await self.closed.wait()
+
     def ready(self) -> str | None:
         """As scripted."""
         return self.not_ready

@@ -1,0 +1,123 @@
+"""A client that leaves ends its generations; a server that stops ends them in order."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.integration.test_http_api import (
+    CHAT,
+    COMPLETIONS,
+    STORY,
+    USER,
+    story_generator,
+    with_server,
+)
+
+BODY = {"messages": USER}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("num_before", [0, 3])
+@pytest.mark.parametrize("n", [1, 3])
+def test_leaving_ends_every_generation_exactly_once(is_stream, num_before, n):
+    async def test(client, generator):
+        body = BODY | {"stream": is_stream, "n": n}
+        asking = asyncio.create_task(client.post(CHAT, body))
+        await generator.until_open(n)
+        asking.cancel()
+        await generator.until_all_closed()
+        assert generator.num_closed == n
+
+    with_server(test, story_generator(gates={num_before: asyncio.Event()}))
+
+
+def test_leaving_in_the_middle_of_a_stream_ends_the_generation():
+    async def test(client, generator):
+        body = BODY | {"stream": True}
+        async with client.http.post(client.url + CHAT, json=body) as response:
+            await response.content.readuntil(b"\n\n")
+            response.close()
+        await generator.until_all_closed()
+        assert (generator.num_open, generator.num_closed) == (0, 1)
+
+    with_server(test, story_generator(gates={1: asyncio.Event()}))
+
+
+def test_a_stop_string_ends_the_generation_exactly_once_and_early():
+    async def test(client, generator):
+        await client.post(COMPLETIONS, {"prompt": "a", "max_tokens": 50, "stop": "little"})
+        assert (generator.num_open, generator.num_closed) == (0, 1)
+
+    # The token after the stop string is never reached.
+    with_server(test, story_generator(gates={5: asyncio.Event()}))
+
+
+def test_a_server_that_left_a_client_still_serves_others():
+    async def test(client, generator):
+        asking = asyncio.create_task(client.post(CHAT, BODY))
+        await generator.until_open(1)
+        asking.cancel()
+        await generator.until_all_closed()
+        generator.gates.clear()
+        status, document = await client.post(CHAT, BODY)
+        assert (status, document["choices"][0]["message"]["content"]) == (200, STORY)
+
+    with_server(test, story_generator(gates={2: asyncio.Event()}))
+
+
+def draining(test, **changes):
+    """Run a test with the drain of its server."""
+
+    async def with_drain(client, generator):
+        await test(client, generator, client.drain)
+
+    with_server(with_drain, story_generator(**changes))
+
+
+def test_draining_lets_streams_finish_and_refuses_new_requests():
+    async def test(client, generator, drain):
+        streaming = asyncio.create_task(client.chunks(CHAT, BODY))
+        await generator.until_open(1)
+        stopping = asyncio.create_task(drain.finish(60.0))
+        await asyncio.sleep(0)
+        for path in ("/ready", None):
+            if path is None:
+                status, document = await client.post(CHAT, BODY)
+            else:
+                async with client.http.get(client.url + path) as response:
+                    status, document = response.status, await response.json()
+                    assert response.headers["Retry-After"]
+            assert (status, document["error"]["code"]) == (503, "draining")
+        async with client.http.get(client.url + "/health") as response:
+            assert response.status == 200
+        generator.gates[2].set()
+        documents = await streaming
+        assert documents[-1]["choices"][0]["finish_reason"] == "stop"
+        assert await stopping
+
+    draining(test, gates={2: asyncio.Event()})
+
+
+def test_what_does_not_finish_in_time_is_told_so():
+    async def test(client, generator, drain):
+        async with client.http.post(client.url + CHAT, json=BODY | {"stream": True}) as response:
+            await response.content.readuntil(b"\n\n")
+            waiting = asyncio.create_task(client.post(CHAT, BODY))
+            await generator.until_open(2)
+            assert not await drain.finish(0.0)
+            rest = (await response.read()).decode()
+        last = rest.split("\n\n")[-2].removeprefix("data: ")
+        assert msgspec.json.decode(last)["error"]["code"] == "draining"
+        status, document = await waiting
+        assert (status, document["error"]["code"]) == (503, "draining")
+        assert (generator.num_open, generator.num_closed) == (0, 2)
+
+    draining(test, gates={1: asyncio.Event()})
+
+
+def test_an_idle_server_has_nothing_to_finish():
+    async def test(client, generator, drain):
+        assert await drain.finish(0.0)
+
+    draining(test)

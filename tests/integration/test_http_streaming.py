@@ -1,0 +1,194 @@
+"""Streams over real sockets: what is sent, in which order, and how it ends."""
+
+import asyncio
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runtime.api.service import Timing
+from device_runtime.generation import CloudUnavailableError
+from tests.integration.test_http_api import (
+    CHAT,
+    COMPLETIONS,
+    STORY,
+    USER,
+    encoded,
+    story_generator,
+    with_server,
+)
+from tests.support.fake_generator import FakeGenerator, always
+
+BODY = {"messages": USER}
+WITH_USAGE = {"stream_options": {"include_usage": True}}
+
+
+def chunks(path, body, generator=None, **changes):
+    return with_server(lambda client, _: client.chunks(path, body), generator, **changes)
+
+
+def contents(documents, index=0):
+    return [
+        choice["delta"]["content"]
+        for document in documents
+        for choice in document["choices"]
+        if choice["index"] == index
+    ]
+
+
+def test_a_chat_stream_carries_the_role_with_the_first_text_and_the_reason_with_the_last():
+    documents = chunks(CHAT, BODY)
+    choices = [document["choices"][0] for document in documents]
+    assert choices[0]["delta"] == {"role": "assistant", "content": " there"}
+    assert all("role" not in choice["delta"] for choice in choices[1:])
+    assert "".join(contents(documents)) == STORY
+    reasons = [choice["finish_reason"] for choice in choices]
+    assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+    assert len({document["id"] for document in documents}) == 1
+    assert {document["object"] for document in documents} == {"chat.completion.chunk"}
+    assert not any("usage" in document for document in documents)
+
+
+def test_a_completion_stream_is_the_document_in_pieces():
+    documents = chunks(COMPLETIONS, {"prompt": "a", "max_tokens": 50, "echo": True})
+    assert documents[0]["choices"][0]["text"] == "a there"
+    assert "".join(document["choices"][0]["text"] for document in documents) == "a" + STORY
+    assert {document["object"] for document in documents} == {"text_completion"}
+
+
+def test_usage_comes_last_without_choices_and_only_when_asked_for():
+    *documents, last = chunks(CHAT, BODY | WITH_USAGE)
+    assert [document["usage"] for document in documents] == [None] * len(documents)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == len(encoded(STORY)) + 1
+
+
+def test_continuous_usage_counts_the_tokens_of_rounds_that_decide_several():
+    body = BODY | {"max_tokens": 7, "stream_options": {"continuous_usage_stats": True}}
+    documents = chunks(CHAT, body, story_generator(tokens_per_round=3))
+    assert [document["usage"]["completion_tokens"] for document in documents] == [3, 6, 7]
+    assert all(document["choices"] for document in documents)
+
+
+def test_nothing_but_pings_is_sent_before_the_first_token():
+    async def test(client, generator):
+        body = BODY | {"stream": True}
+        async with client.http.post(client.url + CHAT, json=body) as response:
+            headers = response.headers
+            assert await response.content.readuntil(b"\n\n") == b": ping\n\n"
+            generator.gates[0].set()
+            while (frame := await response.content.readuntil(b"\n\n")) == b": ping\n\n":
+                pass
+        assert msgspec.json.decode(frame[6:])["choices"][0]["delta"]["role"] == "assistant"
+        assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert headers["Cache-Control"] == "no-cache"
+        assert headers["X-Accel-Buffering"] == "no"
+        assert headers["Access-Control-Allow-Origin"] == "*"
+        assert headers["X-Request-ID"]
+
+    generator = story_generator(gates={0: asyncio.Event()})
+    with_server(test, generator, timing=Timing(ping_s=0.01))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CloudUnavailableError("the cloud was lost on the way"), "cloud_unavailable"),
+        (ConnectionResetError("a link's own error"), "internal_error"),
+        (RuntimeError("a bug"), "internal_error"),
+    ],
+)
+def test_a_failure_after_the_first_token_is_the_last_event(error, code):
+    generator = story_generator(errors={2: error})
+    first, second, last = with_server(lambda client, _: client.events(CHAT, BODY), generator)
+    assert msgspec.json.decode(first)["choices"]
+    assert msgspec.json.decode(second)["choices"]
+    envelope = msgspec.json.decode(last)["error"]
+    assert envelope["code"] == code
+    assert envelope.keys() == {"message", "type", "param", "code"}
+    assert (generator.num_open, generator.num_closed) == (0, 1)
+
+
+def test_a_failure_after_a_ping_is_an_event_too():
+    error = CloudUnavailableError("gone")
+
+    async def test(client, generator):
+        body = BODY | {"stream": True}
+        async with client.http.post(client.url + CHAT, json=body) as response:
+            assert await response.content.readuntil(b"\n\n") == b": ping\n\n"
+            generator.gates[0].set()
+            rest = (await response.read()).decode()
+        last = rest.split("\n\n")[-2].removeprefix("data: ")
+        assert msgspec.json.decode(last)["error"]["code"] == "cloud_unavailable"
+
+    generator = story_generator(gates={0: asyncio.Event()}, errors={0: error})
+    with_server(test, generator, timing=Timing(ping_s=0.01))
+
+
+def test_choices_run_side_by_side_and_are_told_apart_by_their_index():
+    async def test(client, generator):
+        body = BODY | {"n": 3, "max_tokens": 5, "stream": True} | WITH_USAGE
+        async with client.http.post(client.url + CHAT, json=body) as response:
+            first = [await response.content.readuntil(b"\n\n") for _ in range(3)]
+            generator.gates[1].set()
+            rest = (await response.read()).split(b"\n\n")
+        frames = [*first, *rest[:-2]]
+        assert rest[-2:] == [b"data: [DONE]", b""]
+        documents = [msgspec.json.decode(frame.removeprefix(b"data: ")) for frame in frames]
+        for index in range(3):
+            assert "".join(contents(documents, index)) == " there was a little do"
+        assert documents[-1]["usage"]["completion_tokens"] == 15
+
+    # None goes on before all three have begun.
+    gates = {1: asyncio.Event()}
+    with_server(test, FakeGenerator(always(encoded(STORY)), gates=gates))
+
+
+def test_one_failing_choice_ends_them_all():
+    async def test(client, generator):
+        events = await client.events(COMPLETIONS, {"prompt": ["a", "b"], "max_tokens": 9, "n": 2})
+        assert msgspec.json.decode(events[-1])["error"]["code"] == "cloud_unavailable"
+        assert (generator.num_open, generator.num_closed) == (0, 4)
+
+    with_server(test, story_generator(errors={3: CloudUnavailableError("lost")}))
+
+
+def test_a_character_of_several_tokens_comes_whole():
+    ids = [*encoded("a"), 3 + 0xE4, 3 + 0xBD, 3 + 0xA0, *encoded("the")]
+    documents = chunks(CHAT, BODY | {"max_tokens": len(ids)}, FakeGenerator(always(ids)))
+    assert contents(documents) == [" a", "你 the"]
+
+
+def test_text_that_may_begin_a_stop_string_is_held_and_given_at_the_end():
+    ids = encoded("One day")
+    body = BODY | {"max_tokens": len(ids), "stop": " day and night"}
+    documents = chunks(CHAT, body, FakeGenerator(always(ids)))
+    assert "".join(contents(documents)) == " One day"
+    assert contents(documents)[-1] == " day"
+    assert documents[-1]["choices"][0]["finish_reason"] == "length"
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    tokens_per_round=st.integers(1, 5),
+    stop=st.sampled_from([" was a", "dog", "e d", "happy", "nowhere"]),
+    num_logprobs=st.sampled_from([None, 1]),
+)
+def test_a_stream_and_a_document_say_the_same(tokens_per_round, stop, num_logprobs):
+    body = {"prompt": "a", "max_tokens": 40, "stop": stop, "logprobs": num_logprobs}
+
+    async def test(client, _):
+        _, document = await client.post(COMPLETIONS, body)
+        return document, await client.chunks(COMPLETIONS, body | WITH_USAGE)
+
+    generator = story_generator(tokens_per_round=tokens_per_round)
+    document, documents = with_server(test, generator)
+    whole = document["choices"][0]
+    parts = [choice for each in documents for choice in each["choices"]]
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    assert parts[-1]["finish_reason"] == whole["finish_reason"]
+    assert documents[-1]["usage"] == document["usage"]
+    if num_logprobs is not None:
+        for name, values in whole["logprobs"].items():
+            assert [value for part in parts for value in part["logprobs"][name]] == values
