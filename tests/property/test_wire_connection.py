@@ -1,0 +1,239 @@
+"""Both sides' tables: what is legal when, credit that never falls, session numbers used once."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.wire_messages import messages
+from wire.codec import MessageSide, side_of
+from wire.connection import CloudConnection, DeviceConnection, Phase
+from wire.credit import CreditGiver, CreditTaker
+from wire.errors import FaultCode, LocalProtocolError, RemoteProtocolError
+from wire.limits import RowLimits
+from wire.messages import (
+    NO_SESSION,
+    Close,
+    Codec,
+    Credit,
+    Dtype,
+    Fault,
+    Hello,
+    Message,
+    Open,
+    Opened,
+    Reply,
+    SessionId,
+    States,
+    Want,
+    Welcome,
+)
+
+ROWS = RowLimits(hidden_size=2, dtype=Dtype.FP16, max_frame_tokens=8)
+HELLO = Hello(1, 1, b"f" * 32, 0, 4, 2, 0b010, 0b1, b"")
+WELCOME = Welcome(1, Dtype.FP16, 0b1, 100, 8, 16, 30.0)
+
+
+def states(session: int, num_rows: int = 1) -> States:
+    place = (SessionId(session), 0, 0, num_rows)
+    return States(*place, Dtype.FP16, Codec.RAW, Want.ALL, bytes(4 * num_rows))
+
+
+def reply(session: int) -> Reply:
+    return Reply(SessionId(session), 0, 0, 1, Dtype.FP16, Codec.RAW, 1, 0.0, 0.0, 1, bytes(4))
+
+
+def opening(session: int) -> Open:
+    return Open(SessionId(session), b"k" * 16, 10)
+
+
+def open_device(*sessions: int) -> DeviceConnection:
+    device = DeviceConnection()
+    device.send(HELLO)
+    device.receive(WELCOME)
+    for session in sessions:
+        device.send(opening(session))
+    return device
+
+
+def open_cloud() -> CloudConnection:
+    cloud = CloudConnection(ROWS, window_tokens=16)
+    cloud.receive(HELLO)
+    cloud.send(WELCOME)
+    return cloud
+
+
+@given(message=messages)
+def test_neither_side_sends_the_others_messages(message: Message) -> None:  # W2
+    side = open_cloud() if side_of(message) is MessageSide.DEVICE else open_device(1)
+    with pytest.raises(LocalProtocolError):
+        side.send(message)
+
+
+@given(message=messages)
+def test_neither_side_takes_its_own_messages(message: Message) -> None:  # W2
+    side = open_device(1) if side_of(message) is MessageSide.DEVICE else open_cloud()
+    with pytest.raises(RemoteProtocolError) as refused:
+        side.receive(message)
+    assert refused.value.code is FaultCode.BAD_FRAME
+
+
+@given(message=messages.filter(lambda m: not isinstance(m, Hello | Fault)))
+def test_nothing_but_hello_and_fault_comes_before_the_handshake(message: Message) -> None:  # W2
+    with pytest.raises(LocalProtocolError):
+        DeviceConnection().send(message)
+    with pytest.raises(RemoteProtocolError):
+        DeviceConnection().receive(message)
+    with pytest.raises(RemoteProtocolError):
+        CloudConnection(ROWS, 16).receive(message)
+
+
+@given(message=messages)
+def test_nothing_comes_after_the_end(message: Message) -> None:  # W2, W31
+    device, cloud = open_device(1), open_cloud()
+    device.receive(Fault(FaultCode.DRAINING, NO_SESSION, 1.0, "stop"))
+    cloud.send(Fault(FaultCode.DRAINING, NO_SESSION, 1.0, "stop"))
+    assert device.phase is cloud.phase is Phase.CLOSED
+    for side in (device, cloud):
+        with pytest.raises(LocalProtocolError):
+            side.send(message)
+        with pytest.raises(RemoteProtocolError):
+            side.receive(message)
+
+
+def test_the_handshake_is_done_once() -> None:  # W2
+    with pytest.raises(LocalProtocolError):
+        open_device().send(HELLO)
+    with pytest.raises(RemoteProtocolError):
+        open_device().receive(WELCOME)
+    with pytest.raises(RemoteProtocolError):
+        open_cloud().receive(HELLO)
+    with pytest.raises(LocalProtocolError):
+        open_cloud().send(WELCOME)
+
+
+@given(numbers=st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_a_session_number_is_above_all_before_it(numbers: list[int]) -> None:  # W15
+    device, cloud, highest = open_device(), open_cloud(), 0
+    for number in numbers:
+        if number > highest:
+            device.send(opening(number))
+            cloud.receive(opening(number))
+            highest = number
+            assert device.is_live(SessionId(number))
+            assert cloud.was_opened(SessionId(number))
+        else:
+            with pytest.raises(LocalProtocolError):
+                device.send(opening(number))
+            with pytest.raises(RemoteProtocolError):
+                cloud.receive(opening(number))
+        assert device.next_session == highest + 1
+
+
+@pytest.mark.parametrize("ending", [Close(SessionId(1)), None])
+def test_a_session_that_is_over_takes_no_states_but_late_replies(  # W15, W25
+    ending: Close | None,
+) -> None:
+    device = open_device(1)
+    if ending is None:
+        device.receive(Fault(FaultCode.INTERNAL, SessionId(1), 1.0, "engine"))
+    else:
+        device.send(ending)
+    assert not device.is_live(SessionId(1))
+    with pytest.raises(LocalProtocolError):
+        device.send(states(1))
+    device.receive(reply(1))
+    device.receive(Opened(SessionId(1), 0))
+    device.receive(Fault(FaultCode.UNKNOWN_SESSION, SessionId(1), 0.0, "late"))
+
+
+def test_the_cloud_cannot_speak_of_sessions_that_never_were() -> None:
+    for message in (
+        reply(2),
+        Opened(SessionId(2), 0),
+        Fault(FaultCode.INTERNAL, SessionId(2), 0, ""),
+    ):
+        with pytest.raises(RemoteProtocolError) as refused:
+            open_device(1).receive(message)
+        assert refused.value.code is FaultCode.UNKNOWN_SESSION
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (states(1, num_rows=9), FaultCode.BAD_FRAME),
+        (
+            States(SessionId(1), 0, 0, 1, Dtype.BF16, Codec.RAW, Want.ALL, bytes(4)),
+            FaultCode.SHAPE_MISMATCH,
+        ),
+        (
+            States(SessionId(1), 0, 0, 1, Dtype.FP16, Codec.RAW, Want.ALL, bytes(8)),
+            FaultCode.SHAPE_MISMATCH,
+        ),
+    ],
+)
+def test_rows_of_another_shape_are_stopped_on_both_sides(  # W7
+    frame: States, code: FaultCode
+) -> None:
+    with pytest.raises(LocalProtocolError) as ours:
+        open_device(1).send(frame)
+    with pytest.raises(RemoteProtocolError) as theirs:
+        open_cloud().receive(frame)
+    assert ours.value.code is theirs.value.code is code
+
+
+def test_rows_beyond_the_credit_are_stopped_on_both_sides() -> None:  # W20
+    device, cloud = open_device(1), open_cloud()
+    for _ in range(2):
+        device.send(states(1, num_rows=8))
+        cloud.receive(states(1, num_rows=8))
+    assert device.num_available_tokens == 0
+    with pytest.raises(LocalProtocolError) as ours:
+        device.send(states(1))
+    with pytest.raises(RemoteProtocolError) as theirs:
+        cloud.receive(states(1))
+    assert ours.value.code is theirs.value.code is FaultCode.CREDIT_EXCEEDED
+
+
+@settings(max_examples=200)
+@given(window=st.integers(1, 200), data=st.data())
+def test_credit_bounds_what_is_outstanding_and_never_runs_dry(  # W20, W22
+    window: int, data: st.DataObject
+) -> None:
+    giver, taker, outstanding = CreditGiver(window), CreditTaker(window), 0
+    late: list[Credit] = []
+    for _ in range(data.draw(st.integers(1, 40))):
+        if outstanding and data.draw(st.booleans()):
+            num_rows = data.draw(st.integers(1, outstanding))
+            credit = giver.give_back(num_rows)
+            outstanding -= num_rows
+            late += [credit] if credit else []
+        elif taker.num_available:
+            num_rows = data.draw(st.integers(1, taker.num_available))
+            taker.send(num_rows)
+            giver.receive(num_rows)
+            outstanding += num_rows
+        if late and data.draw(st.booleans()):
+            taker.receive(late.pop(0))
+        assert giver.num_outstanding == outstanding <= window
+    if outstanding:
+        late += [credit] if (credit := giver.give_back(outstanding)) else []
+    for credit in late:
+        taker.receive(credit)
+    assert 4 * taker.num_available > 3 * window - 4
+
+
+@given(limits=st.lists(st.integers(0, 1000), max_size=10))
+def test_a_credit_that_repeats_or_falls_changes_nothing(limits: list[int]) -> None:  # W21
+    taker = CreditTaker(100)
+    for limit in limits:
+        taker.receive(Credit(limit))
+        taker.receive(Credit(limit))
+    assert taker.num_available == max([100, *limits])
+
+
+def test_an_excess_is_not_counted() -> None:  # W20
+    giver = CreditGiver(4)
+    with pytest.raises(RemoteProtocolError):
+        giver.receive(5)
+    assert giver.num_outstanding == 0
+    giver.receive(4)
