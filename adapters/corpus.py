@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,33 @@ STORY_END = "<|endoftext|>"
 # Text is read in pieces, and a story that grows too long is cut, so that memory stays small.
 _PIECE_CHARS = 1 << 16
 _MAX_STORY_CHARS = 1 << 20
+_HELD_OUT_EVERY = 20
 
 
 class CorpusError(ValueError):
     """Text files are missing, unreadable, or hold too little."""
+
+
+class Share(Enum):
+    """Which stories of a text: all, or one part of a fixed division into trained and held out."""
+
+    ALL = "all"
+    TRAINED = "trained"
+    HELD_OUT = "held out"
+
+    def holds(self, index: int) -> bool:
+        """Whether the story with this index, counted over all files, belongs to the share."""
+        is_held_out = index % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+        return self is Share.ALL or is_held_out == (self is Share.HELD_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Text files, read with the tokenizer of a device bundle."""
+
+    bundle: Bundle
+    paths: Sequence[Path]
+    share: Share = Share.ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +102,20 @@ def stories(paths: Sequence[Path]) -> Iterator[str]:
             raise CorpusError(f"cannot read text from {path}: {error}") from error
 
 
-def encoded_stories(bundle: Bundle, paths: Sequence[Path]) -> Iterator[list[int]]:
-    """The stories of text files as token ids, special tokens as the tokenizer puts them.
+def encoded_stories(corpus: Corpus) -> Iterator[list[int]]:
+    """The stories of a corpus as token ids, special tokens as the tokenizer puts them.
 
     Raises:
         CorpusError: a file cannot be read.
     """
-    tokenizer = load_tokenizer(bundle)
-    for story in stories(paths):
-        ids: list[int] = tokenizer.encode(story).ids
-        yield ids
+    tokenizer = load_tokenizer(corpus.bundle)
+    for index, story in enumerate(stories(corpus.paths)):
+        if corpus.share.holds(index):
+            ids: list[int] = tokenizer.encode(story).ids
+            yield ids
 
 
-def collect_windows(
-    bundle: Bundle, paths: Sequence[Path], windows: Windows, max_tokens: int
-) -> list[Tokens]:
+def collect_windows(corpus: Corpus, windows: Windows, max_tokens: int) -> list[Tokens]:
     """The windows of all stories in order, until they hold `max_tokens` tokens in all.
 
     Raises:
@@ -100,8 +123,8 @@ def collect_windows(
     """
     collected: list[Tokens] = []
     num_left = max_tokens
-    for story in encoded_stories(bundle, paths):
-        for window in windows.cut(story, bundle.manifest.bos_token_id):
+    for story in encoded_stories(corpus):
+        for window in windows.cut(story, corpus.bundle.manifest.bos_token_id):
             num_left -= len(window)
             if num_left < 0:
                 break
@@ -110,6 +133,7 @@ def collect_windows(
             break
     if not collected:
         raise CorpusError(
-            f"no text of {windows.min_tokens} tokens or more in {', '.join(map(str, paths))}"
+            f"no text of {windows.min_tokens} tokens or more in "
+            f"{', '.join(map(str, corpus.paths)) or 'no file'}"
         )
     return collected

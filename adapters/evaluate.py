@@ -1,7 +1,6 @@
 """How far an adapter's drafts get on held-out text, greedy and sampled."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 
 from adapters.chains import (
@@ -14,7 +13,7 @@ from adapters.chains import (
     draft_everywhere,
     greedy,
 )
-from adapters.corpus import CorpusError, encoded_stories
+from adapters.corpus import Corpus, CorpusError, encoded_stories
 from adapters.networks import AdapterNetwork, load_network
 from adapters.options import EvaluateOptions, Progress, StageProgress, TrialOptions
 from adapters.report import Report, RuleReport
@@ -44,7 +43,7 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Report:
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
     stored = load_adapter(options.adapter or model.device_bundle.path, model.manifest)
     adapter = load_network(stored, options.device)
-    prompts = held_out_prompts(model, options.text, options.trials)
+    prompts = held_out_prompts(Corpus(model.device_bundle, options.text), options.trials)
     by_rule: dict[str, list[Trial]] = {name: [] for name in _RULES}
     for index, prompt in enumerate(prompts):
         for name, run in _RULES.items():
@@ -67,22 +66,21 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Report:
     )
 
 
-def held_out_prompts(
-    model: WholeModel, text: Sequence[Path], trials: TrialOptions
-) -> list[Sequence[int]]:
+def held_out_prompts(corpus: Corpus, trials: TrialOptions) -> list[Sequence[int]]:
     """The beginnings of the first stories that are longer than the prompt cut from them.
 
     Raises:
         CorpusError: not one story is, or prompt and continuation exceed the model's context.
     """
     needed = max(trials.prompt_tokens) + trials.continuation_tokens
-    if needed > model.manifest.shape.max_context_tokens:
+    context_tokens = corpus.bundle.manifest.shape.max_context_tokens
+    if needed > context_tokens:
         raise CorpusError(
             f"a prompt of {max(trials.prompt_tokens)} and {trials.continuation_tokens} more tokens "
-            f"exceed the model's context of {model.manifest.shape.max_context_tokens}"
+            f"exceed the model's context of {context_tokens}"
         )
     prompts: list[Sequence[int]] = []
-    for story in encoded_stories(model.device_bundle, text):
+    for story in encoded_stories(corpus):
         length = trials.prompt_tokens[len(prompts) % len(trials.prompt_tokens)]
         if len(story) > length:
             prompts.append(story[:length])

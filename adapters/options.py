@@ -57,6 +57,8 @@ class EvaluateOptions:
 class TrainOptions:
     """What to train. `text` trains, `held_out` calibrates the stop threshold.
 
+    Without `held_out` every twentieth story of `text` is kept out of the training for that.
+
     `minutes`, where given, sets `recipe.steps` from the measured time of a step; a run with the
     steps it reports repeats it exactly. `work` keeps states and checkpoint: the same options
     resume an interrupted training there. `closing_norm` None is the kind's own choice: yes for
@@ -66,8 +68,8 @@ class TrainOptions:
     device_bundle: Path
     cloud_bundle: Path
     text: tuple[Path, ...]
-    held_out: tuple[Path, ...]
     work: Path
+    held_out: tuple[Path, ...] = ()
     kind: Kind = "layer"
     closing_norm: bool | None = None
     minutes: float | None = None

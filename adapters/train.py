@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.checkpoint import TrainingProgress
-from adapters.corpus import Tokens, collect_windows
+from adapters.corpus import Corpus, Share, Tokens, collect_windows
 from adapters.evaluate import greedy_trial, held_out_prompts
 from adapters.fitting import Fitting
 from adapters.networks import AdapterNetwork, network_tensors
@@ -23,6 +23,7 @@ from adapters.storage import (
 )
 from adapters.threshold import ThresholdFigures, best_threshold, sweep_thresholds
 from adapters.whole_model import WholeModel, load_whole_model
+from submodels.bundle import Bundle
 from submodels.layers import Placed
 from submodels.manifest import Manifest
 
@@ -50,9 +51,10 @@ def train(options: TrainOptions, progress: Progress) -> TrainedAdapter:
         options.device_bundle, options.cloud_bundle, Placed(device=options.device)
     )
     # Before the long work, so that a useless held-out text is told at once.
-    prompts = held_out_prompts(model, options.held_out, options.calibration)
+    trained, held_out = _corpora(options, model.device_bundle)
+    prompts = held_out_prompts(held_out, options.calibration)
     max_tokens = max_tokens_in(options.max_state_bytes, model.manifest.shape.hidden_size)
-    windows = collect_windows(model.device_bundle, options.text, options.windows, max_tokens)
+    windows = collect_windows(trained, options.windows, max_tokens)
     states = cached_states(
         model, windows, options.work, lambda done, of: progress(StageProgress("states", done, of))
     )
@@ -63,6 +65,16 @@ def train(options: TrainOptions, progress: Progress) -> TrainedAdapter:
     folder = options.out or model.device_bundle.path
     card = _write(folder, options, model.manifest, network, chosen.threshold, figures)
     return TrainedAdapter(folder, card)
+
+
+def _corpora(options: TrainOptions, bundle: Bundle) -> tuple[Corpus, Corpus]:
+    """What is trained on, and what is not."""
+    if options.held_out:
+        return Corpus(bundle, options.text), Corpus(bundle, options.held_out)
+    return (
+        Corpus(bundle, options.text, Share.TRAINED),
+        Corpus(bundle, options.text, Share.HELD_OUT),
+    )
 
 
 def _calibration_trials(

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import corpus
-from adapters.corpus import STORY_END, CorpusError, Windows, collect_windows, stories
+from adapters.corpus import (
+    STORY_END,
+    Corpus,
+    CorpusError,
+    Share,
+    Windows,
+    collect_windows,
+    encoded_stories,
+    stories,
+)
 from submodels.bundle import load_bundle
 from tests.support.adapter_models import make_bundles, write_stories
 
@@ -73,8 +82,8 @@ def test_windows_that_are_too_short_are_dropped() -> None:
 def test_collected_windows_stay_within_the_budget_of_tokens(tmp_path: Path) -> None:
     bundle = load_bundle(make_bundles(tmp_path)[0], "device")
     text = write_stories(tmp_path / "text.txt", 20)
-    everything = collect_windows(bundle, [text], Windows(24, 4), 1 << 30)
-    some = collect_windows(bundle, [text], Windows(24, 4), 100)
+    everything = collect_windows(Corpus(bundle, [text]), Windows(24, 4), 1 << 30)
+    some = collect_windows(Corpus(bundle, [text]), Windows(24, 4), 100)
     assert sum(map(len, some)) <= 100
     assert [w.tolist() for w in some] == [w.tolist() for w in everything[: len(some)]]
 
@@ -84,4 +93,15 @@ def test_text_without_one_whole_window_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "short.txt"
     text.write_text("hi")
     with pytest.raises(CorpusError, match="no text of 16 tokens"):
-        collect_windows(bundle, [text], Windows(), 1 << 30)
+        collect_windows(Corpus(bundle, [text]), Windows(), 1 << 30)
+
+
+def test_every_story_is_either_trained_on_or_held_out(tmp_path: Path) -> None:
+    bundle = load_bundle(make_bundles(tmp_path)[0], "device")
+    text = write_stories(tmp_path / "text.txt", 41)
+    everything, trained, held_out = (
+        list(encoded_stories(Corpus(bundle, [text], share))) for share in Share
+    )
+    assert (len(everything), len(trained), len(held_out)) == (41, 39, 2)
+    assert held_out == [everything[19], everything[39]]
+    assert trained == [story for i, story in enumerate(everything) if i not in (19, 39)]

@@ -184,3 +184,11 @@ def test_a_trained_adapter_loads_for_its_bundle_and_carries_its_figures(tmp_path
     assert trained.card.training.steps == RECIPE.steps
     assert trained.card.training.loss > 0
     assert 1 <= trained.card.training.stopped_tokens_per_round <= 4
+
+
+def test_without_held_out_text_some_stories_are_kept_for_calibration(tmp_path: Path) -> None:
+    chosen = options(tmp_path)
+    text = write_stories(tmp_path / "longer.txt", 40)
+    alone = train(replace(chosen, text=(text,), held_out=()), ignore).card.training
+    beside = train(replace(chosen, text=(text,), held_out=(text,)), ignore).card.training
+    assert alone.corpus_tokens < beside.corpus_tokens
