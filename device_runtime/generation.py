@@ -84,13 +84,55 @@ class OverloadedError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class DraftFigures(Protocol):
+    """How drafting went: entry i is about the (i + 1)-th drafted token of a round."""
+
+    @property
+    def drafted_by_position(self) -> Sequence[int]:
+        """Tokens that were sent for verification."""
+        ...
+
+    @property
+    def accepted_by_position(self) -> Sequence[int]:
+        """Those of them that became part of the text."""
+        ...
+
+
+class Emissions(Protocol):
+    """A running generation, an async iterator; whoever reads it closes it."""
+
+    def __aiter__(self) -> AsyncIterator[Emission]:
+        """Itself."""
+        ...
+
+    async def __anext__(self) -> Emission:
+        """What the next round decided."""
+        ...
+
+    @property
+    def stats(self) -> DraftFigures:
+        """What it did so far; complete once it has ended."""
+        ...
+
+    async def aclose(self) -> None:
+        """End it and free its session on both sides; repeats are harmless."""
+        ...
+
+
 class Generator(Protocol):
     """The runtime as the HTTP face sees it."""
 
-    vocab_size: int
-    max_context_tokens: int
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
+        ...
 
-    def generate(self, request: GenerationRequest, request_id: str) -> AsyncIterator[Emission]:
+    @property
+    def max_context_tokens(self) -> int:
+        """The most tokens of prompt and output together; may change when the cloud does."""
+        ...
+
+    def generate(self, request: GenerationRequest, request_id: str) -> Emissions:
         """Generate until a stop token, `max_tokens`, or the iterator is closed.
 
         Closing the iterator (or cancelling the task that reads it) ends the generation and frees

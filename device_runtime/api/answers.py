@@ -1,8 +1,7 @@
 """All choices of a job, generated side by side; their pieces in the order they are decided."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -10,7 +9,6 @@ from device_runtime.api.job import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
 from device_runtime.api.service import Service
 from device_runtime.api.transcript import Piece, Transcript
-from device_runtime.generation import Emission
 
 # A slow reader lets its generations run this many pieces ahead and then holds them.
 _QUEUED_PIECES_PER_CHOICE = 4
@@ -84,23 +82,16 @@ class Answers:
         if len(self._job.choices) > 1:
             request_id = f"{request_id}-{choice.index}"
         generation = self._service.generator.generate(choice.generation, request_id)
-        async with _closing(generation) as emissions:
-            async for emission in emissions:
-                piece = transcript.push(emission)
-                timer.emitted(len(emission.tokens))
-                if piece is not None:
-                    await self._queue.put(piece)
-                    if piece.finish_reason is not None:
-                        self._told_all.add(choice.index)
-                        return piece.finish_reason
-        raise RuntimeError("the generation ended without a finish reason")
-
-
-@asynccontextmanager
-async def _closing(generation: AsyncIterator[Emission]) -> AsyncIterator[AsyncIterator[Emission]]:
-    """Close a generation on the way out; one that has ended or failed is closed already."""
-    try:
-        yield generation
-    finally:
-        if isinstance(generation, AsyncGenerator):
-            await generation.aclose()
+        try:
+            async with aclosing(generation):
+                async for emission in generation:
+                    piece = transcript.push(emission)
+                    timer.emitted(len(emission.tokens))
+                    if piece is not None:
+                        await self._queue.put(piece)
+                        if piece.finish_reason is not None:
+                            self._told_all.add(choice.index)
+                            return piece.finish_reason
+            raise RuntimeError("the generation ended without a finish reason")
+        finally:
+            self._service.metrics.count_drafts(generation.stats)

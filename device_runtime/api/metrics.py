@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from device_runtime.generation import DraftFigures
 
 _LABEL = "model_name"
 # vLLM's buckets, so that dashboards made for it show comparable histograms.
@@ -25,18 +27,18 @@ _REQUEST_BUCKETS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeFigures:
-    """What only the runtime knows: sequences running and waiting, and drafting since the start.
+class Load(Protocol):
+    """What only the runtime knows at a moment."""
 
-    A draft is one verification of drafted tokens.
-    """
+    @property
+    def num_running(self) -> int:
+        """Generations running."""
+        ...
 
-    num_running: int = 0
-    num_waiting: int = 0
-    num_drafts: int = 0
-    num_draft_tokens: int = 0
-    num_accepted_tokens: int = 0
+    @property
+    def num_waiting(self) -> int:
+        """Generations that wait for their turn."""
+        ...
 
 
 class Metrics:
@@ -45,15 +47,24 @@ class Metrics:
     def __init__(
         self,
         model_name: str,
-        figures: Callable[[], RuntimeFigures],
+        load: Callable[[], Load],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
         self._registry = CollectorRegistry()
-        self._registry.register(_RuntimeCollector(model_name, figures))
+        self._registry.register(_LoadCollector(model_name, load))
         self._model_name = model_name
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+        self._drafts = self._counter("spec_decode_num_drafts", "Verifications of drafted tokens.")
+        self._drafted = self._counter("spec_decode_num_draft_tokens", "Drafted tokens.")
+        self._accepted = self._counter("spec_decode_num_accepted_tokens", "Accepted ones.")
+        self._accepted_by_position = Counter(
+            "hat_spec_decode_num_accepted_tokens_per_pos",
+            "Accepted tokens by their place in the draft.",
+            [_LABEL, "position"],
+            registry=self._registry,
+        )
         self._ended = Counter(
             "hat_request_success",
             "Generations ended, by reason (abort: the client left; error: it failed).",
@@ -81,6 +92,15 @@ class Metrics:
     def count_end(self, reason: str) -> None:
         """One generation ended."""
         self._ended.labels(self._model_name, reason).inc()
+
+    def count_drafts(self, figures: DraftFigures) -> None:
+        """The drafting of one generation, when it has ended."""
+        if figures.drafted_by_position:
+            self._drafts.inc(figures.drafted_by_position[0])
+        self._drafted.inc(sum(figures.drafted_by_position))
+        self._accepted.inc(sum(figures.accepted_by_position))
+        for position, num_accepted in enumerate(figures.accepted_by_position):
+            self._accepted_by_position.labels(self._model_name, str(position)).inc(num_accepted)
 
     def render(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""
@@ -123,28 +143,20 @@ class GenerationTimer:
         self._metrics.count_end(reason)
 
 
-class _RuntimeCollector(Collector):
+class _LoadCollector(Collector):
     """Asks the runtime when Prometheus asks."""
 
-    def __init__(self, model_name: str, figures: Callable[[], RuntimeFigures]) -> None:
+    def __init__(self, model_name: str, load: Callable[[], Load]) -> None:
         self._labels = [model_name]
-        self._figures = figures
+        self._load = load
 
     def collect(self) -> Iterable[Metric]:
-        """Gauges and counters with the figures of now."""
-        figures = self._figures()
-        yield self._gauge("num_requests_running", "Generations running.", figures.num_running)
-        yield self._gauge("num_requests_waiting", "Generations waiting.", figures.num_waiting)
-        yield self._count("num_drafts", "Verified drafts.", figures.num_drafts)
-        yield self._count("num_draft_tokens", "Drafted tokens.", figures.num_draft_tokens)
-        yield self._count("num_accepted_tokens", "Accepted ones.", figures.num_accepted_tokens)
+        """The gauges of now."""
+        load = self._load()
+        yield self._gauge("num_requests_running", "Generations running.", load.num_running)
+        yield self._gauge("num_requests_waiting", "Generations waiting.", load.num_waiting)
 
     def _gauge(self, name: str, text: str, value: int) -> Metric:
         family = GaugeMetricFamily(f"hat_{name}", text, labels=[_LABEL])
-        family.add_metric(self._labels, value)
-        return family
-
-    def _count(self, name: str, text: str, value: int) -> Metric:
-        family = CounterMetricFamily(f"hat_spec_decode_{name}", text, labels=[_LABEL])
         family.add_metric(self._labels, value)
         return family

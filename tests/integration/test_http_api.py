@@ -477,11 +477,11 @@ def test_metrics_count_what_was_generated_under_vllms_names():
     assert values["hat_time_to_first_token_seconds_count", None] == 2
     assert values["hat_inter_token_latency_seconds_count", None] == 2 + num_story - 1
     assert values["hat_e2e_request_latency_seconds_count", None] == 2
-    assert values["hat_num_requests_running", None] == 1
+    assert values["hat_num_requests_running", None] == 0
     assert values["hat_num_requests_waiting", None] == 0
-    assert values["hat_spec_decode_num_drafts_total", None] == 2
-    assert values["hat_spec_decode_num_draft_tokens_total", None] == 8
-    assert values["hat_spec_decode_num_accepted_tokens_total", None] == 5
+    assert values["hat_spec_decode_num_drafts_total", None] == 2 * 2
+    assert values["hat_spec_decode_num_draft_tokens_total", None] == 2 * 8
+    assert values["hat_spec_decode_num_accepted_tokens_total", None] == 2 * 5
 
 
 def test_the_root_says_what_this_is():

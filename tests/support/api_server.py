@@ -11,7 +11,7 @@ from aiohttp import web
 
 from device_runtime.api.app import make_runner
 from device_runtime.api.drain import Drain
-from device_runtime.api.metrics import Metrics, RuntimeFigures
+from device_runtime.api.metrics import Metrics
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.chat_template import load_chat_template
 from tests.support.fake_generator import FakeGenerator
@@ -22,13 +22,12 @@ MODEL = "stories260k"
 
 def make_service(generator: FakeGenerator, **changes: Any) -> Service:
     """A service over the shipped model's tokenizer; `changes` replace parts of it."""
-    figures = RuntimeFigures(num_running=1, num_drafts=2, num_draft_tokens=8, num_accepted_tokens=5)
     service = Service(
         generator=generator,
         tokenizer=story_tokenizer(),
         template=load_chat_template(MODEL_FOLDER),
         model=ModelCard(MODEL, MODEL, 1_790_000_000, "ab" * 32, eos_token_ids=(1, 2)),
-        metrics=Metrics(MODEL, lambda: figures),
+        metrics=Metrics(MODEL, lambda: generator),
         max_choices=64,
     )
     return replace(service, **changes)

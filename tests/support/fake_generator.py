@@ -37,10 +37,21 @@ class FakeGenerator:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def generate(
+    @property
+    def num_running(self) -> int:
+        """As metrics call it."""
+        return self.num_open
+
+    num_waiting = 0
+
+    def generate(self, request: GenerationRequest, request_id: str) -> "FakeGeneration":
+        """The scripted answer."""
+        return FakeGeneration(self._emissions(request, request_id))
+
+    async def _emissions(
         self, request: GenerationRequest, request_id: str
     ) -> AsyncGenerator[Emission, None]:
-        """The scripted answer, in rounds."""
+        """The answer in rounds."""
         self.requests.append(request)
         self.request_ids.append(request_id)
         self.num_open += 1
@@ -100,6 +111,32 @@ class FakeGenerator:
             for rank in range(request.num_logprobs)
         )
         return Token(token_id, logprob, top)
+
+
+@dataclass
+class FakeDraftFigures:
+    """Two rounds, in which five of eight drafted tokens were accepted."""
+
+    drafted_by_position: tuple[int, ...] = (2, 2, 2, 2)
+    accepted_by_position: tuple[int, ...] = (2, 2, 1, 0)
+
+
+@dataclass
+class FakeGeneration:
+    """A running generation, and drafting figures that never change."""
+
+    emissions: AsyncGenerator[Emission, None]
+    stats: FakeDraftFigures = field(default_factory=FakeDraftFigures)
+
+    def __aiter__(self) -> "FakeGeneration":
+        return self
+
+    async def __anext__(self) -> Emission:
+        return await anext(self.emissions)
+
+    async def aclose(self) -> None:
+        """End it."""
+        await self.emissions.aclose()
 
 
 def always(ids: Sequence[int]) -> Answer:
