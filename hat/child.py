@@ -1,8 +1,4 @@
-"""`python -m hat.child ...`: a `hat` command that never outlives the process that started it.
-
-Its standard input is a pipe that the parent holds open and never writes to. However the parent
-ends, `kill -9` included, the pipe ends with it.
-"""
+"""`python -m hat.child ...`: a `hat` command that never outlives the process that started it."""
 
 import os
 import signal
@@ -19,15 +15,26 @@ GRACE_S = 5.0
 
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    end_with_parent()
     sys.exit(run(sys.argv[1:]))
 
 
-def _end_with_parent() -> None:
+def end_with_parent(grace_s: float = GRACE_S) -> None:
+    """End this process, softly and then by force, when its standard input ends.
+
+    That is a pipe which the parent holds open and never writes to. However the parent ends,
+    `kill -9` included, the pipe ends with it.
+    """
+    threading.Thread(
+        target=_await_end, args=(grace_s,), name="end-with-parent", daemon=True
+    ).start()
+
+
+def _await_end(grace_s: float) -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_S)
+    time.sleep(grace_s)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -22,11 +21,14 @@ _LOG_END_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two programs. After `stop_within_s` of asking nicely it is killed."""
+    """One of the two programs. After `stop_within_s` of asking nicely it is killed.
+
+    Its standard input is a pipe that ends when this process does; the program must end then too.
+    """
 
     name: str
     color: str
-    arguments: tuple[str, ...]
+    command: tuple[str, ...]
     environ: Mapping[str, str]
     ready_url: str
     stop_within_s: float
@@ -98,10 +100,7 @@ class _Child:
     async def start(cls, side: Side) -> "_Child":
         """Start it in a session of its own, so that Ctrl-C reaches this process only."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "hat.child",
-            *side.arguments,
+            *side.command,
             stdin=PIPE,
             stdout=PIPE,
             stderr=STDOUT,

@@ -1,6 +1,7 @@
 """What `hat up` starts: arguments, environment and addresses of the two sides."""
 
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def sides(settings: UpSettings, bundle: Path, environ: Mapping[str, str]) -> tup
     cloud = Side(
         name="cloud",
         color="cyan",
-        arguments=_arguments(settings, settings.cloud, settings.cloud_flags, bundle),
+        command=_command(settings, settings.cloud, settings.cloud_flags, bundle),
         environ=child_environ,
         ready_url=f"http://{settings.cloud_address}/ready",
         stop_within_s=settings.cloud.value("drain_timeout_s") + _STOP_MARGIN_S,
@@ -89,7 +90,7 @@ def sides(settings: UpSettings, bundle: Path, environ: Mapping[str, str]) -> tup
     device = Side(
         name="device",
         color="green",
-        arguments=_arguments(settings, settings.device, device_flags, bundle),
+        command=_command(settings, settings.device, device_flags, bundle),
         environ=child_environ,
         ready_url=f"http://{settings.device_address}/ready",
         stop_within_s=settings.device.value("drain_timeout_s") + _STOP_MARGIN_S,
@@ -97,20 +98,20 @@ def sides(settings: UpSettings, bundle: Path, environ: Mapping[str, str]) -> tup
     return cloud, device
 
 
-def _arguments(
+def _command(
     settings: UpSettings, resolved: Resolved[C], flags: Mapping[str, str], bundle: Path
 ) -> tuple[str, ...]:
     """The command line of one side. What this process relies on is said explicitly."""
     program: Program[C] = resolved.program
     explicit = {name: str(resolved.value(name)) for name in ("host", "port")}
-    arguments = [program.name, str(bundle / program.name)]
+    command = [sys.executable, "-m", "hat.child", program.name, str(bundle / program.name)]
     for setting in program.settings:
         text = {**flags, **explicit}.get(setting.key)
         if text is not None:
-            arguments += [f"{setting.flag}={text}"]
+            command += [f"{setting.flag}={text}"]
     if settings.file is not None:
-        arguments += [f"--config={settings.file}"]
-    return tuple(arguments)
+        command += [f"--config={settings.file}"]
+    return tuple(command)
 
 
 def _child_environment(environ: Mapping[str, str]) -> dict[str, str]:

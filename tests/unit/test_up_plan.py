@@ -3,6 +3,7 @@
 import os
 import shlex
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hat.splitting import SplitRequest, default_input_layers, split_model
 from hat.up_plan import UpSettings, sides, up_settings
 
 REQUEST = SplitRequest(None, None, "keep", ())
+CHILD = (sys.executable, "-m", "hat.child")
 NO_KEY = Given(None, "default")
 
 
@@ -108,18 +110,18 @@ def test_both_sides_get_their_flags_and_one_fresh_secret(tmp_path: Path) -> None
     settings = _settings({"port": "77"}, {"drafter": "none"}, {"HAT_DEVICE_HOST": "::1"}, config)
     environ = {"PATH": "/bin", "HAT_SECRET": "mine", "HAT_CLOUD_SECRET_FILE": "f"}
     cloud, device = sides(settings, Path("b"), environ)
-    assert cloud.arguments == (
-        *("cloud", "b/cloud", "--host=127.0.0.1", "--port=77"),
+    assert cloud.command == (
+        *(*CHILD, "cloud", "b/cloud", "--host=127.0.0.1", "--port=77"),
         f"--config={config}",
     )
-    assert device.arguments == (
-        *("device", "b/device", "--host=::1", "--port=81", "--cloud=ws://127.0.0.1:77"),
+    assert device.command == (
+        *(*CHILD, "device", "b/device", "--host=::1", "--port=81", "--cloud=ws://127.0.0.1:77"),
         *("--drafter=none", f"--config={config}"),
     )
     assert device.ready_url == "http://[::1]:81/ready"
     secret = cloud.environ["HAT_CLOUD_SECRET"]
     assert len(secret) > 30
-    assert secret not in " ".join((*cloud.arguments, *device.arguments))
+    assert secret not in " ".join((*cloud.command, *device.command))
     assert device.environ["HAT_DEVICE_SECRET"] == secret
     assert cloud.environ["PATH"] == "/bin"
     assert "HAT_CLOUD_SECRET_FILE" not in cloud.environ
