@@ -67,10 +67,13 @@ class Link:
         self._task = asyncio.create_task(self._run(), name="cloud link")
 
     async def close(self) -> None:
-        """Close the socket, without another one after it."""
+        """Send what was to be sent (the ends of sessions), then close the socket for good."""
+        if self._connection is not None:
+            await self._connection.flush()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._fail_sessions()
         self.status = LinkStatus(False, "the link is closed")
 
     async def connected(self) -> None:

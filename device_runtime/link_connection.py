@@ -1,6 +1,7 @@
 """One socket to the cloud, from the greeting to the loss: writes, reads, and hands out."""
 
 import asyncio
+import contextlib
 import socket
 import sys
 from collections.abc import Callable
@@ -73,6 +74,7 @@ class LinkConnection:
         self._sessions: dict[SessionId, LinkSession] = {}
         self._last_session = NO_SESSION
         self._changed = asyncio.Event()
+        self._is_idle = asyncio.Event()
         self.dtype = Dtype.FP32
 
     async def handshake(self, hello: Hello) -> Welcome:
@@ -133,6 +135,12 @@ class LinkConnection:
             self._outbox.discard(session)
             self._put(Close(session))
 
+    async def flush(self) -> None:
+        """Wait a moment until everything that may be sent is sent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._is_idle.wait()
+
     def fail_sessions(self, failure: Callable[[], CloudUnavailableError]) -> None:
         """The socket is gone, and every session with it."""
         for session in self._sessions.values():
@@ -141,12 +149,14 @@ class LinkConnection:
 
     def _put(self, item: Open | Close | RowsFrame) -> None:
         self._outbox.put(item)
+        self._is_idle.clear()
         self._changed.set()
 
     async def _write_all(self) -> None:
         while True:
             item = self._outbox.next(self._rules.num_available_tokens)
             if item is None:
+                self._is_idle.set()
                 self._changed.clear()
                 await self._changed.wait()
             elif isinstance(item, RowsFrame):

@@ -13,20 +13,19 @@ Place = TypeVar("Place")
 
 @dataclass(frozen=True, slots=True)
 class PrefixCacheLimits:
-    """At most `max_sessions`, with `max_tokens` reserved positions in all, each for `idle_s`.
+    """At most `max_sessions` are kept, with `max_tokens` reserved positions in all.
 
-    A shared prefix shorter than `min_shared_tokens` is not worth a round trip.
+    A shared prefix shorter than `min_shared_tokens` is not worth looking after.
     """
 
-    max_sessions: int = 4
-    max_tokens: int = 16_384
-    idle_s: float = 48.0
-    min_shared_tokens: int = 16
+    max_sessions: int
+    max_tokens: int
+    min_shared_tokens: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept(Generic[Place]):
-    """A finished session: the text in its caches `[N]`, and how many positions it reserves."""
+    """A finished session: the text in its caches `[N]`, the positions it reserves, its end."""
 
     text: NDArray[np.int64]
     reserved_tokens: int
@@ -36,12 +35,16 @@ class Kept(Generic[Place]):
 
 @dataclass(frozen=True, slots=True)
 class Match(Generic[Place]):
-    """A kept session that begins as the prompt does, for `num_shared_tokens` tokens."""
+    """A kept session that begins as the prompt does, for `num_shared_tokens` tokens.
+
+    If `is_taken`, it left the cache and is the caller's to continue. Else it may be forked, and
+    can go afterwards if it `is_superseded`: the prompt continues most of it.
+    """
 
     place: Place
     num_shared_tokens: int
     is_taken: bool
-    """Whether it left the cache and is the caller's to continue; else it may only be forked."""
+    is_superseded: bool
 
 
 class PrefixCache(Generic[Place]):
@@ -70,17 +73,15 @@ class PrefixCache(Generic[Place]):
         if best is None:
             return None
         self._kept.remove(best)
-        is_taken = reserved_tokens <= best.reserved_tokens and 2 * most >= len(best.text)
+        is_superseded = 2 * most >= len(best.text)
+        is_taken = is_superseded and reserved_tokens <= best.reserved_tokens
         if not is_taken:
             self._kept.append(best)
-        return Match(best.place, most, is_taken)
+        return Match(best.place, most, is_taken, is_superseded)
 
-    def keep(
-        self, text: Sequence[int], reserved_tokens: int, place: Place, now: float
-    ) -> list[Place]:
-        """Keep a finished session; returns the places given up for it, perhaps itself."""
-        ids = np.asarray(text, dtype=np.int64)
-        self._kept.append(Kept(ids, reserved_tokens, place, now + self._limits.idle_s))
+    def keep(self, kept: Kept[Place], now: float) -> list[Place]:
+        """Keep a finished session; returns the places given up for it, perhaps its own."""
+        self._kept.append(kept)
         dropped = self.expire(now)
         while len(self._kept) > self._limits.max_sessions or self._num_reserved_tokens > (
             self._limits.max_tokens

@@ -130,6 +130,8 @@ class Session:
         self._draft: tuple[int, ...] = ()
         self._max_draft_tokens = 0
         self._round_started_s: float | None = None
+        self.num_accepted = 0
+        """Drafted tokens that the round decided last has kept."""
 
     @property
     def text(self) -> Sequence[int]:
@@ -176,7 +178,7 @@ class Session:
         Fewer may come if a stop token ended the walk. `now` is a monotonic clock in seconds.
         """
         self._expect(Phase.CHOOSING)
-        num_accepted = self._checked_num_accepted(tokens)
+        self.num_accepted = num_accepted = self._checked_num_accepted(tokens)
         if self._round_started_s is not None:
             round_s = now - self._round_started_s
             self._draft_length.on_round(len(self._draft), num_accepted, round_s)

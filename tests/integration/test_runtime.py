@@ -13,10 +13,16 @@ from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
 from tests.support.fake_runtime import KEEP_SOME, bench, request
+from wire.codec import STATES
 from wire.errors import FaultCode
 from wire.messages import Want
 
 PROMPTS = [[(7 * i * i + 3 * j) % VOCAB_SIZE for j in range(1 + 3 * i)] for i in range(16)]
+
+GREEDY = SamplingParams(temperature=0.0, seed=1)
+SAMPLED = SamplingParams(seed=5)
+REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
+"""Two tokens alternate at random: prompt lookup always drafts, and is right half of the time."""
 
 
 def expected(wanted, num_output_layers=0):
@@ -31,7 +37,7 @@ def test_the_output_is_the_whole_models(drafter, chunk_tokens, num_output_layers
         engine = FakeDeviceEngine(num_output_layers)
         async with bench(engine=engine, drafter=drafter, chunk_tokens=chunk_tokens) as it:
             for prompt in PROMPTS[::3]:
-                for sampling in (SamplingParams(temperature=0.0, seed=1), SamplingParams(seed=5)):
+                for sampling in (GREEDY, SAMPLED, REPETITIVE):
                     wanted = request(prompt, sampling=sampling)
                     assert await it.ids(wanted) == expected(wanted, num_output_layers)
             await it.freed()
@@ -226,8 +232,7 @@ def test_an_engine_failure_ends_the_generation_and_frees_both_sides():
 def test_stats_count_what_happened():
     async def run():
         async with bench(chunk_tokens=4, draft_tokens=3) as it:
-            # The model of integers loops at temperature 0, so prompt lookup finds its drafts.
-            wanted = request(PROMPTS[6], 60, sampling=SamplingParams(temperature=0.0, seed=1))
+            wanted = request(PROMPTS[6], 60, sampling=REPETITIVE)
             generation = it.runtime.generate(wanted, "test")
             emissions = [emission async for emission in generation]
             stats = generation.stats
@@ -238,7 +243,9 @@ def test_stats_count_what_happened():
             assert stats.num_output_tokens == 1 + stats.num_rounds + stats.num_accepted_tokens
             verified = [f for f in it.cloud.frames if f.want is Want.ALL]
             assert stats.num_drafted_tokens == sum(f.num_rows - 1 for f in verified)
-            assert stats.bytes_up == sum(len(f.payload) + 23 for f in it.cloud.frames)
+            assert 0 < stats.num_accepted_tokens < stats.num_drafted_tokens
+            assert stats.drafted_by_position[0] >= stats.drafted_by_position[-1] > 0
+            assert stats.bytes_up == sum(len(f.payload) + STATES.size for f in it.cloud.frames)
             assert stats.bytes_down > stats.bytes_up / 2
             assert 0 < stats.first_token_s <= stats.total_s
             assert stats.cloud_compute_s == pytest.approx(0.002 * len(it.cloud.frames))

@@ -1,0 +1,174 @@
+"""Performs a session's actions: engine, link, sampler and drafter at its service."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from device_runtime.acceptance import walk
+from device_runtime.actions import (
+    Action,
+    AwaitReply,
+    Choose,
+    ComputeAndSend,
+    Draft,
+    Emit,
+    FeedOutput,
+    Finish,
+)
+from device_runtime.drafting import Drafter
+from device_runtime.engine import DeviceEngine, Rows
+from device_runtime.engine_thread import EngineThread
+from device_runtime.generation import Emission, GenerationRequest, Token
+from device_runtime.link_session import OutgoingRows
+from device_runtime.places import Place
+from device_runtime.sampling import Sampler
+from device_runtime.session import ReplyFacts, Session
+from device_runtime.stats import GenerationStats
+from wire.messages import Payload, Reply
+from wire.numbers import pack_rows, unpack_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one generation is made of. `clock` is monotonic, in seconds."""
+
+    request: GenerationRequest
+    session: Session
+    place: Place
+    sampler: Sampler
+    drafter: Drafter
+    stats: GenerationStats
+    clock: Callable[[], float]
+
+
+class Driver:
+    """Decides nothing; measures what it does."""
+
+    def __init__(self, parts: Parts, engine: EngineThread) -> None:
+        self._parts = parts
+        self._engine = engine
+        self._session = parts.session
+        self._stream = parts.place.stream
+        self._sequence = parts.place.sequence
+        self._stats = parts.stats
+        self._clock = parts.clock
+        self._reply: Reply | None = None
+        self._num_valid_tokens = 0
+
+    @property
+    def valid_text(self) -> Sequence[int]:
+        """The tokens that both caches hold, once the session has finished."""
+        return self._session.text[: self._num_valid_tokens]
+
+    @property
+    def next_epoch(self) -> int:
+        """The first epoch that a session continuing this one may use."""
+        return self._session.epoch + 1
+
+    async def run(self) -> AsyncGenerator[Emission]:
+        """Perform actions until there are none, handing out what is emitted on the way."""
+        pending = deque(self._session.start())
+        pending.extend(await self._perform(pending.popleft()))
+        # The first chunk is on its way, so the engine's thread has time to index the prompt.
+        self._engine.run_later(self._index_prompt)
+        while pending:
+            action = pending.popleft()
+            if isinstance(action, Emit):
+                yield action.emission
+            else:
+                pending.extend(await self._perform(action))
+
+    def _index_prompt(self, engine: DeviceEngine) -> None:
+        self._parts.drafter.extend(self._parts.request.prompt_ids)
+
+    async def _perform(self, action: Action) -> list[Action]:
+        match action:
+            case ComputeAndSend():
+                return await self._compute_and_send(action)
+            case AwaitReply():
+                return await self._await_reply()
+            case FeedOutput():
+                await self._feed_output(action)
+            case Choose():
+                return await self._choose(action)
+            case Draft():
+                return self._draft(action)
+            case Finish():
+                self._num_valid_tokens = action.num_valid_tokens
+            case Emit():
+                raise AssertionError("emissions are handed out by run")
+        return []
+
+    async def _compute_and_send(self, action: ComputeAndSend) -> list[Action]:
+        started_s = self._clock()
+        payload = await self._engine.run(lambda engine: self._packed_rows(engine, action))
+        computed_s = self._clock()
+        num_rows = len(action.token_ids)
+        place = (action.epoch, action.position, num_rows, action.want)
+        await self._stream.send(OutgoingRows(*place, payload, action.is_verify))
+        self._stats.input_s += computed_s - started_s
+        self._stats.send_s += self._clock() - computed_s
+        self._stats.num_chunks += not action.is_verify
+        return self._session.on_sent(self._stream.num_waiting_replies)
+
+    def _packed_rows(self, engine: DeviceEngine, action: ComputeAndSend) -> Payload:
+        """On the engine's thread: shallow rows in the wire's number format."""
+        rows = engine.input_rows(self._sequence, action.token_ids, action.position)
+        return pack_rows(rows, self._stream.dtype)
+
+    async def _await_reply(self) -> list[Action]:
+        started_s = self._clock()
+        reply = await self._stream.reply()
+        self._stats.wait_s += self._clock() - started_s
+        self._stats.cloud_queue_s += reply.queue_s
+        self._stats.cloud_compute_s += reply.compute_s
+        self._reply = reply
+        facts = ReplyFacts(reply.epoch, reply.position, reply.num_rows, reply.cached_tokens)
+        return self._session.on_reply(facts, self._stream.num_waiting_replies)
+
+    async def _feed_output(self, action: FeedOutput) -> None:
+        started_s = self._clock()
+        await self._engine.run(lambda engine: self._logits(engine, action.position, 0))
+        self._stats.output_s += self._clock() - started_s
+
+    async def _choose(self, action: Choose) -> list[Action]:
+        started_s = self._clock()
+        tokens = await self._engine.run(lambda engine: self._decide(engine, action))
+        now = self._clock()
+        self._stats.output_s += now - started_s
+        actions = self._session.on_chosen(tokens, now)
+        if self._stats.num_output_tokens > 0:
+            # The first token comes from the prompt, all others from a verification.
+            self._stats.add_round(len(action.draft), self._session.num_accepted)
+        self._stats.num_output_tokens += len(tokens)
+        return actions
+
+    def _decide(self, engine: DeviceEngine, action: Choose) -> list[Token]:
+        """On the engine's thread: walk the draft along the target's choices, and remember them."""
+        logits = self._logits(engine, action.position, len(action.draft) + 1)
+        decided: list[Token] = []
+
+        def choose(index: int) -> int:
+            token_id = self._parts.sampler.choose(logits[index])
+            decided.append(self._parts.sampler.commit(token_id, logits[index]))
+            return token_id
+
+        token_ids = walk(action.draft, choose, self._parts.request.stop_token_ids)
+        self._parts.drafter.extend(token_ids)
+        return decided
+
+    def _logits(self, engine: DeviceEngine, position: int, num_logits: int) -> Rows:
+        """On the engine's thread: logits `[num_logits, V]` of the rows that came last."""
+        reply = self._reply
+        assert reply is not None, "rows come before logits"
+        shape = (reply.num_rows, engine.hidden_size)
+        deep = unpack_rows(reply.payload, *shape, reply.dtype, reply.codec)
+        return engine.logits(self._sequence, deep.astype(np.float32), position, num_logits)
+
+    def _draft(self, action: Draft) -> list[Action]:
+        started_s = self._clock()
+        draft = self._parts.drafter.propose(action.num_tokens) if action.num_tokens else ()
+        self._stats.draft_s += self._clock() - started_s
+        return self._session.on_draft(draft, started_s)

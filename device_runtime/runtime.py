@@ -1,0 +1,217 @@
+"""The runtime: generations on one engine and one link, each from a queue to its last token."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from chunking.planner import FixedSizePlanner
+from device_runtime.admission import Admission
+from device_runtime.config import DeviceConfig
+from device_runtime.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
+from device_runtime.drafting import Drafter, NgramDrafter, NoDrafter
+from device_runtime.driver import Driver, Parts
+from device_runtime.engine import DeviceEngine
+from device_runtime.engine_thread import EngineThread
+from device_runtime.generation import CloudUnavailableError, Emission, GenerationRequest
+from device_runtime.link import Link, LinkLimits
+from device_runtime.link_session import MAX_UNANSWERED_FRAMES
+from device_runtime.noise import PositionNoise, draw_seed
+from device_runtime.places import Found, Place, Places
+from device_runtime.prefix_cache import PrefixCacheLimits
+from device_runtime.sampling import Sampler
+from device_runtime.session import Session, SessionLimits, num_new_tokens
+from device_runtime.stats import GenerationStats
+from wire.errors import ProtocolError
+
+_log = logging.getLogger(__name__)
+
+_KEPT_SESSIONS = 4
+_MIN_SHARED_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFigures:
+    """The runtime's load at one moment."""
+
+    num_running: int
+    num_waiting: int
+    num_kept_sessions: int
+
+
+class Generation(AsyncIterator[Emission]):
+    """A running generation: its emissions, and what it did. Close it when it is not read on."""
+
+    def __init__(self, emissions: AsyncGenerator[Emission], stats: GenerationStats) -> None:
+        self._emissions = emissions
+        self.stats = stats
+
+    async def __anext__(self) -> Emission:
+        return await self._emissions.__anext__()
+
+    async def aclose(self) -> None:
+        """End the generation and free its session on both sides; repeats are harmless."""
+        await self._emissions.aclose()
+
+
+class Runtime:
+    """Implements `device_runtime.generation.Generator`.
+
+    The engine is the runtime's from now on and used from a thread of its own. The link is the
+    runtime's too: `start` starts it and `close` closes it. `kept` bounds the finished sessions
+    that wait for a conversation's next turn.
+    """
+
+    def __init__(
+        self,
+        engine: DeviceEngine,
+        link: Link,
+        config: DeviceConfig,
+        kept: PrefixCacheLimits | None = None,
+    ) -> None:
+        self.vocab_size = engine.vocab_size
+        self._feeds_output_layers = engine.num_output_layers > 0
+        self._own_context_tokens = engine.max_context_tokens
+        if config.max_model_len is not None:
+            self._own_context_tokens = min(config.max_model_len, engine.max_context_tokens)
+        self._config = config
+        self._link = link
+        self._clock = time.monotonic
+        self._engine = EngineThread(engine)
+        self._admission = Admission(config.max_num_seqs, config.max_queue)
+        if kept is None:
+            # Room for two full conversations, however long a context is.
+            kept = PrefixCacheLimits(
+                _KEPT_SESSIONS, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
+            )
+        self._places = Places(self._engine, link, kept, self._clock)
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The most tokens of prompt and output together that device and cloud can hold."""
+        limits = self._link.limits
+        if limits is None:
+            return self._own_context_tokens
+        return min(self._own_context_tokens, limits.max_context_tokens)
+
+    def start(self) -> None:
+        """Begin to connect; needs a running loop."""
+        self._link.start()
+
+    async def close(self) -> None:
+        """End kept sessions, the link and the engine's thread. Close generations first."""
+        self._places.clear()
+        await self._link.close()
+        self._engine.close()
+
+    def ready(self) -> str | None:
+        """None when requests can be served now, else the reason why not."""
+        return self._link.status.reason
+
+    def figures(self) -> RuntimeFigures:
+        """The load at this moment."""
+        admission = self._admission
+        return RuntimeFigures(admission.num_running, admission.num_waiting, self._places.num_kept)
+
+    def generate(self, request: GenerationRequest, request_id: str) -> Generation:
+        """Generate until a stop token, `max_tokens`, the end of the context, or `aclose`.
+
+        Raises (when iterated):
+            CloudUnavailableError: before or in the middle of the stream.
+            OverloadedError: before the first emission.
+            ValueError: a request that cannot be served as it is.
+        """
+        stats = GenerationStats(num_prompt_tokens=len(request.prompt_ids))
+        return Generation(self._generate(request, request_id, stats), stats)
+
+    async def _generate(
+        self, request: GenerationRequest, request_id: str, stats: GenerationStats
+    ) -> AsyncGenerator[Emission]:
+        """Everything one generation holds is taken here and given back here."""
+        called_s = self._clock()
+        sampler = self._checked_sampler(request)
+        self._require_link()
+        turn = await self._admission.acquire()
+        place: Place | None = None
+        try:
+            stats.queue_s = self._clock() - called_s
+            found = await self._find_place(request, stats)
+            place = found.place
+            driver = self._driver(request, found, sampler, stats)
+            async with aclosing(driver.run()) as emissions:
+                async for emission in emissions:
+                    if stats.first_token_s is None:
+                        stats.first_token_s = self._clock() - called_s
+                    if emission.finish_reason is not None:
+                        # Given back before the caller takes the last tokens: it may be slow.
+                        stats.finish_reason = emission.finish_reason
+                        self._keep(found.place, driver, stats)
+                        place = None
+                        turn.end()
+                    yield emission
+        except ProtocolError as error:
+            _log.error("generation %s: %s", request_id, error)
+            raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
+        finally:
+            if place is not None:
+                _count_bytes(place, stats)
+                place.release()
+            turn.end()
+            stats.total_s = self._clock() - called_s
+
+    def _checked_sampler(self, request: GenerationRequest) -> Sampler:
+        """The request's sampler, once the request is known to be servable."""
+        num_new_tokens(request, self.max_context_tokens)
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
+            raise ValueError(f"the prompt has a token outside [0, {self.vocab_size})")
+        seed = request.sampling.seed
+        noise = PositionNoise(draw_seed() if seed is None else seed)
+        return Sampler(request, self.vocab_size, noise)
+
+    def _require_link(self) -> LinkLimits:
+        status, limits = self._link.status, self._link.limits
+        if not status.is_connected or limits is None:
+            raise CloudUnavailableError(status.reason or "no cloud", status.retry_after_s)
+        return limits
+
+    async def _find_place(self, request: GenerationRequest, stats: GenerationStats) -> Found:
+        """Caches on both sides, with as much of the prompt in them as can be reused."""
+        started_s = self._clock()
+        num_new = num_new_tokens(request, self.max_context_tokens)
+        # The last token is chosen and never computed.
+        found = await self._places.find(request.prompt_ids, len(request.prompt_ids) + num_new - 1)
+        stats.open_s = self._clock() - started_s
+        stats.num_reused_tokens = found.num_cached_tokens
+        return found
+
+    def _driver(
+        self, request: GenerationRequest, found: Found, sampler: Sampler, stats: GenerationStats
+    ) -> Driver:
+        """The generation, ready to run."""
+        limits = SessionLimits(
+            max_context_tokens=self.max_context_tokens,
+            max_frame_tokens=self._require_link().max_frame_tokens,
+            max_frames_in_flight=MAX_UNANSWERED_FRAMES,
+            feeds_output_layers=self._feeds_output_layers,
+        )
+        drafter: Drafter = NoDrafter()
+        draft_length: DraftLength = FixedDraftLength(0)
+        if self._config.drafter == "ngram":
+            drafter, draft_length = NgramDrafter(), GoodputDraftLength(self._config.draft_tokens)
+        planner = FixedSizePlanner(self._config.chunk_tokens or None)
+        begun = (found.num_cached_tokens, found.place.next_epoch)
+        session = Session(request, limits, planner, draft_length, *begun)
+        parts = Parts(request, session, found.place, sampler, drafter, stats, self._clock)
+        return Driver(parts, self._engine)
+
+    def _keep(self, place: Place, driver: Driver, stats: GenerationStats) -> None:
+        """Leave a finished generation's caches to the next turn of its conversation."""
+        _count_bytes(place, stats)
+        self._places.keep(place, driver.valid_text, driver.next_epoch)
+
+
+def _count_bytes(place: Place, stats: GenerationStats) -> None:
+    up, down = place.bytes_before
+    stats.bytes_up = place.stream.bytes_up - up
+    stats.bytes_down = place.stream.bytes_down - down

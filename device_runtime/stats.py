@@ -1,0 +1,62 @@
+"""What one generation did, in numbers; no text, no token ids."""
+
+from dataclasses import dataclass, field
+
+from device_runtime.generation import FinishReason
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """Filled while the generation runs, complete when its iterator has ended.
+
+    Times in seconds add up to about `total_s`: waiting for a turn (`queue_s`), opening the session
+    (`open_s`), input submodel (`input_s`), handing rows to the link (`send_s`), waiting for
+    replies (`wait_s`), output submodel and choice (`output_s`), drafting (`draft_s`); the rest is
+    the reader's own time. `cloud_queue_s` and `cloud_compute_s` are the cloud's own measures and
+    lie within `wait_s`, for overlapping chunks partly before it. `first_token_s` counts from the
+    call.
+
+    Index i of the position lists is the (i + 1)-th drafted token of a round.
+    """
+
+    num_prompt_tokens: int = 0
+    num_reused_tokens: int = 0
+    num_output_tokens: int = 0
+    num_chunks: int = 0
+    num_rounds: int = 0
+    drafted_by_position: list[int] = field(default_factory=list)
+    accepted_by_position: list[int] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    queue_s: float = 0.0
+    open_s: float = 0.0
+    input_s: float = 0.0
+    send_s: float = 0.0
+    wait_s: float = 0.0
+    output_s: float = 0.0
+    draft_s: float = 0.0
+    cloud_queue_s: float = 0.0
+    cloud_compute_s: float = 0.0
+    first_token_s: float | None = None
+    total_s: float = 0.0
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_drafted_tokens(self) -> int:
+        """Drafted tokens that were sent for verification."""
+        return sum(self.drafted_by_position)
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        """Drafted tokens that became part of the text."""
+        return sum(self.accepted_by_position)
+
+    def add_round(self, num_drafted: int, num_accepted: int) -> None:
+        """Count a verification."""
+        self.num_rounds += 1
+        missing = num_drafted - len(self.drafted_by_position)
+        self.drafted_by_position.extend([0] * missing)
+        self.accepted_by_position.extend([0] * missing)
+        for index in range(num_drafted):
+            self.drafted_by_position[index] += 1
+            self.accepted_by_position[index] += index < num_accepted

@@ -1,0 +1,66 @@
+"""A runtime on the integer model and its cloud, over a real loopback socket."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runtime.config import DeviceConfig
+from device_runtime.generation import GenerationRequest, SamplingParams
+from device_runtime.link import Link
+from device_runtime.prefix_cache import PrefixCacheLimits
+from device_runtime.runtime import Runtime
+from tests.support.event_loop import until
+from tests.support.fake_cloud import FakeCloud
+from tests.support.fake_model import FakeDeviceEngine
+
+KEEP_NONE = PrefixCacheLimits(max_sessions=0, max_tokens=0, min_shared_tokens=1)
+KEEP_SOME = PrefixCacheLimits(max_sessions=3, max_tokens=1000, min_shared_tokens=4)
+
+
+@dataclass
+class Bench:
+    """The runtime and everything below it."""
+
+    runtime: Runtime
+    cloud: FakeCloud
+    engine: FakeDeviceEngine
+
+    async def ids(self, request: GenerationRequest) -> list[int]:
+        """The whole output."""
+        emissions = self.runtime.generate(request, "test")
+        return [token.id async for emission in emissions for token in emission.tokens]
+
+    async def freed(self, num_kept: int = 0) -> None:
+        """Wait until only so many sessions are left on both sides."""
+        await until(lambda: len(self.cloud.live) == num_kept == self.engine.num_open)
+        assert self.runtime.figures().num_running == 0
+
+
+@contextlib.asynccontextmanager
+async def bench(
+    cloud: FakeCloud | None = None,
+    engine: FakeDeviceEngine | None = None,
+    kept: PrefixCacheLimits = KEEP_NONE,
+    **settings: object,
+) -> AsyncIterator[Bench]:
+    """A connected runtime, taken down at the end."""
+    cloud = cloud or FakeCloud()
+    engine = engine or FakeDeviceEngine()
+    await cloud.start()
+    link = Link(cloud.config())
+    config = DeviceConfig(bundle=Path("unused"), **settings)
+    runtime = Runtime(engine, link, config, kept)
+    runtime.start()
+    try:
+        await link.connected()
+        yield Bench(runtime, cloud, engine)
+    finally:
+        await runtime.close()
+        await cloud.stop()
+
+
+def request(prompt_ids: list[int], max_tokens: int = 20, **fields: object) -> GenerationRequest:
+    """Sampled with a seed, unless told otherwise."""
+    fields.setdefault("sampling", SamplingParams(seed=11))
+    return GenerationRequest(prompt_ids=prompt_ids, max_tokens=max_tokens, **fields)
