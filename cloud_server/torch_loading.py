@@ -31,7 +31,6 @@ class EnginePlan:
     dtype: Dtype
     device: torch.device
     packed: bool
-    limits: EngineLimits
     attention: Attention | None = None
 
     @property
@@ -55,7 +54,9 @@ class EnginePlan:
 
 
 @torch.inference_mode()
-def build_engine(plan: EnginePlan, layer_tensors: LayerTensors) -> TorchMiddleEngine:
+def build_engine(
+    plan: EnginePlan, limits: EngineLimits, layer_tensors: LayerTensors
+) -> TorchMiddleEngine:
     """Convert and pack one layer after the other; its source tensors are dropped in between.
 
     Raises:
@@ -69,7 +70,7 @@ def build_engine(plan: EnginePlan, layer_tensors: LayerTensors) -> TorchMiddleEn
         MiddleLayer(index, window, _converted(layer_tensors(index), plan), settings)
         for index, window in enumerate(windows)
     ]
-    return TorchMiddleEngine(layers, windows, settings, plan.kv_shape, plan.dtype, plan.limits)
+    return TorchMiddleEngine(layers, windows, settings, plan.kv_shape, plan.dtype, limits)
 
 
 def _converted(tensors: Mapping[str, torch.Tensor], plan: EnginePlan) -> Mapping[str, torch.Tensor]:

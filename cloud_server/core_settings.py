@@ -1,0 +1,46 @@
+"""The core's settings, from what the operator said, the bundle holds and the engine offers."""
+
+from cloud_server.config import CloudConfig
+from cloud_server.core_config import CoreConfig
+from cloud_server.engine import MiddleEngine
+from submodels.manifest import Manifest
+from wire.limits import ITEM_BYTES
+
+_MAX_FRAME_TOKENS = 512
+_MAX_FRAME_BYTES = 16 << 20
+"""A frame holds up everything behind it on its socket, and each device may have a few in memory."""
+
+_WINDOW_FRAMES = 4
+"""Frames a device may have outstanding: one runs, one waits, two are on a link with a long way."""
+
+_VERIFY_TOKENS = 32
+
+
+def verify_tokens(config: CloudConfig) -> int:
+    """The most rows of a frame that goes first; two such frames fit a step."""
+    return max(1, min(_VERIFY_TOKENS, config.step_budget_tokens // 2))
+
+
+def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine) -> CoreConfig:
+    """What the core is to be told."""
+    row_bytes = engine.hidden_size * ITEM_BYTES[engine.dtype]
+    affordable_tokens = max(1, _MAX_FRAME_BYTES // row_bytes)
+    max_frame_tokens = min(_MAX_FRAME_TOKENS, affordable_tokens, engine.max_context_tokens)
+    return CoreConfig(
+        fingerprint=bytes.fromhex(manifest.fingerprint),
+        first_layer=manifest.num_input_layers,
+        num_layers=manifest.num_middle_layers,
+        hidden_size=engine.hidden_size,
+        dtype=engine.dtype,
+        capacity_tokens=engine.capacity_tokens,
+        max_context_tokens=engine.max_context_tokens,
+        credential=(config.secret or "").encode(),
+        max_sessions=config.max_sessions,
+        max_connections=config.max_connections,
+        max_frame_tokens=max_frame_tokens,
+        credit_window_tokens=_WINDOW_FRAMES * max_frame_tokens,
+        step_budget_tokens=max(2, config.step_budget_tokens),
+        verify_tokens=verify_tokens(config),
+        session_ttl_s=config.session_ttl_s,
+        queue_deadline_s=config.queue_deadline_s,
+    )

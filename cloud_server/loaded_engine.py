@@ -1,0 +1,21 @@
+"""An engine that is ready to serve, and what the operator is told about it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cloud_server.config import CloudConfig
+from cloud_server.engine import MiddleEngine
+from submodels.bundle import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """`description` names engine, device and threads; `kv_bytes_per_token` is for people."""
+
+    engine: MiddleEngine
+    description: str
+    kv_bytes_per_token: int
+
+
+EngineLoader = Callable[[Bundle, CloudConfig], LoadedEngine]
+"""Loads a bundle's middle layers, in the thread that will run them. May raise ConfigError."""

@@ -1,0 +1,171 @@
+"""A cloud from settings to an open port and back."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from cloud_server.app import LINK_PATH, make_app
+from cloud_server.config import CloudConfig
+from cloud_server.core_settings import core_settings, verify_tokens
+from cloud_server.daemon import MAX_STEPS_IN_FLIGHT, CloudDaemon, Patience
+from cloud_server.engine_thread import EngineThread
+from cloud_server.errors import ConfigError
+from cloud_server.kv_sizing import gib
+from cloud_server.loaded_engine import EngineLoader, LoadedEngine
+from cloud_server.metrics import Metrics
+from cloud_server.tls import server_tls
+from submodels.bundle import Bundle, load_bundle
+from submodels.errors import BundleError
+from wire.numbers import NUMPY_DTYPES
+
+_log = logging.getLogger(__name__)
+
+_STOP_ENGINE_S = 5.0
+_STOP_HTTP_S = 2.0
+
+
+class CloudServer:
+    """One cloud in this process. `open`, then `load`, serve, `drain` if there is time, `close`."""
+
+    def __init__(
+        self, config: CloudConfig, load_engine: EngineLoader, patience: Patience | None = None
+    ) -> None:
+        self._config = config
+        self._load_bundle_engine = load_engine
+        self._patience = patience or Patience()
+        self._tls = server_tls(config.tls_certificate, config.tls_key)
+        self._bundle = _bundle(config)
+        self._engine = EngineThread(self._load_engine, MAX_STEPS_IN_FLIGHT)
+        self._runner = web.AppRunner(
+            make_app(self), handle_signals=False, access_log=None, shutdown_timeout=_STOP_HTTP_S
+        )
+        self._port = config.port
+        self.metrics = Metrics(verify_tokens(config))
+        self.daemon: CloudDaemon | None = None
+
+    @property
+    def url(self) -> str:
+        """What a device is given as its cloud, `ws://host:port`."""
+        return f"{'wss' if self._tls else 'ws'}://{self._address}"
+
+    @property
+    def link_url(self) -> str:
+        """Where the WebSocket is."""
+        return self.url + LINK_PATH
+
+    @property
+    def http_url(self) -> str:
+        """Where `/health`, `/ready` and `/metrics` are."""
+        return f"{'https' if self._tls else 'http'}://{self._address}"
+
+    async def open(self) -> None:
+        """Listen; readiness is false until `load` is through.
+
+        Raises:
+            ConfigError: the address cannot be used.
+        """
+        await self._runner.setup()
+        host, port = self._config.host, self._config.port
+        try:
+            await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
+        self._port = self._runner.addresses[0][1]
+
+    async def load(self) -> None:
+        """Load the engine and begin to serve.
+
+        Raises:
+            ConfigError: the bundle, the machine and the settings do not go together.
+        """
+        loaded = await self._engine.load()
+        settings = core_settings(self._config, self._bundle.manifest, loaded.engine)
+        self.daemon = CloudDaemon(settings, self._engine, self.metrics, self._patience)
+        _log.info("%s", self._announcement(loaded))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new sessions and let the running ones finish, for some time at most."""
+        if self.daemon is not None:
+            await self.daemon.drain(timeout_s)
+
+    async def close(self) -> bool:
+        """End everything.
+
+        Returns:
+            Whether the engine's thread has ended as well; one that still loads is left behind.
+        """
+        if self.daemon is not None:
+            await self.daemon.shut_down()
+        has_ended = await self._engine.stop(0.0 if self.daemon is None else _STOP_ENGINE_S)
+        await self._runner.cleanup()
+        return has_ended
+
+    @property
+    def _address(self) -> str:
+        host = self._config.host
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+
+    def _load_engine(self) -> LoadedEngine:
+        return self._load_bundle_engine(self._bundle, self._config)
+
+    def _announcement(self, loaded: LoadedEngine) -> str:
+        manifest, engine = self._bundle.manifest, loaded.engine
+        first = manifest.num_input_layers
+        kv_bytes = engine.capacity_tokens * loaded.kv_bytes_per_token
+        return (
+            f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
+            f" of {manifest.shape.num_layers}, hidden {engine.hidden_size}, "
+            f"{NUMPY_DTYPES[engine.dtype].name}; {loaded.description}; KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), "
+            f"context {engine.max_context_tokens}; devices connect to {self.url}"
+        )
+
+
+@contextlib.asynccontextmanager
+async def serve_cloud(
+    config: CloudConfig,
+    load_engine: EngineLoader | None = None,
+    patience: Patience | None = None,
+) -> AsyncIterator[CloudServer]:
+    """A cloud in this process that is ready when entered; port 0 takes a free one.
+
+    `load_engine` None takes the engine that the settings name.
+
+    Raises:
+        ConfigError: it cannot start.
+    """
+    server = CloudServer(config, load_engine or load_embedded_engine, patience)
+    await server.open()
+    try:
+        await server.load()
+        yield server
+    finally:
+        await server.close()
+
+
+def load_embedded_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
+    """The torch engine; torch is imported here, in the engine's thread.
+
+    Raises:
+        ConfigError: torch is not installed, or refuses.
+    """
+    try:
+        from cloud_server.torch_bundle import load_torch_engine
+    except ImportError as error:
+        raise ConfigError(
+            f"the engine needs torch ({error}): pip install 'hat-serving[cloud]'"
+        ) from error
+    return load_torch_engine(bundle, config)
+
+
+def _bundle(config: CloudConfig) -> Bundle:
+    try:
+        return load_bundle(config.bundle, "cloud")
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

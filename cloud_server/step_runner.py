@@ -1,0 +1,92 @@
+"""A step of the core performed on an engine: sequences opened and released, rows in, rows out."""
+
+from collections.abc import Callable
+
+from cloud_server.actions import (
+    OpenSequence,
+    Refusal,
+    ReleaseSequence,
+    SequenceHandle,
+    Step,
+    StepOutcome,
+    StepWork,
+)
+from cloud_server.engine import EngineFullError, MiddleEngine, SequenceId, StepItem
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.messages import Payload
+from wire.numbers import pack_rows, unpack_rows
+
+Clock = Callable[[], float]
+
+
+class StepRunner:
+    """Owns an engine and the map from the core's handles to its sequences."""
+
+    def __init__(self, engine: MiddleEngine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._sequences: dict[SequenceHandle, SequenceId] = {}
+
+    def run(self, step: Step) -> StepOutcome:
+        """Do the commands in order, then one forward over the items that can run.
+
+        A sequence that could not be opened, or rows that are not finite, end their own session.
+
+        Raises:
+            Exception: whatever the engine raised; nothing is known about the step's sequences then.
+        """
+        failed_opens: dict[SequenceHandle, Refusal] = {}
+        for command in step.commands:
+            match command:
+                case OpenSequence():
+                    refusal = self._open(command, failed_opens)
+                    if refusal is not None:
+                        failed_opens[command.handle] = refusal
+                case ReleaseSequence():
+                    self._release(command.handle)
+        prepared = [self._prepare(work, failed_opens) for work in step.items]
+        results, seconds = self._forward(prepared)
+        return StepOutcome(tuple(results), seconds, tuple(failed_opens.items()))
+
+    def _open(self, command: OpenSequence, failed: dict[SequenceHandle, Refusal]) -> Refusal | None:
+        source = None
+        if command.fork_of is not None:
+            source = self._sequences.get(command.fork_of)
+            if source is None:
+                reason = "the session to fork could not be opened"
+                return failed.get(command.fork_of, Refusal(FaultCode.UNKNOWN_SESSION, reason))
+        try:
+            sequence = self._engine.open(command.max_tokens, source, command.fork_tokens)
+        except EngineFullError as error:
+            return Refusal(FaultCode.CAPACITY, str(error))
+        self._sequences[command.handle] = sequence
+        return None
+
+    def _release(self, handle: SequenceHandle) -> None:
+        sequence = self._sequences.pop(handle, None)
+        if sequence is not None:
+            self._engine.release(sequence)
+
+    def _prepare(
+        self, work: StepWork, failed_opens: dict[SequenceHandle, Refusal]
+    ) -> StepItem | Refusal:
+        if work.handle in failed_opens:
+            return failed_opens[work.handle]
+        try:
+            rows = unpack_rows(
+                work.payload, work.num_rows, self._engine.hidden_size, self._engine.dtype
+            )
+        except RemoteProtocolError as error:
+            return Refusal(error.code, error.message)
+        return StepItem(self._sequences[work.handle], work.position, rows, work.want)
+
+    def _forward(self, prepared: list[StepItem | Refusal]) -> tuple[list[Payload | Refusal], float]:
+        items = [item for item in prepared if isinstance(item, StepItem)]
+        started_s = self._clock()
+        deep = iter(self._engine.step(items) if items else [])
+        seconds = self._clock() - started_s
+        results: list[Payload | Refusal] = [
+            item if isinstance(item, Refusal) else pack_rows(next(deep), self._engine.dtype)
+            for item in prepared
+        ]
+        return results, seconds
