@@ -2,30 +2,28 @@
 
 import logging
 import sys
-import time
 import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 
-FIELDS = "fields"
-"""The name under which `extra` carries a line's figures."""
+_FIELDS = "fields"
 
 
-def setup_logging(level: str, style: Literal["text", "json"]) -> None:
-    """Send this program's log to standard error."""
+def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
+    """Write this process's log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    # It repeats what our own lines say, and its messages quote the request.
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Its messages quote requests; what matters of them is in our own lines.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def with_fields(**fields: object) -> dict[str, object]:
     """Figures for a log line, as the `extra` of a logging call."""
-    return {FIELDS: fields}
+    return {_FIELDS: fields}
 
 
 def describe_error(error: BaseException) -> str:
@@ -36,30 +34,37 @@ def describe_error(error: BaseException) -> str:
 
 
 class _TextFormatter(logging.Formatter):
-    """`12:34:56 INFO message key=value`."""
+    """`2026-11-20 13:00:01.123 info request route=/v1/models status=200`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
-        fields = getattr(record, FIELDS, {})
-        parts = [
-            time.strftime("%H:%M:%S", time.localtime(record.created)),
-            record.levelname,
-            record.getMessage(),
-            *(f"{name}={value}" for name, value in fields.items()),
-        ]
-        return " ".join(parts)
+        """One line, and a trace where there is one."""
+        time = _time(record).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        line = f"{time} {record.levelname.lower()} {record.getMessage()}{fields}"
+        return line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line: time, level, logger, message, figures, a trace if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        line = {
-            "time_s": round(record.created, 3),
+        line: dict[str, object] = {
+            "time": _time(record).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, FIELDS, {}),
+            **_fields(record),
         }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    fields: Mapping[str, object] = getattr(record, _FIELDS, {})
+    return fields
+
+
+def _time(record: logging.LogRecord) -> datetime:
+    return datetime.fromtimestamp(record.created, UTC)

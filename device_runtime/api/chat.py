@@ -17,7 +17,7 @@ from device_runtime.api.job import (
 )
 from device_runtime.api.logprobs import chat_logprobs
 from device_runtime.api.parameters import check_model
-from device_runtime.api.prompts import ChatOptions, encode_chat
+from device_runtime.api.prompts import ChatOptions, check_ids, encode_chat
 from device_runtime.api.request_id import request_id_of
 from device_runtime.api.requests import ChatRequest
 from device_runtime.api.responses import (
@@ -62,6 +62,7 @@ async def _make_job(
         variables=variables,
     )
     ids = await encode_chat(service.tokenizer, service.template, fields.messages, options)
+    check_ids(ids, service.generator.vocab_size, "messages")
     asked = fields.max_completion_tokens or fields.max_tokens
     wishes = Wishes("messages", asked, None, num_logprobs)
     choices = make_choices(service, fields, [EncodedPrompt(ids)], wishes)

@@ -23,6 +23,9 @@ _HEADERS = {
     # nginx would otherwise collect the events before passing them on.
     "X-Accel-Buffering": "no",
 }
+IS_ANSWERED = web.RequestKey("is_answered", bool)
+"""Set on a request whose stream has been sent to its end; the client may leave at once."""
+
 _PING = b": ping\n\n"
 _DONE = b"data: [DONE]\n\n"
 
@@ -132,6 +135,7 @@ class _EventStream:
         """Send the end of the response."""
         try:
             await self.response.write_eof()
+            self._request[IS_ANSWERED] = True
         except ConnectionError as error:
             raise ClientGoneError("the client has left") from error
 

@@ -1,5 +1,6 @@
 """What every request goes through: a name, a log line, one shape of errors, the key."""
 
+import asyncio
 import hmac
 import logging
 
@@ -8,6 +9,7 @@ from aiohttp.typedefs import Handler
 
 from device_runtime.api.cors import answer_preflight, is_preflight
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
+from device_runtime.api.event_stream import IS_ANSWERED
 from device_runtime.api.request_id import name_request, request_id_of
 from device_runtime.api.service import SERVICE
 from device_runtime.logs import describe_error, with_fields
@@ -24,11 +26,14 @@ async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResp
     name_request(request)
     clock = request.app[SERVICE].metrics.clock
     begun_s = clock()
-    status: int | str = "left"
+    status: int | str = "failed"
     try:
         response = await handler(request)
         status = response.status
         return response
+    except asyncio.CancelledError:
+        status = 200 if IS_ANSWERED in request else "left"
+        raise
     finally:
         level = logging.DEBUG if request.method in {hdrs.METH_GET, hdrs.METH_HEAD} else logging.INFO
         fields = with_fields(

@@ -68,15 +68,21 @@ async def encode_prompt(
         ApiError: 400, no token at all, or a token id outside the vocabulary.
     """
     if isinstance(prompt, str):
-        ids = await encode_text(tokenizer, prompt, add_special_tokens)
-    else:
-        ids = prompt
-        if max(ids, default=0) >= vocab_size:
-            came = f"expected token ids below {vocab_size}, got {max(ids)}"
-            raise invalid("prompt", f"prompt: {came}")
+        prompt = await encode_text(tokenizer, prompt, add_special_tokens)
+    check_ids(prompt, vocab_size, "prompt")
+    return prompt
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Whether a model can read these; a tokenizer may know tokens that the model does not.
+
+    Raises:
+        ApiError: 400, no token at all, or a token id outside the vocabulary.
+    """
     if not ids:
-        raise invalid("prompt", "prompt: expected at least one token, got none")
-    return ids
+        raise invalid(param, f"{param}: expected at least one token, got none")
+    if max(ids) >= vocab_size:
+        raise invalid(param, f"{param}: expected token ids below {vocab_size}, got {max(ids)}")
 
 
 async def encode_chat(
@@ -102,10 +108,7 @@ async def encode_chat(
     add_special_tokens = options.add_special_tokens
     if add_special_tokens is None:
         add_special_tokens = chat.add_special_tokens
-    ids = await encode_text(tokenizer, chat.text, add_special_tokens)
-    if not ids:
-        raise invalid("messages", "messages: expected at least one token, got none")
-    return ids
+    return await encode_text(tokenizer, chat.text, add_special_tokens)
 
 
 def _plain_message(message: Message, place: int) -> dict[str, Any]:

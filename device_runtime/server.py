@@ -1,0 +1,128 @@
+"""A device as one value: bundle, engine, link, runtime and the endpoint over them."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from device_runtime.api.app import make_runner
+from device_runtime.api.metrics import Metrics
+from device_runtime.api.service import AccessRules, ModelCard, Service
+from device_runtime.chat_template import load_chat_template
+from device_runtime.config import DeviceConfig
+from device_runtime.engines import EngineLoadError, load_engine
+from device_runtime.link import Link
+from device_runtime.link_config import LinkConfig, LinkConfigError, ModelIdentity
+from device_runtime.runtime import Runtime
+from device_runtime.tokenizer import load_tokenizer
+from submodels.bundle import MANIFEST_FILE, Bundle, load_bundle
+from submodels.errors import BundleError
+
+MAX_CHOICES = 64
+"""Sequences of one request, if the device's own queue would hold as many."""
+
+_BACKLOG = 128
+
+
+class StartError(Exception):
+    """The device cannot start as configured; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceServer:
+    """A running endpoint. `url` has no path; OpenAI clients want `url + "/v1"`."""
+
+    url: str
+    bundle: Bundle
+    service: Service
+    runtime: Runtime
+    link: Link
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Admit no more requests and let those in progress finish; whether all did in time."""
+        return await self.service.drain.finish(timeout_s)
+
+
+@asynccontextmanager
+async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
+    """Serve while the context is entered, whether or not the cloud can be reached.
+
+    Port 0 takes a free one. Leaving the context cuts off what is still in progress.
+
+    Raises:
+        StartError: no usable bundle, engine or cloud address, or the port is in use.
+    """
+    async with AsyncExitStack() as stack:
+        listener = _bind(config)
+        stack.callback(listener.close)
+        try:
+            bundle = load_bundle(config.bundle, "device")
+            link = Link(_link_config(config, bundle))
+            engine = await asyncio.to_thread(load_engine, config)
+            runtime = Runtime(engine, link, config)
+            stack.push_async_callback(runtime.close)
+            service = _service(config, bundle, runtime)
+        except (BundleError, EngineLoadError, LinkConfigError) as error:
+            raise StartError(str(error)) from error
+        runtime.start()
+        runner = make_runner(service)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        stack.push_async_callback(service.drain.finish, 0.0)
+        yield DeviceServer(_url(listener), bundle, service, runtime, link)
+
+
+def _bind(config: DeviceConfig) -> socket.socket:
+    """The address, taken before anything slow is loaded; connections come only once it listens."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        reason = (error.strerror or str(error)).lower()
+        where = f"{config.host}:{config.port}"
+        raise StartError(f"cannot listen on {where}: {reason}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
+    manifest = bundle.manifest
+    identity = ModelIdentity(
+        fingerprint=bytes.fromhex(manifest.fingerprint),
+        first_layer=manifest.num_input_layers,
+        num_layers=manifest.num_middle_layers,
+        hidden_size=manifest.shape.hidden_size,
+    )
+    return LinkConfig(config.cloud, identity, (config.secret or "").encode(), config.cloud_ca)
+
+
+def _service(config: DeviceConfig, bundle: Bundle, runtime: Runtime) -> Service:
+    manifest = bundle.manifest
+    model = ModelCard(
+        id=config.served_model_name or manifest.model_name,
+        root=manifest.model_name,
+        created=int((bundle.path / MANIFEST_FILE).stat().st_mtime),
+        fingerprint=manifest.fingerprint,
+        eos_token_ids=manifest.eos_token_ids,
+    )
+    return Service(
+        generator=runtime,
+        tokenizer=load_tokenizer(bundle.path),
+        template=load_chat_template(bundle.path),
+        model=model,
+        metrics=Metrics(model.id, runtime.figures),
+        max_choices=min(MAX_CHOICES, config.max_num_seqs + config.max_queue),
+        access=AccessRules(config.api_key, config.cors_origins),
+    )
