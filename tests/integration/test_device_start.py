@@ -1,0 +1,134 @@
+"""Starting `hat device`: what is printed, what fails in one line, and a cloud that comes later."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import aiohttp
+import pytest
+
+from cloud_server.server import serve_cloud
+from device_runtime.config import DeviceConfig
+from device_runtime.main import start_lines
+from device_runtime.server import StartError, serve_device
+from tests.support.stack import cloud_config, split_for_serving
+from tests.support.tokenizers import MODEL_FOLDER
+
+STORY = {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    return split_for_serving(MODEL_FOLDER, tmp_path_factory.mktemp("bundles") / "out", 1)
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def device_config(bundles, cloud_port, **settings):
+    cloud = f"ws://127.0.0.1:{cloud_port}"
+    return DeviceConfig(bundle=bundles, port=0, cloud=cloud, threads=1, **settings)
+
+
+async def fails_to_start(config):
+    with pytest.raises(StartError) as caught:
+        async with serve_device(config):
+            pass
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_cannot_start_says_why_in_one_line(bundles, free_port, tmp_path):
+    config = device_config(bundles, free_port)
+
+    async def test():
+        missing = replace(config, bundle=tmp_path)
+        assert "no device bundle" in await fails_to_start(missing)
+        assert "cloud bundle" in await fails_to_start(replace(config, bundle=bundles / "cloud"))
+        assert "int4" in await fails_to_start(replace(config, weights="int4"))
+        assert "http://cloud" in await fails_to_start(replace(config, cloud="http://cloud"))
+        assert "cannot listen on" in await fails_to_start(replace(config, host="192.0.2.1"))
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            message = await fails_to_start(replace(config, port=port))
+            assert message == f"cannot listen on 127.0.0.1:{port}: address already in use"
+
+    asyncio.run(test())
+
+
+def test_a_bundle_without_its_tokenizer_cannot_start(bundles, free_port, tmp_path):
+    folder = tmp_path / "device"
+    folder.mkdir()
+    for path in (bundles / "device").iterdir():
+        if path.name != "tokenizer.json":
+            (folder / path.name).write_bytes(path.read_bytes())
+    message = asyncio.run(fails_to_start(device_config(folder, free_port)))
+    assert "tokenizer.json" in message
+
+
+def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, free_port):
+    async def test():
+        async with (
+            serve_device(device_config(bundles, free_port)) as device,
+            aiohttp.ClientSession(device.url) as http,
+        ):
+            for method, path in (("GET", "/ready"), ("POST", "/v1/completions")):
+                async with http.request(method, path, json=STORY) as response:
+                    error = (await response.json())["error"]
+                assert (response.status, error["code"]) == (503, "cloud_unavailable")
+                assert str(free_port) in error["message"]
+                assert int(response.headers["Retry-After"]) >= 1
+            async with http.get("/v1/models") as response:
+                assert response.status == 200
+            async with serve_cloud(replace(cloud_config(bundles), port=free_port)):
+                await device.link.connected()
+                async with http.post("/v1/completions", json=STORY) as response:
+                    assert response.status == 200
+                    text = (await response.json())["choices"][0]["text"]
+        assert text == ", there was a little girl named Lily. She"
+
+    asyncio.run(test())
+
+
+def test_the_first_lines_name_everything_and_not_the_key(bundles, free_port):
+    config = device_config(bundles, free_port, api_key="hush", served_model_name="stories")
+
+    async def test():
+        async with serve_device(config) as device:
+            return device.url, start_lines(config, device)
+
+    url, lines = asyncio.run(test())
+    assert "model     stories: 1 of 5 layers here, context 512 tokens" in lines
+    assert "engine    onnx, float32 weights" in lines
+    assert f"cloud     ws://127.0.0.1:{free_port}: not connected (" in lines
+    assert f"endpoint  {url}/v1" in lines
+    assert f"curl {url}/v1/completions" in lines
+    assert "$HAT_API_KEY" in lines
+    assert "hush" not in lines
+
+
+def test_the_process_announces_itself_answers_the_printed_request_and_ends_at_a_signal(
+    bundles, free_port
+):
+    command = [sys.executable, "-m", "hat", "device", str(bundles), "--threads", "1"]
+    command += ["--port", str(free_port), "--cloud", "ws://127.0.0.1:9", "--log-level", "error"]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert lines[3] == f"endpoint  http://127.0.0.1:{free_port}/v1\n"
+    body = lines[4].split(" -d ")[1].strip().strip("'")
+    assert json.loads(body) == {"prompt": "Once upon a time", "max_tokens": 60}
