@@ -12,8 +12,13 @@ def command_line(*arguments: str | Path) -> str:
 
 
 def _program() -> list[str]:
-    called = Path(sys.argv[0])
-    if called.name != "hat":
-        return [Path(sys.executable).name, "-m", "hat"]
-    found = shutil.which("hat")
-    return ["hat"] if found and Path(found).resolve() == called.resolve() else [sys.argv[0]]
+    if Path(sys.argv[0]).name == "hat":
+        return [_shortest(sys.argv[0])]
+    return [_shortest(sys.executable), "-m", "hat"]
+
+
+def _shortest(program: str) -> str:
+    """The program's name, if that is enough for a shell to find this very file."""
+    found = shutil.which(Path(program).name)
+    is_same = found is not None and Path(found).absolute() == Path(program).absolute()
+    return Path(program).name if is_same else program
