@@ -54,10 +54,12 @@ class Windows:
     """How stories are cut: at most `max_tokens` each, what is shorter than `min_tokens` dropped.
 
     Every window begins as a sequence does: where the tokenizer puts a first token before a story,
-    the later windows of a long story get one too.
+    the later windows of a long story get one too. An adapter drafts badly at positions beyond the
+    longest window it was trained on (docs/adapters.md), so choose `max_tokens` as long as the
+    texts to come.
     """
 
-    max_tokens: int = 256
+    max_tokens: int = 512
     min_tokens: int = 16
 
     def cut(self, story: Sequence[int], bos_token_id: int | None) -> Iterator[Tokens]:

@@ -25,7 +25,7 @@ class Recipe:
     """
 
     steps: int
-    batch_windows: int = 8
+    batch_windows: int = 4
     peak_lr: float = 1e-2
     warmup_steps: int = 50
     weight_decay: float = 0.01

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters.checkpoint import TrainingProgress
@@ -53,8 +53,7 @@ def train(options: TrainOptions, progress: Progress) -> TrainedAdapter:
     # Before the long work, so that a useless held-out text is told at once.
     trained, held_out = _corpora(options, model.device_bundle)
     prompts = held_out_prompts(held_out, options.calibration)
-    max_tokens = max_tokens_in(options.max_state_bytes, model.manifest.shape.hidden_size)
-    windows = collect_windows(trained, options.windows, max_tokens)
+    windows = _windows(options, trained)
     states = cached_states(
         model, windows, options.work, lambda done, of: progress(StageProgress("states", done, of))
     )
@@ -75,6 +74,14 @@ def _corpora(options: TrainOptions, bundle: Bundle) -> tuple[Corpus, Corpus]:
         Corpus(bundle, options.text, Share.TRAINED),
         Corpus(bundle, options.text, Share.HELD_OUT),
     )
+
+
+def _windows(options: TrainOptions, corpus: Corpus) -> list[Tokens]:
+    """Windows within the model's context, and few enough for the file of states."""
+    shape = corpus.bundle.manifest.shape
+    longest = min(options.windows.max_tokens, shape.max_context_tokens)
+    max_tokens = max_tokens_in(options.max_state_bytes, shape.hidden_size)
+    return collect_windows(corpus, replace(options.windows, max_tokens=longest), max_tokens)
 
 
 def _calibration_trials(
