@@ -15,7 +15,7 @@ from device_runtime.link_connection import LinkConnection, LinkTotals, LostError
 from device_runtime.link_session import LinkSession
 from device_runtime.outbox import max_prefill_rows
 from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s
-from wire.errors import ProtocolError
+from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES, MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES
 from wire.messages import Dtype, Welcome
 
@@ -120,7 +120,13 @@ class Link:
                 await connection.run()
         except RefusedError as error:
             return of_fault(error.fault, self._where)
-        except (LostError, ProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (
+            LostError,
+            RemoteProtocolError,
+            aiohttp.ClientError,
+            OSError,
+            TimeoutError,
+        ) as error:
             return of_error(error, self._where)
         except Exception:
             # A bug here must not end the link for good.

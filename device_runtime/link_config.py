@@ -26,7 +26,7 @@ class Patience:
     """
 
     connect_s: float = 10.0
-    open_s: float = 30.0
+    open_s: float = 60.0
     reply_s: float = 60.0
     heartbeat_s: float = 30.0
     min_retry_s: float = 0.25

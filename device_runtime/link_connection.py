@@ -76,6 +76,7 @@ class LinkConnection:
         self._changed = asyncio.Event()
         self._is_idle = asyncio.Event()
         self.dtype = Dtype.FP32
+        self.num_bytes_up = 0
 
     async def handshake(self, hello: Hello) -> Welcome:
         """Greet the cloud.
@@ -174,6 +175,7 @@ class LinkConnection:
             await self._ws.send_bytes(frame)
         except (ConnectionError, aiohttp.ClientError) as error:
             raise LostError("the socket closed while writing") from error
+        self.num_bytes_up += len(frame)
         self._totals.bytes_up += len(frame)
         return len(frame)
 

@@ -42,9 +42,10 @@ class OutgoingRows:
 
 
 class Carrier(Protocol):
-    """The connection below a session."""
+    """The connection below a session; `num_bytes_up` counts all that was written to it."""
 
     dtype: Dtype
+    num_bytes_up: int
 
     def put_rows(self, frame: RowsFrame) -> None:
         """Queue a frame; `frame_sent` is called once it is written."""
@@ -73,6 +74,7 @@ class LinkSession:
         self._num_unanswered = 0
         self._failure: CloudUnavailableError | None = None
         self._is_closed = False
+        self._num_events = 0
         self._changed = asyncio.Event()
 
     @property
@@ -119,13 +121,13 @@ class LinkSession:
     def take_opened(self, cached_tokens: int) -> None:
         """The cloud has the session."""
         self._num_cached_tokens = cached_tokens
-        self._changed.set()
+        self._happened()
 
     def take_sent(self, num_bytes: int) -> None:
         """The oldest queued frame was written."""
         self.bytes_up += num_bytes
         self._num_queued -= 1
-        self._changed.set()
+        self._happened()
 
     def take_reply(self, reply: Reply, num_bytes: int) -> None:
         """A reply came.
@@ -139,28 +141,43 @@ class LinkSession:
         self.bytes_down += num_bytes
         self._num_unanswered -= 1
         self._replies.append(reply)
-        self._changed.set()
+        self._happened()
 
     def fail(self, failure: CloudUnavailableError) -> None:
         """The session is over; whoever waits for it learns why."""
         self._failure = failure
-        self._changed.set()
+        self._happened()
 
     def _may_queue(self) -> bool:
         num_open = self._num_unanswered + len(self._replies)
         return self._num_queued < MAX_QUEUED_FRAMES and num_open < MAX_UNANSWERED_FRAMES
 
+    def _happened(self) -> None:
+        self._num_events += 1
+        self._changed.set()
+
     async def _until(self, condition: Callable[[], bool], patience_s: float) -> None:
-        """Wait for a change that makes `condition` true."""
-        try:
-            async with asyncio.timeout(patience_s):
-                while True:
-                    if self._failure is not None:
-                        raise self._failure
-                    if condition():
-                        return
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError as error:
-            reason = f"the cloud did not answer within {patience_s:g} s"
-            raise CloudUnavailableError(reason) from error
+        """Wait until `condition` is true.
+
+        Patience ends after `patience_s` without any event of this session, and begins anew while
+        its frames wait behind others that are being written: a thin uplink is no dead cloud.
+        """
+        while True:
+            before = (self._num_events, self._carrier.num_bytes_up)
+            try:
+                async with asyncio.timeout(patience_s):
+                    return await self._until_now(condition)
+            except TimeoutError as error:
+                is_uplink_busy = self._num_queued > 0 and self._carrier.num_bytes_up > before[1]
+                if self._num_events == before[0] and not is_uplink_busy:
+                    reason = f"the cloud did not answer within {patience_s:g} s"
+                    raise CloudUnavailableError(reason) from error
+
+    async def _until_now(self, condition: Callable[[], bool]) -> None:
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if condition():
+                return
+            self._changed.clear()
+            await self._changed.wait()

@@ -1,12 +1,11 @@
 """Why there is no link to the cloud, in words that say what to do."""
 
-import asyncio
 import ssl
 from dataclasses import dataclass
 
 import aiohttp
 
-from wire.errors import FaultCode, ProtocolError
+from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Fault
 
 
@@ -58,9 +57,9 @@ def of_error(error: Exception, where: str) -> Refusal:
         case aiohttp.WSServerHandshakeError():
             what = f"answers HTTP {error.status} instead of opening a link; is it a hat cloud?"
             return Refusal(f"{where} {what}", is_permanent=error.status in (400, 404, 426))
-        case ProtocolError():
+        case RemoteProtocolError():
             return Refusal(f"the cloud at {where} broke the protocol: {error}")
-        case asyncio.TimeoutError():
+        case TimeoutError():
             return Refusal(f"the cloud at {where} does not answer")
         case aiohttp.ClientConnectorError():
             why = error.os_error.strerror or type(error.os_error).__name__

@@ -23,7 +23,7 @@ from device_runtime.prefix_cache import PrefixCacheLimits
 from device_runtime.sampling import Sampler
 from device_runtime.session import Session, SessionLimits, num_new_tokens
 from device_runtime.stats import GenerationStats
-from wire.errors import ProtocolError
+from wire.errors import RemoteProtocolError
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Runtime:
                         place = None
                         turn.end()
                     yield emission
-        except ProtocolError as error:
+        except RemoteProtocolError as error:
             _log.error("generation %s: %s", request_id, error)
             raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
         finally:

@@ -1,17 +1,23 @@
 import asyncio
+import shutil
+import ssl
+import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from aiohttp import web
 
 from device_runtime.generation import CloudUnavailableError
 from device_runtime.link import Link
+from device_runtime.link_config import LINK_PATH
 from device_runtime.link_session import OutgoingRows, SessionRefusedError
 from tests.support.event_loop import settle, until
-from tests.support.fake_cloud import SECRET, FakeCloud, fault, running
+from tests.support.fake_cloud import IMPATIENT, SECRET, FakeCloud, fault, running
 from tests.support.fake_model import shallow_rows
-from wire.codec import REPLY, STATES
+from wire.codec import REPLY, STATES, encode
 from wire.errors import FaultCode
-from wire.messages import Dtype, Want
+from wire.messages import Dtype, Opened, SessionId, Want
 from wire.numbers import pack_rows, unpack_rows
 
 
@@ -191,5 +197,105 @@ def test_a_session_that_has_too_much_waiting_waits_itself():
             await third
             positions = [(await session.reply()).position for _ in range(4)]
             assert positions == [0, 2, 4, 6]
+
+    asyncio.run(talk())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_wss_cloud_is_trusted_with_its_own_ca_and_not_without(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    async def talk():
+        cloud = FakeCloud(tls=tls)
+        await cloud.start()
+        url = f"wss://127.0.0.1:{cloud.port}"
+        trusting, doubting = (
+            Link(cloud.config(url=url, ca_file=certificate)),
+            Link(cloud.config(url=url)),
+        )
+        for link in (trusting, doubting):
+            link.start()
+        try:
+            await trusting.connected()
+            assert await trusting.open(10).opened() == 0
+            await until(lambda: "does not trust" in (doubting.status.reason or ""))
+        finally:
+            await trusting.close()
+            await doubting.close()
+            await cloud.stop()
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("answer", ["text", "nonsense", "opened first", "silence"])
+def test_something_that_is_no_cloud_is_told_as_such(answer):
+    async def serve(request):
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.receive()
+        match answer:
+            case "text":
+                await ws.send_str("hello")
+            case "nonsense":
+                await ws.send_bytes(b"\xff\x00")
+            case "opened first":
+                await ws.send_bytes(encode(Opened(SessionId(1), 0)))
+        await ws.receive()
+        return ws
+
+    async def talk():
+        cloud = FakeCloud()
+        app = web.Application()
+        app.router.add_get(LINK_PATH, serve)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        cloud.port = runner.addresses[0][1]
+        link = Link(cloud.config(patience=replace(IMPATIENT, connect_s=0.05)))
+        link.start()
+        try:
+            words = "does not answer" if answer == "silence" else "broke the protocol"
+            await until(lambda: words in (link.status.reason or ""))
+        finally:
+            await link.close()
+            await runner.cleanup()
+
+    asyncio.run(talk())
+
+
+def test_a_cloud_that_falls_silent_is_waited_for_only_so_long():
+    async def talk():
+        cloud = FakeCloud()
+        patience = replace(IMPATIENT, reply_s=0.05, open_s=0.05)
+        async with running(cloud, patience=patience) as link:
+            await link.connected()
+            session = link.open(10)
+            await session.opened()
+            cloud.going.clear()
+            await session.send(rows([1]))
+            with pytest.raises(CloudUnavailableError, match="did not answer within"):
+                await session.reply()
+            with pytest.raises(CloudUnavailableError, match="did not answer within"):
+                await link.open(10).opened()
+            cloud.going.set()
+
+    asyncio.run(talk())
+
+
+def test_a_reply_to_nothing_ends_the_connection():
+    async def talk():
+        cloud = FakeCloud(unasked_reply=True)
+        async with running(cloud) as link:
+            await link.connected()
+            session = link.open(10)
+            await until(lambda: not session.is_live)
+            with pytest.raises(CloudUnavailableError, match=r"broke the protocol.*no reply"):
+                await session.reply()
 
     asyncio.run(talk())

@@ -5,6 +5,7 @@ It answers every frame at once, in order, unless told to hold, refuse or vanish.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -59,6 +60,8 @@ class FakeCloud:
     refuse_open: list[Fault] = field(default_factory=list)
     refuse_states: Fault | None = None
     vanish_after_frames: int | None = None
+    unasked_reply: bool = False
+    tls: ssl.SSLContext | None = None
     port: int = 0
     frames: list[States] = field(default_factory=list)
     opens: list[Open] = field(default_factory=list)
@@ -77,7 +80,9 @@ class FakeCloud:
         app.router.add_get(LINK_PATH, self._serve)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self.port, ssl_context=self.tls, reuse_address=True
+        )
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]
 
@@ -152,7 +157,11 @@ class FakeCloud:
                     return [self.refuse_connection]
                 return [answer_hello(message, self._terms(rows))]
             case Open():
-                return [self._open(message)]
+                answers = [self._open(message)]
+                if self.unasked_reply:
+                    place = (message.session, 1, 0, 0, self.dtype, Codec.RAW)
+                    answers.append(Reply(*place, 0, 0.0, 0.0, 0, b""))
+                return answers
             case Close():
                 self.live.pop(message.session, None)
                 self.idle.set()
