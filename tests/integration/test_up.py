@@ -3,19 +3,24 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
-from tests.support.process_lines import ROOT, ProcessLines, WatchedProcess
+from tests.support.process_lines import ROOT, ProcessLines, WatchedProcess, process_lines
 
 DEADLINE_S = 120.0
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +37,11 @@ def _free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-async def _up(environ: dict[str, str], *flags: str) -> ProcessLines:
+def _up(environ: dict[str, str], *flags: str) -> AbstractAsyncContextManager[ProcessLines]:
     device_port, cloud_port = _free_ports()
     ports = (f"--port={device_port}", f"--cloud-port={cloud_port}")
     command = (sys.executable, "-m", "hat", "up", *ports, *flags)
-    return await ProcessLines.start(*command, environ=environ)
+    return process_lines(*command, environ=environ)
 
 
 async def _announced(up: ProcessLines) -> list[WatchedProcess]:
@@ -70,27 +75,28 @@ def test_up_answers_what_it_printed_and_leaves_no_one_behind_however_it_ends(
     environ: dict[str, str],
 ) -> None:
     async def first_time() -> None:
-        up = await _up(environ)
-        children = await _announced(up)
-        assert up.lines[0].startswith("hat: splitting ")
-        completion, chat = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
-        assert completion["choices"][0]["text"].startswith(", there was a")
-        assert completion["usage"]["completion_tokens"] == 60
-        assert chat["choices"][0]["message"]["content"] != ""
-        hint = next(line for line in up.lines if "second terminal: " in line)
-        answer = await _shell(f"{hint.partition(': ')[2]} --max-tokens 5", "Once upon a time\n")
-        assert answer.endswith("[length limit]\n")
-        up.process.send_signal(signal.SIGTERM)
-        assert await up.wait_for_end(DEADLINE_S) == 0
-        assert all(child.ends_within(0) for child in children)
+        async with _up(environ) as up:
+            children = await _announced(up)
+            assert up.lines[0].startswith("hat: splitting ")
+            completion, chat = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
+            assert completion["choices"][0]["text"].startswith(", there was a")
+            assert completion["usage"]["completion_tokens"] == 60
+            assert chat["choices"][0]["finish_reason"] in ("stop", "length")
+            hint = next(line for line in up.lines if "second terminal: " in line)
+            command = f"{hint.partition(': ')[2]} --max-tokens 5 --temperature 0"
+            answer = await _shell(command, "Once upon a time\n")
+            assert answer.endswith("[length limit]\n")
+            up.process.send_signal(signal.SIGTERM)
+            assert await up.wait_for_end(DEADLINE_S) == 0
+            assert all(child.ends_within(0) for child in children)
 
     async def second_time() -> None:
-        up = await _up(environ)
-        children = await _announced(up)
-        assert up.lines[0].startswith(f"hat: using {environ['HAT_CACHE']}/bundles/stories260k-")
-        up.process.kill()
-        assert all(child.ends_within(DEADLINE_S) for child in children)
-        await up.process.wait()
+        async with _up(environ) as up:
+            children = await _announced(up)
+            assert up.lines[0].startswith(f"hat: using {environ['HAT_CACHE']}/bundles/stories260k-")
+            up.process.kill()
+            assert all(child.ends_within(DEADLINE_S) for child in children)
+            await up.process.wait()
 
     asyncio.run(first_time())
     asyncio.run(second_time())
@@ -102,8 +108,8 @@ def test_a_port_in_use_is_said_before_anything_is_started(environ: dict[str, str
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            up = await _up(environ, f"--cloud-port={port}")
-            assert await up.wait_for_end(DEADLINE_S) == 1
+            async with _up(environ, f"--cloud-port={port}") as up:
+                assert await up.wait_for_end(DEADLINE_S) == 1
         expected = f"hat: port {port} of 127.0.0.1 is in use; choose another with --cloud-port"
         assert up.lines == [expected]
 
@@ -117,9 +123,9 @@ def test_a_bundle_that_does_not_load_stops_everything_with_the_reason(
         for side in ("device", "cloud"):
             (tmp_path / side).mkdir()
             (tmp_path / side / "hat.json").write_text("{}")
-        up = await _up(environ, str(tmp_path))
-        assert await up.wait_for_end(DEADLINE_S) == 1
-        assert up.lines[-1].startswith("hat: the cloud side ended with exit code 1 (")
-        assert "format_version" in up.lines[-1]
+        async with _up(environ, str(tmp_path)) as up:
+            assert await up.wait_for_end(DEADLINE_S) == 1
+            assert up.lines[-1].startswith("hat: the cloud side ended with exit code 1 (")
+            assert "format_version" in up.lines[-1]
 
     asyncio.run(scenario())

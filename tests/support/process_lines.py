@@ -1,11 +1,13 @@
 """A child process read line by line, and the end of processes that are not our children."""
 
 import asyncio
+import contextlib
 import os
 import re
 import select
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,14 +19,6 @@ class ProcessLines:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.lines: list[str] = []
-
-    @classmethod
-    async def start(cls, *command: str, environ: Mapping[str, str] | None = None) -> "ProcessLines":
-        environ = os.environ if environ is None else environ
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=PIPE, stderr=STDOUT, cwd=ROOT, env=environ, start_new_session=True
-        )
-        return cls(process)
 
     async def wait_for(self, pattern: str, deadline_s: float) -> re.Match[str]:
         """The first match in lines not yet read; the output so far if it never comes."""
@@ -46,6 +40,20 @@ class ProcessLines:
             while line := await self.process.stdout.readline():
                 self.lines.append(line.decode().rstrip("\n"))
             return await self.process.wait()
+
+
+@asynccontextmanager
+async def process_lines(*command: str, environ: Mapping[str, str]) -> AsyncIterator[ProcessLines]:
+    """The command, running in a session of its own; killed if it still runs at the end."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=PIPE, stderr=STDOUT, cwd=ROOT, env=environ, start_new_session=True
+    )
+    try:
+        yield ProcessLines(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 class WatchedProcess:

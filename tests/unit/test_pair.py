@@ -1,24 +1,26 @@
 """Two children: started in order, stopped in the other, and never left behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.support.process_lines import ProcessLines, WatchedProcess
+from tests.support.process_lines import ProcessLines, WatchedProcess, process_lines
 
 DEADLINE_S = 60.0
 
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd")
 
 
-async def _start(cloud: str, device: str, **environ: str) -> ProcessLines:
+def _pair(
+    cloud: str, device: str, **environ: str
+) -> contextlib.AbstractAsyncContextManager[ProcessLines]:
     command = (sys.executable, "-m", "tests.support.fake_pair", cloud, device)
-    return await ProcessLines.start(*command, environ={**os.environ, **environ})
+    return process_lines(*command, environ={**os.environ, **environ})
 
 
 async def _announced(pair: ProcessLines) -> tuple[int, int]:
@@ -29,7 +31,7 @@ async def _announced(pair: ProcessLines) -> tuple[int, int]:
     return int(cloud[1]), int(device[1])
 
 
-@contextmanager
+@contextlib.contextmanager
 def _watching(pids: tuple[int, ...]) -> Iterator[list[WatchedProcess]]:
     watched = [WatchedProcess(pid) for pid in pids]
     try:
@@ -42,11 +44,11 @@ def _watching(pids: tuple[int, ...]) -> Iterator[list[WatchedProcess]]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_signal_ends_the_device_and_then_the_cloud(number: signal.Signals) -> None:
     async def scenario() -> None:
-        pair = await _start("good", "good")
-        await _announced(pair)
-        pair.process.send_signal(number)
-        assert await pair.wait_for_end(DEADLINE_S) == 0
-        assert pair.lines[-2:] == ["device | told to stop", "cloud  | told to stop"]
+        async with _pair("good", "good") as pair:
+            await _announced(pair)
+            pair.process.send_signal(number)
+            assert await pair.wait_for_end(DEADLINE_S) == 0
+            assert pair.lines[-2:] == ["device | told to stop", "cloud  | told to stop"]
 
     asyncio.run(scenario())
 
@@ -63,10 +65,10 @@ def test_a_side_that_ends_by_itself_ends_the_other_with_a_reason(
     cloud: str, device: str, reason: str
 ) -> None:
     async def scenario() -> None:
-        pair = await _start(cloud, device)
-        assert await pair.wait_for_end(DEADLINE_S) == 1
-        assert pair.lines[-1] == f"hat: {reason}; everything is stopped"
-        assert ("cloud  | told to stop" in pair.lines) == (cloud == "good")
+        async with _pair(cloud, device) as pair:
+            assert await pair.wait_for_end(DEADLINE_S) == 1
+            assert pair.lines[-1] == f"hat: {reason}; everything is stopped"
+            assert ("cloud  | told to stop" in pair.lines) == (cloud == "good")
 
     asyncio.run(scenario())
 
@@ -74,13 +76,13 @@ def test_a_side_that_ends_by_itself_ends_the_other_with_a_reason(
 @needs_pidfd
 def test_a_killed_side_is_named_with_its_signal() -> None:
     async def scenario() -> None:
-        pair = await _start("good", "good")
-        cloud, device = await _announced(pair)
-        with _watching((device,)) as (watched,):
-            os.kill(cloud, signal.SIGKILL)
-            assert await pair.wait_for_end(DEADLINE_S) == 1
-            assert watched.ends_within(0)
-        assert "the cloud side was killed by SIGKILL" in pair.lines[-1]
+        async with _pair("good", "good") as pair:
+            cloud, device = await _announced(pair)
+            with _watching((device,)) as (watched,):
+                os.kill(cloud, signal.SIGKILL)
+                assert await pair.wait_for_end(DEADLINE_S) == 1
+                assert watched.ends_within(0)
+            assert "the cloud side was killed by SIGKILL" in pair.lines[-1]
 
     asyncio.run(scenario())
 
@@ -88,13 +90,13 @@ def test_a_killed_side_is_named_with_its_signal() -> None:
 @needs_pidfd
 def test_a_second_ctrl_c_kills_what_does_not_want_to_end() -> None:
     async def scenario() -> None:
-        pair = await _start("stubborn", "stubborn")
-        with _watching(await _announced(pair)) as watched:
-            pair.process.send_signal(signal.SIGINT)
-            await pair.wait_for("told to stop", DEADLINE_S)
-            pair.process.send_signal(signal.SIGINT)
-            assert await pair.wait_for_end(DEADLINE_S) == 0
-            assert all(process.ends_within(0) for process in watched)
+        async with _pair("stubborn", "stubborn") as pair:
+            with _watching(await _announced(pair)) as watched:
+                pair.process.send_signal(signal.SIGINT)
+                await pair.wait_for("told to stop", DEADLINE_S)
+                pair.process.send_signal(signal.SIGINT)
+                assert await pair.wait_for_end(DEADLINE_S) == 0
+                assert all(process.ends_within(0) for process in watched)
 
     asyncio.run(scenario())
 
@@ -102,11 +104,11 @@ def test_a_second_ctrl_c_kills_what_does_not_want_to_end() -> None:
 @needs_pidfd
 def test_a_side_that_does_not_end_in_its_time_is_killed() -> None:
     async def scenario() -> None:
-        pair = await _start("stubborn", "good", STOP_WITHIN_S="0.2")
-        with _watching(await _announced(pair)) as watched:
-            pair.process.send_signal(signal.SIGTERM)
-            assert await pair.wait_for_end(DEADLINE_S) == 0
-            assert all(process.ends_within(0) for process in watched)
+        async with _pair("stubborn", "good", STOP_WITHIN_S="0.2") as pair:
+            with _watching(await _announced(pair)) as watched:
+                pair.process.send_signal(signal.SIGTERM)
+                assert await pair.wait_for_end(DEADLINE_S) == 0
+                assert all(process.ends_within(0) for process in watched)
 
     asyncio.run(scenario())
 
@@ -115,10 +117,10 @@ def test_a_side_that_does_not_end_in_its_time_is_killed() -> None:
 @pytest.mark.parametrize("manner", ["good", "stubborn"])
 def test_when_the_supervisor_is_killed_its_children_end(manner: str) -> None:
     async def scenario() -> None:
-        pair = await _start(manner, manner)
-        with _watching(await _announced(pair)) as watched:
-            pair.process.kill()
-            assert all(process.ends_within(DEADLINE_S) for process in watched)
-            await pair.process.wait()
+        async with _pair(manner, manner) as pair:
+            with _watching(await _announced(pair)) as watched:
+                pair.process.kill()
+                assert all(process.ends_within(DEADLINE_S) for process in watched)
+                await pair.process.wait()
 
     asyncio.run(scenario())
