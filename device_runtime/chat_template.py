@@ -29,6 +29,8 @@ _RENDER_ERRORS = (
     ValueError,
 )
 
+_RESERVED_NAMES = ("messages", "add_generation_prompt", "tools", "documents")
+
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -73,7 +75,7 @@ class ChatTemplate:
     @property
     def reserved_names(self) -> frozenset[str]:
         """Names a client may not set, since they are this side's to set."""
-        return frozenset({"messages", "add_generation_prompt", *self._special_tokens})
+        return frozenset({*_RESERVED_NAMES, *self._special_tokens})
 
     def render(
         self,

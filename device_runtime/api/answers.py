@@ -14,6 +14,10 @@ from device_runtime.api.transcript import Piece, Transcript
 _QUEUED_PIECES_PER_CHOICE = 4
 
 
+class StillSilentError(Exception):
+    """No choice has grown for a while."""
+
+
 class Answers:
     """A context in which the choices are generated. Leaving it, in whatever way, ends them.
 
@@ -29,6 +33,7 @@ class Answers:
         )
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._told_all: set[int] = set()
+        self._is_left = False
 
     async def __aenter__(self) -> Self:
         for choice in self._job.choices:
@@ -41,6 +46,7 @@ class Answers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_left = True
         for index, task in self._tasks.items():
             # One that has put its last piece is only closing its generation, undisturbed.
             if index not in self._told_all:
@@ -48,16 +54,21 @@ class Answers:
         # Unlike gather, wait leaves them to finish closing when this task is cancelled again.
         await asyncio.wait(self._tasks.values())
 
-    async def next_piece(self) -> Piece | None:
+    async def next_piece(self, within_s: float | None = None) -> Piece | None:
         """The next piece of any choice, or None when all have ended. May be cancelled.
 
         Raises:
+            StillSilentError: nothing came in `within_s`; ask again.
             CloudUnavailableError, OverloadedError: a generation failed, so the answer did.
             Exception: a bug.
         """
         if not self._num_running:
             return None
-        item = await self._queue.get()
+        try:
+            async with asyncio.timeout(within_s):
+                item = await self._queue.get()
+        except TimeoutError:
+            raise StillSilentError from None
         if isinstance(item, Exception):
             raise item
         self._num_running -= item.finish_reason is not None
@@ -66,11 +77,17 @@ class Answers:
     async def _produce(self, choice: Choice) -> None:
         num_prompt_tokens = len(choice.generation.prompt_ids)
         timer = GenerationTimer(self._service.metrics, num_prompt_tokens, self._job.arrived_s)
-        reason = "abort"
+        reason = "error"
         try:
             reason = await self._generate(choice, timer)
+        except asyncio.CancelledError:
+            if not self._is_left:
+                # Not our cancellation: without this the reader would wait for ever.
+                await self._queue.put(RuntimeError("the generation was cancelled from within"))
+                return
+            reason = "abort"
+            raise
         except Exception as error:  # a task's error reaches the reader through the queue
-            reason = "error"
             await self._queue.put(error)
         finally:
             timer.ended(reason)

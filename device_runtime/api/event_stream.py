@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
-from device_runtime.api.answers import Answers
+from device_runtime.api.answers import Answers, StillSilentError
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.job import Job, StreamMode
 from device_runtime.api.responses import Usage, usage_of
@@ -71,9 +71,8 @@ async def _send_pieces(
     usage = _StreamUsage(job.stream, job.num_prompt_tokens)
     while True:
         try:
-            async with asyncio.timeout(service.timing.ping_s):
-                piece = await answers.next_piece()
-        except TimeoutError:
+            piece = await answers.next_piece(service.timing.ping_s)
+        except StillSilentError:
             await events.write(_PING)
             continue
         if piece is None:

@@ -66,7 +66,6 @@ class CommonFields(Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     add_special_tokens: bool | None = None
-    user: str | None = None
 
 
 class ContentPart(Struct, frozen=True):

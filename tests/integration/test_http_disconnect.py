@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
+from device_runtime.api.service import Timing
 from tests.integration.test_http_api import (
     CHAT,
     COMPLETIONS,
@@ -64,6 +65,25 @@ def test_a_server_that_left_a_client_still_serves_others():
         assert (status, document["choices"][0]["message"]["content"]) == (200, STORY)
 
     with_server(test, story_generator(gates={2: asyncio.Event()}))
+
+
+def test_a_client_that_stops_reading_is_given_up():
+    async def test(client, generator):
+        host, port = client.url.removeprefix("http://").split(":")
+        body = msgspec.json.encode(BODY | {"stream": True})
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1)
+        writer.write(b"POST %s HTTP/1.1\r\nHost: x\r\n" % CHAT.encode())
+        writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        await reader.readexactly(1)
+        writer.transport.pause_reading()
+        await generator.until_all_closed()
+        assert generator.num_closed == 1
+        writer.close()
+
+    # Far more than the buffers between the two hold.
+    generator = story_generator(max_context_tokens=1 << 24)
+    generator.answer = lambda request: [300]
+    with_server(test, generator, timing=Timing(write_s=0.05))
 
 
 def draining(test, **changes):

@@ -96,6 +96,8 @@ def test_nothing_but_pings_is_sent_before_the_first_token():
     [
         (CloudUnavailableError("the cloud was lost on the way"), "cloud_unavailable"),
         (ConnectionResetError("a link's own error"), "internal_error"),
+        (TimeoutError("a link's own time"), "internal_error"),
+        (asyncio.CancelledError(), "internal_error"),
         (RuntimeError("a bug"), "internal_error"),
     ],
 )

@@ -27,7 +27,7 @@ class FakeGenerator:
     vocab_size: int = 512
     max_context_tokens: int = 512
     tokens_per_round: int = 1
-    errors: dict[int, Exception] = field(default_factory=dict)
+    errors: dict[int, BaseException] = field(default_factory=dict)
     gates: dict[int, asyncio.Event] = field(default_factory=dict)
     not_ready: str | None = None
     requests: list[GenerationRequest] = field(default_factory=list)
