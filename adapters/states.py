@@ -19,6 +19,9 @@ from submodels.manifest import Manifest
 STATES_FILE = "states.f32"
 STATES_KEY_FILE = "states.json"
 _ITEM_BYTES = 4
+# Attention over a whole window at once would compute the half that is masked, and hold it all:
+# for 440 tokens of stories260k this size takes 0.6 of the time.
+_CHUNK_TOKENS = 128
 # Shallow and top.
 _ROWS_PER_TOKEN = 2
 
@@ -110,7 +113,9 @@ def _write(
 ) -> None:
     with path.open("wb") as file:
         for index, window in enumerate(windows):
-            states = model.sequence().extend(window.tolist(), 0)
-            rows = torch.stack((states.shallow, states.top), dim=1)
-            file.write(rows.float().cpu().numpy().tobytes())
+            sequence, token_ids = model.sequence(), window.tolist()
+            for start in range(0, len(token_ids), _CHUNK_TOKENS):
+                states = sequence.extend(token_ids[start : start + _CHUNK_TOKENS], start)
+                rows = torch.stack((states.shallow, states.top), dim=1)
+                file.write(rows.float().cpu().numpy().tobytes())
             progress(index + 1, len(windows))
