@@ -1,5 +1,6 @@
 """From a checked job to bytes on the socket: one document, or a stream of events."""
 
+import asyncio
 import time
 from typing import TypeVar
 
@@ -7,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from device_runtime.api.answers import Answers
-from device_runtime.api.errors import ApiError
+from device_runtime.api.errors import ApiError, invalid
 from device_runtime.api.event_stream import stream_answer
 from device_runtime.api.job import Job
 from device_runtime.api.requests import decode_request
@@ -23,13 +24,23 @@ async def read_request(request: web.Request, kind: type[RequestT]) -> RequestT:
     """The body as a request. Any content type but a form with files is read as JSON.
 
     Raises:
-        ApiError: 400 or 415.
+        ApiError: 400, 408 or 415.
         HTTPRequestEntityTooLarge: the body is longer than the server takes.
     """
     if request.content_type.startswith("multipart/"):
         message = f"expected application/json, got {request.content_type[:60]}"
         raise ApiError(415, message, code="unsupported_media_type")
-    return decode_request(await request.read(), kind)
+    read_s = request.app[SERVICE].timing.read_s
+    try:
+        async with asyncio.timeout(read_s):
+            body = await request.read()
+    except TimeoutError as error:
+        message = f"the request body did not come within {read_s:g} s"
+        raise ApiError(408, message, code="request_timeout") from error
+    except web.RequestPayloadError as error:
+        message = "the request body does not fit its Content-Encoding or Transfer-Encoding"
+        raise invalid(None, message, code="invalid_body") from error
+    return decode_request(body, kind)
 
 
 def make_head(service: Service, prefix: str, request_id: str) -> Head:

@@ -37,12 +37,15 @@ class AccessRules:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A silent stream gets a comment every `ping_s`; a client may be stuck for `write_s`.
+    """Patience with clients, in seconds.
 
-    Proxies close a connection that is silent for a minute, some after a quarter of it.
+    A silent stream gets a comment every `ping_s`: proxies close a connection that is silent for a
+    minute, some after a quarter of it. A client may take `read_s` to send its request, and be
+    stuck for `write_s` while it reads an answer.
     """
 
     ping_s: float = 5.0
+    read_s: float = 60.0
     write_s: float = 60.0
 
 

@@ -1,6 +1,7 @@
 """The endpoint over real sockets: documents, errors, keys, origins, names."""
 
 import asyncio
+import gzip
 import re
 
 import msgspec
@@ -433,6 +434,17 @@ def test_any_content_type_is_read_as_json_but_a_form_with_files():
         ):
             headers = {"Content-Type": content_type}
             status, _ = await client.post(CHAT, body, headers=headers)
+            assert status == expected
+
+    with_server(test)
+
+
+def test_a_packed_body_is_unpacked_within_the_limit_and_a_broken_one_refused():
+    async def test(client, _):
+        packed = {"Content-Encoding": "gzip"}
+        body = gzip.compress(msgspec.json.encode({"messages": USER}))
+        for data, expected in ((body, 200), (gzip.compress(b" " * (8 << 20)), 413), (b"x", 400)):
+            status, _ = await client.post(CHAT, data, headers=packed)
             assert status == expected
 
     with_server(test)

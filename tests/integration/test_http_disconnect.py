@@ -86,6 +86,20 @@ def test_a_client_that_stops_reading_is_given_up():
     with_server(test, generator, timing=Timing(write_s=0.05))
 
 
+def test_a_request_that_does_not_come_is_given_up():
+    async def test(client, _):
+        host, port = client.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST %s HTTP/1.1\r\nHost: x\r\n" % CHAT.encode())
+        writer.write(b"Connection: close\r\nContent-Length: 9\r\n\r\n{")
+        answer = await reader.readuntil(b"}}")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"request_timeout" in answer
+        writer.close()
+
+    with_server(test, timing=Timing(read_s=0.01))
+
+
 def draining(test, **changes):
     """Run a test with the drain of its server."""
 
