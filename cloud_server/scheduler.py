@@ -145,9 +145,5 @@ class Scheduler:
             raise ValueError(f"expected a budget of at least {least} tokens, got {budget_tokens}")
         share = min(max(1, budget_tokens // _CHUNK_SHARE), self._chunks.num_tokens)
         grants = self._verifications.take(budget_tokens - share)
-        grants += self._chunks.take(budget_tokens - _num_granted(grants))
-        return grants + self._verifications.take(budget_tokens - _num_granted(grants))
-
-
-def _num_granted(grants: list[Grant]) -> int:
-    return sum(grant.num_rows for grant in grants)
+        num_verified = sum(grant.num_rows for grant in grants)
+        return grants + self._chunks.take(budget_tokens - num_verified)

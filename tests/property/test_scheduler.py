@@ -142,6 +142,24 @@ def test_verifications_come_first_and_chunks_fill_the_rest() -> None:
     assert [(g.handle, g.num_rows) for g in grants] == [(2, 3), (1, 29)]
 
 
+def test_a_chunk_goes_on_while_verifications_fill_every_step() -> None:
+    scheduler = Scheduler(VERIFY, QUANTUM)
+    chunk, num_left = SequenceHandle(0), 40
+    scheduler.offer_chunk(ConnectionId(1), chunk, num_left)
+    for number in range(1, 20):
+        scheduler.offer_verification(ConnectionId(2), SequenceHandle(number), VERIFY)
+    for _ in range(num_left // (BUDGET // 8)):
+        for grant in scheduler.plan(BUDGET):
+            if grant.handle == chunk:
+                num_left -= grant.num_rows
+                assert num_left >= 0
+                if num_left:
+                    scheduler.offer_chunk(ConnectionId(1), chunk, num_left)
+            else:
+                scheduler.offer_verification(ConnectionId(2), grant.handle, VERIFY)
+    assert num_left == 0
+
+
 def test_a_sequence_waits_in_one_place_when_its_first_frame_changes() -> None:
     scheduler = Scheduler(VERIFY, QUANTUM)
     connection, handle = ConnectionId(1), SequenceHandle(1)

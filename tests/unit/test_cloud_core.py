@@ -378,6 +378,59 @@ def test_a_fork_of_positions_that_are_not_settled_is_refused() -> None:  # W29
     assert figures(cloud) == (1, 16)
 
 
+# Credit
+
+
+def test_rows_come_back_as_credit_when_they_are_computed() -> None:  # W22
+    cloud = Cloud()
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A))
+    cloud.run_all()
+    assert Credit(CONFIG.credit_window_tokens + 8) in cloud.received(connection)
+
+
+def test_rows_come_back_as_credit_when_a_higher_epoch_drops_them() -> None:  # W18, W22
+    cloud = Cloud()
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A))
+    answers = cloud.send(connection, states(1, 0, B[:1], epoch=1))
+    assert answers == [Credit(CONFIG.credit_window_tokens + 12)]
+
+
+def test_rows_come_back_as_credit_when_their_session_ends() -> None:  # W22
+    cloud = Cloud()
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A))
+    answers = cloud.send(connection, Close(SessionId(1)))
+    assert answers == [Credit(CONFIG.credit_window_tokens + 12)]
+
+
+def test_rows_in_a_step_come_back_when_it_ends_though_their_session_has() -> None:  # W22
+    cloud = Cloud()
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A[:8]))
+    step = cloud.core.next_step(cloud.now)
+    assert step is not None
+    assert cloud.send(connection, Close(SessionId(1))) == []
+    cloud.received(connection)
+    cloud.finish_step(step)
+    assert cloud.received(connection) == [Credit(CONFIG.credit_window_tokens + 8)]
+
+
+def test_a_few_rows_are_not_worth_a_credit() -> None:  # W22
+    cloud = Cloud()
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A[:5]))
+    cloud.received(connection)
+    cloud.run_all()
+    assert [type(message).__name__ for message in cloud.received(connection)] == ["Reply"]
+
+
 # Admission, overload, drain
 
 
@@ -423,6 +476,25 @@ def test_a_lost_session_gives_way_to_a_new_one_and_the_longest_lost_goes_first()
     cloud.run_all()
     assert cloud.send(connection, opening(2, key=2, max_tokens=32)) == [Opened(SessionId(2), 0)]
     fault = one_fault(cloud.send(connection, opening(3, key=1, max_tokens=32)))
+    assert fault.code is FaultCode.CAPACITY
+
+
+def test_as_many_lost_sessions_give_way_as_the_new_one_needs_and_no_more() -> None:  # W30
+    cloud = Cloud()
+    lost = cloud.connect()
+    for number in (1, 2, 3):
+        cloud.send(lost, opening(number, key=number, max_tokens=16))
+    cloud.disconnect(lost)
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=4, max_tokens=32))
+    assert cloud.received(connection)[-1] == Opened(SessionId(1), 0)
+    assert figures(cloud) == (3, 64)
+    fault = one_fault(cloud.send(connection, opening(2, key=5, max_tokens=33)))
+    assert fault.code is FaultCode.CONTEXT_EXCEEDED
+    assert figures(cloud) == (3, 64)
+    cloud.send(connection, opening(3, key=5, max_tokens=32))
+    assert figures(cloud) == (2, 64)
+    fault = one_fault(cloud.send(connection, opening(4, key=6, max_tokens=1)))
     assert fault.code is FaultCode.CAPACITY
 
 
