@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from device_runtime.api.service import Timing
-from tests.integration.test_http_api import (
+from tests.support.api_server import (
     CHAT,
     COMPLETIONS,
     STORY,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from device_runtime.api.service import Timing
 from device_runtime.generation import CloudUnavailableError
-from tests.integration.test_http_api import (
+from tests.support.api_server import (
     CHAT,
     COMPLETIONS,
     STORY,

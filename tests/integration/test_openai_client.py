@@ -7,8 +7,7 @@ import pytest
 
 from device_runtime.api.service import AccessRules
 from device_runtime.generation import CloudUnavailableError
-from tests.integration.test_http_api import EOS, STORY, encoded, story_generator, with_server
-from tests.support.api_server import MODEL
+from tests.support.api_server import EOS, MODEL, STORY, encoded, story_generator, with_server
 from tests.support.fake_generator import FakeGenerator
 
 USER = [{"role": "user", "content": "Once upon a time,"}]

@@ -1,5 +1,6 @@
 """The endpoint over a fake generator, on a real socket of this machine."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,10 +15,15 @@ from device_runtime.api.drain import Drain
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.chat_template import load_chat_template
-from tests.support.fake_generator import FakeGenerator
+from tests.support.fake_generator import FakeGenerator, always
 from tests.support.tokenizers import MODEL_FOLDER, story_tokenizer
 
 MODEL = "stories260k"
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+STORY = " there was a little dog. He was happy"
+USER = [{"role": "user", "content": "Once upon a time,"}]
+EOS = 2
 
 
 def make_service(generator: FakeGenerator, **changes: Any) -> Service:
@@ -76,3 +82,27 @@ async def serving(service: Service) -> AsyncIterator[Client]:
             yield Client(f"http://{host}:{port}", http, service.drain)
     finally:
         await runner.cleanup()
+
+
+def encoded(text: str) -> list[int]:
+    # The tokenizer puts a space before a text; a continuation keeps it.
+    return story_tokenizer().encode(text.removeprefix(" "), add_special_tokens=False)
+
+
+def story_generator(**changes: Any) -> FakeGenerator:
+    return FakeGenerator(always([*encoded(STORY), EOS]), **changes)
+
+
+def with_server(test: Any, generator: FakeGenerator | None = None, **changes: Any) -> Any:
+    """Run an async test against a server over a fake generator."""
+
+    async def run() -> Any:
+        used = generator or story_generator()
+        async with serving(make_service(used, **changes)) as client:
+            return await test(client, used)
+
+    return asyncio.run(run())
+
+
+def post(path: str, body: Any, generator: FakeGenerator | None = None, **options: Any) -> Any:
+    return with_server(lambda client, _: client.post(path, body, **options), generator)

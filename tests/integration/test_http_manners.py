@@ -1,0 +1,255 @@
+"""The endpoint over real sockets: errors, keys, origins, names, and what operators see."""
+
+import gzip
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from device_runtime.api.service import AccessRules
+from device_runtime.generation import CloudUnavailableError, OverloadedError
+from tests.support.api_server import (
+    CHAT,
+    MODEL,
+    STORY,
+    USER,
+    encoded,
+    post,
+    story_generator,
+    with_server,
+)
+from tests.support.tokenizers import story_tokenizer
+
+
+def test_every_status_has_the_one_envelope():
+    async def test(client, _):
+        answers = {}
+        for method, path, body in (
+            ("GET", "/nowhere", None),
+            ("GET", CHAT, None),
+            ("POST", "/v1/models", b"{}"),
+            ("POST", CHAT, b"{"),
+            ("POST", CHAT, b" " * (2 << 20)),
+            ("GET", "/v1/models/other", None),
+        ):
+            async with client.http.request(method, client.url + path, data=body) as response:
+                envelope = msgspec.json.decode(await response.read())
+                assert envelope["error"].keys() == {"message", "type", "param", "code"}
+                assert response.headers["X-Request-ID"]
+                answers[method, path, response.status] = response.headers.get("Allow")
+        assert [status for _, _, status in answers] == [404, 405, 405, 400, 413, 404]
+        assert answers["GET", CHAT, 405] == "POST"
+        assert set(answers["POST", "/v1/models", 405].split(",")) == {"GET", "HEAD"}
+
+    with_server(test)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (CloudUnavailableError("the cloud cannot be reached", 2.5), 503, "cloud_unavailable"),
+        (OverloadedError("the queue is full", 0.2), 429, "overloaded"),
+        (RuntimeError("a secret in a message"), 500, "internal_error"),
+    ],
+)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_failure_before_the_first_token_is_a_status(error, status, code, is_stream):
+    async def test(client, generator):
+        body = {"messages": USER, "stream": is_stream}
+        async with client.http.post(client.url + CHAT, json=body) as response:
+            envelope = await response.json()
+        assert (response.status, envelope["error"]["code"]) == (status, code)
+        assert "secret" not in envelope["error"]["message"]
+        retry = {503: "3", 429: "1"}.get(status)
+        assert response.headers.get("Retry-After") == retry
+        assert (generator.num_open, generator.num_closed) == (0, 1)
+
+    with_server(test, story_generator(errors={0: error}))
+
+
+def test_a_bug_is_logged_by_place_and_type_without_its_message(caplog):
+    post(CHAT, {"messages": USER}, story_generator(errors={0: RuntimeError("private text")}))
+    assert "RuntimeError in _meet" in caplog.text
+    assert "private text" not in caplog.text
+
+
+def test_one_log_line_per_request_with_its_name_and_nothing_of_the_prompt(caplog):
+    caplog.set_level("DEBUG")
+    post(CHAT, {"messages": USER}, headers={"X-Request-ID": "mine"})
+    [record] = [record for record in caplog.records if record.message == "request"]
+    assert record.fields.items() >= {"route": CHAT, "status": 200, "request_id": "mine"}.items()
+    assert "Once" not in caplog.text
+    assert "Once" not in str(record.fields)
+
+
+def test_readiness_tells_the_reason_while_liveness_stays():
+    async def test(client, generator):
+        for reason, status in (("the cloud refused the key", 503), (None, 200)):
+            generator.not_ready = reason
+            async with client.http.get(client.url + "/ready") as response:
+                assert response.status == status
+                assert reason is None or reason in await response.text()
+                assert ("Retry-After" in response.headers) == (status == 503)
+            async with client.http.get(client.url + "/health") as response:
+                assert response.status == 200
+
+    with_server(test)
+
+
+def test_with_a_key_only_probes_are_open():
+    async def test(client, _):
+        for path in ("/", "/v1/models", "/metrics", "/nowhere", CHAT):
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic key"}):
+                async with client.http.get(client.url + path, headers=headers) as response:
+                    assert response.status == 401
+                    assert (await response.json())["error"]["code"] == "invalid_api_key"
+            right = {"Authorization": "bearer key"}
+            async with client.http.get(client.url + path, headers=right) as response:
+                assert response.status != 401
+        for path in ("/health", "/ready"):
+            async with client.http.get(client.url + path) as response:
+                assert response.status == 200
+
+    with_server(test, access=AccessRules(api_key="key"))
+
+
+def test_without_a_key_any_bearer_will_do():
+    status, _ = post(CHAT, {"messages": USER}, headers={"Authorization": "Bearer anything"})
+    assert status == 200
+
+
+PREFLIGHT = {
+    "Origin": "https://chat.example",
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+}
+
+
+def test_a_preflight_needs_no_key_and_allows_the_headers_asked_for():
+    async def test(client, _):
+        async with client.http.options(client.url + CHAT, headers=PREFLIGHT) as response:
+            assert response.status == 204
+            headers = response.headers
+        assert headers["Access-Control-Allow-Origin"] == "*"
+        assert "POST" in headers["Access-Control-Allow-Methods"]
+        allowed = headers["Access-Control-Allow-Headers"]
+        assert allowed == PREFLIGHT["Access-Control-Request-Headers"]
+
+    with_server(test, access=AccessRules(api_key="key"))
+
+
+def test_only_listed_origins_are_let_in_on_documents_streams_and_errors():
+    async def test(client, _):
+        for origin, expected in (("https://a.example", True), ("https://b.example", False)):
+            for body in ({"messages": USER}, {"messages": USER, "stream": True}, {}):
+                headers = {"Origin": origin}
+                async with client.http.post(
+                    client.url + CHAT, json=body, headers=headers
+                ) as response:
+                    allowed = response.headers.get("Access-Control-Allow-Origin")
+                assert allowed == (origin if expected else None)
+                assert "Origin" in response.headers["Vary"]
+
+    with_server(test, access=AccessRules(cors_origins=("https://a.example",)))
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_requests_name_is_kept_when_it_is_plain_and_goes_on_to_the_generator(is_stream):
+    async def test(client, generator):
+        for given in ("my-id.1", "x" * 129, "two words", ""):
+            body = {"messages": USER, "stream": is_stream}
+            headers = {"X-Request-ID": given}
+            async with client.http.post(client.url + CHAT, json=body, headers=headers) as response:
+                name = response.headers["X-Request-ID"]
+            assert (name == given) == (given == "my-id.1")
+            assert generator.request_ids[-1] == name
+
+    with_server(test)
+
+
+def test_any_content_type_is_read_as_json_but_a_form_with_files():
+    async def test(client, _):
+        body = msgspec.json.encode({"messages": USER})
+        for content_type, expected in (
+            ("application/x-www-form-urlencoded", 200),
+            ("text/plain", 200),
+            ("application/json; charset=utf-8", 200),
+            ("multipart/form-data; boundary=x", 415),
+        ):
+            headers = {"Content-Type": content_type}
+            status, _ = await client.post(CHAT, body, headers=headers)
+            assert status == expected
+
+    with_server(test)
+
+
+def test_a_packed_body_is_unpacked_within_the_limit_and_a_broken_one_refused():
+    async def test(client, _):
+        packed = {"Content-Encoding": "gzip"}
+        body = gzip.compress(msgspec.json.encode({"messages": USER}))
+        for data, expected in ((body, 200), (gzip.compress(b" " * (8 << 20)), 413), (b"x", 400)):
+            status, _ = await client.post(CHAT, data, headers=packed)
+            assert status == expected
+
+    with_server(test)
+
+
+def test_tokens_of_a_text_or_a_conversation_and_back():
+    async def test(client, _):
+        _, tokens = await client.post("/tokenize", {"prompt": "Once", "return_token_strs": True})
+        assert tokens["tokens"] == [1, *encoded("Once")]
+        assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
+        assert tokens["max_model_len"] == 512
+        _, chat = await client.post(
+            "/tokenize", {"messages": [{"role": "user", "content": "Once"}]}
+        )
+        assert chat["tokens"] == tokens["tokens"]
+        _, text = await client.post("/detokenize", {"tokens": tokens["tokens"]})
+        assert text == {"prompt": story_tokenizer().decode(tokens["tokens"], False)}
+        status, _ = await client.post("/tokenize", {})
+        assert status == 400
+
+    with_server(test)
+
+
+def test_metrics_count_what_was_generated_under_vllms_names():
+    async def test(client, _):
+        await client.post(CHAT, {"messages": USER, "max_tokens": 3})
+        await client.post(CHAT, {"messages": USER})
+        async with client.http.get(client.url + "/metrics") as response:
+            assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            return await response.text()
+
+    values = {
+        (sample.name, sample.labels.get("finished_reason")): sample.value
+        for family in text_string_to_metric_families(with_server(test))
+        for sample in family.samples
+    }
+    num_prompt, num_story = len(encoded(USER[0]["content"])) + 1, len(encoded(STORY)) + 1
+    assert values["hat_prompt_tokens_total", None] == 2 * num_prompt
+    assert values["hat_generation_tokens_total", None] == 3 + num_story
+    assert values["hat_request_success_total", "length"] == 1
+    assert values["hat_request_success_total", "stop"] == 1
+    assert values["hat_time_to_first_token_seconds_count", None] == 2
+    assert values["hat_inter_token_latency_seconds_count", None] == 2 + num_story - 1
+    assert values["hat_e2e_request_latency_seconds_count", None] == 2
+    assert values["hat_num_requests_running", None] == 0
+    assert values["hat_num_requests_waiting", None] == 0
+    assert values["hat_spec_decode_num_drafts_total", None] == 2 * 2
+    assert values["hat_spec_decode_num_draft_tokens_total", None] == 2 * 8
+    assert values["hat_spec_decode_num_accepted_tokens_total", None] == 2 * 5
+
+
+def test_the_root_says_what_this_is():
+    async def test(client, _):
+        async with client.http.get(client.url) as response:
+            assert (await response.json())["model"] == MODEL
+        async with client.http.head(client.url + "/metrics") as response:
+            assert response.status == 200
+
+    with_server(test)
+
+
+def test_a_long_prompt_is_encoded_beside_the_event_loop():
+    status, document = post("/tokenize", {"prompt": "the " * 20_000})
+    assert (status, document["count"]) == (200, len(encoded("the " * 20_000)) + 1)
