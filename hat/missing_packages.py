@@ -1,18 +1,28 @@
 """A package that an extra would have brought: one line that says which extra."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from hat.errors import CommandError
 
-_OWN_PACKAGES = frozenset(
-    ("wire", "submodels", "chunking", "adapters", "device_runtime", "cloud_server", "bench", "hat")
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "torch": "cloud",
+        "onnxruntime": "device",
+        "tokenizers": "device",
+        "jinja2": "device",
+        "transformers": "split",
+        "onnx": "split",
+        "tqdm": "split",
+    }
 )
+"""The extra that brings a package, for packages that not every installation has."""
 
 
 @contextmanager
-def extra_installed(extra: str) -> Iterator[None]:
-    """Imports in the body may need the packages of `extra`.
+def extras_explained() -> Iterator[None]:
+    """Imports in the body may need packages of an extra.
 
     Raises:
         CommandError: one of them is not installed.
@@ -21,7 +31,7 @@ def extra_installed(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if not package or package in _OWN_PACKAGES:
+        if package not in EXTRAS:
             raise
-        message = f"this needs the package {package}: pip install 'hat-serving[{extra}]'"
-        raise CommandError(message) from error
+        install = f"pip install 'hat-serving[{EXTRAS[package]}]'"
+        raise CommandError(f"this needs the package {package}: {install}") from error

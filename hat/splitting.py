@@ -1,13 +1,11 @@
 """Splitting with defaults and a progress bar; what `hat split` and `hat up` share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hat.errors import CommandError
-from hat.missing_packages import extra_installed
+from hat.missing_packages import extras_explained
 
 if TYPE_CHECKING:
     from submodels.copying import Progress
@@ -42,7 +40,7 @@ def model_folder(model: str) -> Path:
     Raises:
         CommandError: no such folder, and no such model that can be had.
     """
-    with extra_installed("split"):
+    with extras_explained():
         from submodels.errors import SplitError
         from submodels.hub import resolve_model
     try:
@@ -59,7 +57,7 @@ def split_model(
     Raises:
         CommandError: the model, the checkpoint, the layer counts or the target are refused.
     """
-    with extra_installed("split"):
+    with extras_explained():
         from submodels.checkpoint import CONFIG_FILE, read_json
         from submodels.errors import SplitError
         from submodels.hub import model_name
@@ -78,7 +76,7 @@ def split_model(
             onnx_weights=request.onnx_weights,
             overwrite=overwrite,
         )
-        with extra_installed("split"), _progress_bar() as progress:
+        with extras_explained(), _ProgressBar() as progress:
             return split_checkpoint(options, progress)
     except SplitError as error:
         raise CommandError(str(error)) from error
@@ -90,17 +88,25 @@ def _default_for(config: dict[str, Any]) -> int:
     return default_input_layers(num_layers) if isinstance(num_layers, int) else 1
 
 
-@contextmanager
-def _progress_bar() -> "Iterator[Progress]":
-    """A bar on stderr, if that is a terminal."""
-    from tqdm import tqdm
+class _ProgressBar:
+    """A bar on stderr, if that is a terminal; it appears with the first bytes."""
 
-    with tqdm(unit="B", unit_scale=True, disable=None, desc="copying tensors") as bar:
+    def __init__(self) -> None:
+        self._bar: Any = None
 
-        def show(num_done_bytes: int, num_bytes: int) -> None:
-            bar.total = num_bytes
-            bar.update(num_done_bytes - bar.n)
-            if num_done_bytes >= num_bytes:
-                bar.set_description("making ONNX parts")
+    def __enter__(self) -> "Progress":
+        return self._show
 
-        yield show
+    def __exit__(self, *raised: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self, num_done_bytes: int, num_bytes: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            shown = {"desc": "copying tensors", "unit": "B", "unit_scale": True}
+            self._bar = tqdm(total=num_bytes, leave=False, disable=None, **shown)
+        self._bar.update(num_done_bytes - self._bar.n)
+        if num_done_bytes >= num_bytes:
+            self._bar.set_description("making ONNX parts")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hat.missing_packages import extra_installed
+from hat.missing_packages import extras_explained
 from hat.options import config_file, flags_of, settings_options, show_notes
 from hat.print_config import as_toml
 from hat.programs import cloud_program, device_program
@@ -47,7 +47,7 @@ def cloud(**parameters: Any) -> int:
         return 0
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise click.UsageError("--tls-certificate and --tls-key go together")
-    with extra_installed("cloud"):
+    with extras_explained():
         from cloud_server.main import run
 
         return run(config)
@@ -63,7 +63,7 @@ def device(**parameters: Any) -> int:
     config = _settings(device_program(), parameters)
     if config is None:
         return 0
-    with extra_installed("device"):
+    with extras_explained():
         from device_runtime.main import run
 
         return run(config)

@@ -52,6 +52,10 @@ async def _announced(up: ProcessLines) -> list[WatchedProcess]:
     return [WatchedProcess(child) for child in children]
 
 
+def _mapped_files(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
@@ -78,6 +82,9 @@ def test_up_answers_what_it_printed_and_leaves_no_one_behind_however_it_ends(
         async with _up(environ) as up:
             children = await _announced(up)
             assert up.lines[0].startswith("hat: splitting ")
+            cloud_files, device_files = [_mapped_files(pid) for pid in _children(up.process.pid)]
+            assert "libtorch" in cloud_files
+            assert "libtorch" not in device_files
             completion, chat = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
             assert completion["choices"][0]["text"].startswith(", there was a")
             assert completion["usage"]["completion_tokens"] == 60

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from packaging.requirements import Requirement
 
 from hat.cli import hat, run
+from hat.errors import CommandError
+from hat.missing_packages import EXTRAS, extras_explained
 from submodels.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,3 +166,20 @@ def test_a_split_that_is_refused_is_exit_code_1_and_leaves_nothing(
     assert message.startswith("hat: ")
     assert expected in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
+    requirements = [Requirement(text) for text in requires("hat-serving") or []]
+    for package, extra in EXTRAS.items():
+        brought = {r.name for r in requirements if r.marker and r.marker.evaluate({"extra": extra})}
+        assert package in brought
+        with (
+            pytest.raises(CommandError, match=rf"{package}: pip install .*\[{extra}\]"),
+            extras_explained(),
+        ):
+            raise ModuleNotFoundError(name=f"{package}.part")
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_shows_as_one() -> None:
+    with pytest.raises(ModuleNotFoundError), extras_explained():
+        raise ModuleNotFoundError(name="device_runtime.nothing")
