@@ -28,6 +28,9 @@ from submodels.manifest import ModelShape
 from submodels.tensor_layout import layer_name
 
 _LAYER_PREFIX = layer_name(0, "")
+# On a CPU, rows in blocks against the keys they can see take 0.57 of the time that torch takes for
+# all at once, forward and backward (4 windows of 480 rows, 8 heads of 8).
+_BLOCK_ROWS = 128
 
 
 class Adapter(Protocol):
@@ -80,9 +83,7 @@ class SelfAttention(nn.Module):
         """What to add to rows `[B, T, H]` of whole sequences, given the same rows normed."""
         positions = torch.arange(normed.shape[1], device=normed.device)
         queries, keys, values = (p.transpose(1, 2) for p in self._project(normed, positions))
-        mixed = nn.functional.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, enable_gqa=True
-        )
+        mixed = _causal_attention(queries, keys, values)
         update: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return update
 
@@ -238,6 +239,21 @@ def load_network(stored: StoredAdapter, device: torch.device | str = "cpu") -> A
     network = build_network(card.kind, card.shape, card.closing_norm)
     network.load_state_dict({_module_name(name): tensor for name, tensor in tensors.items()})
     return network.to(device).eval()
+
+
+def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of `[B, heads, T, D]` over `[B, KV, T, D]` of the same positions."""
+    attention = nn.functional.scaled_dot_product_attention
+    if queries.is_cuda:
+        return attention(queries, keys, values, is_causal=True, enable_gqa=True)
+    num_rows = queries.shape[2]
+    blocks = []
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        end = min(start + _BLOCK_ROWS, num_rows)
+        seen = torch.ones(end - start, end, dtype=torch.bool).tril(start)
+        some = (queries[:, :, start:end], keys[:, :, :end], values[:, :, :end])
+        blocks.append(attention(*some, attn_mask=seen, enable_gqa=True))
+    return torch.cat(blocks, dim=2)
 
 
 def _closing_norm(shape: ModelShape, wanted: bool) -> nn.Module:

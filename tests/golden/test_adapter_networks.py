@@ -54,6 +54,17 @@ def test_rows_one_by_one_and_after_a_truncation_equal_the_whole_sequence(
     torch.testing.assert_close(torch.cat(pieces), whole[5:], rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_a_sequence_of_several_blocks_equals_its_rows_one_after_the_other(
+    model: WholeModel,
+) -> None:
+    network = random_network(model, "layer", closing_norm=False)
+    rows, cache = some_rows(model, 300), LayerCache()
+    whole = network(rows[None])[0]
+    pieces = [network.extend(rows[s : s + 99], s, cache) for s in range(0, 300, 99)]
+    torch.testing.assert_close(whole, torch.cat(pieces), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["attention", "layer"])
 @torch.inference_mode()
 def test_a_new_adapter_passes_its_rows_through(model: WholeModel, kind: Kind) -> None:
