@@ -127,7 +127,7 @@ class World:
         return draft[: self.choose.draw(st.integers(0, num_tokens))]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     request=requests,
     chunk_tokens=st.one_of(st.none(), st.integers(1, 20)),

@@ -1,0 +1,63 @@
+import asyncio
+import threading
+
+import pytest
+
+from device_runtime.engine_thread import EngineThread
+from tests.support.fake_model import FakeDeviceEngine
+
+
+def run_with_thread(use):
+    async def run():
+        thread = EngineThread(FakeDeviceEngine())
+        try:
+            return await use(thread)
+        finally:
+            thread.close()
+
+    return asyncio.run(run())
+
+
+def test_calls_run_one_after_another_on_one_thread_in_the_order_of_asking():
+    async def use(thread):
+        seen = []
+
+        def call(number):
+            return lambda engine: seen.append((number, threading.get_ident()))
+
+        first = asyncio.ensure_future(thread.run(call(0)))
+        await asyncio.sleep(0)
+        thread.run_later(call(1))
+        await thread.run(call(2))
+        await first
+        assert [number for number, _ in seen] == [0, 1, 2]
+        assert len({ident for _, ident in seen} - {threading.get_ident()}) == 1
+
+    run_with_thread(use)
+
+
+def test_a_failure_nobody_waits_for_is_logged_and_the_thread_goes_on(caplog):
+    async def use(thread):
+        thread.run_later(lambda engine: engine.release(99))
+        return await thread.run(lambda engine: engine.vocab_size)
+
+    assert run_with_thread(use) == 16
+    assert "an engine call failed" in caplog.text
+
+
+def test_a_failure_somebody_waits_for_is_theirs():
+    async def use(thread):
+        with pytest.raises(KeyError):
+            await thread.run(lambda engine: engine.release(99))
+
+    run_with_thread(use)
+
+
+def test_a_closed_thread_takes_no_call_that_nobody_waits_for():
+    async def use(thread):
+        called = []
+        thread.close()
+        thread.run_later(called.append)
+        return called
+
+    assert run_with_thread(use) == []
