@@ -103,16 +103,30 @@ def continue_prompt(
 def draft_everywhere(
     model: WholeModel, adapter: Adapter, text: Continuation, num_tokens: int, choose: Choose
 ) -> Drafts:
-    """A draft of `num_tokens` after the prompt and after every later token but the last."""
+    """A draft of `num_tokens` after the prompt and after every later token but the last.
+
+    Without output layers a draft's logits depend on its tokens alone. A draft whose first token is
+    the text's own is then that token and the draft that starts behind it, and is not run again.
+    """
     drafting = _DraftModel(model, adapter)
-    first = text.num_prompt_tokens - 1
+    first, last = text.num_prompt_tokens - 1, len(text.token_ids) - 2
     drafting.accept(text.token_ids[:first], text.deep[:first])
-    rows = []
-    for position in range(first, len(text.token_ids) - 1):
-        rows.append(drafting.draft(text.token_ids[position], position, num_tokens, choose))
+    drafts: list[list[_Drafted]] = []
+    for position in range(first, last + 1):
+        can_share = not model.output_layers and position < last
+        shared = text.token_ids[position + 1] if can_share else None
+        drafts.append(
+            drafting.draft(text.token_ids[position], position, num_tokens, choose, shared)
+        )
         drafting.take_deep(text.deep[position : position + 1], position)
-    shaped = np.array(rows, np.float64).reshape(-1, num_tokens, 3)
+    for draft, following in zip(reversed(drafts[:-1]), reversed(drafts[1:]), strict=True):
+        draft.extend(following[: num_tokens - len(draft)])
+    shaped = np.array(drafts, np.float64).reshape(-1, num_tokens, 3)
     return Drafts(shaped[..., 0].astype(np.int64), shaped[..., 1], shaped[..., 2])
+
+
+_Drafted = tuple[int, float, float]
+"""A drafted token, its probability, and the largest one there."""
 
 
 class _DraftModel:
@@ -140,24 +154,27 @@ class _DraftModel:
         run_layers(self._model.output_layers, deep, position, self._output_caches)
 
     def draft(
-        self, token: int, position: int, num_tokens: int, choose: Choose
-    ) -> list[tuple[int, float, float]]:
-        """Token, its probability and the largest, for each of `num_tokens` after `token`."""
-        drafted = []
-        for offset in range(num_tokens):
-            at = position + offset
-            estimate = self._adapter.extend(self._shallow([token], at), at, self._adapter_cache)
-            top = run_layers(
-                self._model.output_layers,
-                estimate.to(self._model.embedding.dtype),
-                at,
-                self._output_caches,
-            )
-            logits = self._model.head(top)[0].float()
+        self, token: int, position: int, num_tokens: int, choose: Choose, shared: int | None
+    ) -> list[_Drafted]:
+        """`num_tokens` drafted after `token`, or only the first of them if it is `shared`."""
+        drafted: list[_Drafted] = []
+        for at in range(position, position + num_tokens):
+            logits = self._logits(token, at)
             token = choose(at + 1, logits)
             distribution = logits.softmax(-1)
             drafted.append((token, float(distribution[token]), float(distribution.max())))
+            if len(drafted) == 1 and token == shared:
+                break
         return drafted
+
+    def _logits(self, token: int, position: int) -> Tensor:
+        """The draft model's next-token logits `[V]` after `token` at `position`."""
+        shallow = self._shallow([token], position)
+        estimate = self._adapter.extend(shallow, position, self._adapter_cache)
+        rows = estimate.to(self._model.embedding.dtype)
+        layers = self._model.output_layers
+        top = run_layers(layers, rows, position, self._output_caches)
+        return self._model.head(top)[0].float()
 
     def _shallow(self, token_ids: Sequence[int], position: int) -> Tensor:
         rows = embed(self._model.embedding, token_ids)
