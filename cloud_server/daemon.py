@@ -106,10 +106,9 @@ class CloudDaemon:
 
     def on_step_done(self, step: Step, outcome: StepOutcome) -> None:
         """See `StepListener`."""
-        if self.is_broken:
-            _log.warning("the engine works again")
-        self._num_failed_in_a_row = 0
         self._num_running_steps -= 1
+        if step.items:
+            self._note_success()
         self._metrics.count_step(step, outcome.seconds)
         actions = self._core.step_done(step, outcome, time.monotonic())
         # The engine first: sending what came out can wait until it is at work again.
@@ -122,7 +121,9 @@ class CloudDaemon:
         self._num_running_steps -= 1
         self._metrics.count_failed_step()
         if self._num_failed_in_a_row == _BROKEN_AFTER_FAILED_STEPS:
-            _log.error("%d steps failed in a row: not ready until one succeeds", step.number)
+            _log.error(
+                "%d steps failed in a row: not ready until one succeeds", _BROKEN_AFTER_FAILED_STEPS
+            )
         self._perform(self._core.step_failed(step, reason, time.monotonic()))
 
     async def drain(self, timeout_s: float) -> None:
@@ -194,6 +195,11 @@ class CloudDaemon:
                 if connection.is_stalled(now):
                     _log.warning("connection %d cut: nothing could be sent to it", number)
                     connection.abort()
+
+    def _note_success(self) -> None:
+        if self.is_broken:
+            _log.warning("the engine works again")
+        self._num_failed_in_a_row = 0
 
     def _note_if_drained(self) -> None:
         if self._core.is_drained:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -33,7 +34,7 @@ class CloudServer:
         self, config: CloudConfig, load_engine: EngineLoader, patience: Patience | None = None
     ) -> None:
         self._config = config
-        self._load_bundle_engine = load_engine
+        self._loader = load_engine
         self._patience = patience or Patience()
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = _bundle(config)
@@ -109,7 +110,7 @@ class CloudServer:
         return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
     def _load_engine(self) -> LoadedEngine:
-        return self._load_bundle_engine(self._bundle, self._config)
+        return self._loader(self._bundle, self._config)
 
     def _announcement(self, loaded: LoadedEngine) -> str:
         manifest, engine = self._bundle.manifest, loaded.engine
@@ -118,7 +119,8 @@ class CloudServer:
         return (
             f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
             f" of {manifest.shape.num_layers}, hidden {engine.hidden_size}, "
-            f"{NUMPY_DTYPES[engine.dtype].name}; {loaded.description}; KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), "
+            f"{NUMPY_DTYPES[engine.dtype].name}; {loaded.description}; "
+            f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), "
             f"context {engine.max_context_tokens}; devices connect to {self.url}"
         )
 
@@ -168,4 +170,7 @@ def _bundle(config: CloudConfig) -> Bundle:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    """Why an address cannot be used; the event loop words it at more length."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return error.strerror or str(error)

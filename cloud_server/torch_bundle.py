@@ -61,7 +61,7 @@ def _description(plan: EnginePlan, threads: int) -> str:
     if plan.device.type != "cpu":
         return f"torch on {plan.device}"
     weights = "packed" if plan.packed else "plain"
-    return f"torch on cpu, {threads} thread{'s'[: threads > 1]}, {weights} weights"
+    return f"torch on cpu, threads {threads}, {weights} weights"
 
 
 def _plan(bundle: Bundle, config: CloudConfig) -> EnginePlan:

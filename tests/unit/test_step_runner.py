@@ -1,0 +1,110 @@
+"""A step of the core on an engine: commands in order, rows in, rows out, refusals alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cloud_server.actions import (
+    OpenSequence,
+    Refusal,
+    ReleaseSequence,
+    SequenceHandle,
+    Step,
+    StepWork,
+)
+from cloud_server.step_runner import StepRunner
+from tests.support.fake_middle_engine import POISON, FakeMiddleEngine, deep_rows
+from wire.errors import FaultCode
+from wire.messages import Dtype, Want
+from wire.numbers import pack_rows, unpack_rows
+
+A, B = SequenceHandle(11), SequenceHandle(12)
+
+
+@pytest.fixture
+def engine() -> FakeMiddleEngine:
+    return FakeMiddleEngine(hidden_size=4, capacity=100)
+
+
+@pytest.fixture
+def runner(engine: FakeMiddleEngine) -> StepRunner:
+    return StepRunner(engine, itertools.count().__next__)
+
+
+def _rows(num_rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((num_rows, 4)).astype(np.float32)
+
+
+def _work(handle: SequenceHandle, position: int, rows: np.ndarray) -> StepWork:
+    return StepWork(handle, position, len(rows), Want.ALL, pack_rows(rows, Dtype.FP32))
+
+
+def _deep(payload: object, num_rows: int) -> np.ndarray:
+    assert not isinstance(payload, Refusal), payload
+    return unpack_rows(payload, num_rows, 4, Dtype.FP32)
+
+
+def test_commands_run_in_order_and_then_the_items(runner, engine):
+    rows = _rows(5)
+    first = runner.run(Step(1, (OpenSequence(A, 10),), (_work(A, 0, rows),)))
+    np.testing.assert_array_equal(_deep(first.results[0], 5), deep_rows(rows))
+    assert (first.seconds, first.failed_opens) == (1, ())
+    commands = (OpenSequence(B, 10, fork_of=A, fork_tokens=3), ReleaseSequence(A))
+    second = runner.run(Step(2, commands, (_work(B, 3, rows[3:]),)))
+    np.testing.assert_array_equal(_deep(second.results[0], 2), deep_rows(rows)[3:])
+    assert engine.num_sequences == 1
+
+
+def test_a_step_without_items_needs_no_forward(runner, engine):
+    engine.fails_always = True
+    assert runner.run(Step(1, (OpenSequence(A, 10),), ())).results == ()
+    assert engine.num_sequences == 1
+
+
+def test_a_full_engine_refuses_that_sequence_and_its_item(runner):
+    rows = _rows(2)
+    step = Step(
+        1, (OpenSequence(A, 90), OpenSequence(B, 20)), (_work(B, 0, rows), _work(A, 0, rows))
+    )
+    outcome = runner.run(step)
+    ((handle, refusal),) = outcome.failed_opens
+    assert (handle, refusal.code) == (B, FaultCode.CAPACITY)
+    assert outcome.results[0] == refusal
+    np.testing.assert_array_equal(_deep(outcome.results[1], 2), deep_rows(rows))
+
+
+def test_a_fork_of_a_sequence_that_could_not_open_is_refused_alike(runner):
+    commands = (OpenSequence(A, 101), OpenSequence(B, 20, fork_of=A, fork_tokens=1))
+    outcome = runner.run(Step(1, commands, ()))
+    assert [handle for handle, _ in outcome.failed_opens] == [A, B]
+    assert {refusal.code for _, refusal in outcome.failed_opens} == {FaultCode.CAPACITY}
+    (late,) = runner.run(Step(2, (OpenSequence(B, 20, fork_of=A, fork_tokens=1),), ())).failed_opens
+    assert late[1].code is FaultCode.UNKNOWN_SESSION
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_never_reach_the_engine(runner, engine, bad):
+    rows, wrong = _rows(3), _rows(3)
+    wrong[1, 2] = bad
+    step = Step(
+        1,
+        (OpenSequence(A, 10), OpenSequence(B, 10)),
+        (_work(A, 0, wrong), _work(B, 0, rows)),
+    )
+    outcome = runner.run(step)
+    assert outcome.results[0].code is FaultCode.BAD_FRAME
+    np.testing.assert_array_equal(_deep(outcome.results[1], 3), deep_rows(rows))
+    assert [len(cached) for cached in engine.rows.values()] == [0, 3]
+
+
+def test_releasing_what_was_never_opened_is_harmless(runner, engine):
+    runner.run(Step(1, (ReleaseSequence(A), OpenSequence(B, 10)), ()))
+    runner.run(Step(2, (ReleaseSequence(B), ReleaseSequence(B)), ()))
+    assert engine.num_sequences == 0
+
+
+def test_what_the_engine_raises_is_raised(runner):
+    poison = np.full((1, 4), POISON, np.float32)
+    with pytest.raises(RuntimeError, match="planted"):
+        runner.run(Step(1, (OpenSequence(A, 10),), (_work(A, 0, poison),)))
