@@ -9,11 +9,9 @@ from aiohttp import WSMsgType, web
 from cloud_server.connection import Connection
 from cloud_server.daemon import CloudDaemon
 from cloud_server.metrics import Metrics
+from wire.handshake import LINK_PATH
 
 _log = logging.getLogger(__name__)
-
-LINK_PATH = "/v1/link"
-"""Where devices open their WebSocket."""
 
 _HEARTBEAT_S = 60.0
 """A ping may wait behind a long reply on a thin link; half of this is the time for its answer."""

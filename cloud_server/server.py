@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from cloud_server.app import LINK_PATH, make_app
+from cloud_server.app import make_app
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings, verify_tokens
 from cloud_server.daemon import MAX_STEPS_IN_FLIGHT, CloudDaemon, Patience
@@ -19,6 +19,7 @@ from cloud_server.metrics import Metrics
 from cloud_server.tls import server_tls
 from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
+from wire.handshake import LINK_PATH
 from wire.numbers import NUMPY_DTYPES
 
 _log = logging.getLogger(__name__)

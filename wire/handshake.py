@@ -8,6 +8,9 @@ from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import RowLimits
 from wire.messages import Hello, Welcome
 
+LINK_PATH: Final = "/v1/link"
+"""Where a cloud takes a device's WebSocket (rule W1)."""
+
 VERSION: Final = 1
 """The version this package speaks best."""
 
