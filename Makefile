@@ -1,5 +1,6 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# Anything pip should be told about torch, such as the index of its builds without CUDA.
 TORCH_FLAGS ?=
 MODEL ?=
 
@@ -8,6 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
+# The package's older major version, beside the environment's own, for the client tests.
+OPENAI_2 := $(VENV)/openai-2
 
 .PHONY: run test check format test-exhaustive clean
 
@@ -25,6 +28,7 @@ $(RUNTIME): pyproject.toml
 
 $(DEVELOPMENT): $(RUNTIME)
 	$(PIP) -e '.[dev]'
+	$(PIP) --upgrade --target $(OPENAI_2) 'openai>=2,<3'
 	@touch $@
 
 check: $(DEVELOPMENT)
