@@ -39,6 +39,9 @@ check: $(DEVELOPMENT)
 
 test: check
 	$(BIN)/pytest
+	PYTHONPATH=$(OPENAI_2) $(BIN)/python -c 'import openai; assert openai.__version__[:2] == "2."'
+	PYTHONPATH=$(OPENAI_2) $(BIN)/pytest tests/integration/test_openai_client.py \
+	  tests/integration/test_http_end_to_end.py
 
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .
