@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from cloud_server.engine import EngineFullError, MiddleEngine, StepItem
 from tests.support.middle_engines import (
@@ -29,7 +30,15 @@ def models() -> Models:
     return made.__getitem__
 
 
-@pytest.fixture(params=sorted(ENGINES))
+_NEEDS = {
+    "torch-cuda": [
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    ],
+}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_NEEDS.get(name, [])) for name in ENGINES])
 def engine_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -434,6 +437,33 @@ async def _ask_without_reading(
         num_longest = engine.num_longest
         await client.send(states(1, 0, rows, Want.ALL))
         await until(lambda before=num_longest: engine.num_longest > before)
+
+
+# TLS.
+
+
+def test_devices_connect_over_tls(config, bundle, engine, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
+    names = ["-subj", "/CN=cloud", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*request.split(), *names, *files], check=True, capture_output=True)
+    secure = replace(config, tls_certificate=certificate, tls_key=key)
+
+    async def main() -> None:
+        async with serve_cloud(secure, engine.load) as server:
+            assert server.url.startswith("wss://127.0.0.1:")
+            trust = ssl.create_default_context(cafile=certificate)
+            async with connected(server.link_url, trust) as client:
+                await client.shake_hands(hello_for(bundle.manifest))
+                await _assert_serves(client, 1, seed=1)
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                async with connected(server.link_url):
+                    pass
+
+    asyncio.run(main())
 
 
 # Life.

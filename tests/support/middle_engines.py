@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
+from cloud_server import torch_linear
 from cloud_server.engine import MiddleEngine, StepItem
 from cloud_server.torch_attention import Attention, FusedAttention, MatmulAttention
 from cloud_server.torch_engine import EngineLimits
+from cloud_server.torch_linear import why_not_packed
 from cloud_server.torch_loading import EnginePlan, build_engine
 from cloud_server.torch_rows import rows_of, torch_dtype
 from tests.support.middle_models import FIRST_LAYER, MAX_CONTEXT, NUM_MIDDLE_LAYERS, MiddleModel
@@ -36,16 +39,26 @@ def torch_engine(
         dtype=dtype,
         device=torch.device(device),
         packed=packed,
-        limits=EngineLimits(CAPACITY_TOKENS, MAX_CONTEXT),
         attention=attention,
     )
-    return build_engine(plan, middle.layer_tensors)
+    limits = EngineLimits(CAPACITY_TOKENS, MAX_CONTEXT)
+    return build_engine(plan, limits, middle.layer_tensors)
+
+
+def packed_torch_engine(middle: MiddleModel, dtype: Dtype) -> MiddleEngine:
+    """As a CPU runs a larger model: every weight packed, where the machine can."""
+    can_pack = why_not_packed(torch.device("cpu"), torch_dtype(dtype)) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_linear, "_MIN_PACKED_FLOAT32_ELEMENTS", 0)
+        return torch_engine(middle, dtype, packed=can_pack)
 
 
 ENGINES: Mapping[str, EngineFactory] = MappingProxyType(
     {
         "torch-matmul": lambda middle, dtype: torch_engine(middle, dtype, MatmulAttention()),
         "torch-fused": lambda middle, dtype: torch_engine(middle, dtype, FusedAttention()),
+        "torch-packed": packed_torch_engine,
+        "torch-cuda": lambda middle, dtype: torch_engine(middle, dtype, device="cuda"),
     }
 )
 
