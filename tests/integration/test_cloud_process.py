@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from submodels.split import SplitOptions, split_checkpoint
-
 ROOT = Path(__file__).parents[2]
 
 _PROGRAM = """
@@ -26,13 +24,6 @@ paths = {"bundle", "tls_certificate", "tls_key"}
 settings = json.loads(sys.argv[1])
 sys.exit(run(CloudConfig(**{k: Path(v) if k in paths else v for k, v in settings.items()})))
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle")
-    split_checkpoint(SplitOptions(str(ROOT / "models" / "stories260k"), out, 1, onnx_weights=()))
-    return out
 
 
 @pytest.fixture

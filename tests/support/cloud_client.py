@@ -11,7 +11,9 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_server.daemon import Patience
 from submodels.manifest import Manifest
+from tests.support.fake_middle_engine import deep_rows
 from wire.codec import decode, encode
 from wire.errors import FaultCode
 from wire.messages import (
@@ -32,6 +34,11 @@ from wire.messages import (
 from wire.numbers import pack_rows, unpack_rows
 
 Rows = NDArray[np.float32]
+
+HIDDEN = 64
+"""The hidden size of the model in the repository."""
+
+QUICK = Patience(tick_s=0.02, stall_timeout_s=0.2)
 
 _PATIENCE_S = 20.0
 
@@ -112,6 +119,25 @@ class CloudClient:
             raise AssertionError(f"expected the end, got {await self.receive()}")
 
 
+def random_rows(num_rows: int, seed: int = 0) -> Rows:
+    """Seeded Gaussian rows."""
+    return np.random.default_rng(seed).standard_normal((num_rows, HIDDEN)).astype(np.float32)
+
+
+def session_key(number: int) -> bytes:
+    """A key for the n-th session of a test."""
+    return number.to_bytes(16, "little")
+
+
+async def assert_serves(client: CloudClient, number: int, seed: int) -> None:
+    """A new session of an open connection gets the rows that the engine without weights gives."""
+    rows = random_rows(12, seed)
+    await client.open(number, session_key(1000 + number), 64)
+    await client.send(states(number, 0, rows[:8], Want.NONE))
+    assert rows_of(await client.receive(), HIDDEN).shape == (0, HIDDEN)
+    np.testing.assert_array_equal(await client.run(number, 8, rows[8:]), deep_rows(rows)[8:])
+
+
 def states(number: int, position: int, rows: Rows, want: Want = Want.ALL) -> States:
     """A States message of epoch 0."""
     return States(
@@ -178,16 +204,3 @@ async def until(condition: Callable[[], bool], patience_s: float = _PATIENCE_S) 
     async with asyncio.timeout(patience_s):
         while not condition():  # noqa: ASYNC110 - nothing to wait on, seen from outside
             await asyncio.sleep(0.002)
-
-
-__all__ = [
-    "CloudClient",
-    "Rows",
-    "connected",
-    "hello_for",
-    "http_get",
-    "rows_of",
-    "states",
-    "until",
-    "welcomed",
-]
