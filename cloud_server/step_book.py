@@ -78,7 +78,8 @@ class StepBook:
             ValueError: it is not the oldest one.
         """
         pieces = self._pop(step)
-        self._commands += [c for c in step.commands if isinstance(c, ReleaseSequence)]
+        # First of all: sequences to be opened next may count on their room.
+        self._commands[:0] = [c for c in step.commands if isinstance(c, ReleaseSequence)]
         return pieces
 
     def _pop(self, step: Step) -> tuple[Running, ...]:

@@ -194,6 +194,10 @@ def test_rows_beyond_the_credit_are_stopped_on_both_sides() -> None:  # W20
     assert ours.value.code is theirs.value.code is FaultCode.CREDIT_EXCEEDED
 
 
+def _credits(credit: Credit | None) -> list[Credit]:
+    return [] if credit is None else [credit]
+
+
 @settings(max_examples=200)
 @given(window=st.integers(1, 200), data=st.data())
 def test_credit_bounds_what_is_outstanding_and_never_runs_dry(  # W20, W22
@@ -204,19 +208,17 @@ def test_credit_bounds_what_is_outstanding_and_never_runs_dry(  # W20, W22
     for _ in range(data.draw(st.integers(1, 40))):
         if outstanding and data.draw(st.booleans()):
             num_rows = data.draw(st.integers(1, outstanding))
-            credit = giver.give_back(num_rows)
+            late += _credits(giver.give_back(num_rows))
             outstanding -= num_rows
-            late += [credit] if credit else []
         elif taker.num_available:
             num_rows = data.draw(st.integers(1, taker.num_available))
             taker.send(num_rows)
             giver.receive(num_rows)
             outstanding += num_rows
-        if late and data.draw(st.booleans()):
+        if len(late) > 0 and data.draw(st.booleans()):
             taker.receive(late.pop(0))
         assert giver.num_outstanding == outstanding <= window
-    if outstanding:
-        late += [credit] if (credit := giver.give_back(outstanding)) else []
+    late += _credits(giver.give_back(outstanding))
     for credit in late:
         taker.receive(credit)
     assert 4 * taker.num_available > 3 * window - 4

@@ -88,13 +88,18 @@ def states(
 
 
 class PrefixEngine:
-    """Performs steps as an engine thread would, and fails loudly when a step breaks a contract."""
+    """Performs steps as an engine thread would, and fails loudly when a step breaks a contract.
+
+    Admission sees to it that the engine is never full, unless a step failed with its releases
+    while the next one was under way already: then `may_be_full` is to be set.
+    """
 
     def __init__(self, capacity_tokens: int) -> None:
         self._capacity_tokens = capacity_tokens
         self._max_tokens: dict[SequenceHandle, int] = {}
         self.cached: dict[SequenceHandle, list[Row]] = {}
         self.refused: set[SequenceHandle] = set()
+        self.may_be_full = False
 
     def perform(self, step: Step, seconds: float = 0.01) -> StepOutcome:
         """Do the commands, then the items; items of `refused` sequences are refused."""
@@ -104,6 +109,9 @@ class PrefixEngine:
                 if command.fork_of is not None and command.fork_of not in self.cached:
                     failed.append((command.handle, Refusal(FaultCode.INTERNAL, "no source")))
                     continue
+                if not self._has_room(command):
+                    failed.append((command.handle, Refusal(FaultCode.CAPACITY, "full")))
+                    continue
                 self._open(command)
             else:
                 self._max_tokens.pop(command.handle, None)
@@ -112,10 +120,14 @@ class PrefixEngine:
         results = tuple(self._run(item) for item in step.items)
         return StepOutcome(results, seconds, tuple(failed))
 
+    def _has_room(self, command: OpenSequence) -> bool:
+        num_tokens = sum(self._max_tokens.values()) + command.max_tokens
+        assert num_tokens <= self._capacity_tokens or self.may_be_full, "admission went before"
+        return num_tokens <= self._capacity_tokens
+
     def _open(self, command: OpenSequence) -> None:
         assert command.handle not in self._max_tokens, "a handle is opened once"
         self._max_tokens[command.handle] = command.max_tokens
-        assert sum(self._max_tokens.values()) <= self._capacity_tokens, "the engine is never full"
         self.cached[command.handle] = []
         if command.fork_of is not None:
             source = self.cached[command.fork_of]
@@ -186,9 +198,11 @@ class Cloud:
             self.finish_step(step)
         return step
 
-    def finish_step(self, step: Step) -> None:
+    def finish_step(self, step: Step) -> StepOutcome:
         """Perform a step that was given out."""
-        self._take(self.core.step_done(step, self.engine.perform(step), self.now))
+        outcome = self.engine.perform(step)
+        self._take(self.core.step_done(step, outcome, self.now))
+        return outcome
 
     def fail_step(self, step: Step) -> None:
         """The engine raises before it does anything of a step."""

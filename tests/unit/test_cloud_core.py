@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from cloud_server.actions import OpenSequence, ReleaseSequence, StepOutcome
+from cloud_server.actions import (
+    CloseConnection,
+    OpenSequence,
+    ReleaseSequence,
+    Send,
+    StepOutcome,
+)
 from cloud_server.core import CoreConfig
 from tests.support.cloud_core import (
     CONFIG,
@@ -89,6 +95,15 @@ def test_a_malformed_frame_ends_its_connection_and_no_other(frame: bytes) -> Non
     cloud.send(other, states(1, 0, A[:2]))
     cloud.run_all()
     assert len(cloud.replies(other)) == 1
+
+
+def test_a_text_frame_ends_its_connection() -> None:  # W1
+    cloud = Cloud()
+    connection = cloud.connect()
+    actions = cloud.core.receive_frame(connection, "hello", cloud.now)
+    fault = one_fault([action.message for action in actions if isinstance(action, Send)])
+    assert fault.code is FaultCode.BAD_FRAME
+    assert actions[-1] == CloseConnection(connection)
 
 
 def test_a_socket_that_stays_silent_is_closed() -> None:  # W14

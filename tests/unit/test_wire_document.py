@@ -1,6 +1,7 @@
 """docs/wire-protocol.md against the code: layouts, numbers, and what no message can hold."""
 
 import dataclasses
+import enum
 import re
 import types
 import typing
@@ -96,4 +97,4 @@ def test_the_only_payloads_are_hidden_states() -> None:  # W35
 
 
 def _is_enum(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, codec.IntEnum)
+    return isinstance(kind, type) and issubclass(kind, enum.IntEnum)
