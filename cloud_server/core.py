@@ -147,12 +147,13 @@ class CloudCore:
     def step_done(self, step: Step, outcome: StepOutcome, now: float) -> list[Action]:
         """Take a step's results; steps end in the order in which they were given out."""
         pieces = self._steps.end(step, outcome)
-        self._times.observe(step.num_tokens, outcome.seconds)
+        num_tokens = step.num_tokens
+        self._times.observe(num_tokens, outcome.seconds)
         for (session, piece), result in zip(pieces, outcome.results, strict=True):
             if isinstance(result, Refusal):
                 self._refuse(session.handle, result)
             elif self._table.get(session.handle) is not None:
-                done = PieceDone(result, outcome.seconds, step.num_tokens)
+                done = PieceDone(result, outcome.seconds, num_tokens)
                 self._finish(session, piece, done, now)
         for handle, refusal in outcome.failed_opens:
             self._refuse(handle, refusal)
