@@ -62,6 +62,13 @@ class Windows:
     max_tokens: int = 512
     min_tokens: int = 16
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_tokens <= self.max_tokens or self.max_tokens < 2:
+            raise ValueError(
+                f"expected windows of 2 or more tokens, the shortest of 1 or more, got "
+                f"{self.max_tokens} and {self.min_tokens}"
+            )
+
     def cut(self, story: Sequence[int], bos_token_id: int | None) -> Iterator[Tokens]:
         """The windows of one encoded story."""
         has_bos = bool(story) and bos_token_id is not None and story[0] == bos_token_id

@@ -33,6 +33,13 @@ class Recipe:
     token_weight: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_windows < 1:
+            raise ValueError(
+                f"expected 1 or more steps and windows in a step, got {self.steps} and "
+                f"{self.batch_windows}"
+            )
+
     def learning_rate(self, step: int) -> float:
         """The rate of step `step`, counted from 0."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))

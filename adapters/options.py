@@ -39,6 +39,16 @@ class TrialOptions:
     max_draft_tokens: int = 6
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        counts = (self.num_prompts, *self.prompt_tokens, self.max_draft_tokens)
+        if not self.prompt_tokens or min(counts) < 1:
+            raise ValueError(f"expected prompts, their tokens and drafts of 1 or more: {self}")
+        if self.continuation_tokens <= self.max_draft_tokens:
+            raise ValueError(
+                f"expected a continuation longer than a draft of {self.max_draft_tokens} tokens, "
+                f"got {self.continuation_tokens}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,3 +193,20 @@ def test_without_held_out_text_some_stories_are_kept_for_calibration(tmp_path: P
     alone = train(replace(chosen, text=(text,), held_out=()), ignore).card.training
     beside = train(replace(chosen, text=(text,), held_out=(text,)), ignore).card.training
     assert alone.corpus_tokens < beside.corpus_tokens
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Recipe(steps=0),
+        lambda: Recipe(steps=1, batch_windows=0),
+        lambda: Windows(1, 1),
+        lambda: Windows(8, 9),
+        lambda: TrialOptions(num_prompts=0),
+        lambda: TrialOptions(prompt_tokens=()),
+        lambda: TrialOptions(continuation_tokens=6),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        wrong()
