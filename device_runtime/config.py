@@ -29,7 +29,7 @@ class DeviceConfig:
     secret: str | None = None
     cloud_ca: Path | None = None
     api_key: str | None = None
-    cors_origins: tuple[str, ...] = ("*",)
+    cors_origins: tuple[str, ...] = ("localhost",)
     served_model_name: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 16

@@ -102,7 +102,9 @@ _DEVICE: Mapping[str, About] = {
         secret=True,
         shared_variable="HAT_API_KEY",
     ),
-    "cors_origins": About("Web origins whose pages may call the endpoint; * for all."),
+    "cors_origins": About(
+        "Web origins whose pages may call the endpoint; localhost for pages of this machine, * for all."
+    ),
     "served_model_name": About("Name in /v1/models; left out: the bundle's.", check=_not_empty),
     "max_model_len": About(
         "Most tokens of prompt and answer together; left out: the model's context.",

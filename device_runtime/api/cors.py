@@ -1,12 +1,18 @@
 """Which web pages may call the endpoint from a browser."""
 
 import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
 from device_runtime.api.request_id import HEADER, request_id_of
 from device_runtime.api.service import SERVICE
 
+LOCALHOST = "localhost"
+"""Among the origins: pages served from this machine, whatever their scheme and port."""
+
+_LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _PREFLIGHT_AGE_S = 600
 _EXPOSED = f"{HEADER}, Retry-After"
 # Header names as RFC 9110 has them, a comma-separated list, bounded since it is sent back.
@@ -42,7 +48,16 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
     elif origin is not None:
         response.headers.add(hdrs.VARY, "Origin")
-        if origin not in origins:
+        if not _is_allowed(origin, origins):
             return
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+
+
+def _is_allowed(origin: str, origins: Sequence[str]) -> bool:
+    if origin in origins:
+        return True
+    try:
+        return LOCALHOST in origins and urlsplit(origin).hostname in _LOCAL_HOSTS
+    except ValueError:
+        return False

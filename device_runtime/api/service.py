@@ -29,10 +29,13 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who may ask: a key (None: anyone), and the origins of web pages (`*`: any)."""
+    """Who may ask: a key (None: anyone), and the origins of web pages.
+
+    `*` stands for any origin, `localhost` for pages served from this machine.
+    """
 
     api_key: str | None = None
-    cors_origins: tuple[str, ...] = ("*",)
+    cors_origins: tuple[str, ...] = ("localhost",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,29 @@ def test_a_preflight_needs_no_key_and_allows_the_headers_asked_for():
         allowed = headers["Access-Control-Allow-Headers"]
         assert allowed == PREFLIGHT["Access-Control-Request-Headers"]
 
-    with_server(test, access=AccessRules(api_key="key"))
+    with_server(test, access=AccessRules(api_key="key", cors_origins=("*",)))
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_allowed"),
+    [
+        ("http://localhost:3000", True),
+        ("https://127.0.0.1", True),
+        ("http://[::1]:8080", True),
+        ("https://example.org", False),
+        ("http://localhost.example.org", False),
+        ("http://[", False),
+        ("null", False),
+    ],
+)
+def test_pages_of_this_machine_are_let_in_and_no_others_unless_listed(origin, is_allowed):
+    async def test(client, _):
+        headers = {"Origin": origin}
+        async with client.http.get(client.url + "/v1/models", headers=headers) as response:
+            allowed = response.headers.get("Access-Control-Allow-Origin")
+        assert allowed == (origin if is_allowed else None)
+
+    with_server(test)
 
 
 def test_only_listed_origins_are_let_in_on_documents_streams_and_errors():
