@@ -103,7 +103,7 @@ _DEVICE: Mapping[str, About] = {
         shared_variable="HAT_API_KEY",
     ),
     "cors_origins": About(
-        "Web origins whose pages may call the endpoint; localhost for pages of this machine, * for all."
+        "Web origins whose pages may call the endpoint: localhost for this machine's, * for all."
     ),
     "served_model_name": About("Name in /v1/models; left out: the bundle's.", check=_not_empty),
     "max_model_len": About(
