@@ -54,6 +54,8 @@ def of_error(error: Exception, where: str) -> Refusal:
         case aiohttp.ClientConnectorSSLError():
             what = "does not speak TLS; is it ws:// instead of wss://?"
             return Refusal(f"the cloud at {where} {what}", is_permanent=True)
+        case aiohttp.WSServerHandshakeError(status=503):
+            return Refusal(f"the cloud at {where} is not ready yet, it may be loading its model")
         case aiohttp.WSServerHandshakeError():
             what = f"answers HTTP {error.status} instead of opening a link; is it a hat cloud?"
             return Refusal(f"{where} {what}", is_permanent=error.status in (400, 404, 426))
