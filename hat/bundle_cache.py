@@ -6,8 +6,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+
+from hat.default_model import shipped_adapter
 from hat.errors import CommandError
-from hat.splitting import SplitRequest
+from hat.splitting import SplitRequest, split_model
 
 CACHE_VARIABLE = "HAT_CACHE"
 
@@ -47,15 +50,36 @@ def is_sound(folder: Path) -> bool:
 def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -> Path:
     """The folder for this model's bundles; another source or other options give another one.
 
+    Another shipped adapter does too: it may belong into these bundles.
+
     Raises:
         CommandError: the model's files cannot be listed.
     """
     from submodels.manifest import FORMAT_VERSION
 
-    identity = repr((FORMAT_VERSION, name, _files(folder), request))
+    adapter = shipped_adapter()
+    adapter_files = () if adapter is None else _files(adapter)
+    identity = repr((FORMAT_VERSION, name, _files(folder), adapter_files, request))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     label = re.sub(r"[^\w.-]+", "-", Path(name).name)[:60].strip(".-") or "model"
     return cache / "bundles" / f"{label}-{digest}"
+
+
+def prepared_bundle(
+    name: str, folder: Path, request: SplitRequest, environ: Mapping[str, str]
+) -> Path:
+    """The kept bundles of the model in `folder` (known to the user as `name`), or new ones.
+
+    Raises:
+        CommandError: the model cannot be read or split.
+    """
+    target = cached_bundle(cache_folder(environ), name, folder, request)
+    if is_sound(target):
+        click.echo(f"hat: using {target}", err=True)
+    else:
+        click.echo(f"hat: splitting {name} into {target}", err=True)
+        split_model(name, folder, target, request, overwrite=True)
+    return target
 
 
 def _files(folder: Path) -> list[tuple[str, int, int]]:

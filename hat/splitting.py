@@ -1,14 +1,16 @@
 """Splitting with defaults and a progress bar; what `hat split` and `hat up` share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hat.default_model import shipped_adapter
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 
 if TYPE_CHECKING:
     from submodels.copying import Progress
+    from submodels.manifest import Manifest
     from submodels.split import OnnxWeights, SplitResult
 
 SplitDtype = Literal["keep", "float32", "float16", "bfloat16"]
@@ -54,6 +56,8 @@ def split_model(
 ) -> "SplitResult":
     """Split the model in `folder` (known to the user as `model`) into `out`.
 
+    The adapter that comes with hat goes with it where it was trained for this model and split.
+
     Raises:
         CommandError: the model, the checkpoint, the layer counts or the target are refused.
     """
@@ -77,9 +81,29 @@ def split_model(
             overwrite=overwrite,
         )
         with extras_explained(), _ProgressBar() as progress:
-            return split_checkpoint(options, progress)
+            result = split_checkpoint(options, progress)
+            return replace(result, device=_with_adapter(result))
     except SplitError as error:
         raise CommandError(str(error)) from error
+
+
+def _with_adapter(result: "SplitResult") -> "Manifest":
+    """The device bundle's manifest, once it has the shipped adapter if that is made for it."""
+    from adapters.install import install_adapter
+    from adapters.storage import AdapterError
+    from submodels.bundle import load_bundle
+
+    adapter, device = shipped_adapter(), result.out / "device"
+    if adapter is None:
+        return result.device
+    try:
+        install_adapter(device, adapter)
+    except AdapterError:
+        # Trained for another model or split, as for nearly all of them.
+        return result.device
+    except OSError as error:
+        raise CommandError(f"cannot add the adapter to {device}: {error}") from error
+    return load_bundle(device, "device").manifest
 
 
 def _default_for(config: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ A graph is written once per weights format:
 - `input.<weights>.onnx`, `output.<weights>.onnx`: decoder layers, `rows` `[1, T, H]` to
   `new_rows` `[1, T, H]`, with one key and one value cache `[1, KV, capacity, D]` per layer.
 - `head.<weights>.onnx`: final norm and LM head, `rows` `[R, H]` to `logits` `[R, V]`, R >= 0.
+- `adapter.<weights>.onnx`, when there is an adapter: one layer like those, estimated deep rows out.
 """
 
 from enum import Enum
@@ -30,6 +31,7 @@ class Graph(Enum):
     INPUT = "input"
     OUTPUT = "output"
     HEAD = "head"
+    ADAPTER = "adapter"
 
 
 def graph_file(graph: Graph, weights: str) -> str:

@@ -40,7 +40,7 @@ def write_onnx(
     head = inputs.read(EMBEDDING) if shape.tied_embeddings else outputs.read(LM_HEAD)
     written: list[str] = []
     for name in weights:
-        chosen = _weights_format(name)
+        chosen = weights_format(name)
         for graph, layer_windows, read in stacks:
             if layer_windows:
                 builder = GraphBuilder(graph, chosen)
@@ -52,7 +52,12 @@ def write_onnx(
     return written
 
 
-def _weights_format(name: str) -> WeightsFormat:
+def weights_format(name: str) -> WeightsFormat:
+    """The weights format of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
     for known in WEIGHTS_FORMATS:
         if name == known:
             return known

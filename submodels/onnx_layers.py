@@ -36,9 +36,17 @@ ReadTensor = Callable[[str], NDArray[Any]]
 
 
 def add_decoder_stack(
-    builder: GraphBuilder, shape: ModelShape, windows: Sequence[int | None], read: ReadTensor
+    builder: GraphBuilder,
+    shape: ModelShape,
+    windows: Sequence[int | None],
+    read: ReadTensor,
+    *,
+    has_mlp: bool = True,
+    closing_norm: NDArray[Any] | None = None,
 ) -> None:
     """Decoder layers `0..len(windows)` of the tensors behind `read`, from rows to rows.
+
+    Without `has_mlp` a layer is its attention half; a `closing_norm` `[H]` ends the stack.
 
     Raises:
         ValueError: an activation other than SiLU.
@@ -59,10 +67,14 @@ def add_decoder_stack(
     builder.input(SIN, np.float32, ("num_angles", head_dim // 2))
     update = ""
     for index, window in enumerate(windows):
-        layer = _Layer(builder, shape, index, window, read)
+        layer = _Layer(builder, shape, index, window, read, has_mlp)
         residual, update = layer.add(residual, update)
     builder.output(NEW_ROWS, np.float32, rows_shape)
-    builder.node("Add", [residual, update], NEW_ROWS)
+    if closing_norm is None:
+        builder.node("Add", [residual, update], NEW_ROWS)
+        return
+    summed = builder.node("Add", [residual, update], "unclosed")
+    _add_norm(builder, summed, closing_norm, NEW_ROWS, shape.rms_norm_eps)
 
 
 def add_head(
@@ -71,15 +83,17 @@ def add_head(
     """Final norm and LM head, from any number of rows to logits."""
     builder.input(ROWS, np.float32, ("R", shape.hidden_size))
     builder.output(LOGITS, np.float32, ("R", shape.vocab_size))
-    scale = builder.constant("norm.weight", norm.astype(np.float32))
-    builder.node(
-        "SimplifiedLayerNormalization",
-        [ROWS, scale],
-        "normed",
-        axis=-1,
-        epsilon=shape.rms_norm_eps,
-    )
-    builder.linear("normed", plain_matrix(weight), LOGITS)
+    normed = _add_norm(builder, ROWS, norm, "normed", shape.rms_norm_eps)
+    builder.linear(normed, plain_matrix(weight), LOGITS)
+
+
+def _add_norm(
+    builder: GraphBuilder, rows: str, weight: NDArray[Any], normed: str, epsilon: float
+) -> str:
+    """Root mean square norm over the last axis."""
+    scale = builder.constant("norm.weight", weight.astype(np.float32))
+    operator = "SimplifiedLayerNormalization"
+    return builder.node(operator, [rows, scale], normed, axis=-1, epsilon=epsilon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +105,14 @@ class _Layer:
     index: int
     window: int | None
     read: ReadTensor
+    has_mlp: bool
 
     def add(self, residual: str, update: str) -> tuple[str, str]:
         """The new residual stream and what is still to be added to it (at first nothing)."""
         normed, residual = self._add_and_norm(residual, update, "input_layernorm")
         attended = self._attention(normed)
+        if not self.has_mlp:
+            return residual, attended
         normed, residual = self._add_and_norm(residual, attended, "post_attention_layernorm")
         return residual, self._mlp(normed)
 

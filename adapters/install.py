@@ -1,0 +1,75 @@
+"""An adapter into a device bundle, in the forms that device engines read. Needs no torch."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from adapters.storage import (
+    CARD_FILE,
+    CLOSING_NORM,
+    WEIGHTS_FILE,
+    AdapterCard,
+    StoredAdapter,
+    load_adapter,
+)
+from submodels.bundle import load_bundle
+from submodels.bundle_files import replace_files
+from submodels.onnx_files import WEIGHTS_FORMATS, Graph, graph_file
+
+
+def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
+    """Put the adapter in `adapter_dir` into a device bundle, in place of one that is there.
+
+    A bundle with ONNX parts gets the adapter as ONNX too, in every weights format: it is small, and
+    its format may differ from theirs.
+
+    Raises:
+        BundleError: no usable device bundle.
+        AdapterError: no adapter there, or one for another model or split.
+        OSError: a file cannot be written.
+    """
+    bundle = load_bundle(bundle_path, "device")
+    stored = load_adapter(adapter_dir, bundle.manifest)
+    with TemporaryDirectory(prefix="hat-adapter-") as name:
+        folder = Path(name)
+        for file in (WEIGHTS_FILE, CARD_FILE):
+            shutil.copyfile(adapter_dir / file, folder / file)
+        if bundle.manifest.onnx_weights:
+            write_adapter_onnx(stored, folder)
+        replace_files(bundle, _graph_files(), sorted(folder.iterdir()))
+    return stored.card
+
+
+def _graph_files() -> list[str]:
+    """Every graph of an adapter that a bundle may hold, and the weights of a large one."""
+    graphs = [graph_file(Graph.ADAPTER, weights) for weights in WEIGHTS_FORMATS]
+    return [name for graph in graphs for name in (graph, f"{graph}.data")]
+
+
+def write_adapter_onnx(
+    stored: StoredAdapter, folder: Path, weights: Sequence[str] = WEIGHTS_FORMATS
+) -> list[str]:
+    """Write `adapter.<weights>.onnx` into a folder, once per weights format.
+
+    Returns:
+        The names of the files written.
+    """
+    from submodels.onnx_builder import GraphBuilder
+    from submodels.onnx_graphs import weights_format
+    from submodels.onnx_layers import add_decoder_stack
+
+    card, tensors = stored.card, stored.tensors()
+    written: list[str] = []
+    for name in weights:
+        builder = GraphBuilder(Graph.ADAPTER, weights_format(name))
+        add_decoder_stack(
+            builder,
+            card.shape,
+            card.shape.sliding_windows,
+            tensors.read,
+            has_mlp=card.kind == "layer",
+            closing_norm=tensors.read(CLOSING_NORM) if card.closing_norm else None,
+        )
+        written += builder.save(folder)
+    return written

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from adapters.install import install_adapter
+from adapters.storage import AdapterError, Kind, load_adapter
+from submodels.bundle import load_bundle
+from submodels.errors import BundleError
+from submodels.random_models import make_random_model
+from tests.support.adapter_models import SMALL, make_bundles
+from tests.support.split_models import split
+from tests.support.stored_adapters import store_random_adapter
+
+GRAPHS = {f"adapter.{weights}.onnx" for weights in ("float32", "int8", "int4")}
+FILES = {"adapter.json", "adapter.safetensors"}
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    return make_bundles(tmp_path)[0]
+
+
+@pytest.fixture
+def onnx_device(tmp_path: Path) -> Path:
+    make_random_model(SMALL, tmp_path / "model")
+    split(tmp_path / "model", tmp_path / "onnx", 1, onnx_weights=("float32",))
+    return tmp_path / "onnx" / "device"
+
+
+@pytest.mark.parametrize("kind", ["layer", "attention"])
+def test_an_installed_adapter_is_part_of_the_bundle(
+    onnx_device: Path, tmp_path: Path, kind: Kind
+) -> None:
+    device = onnx_device
+    before = load_bundle(device, "device").manifest
+    card = store_random_adapter(tmp_path / "adapter", before, kind)
+    assert install_adapter(device, tmp_path / "adapter") == card
+    bundle = load_bundle(device, "device", verify=True)
+    assert bundle.manifest.files.keys() == before.files.keys() | GRAPHS | FILES
+    assert msgspec.structs.replace(bundle.manifest, files=before.files) == before
+    assert load_adapter(device, bundle.manifest).card == card
+
+
+def test_a_bundle_without_onnx_parts_gets_no_onnx_adapter(device: Path, tmp_path: Path) -> None:
+    before = load_bundle(device, "device").manifest
+    store_random_adapter(tmp_path / "adapter", before, "layer")
+    install_adapter(device, tmp_path / "adapter")
+    assert load_bundle(device, "device").manifest.files.keys() == before.files.keys() | FILES
+
+
+def test_a_second_adapter_takes_the_place_of_the_first(device: Path, tmp_path: Path) -> None:
+    manifest = load_bundle(device, "device").manifest
+    for kind in ("layer", "attention"):
+        card = store_random_adapter(tmp_path / kind, manifest, kind)
+        install_adapter(device, tmp_path / kind)
+    bundle = load_bundle(device, "device", verify=True)
+    assert load_adapter(device, bundle.manifest).card == card
+    # The bundle's own folder will do as well.
+    install_adapter(device, device)
+    assert load_bundle(device, "device", verify=True).manifest == bundle.manifest
+
+
+def test_an_adapter_of_another_split_leaves_the_bundle_as_it_was(
+    device: Path, tmp_path: Path
+) -> None:
+    manifest = load_bundle(device, "device").manifest
+    other = load_bundle(make_bundles(tmp_path, num_input=2)[0], "device").manifest
+    store_random_adapter(tmp_path / "adapter", other, "layer")
+    with pytest.raises(AdapterError, match="trained for 2 input"):
+        install_adapter(device, tmp_path / "adapter")
+    assert load_bundle(device, "device", verify=True).manifest == manifest
+
+
+def test_a_listed_adapter_that_was_changed_is_refused(device: Path, tmp_path: Path) -> None:
+    store_random_adapter(tmp_path / "adapter", load_bundle(device, "device").manifest, "layer")
+    install_adapter(device, tmp_path / "adapter")
+    path = device / "adapter.safetensors"
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(BundleError, match="is corrupt"):
+        load_bundle(device, "device")
