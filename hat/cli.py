@@ -10,6 +10,7 @@ from hat.commands.chat import chat
 from hat.commands.programs import cloud, device
 from hat.commands.split import split
 from hat.commands.up import up
+from hat.commands.verify import verify
 from hat.errors import CommandError, ConfigError
 
 OK = 0
@@ -70,7 +71,7 @@ def hat(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (up, split, cloud, device, chat):
+for _command in (up, split, cloud, device, chat, verify):
     hat.add_command(_command)
 
 

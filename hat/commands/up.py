@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hat.bundle_cache import cache_folder, cached_bundle, is_bundle_pair, is_sound
+from hat.bundle_cache import is_bundle_pair, prepared_bundle
 from hat.default_model import default_model
 from hat.errors import ConfigError
 from hat.first_steps import Endpoint, first_steps, is_chat_model
@@ -21,7 +21,7 @@ from hat.options import (
 )
 from hat.print_config import as_toml
 from hat.programs import cloud_program, device_program
-from hat.splitting import SplitRequest, model_folder, split_model
+from hat.splitting import SplitRequest, model_folder
 
 if TYPE_CHECKING:
     from hat.up_plan import UpSettings
@@ -114,14 +114,7 @@ def _bundle(model: str | None, request: SplitRequest) -> Path:
             )
         return Path(model)
     name = str(default_model()) if model is None else model
-    folder = model_folder(name)
-    target = cached_bundle(cache_folder(os.environ), name, folder, request)
-    if is_sound(target):
-        click.echo(f"hat: using {target}", err=True)
-    else:
-        click.echo(f"hat: splitting {name} into {target}", err=True)
-        split_model(name, folder, target, request, overwrite=True)
-    return target
+    return prepared_bundle(name, model_folder(name), request, os.environ)
 
 
 def _serve(settings: "UpSettings", bundle: Path) -> None:

@@ -17,7 +17,7 @@ from submodels.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "stories260k"
-COMMANDS = ("up", "split", "cloud", "device", "chat")
+COMMANDS = ("up", "split", "cloud", "device", "chat", "verify")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,152 @@
+"""`hat verify`: proof that the split model says what the unsplit one says."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hat.bundle_cache import is_bundle_pair, prepared_bundle
+from hat.default_model import default_model
+from hat.errors import CommandError
+from hat.missing_packages import extras_explained
+from hat.programs import device_program
+from hat.splitting import SplitRequest, model_folder
+
+if TYPE_CHECKING:
+    from hat.verify.report import Check
+    from hat.verify.settings import VerifyOptions
+
+_EPILOG = """
+\b
+Examples:
+  hat verify                                     the small model that comes with hat
+  hat verify meta-llama/Llama-3.1-8B-Instruct llama-8b
+  hat verify models/stories260k --prompts my-prompts.txt --max-tokens 100
+
+Both sides run in this process and talk over a real socket, in float32 unless told otherwise; the
+unsplit model is transformers' own. A first difference where the unsplit model's two best logits
+are closer than 1e-4 is a tie: counted, and not held against the split. The exit code is 1 when
+anything else differs. In bfloat16 differences and margins are shown and nothing fails.
+
+--prompts takes one prompt per line, or a .jsonl file of objects with "prompt" or "turns".
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("model", required=False)
+@click.argument("bundle", required=False)
+@click.option(
+    "--prompts", metavar="FILE", help="Prompts to use; left out: some that come with hat."
+)
+@click.option(
+    "--num-prompts",
+    type=click.IntRange(min=1),
+    default=200,
+    metavar="N",
+    help="Most prompts to use.  [default: 200]",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1, max=1 << 24),
+    default=40,
+    metavar="N",
+    help="Tokens to generate per prompt.  [default: 40]",
+)
+@click.option(
+    "--num-draws",
+    type=click.IntRange(min=0, max=100_000),
+    default=1000,
+    metavar="N",
+    help="Texts to draw for the sampled check; 0 leaves it out.  [default: 1000]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    help="Precision of both models.  [default: float32]",
+)
+@click.option(
+    "--drafter",
+    type=click.Choice(device_program().setting("drafter").kind.choices),
+    help="How the split model drafts; left out: as `hat device` does.",
+)
+def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
+    """Compare the split model with the unsplit one.
+
+    MODEL is a checkpoint folder or a hub id, BUNDLE the folder that `hat split` made of it; left
+    out, MODEL is split as `hat up` does.
+    """
+    name = str(default_model()) if model is None else model
+    options = _options(name, bundle, parameters)
+    from hat.verify.report import passed, render
+
+    with extras_explained():
+        from hat.verify.run import verify as run_checks
+    with extras_explained(), _ProgressBar() as progress:
+        checks = run_checks(options, progress)
+    click.echo(f"{name} split into {options.bundle}, {options.dtype}\n{render(checks)}")
+    click.echo(_conclusion(checks, options))
+    return 0 if passed(checks) else 1
+
+
+def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "VerifyOptions":
+    from hat.verify.settings import SampledCheck, VerifyOptions
+
+    folder = model_folder(name)
+    if bundle is None:
+        request = SplitRequest(None, None, "keep", ("float32",))
+        bundles = prepared_bundle(name, folder, request, os.environ)
+    elif is_bundle_pair(Path(bundle)):
+        bundles = Path(bundle)
+    else:
+        raise CommandError(f"{bundle}: expected a folder that `hat split` wrote")
+    prompts = parameters["prompts"]
+    return VerifyOptions(
+        model=folder,
+        bundle=bundles,
+        prompts=None if prompts is None else Path(prompts).expanduser(),
+        num_prompts=parameters["num_prompts"],
+        max_tokens=parameters["max_tokens"],
+        dtype=parameters["dtype"],
+        sampled=SampledCheck(parameters["num_draws"]),
+        drafter=parameters["drafter"],
+    )
+
+
+def _conclusion(checks: "list[Check]", options: "VerifyOptions") -> str:
+    from hat.verify.report import passed
+
+    if not passed(checks):
+        return "\nThe split model is NOT the unsplit model."
+    if options.dtype != "float32":
+        return "\nOnly float32 can prove that the split model is the unsplit one."
+    return "\nThe split model says what the unsplit model says."
+
+
+class _ProgressBar:
+    """Bars on stderr, if that is a terminal, one for each part of the work."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> "_ProgressBar":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._close()
+
+    def begin(self, what: str, num_steps: int) -> None:
+        """Close the bar of the part before."""
+        from tqdm import tqdm
+
+        self._close()
+        self._bar = tqdm(total=num_steps, desc=what, leave=False, disable=None)
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._bar.update()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,77 @@
+"""What the unsplit model says, by `transformers` itself."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from hat.verify.compare import Reference, Text
+from hat.verify.settings import Dtype, SampledCheck
+
+Advance = Callable[[], None]
+
+
+class UnsplitModel:
+    """The whole model of a checkpoint folder. `stop_ids` end a text.
+
+    Raises:
+        OSError, ValueError: transformers cannot load it.
+    """
+
+    def __init__(self, folder: Path, dtype: Dtype, stop_ids: Sequence[int]) -> None:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        self._model: Any = loaded.eval()
+        # The checkpoint's own settings may hold penalties, which greedy must not mean.
+        self._model.generation_config = GenerationConfig()
+        self._stop_ids = sorted(stop_ids)
+
+    def greedy(self, prompt_ids: Sequence[int], max_tokens: int) -> Reference:
+        """Greedy continuation; a stop token that ended it is included.
+
+        With a sliding window of one key, transformers' cache keeps every key instead of none and
+        `generate` contradicts the model's own forward pass; there it runs without a cache.
+        """
+        with torch.inference_mode():
+            out = self._model.generate(
+                torch.tensor([list(prompt_ids)]),
+                attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=max_tokens,
+                use_cache=getattr(self._model.config, "sliding_window", None) != 1,
+                return_dict_in_generate=True,
+                output_logits=True,
+                eos_token_id=self._stop_ids or None,
+                pad_token_id=0,
+            )
+        logits = torch.stack(out.logits)[:, 0].float()
+        ids = out.sequences[0, len(prompt_ids) :]
+        top = logits.topk(2, dim=-1).values
+        logprobs = logits.log_softmax(-1).gather(1, ids.unsqueeze(1))[:, 0]
+        margins = (top[:, 0] - top[:, 1]).tolist()
+        return Reference(tuple(ids.tolist()), tuple(logprobs.tolist()), tuple(margins))
+
+    def target(
+        self, prompt_ids: Sequence[int], check: SampledCheck, advance: Advance
+    ) -> dict[Text, float]:
+        """The exact probability of every text of `num_tokens` that may be drawn."""
+        beginnings: dict[Text, float] = {(): 1.0}
+        for _ in range(check.num_tokens):
+            rows = torch.tensor([[*prompt_ids, *text] for text in beginnings])
+            with torch.inference_mode():
+                logits = self._model(rows).logits[:, -1].double()
+            top = (logits / check.temperature).topk(check.top_k)
+            shares = top.values.softmax(-1)
+            beginnings = {
+                (*text, int(token)): probability * float(share)
+                for (text, probability), tokens, weights in zip(
+                    beginnings.items(), top.indices, shares, strict=True
+                )
+                for token, share in zip(tokens, weights, strict=True)
+            }
+            advance()
+        return beginnings

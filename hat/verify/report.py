@@ -1,0 +1,144 @@
+"""The results of `hat verify` as lines to read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hat.verify.compare import (
+    MAX_LOGPROB_ERROR,
+    Continuation,
+    Difference,
+    Distances,
+    Reference,
+    first_difference,
+    logprob_error,
+)
+
+Verdict = Literal["ok", "FAILED", "shown"]
+Decode = Callable[[Sequence[int]], str]
+
+_MAX_DETAILS = 10
+_NAME_WIDTH = 10
+_VERDICT_WIDTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line and its details. `shown` is a result that says how far apart, not right or wrong."""
+
+    name: str
+    verdict: Verdict
+    line: str
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyCase:
+    """What both models made of one prompt."""
+
+    number: int
+    num_prompt_tokens: int
+    reference: Reference
+    came: Continuation
+
+    def place(self, index: int) -> str:
+        """The index-th token of the answer, in words."""
+        position = self.num_prompt_tokens + index
+        return f"prompt {self.number}, token {index + 1} (position {position})"
+
+
+def render(checks: Sequence[Check]) -> str:
+    """All checks, aligned."""
+    lines: list[str] = []
+    for check in checks:
+        lines.append(f"  {check.name:{_NAME_WIDTH}}{check.verdict:{_VERDICT_WIDTH}}{check.line}")
+        indent = " " * (2 + _NAME_WIDTH + _VERDICT_WIDTH)
+        shown = check.details[:_MAX_DETAILS]
+        lines += [indent + detail for detail in shown]
+        if len(check.details) > len(shown):
+            lines.append(f"{indent}and {len(check.details) - len(shown)} more")
+    return "\n".join(lines)
+
+
+def passed(checks: Sequence[Check]) -> bool:
+    """Whether nothing failed."""
+    return all(check.verdict != "FAILED" for check in checks)
+
+
+def files_check(problem: str | None) -> Check:
+    """Whether the bundle's files are those that `hat split` wrote."""
+    if problem is not None:
+        return Check("files", "FAILED", problem)
+    return Check("files", "ok", "all as they were split, by SHA-256")
+
+
+def greedy_check(
+    cases: Sequence[GreedyCase], num_too_long: int, decode: Decode, is_exact: bool
+) -> list[Check]:
+    """Ids, then log probabilities where the ids agree."""
+    found = [(case, first_difference(case.reference, case.came.ids)) for case in cases]
+    differing = [(case, difference) for case, difference in found if difference is not None]
+    wrong = [pair for pair in differing if not pair[1].is_tie]
+    num_tokens = sum(len(case.reference.ids) for case in cases)
+    smallest = min(min(case.reference.margins) for case in cases)
+    line = f"{_counted(len(cases), 'prompt')}, {_counted(num_tokens, 'token')}: "
+    line += f"{_counted(len(wrong), 'prompt')} with other ids" if wrong else "the same ids"
+    num_ties = len(differing) - len(wrong)
+    line += f"; {_counted(num_ties, 'tie')}"
+    line += f"; smallest margin of two logits {smallest:.2g}"
+    if num_too_long:
+        line += f"; {_counted(num_too_long, 'prompt')} left out, too long"
+    details = tuple(_described(case, difference, decode) for case, difference in differing)
+    return [
+        Check("greedy", _verdict(not wrong, is_exact), line, details),
+        _logprobs(cases, is_exact),
+    ]
+
+
+def sampled_check(found: Distances, num_texts: int, is_exact: bool) -> Check:
+    """Whether drawn texts are distributed as the unsplit model's."""
+    line = (
+        f"{found.num_draws} draws of {num_texts} texts: distance to an unsplit run "
+        f"{found.split:.3f}; two unsplit runs {found.unsplit:.3f}, "
+        f"99.9 % of them below {found.noise_floor:.3f}"
+    )
+    return Check("sampled", _verdict(found.are_alike, is_exact), line)
+
+
+def _verdict(is_right: bool, is_exact: bool) -> Verdict:
+    if not is_exact:
+        return "shown"
+    return "ok" if is_right else "FAILED"
+
+
+def _described(case: GreedyCase, difference: Difference, decode: Decode) -> str:
+    right, came = (_token(token, decode) for token in (difference.expected, difference.came))
+    kind = "a tie, " if difference.is_tie else ""
+    return (
+        f"{case.place(difference.index)}: unsplit {right}, split {came}; "
+        f"{kind}margin {difference.margin:.3g}"
+    )
+
+
+def _token(token: int | None, decode: Decode) -> str:
+    return "the end" if token is None else f"{token} {decode([token])!r}"
+
+
+def _logprobs(cases: Sequence[GreedyCase], is_exact: bool) -> Check:
+    errors = [(case, logprob_error(case.reference, case.came)) for case in cases]
+    largest = max(error.largest for _, error in errors)
+    if not is_exact:
+        return Check("logprobs", "shown", f"largest difference {largest:.2g}")
+    line = f"largest difference {largest:.2g}, allowed {MAX_LOGPROB_ERROR:g}"
+    details = [
+        f"{case.place(error.first_index)}: unsplit "
+        f"{case.reference.logprobs[error.first_index]:.4f}, "
+        f"split {case.came.logprobs[error.first_index]:.4f}"
+        for case, error in errors
+        if error.first_index is not None
+    ]
+    return Check("logprobs", _verdict(not details, is_exact), line, tuple(details))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

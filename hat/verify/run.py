@@ -1,0 +1,146 @@
+"""The checks of `hat verify`, one after another, each as a line with its details."""
+
+import asyncio
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from device_runtime.tokenizer import Tokenizer, load_tokenizer
+from hat.errors import CommandError
+from hat.verify.compare import Reference, Text, distances
+from hat.verify.prompts import REPETITIVE, EncodedPrompts, encode_prompts, read_prompts
+from hat.verify.reference import UnsplitModel
+from hat.verify.report import Check, GreedyCase, files_check, greedy_check, sampled_check
+from hat.verify.settings import VerifyOptions
+from hat.verify.split_model import Questions, SplitAnswers, ask_split_model
+from submodels.bundle import Bundle, load_bundle
+from submodels.errors import BundleError
+
+_DRAWS_SEED = 7
+
+
+class Progress(Protocol):
+    """Shows how far the work is."""
+
+    def begin(self, what: str, num_steps: int) -> None:
+        """The next part of the work."""
+        ...
+
+    def advance(self) -> None:
+        """One step of it is done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsplit:
+    references: list[Reference]
+    target: dict[Text, float]
+
+
+def verify(options: VerifyOptions, progress: Progress) -> list[Check]:
+    """Compare the split model with the unsplit one; the checks that were made.
+
+    The unsplit model is gone from memory before the split one is loaded.
+
+    Raises:
+        CommandError: something is missing or cannot run.
+    """
+    files = _check_files(options.bundle)
+    try:
+        device = load_bundle(options.bundle, "device")
+        load_bundle(options.bundle, "cloud")
+    except BundleError:
+        # The check of the files has said what is wrong.
+        return [files]
+    tokenizer = load_tokenizer(device.path)
+    prompts = _prompts(options, device, tokenizer)
+    sampled_prompt = tokenizer.encode(REPETITIVE)
+    stop_ids = frozenset(device.manifest.eos_token_ids)
+    questions = Questions(prompts.ids, sampled_prompt, stop_ids)
+    unsplit = _ask_unsplit(options, questions, progress)
+    gc.collect()
+    split = _ask_split(options, questions, progress)
+    return [files, *_compared(options, prompts, tokenizer, (unsplit, split))]
+
+
+def _check_files(bundle: Path) -> Check:
+    """Every file's SHA-256, and that both halves come from one split."""
+    try:
+        device = load_bundle(bundle, "device", verify=True).manifest
+        cloud = load_bundle(bundle, "cloud", verify=True).manifest
+    except BundleError as error:
+        return files_check(str(error))
+    if device.fingerprint != cloud.fingerprint:
+        return files_check("the two bundles are of different models: their fingerprints differ")
+    return files_check(None)
+
+
+def _prompts(options: VerifyOptions, device: Bundle, tokenizer: Tokenizer) -> EncodedPrompts:
+    texts = read_prompts(options.prompts)[: options.num_prompts]
+    room = device.manifest.shape.max_context_tokens - options.max_tokens
+    prompts = encode_prompts(texts, tokenizer.encode, room)
+    if not prompts.ids:
+        raise CommandError(
+            f"no prompt leaves room for {options.max_tokens} tokens in the model's context of "
+            f"{device.manifest.shape.max_context_tokens}; --max-tokens asks for fewer"
+        )
+    return prompts
+
+
+def _ask_unsplit(options: VerifyOptions, questions: Questions, progress: Progress) -> _Unsplit:
+    num_tokens = options.sampled.num_tokens if options.sampled.num_draws else 0
+    progress.begin("unsplit model", len(questions.prompts) + num_tokens)
+    try:
+        model = UnsplitModel(options.model, options.dtype, sorted(questions.stop_ids))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"transformers cannot load {options.model}: {error}") from error
+    references = []
+    for prompt in questions.prompts:
+        references.append(model.greedy(prompt, options.max_tokens))
+        progress.advance()
+    target: dict[Text, float] = {}
+    if num_tokens:
+        target = model.target(questions.sampled_prompt, options.sampled, progress.advance)
+    return _Unsplit(references, target)
+
+
+def _ask_split(options: VerifyOptions, questions: Questions, progress: Progress) -> SplitAnswers:
+    progress.begin("split model", len(questions.prompts) + options.sampled.num_draws)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(ask_split_model(options, questions, progress.advance))
+
+
+def _compared(
+    options: VerifyOptions,
+    prompts: EncodedPrompts,
+    tokenizer: Tokenizer,
+    answers: tuple[_Unsplit, SplitAnswers],
+) -> list[Check]:
+    unsplit, split = answers
+    cases = [
+        GreedyCase(number, len(ids), reference, came)
+        for number, ids, reference, came in zip(
+            prompts.numbers, prompts.ids, unsplit.references, split.continuations, strict=True
+        )
+    ]
+    is_exact = options.dtype == "float32"
+    checks = greedy_check(cases, prompts.num_too_long, tokenizer.decode_continuation, is_exact)
+    if options.sampled.num_draws:
+        generator = np.random.default_rng(_DRAWS_SEED)
+        found = distances(unsplit.target, split.draws, generator)
+        checks.append(sampled_check(found, len(unsplit.target), is_exact))
+    return checks
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where it exists, as the two programs run on it."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: Any = uvloop.new_event_loop()
+    new: asyncio.AbstractEventLoop = loop
+    return new

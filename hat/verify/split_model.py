@@ -1,0 +1,129 @@
+"""What the split model says: a cloud and a device in this process, joined by a real socket."""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from cloud_server.config import CloudConfig
+from cloud_server.errors import ConfigError as CloudConfigError
+from cloud_server.server import serve_cloud
+from device_runtime.config import DeviceConfig
+from device_runtime.generation import CloudUnavailableError, GenerationRequest, SamplingParams
+from device_runtime.runtime import Runtime
+from device_runtime.server import StartError, serve_device
+from hat.errors import CommandError
+from hat.verify.compare import Continuation, Text
+from hat.verify.reference import Advance
+from hat.verify.settings import VerifyOptions
+
+AT_ONCE = 8
+_CONNECT_S = 30.0
+_GREEDY = SamplingParams(temperature=0.0)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Token ids of the prompts to continue greedily, and of the one to draw from."""
+
+    prompts: Sequence[Sequence[int]]
+    sampled_prompt: Sequence[int]
+    stop_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitAnswers:
+    """Greedy continuations in the prompts' order, and how often each short text was drawn."""
+
+    continuations: list[Continuation]
+    draws: Counter[Text]
+
+
+async def ask_split_model(
+    options: VerifyOptions, questions: Questions, advance: Advance
+) -> SplitAnswers:
+    """Run both sides and ask them everything, several requests at a time.
+
+    Raises:
+        CommandError: a side cannot start, or the cloud is lost.
+    """
+    check = options.sampled
+    greedy = GenerationRequest((), options.max_tokens, _GREEDY, questions.stop_ids, num_logprobs=0)
+    drawn = SamplingParams(temperature=check.temperature, top_k=check.top_k)
+    draw = GenerationRequest(questions.sampled_prompt, check.num_tokens, drawn)
+    try:
+        async with _both_sides(options) as runtime:
+            asked = [replace(greedy, prompt_ids=prompt) for prompt in questions.prompts]
+            continuations = await _all(runtime, asked, advance)
+            seeded = [
+                replace(draw, sampling=replace(drawn, seed=seed)) for seed in range(check.num_draws)
+            ]
+            texts = await _all(runtime, seeded, advance)
+    except (CloudConfigError, StartError) as error:
+        raise CommandError(str(error)) from error
+    except CloudUnavailableError as error:
+        raise CommandError(f"the split model did not answer: {error.reason}") from error
+    return SplitAnswers(continuations, Counter(text.ids for text in texts))
+
+
+@asynccontextmanager
+async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
+    secret = secrets.token_urlsafe(32)
+    cloud_config = CloudConfig(options.bundle, port=0, dtype=options.dtype, secret=secret)
+    async with serve_cloud(cloud_config) as cloud:
+        settings: dict[str, Any] = {}
+        if options.drafter is not None:
+            settings["drafter"] = options.drafter
+        config = DeviceConfig(options.bundle, port=0, cloud=cloud.url, secret=secret, **settings)
+        async with serve_device(config) as device:
+            try:
+                async with asyncio.timeout(_CONNECT_S):
+                    await device.link.connected()
+            except TimeoutError:
+                reason = device.runtime.ready() or "no answer"
+                raise CommandError(f"the two sides did not meet: {reason}") from None
+            yield device.runtime
+
+
+async def _all(
+    runtime: Runtime, requests: Iterable[GenerationRequest], advance: Advance
+) -> list[Continuation]:
+    calls = [_call(runtime, request, advance) for request in requests]
+    return await _bounded(calls)
+
+
+def _call(
+    runtime: Runtime, request: GenerationRequest, advance: Advance
+) -> Callable[[], Awaitable[Continuation]]:
+    async def call() -> Continuation:
+        ids: list[int] = []
+        logprobs: list[float] = []
+        async with aclosing(runtime.generate(request, "verify")) as emissions:
+            async for emission in emissions:
+                ids.extend(token.id for token in emission.tokens)
+                logprobs.extend(token.logprob or 0.0 for token in emission.tokens)
+        advance()
+        return Continuation(tuple(ids), tuple(logprobs))
+
+    return call
+
+
+async def _bounded(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """The results of all calls in order; the first failure ends the others."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def run(call: Callable[[], Awaitable[T]]) -> T:
+        async with places:
+            return await call()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(call)) for call in calls]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
