@@ -246,3 +246,21 @@ class Cloud:
                     self.inbox[connection].append(message)
                 case CloseConnection(connection):
                     self.devices[connection].close()
+
+
+def deep_rows(prefix: list[Row], num_rows: int) -> list[Row]:
+    """What comes back for the last rows of a prefix."""
+    begin = len(prefix) - num_rows
+    return [deep_row(prefix[: i + 1]) for i in range(begin, len(prefix))]
+
+
+def one_fault(messages: list[Message]) -> Fault:
+    faults = [message for message in messages if isinstance(message, Fault)]
+    assert len(faults) == 1
+    return faults[0]
+
+
+def figures(cloud: Cloud) -> tuple[int, int]:
+    """Sessions and reserved tokens."""
+    shown = cloud.core.figures()
+    return shown.num_sessions, shown.reserved_tokens

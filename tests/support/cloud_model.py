@@ -1,0 +1,201 @@
+"""A model of the cloud's sessions a few lines long, to compare the core with.
+
+It knows of each session which rows it holds, which are in a step, and which frames wait.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from cloud_server.actions import ConnectionId, SequenceHandle
+from tests.support.cloud_core import (
+    CONFIG,
+    Cloud,
+    Row,
+    deep_row,
+    rows_of,
+)
+from wire.errors import FaultCode
+from wire.messages import Fault, Message, Opened, Reply, SessionId, States, Want
+
+
+@dataclass(eq=False)
+class Frame:
+    """A frame that was accepted and not answered; `position` moves on as its rows are run."""
+
+    states: States
+    deep: list[Row] = field(default_factory=list)
+    num_run: int = 0
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One session as the model sees it. `rows` counts those in steps as run already."""
+
+    key: int
+    max_tokens: int
+    number: SessionId
+    connection: ConnectionId | None
+    rows: list[Row] = field(default_factory=list)
+    certain: int = 0
+    epoch: int = 0
+    frames: list[Frame] = field(default_factory=list)
+    detached_s: float = 0.0
+    num_in_steps: int = 0
+
+    @property
+    def expected_end(self) -> int:
+        last = self.frames[-1].states if self.frames else None
+        return len(self.rows) if last is None else last.position + last.num_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A piece in a step, with what it must give."""
+
+    sequence: Sequence
+    frame: Frame
+    num_rows: int
+    deep: list[Row]
+    end: int
+
+
+class CloudModel:
+    """The model beside the cloud that it is compared with."""
+
+    cloud: Cloud
+    sequences: dict[int, Sequence]
+    by_handle: dict[SequenceHandle, Sequence]
+    unnamed: list[Sequence]
+
+    def attached(self) -> list[Sequence]:
+        return [s for s in self.sequences.values() if s.connection is not None]
+
+    def is_live(self, sequence: Sequence) -> bool:
+        return self.sequences.get(sequence.key) is sequence
+
+    def num_reserved(self) -> int:
+        return sum(sequence.max_tokens for sequence in self.sequences.values())
+
+    def draw_connection(self, data: st.DataObject) -> ConnectionId:
+        return data.draw(st.sampled_from(sorted(self.cloud.devices)))
+
+    def fault_of(self, messages: list[Message], number: SessionId) -> FaultCode:
+        (code,) = [m.code for m in messages if isinstance(m, Fault) and m.session == number]
+        return code
+
+    def submit(self, sequence: Sequence, message: States) -> None:
+        """Send a frame when credit allows, and expect what the rules say about it."""
+        connection = sequence.connection
+        assert connection is not None
+        if message.num_rows > self.cloud.devices[connection].num_available_tokens:
+            return
+        answers = self.cloud.send(connection, message)
+        if message.epoch < sequence.epoch:
+            return
+        is_new_epoch = message.epoch > sequence.epoch
+        end = len(sequence.rows) if is_new_epoch else sequence.expected_end
+        if message.position > end or message.position + message.num_rows > sequence.max_tokens:
+            assert self.fault_of(answers, sequence.number) in {
+                FaultCode.POSITION_MISMATCH if message.position > end else None,
+                FaultCode.CONTEXT_EXCEEDED if message.position <= end else None,
+            }
+            self.drop(sequence)
+            return
+        if is_new_epoch:
+            sequence.epoch = message.epoch
+            sequence.frames.clear()
+        sequence.frames.append(Frame(message))
+
+    def expect_moved(self, known: Sequence) -> None:
+        """A session that is opened again leaves its former place, which is told."""
+        if known.connection is None:
+            return
+        inbox = self.cloud.inbox[known.connection]
+        assert self.fault_of(inbox, known.number) is FaultCode.UNKNOWN_SESSION
+        known.frames.clear()
+
+    def expect_opened(self, sequence: Sequence, answers: list[Message]) -> None:
+        """There is room, perhaps by the end of the longest lost; or nobody had to leave."""
+        victims = sorted(
+            (s for s in self.sequences.values() if s.connection is None),
+            key=lambda s: s.detached_s,
+        )
+        num_needed = 0
+        while (
+            self.num_reserved() - sum(v.max_tokens for v in victims[:num_needed])
+            > CONFIG.capacity_tokens - sequence.max_tokens
+            or len(self.sequences) - num_needed >= CONFIG.max_sessions
+        ):
+            num_needed += 1
+            if num_needed > len(victims):
+                code = self.fault_of(answers, sequence.number)
+                assert code in {FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS}
+                return
+        if Opened(sequence.number, sequence.certain) not in answers:
+            # Sixteen commands wait for the engine, which a test of their own is about.
+            assert self.fault_of(answers, sequence.number) is FaultCode.TOO_MANY_SESSIONS
+            return
+        for victim in victims[:num_needed]:
+            self.drop(victim)
+        self.sequences[sequence.key] = sequence
+        self.unnamed.append(sequence)
+
+    def attach(self, sequence: Sequence, connection: ConnectionId, number: SessionId) -> None:
+        sequence.connection, sequence.number, sequence.epoch = connection, number, 0
+
+    def detach(self, sequence: Sequence) -> None:
+        sequence.connection, sequence.detached_s = None, self.cloud.now
+        self.cloud.now += 0.001  # no two are lost at the same moment
+        sequence.frames.clear()
+
+    def drop(self, sequence: Sequence) -> None:
+        if self.is_live(sequence):
+            del self.sequences[sequence.key]
+        sequence.frames.clear()
+        sequence.connection = None
+
+    def start(self, handle: SequenceHandle, num_rows: int) -> Running:
+        """Run rows of a session's first frame in the model, as the step will."""
+        sequence = self.by_handle[handle]
+        assert self.is_live(sequence)
+        frame = sequence.frames[0]
+        position = frame.states.position + frame.num_run
+        new_rows = rows_of(frame.states.payload)[frame.num_run : frame.num_run + num_rows]
+        assert position <= len(sequence.rows)
+        assert len(new_rows) == num_rows
+        assert sequence.num_in_steps == 0, "one piece at a time"
+        sequence.num_in_steps += 1
+        sequence.certain = min(sequence.certain, position)
+        sequence.rows = sequence.rows[:position] + new_rows
+        deep = [deep_row(sequence.rows[: position + i + 1]) for i in range(num_rows)]
+        frame.num_run += num_rows
+        return Running(sequence, frame, num_rows, deep, len(sequence.rows))
+
+    def finish(self, piece: Running) -> None:
+        piece.sequence.num_in_steps -= 1
+        piece.sequence.certain = piece.end
+        piece.frame.deep += piece.deep
+
+    def expect_replies(self) -> None:
+        """Exactly the frames whose last rows have come back are answered, each once."""
+        for connection in self.cloud.devices:
+            replies = self.cloud.replies(connection)
+            for sequence in self.attached():
+                if sequence.connection != connection or not sequence.frames:
+                    continue
+                frame = sequence.frames[0]
+                if len(frame.deep) == frame.states.num_rows:
+                    sequence.frames.pop(0)
+                    self.check_reply(replies, sequence, frame)
+            assert replies == []
+
+    def check_reply(self, replies: list[Reply], sequence: Sequence, frame: Frame) -> None:
+        (reply,) = [reply for reply in replies if reply.session == sequence.number]
+        replies.remove(reply)
+        sent = frame.states
+        assert (reply.epoch, reply.position) == (sent.epoch, sent.position)
+        assert reply.cached_tokens == sequence.certain == sent.position + sent.num_rows
+        wanted = {Want.NONE: [], Want.LAST: frame.deep[-1:], Want.ALL: frame.deep}[sent.want]
+        assert rows_of(reply.payload) == wanted
+        assert reply.num_rows == len(wanted)
