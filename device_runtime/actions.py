@@ -63,6 +63,14 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopen:
+    """Take the session up again in the cloud, which may need a new socket and some patience.
+
+    Answered by `on_reopened`, also when the cloud has lost the session and begins an empty one.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Nothing more will be computed; the last `Emit` follows.
 
@@ -72,4 +80,4 @@ class Finish:
     num_valid_tokens: int
 
 
-Action = ComputeAndSend | AwaitReply | FeedOutput | Choose | Draft | Emit | Finish
+Action = ComputeAndSend | AwaitReply | FeedOutput | Choose | Draft | Emit | Reopen | Finish

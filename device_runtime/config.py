@@ -13,7 +13,7 @@ class DeviceConfig:
     the checkpoint says, int8 and int4 are smaller and faster and change answers. `secret` is
     what the cloud expects, `api_key` what HTTP clients must present (`None`: anyone).
     `chunk_tokens` 0 sends a prompt whole. `max_num_seqs` generations run at once and `max_queue`
-    wait.
+    wait. `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
     """
 
     bundle: Path
@@ -35,5 +35,6 @@ class DeviceConfig:
     max_num_seqs: int = 16
     max_queue: int = 64
     drain_timeout_s: float = 30.0
+    reconnect_timeout_s: float = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

@@ -16,12 +16,19 @@ from device_runtime.actions import (
     Emit,
     FeedOutput,
     Finish,
+    Reopen,
 )
 from device_runtime.drafting import Drafter
 from device_runtime.engine import DeviceEngine, Rows
 from device_runtime.engine_thread import EngineThread
-from device_runtime.generation import Emission, GenerationRequest, Token
-from device_runtime.link_session import OutgoingRows
+from device_runtime.generation import (
+    CloudUnavailableError,
+    Emission,
+    GenerationRequest,
+    Token,
+)
+from device_runtime.link_session import LinkSession, OutgoingRows
+from device_runtime.outage import Outage
 from device_runtime.places import Place
 from device_runtime.sampling import Sampler
 from device_runtime.session import ReplyFacts, Session
@@ -39,6 +46,7 @@ class Parts:
     place: Place
     sampler: Sampler
     drafter: Drafter
+    outage: Outage
     stats: GenerationStats
     clock: Callable[[], float]
 
@@ -50,11 +58,11 @@ class Driver:
         self._parts = parts
         self._engine = engine
         self._session = parts.session
-        self._stream = parts.place.stream
         self._sequence = parts.place.sequence
         self._stats = parts.stats
         self._clock = parts.clock
         self._reply: Reply | None = None
+        self._failure: CloudUnavailableError | None = None
         self._num_valid_tokens = 0
 
     @property
@@ -70,7 +78,7 @@ class Driver:
     async def run(self) -> AsyncGenerator[Emission]:
         """Perform actions until there are none, handing out what is emitted on the way."""
         pending = deque(self._session.start())
-        pending.extend(await self._perform(pending.popleft()))
+        pending.extend(await self._perform_or_recover(pending.popleft()))
         # The first chunk is on its way, so the engine's thread has time to index the prompt.
         self._engine.run_later(self._index_prompt)
         while pending:
@@ -78,10 +86,33 @@ class Driver:
             if isinstance(action, Emit):
                 yield action.emission
             else:
-                pending.extend(await self._perform(action))
+                pending.extend(await self._perform_or_recover(action))
+
+    @property
+    def _stream(self) -> LinkSession:
+        """The session in the cloud, another one after each recovery."""
+        return self._parts.place.stream
 
     def _index_prompt(self, engine: DeviceEngine) -> None:
         self._parts.drafter.extend(self._parts.request.prompt_ids)
+
+    async def _perform_or_recover(self, action: Action) -> list[Action]:
+        """Perform an action, or have the session say what to do without the cloud."""
+        if isinstance(action, Reopen):
+            return await self._reopen()
+        try:
+            return await self._perform(action)
+        except CloudUnavailableError as failure:
+            self._failure = failure
+            return self._session.on_lost()
+
+    async def _reopen(self) -> list[Action]:
+        assert self._failure is not None, "a failure comes before the recovery"
+        started_s = self._clock()
+        reopened = await self._parts.outage.over(self._failure, self._parts.place.reopen)
+        self._stats.num_recoveries += 1
+        self._stats.recovery_s += self._clock() - started_s
+        return self._session.on_reopened(reopened.num_cached_tokens, reopened.max_frame_tokens)
 
     async def _perform(self, action: Action) -> list[Action]:
         match action:
@@ -99,6 +130,8 @@ class Driver:
                 self._num_valid_tokens = action.num_valid_tokens
             case Emit():
                 raise AssertionError("emissions are handed out by run")
+            case Reopen():
+                raise AssertionError("recoveries are not recovered from")
         return []
 
     async def _compute_and_send(self, action: ComputeAndSend) -> list[Action]:
@@ -121,6 +154,7 @@ class Driver:
     async def _await_reply(self) -> list[Action]:
         started_s = self._clock()
         reply = await self._stream.reply()
+        self._parts.outage.answered()
         self._stats.wait_s += self._clock() - started_s
         self._stats.cloud_queue_s += reply.queue_s
         self._stats.cloud_compute_s += reply.compute_s
@@ -138,6 +172,7 @@ class Driver:
         tokens = await self._engine.run(lambda engine: self._decide(engine, action))
         now = self._clock()
         self._stats.output_s += now - started_s
+        self._parts.outage.advanced()
         actions = self._session.on_chosen(tokens, now)
         if self._stats.num_output_tokens > 0:
             # The first token comes from the prompt, all others from a verification.

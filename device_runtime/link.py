@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from device_runtime.generation import CloudUnavailableError
 from device_runtime.link_config import LinkConfig, link_url, tls_context
 from device_runtime.link_connection import LinkConnection, LinkTotals, LostError, RefusedError
-from device_runtime.link_session import LinkSession
+from device_runtime.link_session import LinkLostError, LinkSession
 from device_runtime.outbox import max_prefill_rows
 from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s
 from wire.errors import RemoteProtocolError
@@ -86,11 +85,22 @@ class Link:
         """Ask for a session; await its `opened()` next.
 
         Raises:
-            CloudUnavailableError: there is no connection.
+            LinkLostError: there is no connection.
         """
+        return self._live_connection().open(max_tokens, fork_of, fork_tokens)
+
+    def reopen(self, lost: LinkSession) -> LinkSession:
+        """Ask for a lost session by its key; await its `opened()` next, which may be 0.
+
+        Raises:
+            LinkLostError: there is no connection.
+        """
+        return self._live_connection().reopen(lost)
+
+    def _live_connection(self) -> LinkConnection:
         if self._connection is None:
             raise self._unavailable()
-        return self._connection.open(max_tokens, fork_of, fork_tokens)
+        return self._connection
 
     async def _run(self) -> None:
         """Connect, carry, lose, wait, and so on."""
@@ -168,8 +178,8 @@ class Link:
         if connection is not None:
             connection.fail_sessions(self._unavailable)
 
-    def _unavailable(self) -> CloudUnavailableError:
-        return CloudUnavailableError(self.status.reason or "", self.status.retry_after_s)
+    def _unavailable(self) -> LinkLostError:
+        return LinkLostError(self.status.reason or "", self.status.retry_after_s)
 
     def _delay_s(self, refusal: Refusal, attempt: int) -> float:
         patience = self._config.patience

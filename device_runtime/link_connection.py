@@ -118,13 +118,15 @@ class LinkConnection:
         self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
     ) -> LinkSession:
         """Ask for a session, empty or begun as a copy of another's first tokens."""
-        session = SessionId(self._last_session + 1)
-        self._last_session = session
         parent = NO_SESSION if fork_of is None else fork_of.session
-        self._put(Open(session, token_bytes(KEY_BYTES), max_tokens, parent, fork_tokens))
-        opened = LinkSession(session, max_tokens, self, self._patience)
-        self._sessions[session] = opened
-        return opened
+        key = token_bytes(KEY_BYTES)
+        return self._open(Open(self._next_session(), key, max_tokens, parent, fork_tokens))
+
+    def reopen(self, lost: LinkSession) -> LinkSession:
+        """Ask for a session of an earlier connection, or one that the cloud has ended."""
+        session = self._open(Open(self._next_session(), lost.key, lost.max_tokens))
+        session.bytes_up, session.bytes_down = lost.bytes_up, lost.bytes_down
+        return session
 
     def put_rows(self, frame: RowsFrame) -> None:
         """Queue a session's frame."""
@@ -147,6 +149,16 @@ class LinkConnection:
         for session in self._sessions.values():
             session.fail(failure())
         self._sessions.clear()
+
+    def _next_session(self) -> SessionId:
+        self._last_session = SessionId(self._last_session + 1)
+        return self._last_session
+
+    def _open(self, request: Open) -> LinkSession:
+        self._put(request)
+        session = LinkSession(request, self, self._patience)
+        self._sessions[request.session] = session
+        return session
 
     def _put(self, item: Open | Close | RowsFrame) -> None:
         self._outbox.put(item)

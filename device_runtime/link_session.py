@@ -10,7 +10,7 @@ from device_runtime.generation import CloudUnavailableError
 from device_runtime.link_config import Patience
 from device_runtime.outbox import RowsFrame
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Codec, Dtype, Fault, Payload, Reply, SessionId, States, Want
+from wire.messages import Codec, Dtype, Fault, Open, Payload, Reply, SessionId, States, Want
 
 MAX_QUEUED_FRAMES = 2
 """Frames a session may have waiting: one is being written while the next is computed."""
@@ -19,14 +19,22 @@ MAX_UNANSWERED_FRAMES = 32
 """Frames a session may have without a reply, which bounds the replies that wait to be taken."""
 
 
+class LinkLostError(CloudUnavailableError):
+    """There is no connection now; the link is making a new one."""
+
+
 class SessionRefusedError(CloudUnavailableError):
-    """The cloud ended one session, or did not let it begin; `code` says why."""
+    """The cloud ended one session, or did not let it begin; `code` says why.
+
+    `may_retry` is set when the cloud said after how long it may be opened again.
+    """
 
     def __init__(self, fault: Fault) -> None:
         details = f": {fault.message}" if fault.message else ""
         reason = f"the cloud refused the session, {fault.code.name}{details}"
         super().__init__(reason, retry_after_s=fault.retry_after_s or 1.0)
         self.code: FaultCode = fault.code
+        self.may_retry = fault.retry_after_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +65,15 @@ class Carrier(Protocol):
 
 
 class LinkSession:
-    """Used by one task at a time. Any wait may raise `CloudUnavailableError`."""
+    """Used by one task at a time. Any wait may raise `CloudUnavailableError`.
 
-    def __init__(
-        self, session: SessionId, max_tokens: int, carrier: Carrier, patience: Patience
-    ) -> None:
-        self.session = session
-        self.max_tokens = max_tokens
+    `request` is what was asked of the cloud; its key finds the session again from another socket.
+    """
+
+    def __init__(self, request: Open, carrier: Carrier, patience: Patience) -> None:
+        self.session = request.session
+        self.key = request.key
+        self.max_tokens = request.max_tokens
         self.bytes_up = 0
         self.bytes_down = 0
         self._carrier = carrier

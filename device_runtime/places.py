@@ -22,11 +22,20 @@ _KEEP_SHARE = 0.8
 _NO_ROOM = frozenset({FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS})
 
 
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """What the cloud still holds of a session, and the longest frame it takes now."""
+
+    num_cached_tokens: int
+    max_frame_tokens: int
+
+
 class Place:
     """Both caches of one session; `release` ends both, once, whatever had been opened."""
 
-    def __init__(self, engine: EngineThread, stream: LinkSession) -> None:
+    def __init__(self, engine: EngineThread, link: Link, stream: LinkSession) -> None:
         self.stream = stream
+        self._link = link
         self.next_epoch = 1
         self.bytes_before = (0, 0)
         """What earlier generations sent and received here."""
@@ -53,6 +62,18 @@ class Place:
             self._sequence = make(engine)
 
         await self._engine.run(remember)
+
+    async def reopen(self) -> Reopened:
+        """Take the session up again after its stream has failed.
+
+        Raises:
+            CloudUnavailableError: no connection, or the cloud does not want it now.
+        """
+        self.stream.close()
+        self.stream = self._link.reopen(self.stream)
+        num_cached_tokens = await self.stream.opened()
+        assert self._link.limits is not None, "sessions are opened on a connection"
+        return Reopened(num_cached_tokens, self._link.limits.max_frame_tokens)
 
     def release(self) -> None:
         """Free both sides; never waits."""
@@ -145,13 +166,14 @@ class Places:
         return bool(places)
 
     async def _open(self, num_reserved_tokens: int) -> Found:
-        place = Place(self._engine, self._link.open(num_reserved_tokens))
+        place = Place(self._engine, self._link, self._link.open(num_reserved_tokens))
         return await self._settle(place, lambda engine: engine.open(), 0)
 
     async def _fork(self, match: Match[Place], num_reserved_tokens: int) -> Found:
         """A copy of the shared prefix; its origin goes if most of it was shared."""
         origin, num_shared = match.place, match.num_shared_tokens
-        place = Place(self._engine, self._link.open(num_reserved_tokens, origin.stream, num_shared))
+        stream = self._link.open(num_reserved_tokens, origin.stream, num_shared)
+        place = Place(self._engine, self._link, stream)
         origin_sequence = origin.sequence
         found = await self._settle(
             place, lambda engine: engine.fork(origin_sequence, num_shared), num_shared

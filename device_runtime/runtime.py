@@ -16,8 +16,9 @@ from device_runtime.engine import DeviceEngine
 from device_runtime.engine_thread import EngineThread
 from device_runtime.generation import CloudUnavailableError, Emission, GenerationRequest
 from device_runtime.link import Link, LinkLimits
-from device_runtime.link_session import MAX_UNANSWERED_FRAMES
+from device_runtime.link_session import MAX_UNANSWERED_FRAMES, LinkLostError
 from device_runtime.noise import PositionNoise, draw_seed
+from device_runtime.outage import Outage
 from device_runtime.places import Found, Place, Places
 from device_runtime.prefix_cache import PrefixCacheLimits
 from device_runtime.sampling import Sampler
@@ -136,9 +137,10 @@ class Runtime:
         place: Place | None = None
         try:
             stats.queue_s = self._clock() - called_s
-            found = await self._find_place(request, stats)
+            outage = Outage(self._link, self._config.reconnect_timeout_s, self._clock)
+            found = await self._find_place(request, outage, stats)
             place = found.place
-            driver = self._driver(request, found, sampler, stats)
+            driver = self._driver(request, found, sampler, outage, stats)
             async with aclosing(driver.run()) as emissions:
                 async for emission in emissions:
                     if stats.first_token_s is None:
@@ -175,23 +177,36 @@ class Runtime:
             raise CloudUnavailableError(status.reason or "no cloud", status.retry_after_s)
         return limits
 
-    async def _find_place(self, request: GenerationRequest, stats: GenerationStats) -> Found:
+    async def _find_place(
+        self, request: GenerationRequest, outage: Outage, stats: GenerationStats
+    ) -> Found:
         """Caches on both sides, with as much of the prompt in them as can be reused."""
         started_s = self._clock()
         num_new = num_new_tokens(request, self.max_context_tokens)
         # The last token is chosen and never computed.
-        found = await self._places.find(request.prompt_ids, len(request.prompt_ids) + num_new - 1)
+        wanted = (request.prompt_ids, len(request.prompt_ids) + num_new - 1)
+        try:
+            found = await self._places.find(*wanted)
+        except LinkLostError as failure:
+            found = await outage.over(failure, lambda: self._places.find(*wanted))
         stats.open_s = self._clock() - started_s
         stats.num_reused_tokens = found.num_cached_tokens
         return found
 
     def _driver(
-        self, request: GenerationRequest, found: Found, sampler: Sampler, stats: GenerationStats
+        self,
+        request: GenerationRequest,
+        found: Found,
+        sampler: Sampler,
+        outage: Outage,
+        stats: GenerationStats,
     ) -> Driver:
         """The generation, ready to run."""
+        link_limits = self._link.limits
+        assert link_limits is not None, "a place has been found"
         limits = SessionLimits(
             max_context_tokens=self.max_context_tokens,
-            max_frame_tokens=self._require_link().max_frame_tokens,
+            max_frame_tokens=link_limits.max_frame_tokens,
             max_frames_in_flight=MAX_UNANSWERED_FRAMES,
             feeds_output_layers=self._feeds_output_layers,
         )
@@ -202,7 +217,7 @@ class Runtime:
         planner = FixedSizePlanner(self._config.chunk_tokens or None)
         begun = (found.num_cached_tokens, found.place.next_epoch)
         session = Session(request, limits, planner, draft_length, *begun)
-        parts = Parts(request, session, found.place, sampler, drafter, stats, self._clock)
+        parts = Parts(request, session, found.place, sampler, drafter, outage, stats, self._clock)
         return Driver(parts, self._engine)
 
     def _keep(self, place: Place, driver: Driver, stats: GenerationStats) -> None:

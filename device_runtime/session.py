@@ -6,11 +6,15 @@ perform next, in order; the last of them is the one whose answer the session wai
 Positions: the text is prompt plus output, token i at position i. The cloud has seen all of it but
 the last token, so a round sends that token and the draft behind it. What a rejected draft left in
 the caches is cut off by the next round, which starts below their length.
+
+A lost socket, or a lost cloud, is noticed where the session waits for it. What the cloud no longer
+holds then goes up again in chunks, and the interrupted round follows with the draft it had. Noise
+belongs to positions, so its tokens are those that it would have chosen.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import takewhile
 
@@ -24,6 +28,7 @@ from device_runtime.actions import (
     Emit,
     FeedOutput,
     Finish,
+    Reopen,
 )
 from device_runtime.draft_length import DraftLength
 from device_runtime.generation import Emission, FinishReason, GenerationRequest, Token
@@ -39,6 +44,7 @@ class Phase(Enum):
     DRAFTING = "drafting"
     VERIFYING = "verifying"
     CHOOSING = "choosing"
+    REOPENING = "reopening"
     FINISHED = "finished"
 
 
@@ -68,12 +74,13 @@ class ReplyFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A sent frame that has no reply yet."""
+    """A sent frame that has no reply yet, and whether tokens are chosen from that reply."""
 
     epoch: int
     position: int
     num_tokens: int
     want: Want
+    decides: bool
 
     @property
     def answer(self) -> ReplyFacts:
@@ -125,6 +132,7 @@ class Session:
         self._limits = limits
         self._planner = planner
         self._draft_length = draft_length
+        self._num_prefill_tokens = self._num_prompt_tokens
         self._num_sent_tokens = num_cached_tokens
         self._in_flight: deque[_Frame] = deque()
         self._draft: tuple[int, ...] = ()
@@ -161,15 +169,14 @@ class Session:
         if reply != frame.answer:
             reason = f"expected {frame.answer}, got {reply}"
             raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
-        if self.phase is Phase.VERIFYING:
-            self.phase = Phase.CHOOSING
-            return [Choose(frame.position, self._draft)]
-        self._expect(Phase.PREFILLING)
         first_row = frame.position + frame.num_tokens - reply.num_rows
-        if reply.cached_tokens == self._num_prompt_tokens:
+        if frame.decides:
             self.phase = Phase.CHOOSING
-            return [Choose(first_row, ())]
+            return [Choose(first_row, self._draft)]
         feed: list[Action] = [FeedOutput(first_row)] if reply.num_rows else []
+        if self.phase is Phase.VERIFYING:
+            return [*feed, self._await_oldest()]
+        self._expect(Phase.PREFILLING)
         return [*feed, self._next_prefill_action(num_waiting_replies)]
 
     def on_chosen(self, tokens: Sequence[Token], now: float) -> list[Action]:
@@ -206,30 +213,73 @@ class Session:
             raise ValueError(f"{expected}, got {len(draft)}")
         self._draft = self._until_stop(draft)
         self._round_started_s = started_s
-        self.phase = Phase.VERIFYING
         self.epoch += 1
-        position = len(self._text) - 1
-        return [self._send(position, (self._text[-1], *self._draft), Want.ALL)]
+        return [self._send_round()]
+
+    def on_lost(self) -> list[Action]:
+        """The cloud is gone under the action last returned, which will not be answered.
+
+        Frames without a reply may have run or not, so the session goes on at the first of them.
+        """
+        is_waiting = self.phase in (Phase.PREFILLING, Phase.VERIFYING)
+        assert is_waiting, f"a session {self.phase.value} does not wait for the cloud"
+        self.phase = Phase.REOPENING
+        if self._in_flight:
+            self._num_sent_tokens = self._in_flight[0].position
+        self._in_flight.clear()
+        # The time of this round says nothing about what drafts are worth.
+        self._round_started_s = None
+        return [Reopen()]
+
+    def on_reopened(self, num_cached_tokens: int, max_frame_tokens: int) -> list[Action]:
+        """Go on where the cloud is: it holds `num_cached_tokens` positions, perhaps none.
+
+        Output layers forget what is computed again here, so its deep rows come down again too.
+        Source: rule W28 of docs/wire-protocol.md.
+        """
+        self._expect(Phase.REOPENING)
+        self.phase = Phase.PREFILLING
+        self.epoch += 1
+        self._limits = replace(self._limits, max_frame_tokens=max_frame_tokens)
+        self._draft = self._draft[: max_frame_tokens - 1]
+        self._num_sent_tokens = min(self._num_sent_tokens, num_cached_tokens)
+        if self._is_in_round:
+            self._num_prefill_tokens = len(self._text) - 1
+        return [self._next_prefill_action(0)]
+
+    @property
+    def _is_in_round(self) -> bool:
+        """Whether the prompt is done and tokens are decided by rounds."""
+        return len(self._text) > self._num_prompt_tokens
 
     def _next_prefill_action(self, num_waiting_replies: int) -> Action:
-        """The next chunk, unless a reply should be taken first."""
-        num_remaining = self._num_prompt_tokens - self._num_sent_tokens
+        """The next chunk, or the round after a replay, unless a reply should be taken first."""
+        num_remaining = self._num_prefill_tokens - self._num_sent_tokens
         is_window_full = len(self._in_flight) >= self._limits.max_frames_in_flight
-        if num_remaining == 0 or is_window_full or (num_waiting_replies and self._in_flight):
+        if is_window_full or (num_waiting_replies and self._in_flight):
             return self._await_oldest()
+        if num_remaining == 0:
+            return self._send_round() if self._is_in_round else self._await_oldest()
         planned = self._planner.next_chunk_tokens(num_remaining)
         num_tokens = max(1, min(planned, num_remaining, self._limits.max_frame_tokens))
         position = self._num_sent_tokens
         self._num_sent_tokens += num_tokens
         is_last = num_tokens == num_remaining
-        want = Want.LAST if is_last else Want.NONE
+        want = Want.LAST if is_last and not self._is_in_round else Want.NONE
         if self._limits.feeds_output_layers:
             want = Want.ALL
         return self._send(position, tuple(self._text[position : position + num_tokens]), want)
 
+    def _send_round(self) -> Action:
+        """The last token and the draft behind it."""
+        self.phase = Phase.VERIFYING
+        return self._send(len(self._text) - 1, (self._text[-1], *self._draft), Want.ALL)
+
     def _send(self, position: int, token_ids: tuple[int, ...], want: Want) -> Action:
-        self._in_flight.append(_Frame(self.epoch, position, len(token_ids), want))
         is_verify = self.phase is Phase.VERIFYING
+        num_tokens = len(token_ids)
+        decides = is_verify or position + num_tokens == len(self._text)
+        self._in_flight.append(_Frame(self.epoch, position, num_tokens, want, decides))
         return ComputeAndSend(self.epoch, position, token_ids, want, is_verify)
 
     def _await_oldest(self) -> Action:

@@ -11,10 +11,10 @@ class GenerationStats:
 
     Times in seconds add up to about `total_s`: waiting for a turn (`queue_s`), opening the session
     (`open_s`), input submodel (`input_s`), handing rows to the link (`send_s`), waiting for
-    replies (`wait_s`), output submodel and choice (`output_s`), drafting (`draft_s`); the rest is
-    the reader's own time. `cloud_queue_s` and `cloud_compute_s` are the cloud's own measures and
-    lie within `wait_s`, for overlapping chunks partly before it. `first_token_s` counts from the
-    call.
+    replies (`wait_s`), getting a lost cloud back (`recovery_s`), output submodel and choice
+    (`output_s`), drafting (`draft_s`); the rest is the reader's own time.
+    `cloud_queue_s` and `cloud_compute_s` are the cloud's own measures and lie within `wait_s`, for
+    overlapping chunks partly before it. `first_token_s` counts from the call.
 
     Index i of the position lists is the (i + 1)-th drafted token of a round.
     """
@@ -24,6 +24,7 @@ class GenerationStats:
     num_output_tokens: int = 0
     num_chunks: int = 0
     num_rounds: int = 0
+    num_recoveries: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
     bytes_up: int = 0
@@ -33,6 +34,7 @@ class GenerationStats:
     input_s: float = 0.0
     send_s: float = 0.0
     wait_s: float = 0.0
+    recovery_s: float = 0.0
     output_s: float = 0.0
     draft_s: float = 0.0
     cloud_queue_s: float = 0.0

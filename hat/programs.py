@@ -113,6 +113,9 @@ _DEVICE: Mapping[str, About] = {
         tokens=True,
     ),
     "max_num_seqs": About("Answers generated at once.", minimum=1, maximum=_MAX_COUNT),
+    "reconnect_timeout_s": _seconds(
+        "Seconds that answers in progress wait for a lost cloud; 0 ends them at once."
+    ),
     "max_queue": About("Answers that may wait beyond those.", minimum=0, maximum=_MAX_COUNT),
     **_COMMON,
 }

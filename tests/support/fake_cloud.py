@@ -1,13 +1,15 @@
 """A cloud that speaks the wire over a real loopback socket, with a middle made of integers.
 
-It answers every frame at once, in order, unless told to hold, refuse or vanish.
+It answers every frame at once, in order, unless told to hold, refuse or vanish. A session whose
+socket is lost is lost with it, unless `keep_tokens` says how much of it is kept.
 """
 
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from aiohttp import WSMsgType, web
@@ -41,6 +43,9 @@ FINGERPRINT = bytes(range(32))
 MODEL = ModelIdentity(FINGERPRINT, first_layer=1, num_layers=3, hidden_size=HIDDEN_SIZE)
 SECRET = b"a shared secret"
 
+Vanishing = Literal["unseen", "unanswered"] | None
+"""How a cloud goes away at a frame: before it was computed, or with the reply on its lips."""
+
 IMPATIENT = Patience(min_retry_s=0.001, max_retry_s=0.01, refused_retry_s=0.01)
 """Retries at once, so that no test waits."""
 
@@ -60,6 +65,8 @@ class FakeCloud:
     refuse_open: list[Fault] = field(default_factory=list)
     refuse_states: Fault | None = None
     vanish_after_frames: int | None = None
+    vanish_on: Callable[[States], Vanishing] = lambda _: None
+    keep_tokens: int = 0
     unasked_reply: bool = False
     tls: ssl.SSLContext | None = None
     port: int = 0
@@ -72,6 +79,7 @@ class FakeCloud:
     def __post_init__(self) -> None:
         self.going.set()
         self._sockets: set[web.WebSocketResponse] = set()
+        self._kept: dict[bytes, FakeMiddle] = {}
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -119,7 +127,7 @@ class FakeCloud:
         ws = web.WebSocketResponse(compress=False, max_msg_size=2**24)
         await ws.prepare(request)
         self._sockets.add(ws)
-        opened: set[SessionId] = set()
+        opened: dict[SessionId, bytes] = {}
         try:
             await self._talk(ws, opened)
         except RemoteProtocolError as error:
@@ -128,13 +136,15 @@ class FakeCloud:
             pass
         finally:
             self._sockets.discard(ws)
-            for session in opened:
-                self.live.pop(session, None)
+            for session, key in opened.items():
+                middle = self.live.pop(session, None)
+                if middle is not None and self.keep_tokens > 0:
+                    self._kept[key] = middle.fork(min(self.keep_tokens, len(middle.states)))
             self.idle.set()
         await ws.close()
         return ws
 
-    async def _talk(self, ws: web.WebSocketResponse, opened: set[SessionId]) -> None:
+    async def _talk(self, ws: web.WebSocketResponse, opened: dict[SessionId, bytes]) -> None:
         rows = RowLimits(HIDDEN_SIZE, self.dtype, self.max_frame_tokens)
         rules = CloudConnection(rows, self.window_tokens)
         async for packet in ws:
@@ -143,7 +153,7 @@ class FakeCloud:
             rules.receive(message)
             await self.going.wait()
             if isinstance(message, Open):
-                opened.add(message.session)
+                opened[message.session] = message.key
             for answer in self._answers(message, rows, rules):
                 rules.send(answer)
                 await ws.send_bytes(encode(answer))
@@ -179,7 +189,7 @@ class FakeCloud:
         if self.refuse_open:
             fault = self.refuse_open.pop(0)
             return Fault(fault.code, message.session, fault.retry_after_s, fault.message)
-        middle = FakeMiddle()
+        middle = self._kept.pop(message.key, None) or FakeMiddle()
         if message.fork_of != NO_SESSION:
             middle = self.live[message.fork_of].fork(message.fork_tokens)
         self.live[message.session] = middle
@@ -196,12 +206,19 @@ class FakeCloud:
             self.vanish_after_frames = None
             self.vanish()
             raise ConnectionResetError
+        vanishing = self.vanish_on(states)
+        if vanishing == "unseen":
+            self.vanish()
+            raise ConnectionResetError
         if self.refuse_states is not None:
             del self.live[states.session]
             fault = self.refuse_states
             return [*given, Fault(fault.code, states.session, fault.retry_after_s, fault.message)]
         shallow = unpack_rows(states.payload, states.num_rows, HIDDEN_SIZE, states.dtype)
         deep = middle.step(shallow.astype(np.float32), states.position)
+        if vanishing == "unanswered":
+            self.vanish()
+            raise ConnectionResetError
         wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[states.want]
         reply = Reply(
             states.session,

@@ -1,0 +1,231 @@
+"""Streams go on after a lost socket or a lost cloud, over a real loopback socket."""
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from device_runtime.generation import CloudUnavailableError, SamplingParams
+from device_runtime.noise import PositionNoise
+from device_runtime.outage import MAX_RECOVERIES
+from tests.support.event_loop import settle, until
+from tests.support.fake_cloud import FakeCloud, fault
+from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
+from tests.support.fake_runtime import KEEP_SOME, bench, request
+from wire.errors import FaultCode
+
+PROMPT = [(7 * i * i + 3) % VOCAB_SIZE for i in range(20)]
+REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
+PATIENT_S = 60.0
+
+
+def expected(wanted, num_output_layers=0):
+    return plain_text(wanted, PositionNoise(wanted.sampling.seed), num_output_layers)
+
+
+def sometimes(seed, share):
+    """Vanishes at a seeded share of the frames."""
+    draws = random.Random(seed)
+    return lambda _: draws.choice(["unseen", "unanswered"]) if draws.random() < share else None
+
+
+@pytest.mark.parametrize("num_output_layers", [0, 2])
+@pytest.mark.parametrize("keep_tokens", [0, 11, 96])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_streams_go_on_with_the_same_ids_however_often_the_cloud_is_lost(
+    seed, keep_tokens, num_output_layers
+):
+    async def run():
+        cloud = FakeCloud(vanish_on=sometimes(seed, 0.05), keep_tokens=keep_tokens)
+        engine = FakeDeviceEngine(num_output_layers)
+        async with bench(cloud, engine, chunk_tokens=6, reconnect_timeout_s=PATIENT_S) as it:
+            requests = [
+                request(PROMPT[:length], 50, sampling=sampling)
+                for length, sampling in ((20, REPETITIVE), (7, SamplingParams(seed=seed)))
+            ]
+            came = await asyncio.gather(*(it.ids(wanted) for wanted in requests))
+            assert came == [expected(wanted, num_output_layers) for wanted in requests]
+            assert it.cloud.opens[-1].session > 0
+            assert len(it.cloud.opens) > len(requests), "the cloud was never lost"
+            await it.freed()
+
+    asyncio.run(run())
+
+
+def test_a_cloud_that_kept_the_session_gets_nothing_twice_but_the_lost_frame():
+    async def run():
+        cloud = FakeCloud(keep_tokens=96)
+        async with bench(cloud, drafter="none") as it:
+            wanted = request(PROMPT, 10)
+            stream = it.runtime.generate(wanted, "test")
+            ids = [token.id for token in (await anext(stream)).tokens]
+            it.cloud.vanish_after_frames = len(it.cloud.frames) + 3
+            ids += [token.id async for emission in stream for token in emission.tokens]
+            assert ids == expected(wanted)
+            assert it.cloud.opens[0].key == it.cloud.opens[1].key
+            # The prompt, nine rounds of one row, and the lost one again.
+            assert sum(frame.num_rows for frame in it.cloud.frames) == len(PROMPT) + 9 + 1
+            assert stream.stats.num_recoveries == 1
+            assert 0 < stream.stats.recovery_s < stream.stats.total_s
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        fault(FaultCode.UNKNOWN_SESSION),
+        fault(FaultCode.POSITION_MISMATCH),
+        fault(FaultCode.DEADLINE_EXCEEDED, 0.01),
+        fault(FaultCode.INTERNAL, 0.01),
+    ],
+)
+def test_a_session_that_the_cloud_gave_up_is_replayed(refusal):
+    async def run():
+        async with bench(reconnect_timeout_s=PATIENT_S) as it:
+            wanted = request(PROMPT, 10)
+            stream = it.runtime.generate(wanted, "test")
+            ids = [token.id for token in (await anext(stream)).tokens]
+            num_opens = len(it.cloud.opens)
+            it.cloud.refuse_states = refusal
+            reading = asyncio.ensure_future(rest(stream))
+            await until(lambda: len(it.cloud.opens) > num_opens)
+            it.cloud.refuse_states = None
+            assert ids + await reading == expected(wanted)
+            await it.freed()
+
+    asyncio.run(run())
+
+
+async def rest(stream):
+    return [token.id async for emission in stream for token in emission.tokens]
+
+
+def test_a_full_cloud_is_asked_again_until_it_takes_the_session():
+    async def run():
+        async with bench(reconnect_timeout_s=PATIENT_S) as it:
+            wanted = request(PROMPT, 10)
+            stream = it.runtime.generate(wanted, "test")
+            ids = [token.id for token in (await anext(stream)).tokens]
+            it.cloud.refuse_open = [
+                fault(FaultCode.DRAINING, 0.01),
+                fault(FaultCode.CAPACITY, 0.01),
+            ]
+            it.cloud.vanish()
+            assert ids + await rest(stream) == expected(wanted)
+            assert not it.cloud.refuse_open
+            await it.freed()
+
+    asyncio.run(run())
+
+
+def test_a_session_that_never_fits_again_ends_its_stream_at_once():
+    async def run():
+        async with bench(reconnect_timeout_s=PATIENT_S) as it:
+            stream = it.runtime.generate(request(PROMPT, 10), "test")
+            await anext(stream)
+            it.cloud.refuse_open = [fault(FaultCode.CAPACITY)]
+            it.cloud.vanish()
+            with pytest.raises(CloudUnavailableError, match="CAPACITY"):
+                await rest(stream)
+            await it.freed()
+
+    asyncio.run(run())
+
+
+def test_a_cloud_gone_for_longer_than_the_bound_ends_the_stream_with_the_reason():
+    async def run():
+        async with bench(reconnect_timeout_s=0.05) as it:
+            stream = it.runtime.generate(request(PROMPT, 60), "test")
+            await anext(stream)
+            await it.cloud.stop()
+            with pytest.raises(CloudUnavailableError, match=r"waited 0\.05 s.*cannot reach"):
+                await rest(stream)
+            await it.cloud.start()
+            await until(lambda: it.runtime.ready() is None)
+            assert await it.ids(request(PROMPT)) == expected(request(PROMPT))
+            await it.freed()
+
+    asyncio.run(run())
+
+
+def test_what_breaks_its_cloud_every_time_ends():
+    async def run():
+        async with bench(reconnect_timeout_s=PATIENT_S) as it:
+            stream = it.runtime.generate(request(PROMPT, 60), "test")
+            await anext(stream)
+            it.cloud.vanish_on = lambda _: "unseen"
+            with pytest.raises(CloudUnavailableError, match="lost the cloud"):
+                await rest(stream)
+            assert stream.stats.num_recoveries == MAX_RECOVERIES
+            it.cloud.vanish_on = lambda _: None
+            await until(lambda: it.runtime.ready() is None)
+            assert await it.ids(request(PROMPT)) == expected(request(PROMPT))
+            await it.freed()
+
+    asyncio.run(run())
+
+
+def test_a_stream_closed_while_the_cloud_is_away_frees_the_device():
+    async def run():
+        async with bench(reconnect_timeout_s=PATIENT_S) as it:
+            task = asyncio.ensure_future(it.ids(request(PROMPT, 60)))
+            await until(lambda: len(it.cloud.frames) >= 2)
+            await it.cloud.stop()
+            await until(lambda: it.runtime.ready() is not None)
+            await settle()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await it.freed()
+
+    asyncio.run(run())
+
+
+def test_a_session_lost_while_it_is_being_opened_is_opened_again():
+    async def run():
+        async with bench(reconnect_timeout_s=PATIENT_S) as it:
+            it.cloud.going.clear()
+            reading = asyncio.ensure_future(it.ids(request(PROMPT)))
+            await settle()
+            it.cloud.vanish()
+            await until(lambda: it.runtime.ready() is not None)
+            it.cloud.going.set()
+            assert await reading == expected(request(PROMPT))
+            await it.freed()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("keep_tokens", [0, 96])
+def test_a_continued_conversation_survives_the_loss_of_its_first_frame(keep_tokens):
+    async def run():
+        cloud = FakeCloud(keep_tokens=keep_tokens)
+        async with bench(cloud, kept=KEEP_SOME, reconnect_timeout_s=PATIENT_S) as it:
+            first = request(PROMPT, 20)
+            answer = await it.ids(first)
+            # The next turn parts from the text before the cached end.
+            again = replace(first, prompt_ids=[*PROMPT, *answer[:12], 9, 9, 9])
+            it.cloud.vanish_on = once("unseen")
+            assert await it.ids(again) == expected(again)
+
+    asyncio.run(run())
+
+
+def once(vanishing):
+    answers = iter([vanishing])
+    return lambda _: next(answers, None)
+
+
+def test_a_cloud_that_takes_shorter_frames_after_its_return_gets_shorter_ones():
+    async def run():
+        async with bench(draft_tokens=6, reconnect_timeout_s=PATIENT_S) as it:
+            wanted = request(PROMPT, 40, sampling=REPETITIVE)
+            stream = it.runtime.generate(wanted, "test")
+            ids = [token.id for token in (await anext(stream)).tokens]
+            it.cloud.max_frame_tokens = 2
+            it.cloud.vanish()
+            assert ids + await rest(stream) == expected(wanted)
+            await it.freed()
+
+    asyncio.run(run())
