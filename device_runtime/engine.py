@@ -4,7 +4,8 @@ All arrays are numpy, float32, on the host. Positions are absolute; writing at a
 what a sequence holds is the truncation. Engines are used from one thread only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NewType, Protocol
 
 import numpy as np
@@ -14,13 +15,41 @@ SequenceId = NewType("SequenceId", int)
 Rows = NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class DraftLimits:
+    """Where drafts end: before a token less likely than the threshold, and after `max_tokens`.
+
+    The likeliest token's probability at temperature 1 is what the threshold is held against.
+    """
+
+    stop_threshold: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """A draft of at most `num_tokens` tokens behind `token_ids`, which begin at `position`.
+
+    `choose` picks a token from logits `[V]`, given what was drafted before it in this request;
+    None ends the draft, and so does a stop token, which is its last.
+    """
+
+    token_ids: Sequence[int]
+    position: int
+    num_tokens: int
+    choose: Callable[[Rows, Sequence[int]], int | None]
+    stop_token_ids: frozenset[int] = frozenset()
+
+
 class DeviceEngine(Protocol):
-    """Input and output submodels with their KV caches, one per sequence."""
+    """Input and output submodels with their KV caches, one per sequence, and perhaps an adapter."""
 
     hidden_size: int
     vocab_size: int
     max_context_tokens: int
     num_output_layers: int
+    draft_limits: DraftLimits | None
+    """None when the engine has no adapter to draft with."""
 
     def open(self) -> SequenceId:
         """Make an empty sequence."""
@@ -43,6 +72,25 @@ class DeviceEngine(Protocol):
         With output layers on the device (K > 0) every position must pass through here once, in
         order, since these layers keep a cache; `num_logits` may be 0. With K = 0 the rows are
         independent and `position` is ignored.
+        """
+        ...
+
+    def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
+        """Tokens that may follow, by the draft model: input submodel, adapter, output submodel.
+
+        What `input_rows` would forget is forgotten, and the request's tokens and the draft take its
+        place. `input_rows` of these same tokens then costs only what drafting has not computed.
+        Output layers hold afterwards what they held before `position`.
+
+        Raises:
+            ValueError: no adapter, or what `input_rows` refuses.
+        """
+        ...
+
+    def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
+        """Bring the adapter at most `num_rows` rows nearer to the present; whether any were left.
+
+        For moments when nothing else is to be done; `draft` does what is left.
         """
         ...
 

@@ -12,11 +12,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from device_runtime.bundle_adapter import draft_limits, stored_adapter
+from device_runtime.draft_model import DraftModel
 from device_runtime.engine import Rows
 from device_runtime.engine_checks import context_limit, num_threads
 from device_runtime.onnx_stack import OnnxStack, open_session
 from device_runtime.rotary import RotaryTables
-from device_runtime.submodel_engine import EngineLimits, StackCache, SubmodelEngine, Submodels
+from device_runtime.stack_cache import StackCache
+from device_runtime.submodel_engine import EngineLimits, SubmodelEngine, Submodels
 from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 from submodels.onnx_files import LOGITS, ROWS, Graph, graph_file
@@ -24,11 +27,17 @@ from submodels.tensor_layout import EMBEDDING, Part
 
 
 def load_onnx_engine(
-    bundle_path: Path, weights: str, threads: int | None, max_context_tokens: int | None
+    bundle_path: Path,
+    weights: str,
+    threads: int | None,
+    max_context_tokens: int | None,
+    draft_weights: str | None = None,
 ) -> SubmodelEngine:
     """The engine of a device bundle with `weights` (float32, int8 or int4).
 
-    `threads` None takes all cores but one, `max_context_tokens` None the model's own.
+    `threads` None takes all cores but one, `max_context_tokens` None the model's own. It drafts
+    with the bundle's adapter, if there is one in `draft_weights`, and with the head in these too
+    where the bundle has it; None does without.
 
     Raises:
         BundleError: no usable bundle, or split without these weights.
@@ -53,13 +62,36 @@ def load_onnx_engine(
     def new_cache(graph: Graph, num_layers: int) -> Callable[[], StackCache] | None:
         return OnnxStack(session(graph), shape, rotary).new_cache if num_layers else None
 
+    head = _Head(session(Graph.HEAD))
+
     submodels = Submodels(
         embed=_Embedding(bundle.read_tensor(Part.INPUT, EMBEDDING)),
         new_input_cache=new_cache(Graph.INPUT, manifest.num_input_layers),
         new_output_cache=new_cache(Graph.OUTPUT, manifest.num_output_layers),
-        head=_Head(session(Graph.HEAD)),
+        head=head,
+        draft_model=None
+        if draft_weights is None
+        else _draft_model(bundle, draft_weights, rotary, intra_op_threads, head),
     )
     return SubmodelEngine(submodels, limits)
+
+
+def _draft_model(
+    bundle: Bundle, weights: str, rotary: RotaryTables, threads: int, target_head: "_Head"
+) -> DraftModel | None:
+    """The bundle's adapter in `weights`, if it has one, with a head in these or the target's."""
+    files = bundle.manifest.files
+    adapter_file, head_file = (graph_file(graph, weights) for graph in (Graph.ADAPTER, Graph.HEAD))
+    stored = stored_adapter(bundle)
+    if stored is None or adapter_file not in files:
+        return None
+    adapter = OnnxStack(
+        open_session(bundle.path / adapter_file, threads), stored.card.shape, rotary
+    )
+    head = target_head
+    if head_file in files:
+        head = _Head(open_session(bundle.path / head_file, threads))
+    return DraftModel(adapter.new_cache, head, draft_limits(stored))
 
 
 def _graph_path(bundle: Bundle, graph: Graph, weights: str) -> Path:

@@ -1,32 +1,16 @@
 """The device engine over any runner of decoder layers: which rows go where, and what is refused."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_runtime.engine import Rows, SequenceId
+from device_runtime.draft_model import DraftModel, LaggingAdapter, RowMemory, top_probability
+from device_runtime.engine import DraftRequest, Rows, SequenceId
 from device_runtime.engine_checks import check_deep, check_fork, check_span, checked_token_ids
-
-
-class StackCache(Protocol):
-    """A stack of decoder layers with one sequence's keys and values."""
-
-    num_tokens: int
-
-    def run(self, rows: Rows, position: int) -> Rows:
-        """Rows `[T, H]` at `[position, position + T)` after these layers, in their own memory.
-
-        `position` is at most `num_tokens`; what was held from there on is forgotten.
-        """
-        ...
-
-    def fork(self, num_tokens: int) -> "StackCache":
-        """A copy of the first `num_tokens` positions."""
-        ...
+from device_runtime.stack_cache import StackCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +18,14 @@ class Submodels:
     """The device's share of a model, ready to run.
 
     `embed` maps ids `[T]` to rows `[T, H]`, `head` rows `[R, H]` to logits `[R, V]`. The stacks
-    make an empty cache; None stands for a part without layers.
+    make an empty cache; None stands for a part without layers, or for no adapter.
     """
 
     embed: Callable[[NDArray[np.int64]], Rows]
     new_input_cache: Callable[[], StackCache] | None
     new_output_cache: Callable[[], StackCache] | None
     head: Callable[[Rows], Rows]
+    draft_model: DraftModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +45,19 @@ class _Sequence:
     num_tokens: int = 0
     input_cache: StackCache | None = None
     output_cache: StackCache | None = None
+    adapter: LaggingAdapter | None = None
+    drafted: RowMemory = field(default_factory=RowMemory)
+
+    def forget_output(self, num_tokens: int) -> None:
+        """Output layers forget what lies from `num_tokens` on."""
+        if self.output_cache is not None:
+            self.output_cache.num_tokens = min(self.output_cache.num_tokens, num_tokens)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget shallow rows from `num_tokens` on; the input layers do so when they run."""
+        self.num_tokens = num_tokens
+        if self.adapter is not None:
+            self.adapter.truncate(num_tokens)
 
 
 class SubmodelEngine:
@@ -70,6 +68,9 @@ class SubmodelEngine:
         self.vocab_size = limits.vocab_size
         self.max_context_tokens = limits.max_context_tokens
         self.num_output_layers = limits.num_output_layers
+        draft_model = submodels.draft_model
+        self.draft_limits = None if draft_model is None else draft_model.limits
+        self.limits = limits
         self._submodels = submodels
         self._sequences: dict[SequenceId, _Sequence] = {}
         self._ids = count(1)
@@ -77,9 +78,12 @@ class SubmodelEngine:
     def open(self) -> SequenceId:
         """Make an empty sequence."""
         new_input, new_output = self._submodels.new_input_cache, self._submodels.new_output_cache
-        return self._add(
-            _Sequence(0, new_input() if new_input else None, new_output() if new_output else None)
+        state = _Sequence(
+            0, new_input() if new_input else None, new_output() if new_output else None
         )
+        if self._submodels.draft_model is not None:
+            state.adapter = LaggingAdapter(self._submodels.draft_model.new_cache())
+        return self._add(state)
 
     def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
         """Shallow hidden states `[T, H]`; see `DeviceEngine`.
@@ -89,14 +93,29 @@ class SubmodelEngine:
         state = self._sequence(sequence)
         ids = checked_token_ids(token_ids, self.vocab_size)
         check_span(position, len(ids), state.num_tokens, self.max_context_tokens)
-        state.num_tokens = position
-        if state.output_cache is not None:
-            state.output_cache.num_tokens = min(state.output_cache.num_tokens, position)
-        rows = self._submodels.embed(ids)
-        if state.input_cache is not None:
-            rows = state.input_cache.run(rows, position)
-        state.num_tokens = position + len(ids)
+        rows = self._shallow(state, ids, position)
+        state.drafted.keep_from(position)
         return rows
+
+    def _shallow(
+        self, state: _Sequence, ids: NDArray[np.int64], position: int, *, is_draft: bool = False
+    ) -> Rows:
+        """Rows `[T, H]` of checked token ids in a checked place; only those not known are run."""
+        known = state.drafted.recall(ids.tolist(), position)
+        state.forget_output(position)
+        first = position + len(known)
+        state.truncate(first)
+        if len(known) == len(ids):
+            return np.stack(known)
+        rows = self._submodels.embed(ids[len(known) :])
+        if state.input_cache is not None:
+            rows = state.input_cache.run(rows, first)
+        state.num_tokens = position + len(ids)
+        if state.adapter is not None:
+            state.adapter.add(rows)
+        if is_draft or known:
+            state.drafted.append(ids[len(known) :].tolist(), rows, first)
+        return np.concatenate((np.stack(known), rows)) if known else rows
 
     def logits(self, sequence: SequenceId, deep: Rows, position: int, num_logits: int) -> Rows:
         """Next-token logits `[num_logits, V]`; see `DeviceEngine`."""
@@ -110,6 +129,54 @@ class SubmodelEngine:
         if num_logits == 0:
             return np.empty((0, self.vocab_size), np.float32)
         return self._submodels.head(rows[num_rows - num_logits :])
+
+    def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
+        """Tokens that may follow, by the draft model; see `DeviceEngine`."""
+        state = self._sequence(sequence)
+        draft_model = self._submodels.draft_model
+        if draft_model is None:
+            raise ValueError("expected an engine with an adapter to draft")
+        drafted: list[int] = []
+        new, position = request.token_ids, request.position
+        while len(drafted) < request.num_tokens:
+            if position + len(new) > self.max_context_tokens:
+                break
+            logits = draft_model.head(self._estimates(state, new, position)[-1:])[0]
+            if top_probability(logits) < draft_model.limits.stop_threshold:
+                break
+            token = request.choose(logits, drafted)
+            if token is None:
+                break
+            drafted.append(token)
+            if token in request.stop_token_ids:
+                break
+            new, position = (token,), position + len(new)
+        # Estimates are no past for the target's own deep rows.
+        state.forget_output(request.position)
+        return tuple(drafted)
+
+    def _estimates(self, state: _Sequence, token_ids: Sequence[int], position: int) -> Rows:
+        """Estimated rows `[T, H]` that enter the head, of tokens at `position`."""
+        ids = checked_token_ids(token_ids, self.vocab_size)
+        check_span(position, len(ids), state.num_tokens, self.max_context_tokens)
+        rows = self._shallow(state, ids, position, is_draft=True)
+        assert state.adapter is not None
+        # Once more those it has seen: a repeated beginning of a draft is a row or two.
+        state.adapter.truncate(position)
+        state.adapter.add(rows)
+        estimates = state.adapter.catch_up(state.adapter.num_waiting)[-len(ids) :]
+        if state.output_cache is None:
+            return estimates
+        check_span(position, len(ids), state.output_cache.num_tokens, self.max_context_tokens)
+        return state.output_cache.run(estimates, position)
+
+    def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
+        """Bring the adapter nearer to the present; see `DeviceEngine`."""
+        adapter = self._sequence(sequence).adapter
+        if adapter is None or adapter.num_waiting == 0:
+            return False
+        adapter.catch_up(num_rows)
+        return adapter.num_waiting > 0
 
     def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
         """A new sequence that starts as the first `num_tokens` positions of another.
@@ -125,6 +192,8 @@ class SubmodelEngine:
             copy.output_cache = state.output_cache.fork(num_tokens)
         if state.input_cache is not None:
             copy.input_cache = state.input_cache.fork(num_tokens)
+        if state.adapter is not None:
+            copy.adapter = state.adapter.fork(num_tokens)
         return self._add(copy)
 
     def release(self, sequence: SequenceId) -> None:

@@ -7,10 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adapters.networks import AdapterNetwork, load_network
+from device_runtime.bundle_adapter import draft_limits, stored_adapter
+from device_runtime.draft_model import DraftModel
 from device_runtime.engine import Rows
 from device_runtime.engine_checks import context_limit, num_threads
-from device_runtime.submodel_engine import EngineLimits, StackCache, SubmodelEngine, Submodels
-from submodels.bundle import load_bundle
+from device_runtime.stack_cache import StackCache
+from device_runtime.submodel_engine import EngineLimits, SubmodelEngine, Submodels
+from submodels.bundle import Bundle, load_bundle
 from submodels.layers import (
     DecoderLayer,
     Head,
@@ -25,12 +29,16 @@ from submodels.tensor_layout import Part
 
 
 def load_torch_engine(
-    bundle_path: Path, threads: int | None, max_context_tokens: int | None
+    bundle_path: Path,
+    threads: int | None,
+    max_context_tokens: int | None,
+    with_adapter: bool = False,
 ) -> SubmodelEngine:
     """The engine of a device bundle, whole in memory.
 
     `threads` None takes all cores but one (torch keeps the number for the whole process),
-    `max_context_tokens` None the model's own.
+    `max_context_tokens` None the model's own. It drafts with the bundle's adapter, if there is
+    one, only `with_adapter`.
 
     Raises:
         BundleError: no usable bundle.
@@ -55,10 +63,18 @@ def load_torch_engine(
         layers = load_layers(bundle, part, placed)
         return (lambda: TorchStackCache(layers, [LayerCache() for _ in layers])) if layers else None
 
-    submodels = Submodels(
-        embed, new_cache(Part.INPUT), new_cache(Part.OUTPUT), _head(load_head(bundle, placed))
-    )
-    return SubmodelEngine(submodels, limits)
+    head = _head(load_head(bundle, placed))
+    draft_model = _draft_model(bundle, head) if with_adapter else None
+    caches = new_cache(Part.INPUT), new_cache(Part.OUTPUT)
+    return SubmodelEngine(Submodels(embed, *caches, head, draft_model), limits)
+
+
+def _draft_model(bundle: Bundle, head: Callable[[Rows], Rows]) -> DraftModel | None:
+    stored = stored_adapter(bundle)
+    if stored is None:
+        return None
+    network = load_network(stored)
+    return DraftModel(lambda: TorchAdapterCache(network, LayerCache()), head, draft_limits(stored))
 
 
 class TorchStackCache:
@@ -87,6 +103,33 @@ class TorchStackCache:
     def fork(self, num_tokens: int) -> "TorchStackCache":
         """See `StackCache.fork`."""
         return TorchStackCache(self._layers, [cache.fork(num_tokens) for cache in self._caches])
+
+
+class TorchAdapterCache:
+    """A `StackCache` on an adapter."""
+
+    def __init__(self, network: AdapterNetwork, cache: LayerCache) -> None:
+        self._network = network
+        self._cache = cache
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions held; setting a smaller number is the truncation."""
+        return self._cache.length
+
+    @num_tokens.setter
+    def num_tokens(self, num_tokens: int) -> None:
+        self._cache.length = num_tokens
+
+    @torch.inference_mode()
+    def run(self, rows: Rows, position: int) -> Rows:
+        """See `StackCache.run`."""
+        return _rows(self._network.extend(_tensor(rows), position, self._cache))
+
+    @torch.inference_mode()
+    def fork(self, num_tokens: int) -> "TorchAdapterCache":
+        """See `StackCache.fork`."""
+        return TorchAdapterCache(self._network, self._cache.fork(num_tokens))
 
 
 def _head(head: Head) -> Callable[[Rows], Rows]:

@@ -26,6 +26,14 @@ ENGINES: Mapping[str, LoadEngine] = MappingProxyType(
 )
 """Every device engine, in float32, on one thread."""
 
+DRAFTING_ENGINES: Mapping[str, LoadEngine] = MappingProxyType(
+    {
+        "onnx": lambda bundle: load_onnx_engine(bundle, "float32", 1, None, "float32"),
+        "torch": lambda bundle: load_torch_engine(bundle, 1, None, with_adapter=True),
+    }
+)
+"""The same with the bundle's adapter."""
+
 ODD_SIZES: Mapping[str, RandomModel] = MappingProxyType(
     {
         "llama, narrow heads with biases": RandomModel(

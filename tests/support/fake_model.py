@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from device_runtime.engine import Rows, SequenceId
+from device_runtime.engine import DraftLimits, DraftRequest, Rows, SequenceId
 from device_runtime.generation import GenerationRequest
 from device_runtime.sampling import Noise, Sampler
 
@@ -75,6 +75,7 @@ class FakeDeviceEngine:
         self.vocab_size = VOCAB_SIZE
         self.max_context_tokens = MAX_CONTEXT_TOKENS
         self.num_output_layers = num_output_layers
+        self.draft_limits: DraftLimits | None = None
         self.inputs: dict[SequenceId, list[int]] = {}
         self.outputs: dict[SequenceId, list[int]] = {}
         self.num_opened = 0
@@ -109,6 +110,12 @@ class FakeDeviceEngine:
             states = cache[position:]
         chosen = states[len(states) - num_logits :]
         return np.array([logits_of(state) for state in chosen], np.float32).reshape(-1, VOCAB_SIZE)
+
+    def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
+        raise ValueError("expected an engine with an adapter to draft")
+
+    def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
+        return False
 
     def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
         copy = self.open()
