@@ -3,12 +3,40 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from chunking.cost import IDLE, Backlog
+from chunking.estimates import UNKNOWN, Estimates
+
+WAIT = 0
+"""A planner's answer when the next chunk is better decided after the next reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """How far a prompt is: what is left to send, and what was sent and is not answered yet.
+
+    `num_tokens` is the length of the whole prompt, the part that was cached before included;
+    `num_remaining_tokens` is at least 1. In
+    `next_reply_s` the oldest chunk in flight is expected to be answered.
+    """
+
+    num_tokens: int
+    num_remaining_tokens: int
+    num_in_flight: int = 0
+    estimates: Estimates = UNKNOWN
+    backlog: Backlog = IDLE
+    next_reply_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_remaining_tokens <= self.num_tokens:
+            expected = f"expected 1 to {self.num_tokens} remaining tokens"
+            raise ValueError(f"{expected}, got {self.num_remaining_tokens}")
+
 
 class Planner(Protocol):
     """Decides how many prompt tokens go up next; asked again before every chunk."""
 
-    def next_chunk_tokens(self, num_remaining_tokens: int) -> int:
-        """A number in `[1, num_remaining_tokens]`, given at least one remaining token."""
+    def next_chunk_tokens(self, prefill: Prefill) -> int:
+        """A number in `[1, num_remaining_tokens]`; or `WAIT`, if something is in flight."""
         ...
 
 
@@ -22,9 +50,8 @@ class FixedSizePlanner:
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")
 
-    def next_chunk_tokens(self, num_remaining_tokens: int) -> int:
-        if num_remaining_tokens < 1:
-            raise ValueError(f"expected at least 1 remaining token, got {num_remaining_tokens}")
+    def next_chunk_tokens(self, prefill: Prefill) -> int:
+        """The same number again, or what is left."""
         if self.chunk_tokens is None:
-            return num_remaining_tokens
-        return min(self.chunk_tokens, num_remaining_tokens)
+            return prefill.num_remaining_tokens
+        return min(self.chunk_tokens, prefill.num_remaining_tokens)

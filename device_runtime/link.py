@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from chunking.state_monitor import StateMonitor
 from device_runtime.link_config import LinkConfig, link_url, tls_context
 from device_runtime.link_connection import LinkConnection, LinkTotals, LostError, RefusedError
+from device_runtime.link_meter import LinkMeter
 from device_runtime.link_session import LinkLostError, LinkSession
 from device_runtime.outbox import max_prefill_rows
 from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s
@@ -45,12 +48,15 @@ class LinkStatus:
 class Link:
     """Connects in the background, for ever; `open` works while it is connected.
 
+    `monitor` learns of the link over all of its connections.
+
     Raises:
         LinkConfigError: when made, for an address or CA file that cannot be used.
     """
 
-    def __init__(self, config: LinkConfig) -> None:
+    def __init__(self, config: LinkConfig, monitor: StateMonitor | None = None) -> None:
         self._config = config
+        self.monitor = StateMonitor() if monitor is None else monitor
         self._url = link_url(config.url)
         self._where = urlsplit(self._url).netloc
         self._tls = tls_context(self._url, config.ca_file)
@@ -124,7 +130,8 @@ class Link:
         """One connection from beginning to end; why it ended."""
         try:
             async with self._socket(client) as ws:
-                connection = LinkConnection(ws, self._config.patience, self.totals)
+                meter = LinkMeter(self.monitor, time.monotonic)
+                connection = LinkConnection(ws, self._config.patience, self.totals, meter)
                 welcome = await connection.handshake(self._config.hello())
                 self._up(connection, welcome)
                 await connection.run()

@@ -12,6 +12,7 @@ import aiohttp
 
 from device_runtime.generation import CloudUnavailableError
 from device_runtime.link_config import Patience
+from device_runtime.link_meter import LinkMeter
 from device_runtime.link_session import LinkSession, SessionRefusedError
 from device_runtime.outbox import Outbox, RowsFrame
 from wire.codec import decode, encode
@@ -65,10 +66,13 @@ class LinkTotals:
 class LinkConnection:
     """Its owner awaits `handshake`, then `run`; sessions come from `open` in between."""
 
-    def __init__(self, ws: WebSocket, patience: Patience, totals: LinkTotals) -> None:
+    def __init__(
+        self, ws: WebSocket, patience: Patience, totals: LinkTotals, meter: LinkMeter
+    ) -> None:
         self._ws = ws
         self._patience = patience
         self._totals = totals
+        self._meter = meter
         self._rules = DeviceConnection()
         self._outbox = Outbox(0)
         self._sessions: dict[SessionId, LinkSession] = {}
@@ -113,6 +117,7 @@ class LinkConnection:
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
             self._rules.close()
+            self._meter.on_lost()
 
     def open(
         self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
@@ -183,6 +188,7 @@ class LinkConnection:
         """Write one message and wait while the socket is congested; the bytes of its frame."""
         self._rules.send(message)
         frame = encode(message)
+        self._meter.on_write(message, len(frame))
         try:
             await self._ws.send_bytes(frame)
         except (ConnectionError, aiohttp.ClientError) as error:
@@ -203,6 +209,7 @@ class LinkConnection:
             case aiohttp.WSMsgType.BINARY:
                 message = decode(packet.data)
                 self._rules.receive(message)
+                self._meter.on_read(message, len(packet.data))
                 self._totals.bytes_down += len(packet.data)
             case aiohttp.WSMsgType.TEXT:
                 raise RemoteProtocolError(FaultCode.BAD_FRAME, "expected a binary frame, got text")

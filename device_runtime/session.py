@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import takewhile
 
-from chunking.planner import Planner
+from chunking.planner import WAIT, Planner, Prefill
 from device_runtime.actions import (
     Action,
     AwaitReply,
@@ -260,7 +260,10 @@ class Session:
             return self._await_oldest()
         if num_remaining == 0:
             return self._send_round() if self._is_in_round else self._await_oldest()
-        planned = self._planner.next_chunk_tokens(num_remaining)
+        prefill = Prefill(self._num_prefill_tokens, num_remaining, len(self._in_flight))
+        planned = self._planner.next_chunk_tokens(prefill)
+        if planned == WAIT and self._in_flight:
+            return self._await_oldest()
         num_tokens = max(1, min(planned, num_remaining, self._limits.max_frame_tokens))
         position = self._num_sent_tokens
         self._num_sent_tokens += num_tokens

@@ -1,0 +1,87 @@
+"""A planner in use: fresh estimates before every answer, and a record of the answers."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from chunking.cost import IDLE, Backlog
+from chunking.estimates import Estimates
+from chunking.planner import WAIT, Planner, Prefill
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkChoice:
+    """A chunk's size, and what was known when it was chosen."""
+
+    num_tokens: int
+    estimates: Estimates
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    num_tokens: int
+    chosen_s: float
+
+
+class ChunkChooser:
+    """The `Planner` of one prompt: tells another planner what is known and what is on its way.
+
+    Args:
+        planner: Who decides.
+        estimates: What is known at the moment of the call.
+        clock: Monotonic, in seconds.
+        max_frame_tokens: The longest chunk that is sent, whatever the planner says.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        estimates: Callable[[], Estimates],
+        clock: Callable[[], float],
+        max_frame_tokens: int,
+    ) -> None:
+        self._planner = planner
+        self._estimates = estimates
+        self._clock = clock
+        self._max_frame_tokens = max_frame_tokens
+        self._in_flight: deque[_InFlight] = deque()
+        self._sent_s = 0.0
+        self._done_s = 0.0
+        self.choices: list[ChunkChoice] = []
+
+    def next_chunk_tokens(self, prefill: Prefill) -> int:
+        """The planner's answer to this prompt and the state of link and cloud now."""
+        now, estimates = self._clock(), self._estimates()
+        self._take_answered(prefill.num_in_flight, estimates, now)
+        backlog, next_reply_s = self._backlog(estimates, now)
+        known = replace(prefill, estimates=estimates, backlog=backlog, next_reply_s=next_reply_s)
+        num_tokens = min(self._planner.next_chunk_tokens(known), self._max_frame_tokens)
+        if num_tokens != WAIT:
+            self._in_flight.append(_InFlight(num_tokens, now))
+            self.choices.append(ChunkChoice(num_tokens, estimates))
+        return num_tokens
+
+    def _take_answered(self, num_in_flight: int, estimates: Estimates, now: float) -> None:
+        """Forget the chunks that were answered; the last answer tells when stages were free."""
+        times = estimates.times()
+        while len(self._in_flight) > num_in_flight:
+            answered = self._in_flight.popleft()
+            if times is not None:
+                self._done_s = now - times.delay_s
+                self._sent_s = self._done_s - times.cloud.of(answered.num_tokens)
+
+    def _backlog(self, estimates: Estimates, now: float) -> tuple[Backlog, float]:
+        """How long each stage is still busy, and the time until the oldest chunk's answer."""
+        times = estimates.times()
+        if times is None or not self._in_flight:
+            return IDLE, 0.0
+        oldest = self._in_flight[0]
+        busy = Backlog(oldest.chosen_s, self._sent_s, self._done_s)
+        next_reply_s = 0.0
+        for index, chunk in enumerate(self._in_flight):
+            busy = replace(busy, device_s=max(busy.device_s, chunk.chosen_s))
+            busy = busy.after(chunk.num_tokens, times)
+            if index == 0:
+                next_reply_s = max(0.0, busy.cloud_s + times.delay_s - now)
+        left = (max(0.0, free_s - now) for free_s in (busy.device_s, busy.uplink_s, busy.cloud_s))
+        return Backlog(*left), next_reply_s
