@@ -64,6 +64,7 @@ class Driver:
         self._reply: Reply | None = None
         self._failure: CloudUnavailableError | None = None
         self._num_valid_tokens = 0
+        self._sent_s = 0.0
 
     @property
     def valid_text(self) -> Sequence[int]:
@@ -142,7 +143,8 @@ class Driver:
         place = (action.epoch, action.position, num_rows, action.want)
         await self._stream.send(OutgoingRows(*place, payload, action.is_verify))
         self._stats.input_s += computed_s - started_s
-        self._stats.send_s += self._clock() - computed_s
+        self._sent_s = self._clock()
+        self._stats.send_s += self._sent_s - computed_s
         self._stats.num_chunks += not action.is_verify
         return self._session.on_sent(self._stream.num_waiting_replies)
 
@@ -155,9 +157,13 @@ class Driver:
         started_s = self._clock()
         reply = await self._stream.reply()
         self._parts.outage.answered()
-        self._stats.wait_s += self._clock() - started_s
+        now = self._clock()
+        self._stats.wait_s += now - started_s
         self._stats.cloud_queue_s += reply.queue_s
         self._stats.cloud_compute_s += reply.compute_s
+        if self._stats.num_output_tokens > 0:
+            # Chunks overlap; of a draft the reply is awaited from the moment it is sent.
+            self._stats.add_link_delay(now - self._sent_s - reply.queue_s - reply.compute_s)
         self._reply = reply
         facts = ReplyFacts(reply.epoch, reply.position, reply.num_rows, reply.cached_tokens)
         return self._session.on_reply(facts, self._stream.num_waiting_replies)

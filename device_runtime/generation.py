@@ -2,7 +2,10 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from device_runtime.stats import GenerationStats
 
 FinishReason = Literal["stop", "length"]
 
@@ -84,20 +87,6 @@ class OverloadedError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class DraftFigures(Protocol):
-    """How drafting went: entry i is about the (i + 1)-th drafted token of a round."""
-
-    @property
-    def drafted_by_position(self) -> Sequence[int]:
-        """Tokens that were sent for verification."""
-        ...
-
-    @property
-    def accepted_by_position(self) -> Sequence[int]:
-        """Those of them that became part of the text."""
-        ...
-
-
 class Emissions(Protocol):
     """A running generation, an async iterator; whoever reads it closes it."""
 
@@ -110,7 +99,7 @@ class Emissions(Protocol):
         ...
 
     @property
-    def stats(self) -> DraftFigures:
+    def stats(self) -> "GenerationStats":
         """What it did so far; complete once it has ended."""
         ...
 

@@ -14,7 +14,9 @@ class GenerationStats:
     replies (`wait_s`), getting a lost cloud back (`recovery_s`), output submodel and choice
     (`output_s`), drafting (`draft_s`); the rest is the reader's own time.
     `cloud_queue_s` and `cloud_compute_s` are the cloud's own measures and lie within `wait_s`, for
-    overlapping chunks partly before it. `first_token_s` counts from the call.
+    overlapping chunks partly before it. `link_delay_s` is the least time from sending a draft to
+    its reply that the cloud did not spend on it, None before the first. `first_token_s` counts
+    from the call.
 
     Index i of the position lists is the (i + 1)-th drafted token of a round.
     """
@@ -39,6 +41,7 @@ class GenerationStats:
     draft_s: float = 0.0
     cloud_queue_s: float = 0.0
     cloud_compute_s: float = 0.0
+    link_delay_s: float | None = None
     first_token_s: float | None = None
     total_s: float = 0.0
     finish_reason: FinishReason | None = None
@@ -52,6 +55,12 @@ class GenerationStats:
     def num_accepted_tokens(self) -> int:
         """Drafted tokens that became part of the text."""
         return sum(self.accepted_by_position)
+
+    def add_link_delay(self, delay_s: float) -> None:
+        """Take in how long the link took for a draft and its reply."""
+        delay_s = max(0.0, delay_s)
+        known = self.link_delay_s
+        self.link_delay_s = delay_s if known is None else min(known, delay_s)
 
     def add_round(self, num_drafted: int, num_accepted: int) -> None:
         """Count a verification."""

@@ -2,14 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
 from device_runtime.api.answers import Answers
 from device_runtime.api.errors import ApiError, invalid
 from device_runtime.api.event_stream import stream_answer
+from device_runtime.api.figures import timing_headers
 from device_runtime.api.job import Job
 from device_runtime.api.requests import decode_request
 from device_runtime.api.responses import usage_of
@@ -63,12 +66,16 @@ async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.Stre
         async with Answers(service, job) as answers:
             while (piece := await answers.next_piece()) is not None:
                 pieces[piece.index].append(piece)
+            figures = await answers.figures()
     whole = [join_pieces(parts) for parts in pieces.values()]
     usage = usage_of(job.num_prompt_tokens, sum(each.num_tokens for each in whole))
-    return json_response(shape.document(whole, usage))
+    document = shape.document(whole, usage, figures if job.wants_figures else UNSET)
+    return json_response(document, headers=timing_headers(figures))
 
 
-def json_response(value: object, status: int = 200) -> web.Response:
+def json_response(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
     """A value as a JSON document."""
     body = msgspec.json.encode(value)
-    return web.Response(body=body, status=status, content_type="application/json")
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")

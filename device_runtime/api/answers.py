@@ -5,10 +5,12 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
+from device_runtime.api.figures import HatFigures, figures_of
 from device_runtime.api.job import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
 from device_runtime.api.service import Service
 from device_runtime.api.transcript import Piece, Transcript
+from device_runtime.stats import GenerationStats
 
 # A slow reader lets its generations run this many pieces ahead and then holds them.
 _QUEUED_PIECES_PER_CHOICE = 4
@@ -33,6 +35,7 @@ class Answers:
         )
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._told_all: set[int] = set()
+        self._stats: dict[int, GenerationStats] = {}
         self._is_left = False
 
     async def __aenter__(self) -> Self:
@@ -74,6 +77,12 @@ class Answers:
         self._num_running -= item.finish_reason is not None
         return item
 
+    async def figures(self) -> HatFigures:
+        """What all choices took together, once the last piece of each has been taken."""
+        assert not self._num_running, "figures are complete at the end"
+        await asyncio.wait(self._tasks.values())
+        return figures_of(list(self._stats.values()))
+
     async def _produce(self, choice: Choice) -> None:
         num_prompt_tokens = len(choice.generation.prompt_ids)
         timer = GenerationTimer(self._service.metrics, num_prompt_tokens, self._job.arrived_s)
@@ -90,7 +99,7 @@ class Answers:
         except Exception as error:  # a task's error reaches the reader through the queue
             await self._queue.put(error)
         finally:
-            timer.ended(reason)
+            timer.ended(reason, self._stats.get(choice.index) or GenerationStats())
 
     async def _generate(self, choice: Choice, timer: GenerationTimer) -> str:
         """Put the pieces of one choice into the queue; how it ended."""
@@ -99,16 +108,14 @@ class Answers:
         if len(self._job.choices) > 1:
             request_id = f"{request_id}-{choice.index}"
         generation = self._service.generator.generate(choice.generation, request_id)
-        try:
-            async with aclosing(generation):
-                async for emission in generation:
-                    piece = transcript.push(emission)
-                    timer.emitted(len(emission.tokens))
-                    if piece is not None:
-                        await self._queue.put(piece)
-                        if piece.finish_reason is not None:
-                            self._told_all.add(choice.index)
-                            return piece.finish_reason
-            raise RuntimeError("the generation ended without a finish reason")
-        finally:
-            self._service.metrics.count_drafts(generation.stats)
+        self._stats[choice.index] = generation.stats
+        async with aclosing(generation):
+            async for emission in generation:
+                piece = transcript.push(emission)
+                timer.emitted(len(emission.tokens))
+                if piece is not None:
+                    await self._queue.put(piece)
+                    if piece.finish_reason is not None:
+                        self._told_all.add(choice.index)
+                        return piece.finish_reason
+        raise RuntimeError("the generation ended without a finish reason")

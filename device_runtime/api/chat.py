@@ -31,7 +31,7 @@ from device_runtime.api.responses import (
     Usage,
 )
 from device_runtime.api.service import SERVICE, Service
-from device_runtime.api.shape import ChunkUsage, Head
+from device_runtime.api.shape import AnswerFigures, ChunkUsage, Head
 from device_runtime.api.transcript import Piece
 from device_runtime.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ async def _make_job(
     asked = fields.max_completion_tokens or fields.max_tokens
     wishes = Wishes("messages", asked, None, num_logprobs)
     choices = make_choices(service, fields, [EncodedPrompt(ids)], wishes)
-    return Job(request_id, arrived_s, choices, len(ids), mode)
+    return Job(request_id, arrived_s, choices, len(ids), mode, bool(fields.include_hat_stats))
 
 
 def _num_logprobs(fields: ChatRequest) -> int | None:
@@ -85,7 +85,9 @@ class ChatShape:
     tokenizer: Tokenizer
     has_logprobs: bool
 
-    def document(self, answers: Sequence[Piece], usage: Usage) -> ChatCompletion:
+    def document(
+        self, answers: Sequence[Piece], usage: Usage, figures: AnswerFigures
+    ) -> ChatCompletion:
         """The whole answer."""
         choices = [
             ChatChoice(
@@ -103,6 +105,7 @@ class ChatShape:
             system_fingerprint=self.head.system_fingerprint,
             choices=choices,
             usage=usage,
+            hat=figures,
         )
 
     def chunk(self, piece: Piece, usage: ChunkUsage) -> ChatChunk:
@@ -111,11 +114,13 @@ class ChatShape:
         choice = ChatChunkChoice(piece.index, delta, self._logprobs(piece), piece.finish_reason)
         return self._chunk([choice], usage)
 
-    def usage_chunk(self, usage: Usage) -> ChatChunk:
+    def last_chunk(self, usage: ChunkUsage, figures: AnswerFigures) -> ChatChunk:
         """The last event."""
-        return self._chunk([], usage)
+        return self._chunk([], usage, figures)
 
-    def _chunk(self, choices: list[ChatChunkChoice], usage: ChunkUsage) -> ChatChunk:
+    def _chunk(
+        self, choices: list[ChatChunkChoice], usage: ChunkUsage, figures: AnswerFigures = UNSET
+    ) -> ChatChunk:
         return ChatChunk(
             id=self.head.id,
             created=self.head.created,
@@ -123,6 +128,7 @@ class ChatShape:
             system_fingerprint=self.head.system_fingerprint,
             choices=choices,
             usage=usage,
+            hat=figures,
         )
 
     def _logprobs(self, piece: Piece) -> ChatLogprobs | None:

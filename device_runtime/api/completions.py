@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
+from msgspec import UNSET
 
 from device_runtime.api.answering import answer, make_head, read_request
 from device_runtime.api.errors import unsupported
@@ -15,7 +16,7 @@ from device_runtime.api.request_id import request_id_of
 from device_runtime.api.requests import CompletionRequest
 from device_runtime.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
 from device_runtime.api.service import SERVICE, Service
-from device_runtime.api.shape import ChunkUsage, Head
+from device_runtime.api.shape import AnswerFigures, ChunkUsage, Head
 from device_runtime.api.transcript import Piece
 from device_runtime.tokenizer import Tokenizer
 
@@ -46,7 +47,8 @@ async def _make_job(
     wishes = Wishes("prompt", fields.max_tokens, DEFAULT_MAX_TOKENS, fields.logprobs)
     choices = make_choices(service, fields, prompts, wishes)
     num_prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
-    return Job(request_id, arrived_s, choices, num_prompt_tokens, mode)
+    wants_figures = bool(fields.include_hat_stats)
+    return Job(request_id, arrived_s, choices, num_prompt_tokens, mode, wants_figures)
 
 
 async def _encode(service: Service, fields: CompletionRequest, prompt: Prompt) -> EncodedPrompt:
@@ -66,19 +68,23 @@ class CompletionShape:
     tokenizer: Tokenizer
     has_logprobs: bool
 
-    def document(self, answers: Sequence[Piece], usage: Usage) -> Completion:
+    def document(
+        self, answers: Sequence[Piece], usage: Usage, figures: AnswerFigures
+    ) -> Completion:
         """The whole answer."""
-        return self._completion([self._choice(answer) for answer in answers], usage)
+        return self._completion([self._choice(answer) for answer in answers], usage, figures)
 
     def chunk(self, piece: Piece, usage: ChunkUsage) -> Completion:
         """One event."""
         return self._completion([self._choice(piece)], usage)
 
-    def usage_chunk(self, usage: Usage) -> Completion:
+    def last_chunk(self, usage: ChunkUsage, figures: AnswerFigures) -> Completion:
         """The last event."""
-        return self._completion([], usage)
+        return self._completion([], usage, figures)
 
-    def _completion(self, choices: list[CompletionChoice], usage: ChunkUsage) -> Completion:
+    def _completion(
+        self, choices: list[CompletionChoice], usage: ChunkUsage, figures: AnswerFigures = UNSET
+    ) -> Completion:
         return Completion(
             id=self.head.id,
             created=self.head.created,
@@ -86,6 +92,7 @@ class CompletionShape:
             system_fingerprint=self.head.system_fingerprint,
             choices=choices,
             usage=usage,
+            hat=figures,
         )
 
     def _choice(self, piece: Piece) -> CompletionChoice:

@@ -14,7 +14,7 @@ LOCALHOST = "localhost"
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _PREFLIGHT_AGE_S = 600
-_EXPOSED = f"{HEADER}, Retry-After"
+_EXPOSED = f"{HEADER}, Retry-After, Server-Timing, X-Hat-Rounds"
 # Header names as RFC 9110 has them, a comma-separated list, bounded since it is sent back.
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1024}")
 

@@ -78,8 +78,10 @@ async def _send_pieces(
         if piece is None:
             break
         await events.write(_event(shape.chunk(piece, usage.after(piece))))
-    if job.stream.include_usage:
-        await events.write(_event(shape.usage_chunk(usage.total())))
+    if job.stream.include_usage or job.wants_figures:
+        total = usage.total() if job.stream.include_usage else UNSET
+        figures = await answers.figures() if job.wants_figures else UNSET
+        await events.write(_event(shape.last_chunk(total, figures)))
     await events.write(_DONE)
     await events.end()
 

@@ -40,6 +40,7 @@ class Job:
     """All choices of a request; `num_prompt_tokens` counts each prompt once.
 
     `stream` None: the answer is one JSON document. `arrived_s` is the time on the metrics' clock.
+    `wants_figures`: the answer says what it took.
     """
 
     request_id: str
@@ -47,6 +48,7 @@ class Job:
     choices: tuple[Choice, ...]
     num_prompt_tokens: int
     stream: StreamMode | None = None
+    wants_figures: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from device_runtime.generation import DraftFigures
+from device_runtime.api.figures import PhaseSeconds, phases_of
+from device_runtime.stats import GenerationStats
 
 _LABEL = "model_name"
 # vLLM's buckets, so that dashboards made for it show comparable histograms.
@@ -21,6 +22,7 @@ _INTER_TOKEN_BUCKETS = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
 )
+_PHASES = tuple(name for name in PhaseSeconds.__struct_fields__ if name != "total")
 _REQUEST_BUCKETS = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
@@ -73,6 +75,25 @@ class Metrics:
         )
         for reason in ("stop", "length", "abort", "error"):
             self._ended.labels(model_name, reason)
+        self._add_times()
+        self._add_work()
+
+    def _add_work(self) -> None:
+        """Counters of rounds, bytes and phases, which vLLM has no names for."""
+        self._rounds = self._counter("rounds", "Verifications, of an empty draft as well.")
+        self._bytes_up = self._counter("uplink_bytes", "Bytes sent to the cloud.")
+        self._bytes_down = self._counter("downlink_bytes", "Bytes received from the cloud.")
+        self._phase_s = Counter(
+            "hat_phase_seconds",
+            "Time of generations by what it went to; see `seconds` in the `hat` field of answers.",
+            [_LABEL, "phase"],
+            registry=self._registry,
+        )
+        for phase in _PHASES:
+            self._phase_s.labels(self._model_name, phase)
+
+    def _add_times(self) -> None:
+        """Histograms with vLLM's names, definitions and buckets."""
         self.first_token_s = self._histogram(
             "time_to_first_token_seconds",
             "From the arrival of a request to its first token.",
@@ -83,9 +104,34 @@ class Metrics:
             "Between two emissions of a generation; an emission may hold several tokens.",
             _INTER_TOKEN_BUCKETS,
         )
+        self.per_token_s = self._histogram(
+            "request_time_per_output_token_seconds",
+            "Decode time of a generation, divided by its tokens after the first.",
+            _INTER_TOKEN_BUCKETS,
+        )
         self.request_s = self._histogram(
             "e2e_request_latency_seconds",
             "From the arrival of a request to the end of a generation.",
+            _REQUEST_BUCKETS,
+        )
+        self.queue_s = self._histogram(
+            "request_queue_time_seconds",
+            "From the arrival of a request to a generation's turn.",
+            _REQUEST_BUCKETS,
+        )
+        self.prefill_s = self._histogram(
+            "request_prefill_time_seconds",
+            "From a generation's turn to its first token.",
+            _REQUEST_BUCKETS,
+        )
+        self.decode_s = self._histogram(
+            "request_decode_time_seconds",
+            "From a generation's first token to its last.",
+            _REQUEST_BUCKETS,
+        )
+        self.inference_s = self._histogram(
+            "request_inference_time_seconds",
+            "From a generation's turn to its last token.",
             _REQUEST_BUCKETS,
         )
 
@@ -93,13 +139,19 @@ class Metrics:
         """One generation ended."""
         self._ended.labels(self._model_name, reason).inc()
 
-    def count_drafts(self, figures: DraftFigures) -> None:
-        """The drafting of one generation, when it has ended."""
-        if figures.drafted_by_position:
-            self._drafts.inc(figures.drafted_by_position[0])
-        self._drafted.inc(sum(figures.drafted_by_position))
-        self._accepted.inc(sum(figures.accepted_by_position))
-        for position, num_accepted in enumerate(figures.accepted_by_position):
+    def count_work(self, stats: GenerationStats) -> None:
+        """What one generation did, when it has ended."""
+        self._rounds.inc(stats.num_rounds)
+        self._bytes_up.inc(stats.bytes_up)
+        self._bytes_down.inc(stats.bytes_down)
+        phases = phases_of(stats)
+        for phase in _PHASES:
+            self._phase_s.labels(self._model_name, phase).inc(getattr(phases, phase))
+        if stats.drafted_by_position:
+            self._drafts.inc(stats.drafted_by_position[0])
+        self._drafted.inc(stats.num_drafted_tokens)
+        self._accepted.inc(stats.num_accepted_tokens)
+        for position, num_accepted in enumerate(stats.accepted_by_position):
             self._accepted_by_position.labels(self._model_name, str(position)).inc(num_accepted)
 
     def render(self) -> bytes:
@@ -124,23 +176,39 @@ class GenerationTimer:
         self._metrics = metrics
         self._num_prompt_tokens = num_prompt_tokens
         self._arrived_s = arrived_s
-        self._last_s: float | None = None
+        self._first_s: float | None = None
+        self._last_s = arrived_s
+        self._num_tokens = 0
 
     def emitted(self, num_tokens: int) -> None:
         """Tokens were decided just now."""
         now = self._metrics.clock()
-        if self._last_s is None:
+        if self._first_s is None:
+            self._first_s = now
             self._metrics.prompt_tokens.inc(self._num_prompt_tokens)
             self._metrics.first_token_s.observe(now - self._arrived_s)
         else:
             self._metrics.inter_token_s.observe(now - self._last_s)
         self._last_s = now
+        self._num_tokens += num_tokens
         self._metrics.generation_tokens.inc(num_tokens)
 
-    def ended(self, reason: str) -> None:
+    def ended(self, reason: str, stats: GenerationStats) -> None:
         """The generation is over; `reason` is a finish reason, `abort` or `error`."""
-        self._metrics.request_s.observe(self._metrics.clock() - self._arrived_s)
-        self._metrics.count_end(reason)
+        metrics = self._metrics
+        metrics.request_s.observe(metrics.clock() - self._arrived_s)
+        metrics.count_end(reason)
+        metrics.count_work(stats)
+        if self._first_s is None:
+            return
+        turn_s = min(self._first_s, self._arrived_s + stats.queue_s)
+        metrics.queue_s.observe(turn_s - self._arrived_s)
+        metrics.prefill_s.observe(self._first_s - turn_s)
+        metrics.decode_s.observe(self._last_s - self._first_s)
+        metrics.inference_s.observe(self._last_s - turn_s)
+        if self._num_tokens > 1:
+            decode_s = self._last_s - self._first_s
+            metrics.per_token_s.observe(decode_s / (self._num_tokens - 1))
 
 
 class _LoadCollector(Collector):

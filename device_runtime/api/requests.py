@@ -65,6 +65,7 @@ class CommonFields(Struct, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    include_hat_stats: bool | None = None
     add_special_tokens: bool | None = None
 
 

@@ -6,11 +6,15 @@ from typing import Protocol
 
 from msgspec import UnsetType
 
+from device_runtime.api.figures import HatFigures
 from device_runtime.api.responses import Chunk, Document, Usage
 from device_runtime.api.transcript import Piece
 
 ChunkUsage = Usage | UnsetType | None
 """A chunk's usage: the numbers, null (they come at the end), or no such field."""
+
+AnswerFigures = HatFigures | UnsetType
+"""What the request took, if the client wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Head:
 class AnswerShape(Protocol):
     """One of OpenAI's two ways to write an answer down."""
 
-    def document(self, answers: Sequence[Piece], usage: Usage) -> Document:
+    def document(self, answers: Sequence[Piece], usage: Usage, figures: AnswerFigures) -> Document:
         """The whole answer: each choice joined to one piece, in the order of their indices."""
         ...
 
@@ -34,8 +38,8 @@ class AnswerShape(Protocol):
         """One event of a stream."""
         ...
 
-    def usage_chunk(self, usage: Usage) -> Chunk:
-        """The last event of a stream that was asked for usage: no choices."""
+    def last_chunk(self, usage: ChunkUsage, figures: AnswerFigures) -> Chunk:
+        """The last event of a stream that was asked for usage or figures: no choices."""
         ...
 
 

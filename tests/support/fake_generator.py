@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from device_runtime.generation import Emission, GenerationRequest, Token
+from device_runtime.stats import GenerationStats
 
 Answer = Callable[[GenerationRequest], Sequence[int]]
 
@@ -113,20 +114,32 @@ class FakeGenerator:
         return Token(token_id, logprob, top)
 
 
-@dataclass
-class FakeDraftFigures:
+def scripted_stats() -> GenerationStats:
     """Two rounds, in which five of eight drafted tokens were accepted."""
-
-    drafted_by_position: tuple[int, ...] = (2, 2, 2, 2)
-    accepted_by_position: tuple[int, ...] = (2, 2, 1, 0)
+    return GenerationStats(
+        num_rounds=2,
+        num_chunks=1,
+        drafted_by_position=[2, 2, 2, 2],
+        accepted_by_position=[2, 2, 1, 0],
+        bytes_up=3000,
+        bytes_down=2000,
+        queue_s=0.25,
+        wait_s=1.0,
+        cloud_queue_s=0.125,
+        cloud_compute_s=0.5,
+        output_s=0.0625,
+        link_delay_s=0.03125,
+        first_token_s=0.5,
+        total_s=2.0,
+    )
 
 
 @dataclass
 class FakeGeneration:
-    """A running generation, and drafting figures that never change."""
+    """A running generation, and figures that never change."""
 
     emissions: AsyncGenerator[Emission, None]
-    stats: FakeDraftFigures = field(default_factory=FakeDraftFigures)
+    stats: GenerationStats = field(default_factory=scripted_stats)
 
     def __aiter__(self) -> "FakeGeneration":
         return self

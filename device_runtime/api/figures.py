@@ -1,0 +1,125 @@
+"""What a request took, for the client that asks: counts, bytes, and where the time went."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from device_runtime.stats import GenerationStats
+
+
+class PhaseSeconds(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a request went, in seconds, summed over its choices.
+
+    `queue`: waiting for a turn on the device. `open`: making room on both sides. `draft`: drafting
+    tokens. `input`: input submodel. `send`: handing rows to the link. `link`: under way up and
+    down. `cloud_queue`, `cloud_compute`: what the cloud measured. `verify`: output submodel and
+    choice of tokens. `recovery`: getting a lost cloud back. `loop`: everything else, such as the
+    event loop and a client that reads slowly.
+    """
+
+    queue: float
+    open: float
+    draft: float
+    input: float
+    send: float
+    link: float
+    cloud_queue: float
+    cloud_compute: float
+    verify: float
+    recovery: float
+    loop: float
+    total: float
+
+
+class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The `hat` field of an answer: sums over its choices.
+
+    `rounds` are verifications of drafts, an empty draft included. Entry i of the lists is about
+    the (i + 1)-th drafted token of a round. `link_delay_s` is the least time that a reply took
+    beyond what the cloud spent on it, there and back; None without one. `first_token_s` counts
+    from the request's way into the runtime; it is that of the quickest choice.
+    """
+
+    rounds: int
+    chunks: int
+    reused_prompt_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    drafted_by_position: list[int]
+    accepted_by_position: list[int]
+    bytes_up: int
+    bytes_down: int
+    recoveries: int
+    link_delay_s: float | None
+    first_token_s: float | None
+    seconds: PhaseSeconds
+
+
+def phases_of(stats: GenerationStats) -> PhaseSeconds:
+    """The time of one generation; the cloud's measures are cut to what was waited for it."""
+    cloud_compute = min(stats.cloud_compute_s, stats.wait_s)
+    cloud_queue = min(stats.cloud_queue_s, stats.wait_s - cloud_compute)
+    device = stats.queue_s + stats.open_s + stats.draft_s + stats.input_s + stats.output_s
+    known = device + stats.send_s + stats.wait_s + stats.recovery_s
+    return PhaseSeconds(
+        queue=stats.queue_s,
+        open=stats.open_s,
+        draft=stats.draft_s,
+        input=stats.input_s,
+        send=stats.send_s,
+        link=stats.wait_s - cloud_compute - cloud_queue,
+        cloud_queue=cloud_queue,
+        cloud_compute=cloud_compute,
+        verify=stats.output_s,
+        recovery=stats.recovery_s,
+        loop=max(0.0, stats.total_s - known),
+        total=max(stats.total_s, known),
+    )
+
+
+def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
+    """The figures of a request from those of its choices, at least one, all ended."""
+    delays = [stats.link_delay_s for stats in choices if stats.link_delay_s is not None]
+    firsts = [stats.first_token_s for stats in choices if stats.first_token_s is not None]
+    return HatFigures(
+        rounds=sum(stats.num_rounds for stats in choices),
+        chunks=sum(stats.num_chunks for stats in choices),
+        reused_prompt_tokens=sum(stats.num_reused_tokens for stats in choices),
+        drafted_tokens=sum(stats.num_drafted_tokens for stats in choices),
+        accepted_tokens=sum(stats.num_accepted_tokens for stats in choices),
+        drafted_by_position=_summed([stats.drafted_by_position for stats in choices]),
+        accepted_by_position=_summed([stats.accepted_by_position for stats in choices]),
+        bytes_up=sum(stats.bytes_up for stats in choices),
+        bytes_down=sum(stats.bytes_down for stats in choices),
+        recoveries=sum(stats.num_recoveries for stats in choices),
+        link_delay_s=_rounded(min(delays, default=None)),
+        first_token_s=_rounded(min(firsts, default=None)),
+        seconds=_seconds([phases_of(stats) for stats in choices]),
+    )
+
+
+def timing_headers(figures: HatFigures) -> dict[str, str]:
+    """Response headers: the rounds, and the times as browsers and proxies show them.
+
+    Source: W3C, "Server Timing", section 2; durations are in milliseconds.
+    """
+    seconds = msgspec.structs.asdict(figures.seconds)
+    timing = ", ".join(f"{name};dur={1000 * value:.3f}" for name, value in seconds.items())
+    return {"X-Hat-Rounds": str(figures.rounds), "Server-Timing": timing}
+
+
+def _seconds(choices: Sequence[PhaseSeconds]) -> PhaseSeconds:
+    names = PhaseSeconds.__struct_fields__
+    return PhaseSeconds(
+        **{name: round(sum(getattr(each, name) for each in choices), 6) for name in names}
+    )
+
+
+def _summed(lists: Sequence[Sequence[int]]) -> list[int]:
+    """Sums by position; a shorter list counts as zeros beyond its end."""
+    length = max(len(each) for each in lists)
+    return [sum(each[i] for each in lists if i < len(each)) for i in range(length)]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
