@@ -13,7 +13,8 @@ class DeviceConfig:
     the checkpoint says, int8 and int4 are smaller and faster and change answers. `secret` is
     what the cloud expects, `api_key` what HTTP clients must present (`None`: anyone).
     `chunk_tokens` 0 sends a prompt whole. `max_num_seqs` generations run at once and `max_queue`
-    wait. `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
+    wait. `draft_weights` picks those of adapter and drafting head, which change no answer.
+    `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
     """
 
     bundle: Path
@@ -23,8 +24,9 @@ class DeviceConfig:
     engine: Literal["onnx", "torch"] = "onnx"
     weights: Literal["float32", "int8", "int4"] = "float32"
     threads: int | None = None
-    drafter: Literal["none", "ngram"] = "ngram"
-    draft_tokens: int = 4
+    drafter: Literal["auto", "adapter", "ngram", "none"] = "auto"
+    draft_tokens: int | None = None
+    draft_weights: Literal["float32", "int8", "int4"] = "int8"
     chunk_tokens: int = 64
     secret: str | None = None
     cloud_ca: Path | None = None

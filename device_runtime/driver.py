@@ -18,7 +18,7 @@ from device_runtime.actions import (
     Finish,
     Reopen,
 )
-from device_runtime.drafting import Drafter
+from device_runtime.drafters import Drafting
 from device_runtime.engine import DeviceEngine, Rows
 from device_runtime.engine_thread import EngineThread
 from device_runtime.generation import (
@@ -37,6 +37,10 @@ from wire.messages import Payload, Reply
 from wire.numbers import pack_rows, unpack_rows
 
 
+# About as long as a draft: a reply that comes meanwhile hardly waits.
+_ROWS_PER_PREPARATION = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What one generation is made of. `clock` is monotonic, in seconds."""
@@ -45,7 +49,7 @@ class Parts:
     session: Session
     place: Place
     sampler: Sampler
-    drafter: Drafter
+    drafting: Drafting
     outage: Outage
     stats: GenerationStats
     clock: Callable[[], float]
@@ -95,7 +99,7 @@ class Driver:
         return self._parts.place.stream
 
     def _index_prompt(self, engine: DeviceEngine) -> None:
-        self._parts.drafter.extend(self._parts.request.prompt_ids)
+        self._parts.drafting.drafter.extend(self._parts.request.prompt_ids)
 
     async def _perform_or_recover(self, action: Action) -> list[Action]:
         """Perform an action, or have the session say what to do without the cloud."""
@@ -126,7 +130,7 @@ class Driver:
             case Choose():
                 return await self._choose(action)
             case Draft():
-                return self._draft(action)
+                return await self._draft(action)
             case Finish():
                 self._num_valid_tokens = action.num_valid_tokens
             case Emit():
@@ -155,6 +159,7 @@ class Driver:
 
     async def _await_reply(self) -> list[Action]:
         started_s = self._clock()
+        await self._use_the_wait()
         reply = await self._stream.reply()
         self._parts.outage.answered()
         now = self._clock()
@@ -167,6 +172,18 @@ class Driver:
         self._reply = reply
         facts = ReplyFacts(reply.epoch, reply.position, reply.num_rows, reply.cached_tokens)
         return self._session.on_reply(facts, self._stream.num_waiting_replies)
+
+    async def _use_the_wait(self) -> None:
+        """Until the reply comes, bring the adapter up to what was sent."""
+        if self._parts.drafting.adapter is None:
+            return
+
+        def prepare(engine: DeviceEngine) -> bool:
+            return engine.prepare_draft(self._sequence, _ROWS_PER_PREPARATION)
+
+        while self._stream.is_live and not self._stream.num_waiting_replies:
+            if not await self._engine.run(prepare):
+                return
 
     async def _feed_output(self, action: FeedOutput) -> None:
         started_s = self._clock()
@@ -197,7 +214,7 @@ class Driver:
             return token_id
 
         token_ids = walk(action.draft, choose, self._parts.request.stop_token_ids)
-        self._parts.drafter.extend(token_ids)
+        self._parts.drafting.drafter.extend(token_ids)
         return decided
 
     def _logits(self, engine: DeviceEngine, position: int, num_logits: int) -> Rows:
@@ -208,8 +225,16 @@ class Driver:
         deep = unpack_rows(reply.payload, *shape, reply.dtype, reply.codec)
         return engine.logits(self._sequence, deep.astype(np.float32), position, num_logits)
 
-    def _draft(self, action: Draft) -> list[Action]:
+    async def _draft(self, action: Draft) -> list[Action]:
         started_s = self._clock()
-        draft = self._parts.drafter.propose(action.num_tokens) if action.num_tokens else ()
+        draft = await self._proposal(action.num_tokens) if action.num_tokens else ()
         self._stats.draft_s += self._clock() - started_s
         return self._session.on_draft(draft, started_s)
+
+    async def _proposal(self, num_tokens: int) -> tuple[int, ...]:
+        drafting, text = self._parts.drafting, self._session.text
+        if (adapter := drafting.adapter) is None:
+            return drafting.drafter.propose(num_tokens)
+        return await self._engine.run(
+            lambda engine: adapter.propose(engine, self._sequence, text, num_tokens)
+        )

@@ -19,7 +19,7 @@ def load_engine(config: DeviceConfig) -> DeviceEngine:
         BundleError: no usable device bundle, or one split without the chosen weights.
     """
     try:
-        return _load(config)
+        return _checked(_load(config), config)
     except ImportError as error:
         raise EngineLoadError(
             f"engine {config.engine}: cannot import {error.name or error}; install "
@@ -31,11 +31,25 @@ def load_engine(config: DeviceConfig) -> DeviceEngine:
         raise EngineLoadError(str(error)) from error
 
 
+def _checked(engine: DeviceEngine, config: DeviceConfig) -> DeviceEngine:
+    if config.drafter == "adapter" and engine.draft_limits is None:
+        weights = f" with {config.draft_weights} weights" if config.engine == "onnx" else ""
+        raise EngineLoadError(
+            f"drafter adapter: {config.bundle} holds no adapter{weights}; train one with "
+            "`hat adapter train`, or choose another drafter"
+        )
+    return engine
+
+
 def _load(config: DeviceConfig) -> DeviceEngine:
+    may_draft = config.drafter in ("auto", "adapter")
     if config.engine == "torch":
         from device_runtime.torch_engine import load_torch_engine
 
-        return load_torch_engine(config.bundle, config.threads, config.max_model_len)
+        return load_torch_engine(config.bundle, config.threads, config.max_model_len, may_draft)
     from device_runtime.onnx_engine import load_onnx_engine
 
-    return load_onnx_engine(config.bundle, config.weights, config.threads, config.max_model_len)
+    draft_weights = config.draft_weights if may_draft else None
+    return load_onnx_engine(
+        config.bundle, config.weights, config.threads, config.max_model_len, draft_weights
+    )

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from chunking.planner import FixedSizePlanner
 from device_runtime.admission import Admission
 from device_runtime.config import DeviceConfig
-from device_runtime.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
-from device_runtime.drafting import Drafter, NgramDrafter, NoDrafter
+from device_runtime.drafters import choose_drafting
 from device_runtime.driver import Driver, Parts
 from device_runtime.engine import DeviceEngine
 from device_runtime.engine_thread import EngineThread
@@ -210,14 +209,13 @@ class Runtime:
             max_frames_in_flight=MAX_UNANSWERED_FRAMES,
             feeds_output_layers=self._feeds_output_layers,
         )
-        drafter: Drafter = NoDrafter()
-        draft_length: DraftLength = FixedDraftLength(0)
-        if self._config.drafter == "ngram":
-            drafter, draft_length = NgramDrafter(), GoodputDraftLength(self._config.draft_tokens)
+        drafting = choose_drafting(
+            self._config, self._engine.engine.draft_limits, sampler, request.stop_token_ids
+        )
         planner = FixedSizePlanner(self._config.chunk_tokens or None)
         begun = (found.num_cached_tokens, found.place.next_epoch)
-        session = Session(request, limits, planner, draft_length, *begun)
-        parts = Parts(request, session, found.place, sampler, drafter, outage, stats, self._clock)
+        session = Session(request, limits, planner, drafting.length, *begun)
+        parts = Parts(request, session, found.place, sampler, drafting, outage, stats, self._clock)
         return Driver(parts, self._engine)
 
     def _keep(self, place: Place, driver: Driver, stats: GenerationStats) -> None:

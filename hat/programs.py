@@ -87,8 +87,18 @@ _DEVICE: Mapping[str, About] = {
     "cloud": About("Where `hat cloud` listens.", check=_websocket_url),
     "engine": About("What runs the input and output submodels."),
     "weights": About("Which of the bundle's ONNX weights to use."),
-    "drafter": About("How tokens are drafted: prompt lookup (ngram), or not at all."),
-    "draft_tokens": About("Tokens per draft.", minimum=1, maximum=64),
+    "drafter": About(
+        "How tokens are drafted: by the bundle's adapter, by prompt lookup (ngram), or not at all; "
+        "auto: by the adapter if there is one, else ngram."
+    ),
+    "draft_tokens": About(
+        "Most tokens per draft; left out: 4, or what the adapter was calibrated for.",
+        minimum=1,
+        maximum=64,
+    ),
+    "draft_weights": About(
+        "ONNX weights of the adapter and of the head that drafts; they change no answer."
+    ),
     "chunk_tokens": About(
         "Tokens per chunk of a prompt; 0 sends it whole.",
         minimum=0,

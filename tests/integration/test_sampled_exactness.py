@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from adapters.install import install_adapter
 from device_runtime.driver import Driver
 from device_runtime.engine import DeviceEngine, Rows
 from device_runtime.generation import GenerationRequest, SamplingParams
 from tests.support.reference import STORIES, load_reference
 from tests.support.stack import gather_bounded, generate_ids, running_stack, split_for_serving
+from tests.support.stored_adapters import ADAPTER
 
 TOP_K = 2
 TEMPERATURE = 2.0
@@ -55,7 +57,9 @@ def target(prompt_ids: list[int]) -> dict[tuple[int, ...], float]:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return split_for_serving(STORIES, tmp_path_factory.mktemp("sampled") / "m1", 1)
+    out = split_for_serving(STORIES, tmp_path_factory.mktemp("sampled") / "m1", 1)
+    install_adapter(out, ADAPTER)
+    return out
 
 
 def _total_variation(counts: NDArray[np.float64], others: NDArray[np.float64]) -> float:
@@ -99,7 +103,7 @@ def _distance_and_floor(
     return _total_variation(split, unsplit), _noise_floor(probabilities, generator)
 
 
-@pytest.mark.parametrize("drafter", ["none", "ngram"])
+@pytest.mark.parametrize("drafter", ["none", "ngram", "adapter"])
 def test_sampled_text_is_as_close_to_the_unsplit_model_as_another_run_of_it(
     drafter: str, bundles: Path, prompt_ids: list[int], target: dict[tuple[int, ...], float]
 ) -> None:
@@ -130,7 +134,7 @@ def test_the_check_catches_a_draft_that_is_judged_by_the_row_before_it(
 def test_a_seed_gives_the_same_text_whatever_drafts_and_chunks(
     bundles: Path, prompt_ids: list[int]
 ) -> None:
-    """The n-gram drafter, other chunk sizes and another engine change nothing but speed."""
+    """The drafter, other chunk sizes and another engine change nothing but speed."""
     sampling = SamplingParams(temperature=1.0, seed=11, top_p=0.95)
     requests = [GenerationRequest(prompt_ids[: 20 + n], 60, sampling) for n in range(8)]
 
@@ -140,7 +144,7 @@ def test_a_seed_gives_the_same_text_whatever_drafts_and_chunks(
             calls = [partial(generate_ids, stack.runtime, request) for request in requests]
             return await gather_bounded(calls, 8)
 
-    settings = itertools.product(("none", "ngram"), ((7, "onnx"), (0, "torch")))
+    settings = itertools.product(("none", "ngram", "adapter"), ((7, "onnx"), (0, "torch")))
     first, *others = [asyncio.run(texts(drafter, *rest)) for drafter, rest in settings]
     assert len(set(map(tuple, first))) == len(first)
     assert all(other == first for other in others)

@@ -13,6 +13,7 @@ from device_runtime.config import DeviceConfig
 from device_runtime.generation import GenerationRequest, SamplingParams
 from device_runtime.runtime import Runtime
 from device_runtime.server import DeviceServer, serve_device
+from device_runtime.stats import GenerationStats
 from submodels.split import SplitOptions, split_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -52,6 +53,8 @@ async def connected_device(
 ) -> AsyncIterator[DeviceServer]:
     """A device that has reached its cloud."""
     chosen: dict[str, Any] = {"threads": 1} | dict(settings or {})
+    if "chunk_tokens" in chosen:
+        chosen.setdefault("chunking", "fixed")
     config = DeviceConfig(bundle=bundles, port=0, cloud=cloud_url, **chosen)
     async with serve_device(config) as device:
         async with asyncio.timeout(CONNECT_S):
@@ -80,6 +83,18 @@ async def generate_ids(runtime: Runtime, request: GenerationRequest) -> list[int
         async for emission in emissions:
             ids.extend(token.id for token in emission.tokens)
     return ids
+
+
+async def generate_with_stats(
+    runtime: Runtime, request: GenerationRequest
+) -> tuple[list[int], GenerationStats]:
+    """All token ids of one generation, and what it did."""
+    ids: list[int] = []
+    generation = runtime.generate(request, "test")
+    async with aclosing(generation) as emissions:
+        async for emission in emissions:
+            ids.extend(token.id for token in emission.tokens)
+    return ids, generation.stats
 
 
 async def gather_bounded(

@@ -1,10 +1,11 @@
-"""Adapters on disk, untrained: what they say is nonsense, how they are run is not."""
+"""Adapters on disk, trained and untrained, and bundles with them."""
 
 from pathlib import Path
 
 import torch
 
-from adapters.networks import AdapterNetwork, build_network, network_tensors
+from adapters.install import install_adapter
+from adapters.networks import AdapterNetwork, build_network, network_tensors, start_as
 from adapters.storage import (
     FORMAT_VERSION,
     AdapterCard,
@@ -15,7 +16,14 @@ from adapters.storage import (
     write_card,
     write_weights,
 )
+from adapters.whole_model import load_whole_model
+from submodels.layers import Placed
 from submodels.manifest import Manifest
+from submodels.split import SplitOptions, split_checkpoint
+from tests.support.reference import STORIES
+
+ADAPTER = STORIES.parent / "stories260k-adapter"
+"""The adapter that comes with the story model."""
 
 _FIGURES = TrainingFigures(
     steps=1,
@@ -41,22 +49,43 @@ def random_network(manifest: Manifest, kind: Kind, closing_norm: bool) -> Adapte
     return network
 
 
-def store_random_adapter(
-    folder: Path, manifest: Manifest, kind: Kind, stop_threshold: float = 0.0
-) -> AdapterCard:
+def store_random_adapter(folder: Path, manifest: Manifest, kind: Kind) -> AdapterCard:
     """Write a random adapter for this bundle; attention adapters end in a norm."""
-    folder.mkdir(parents=True, exist_ok=True)
     closing_norm = kind == "attention"
     network = random_network(manifest, kind, closing_norm)
+    return _store(folder, manifest, network, kind)
+
+
+def split_with_adapter(
+    model: Path, out: Path, adapter: Path | None, num_input: int = 1, num_output: int = 0
+) -> Path:
+    """Bundles in every weights format below `out`, with an adapter where one is given."""
+    split_checkpoint(SplitOptions(str(model), out, num_input, num_output))
+    if adapter is not None:
+        install_adapter(out, adapter)
+    return out
+
+
+def install_early_adapter(bundles: Path, folder: Path) -> None:
+    """Give a bundle pair the first middle layer as its adapter: often wrong, not always."""
+    model = load_whole_model(bundles, bundles, Placed())
+    network = build_network("layer", adapter_shape(model.manifest.shape), closing_norm=False)
+    start_as(network, model.middle_layers[0])
+    _store(folder, model.manifest, network, "layer")
+    install_adapter(bundles, folder)
+
+
+def _store(folder: Path, manifest: Manifest, network: AdapterNetwork, kind: Kind) -> AdapterCard:
+    folder.mkdir(parents=True, exist_ok=True)
     card = AdapterCard(
         format_version=FORMAT_VERSION,
         kind=kind,
-        closing_norm=closing_norm,
+        closing_norm=kind == "attention",
         shape=adapter_shape(manifest.shape),
         fingerprint=manifest.fingerprint,
         num_input_layers=manifest.num_input_layers,
         num_output_layers=manifest.num_output_layers,
-        stop_threshold=stop_threshold,
+        stop_threshold=0.0,
         max_draft_tokens=6,
         training=_FIGURES,
         weights=write_weights(folder, network_tensors(network)),

@@ -1,0 +1,40 @@
+"""Which drafter a generation gets, and who says how long its drafts are."""
+
+from dataclasses import dataclass
+
+from device_runtime.adapter_drafter import AdapterDrafter
+from device_runtime.config import DeviceConfig
+from device_runtime.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
+from device_runtime.drafting import Drafter, NgramDrafter, NoDrafter
+from device_runtime.engine import DraftLimits
+from device_runtime.sampling import Sampler
+
+_NGRAM_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """How one generation drafts: by its adapter if it has one, else by its `drafter`."""
+
+    drafter: Drafter
+    length: DraftLength
+    adapter: AdapterDrafter | None = None
+
+
+def choose_drafting(
+    config: DeviceConfig,
+    limits: DraftLimits | None,
+    sampler: Sampler,
+    stop_token_ids: frozenset[int],
+) -> Drafting:
+    """As configured; `auto` takes the adapter if the engine has one, else prompt lookup."""
+    if config.drafter == "none":
+        return Drafting(NoDrafter(), FixedDraftLength(0))
+    if config.drafter != "ngram" and limits is not None:
+        most = limits.max_tokens
+        if config.draft_tokens is not None:
+            most = min(most, config.draft_tokens)
+        adapter = AdapterDrafter(sampler, stop_token_ids)
+        return Drafting(NoDrafter(), GoodputDraftLength(most), adapter)
+    most = _NGRAM_TOKENS if config.draft_tokens is None else config.draft_tokens
+    return Drafting(NgramDrafter(), GoodputDraftLength(most))

@@ -1,0 +1,129 @@
+"""Greedy output drafted by an adapter equals the unsplit model's, in every weights format."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from device_runtime.generation import GenerationRequest
+from device_runtime.runtime import Runtime
+from device_runtime.server import StartError
+from device_runtime.stats import GenerationStats
+from tests.support.reference import (
+    STORIES,
+    Greedy,
+    first_difference,
+    greedy,
+    load_reference,
+    story_prompts,
+)
+from tests.support.stack import (
+    GREEDY,
+    cloud_config,
+    connected_device,
+    gather_bounded,
+    generate_with_stats,
+    running_stack,
+    serve_cloud,
+    split_for_serving,
+)
+from tests.support.stored_adapters import ADAPTER, install_early_adapter, split_with_adapter
+
+RecordProperty = Callable[[str, object], None]
+MAX_TOKENS = 40
+AT_ONCE = 8
+SHARE = 12
+STOP_IDS = frozenset({1, 2})
+ENGINES = (("onnx", "float32"), ("onnx", "int8"), ("onnx", "int4"), ("torch", "float32"))
+CHUNKS = (7, 64)
+SETTINGS = tuple(itertools.product(ENGINES, CHUNKS))
+
+
+@pytest.fixture(scope="module")
+def stories() -> list[tuple[list[int], Greedy]]:
+    """Prompts and what the unsplit model makes of them."""
+    model = load_reference(STORIES)
+    prompts = story_prompts(SHARE * len(SETTINGS))
+    return [(prompt, greedy(model, prompt, MAX_TOKENS)) for prompt in prompts]
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2], ids=lambda k: f"K={k}")
+def bundles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With K = 0 the shipped adapter; with more, one that is right now and then."""
+    folder = tmp_path_factory.mktemp("adapter")
+    num_output = request.param
+    if num_output == 0:
+        return split_with_adapter(STORIES, folder / "split", ADAPTER)
+    split = split_with_adapter(STORIES, folder / "split", None, 1, num_output)
+    install_early_adapter(split, folder / "adapter")
+    return split
+
+
+async def _check(
+    runtime: Runtime, cases: Sequence[tuple[list[int], Greedy]]
+) -> tuple[int, list[GenerationStats]]:
+    """Generate all cases, several at once; the ties among first differences, and the figures."""
+    requests = [GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS) for prompt, _ in cases]
+    calls = [partial(generate_with_stats, runtime, request) for request in requests]
+    came = await gather_bounded(calls, AT_ONCE)
+    ties = 0
+    for (_, reference), (ids, _) in zip(cases, came, strict=True):
+        difference = first_difference(reference, ids)
+        assert difference is None or difference.is_tie, f"{difference}: {ids} not {reference.ids}"
+        ties += difference is not None
+    return ties, [stats for _, stats in came]
+
+
+def test_stories_are_the_unsplit_models_in_every_setting(
+    stories: list[tuple[list[int], Greedy]], bundles: Path, record_property: RecordProperty
+) -> None:
+    """Every setting gets a share of the prompts, and accepts some of what it drafts."""
+
+    async def run() -> int:
+        ties = 0
+        async with serve_cloud(cloud_config(bundles)) as cloud:
+            for index, ((engine, weights), chunk_tokens) in enumerate(SETTINGS):
+                settings = {
+                    "drafter": "adapter",
+                    "engine": engine,
+                    "draft_weights": weights,
+                    "chunk_tokens": chunk_tokens,
+                }
+                share = stories[index * SHARE : (index + 1) * SHARE]
+                async with connected_device(bundles, cloud.url, settings) as device:
+                    num_ties, stats = await _check(device.runtime, share)
+                assert sum(one.num_accepted_tokens for one in stats) > 0
+                ties += num_ties
+        return ties
+
+    record_property("ties", asyncio.run(run()))
+
+
+def test_the_default_drafter_is_the_bundles_adapter(
+    stories: list[tuple[list[int], Greedy]], tmp_path: Path
+) -> None:
+    bundles = split_with_adapter(STORIES, tmp_path / "split", ADAPTER)
+
+    async def accepted(drafter: str) -> int:
+        async with running_stack(bundles, {"drafter": drafter}) as stack:
+            _, stats = await _check(stack.runtime, stories[:SHARE])
+        return sum(one.num_accepted_tokens for one in stats)
+
+    assert asyncio.run(accepted("auto")) > 2 * asyncio.run(accepted("ngram"))
+
+
+def test_a_bundle_without_an_adapter_drafts_by_prompt_lookup_unless_told_otherwise(
+    stories: list[tuple[list[int], Greedy]], tmp_path: Path
+) -> None:
+    bundles = split_for_serving(STORIES, tmp_path / "split", 1)
+
+    async def run(drafter: str) -> None:
+        async with running_stack(bundles, {"drafter": drafter}) as stack:
+            await _check(stack.runtime, stories[:2])
+
+    asyncio.run(run("auto"))
+    with pytest.raises(StartError, match="holds no adapter with int8 weights; train one"):
+        asyncio.run(run("adapter"))
