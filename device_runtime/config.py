@@ -15,6 +15,7 @@ class DeviceConfig:
     `chunk_tokens` 0 sends a prompt whole. `max_num_seqs` generations run at once and `max_queue`
     wait. `draft_weights` picks those of adapter and drafting head, which change no answer.
     `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
+    `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
     """
 
     bundle: Path
@@ -36,6 +37,7 @@ class DeviceConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 16
     max_queue: int = 64
+    kept_sessions: int = 4
     drain_timeout_s: float = 30.0
     reconnect_timeout_s: float = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"

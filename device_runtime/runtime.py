@@ -27,7 +27,6 @@ from wire.errors import RemoteProtocolError
 
 _log = logging.getLogger(__name__)
 
-_KEPT_SESSIONS = 4
 _MIN_SHARED_TOKENS = 16
 
 
@@ -83,7 +82,7 @@ class Runtime:
         if kept is None:
             # Room for two full conversations, however long a context is.
             kept = PrefixCacheLimits(
-                _KEPT_SESSIONS, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
+                config.kept_sessions, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
             )
         self._places = Places(self._engine, link, kept, self._clock)
 

@@ -127,6 +127,11 @@ _DEVICE: Mapping[str, About] = {
         "Seconds that answers in progress wait for a lost cloud; 0 ends them at once."
     ),
     "max_queue": About("Answers that may wait beyond those.", minimum=0, maximum=_MAX_COUNT),
+    "kept_sessions": About(
+        "Finished answers whose caches are kept for a conversation's next turn; 0: none.",
+        minimum=0,
+        maximum=_MAX_COUNT,
+    ),
     **_COMMON,
 }
 
