@@ -1,7 +1,7 @@
 import pytest
 
 from chunking.planner import FixedSizePlanner
-from device_runtime.actions import AwaitReply, Choose, ComputeAndSend, Draft, Emit, Finish
+from device_runtime.actions import AwaitReply, Choose, ComputeAndSend, Draft, Emit, Finish, Reopen
 from device_runtime.draft_length import FixedDraftLength
 from device_runtime.generation import Emission, GenerationRequest, SamplingParams, Token
 from device_runtime.session import ReplyFacts, Session, SessionLimits
@@ -118,3 +118,55 @@ def test_a_call_out_of_turn_is_a_bug_and_says_so():
     session = make_session()
     with pytest.raises(AssertionError, match="expected a session drafting, got new"):
         session.on_draft((), 0.0)
+
+
+def lost_in_a_round(num_drafts=2):
+    session = prefilled(make_session(num_drafts=num_drafts))
+    session.on_chosen([Token(1)], 0.0)
+    session.on_draft((2, 3)[:num_drafts], 0.0)
+    session.on_sent(0)
+    assert session.on_lost() == [Reopen()]
+    return session
+
+
+def test_a_round_lost_with_its_socket_is_sent_again_under_a_new_epoch():
+    session = lost_in_a_round()
+    frame = ComputeAndSend(3, 3, (1, 2, 3), Want.ALL, is_verify=True)
+    assert session.on_reopened(num_cached_tokens=6, max_frame_tokens=16) == [frame]
+    assert session.on_sent(0) == [AwaitReply(3, 3)]
+    assert session.on_reply(ReplyFacts(3, 3, 3, 6), 0) == [Choose(3, (2, 3))]
+
+
+def test_what_a_lost_cloud_had_cached_goes_up_in_chunks_and_the_round_follows_at_once():
+    session = lost_in_a_round()
+    chunk = ComputeAndSend(3, 0, (5, 6), Want.NONE)
+    assert session.on_reopened(num_cached_tokens=0, max_frame_tokens=16) == [chunk]
+    assert session.on_sent(0) == [ComputeAndSend(3, 2, (7,), Want.NONE)]
+    frame = ComputeAndSend(3, 3, (1, 2, 3), Want.ALL, is_verify=True)
+    assert session.on_sent(0) == [frame]
+    assert session.on_sent(0) == [AwaitReply(3, 0)]
+    assert session.on_reply(ReplyFacts(3, 0, 0, 2), 0) == [AwaitReply(3, 2)]
+    assert session.on_reply(ReplyFacts(3, 2, 0, 3), 0) == [AwaitReply(3, 3)]
+    assert session.on_reply(ReplyFacts(3, 3, 3, 6), 0) == [Choose(3, (2, 3))]
+
+
+def test_a_draft_longer_than_the_new_cloud_takes_is_shortened():
+    session = lost_in_a_round()
+    frame = ComputeAndSend(3, 3, (1, 2), Want.ALL, is_verify=True)
+    assert session.on_reopened(num_cached_tokens=3, max_frame_tokens=2) == [frame]
+
+
+def test_a_lost_prompt_goes_on_at_the_first_chunk_without_a_reply():
+    session = make_session()
+    session.start()
+    session.on_sent(1)
+    session.on_reply(ReplyFacts(1, 0, 0, 2), 0)
+    assert session.on_lost() == [Reopen()]
+    # The cloud says it has all three, but the last may be of an earlier generation.
+    again = ComputeAndSend(2, 2, (7,), Want.LAST)
+    assert session.on_reopened(num_cached_tokens=3, max_frame_tokens=16) == [again]
+
+
+def test_nothing_is_lost_while_nothing_is_awaited():
+    with pytest.raises(AssertionError, match="does not wait for the cloud"):
+        make_session().on_lost()
