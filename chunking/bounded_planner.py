@@ -12,9 +12,6 @@ _SLACK_SHARES = ((0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.1, 0.1))
 _UNIFORM_COUNTS = (2, 3, 4, 6, 8, 12, 16)
 """Equal chunks win where two stages are about equally slow."""
 
-_WAKE_S = 0.005
-"""From a reply's arrival to the next chunk's computation, with room for a busy device."""
-
 
 @dataclass(frozen=True, slots=True)
 class BoundedPlanner:
@@ -26,8 +23,7 @@ class BoundedPlanner:
 
     A chunk is capped, for it cannot be overtaken on the uplink and not be revised: at
     `max_chunk_tokens`, and at `max_chunk_s` of uplink unless that were less than the prompt's
-    `max_pieces`-th part. While enough is on the way to keep the uplink busy until the next reply,
-    the planner waits for what that reply says about link and cloud.
+    `max_pieces`-th part. While enough is on the way (`Prefill.can_wait_with`), it waits.
 
     Until the stages were measured, two chunks of `first_tokens` are on the way at a time.
     """
@@ -48,7 +44,7 @@ class BoundedPlanner:
             return min(self.first_tokens, prefill.num_remaining_tokens)
         cap = self._cap_tokens(prefill.num_tokens, times)
         chunk = self.plan(prefill.num_remaining_tokens, times, prefill.backlog, cap)[0]
-        if prefill.num_in_flight and _can_wait(chunk, times, prefill):
+        if prefill.can_wait_with(chunk):
             return WAIT
         return chunk
 
@@ -96,9 +92,3 @@ class BoundedPlanner:
             return self.max_chunk_tokens
         by_time = int(self.max_chunk_s / times.uplink_token_s)
         return max(1, min(self.max_chunk_tokens, max(by_count, by_time)))
-
-
-def _can_wait(chunk: int, times: PipelineTimes, prefill: Prefill) -> bool:
-    """Whether a chunk computed after the next reply still reaches a busy uplink."""
-    spare_s = prefill.backlog.uplink_s - prefill.next_reply_s
-    return spare_s >= 2.0 * times.device.of(chunk) + _WAKE_S

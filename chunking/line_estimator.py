@@ -6,6 +6,7 @@ from chunking.averages import Average
 from chunking.cost import LinearTime
 
 _MAX_TOKENS = 1 << 24
+_MAX_S = 86_400.0
 
 
 class LineEstimator:
@@ -22,7 +23,7 @@ class LineEstimator:
 
     def add(self, num_tokens: int, seconds: float) -> None:
         """Take a measurement; what cannot be one is ignored."""
-        if not 1 <= num_tokens <= _MAX_TOKENS or not 0.0 <= seconds < float("inf"):
+        if not 1 <= num_tokens <= _MAX_TOKENS or not 0.0 <= seconds <= _MAX_S:
             return
         bucket = num_tokens.bit_length()
         if bucket not in self._buckets:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chunking.estimates import Estimates
-from chunking.planner import Prefill
+from chunking.planner import WAIT, Prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,9 @@ class PaperPlanner:
     first_tokens: int = 64
 
     def next_chunk_tokens(self, prefill: Prefill) -> int:
-        """The balanced size, or what is left."""
-        return min(self._balanced_tokens(prefill.estimates), prefill.num_remaining_tokens)
+        """The balanced size, or what is left; `WAIT` while the uplink has enough to do."""
+        num_tokens = min(self._balanced_tokens(prefill.estimates), prefill.num_remaining_tokens)
+        return WAIT if prefill.can_wait_with(num_tokens) else num_tokens
 
     def _balanced_tokens(self, estimates: Estimates) -> int:
         step, bytes_per_s = estimates.cloud_step, estimates.uplink_bytes_per_s

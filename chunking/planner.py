@@ -9,6 +9,9 @@ from chunking.estimates import UNKNOWN, Estimates
 WAIT = 0
 """A planner's answer when the next chunk is better decided after the next reply."""
 
+_WAKE_S = 0.005
+"""From a reply's arrival to the next chunk's computation, with room for a busy device."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
@@ -30,6 +33,17 @@ class Prefill:
         if not 1 <= self.num_remaining_tokens <= self.num_tokens:
             expected = f"expected 1 to {self.num_tokens} remaining tokens"
             raise ValueError(f"{expected}, got {self.num_remaining_tokens}")
+
+    def can_wait_with(self, num_tokens: int) -> bool:
+        """Whether a chunk of so many tokens, computed after the next reply, finds a busy uplink.
+
+        Then nothing is lost by waiting for what that reply tells of link and cloud.
+        """
+        times = self.estimates.times()
+        if times is None or self.num_in_flight == 0:
+            return False
+        spare_s = self.backlog.uplink_s - self.next_reply_s
+        return spare_s >= 2.0 * times.device.of(num_tokens) + _WAKE_S
 
 
 class Planner(Protocol):

@@ -12,8 +12,10 @@ class DeviceConfig:
     `weights` picks the ONNX weights of input and output layers and head: float32 computes what
     the checkpoint says, int8 and int4 are smaller and faster and change answers. `secret` is
     what the cloud expects, `api_key` what HTTP clients must present (`None`: anyone).
-    `chunk_tokens` 0 sends a prompt whole. `max_num_seqs` generations run at once and `max_queue`
-    wait. `draft_weights` picks those of adapter and drafting head, which change no answer.
+    `chunking` says how prompts are cut: by what is measured of link and cloud, by the paper's
+    rule, or into `chunk_tokens`, of which 0 sends a prompt whole. `max_num_seqs` generations run
+    at once and `max_queue` wait. `draft_weights` picks those of adapter and drafting head, which
+    change no answer.
     `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
     `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
     """
@@ -28,6 +30,7 @@ class DeviceConfig:
     drafter: Literal["auto", "adapter", "ngram", "none"] = "auto"
     draft_tokens: int | None = None
     draft_weights: Literal["float32", "int8", "int4"] = "int8"
+    chunking: Literal["adaptive", "paper", "fixed"] = "adaptive"
     chunk_tokens: int = 64
     secret: str | None = None
     cloud_ca: Path | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chunking.state_monitor import StateMonitor
 from device_runtime.acceptance import walk
 from device_runtime.actions import (
     Action,
@@ -36,7 +37,6 @@ from device_runtime.stats import GenerationStats
 from wire.messages import Payload, Reply
 from wire.numbers import pack_rows, unpack_rows
 
-
 # About as long as a draft: a reply that comes meanwhile hardly waits.
 _ROWS_PER_PREPARATION = 32
 
@@ -51,6 +51,7 @@ class Parts:
     sampler: Sampler
     drafting: Drafting
     outage: Outage
+    monitor: StateMonitor
     stats: GenerationStats
     clock: Callable[[], float]
 
@@ -141,9 +142,10 @@ class Driver:
 
     async def _compute_and_send(self, action: ComputeAndSend) -> list[Action]:
         started_s = self._clock()
-        payload = await self._engine.run(lambda engine: self._packed_rows(engine, action))
+        payload, prefill_s = await self._engine.run(lambda eng: self._packed_rows(eng, action))
         computed_s = self._clock()
         num_rows = len(action.token_ids)
+        self._parts.monitor.on_prefill(num_rows, prefill_s)
         place = (action.epoch, action.position, num_rows, action.want)
         await self._stream.send(OutgoingRows(*place, payload, action.is_verify))
         self._stats.input_s += computed_s - started_s
@@ -152,10 +154,12 @@ class Driver:
         self._stats.num_chunks += not action.is_verify
         return self._session.on_sent(self._stream.num_waiting_replies)
 
-    def _packed_rows(self, engine: DeviceEngine, action: ComputeAndSend) -> Payload:
-        """On the engine's thread: shallow rows in the wire's number format."""
+    def _packed_rows(self, engine: DeviceEngine, action: ComputeAndSend) -> tuple[Payload, float]:
+        """On the engine's thread: shallow rows in the wire's number format, and the seconds."""
+        started_s = self._clock()
         rows = engine.input_rows(self._sequence, action.token_ids, action.position)
-        return pack_rows(rows, self._stream.dtype)
+        payload = pack_rows(rows, self._stream.dtype)
+        return payload, self._clock() - started_s
 
     async def _await_reply(self) -> list[Action]:
         started_s = self._clock()
@@ -228,7 +232,9 @@ class Driver:
     async def _draft(self, action: Draft) -> list[Action]:
         started_s = self._clock()
         draft = await self._proposal(action.num_tokens) if action.num_tokens else ()
-        self._stats.draft_s += self._clock() - started_s
+        drafted_s = self._clock() - started_s
+        self._parts.monitor.on_draft(len(draft), drafted_s)
+        self._stats.draft_s += drafted_s
         return self._session.on_draft(draft, started_s)
 
     async def _proposal(self, num_tokens: int) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from chunking.planner import FixedSizePlanner
+from chunking.chooser import ChunkChooser
 from device_runtime.admission import Admission
+from device_runtime.chunk_planning import chunk_chooser
 from device_runtime.config import DeviceConfig
 from device_runtime.drafters import choose_drafting
 from device_runtime.driver import Driver, Parts
@@ -24,6 +25,7 @@ from device_runtime.sampling import Sampler
 from device_runtime.session import Session, SessionLimits, num_new_tokens
 from device_runtime.stats import GenerationStats
 from wire.errors import RemoteProtocolError
+from wire.limits import ITEM_BYTES
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Runtime:
         kept: PrefixCacheLimits | None = None,
     ) -> None:
         self.vocab_size = engine.vocab_size
+        self._hidden_size = engine.hidden_size
         self._feeds_output_layers = engine.num_output_layers > 0
         self._own_context_tokens = engine.max_context_tokens
         if config.max_model_len is not None:
@@ -211,11 +214,33 @@ class Runtime:
         drafting = choose_drafting(
             self._config, self._engine.engine.draft_limits, sampler, request.stop_token_ids
         )
-        planner = FixedSizePlanner(self._config.chunk_tokens or None)
+        planner = self._chunk_chooser(found.place, limits)
+        stats.chunks = planner.choices
         begun = (found.num_cached_tokens, found.place.next_epoch)
         session = Session(request, limits, planner, drafting.length, *begun)
-        parts = Parts(request, session, found.place, sampler, drafting, outage, stats, self._clock)
+        parts = Parts(
+            request,
+            session,
+            found.place,
+            sampler,
+            drafting,
+            outage,
+            self._link.monitor,
+            stats,
+            self._clock,
+        )
         return Driver(parts, self._engine)
+
+    def _chunk_chooser(self, place: Place, limits: SessionLimits) -> ChunkChooser:
+        """Asked before every chunk, with what is known of link and cloud by then."""
+        monitor = self._link.monitor
+        token_bytes = self._hidden_size * ITEM_BYTES[place.stream.dtype]
+        return chunk_chooser(
+            self._config,
+            lambda: monitor.estimates(token_bytes),
+            self._clock,
+            limits.max_frame_tokens,
+        )
 
     def _keep(self, place: Place, driver: Driver, stats: GenerationStats) -> None:
         """Leave a finished generation's caches to the next turn of its conversation."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.service import AccessRules, ModelCard, Service
@@ -60,7 +61,8 @@ async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
         stack.callback(listener.close)
         try:
             bundle = load_bundle(config.bundle, "device")
-            link = Link(_link_config(config, bundle))
+            monitor = StateMonitor(is_robust=config.chunking != "paper")
+            link = Link(_link_config(config, bundle), monitor)
             engine = await asyncio.to_thread(load_engine, config)
             runtime = Runtime(engine, link, config)
             stack.push_async_callback(runtime.close)

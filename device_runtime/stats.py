@@ -1,7 +1,9 @@
 """What one generation did, in numbers; no text, no token ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from chunking.chooser import ChunkChoice
 from device_runtime.generation import FinishReason
 
 
@@ -18,6 +20,9 @@ class GenerationStats:
     its reply that the cloud did not spend on it, None before the first. `first_token_s` counts
     from the call.
 
+    `chunks` are the sizes that the prompt was cut into, each with what was known of link, cloud
+    and device at that moment.
+
     Index i of the position lists is the (i + 1)-th drafted token of a round.
     """
 
@@ -29,6 +34,7 @@ class GenerationStats:
     num_recoveries: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
+    chunks: Sequence[ChunkChoice] = ()
     bytes_up: int = 0
     bytes_down: int = 0
     queue_s: float = 0.0

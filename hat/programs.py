@@ -99,8 +99,11 @@ _DEVICE: Mapping[str, About] = {
     "draft_weights": About(
         "ONNX weights of the adapter and of the head that drafts; they change no answer."
     ),
+    "chunking": About(
+        "How prompts are cut: by measured link and cloud, by the paper's rule, or in equal chunks."
+    ),
     "chunk_tokens": About(
-        "Tokens per chunk of a prompt; 0 sends it whole.",
+        "Tokens per chunk of a prompt with fixed chunking; 0 sends it whole.",
         minimum=0,
         maximum=_MAX_TOKENS,
         tokens=True,

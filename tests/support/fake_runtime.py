@@ -49,6 +49,8 @@ async def bench(
     engine = engine or FakeDeviceEngine()
     await cloud.start()
     link = Link(cloud.config())
+    if "chunk_tokens" in settings:
+        settings.setdefault("chunking", "fixed")
     config = DeviceConfig(bundle=Path("unused"), **settings)
     runtime = Runtime(engine, link, config, kept)
     runtime.start()
