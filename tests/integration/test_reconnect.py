@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.install import install_adapter
 from device_runtime.generation import CloudUnavailableError, GenerationRequest
 from device_runtime.runtime import Runtime
 from tests.support.broken_link import BrokenLink, broken_link
@@ -32,6 +33,7 @@ from tests.support.stack import (
     serve_cloud,
     split_for_serving,
 )
+from tests.support.stored_adapters import ADAPTER, install_early_adapter
 
 Case = tuple[list[int], Greedy]
 MAX_TOKENS = 40
@@ -50,9 +52,12 @@ def stories() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The story model with 0 and 1 output layers on the device."""
+    """The story model with 0 and 1 output layers on the device, and adapters that draft."""
     out = tmp_path_factory.mktemp("stories")
-    return {k: split_for_serving(STORIES, out / f"k{k}", 1, k) for k in (0, 1)}
+    split = {k: split_for_serving(STORIES, out / f"k{k}", 1, k) for k in (0, 1)}
+    install_adapter(split[0], ADAPTER)
+    install_early_adapter(split[1], out / "early")
+    return split
 
 
 async def _check(runtime: Runtime, cases: Sequence[Case]) -> None:
@@ -112,14 +117,19 @@ def _gentle_strikes(link: BrokenLink) -> list[Callable[[], None]]:
     ]
 
 
+@pytest.mark.parametrize("drafter", ["adapter", "ngram"])
 @pytest.mark.parametrize("num_output", [0, 1])
-def test_a_link_that_is_reset_and_cut_at_random_moments_changes_no_id(stories, bundles, num_output):
+def test_a_link_that_is_reset_and_cut_at_random_moments_changes_no_id(
+    stories, bundles, num_output, drafter
+):
+    settings = PATIENT | {"drafter": drafter}
+
     async def run() -> None:
         draws = random.Random(num_output)
         async with (
             serve_cloud(cloud_config(bundles[num_output])) as cloud,
             broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
-            connected_device(bundles[num_output], link.url, PATIENT) as device,
+            connected_device(bundles[num_output], link.url, settings) as device,
         ):
             storm = await _storm(device.runtime, link, stories, draws)
             for _ in range(4):
@@ -140,13 +150,14 @@ async def _run_killed(
     num_runs: int,
     draws: random.Random,
     kinds: Callable[[CloudProcess, BrokenLink], list[Callable[[], None]]],
+    drafter: str = "adapter",
 ) -> int:
     """So many runs against a cloud process; how often it was killed."""
     port = _free_port()
     async with (
         cloud_process(bundle, port) as cloud,
         broken_link(port) as link,
-        connected_device(bundle, link.url, PATIENT) as device,
+        connected_device(bundle, link.url, PATIENT | {"drafter": drafter}) as device,
     ):
         storm = await _storm(device.runtime, link, stories, draws)
         for _ in range(num_runs):
@@ -154,23 +165,26 @@ async def _run_killed(
         return cloud.num_kills
 
 
-@pytest.mark.parametrize("num_output", [0, 1])
-def test_a_cloud_killed_and_restarted_changes_no_id(stories, bundles, num_output):
-    draws = random.Random(10 + num_output)
-    kinds = lambda cloud, _: [cloud.kill_and_restart]  # noqa: E731
-    assert asyncio.run(_run_killed(bundles[num_output], stories, 1, draws, kinds)) >= 1
+def test_a_cloud_killed_and_restarted_changes_no_id(stories, bundles):
+    def kinds(cloud: CloudProcess, _: BrokenLink) -> list[Callable[[], None]]:
+        return [cloud.kill_and_restart]
+
+    draws = random.Random(11)
+    assert asyncio.run(_run_killed(bundles[1], stories, 1, draws, kinds)) >= 1
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("drafter", ["adapter", "ngram"])
 @pytest.mark.parametrize("num_output", [0, 1])
-def test_fifty_runs_with_every_kind_of_failure_are_right(stories, bundles, num_output):
+def test_fifty_runs_with_every_kind_of_failure_are_right(stories, bundles, num_output, drafter):
     draws = random.Random(100 + num_output)
 
     def kinds(cloud: CloudProcess, link: BrokenLink) -> list[Callable[[], None]]:
         return [*_gentle_strikes(link), cloud.kill_and_restart]
 
-    assert asyncio.run(_run_killed(bundles[num_output], stories, 50, draws, kinds)) >= 10
+    run = _run_killed(bundles[num_output], stories, 50, draws, kinds, drafter)
+    assert asyncio.run(run) >= 10
 
 
 def test_a_link_dead_for_longer_than_the_bound_is_told_in_the_stream_and_heals(stories, bundles):
