@@ -74,7 +74,8 @@ def test_continuous_usage_counts_the_tokens_of_rounds_that_decide_several():
 def test_nothing_but_pings_is_sent_before_the_first_token():
     async def test(client, generator):
         body = BODY | {"stream": True}
-        async with client.http.post(client.url + CHAT, json=body) as response:
+        origin = {"Origin": "http://localhost:3000"}
+        async with client.http.post(client.url + CHAT, json=body, headers=origin) as response:
             headers = response.headers
             assert await response.content.readuntil(b"\n\n") == b": ping\n\n"
             generator.gates[0].set()
@@ -84,7 +85,7 @@ def test_nothing_but_pings_is_sent_before_the_first_token():
         assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert headers["Cache-Control"] == "no-cache"
         assert headers["X-Accel-Buffering"] == "no"
-        assert headers["Access-Control-Allow-Origin"] == "*"
+        assert headers["Access-Control-Allow-Origin"] == origin["Origin"]
         assert headers["X-Request-ID"]
 
     generator = story_generator(gates={0: asyncio.Event()})

@@ -176,6 +176,18 @@ class _Terminal:
                 await self._arrived.wait()
         self._seen = self._seen.partition(text)[2]
 
+    async def interrupt_until_exit(self) -> int:
+        """Press Ctrl-C until the process ends, and give its exit code.
+
+        Once need not do: line editing shows its prompt a moment before it listens.
+        """
+        exited = asyncio.ensure_future(self.process.wait())
+        async with asyncio.timeout(DEADLINE_S):
+            while not exited.done():
+                self.process.send_signal(signal.SIGINT)
+                await asyncio.wait([exited], timeout=1.0)
+        return exited.result()
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
@@ -198,8 +210,7 @@ def test_ctrl_c_stops_the_answer_and_at_the_prompt_it_quits() -> None:
             terminal.type("more\n")
             await terminal.wait_for("Again.")
             await terminal.wait_for("> ")
-            terminal.process.send_signal(signal.SIGINT)
-            assert await asyncio.wait_for(terminal.process.wait(), DEADLINE_S) == 0
+            assert await terminal.interrupt_until_exit() == 0
             terminal.close()
         assert [m["content"] for m in endpoint.requests[1]["messages"]] == ["tell", "Once", "more"]
 
