@@ -20,6 +20,8 @@ def test_every_flag_of_every_command_is_in_its_section(name: str) -> None:
     sections = re.split(r"^## ", DOCUMENT.read_text(), flags=re.MULTILINE)
     section = next(text for text in sections if text.startswith(f"`hat {name}`"))
     text = section + sections[0]
-    options = [p for p in hat.commands[name].params if isinstance(p, click.Option)]
+    command = hat.commands[name]
+    commands = command.commands.values() if isinstance(command, click.Group) else [command]
+    options = [p for one in commands for p in one.params if isinstance(p, click.Option)]
     flags = {flag for option in options for flag in option.opts}
     assert {flag for flag in flags if f"`{flag}`" not in text} == set()
