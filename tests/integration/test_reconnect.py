@@ -40,7 +40,11 @@ MAX_TOKENS = 40
 AT_ONCE = 4
 STOP_IDS = frozenset({1, 2})
 CUT_S = 0.2
-PATIENT = {"reconnect_timeout_s": 120.0, "chunk_tokens": 8}
+PATIENT = {"reconnect_timeout_s": 120.0}
+SETTINGS = {
+    "adapter": PATIENT | {"drafter": "adapter", "chunk_tokens": 8},
+    "ngram": PATIENT | {"drafter": "ngram", "chunking": "adaptive"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +126,12 @@ def _gentle_strikes(link: BrokenLink) -> list[Callable[[], None]]:
 def test_a_link_that_is_reset_and_cut_at_random_moments_changes_no_id(
     stories, bundles, num_output, drafter
 ):
-    settings = PATIENT | {"drafter": drafter}
-
     async def run() -> None:
         draws = random.Random(num_output)
         async with (
             serve_cloud(cloud_config(bundles[num_output])) as cloud,
             broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
-            connected_device(bundles[num_output], link.url, settings) as device,
+            connected_device(bundles[num_output], link.url, SETTINGS[drafter]) as device,
         ):
             storm = await _storm(device.runtime, link, stories, draws)
             for _ in range(4):
@@ -157,7 +159,7 @@ async def _run_killed(
     async with (
         cloud_process(bundle, port) as cloud,
         broken_link(port) as link,
-        connected_device(bundle, link.url, PATIENT | {"drafter": drafter}) as device,
+        connected_device(bundle, link.url, SETTINGS[drafter]) as device,
     ):
         storm = await _storm(device.runtime, link, stories, draws)
         for _ in range(num_runs):

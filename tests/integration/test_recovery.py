@@ -2,15 +2,18 @@
 
 import asyncio
 import random
+import socket
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from device_runtime.generation import CloudUnavailableError, SamplingParams
 from device_runtime.noise import PositionNoise
 from device_runtime.outage import MAX_RECOVERIES
+from tests.support.broken_link import broken_link
 from tests.support.event_loop import settle, until
-from tests.support.fake_cloud import FakeCloud, fault
+from tests.support.fake_cloud import IMPATIENT, FakeCloud, fault
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
 from tests.support.fake_runtime import KEEP_SOME, bench, request
 from wire.errors import FaultCode
@@ -146,6 +149,29 @@ def test_a_cloud_gone_for_longer_than_the_bound_ends_the_stream_with_the_reason(
             await until(lambda: it.runtime.ready() is None)
             assert await it.ids(request(PROMPT)) == expected(request(PROMPT))
             await it.freed()
+
+    asyncio.run(run())
+
+
+def test_a_link_that_silently_swallows_everything_is_found_out_and_made_anew():
+    async def run():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        async with broken_link(port) as link:
+            cloud = FakeCloud(port=port, keep_tokens=96)
+            patience = replace(IMPATIENT, heartbeat_s=0.5)
+            cloud.config = partial(cloud.config, url=link.url, patience=patience)
+            async with bench(cloud, reconnect_timeout_s=PATIENT_S) as it:
+                wanted = request(PROMPT, 60)
+                stream = it.runtime.generate(wanted, "test")
+                ids = [token.id for token in (await anext(stream)).tokens]
+                link.cut()
+                reading = asyncio.ensure_future(rest(stream))
+                await until(lambda: it.runtime.ready() is not None)
+                link.reset()
+                link.mend()
+                assert ids + await reading == expected(wanted)
+                await it.freed()
 
     asyncio.run(run())
 

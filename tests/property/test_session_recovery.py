@@ -62,7 +62,7 @@ class LossyWorld(World):
         return self.session.on_reopened(kept, max_frame_tokens)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     request=requests,
     chunk_tokens=st.one_of(st.none(), st.integers(1, 20)),
@@ -107,7 +107,7 @@ def check_frames_between_losses(actions, window):
                 num_in_flight -= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(first=requests, data=st.data())
 def test_a_continued_session_that_is_lost_does_not_believe_what_the_turn_before_left(first, data):
     num_output_layers = data.draw(st.integers(0, 1))

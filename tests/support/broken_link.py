@@ -1,6 +1,7 @@
 """A TCP relay in front of a cloud that fails on cue, in the middle of a frame if need be."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -50,7 +51,8 @@ class BrokenLink:
         """Reset every connection; new ones are passed on."""
         for writer in list(self._writers):
             sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            with contextlib.suppress(OSError):  # closed already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             writer.transport.abort()
 
     def cut(self) -> None:
