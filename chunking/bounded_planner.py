@@ -31,7 +31,7 @@ class BoundedPlanner:
     slack: float = 0.015
     max_chunk_tokens: int = 512
     max_chunk_s: float = 0.25
-    max_pieces: int = 6
+    max_pieces: int = 8
     first_tokens: int = 64
     max_unmeasured_in_flight: int = 2
 
