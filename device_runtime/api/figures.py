@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from chunking.cost import LinearTime
+from chunking.estimates import Estimates
 from device_runtime.stats import GenerationStats
 
 
@@ -31,17 +33,36 @@ class PhaseSeconds(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
+class KnownState(msgspec.Struct, frozen=True, kw_only=True):
+    """What was known of device, link and cloud when a chunk was chosen; None: not measured yet.
+
+    A step of n tokens was expected to take `cloud_step_s[0] + n * cloud_step_s[1]`, the device's
+    part of a chunk the same with `prefill_s`.
+    """
+
+    uplink_bytes_per_s: float | None
+    downlink_bytes_per_s: float | None
+    delay_s: float | None
+    cloud_queue_s: float | None
+    cloud_step_s: tuple[float, float] | None
+    prefill_s: tuple[float, float] | None
+    draft_token_s: float | None
+
+
 class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The `hat` field of an answer: sums over its choices.
 
     `rounds` are verifications of drafts, an empty draft included. Entry i of the lists is about
     the (i + 1)-th drafted token of a round. `link_delay_s` is the least time that a reply took
     beyond what the cloud spent on it, there and back; None without one. `first_token_s` counts
-    from the request's way into the runtime; it is that of the quickest choice.
+    from the request's way into the runtime; it is that of the quickest choice. `chunk_tokens` are
+    the sizes of the chunks, choice after choice, and `known` is from the last of them.
     """
 
     rounds: int
     chunks: int
+    chunk_tokens: list[int]
+    known: KnownState | None
     reused_prompt_tokens: int
     drafted_tokens: int
     accepted_tokens: int
@@ -80,10 +101,13 @@ def phases_of(stats: GenerationStats) -> PhaseSeconds:
 def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
     """The figures of a request from those of its choices, at least one, all ended."""
     delays = [stats.link_delay_s for stats in choices if stats.link_delay_s is not None]
+    chunks = [chunk for stats in choices for chunk in stats.chunks]
     firsts = [stats.first_token_s for stats in choices if stats.first_token_s is not None]
     return HatFigures(
         rounds=sum(stats.num_rounds for stats in choices),
         chunks=sum(stats.num_chunks for stats in choices),
+        chunk_tokens=[chunk.num_tokens for chunk in chunks],
+        known=_known(chunks[-1].estimates) if chunks else None,
         reused_prompt_tokens=sum(stats.num_reused_tokens for stats in choices),
         drafted_tokens=sum(stats.num_drafted_tokens for stats in choices),
         accepted_tokens=sum(stats.num_accepted_tokens for stats in choices),
@@ -106,6 +130,22 @@ def timing_headers(figures: HatFigures) -> dict[str, str]:
     seconds = msgspec.structs.asdict(figures.seconds)
     timing = ", ".join(f"{name};dur={1000 * value:.3f}" for name, value in seconds.items())
     return {"X-Hat-Rounds": str(figures.rounds), "Server-Timing": timing}
+
+
+def _known(estimates: Estimates) -> KnownState:
+    return KnownState(
+        uplink_bytes_per_s=_rounded(estimates.uplink_bytes_per_s),
+        downlink_bytes_per_s=_rounded(estimates.downlink_bytes_per_s),
+        delay_s=_rounded(estimates.delay_s),
+        cloud_queue_s=_rounded(estimates.cloud_queue_s),
+        cloud_step_s=_line(estimates.cloud_step),
+        prefill_s=_line(estimates.prefill),
+        draft_token_s=_rounded(estimates.draft_token_s),
+    )
+
+
+def _line(time: LinearTime | None) -> tuple[float, float] | None:
+    return None if time is None else (round(time.fixed_s, 9), round(time.token_s, 9))
 
 
 def _seconds(choices: Sequence[PhaseSeconds]) -> PhaseSeconds:

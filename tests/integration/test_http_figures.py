@@ -159,6 +159,10 @@ def test_a_real_request_counts_its_rounds_bytes_and_times(bundles):
     assert figures["bytes_up"] > row_bytes * (answer.usage.prompt_tokens + figures["rounds"])
     assert figures["bytes_down"] > row_bytes * figures["rounds"]
     assert figures["link_delay_s"] > 0
+    sent_tokens = answer.usage.prompt_tokens - figures["reused_prompt_tokens"]
+    assert sum(figures["chunk_tokens"]) == sent_tokens
+    assert len(figures["chunk_tokens"]) == figures["chunks"]
+    assert figures["known"]["delay_s"] >= 0
     assert figures["first_token_s"] < figures["seconds"]["total"]
     parts = [seconds for name, seconds in figures["seconds"].items() if name != "total"]
     assert sum(parts) == pytest.approx(figures["seconds"]["total"], abs=1e-4)
