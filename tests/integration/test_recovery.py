@@ -27,10 +27,18 @@ def expected(wanted, num_output_layers=0):
     return plain_text(wanted, PositionNoise(wanted.sampling.seed), num_output_layers)
 
 
-def sometimes(seed, share):
-    """Vanishes at a seeded share of the frames."""
-    draws = random.Random(seed)
-    return lambda _: draws.choice(["unseen", "unanswered"]) if draws.random() < share else None
+def sometimes(seed):
+    """Vanishes at a seeded share of the frames, as often in a row as a generation bears."""
+    draws, num_left = random.Random(seed), MAX_RECOVERIES
+
+    def vanishing(_):
+        nonlocal num_left
+        if num_left == 0 or draws.random() > 0.1:
+            return None
+        num_left -= 1
+        return draws.choice(["unseen", "unanswered"])
+
+    return vanishing
 
 
 @pytest.mark.parametrize("num_output_layers", [0, 2])
@@ -40,7 +48,7 @@ def test_streams_go_on_with_the_same_ids_however_often_the_cloud_is_lost(
     seed, keep_tokens, num_output_layers
 ):
     async def run():
-        cloud = FakeCloud(vanish_on=sometimes(seed, 0.05), keep_tokens=keep_tokens)
+        cloud = FakeCloud(vanish_on=sometimes(seed), keep_tokens=keep_tokens)
         engine = FakeDeviceEngine(num_output_layers)
         async with bench(cloud, engine, chunk_tokens=6, reconnect_timeout_s=PATIENT_S) as it:
             requests = [
