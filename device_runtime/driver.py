@@ -68,7 +68,9 @@ class Driver:
         self._clock = parts.clock
         self._reply: Reply | None = None
         self._failure: CloudUnavailableError | None = None
+        self._most_cached_tokens = 0
         self._num_valid_tokens = 0
+        self._sent = (0, 0)
         self._sent_s = 0.0
 
     @property
@@ -116,6 +118,10 @@ class Driver:
         assert self._failure is not None, "a failure comes before the recovery"
         started_s = self._clock()
         reopened = await self._parts.outage.over(self._failure, self._parts.place.reopen)
+        if reopened.num_cached_tokens > self._most_cached_tokens:
+            # A long replay over a bad link gets there in the end.
+            self._most_cached_tokens = reopened.num_cached_tokens
+            self._parts.outage.advanced()
         self._stats.num_recoveries += 1
         self._stats.recovery_s += self._clock() - started_s
         return self._session.on_reopened(reopened.num_cached_tokens, reopened.max_frame_tokens)
@@ -149,7 +155,7 @@ class Driver:
         place = (action.epoch, action.position, num_rows, action.want)
         await self._stream.send(OutgoingRows(*place, payload, action.is_verify))
         self._stats.input_s += computed_s - started_s
-        self._sent_s = self._clock()
+        self._sent, self._sent_s = (action.epoch, action.position), self._clock()
         self._stats.send_s += self._sent_s - computed_s
         self._stats.num_chunks += not action.is_verify
         return self._session.on_sent(self._stream.num_waiting_replies)
@@ -170,7 +176,8 @@ class Driver:
         self._stats.wait_s += now - started_s
         self._stats.cloud_queue_s += reply.queue_s
         self._stats.cloud_compute_s += reply.compute_s
-        if self._stats.num_output_tokens > 0:
+        is_of_last = (reply.epoch, reply.position) == self._sent
+        if self._stats.num_output_tokens > 0 and is_of_last:
             # Chunks overlap; of a draft the reply is awaited from the moment it is sent.
             self._stats.add_link_delay(now - self._sent_s - reply.queue_s - reply.compute_s)
         self._reply = reply
