@@ -11,7 +11,7 @@ from device_runtime.link_session import LinkLostError, SessionRefusedError
 from device_runtime.refusals import heals_by_replay, retry_delay_s
 
 MAX_RECOVERIES = 8
-"""In a row without one token decided. What breaks its cloud each time it runs must end."""
+"""In a row without any progress. What breaks its cloud each time it runs must end."""
 
 _MIN_RETRY_S, _MAX_RETRY_S = 0.25, 5.0
 
@@ -36,7 +36,7 @@ class Outage:
         self._deadline_s = None
 
     def advanced(self) -> None:
-        """Tokens were decided, so it is not this generation that breaks its cloud."""
+        """Tokens were decided, or more is cached than ever: this generation gets on."""
         self._num_recoveries = 0
 
     async def over(self, failure: CloudUnavailableError, attempt: Callable[[], Awaitable[T]]) -> T:
