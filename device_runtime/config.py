@@ -30,6 +30,7 @@ class DeviceConfig:
     drafter: Literal["auto", "adapter", "ngram", "none"] = "auto"
     draft_tokens: int | None = None
     draft_weights: Literal["float32", "int8", "int4"] = "int8"
+    draft_ahead: Literal["auto", "off"] = "auto"
     chunking: Literal["adaptive", "paper", "fixed"] = "adaptive"
     chunk_tokens: int = 64
     secret: str | None = None

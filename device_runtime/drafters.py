@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from device_runtime.adapter_drafter import AdapterDrafter
+from device_runtime.ahead import AheadSwitch
 from device_runtime.config import DeviceConfig
 from device_runtime.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
 from device_runtime.drafting import Drafter, NgramDrafter, NoDrafter
@@ -19,6 +20,8 @@ class Drafting:
     drafter: Drafter
     length: DraftLength
     adapter: AdapterDrafter | None = None
+    ahead: AheadSwitch | None = None
+    """None: never drafts ahead."""
 
 
 def choose_drafting(
@@ -35,6 +38,7 @@ def choose_drafting(
         if config.draft_tokens is not None:
             most = min(most, config.draft_tokens)
         adapter = AdapterDrafter(sampler, stop_token_ids)
-        return Drafting(NoDrafter(), GoodputDraftLength(most), adapter)
+        ahead = AheadSwitch() if config.draft_ahead == "auto" else None
+        return Drafting(NoDrafter(), GoodputDraftLength(most), adapter, ahead)
     most = _NGRAM_TOKENS if config.draft_tokens is None else config.draft_tokens
     return Drafting(NgramDrafter(), GoodputDraftLength(most))

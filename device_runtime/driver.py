@@ -72,6 +72,9 @@ class Driver:
         self._num_valid_tokens = 0
         self._sent = (0, 0)
         self._sent_s = 0.0
+        self._verifying: ComputeAndSend | None = None
+        self._is_ahead = False
+        self._decided_s: float | None = None
 
     @property
     def valid_text(self) -> Sequence[int]:
@@ -151,6 +154,7 @@ class Driver:
         payload, prefill_s = await self._engine.run(lambda eng: self._packed_rows(eng, action))
         computed_s = self._clock()
         num_rows = len(action.token_ids)
+        self._verifying = action if action.is_verify else None
         self._parts.monitor.on_prefill(num_rows, prefill_s)
         place = (action.epoch, action.position, num_rows, action.want)
         await self._stream.send(OutgoingRows(*place, payload, action.is_verify))
@@ -185,16 +189,24 @@ class Driver:
         return self._session.on_reply(facts, self._stream.num_waiting_replies)
 
     async def _use_the_wait(self) -> None:
-        """Until the reply comes, bring the adapter up to what was sent."""
-        if self._parts.drafting.adapter is None:
+        """Until the reply comes, bring the adapter up to what was sent, then draft on behind it."""
+        if (adapter := self._parts.drafting.adapter) is None:
             return
 
         def prepare(engine: DeviceEngine) -> bool:
             return engine.prepare_draft(self._sequence, _ROWS_PER_PREPARATION)
 
+        if await self._until_reply(prepare) or not self._is_ahead or self._verifying is None:
+            return
+        adapter.begin_ahead(self._verifying.token_ids, self._verifying.position)
+        await self._until_reply(lambda engine: adapter.work_ahead(engine, self._sequence))
+
+    async def _until_reply(self, work: Callable[[DeviceEngine], bool]) -> bool:
+        """Do work piece by piece; whether some was left when the reply came."""
         while self._stream.is_live and not self._stream.num_waiting_replies:
-            if not await self._engine.run(prepare):
-                return
+            if not await self._engine.run(work):
+                return False
+        return True
 
     async def _feed_output(self, action: FeedOutput) -> None:
         started_s = self._clock()
@@ -207,12 +219,25 @@ class Driver:
         now = self._clock()
         self._stats.output_s += now - started_s
         self._parts.outage.advanced()
+        self._learn_ahead(len(tokens), now)
         actions = self._session.on_chosen(tokens, now)
         if self._stats.num_output_tokens > 0:
             # The first token comes from the prompt, all others from a verification.
             self._stats.add_round(len(action.draft), self._session.num_accepted)
         self._stats.num_output_tokens += len(tokens)
         return actions
+
+    def _learn_ahead(self, num_tokens: int, now: float) -> None:
+        """Tell the switch what the round brought, and ask it about the next."""
+        drafting, switch = self._parts.drafting, self._parts.drafting.ahead
+        if drafting.adapter is None or switch is None:
+            return
+        if self._decided_s is not None:
+            switch.on_round(self._is_ahead, num_tokens, now - self._decided_s)
+        self._decided_s = now
+        self._is_ahead = switch.is_on()
+        self._stats.num_ahead_tokens = drafting.adapter.num_ahead_tokens
+        self._stats.num_ahead_kept_tokens = drafting.adapter.num_kept_tokens
 
     def _decide(self, engine: DeviceEngine, action: Choose) -> list[Token]:
         """On the engine's thread: walk the draft along the target's choices, and remember them."""
@@ -226,6 +251,8 @@ class Driver:
 
         token_ids = walk(action.draft, choose, self._parts.request.stop_token_ids)
         self._parts.drafting.drafter.extend(token_ids)
+        if (adapter := self._parts.drafting.adapter) is not None:
+            adapter.decided(token_ids)
         return decided
 
     def _logits(self, engine: DeviceEngine, position: int, num_logits: int) -> Rows:

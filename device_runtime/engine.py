@@ -31,7 +31,8 @@ class DraftRequest:
     """A draft of at most `num_tokens` tokens behind `token_ids`, which begin at `position`.
 
     `choose` picks a token from logits `[V]`, given what was drafted before it in this request;
-    None ends the draft, and so does a stop token, which is its last.
+    None ends the draft, and so does a stop token, which is its last. `min_probability` stands in
+    the place of the engine's own stop threshold.
     """
 
     token_ids: Sequence[int]
@@ -39,6 +40,7 @@ class DraftRequest:
     num_tokens: int
     choose: Callable[[Rows, Sequence[int]], int | None]
     stop_token_ids: frozenset[int] = frozenset()
+    min_probability: float | None = None
 
 
 class DeviceEngine(Protocol):

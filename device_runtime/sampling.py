@@ -66,6 +66,20 @@ class Sampler:
         draws = self._noise(position, field.token_ids)
         return int(field.token_ids[(draws / field.weights).argmin()])
 
+    def choices(self, logits: Rows, num_tokens: int, draft: Sequence[int] = ()) -> list[int]:
+        """The token `choose` takes and those it would take without it, in order; fewer if few can.
+
+        Raises:
+            LogitsError: as `choose`.
+        """
+        if self._params.temperature == 0.0:
+            processed = self._processed(logits, draft)
+            return [int(token) for token in np.argsort(-processed, kind="stable")[:num_tokens]]
+        field = self.distribution(logits, draft)
+        position = self._num_prompt_tokens + self._num_output_tokens + len(draft)
+        order = (self._noise(position, field.token_ids) / field.weights).argsort(kind="stable")
+        return [int(token) for token in field.token_ids[order[:num_tokens]]]
+
     def distribution(self, logits: Rows, draft: Sequence[int] = ()) -> Candidates:
         """What `choose` samples from at a temperature above 0; arguments and errors as there."""
         processed = self._processed(logits, draft)

@@ -23,6 +23,9 @@ class GenerationStats:
     `chunks` are the sizes that the prompt was cut into, each with what was known of link, cloud
     and device at that moment.
 
+    `num_ahead_tokens` were drafted while a verification was under way, and of these
+    `num_ahead_kept_tokens` were sent with the draft after it.
+
     Index i of the position lists is the (i + 1)-th drafted token of a round.
     """
 
@@ -32,6 +35,8 @@ class GenerationStats:
     num_chunks: int = 0
     num_rounds: int = 0
     num_recoveries: int = 0
+    num_ahead_tokens: int = 0
+    num_ahead_kept_tokens: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
     chunks: Sequence[ChunkChoice] = ()

@@ -138,11 +138,14 @@ class SubmodelEngine:
             raise ValueError("expected an engine with an adapter to draft")
         drafted: list[int] = []
         new, position = request.token_ids, request.position
+        threshold = request.min_probability
+        if threshold is None:
+            threshold = draft_model.limits.stop_threshold
         while len(drafted) < request.num_tokens:
             if position + len(new) > self.max_context_tokens:
                 break
             logits = draft_model.head(self._estimates(state, new, position)[-1:])[0]
-            if top_probability(logits) < draft_model.limits.stop_threshold:
+            if top_probability(logits) < threshold:
                 break
             token = request.choose(logits, drafted)
             if token is None:

@@ -99,6 +99,9 @@ _DEVICE: Mapping[str, About] = {
     "draft_weights": About(
         "ONNX weights of the adapter and of the head that drafts; they change no answer."
     ),
+    "draft_ahead": About(
+        "Whether the adapter drafts on while the cloud verifies; auto: while that is seen to pay."
+    ),
     "chunking": About(
         "How prompts are cut: by measured link and cloud, by the paper's rule, or in equal chunks."
     ),

@@ -38,8 +38,8 @@ AT_ONCE = 8
 SHARE = 12
 STOP_IDS = frozenset({1, 2})
 ENGINES = (("onnx", "float32"), ("onnx", "int8"), ("onnx", "int4"), ("torch", "float32"))
-CHUNKS = (7, 64)
-SETTINGS = tuple(itertools.product(ENGINES, CHUNKS))
+AHEAD = ("off", "auto")
+SETTINGS = tuple(itertools.product(ENGINES, AHEAD))
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,12 @@ def test_stories_are_the_unsplit_models_in_every_setting(
     async def run() -> int:
         ties = 0
         async with serve_cloud(cloud_config(bundles)) as cloud:
-            for index, ((engine, weights), chunk_tokens) in enumerate(SETTINGS):
+            for index, ((engine, weights), draft_ahead) in enumerate(SETTINGS):
                 settings = {
                     "drafter": "adapter",
                     "engine": engine,
                     "draft_weights": weights,
-                    "chunk_tokens": chunk_tokens,
+                    "draft_ahead": draft_ahead,
                 }
                 share = stories[index * SHARE : (index + 1) * SHARE]
                 async with connected_device(bundles, cloud.url, settings) as device:
