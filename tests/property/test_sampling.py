@@ -93,6 +93,15 @@ def test_a_choice_is_always_one_of_the_candidates_and_leaves_the_logits_alone(va
     np.testing.assert_array_equal(row, as_row(values))
 
 
+@given(values=rows, request=requests, num=st.integers(1, VOCAB_SIZE))
+def test_choices_are_different_candidates_and_the_first_is_the_one_chosen(values, request, num):
+    row = as_row(values)
+    sampler = sampler_after(request, ())
+    choices = sampler.choices(row, num)
+    assert choices[0] == sampler.choose(row)
+    assert len(set(choices)) == len(choices) <= num
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), top_p=st.sampled_from([0.05, 0.5, 0.9, 0.999]))
 def test_the_nucleus_of_a_large_vocabulary_is_the_shortest_run_that_holds_the_mass(seed, top_p):
