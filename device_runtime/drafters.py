@@ -1,6 +1,7 @@
 """Which drafter a generation gets, and who says how long its drafts are."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from device_runtime.adapter_drafter import AdapterDrafter
 from device_runtime.ahead import AheadSwitch
@@ -24,16 +25,26 @@ class Drafting:
     """None: never drafts ahead."""
 
 
+def drafter_name(
+    config: DeviceConfig, limits: DraftLimits | None
+) -> Literal["none", "adapter", "ngram"]:
+    """As configured; `auto` takes the adapter if the engine has one, else prompt lookup."""
+    if config.drafter == "none":
+        return "none"
+    return "adapter" if config.drafter != "ngram" and limits is not None else "ngram"
+
+
 def choose_drafting(
     config: DeviceConfig,
     limits: DraftLimits | None,
     sampler: Sampler,
     stop_token_ids: frozenset[int],
 ) -> Drafting:
-    """As configured; `auto` takes the adapter if the engine has one, else prompt lookup."""
-    if config.drafter == "none":
+    """The drafter that `drafter_name` names, for one generation."""
+    name = drafter_name(config, limits)
+    if name == "none":
         return Drafting(NoDrafter(), FixedDraftLength(0))
-    if config.drafter != "ngram" and limits is not None:
+    if name == "adapter" and limits is not None:
         most = limits.max_tokens
         if config.draft_tokens is not None:
             most = min(most, config.draft_tokens)

@@ -79,7 +79,7 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
     return "\n".join(
         [
             f"model     {server.service.model.id}: {layers}, {context}",
-            f"engine    {config.engine}{weights}",
+            f"engine    {config.engine}{weights}; drafter {server.runtime.drafter}",
             f"cloud     {config.cloud}: {cloud}",
             f"endpoint  {server.url}/v1",
             f"try       {_curl(config, server)}",

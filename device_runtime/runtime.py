@@ -10,7 +10,7 @@ from chunking.chooser import ChunkChooser
 from device_runtime.admission import Admission
 from device_runtime.chunk_planning import chunk_chooser
 from device_runtime.config import DeviceConfig
-from device_runtime.drafters import choose_drafting
+from device_runtime.drafters import choose_drafting, drafter_name
 from device_runtime.driver import Driver, Parts
 from device_runtime.engine import DeviceEngine
 from device_runtime.engine_thread import EngineThread
@@ -96,6 +96,11 @@ class Runtime:
         if limits is None:
             return self._own_context_tokens
         return min(self._own_context_tokens, limits.max_context_tokens)
+
+    @property
+    def drafter(self) -> str:
+        """What drafts here: `adapter`, `ngram` or `none`."""
+        return drafter_name(self._config, self._engine.engine.draft_limits)
 
     def start(self) -> None:
         """Begin to connect; needs a running loop."""
