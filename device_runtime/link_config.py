@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from wire.handshake import MIN_VERSION, VERSION
+from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.messages import Dtype, Hello
 from wire.numbers import SUPPORTED_CODECS
-
-LINK_PATH = "/v1/link"
 
 
 class LinkConfigError(ValueError):

@@ -10,13 +10,13 @@ from aiohttp import web
 
 from device_runtime.generation import CloudUnavailableError
 from device_runtime.link import Link
-from device_runtime.link_config import LINK_PATH
 from device_runtime.link_session import OutgoingRows, SessionRefusedError
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import IMPATIENT, SECRET, FakeCloud, fault, running
 from tests.support.fake_model import shallow_rows
 from wire.codec import REPLY, STATES, encode
 from wire.errors import FaultCode
+from wire.handshake import LINK_PATH
 from wire.messages import Dtype, Opened, SessionId, Want
 from wire.numbers import pack_rows, unpack_rows
 

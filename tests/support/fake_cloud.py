@@ -15,12 +15,12 @@ import numpy as np
 from aiohttp import WSMsgType, web
 
 from device_runtime.link import Link
-from device_runtime.link_config import LINK_PATH, LinkConfig, ModelIdentity, Patience
+from device_runtime.link_config import LinkConfig, ModelIdentity, Patience
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
 from wire.codec import decode, encode
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.handshake import CloudTerms, answer_hello
+from wire.handshake import LINK_PATH, CloudTerms, answer_hello
 from wire.limits import RowLimits
 from wire.messages import (
     NO_SESSION,
