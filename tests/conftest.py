@@ -3,11 +3,16 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch is imported anywhere: spinning threads of several engines on two cores turn
 # milliseconds into seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A property is about values; how long a loaded machine takes to draw or check them is not.
+settings.register_profile("hat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hat")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
