@@ -25,7 +25,7 @@ from tests.support.reference import STORIES
 ADAPTER = STORIES.parent / "stories260k-adapter"
 """The adapter that comes with the story model."""
 
-_FIGURES = TrainingFigures(
+FIGURES = TrainingFigures(
     steps=1,
     corpus_tokens=2,
     passes=0.5,
@@ -36,6 +36,7 @@ _FIGURES = TrainingFigures(
     stopped_tokens_per_round=1.2,
     cost=DraftCost(),
 )
+"""What a training might have said of itself."""
 
 
 def random_network(manifest: Manifest, kind: Kind, closing_norm: bool) -> AdapterNetwork:
@@ -87,7 +88,7 @@ def _store(folder: Path, manifest: Manifest, network: AdapterNetwork, kind: Kind
         num_output_layers=manifest.num_output_layers,
         stop_threshold=0.0,
         max_draft_tokens=6,
-        training=_FIGURES,
+        training=FIGURES,
         weights=write_weights(folder, network_tensors(network)),
     )
     write_card(folder, card)

@@ -13,9 +13,7 @@ from adapters.storage import (
     WEIGHTS_FILE,
     AdapterCard,
     AdapterError,
-    DraftCost,
     Kind,
-    TrainingFigures,
     adapter_shape,
     load_adapter,
     write_card,
@@ -27,18 +25,7 @@ from submodels.onnx_builder import GraphBuilder
 from submodels.onnx_files import Graph
 from submodels.onnx_layers import add_decoder_stack
 from tests.support.adapter_models import make_bundles
-
-FIGURES = TrainingFigures(
-    steps=1,
-    corpus_tokens=2,
-    passes=0.5,
-    loss=1.0,
-    training_s=0.1,
-    seed=0,
-    tokens_per_round=1.5,
-    stopped_tokens_per_round=1.2,
-    cost=DraftCost(),
-)
+from tests.support.stored_adapters import FIGURES
 
 
 @pytest.fixture
