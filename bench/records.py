@@ -1,0 +1,172 @@
+"""What a run leaves behind: every request's times and counts, and what they were measured on.
+
+Live runs and simulations write the same records, so that one report can set them side by side.
+A file holds one `Run` as JSON. No text and no token ids: an answer is known by its hash.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+FORMAT = 1
+
+
+class RunFileError(Exception):
+    """A file is not a run of this format; the message has its name and what is wrong."""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """Where numbers come from. `command` can be typed again; `started` is UTC, ISO 8601.
+
+    A simulation's receipt has no `started` and no `load_average`: the same seed gives the same
+    bytes.
+    """
+
+    commit: str
+    command: list[str]
+    seed: int
+    hardware: str
+    num_cores: int
+    versions: dict[str, str]
+    started: str | None = None
+    load_average: float | None = None
+
+
+class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`has_real_weights` False means: seeded random numbers, no acceptance is to be read off."""
+
+    name: str
+    fingerprint: str
+    num_layers: int
+    num_input_layers: int
+    num_output_layers: int
+    hidden_size: int
+    dtype: str
+    has_real_weights: bool
+
+
+class LinkRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A link as asked for, and as measured between the same two ends just before the run.
+
+    `kind` says what shaped it: netem, tap (userspace relay between network namespaces), tcp
+    (unprivileged relay, which hides TCP's own dynamics), loopback, or simulated. Rates None:
+    not limited. `trace` names a recorded trace, which then sets the rates.
+    """
+
+    kind: str
+    uplink_bytes_per_s: float | None = None
+    downlink_bytes_per_s: float | None = None
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    loss: float = 0.0
+    trace: str | None = None
+    measured_rtt_s: dict[str, float] | None = None
+    measured_uplink_bytes_per_s: float | None = None
+    measured_downlink_bytes_per_s: float | None = None
+
+
+class WorkloadRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which prompts came when. `arrivals`: closed (each device asks when its last answer is there),
+    poisson, or a trace's name; `requests_per_s` is over all devices."""
+
+    name: str
+    arrivals: str
+    num_devices: int
+    num_requests: int
+    max_output_tokens: int
+    temperature: float
+    requests_per_s: float | None = None
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """One bar of a request's timeline, in seconds from the request's arrival.
+
+    `lane` is device, uplink, cloud or downlink; `what` is prefill, draft, verify or ahead.
+    """
+
+    lane: str
+    what: str
+    start_s: float
+    end_s: float
+    num_tokens: int
+
+
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. Times in seconds; `arrival_s` from the run's start, the rest from the arrival.
+
+    `emissions` are `[time, tokens]` of each piece of the answer as the client got it. `seconds` is
+    where the time went (`hat` field of the answer, summed by phase) for arms that tell.
+    `spans` only for the few requests whose timeline is kept. `error` is a code, None if it ended.
+    """
+
+    number: int
+    device: int
+    prompt_tokens: int
+    arrival_s: float
+    emissions: list[tuple[float, int]]
+    output_sha256: str
+    rounds: int = 0
+    drafted_by_position: list[int] = []
+    accepted_by_position: list[int] = []
+    bytes_up: int = 0
+    bytes_down: int = 0
+    chunk_tokens: list[int] = []
+    seconds: dict[str, float] = {}
+    spans: list[Span] = []
+    error: str | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of the answer."""
+        return sum(count for _, count in self.emissions)
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm at one setting. `cloud_step_s` are the engine's steps, in their order.
+
+    Arms of a run that share `setting` differ in nothing but the method. `repeat` counts the
+    interleaved passes.
+    """
+
+    arm: str
+    setting: str
+    repeat: int
+    model: ModelRecord
+    link: LinkRecord
+    workload: WorkloadRecord
+    requests: list[RequestRecord]
+    cloud_step_s: list[float] = []
+    num_replicas: int = 1
+    notes: list[str] = []
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """All cells of one command. `kind` is live or sim."""
+
+    kind: str
+    receipt: Receipt
+    cells: list[Cell]
+    format: int = FORMAT
+
+
+def write_run(path: Path, run: Run) -> None:
+    """Write a run; the same run gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
+
+
+def read_run(path: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        RunFileError: it cannot be read, or is not a run of this format.
+    """
+    try:
+        run = msgspec.json.decode(path.read_bytes(), type=Run)
+    except OSError as error:
+        raise RunFileError(f"{path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise RunFileError(f"{path}: expected a run of `hat bench`: {error}") from error
+    if run.format != FORMAT:
+        raise RunFileError(f"{path}: expected format {FORMAT}, got {run.format}")
+    return run
