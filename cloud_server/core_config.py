@@ -10,10 +10,11 @@ from wire.messages import Dtype
 class CoreConfig:
     """What the core must know of model, engine and operator.
 
-    `credential` empty lets every device in. `credit_window_tokens` bounds the rows a connection
-    may have outstanding, and is at least twice `max_frame_tokens`. A frame that wants rows back
-    and has at most `verify_tokens` counts as a verification and goes first. With `target_step_s`
-    the step budget shrinks until a step is expected to take no longer.
+    Reservations of KV positions take whole blocks of `block_tokens`. `credential` empty lets every
+    device in. `credit_window_tokens` bounds the rows a connection may have outstanding, and is at
+    least twice `max_frame_tokens`. A frame that wants rows back and has at most `verify_tokens`
+    counts as a verification and goes first. With `target_step_s` the step budget shrinks until a
+    step is expected to take no longer.
 
     Raises:
         ValueError: values that do not fit together.
@@ -26,6 +27,7 @@ class CoreConfig:
     dtype: Dtype
     capacity_tokens: int
     max_context_tokens: int
+    block_tokens: int = 1
     credential: bytes = b""
     max_sessions: int = 256
     max_connections: int = 256
@@ -43,6 +45,7 @@ class CoreConfig:
             got = len(self.fingerprint)
             raise ValueError(f"expected a fingerprint of {FINGERPRINT_BYTES} bytes, got {got}")
         self._check_least("max_context_tokens", 1)
+        self._check_least("block_tokens", 1)
         self._check_least("max_sessions", 1)
         self._check_least("max_connections", 1)
         self._check_least("max_frame_tokens", 1)
