@@ -4,7 +4,7 @@ import click
 
 from bench.link.measure import MeasuredLink, measure_link
 from bench.link.opening import open_link
-from bench.link.shaped_link import LinkError, LinkKind
+from bench.link.shaped_link import LinkError, LinkKind, RelayFigures
 from bench.link.spec import LinkSpecError, link_text, parse_link_spec
 from bench.link.traces import trace_names
 
@@ -23,6 +23,8 @@ def main(link: str, kind: str | None, seed: int) -> None:
             click.echo(f"asked     {link_text(spec)}")
             click.echo(f"kind      {opened.kind}")
             click.echo(_lines(measure_link(opened)))
+            if (figures := opened.figures()) is not None:
+                click.echo(_relay_line(figures))
     except (LinkError, LinkSpecError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -34,6 +36,14 @@ def _lines(measured: MeasuredLink) -> str:
     lines += [f"{name:9} {rate * 8 / 1e6:.2f} Mbit/s" for name, rate in rates]
     lines.append(f"TCP       {measured.congestion_control}")
     return "\n".join(lines)
+
+
+def _relay_line(figures: RelayFigures) -> str:
+    late = f"{figures.mean_late_s * 1e3:.3f} ms late on average, {figures.worst_late_s * 1e3:.2f}"
+    return (
+        f"relay     {figures.num_carried} frames, {figures.num_dropped} dropped, {late} at worst, "
+        f"{figures.cpu_s:.2f} s of processor time"
+    )
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ def measure(host: str, port: int, duration_s: float) -> dict[str, object]:
 
 def _round_trips_s(connection: socket.socket, duration_s: float) -> list[float]:
     """Send a small message at an even pace, whatever has come back, and time each."""
+    connection.sendall(bytes(_ECHO_BYTES))
+    _exactly(connection, _ECHO_BYTES)  # the first one may still wait for the connection itself
     begin_s = time.perf_counter()
     rtts_s: list[float] = []
     came = b""

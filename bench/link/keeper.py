@@ -1,8 +1,9 @@
 """The process behind links in namespaces: relays their packets, and cleans up after them.
 
 Started by `opening.py` with its orders as one line of JSON on standard input, which then stays
-open. Once it closes, because the links are closed or their owner died in whatever way, the keeper
-removes the namespaces and ends. It is in a session of its own, so Ctrl-C does not end it first.
+open. Each further line asks for the figures until now. Once it closes, because the links are closed
+or their owner died in whatever way, the keeper removes the namespaces and ends. It is in a session
+of its own, so Ctrl-C does not end it first.
 """
 
 import contextlib
@@ -19,6 +20,8 @@ from bench.link.spec import LinkSpec
 from bench.link.tap_relay import Lane, TapRelay, open_tap
 
 READY = "ready"
+
+_LINE_BYTES = 64
 
 _SETTINGS = (
     # Nothing but the links' own traffic shall cross them.
@@ -53,8 +56,9 @@ def main() -> None:
         relay = TapRelay(lanes, sys.stdin.fileno())
         print(READY, flush=True)
         relay.run(orders.parent)
-        with contextlib.suppress(BrokenPipeError):
-            print(msgspec.json.encode(relay.figures).decode(), flush=True)
+        while os.read(sys.stdin.fileno(), _LINE_BYTES):
+            print(msgspec.json.encode(relay.figures()).decode(), flush=True)
+            relay.run(orders.parent)
     finally:
         remove(namespaces)
 

@@ -1,10 +1,11 @@
 """Opens links of the best kind that this machine allows."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from bench.link.namespaces import (
     run,
     sweep,
 )
-from bench.link.shaped_link import LinkError, LinkKind, ShapedLink
+from bench.link.shaped_link import LinkError, LinkKind, RelayFigures, ShapedLink, no_figures
 from bench.link.spec import LinkSpec
 from bench.link.tcp_relay import open_tcp_relays
 from bench.link.traces import load_trace
@@ -105,9 +106,9 @@ def _open_namespaces(
         orders = Orders(
             pairs=list(pairs), spec=spec, seed=seed, parent=os.getpid(), has_taps=has_taps
         )
-        with _keeper(orders):
+        with _keeper(orders) as figures:
             _join(spec, pairs, kind)
-            yield tuple(_link(spec, pair, kind) for pair in pairs)
+            yield tuple(_link(spec, pair, kind, figures) for pair in pairs)
     finally:
         remove(namespaces)  # the keeper has, unless it did not start or was killed
 
@@ -123,7 +124,9 @@ def _join(spec: LinkSpec, pairs: Sequence[Pair], kind: LinkKind) -> None:
         bring_up(pair.device, congestion)
 
 
-def _link(spec: LinkSpec, pair: Pair, kind: LinkKind) -> ShapedLink:
+def _link(
+    spec: LinkSpec, pair: Pair, kind: LinkKind, figures: Callable[[], RelayFigures]
+) -> ShapedLink:
     return ShapedLink(
         kind,
         spec,
@@ -132,12 +135,13 @@ def _link(spec: LinkSpec, pair: Pair, kind: LinkKind) -> ShapedLink:
         bind_host="0.0.0.0",
         cloud_prefix=inside(pair.cloud.namespace),
         device_prefix=inside(pair.device.namespace),
+        figures=figures if kind is LinkKind.TAP else no_figures,
     )
 
 
 @contextmanager
-def _keeper(orders: Orders) -> Iterator[None]:
-    """A running keeper; it removes the namespaces once the block ends or this process dies."""
+def _keeper(orders: Orders) -> Iterator[Callable[[], RelayFigures]]:
+    """A running keeper's figures; it removes the namespaces once the block or this process ends."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.link.keeper"],
         stdin=subprocess.PIPE,
@@ -155,11 +159,22 @@ def _keeper(orders: Orders) -> Iterator[None]:
             _, complaint = process.communicate()
             last = complaint.decode(errors="replace").strip().splitlines()[-1:]
             raise LinkError(f"the link's relay did not start: {''.join(last)}")
-        yield
+        yield functools.partial(_figures, process)
         if process.poll() is not None:
             raise LinkError("the link's relay ended before the link was closed")
     finally:
         _end(process)
+
+
+def _figures(process: subprocess.Popen[bytes]) -> RelayFigures:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        return msgspec.json.decode(process.stdout.readline(), type=RelayFigures)
+    except (OSError, msgspec.DecodeError) as error:
+        raise LinkError("the link's relay has ended") from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,25 @@ class LinkKind(StrEnum):
     LOOPBACK = "loopback"
 
 
+@dataclass(frozen=True, slots=True)
+class RelayFigures:
+    """How well a relay between namespaces kept up, over all links opened with it.
+
+    Dropped frames are those the shapers dropped: buffer full, or lost as asked. `late_s` is how
+    long after its moment a frame left, on average and at worst.
+    """
+
+    num_carried: int
+    num_dropped: int
+    mean_late_s: float
+    worst_late_s: float
+    cpu_s: float
+
+
+def no_figures() -> None:
+    """The figures of a link that has no relay of ours, or one that keeps none."""
+
+
 def same_port(port: int) -> int:
     """The port under which a device finds the cloud where no relay stands between."""
     return port
@@ -43,6 +62,7 @@ class ShapedLink:
     cloud_prefix: tuple[str, ...] = ()
     device_prefix: tuple[str, ...] = ()
     forward: Callable[[int], int] = same_port
+    figures: Callable[[], RelayFigures | None] = no_figures
 
     def cloud_command(self, argv: Sequence[str]) -> list[str]:
         """What to start so that it runs at the cloud's end; the process id stays the command's."""

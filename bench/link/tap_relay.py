@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.link.shaped_link import RelayFigures
 from bench.link.shaper import Shaper
 
 _TUNSETIFF = 0x400454CA
@@ -33,16 +34,6 @@ class Lane:
     shaper: Shaper
 
 
-@dataclass(slots=True)
-class RelayFigures:
-    """What a relay did; `late_s` sums how late frames left, `worst_late_s` is the most."""
-
-    num_frames: int = 0
-    num_dropped: int = 0
-    late_s: float = 0.0
-    worst_late_s: float = 0.0
-
-
 def open_tap(interface: str) -> int:
     """A new TAP device in the namespace this thread is in; it is gone once closed.
 
@@ -56,10 +47,13 @@ def open_tap(interface: str) -> int:
 
 
 class TapRelay:
-    """Relays until told to stop, or until `control` can be read (its other side has closed)."""
+    """Relays both ways until there is something to read from `control`, a file descriptor."""
 
     def __init__(self, lanes: Sequence[Lane], control: int) -> None:
-        self.figures = RelayFigures()
+        self._num_dropped = 0
+        self._num_carried = 0
+        self._late_s = 0.0
+        self._worst_late_s = 0.0
         self._lanes = {lane.source: lane for lane in lanes}
         self._control = control
         self._due: list[tuple[float, int, int, bytes]] = []
@@ -69,8 +63,14 @@ class TapRelay:
         for handle in (control, *self._lanes):
             self._ready.register(handle, select.EPOLLIN)
 
+    def figures(self) -> RelayFigures:
+        """What it did until now."""
+        mean_s = self._late_s / max(1, self._num_carried)
+        cpu_s = time.process_time()
+        return RelayFigures(self._num_carried, self._num_dropped, mean_s, self._worst_late_s, cpu_s)
+
     def run(self, parent: int) -> None:
-        """Relay; ends when `control` speaks or `parent` is not this process's parent any more."""
+        """Relay until `control` can be read or `parent` is not this process's parent any more."""
         while os.getppid() == parent:
             self._sleep()
             for handle, _ in self._ready.poll(0):
@@ -96,7 +96,7 @@ class TapRelay:
             due_s = lane.shaper.offer(self._now_s(), len(frame))
             self._num_taken += 1
             if due_s is None:
-                self.figures.num_dropped += 1
+                self._num_dropped += 1
             else:
                 # The count keeps frames of the same moment in their order.
                 heapq.heappush(self._due, (due_s, self._num_taken, lane.sink, frame))
@@ -108,9 +108,9 @@ class TapRelay:
             with contextlib.suppress(BlockingIOError):  # its queue is full: a drop, as in a router
                 os.write(sink, frame)
             now_s = self._now_s()
-            self.figures.num_frames += 1
-            self.figures.late_s += now_s - due_s
-            self.figures.worst_late_s = max(self.figures.worst_late_s, now_s - due_s)
+            self._num_carried += 1
+            self._late_s += now_s - due_s
+            self._worst_late_s = max(self._worst_late_s, now_s - due_s)
 
     def _now_s(self) -> float:
         return time.monotonic() - self._start_s

@@ -7,6 +7,7 @@ buffer does not drop, it makes the sender wait. Results are labelled with this k
 
 import asyncio
 import contextlib
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -54,8 +55,7 @@ class TcpRelay:
                 self._connections.discard(task)
 
             listener = socket.create_server((_HOST, 0))
-            # Small, or the kernel would take what should wait before the link.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+            _prepare(listener)  # what it accepts is then prepared as well
             server = await asyncio.start_server(carry, sock=listener, limit=_SEGMENT_BYTES)
             self._servers.append(server)
             self._ports[port] = listener.getsockname()[1]
@@ -77,7 +77,7 @@ class TcpRelay:
             await asyncio.sleep(self._spec.rtt_s)  # a handshake over the link
             target = socket.socket()
             target.setblocking(False)
-            target.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+            _prepare(target)
             await self._loop.sock_connect(target, (_HOST, port))
             cloud, to_cloud = await asyncio.open_connection(sock=target, limit=_SEGMENT_BYTES)
             async with asyncio.TaskGroup() as pumps:
@@ -128,6 +128,13 @@ class TcpRelay:
         return self._loop.time() - self._start_s
 
 
+def _prepare(sock: socket.socket) -> None:
+    # Small, or the kernel would take what should wait before the link.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+    # asyncio does this only for sockets that were made with TCP's number.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 @contextmanager
 def open_tcp_relays(spec: LinkSpec, num_links: int, seed: int) -> Iterator[tuple[ShapedLink, ...]]:
     """Links on this machine's loopback, served by a thread of their own.
@@ -139,7 +146,8 @@ def open_tcp_relays(spec: LinkSpec, num_links: int, seed: int) -> Iterator[tuple
         raise LinkError(
             "a link of kind tcp cannot lose packets; expected loss=0%, or root's rights"
         )
-    loop = asyncio.new_event_loop()
+    # The default selector waits for whole milliseconds.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     thread = threading.Thread(target=loop.run_forever, name="tcp-relay", daemon=True)
     thread.start()
 
