@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from chunking.chooser import ChunkChoice
 from device_runtime.generation import FinishReason
+from device_runtime.timeline import Timeline
 
 
 @dataclass(slots=True)
@@ -26,7 +27,8 @@ class GenerationStats:
     `num_ahead_tokens` were drafted while a verification was under way, and of these
     `num_ahead_kept_tokens` were sent with the draft after it.
 
-    Index i of the position lists is the (i + 1)-th drafted token of a round.
+    Index i of the position lists is the (i + 1)-th drafted token of a round. `timeline` is kept for
+    requests that ask for it.
     """
 
     num_prompt_tokens: int = 0
@@ -56,6 +58,7 @@ class GenerationStats:
     first_token_s: float | None = None
     total_s: float = 0.0
     finish_reason: FinishReason | None = None
+    timeline: Timeline = field(default_factory=Timeline)
 
     @property
     def num_drafted_tokens(self) -> int:
