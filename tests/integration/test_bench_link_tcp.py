@@ -64,9 +64,11 @@ def test_a_device_whose_cloud_is_not_there_is_let_go() -> None:
         port = server.getsockname()[1]
     with open_link(LinkSpec(delay_s=0.001), kind=LinkKind.TCP) as link:
         target = (link.cloud_host, link.forward(port))
-        with socket.create_connection(target, _TIMEOUT_S) as device:
-            with contextlib.suppress(ConnectionError):  # a reset says the same
-                assert device.recv(1) == b""
+        with (
+            socket.create_connection(target, _TIMEOUT_S) as device,
+            contextlib.suppress(ConnectionError),  # a reset says the same
+        ):
+            assert device.recv(1) == b""
 
 
 def test_a_relayed_link_cannot_lose_packets() -> None:
