@@ -89,6 +89,18 @@ def test_without_roots_rights_a_shaped_link_is_relayed(monkeypatch: pytest.Monke
         pass
 
 
+def test_the_kernels_own_emulator_is_preferred_but_for_traces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.link.opening.reason_against_namespaces", lambda: None)
+    monkeypatch.setattr("bench.link.opening.reason_against_tap", lambda: None)
+    monkeypatch.setattr("bench.link.netem.reason_against_netem", lambda: None)
+    assert best_kind(_SPEC) is LinkKind.NETEM
+    assert best_kind(LinkSpec(trace="oboe-0")) is LinkKind.TAP
+    monkeypatch.setattr("bench.link.netem.reason_against_netem", lambda: "kind is unknown")
+    assert best_kind(_SPEC) is LinkKind.TAP
+
+
 def test_a_link_without_shaping_changes_nothing() -> None:
     assert best_kind(LinkSpec()) is LinkKind.LOOPBACK
     with open_links(LinkSpec(), 2) as links:
