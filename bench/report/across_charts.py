@@ -106,7 +106,7 @@ def load_picture(series: LoadSeries, number: int) -> Picture:
             axes[place].set_ylim(-2, 104)
             axes[place].set_ylabel("share of requests, %")
         else:
-            milliseconds_axis(axes[place], "y", label, every)
+            milliseconds_axis(axes[place], "y", "", every)
     legend_below(figure, axes, num_columns=8)
     caption = "Each point is a run of its own. A request is within both limits when its TTFT and "
     caption += "its mean TBT are."
