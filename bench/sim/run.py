@@ -42,7 +42,8 @@ class _Run:
         cloud = _cloud_of(scenario)
         self._replicas = [Replica(self.kernel, cloud) for _ in range(scenario.num_replicas)]
         self._records: list[RequestRecord] = []
-        self._asking = Asking(scenario, self._records.append)
+        self._num_ended = 0
+        self._asking = Asking(scenario, self._take)
         self._devices: dict[int, Device] = {}
         self._edges: dict[int, Channels] = {}
         self._num_asked: defaultdict[int, int] = defaultdict(int)
@@ -56,7 +57,12 @@ class _Run:
 
     def is_over(self) -> bool:
         """Whether every request has ended."""
-        return len(self._records) == len(self._scenario.requests)
+        return self._num_ended == len(self._scenario.requests)
+
+    def _take(self, request: Request, record: RequestRecord) -> None:
+        self._num_ended += 1
+        if request.is_counted:
+            self._records.append(record)
 
     def cell(self) -> Cell:
         """What was seen."""
