@@ -28,7 +28,8 @@ WARM_UP_TOKENS = 12
 @dataclass(frozen=True)
 class Arm:
     """One way to serve a model. `cloud` and `device` hold settings of `CloudConfig` and
-    `DeviceConfig` that differ from the defaults; `notes` go into every result."""
+    `DeviceConfig` that differ from the defaults; `notes` go into every result. `needs` names a file
+    of the device bundle without which the arm cannot be run."""
 
     name: str
     about: str
@@ -36,6 +37,7 @@ class Arm:
     cloud: Mapping[str, Any] = field(default_factory=dict)
     device: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    needs: str | None = None
 
     @property
     def crosses_as_states(self) -> bool:
