@@ -67,7 +67,8 @@ class _Run:
     def cell(self) -> Cell:
         """What was seen."""
         scenario = self._scenario
-        steps = [step_s for replica in self._replicas for step_s in replica.step_s]
+        steps = [step for replica in self._replicas for step in replica.steps]
+        steps = steps if scenario.keeps_pieces else []
         return Cell(
             arm=scenario.arm.name,
             setting=scenario.setting,
@@ -76,7 +77,8 @@ class _Run:
             link=scenario.link,
             workload=scenario.workload,
             requests=sorted(self._records, key=lambda record: record.number),
-            cloud_step_s=[round(s, 9) for s in steps] if scenario.keeps_pieces else [],
+            cloud_step_s=[round(seconds, 9) for _, seconds in steps],
+            cloud_step_tokens=[num_tokens for num_tokens, _ in steps],
             num_replicas=scenario.num_replicas,
             notes=list(scenario.notes),
         )
