@@ -90,11 +90,18 @@ def summary_line(
     )
 
 
+def has_gpu() -> bool:
+    """Whether torch can use one here."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def devices(config: CloudConfig) -> str:
     """The GPUs that the settings take, or the processor."""
     import torch
 
-    if torch.cuda.is_available() and config.device != "cpu":
+    if has_gpu() and config.device != "cpu":
         num_wanted = config.tensor_parallel_size * config.pipeline_parallel_size
         num_used = min(num_wanted, torch.cuda.device_count())
         names = [torch.cuda.get_device_name(index) for index in range(num_used)]

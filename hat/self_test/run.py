@@ -13,7 +13,7 @@ from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
 from cloud_server.host_memory import available_bytes
 from cloud_server.logs import configure_logs
-from hat.self_test.checks import MIN_CONTEXT_TOKENS, Outcome, run_checks
+from hat.self_test.checks import MIN_CONTEXT_TOKENS, Outcome, run_checks, tolerance_of
 from hat.self_test.engines import (
     Mode,
     Started,
@@ -32,7 +32,7 @@ from hat.self_test.random_bundle import (
     shape_for,
     unsplit_bundle,
 )
-from hat.self_test.report import Column, outcome_line, summary_line, times_table
+from hat.self_test.report import Column, has_gpu, outcome_line, summary_line, times_table
 from hat.self_test.step_times import CONTEXT_TOKENS, NUM_STEPS, measure
 from hat.self_test.streams import OwnStreams, Streams, TransformersStreams
 from submodels.errors import BundleError, SplitError
@@ -142,7 +142,7 @@ class _SelfTest:
         config, outcomes = self._config, self._outcomes
         seconds = time.perf_counter() - self._begun_s
         summary = summary_line(config, outcomes, self._columns, seconds)
-        if "no GPU" in summary:
+        if not has_gpu() or config.device == "cpu":
             self._say("\nNothing of this ran on a GPU.")
         failed = [outcome for outcome in outcomes if not outcome.passed]
         if failed:
@@ -185,7 +185,9 @@ class _SelfTest:
         else:
             streams = TransformersStreams(made.model, made.num_input_layers, made.num_middle_layers)
         self._say(f"  against {streams.source}")
-        for outcome in run_checks(engine.engine, streams):
+        is_vllm_on_gpu = self._config.engine == "vllm" and has_gpu()
+        tolerance = tolerance_of(engine.engine.dtype, is_vllm_on_gpu=is_vllm_on_gpu)
+        for outcome in run_checks(engine.engine, streams, tolerance):
             self._add(outcome)
 
     def _time_random_models(self, dtype: _Dtype, small: RandomBundle | None) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from cloud_server.engine import EngineLostError, SequenceId, StepItem
-from hat.self_test.checks import Gap, Outcome, run_checks
+from hat.self_test.checks import Gap, Outcome, run_checks, tolerance_of
 from hat.self_test.engines import for_checks, for_random_model, in_mode, modes
 from hat.self_test.quiet import Quiet
 from hat.self_test.random_bundle import shape_for, unsplit_bundle
@@ -27,7 +27,8 @@ CONFIG = CloudConfig(Path())
 
 def outcomes_of(engine: FakeMiddleEngine) -> dict[str, Outcome]:
     """By the name of the check."""
-    return {outcome.name: outcome for outcome in run_checks(engine, OwnStreams(engine))}
+    outcomes = run_checks(engine, OwnStreams(engine), tolerance_of(engine.dtype))
+    return {outcome.name: outcome for outcome in outcomes}
 
 
 class _Appends(FakeMiddleEngine):
