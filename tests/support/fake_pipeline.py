@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.engine import EngineLostError, PendingRows, Rows, SequenceId, StepItem
+from cloud_server.engine import (
+    EngineFullError,
+    EngineLostError,
+    PendingRows,
+    Rows,
+    SequenceId,
+    StepItem,
+)
 from cloud_server.vllm_engine.plan import StepPlan
 from tests.support.fake_middle_engine import FakeMiddleEngine
 from wire.messages import Dtype
+from wire.numbers import NUMPY_DTYPES
 
 BEGIN_POISON = -4321.0
 """A first number of a step's rows that makes its `begin` raise."""
@@ -43,8 +51,9 @@ class PlannedStep:
 class FakePipeline(FakeMiddleEngine):
     """A `PipelinedEngine` whose steps end when the test says so.
 
-    `under_way` has the steps that were begun and not let go, oldest first. Failing loudly, it
-    checks that no sequence is in two of them, and that no more are begun than it can take.
+    `under_way` has the steps that were begun and not let go, oldest first; `num_begun` counts
+    those that failed at once too. `broken_rules` says when a sequence was in two of them, or more
+    were begun than it takes.
     """
 
     def __init__(self, max_steps_in_flight: int = 3) -> None:
@@ -52,12 +61,25 @@ class FakePipeline(FakeMiddleEngine):
         self.max_steps_in_flight = max_steps_in_flight
         self.under_way: deque[PlannedStep] = deque()
         self.num_begun = 0
+        self.num_opens = 0
+        self.refused_opens: set[int] = set()
+        """Which calls of `open` find the engine full, counted from 1."""
         self.broken_rules: list[str] = []
         self.ends_at_once = False
+
+    def open(
+        self, max_tokens: int, fork_of: SequenceId | None = None, fork_tokens: int = 0
+    ) -> SequenceId:
+        """See `MiddleEngine.open`."""
+        self.num_opens += 1
+        if self.num_opens in self.refused_opens:
+            raise EngineFullError("planted")
+        return super().open(max_tokens, fork_of, fork_tokens)
 
     def begin(self, batch: Sequence[StepItem]) -> PendingRows:
         """See `PipelinedEngine.begin`."""
         if any(item.rows[0, 0] == BEGIN_POISON for item in batch):
+            self.num_begun += 1
             raise RuntimeError("planted at the beginning")
         step = PlannedStep(list(batch), [])
         if len(self.under_way) >= self.max_steps_in_flight:
@@ -162,7 +184,5 @@ def lost() -> EngineLostError:
 
 def small_numbers(num_rows: int, hidden_size: int, seed: int, dtype: Dtype) -> Rows:
     """Rows of integers whose sums every number format holds exactly."""
-    from wire.numbers import NUMPY_DTYPES
-
     drawn = np.random.default_rng(seed).integers(-1, 2, (num_rows, hidden_size))
     return drawn.astype(NUMPY_DTYPES[dtype])
