@@ -99,7 +99,7 @@ class DoomedLoader:
         return LoadedEngine(doomed, loaded.description, loaded.kv_bytes_per_token)
 
     def _is_lost_now(self) -> bool:
-        if self._num_left == 0 or self._draws.random() > 0.03:
+        if self._num_left == 0 or self._draws.random() > 0.1:
             return False
         self._num_left -= 1
         return True
