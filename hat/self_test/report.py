@@ -1,5 +1,6 @@
 """The lines of a self-test, and the one line to send in."""
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def devices(config: CloudConfig) -> str:
         num_used = min(num_wanted, torch.cuda.device_count())
         names = [torch.cuda.get_device_name(index) for index in range(num_used)]
         return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    return f"no GPU, {processor()}"
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"no GPU, {processor()}, {num_cores} cores, load {os.getloadavg()[0]:.1f}"
 
 
 def _versions(config: CloudConfig) -> str:
