@@ -34,6 +34,7 @@ class StartedEngine:
     """An engine with its processes; `close` ends them."""
 
     engine: VllmMiddleEngine
+    workers: "ProcessWorkers"
     facts: list[WorkerFacts]
     version: str
     close: Callable[[], None]
@@ -67,6 +68,14 @@ class ProcessWorkers:
             unique_reply_rank=self._reply_rank,
         )
         return _WatchedAnswer(future, self)
+
+    def model_s(self) -> float:
+        """Seconds of the last step inside the last stage's model call, its rows' way to the host
+        included."""
+        seconds: float = self._executor.collective_rpc(
+            "hat_model_s", unique_reply_rank=self._reply_rank
+        )
+        return seconds
 
     def note_failure(self, error: Exception) -> None:
         """A step raised; nothing more is to be expected of workers that shared it."""
@@ -119,7 +128,7 @@ def start_engine(
         )
         engine = VllmMiddleEngine(workers, shape, _cache(facts, config, shape))
         undo.pop_all()
-    return StartedEngine(engine, facts, version, core.shutdown)
+    return StartedEngine(engine, workers, facts, version, core.shutdown)
 
 
 def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) -> PagedCache:
