@@ -69,7 +69,7 @@ def calibrate(cells: Sequence[Cell]) -> Tables:
         raise CalibrationError("expected cells of u-shape and of hat, of other settings")
     draft_call_s, draft_step_s = _draft_times(drafting)
     device = DeviceTimes(
-        input=_line(plain, lambda r: r.seconds["input"], _num_frames, _num_rows_up),
+        input=_input_line(plain),
         output=_line(cells, lambda r: r.seconds["verify"], _num_choices, _num_rows_chosen),
         draft_call_s=draft_call_s,
         draft_step_s=draft_step_s,
@@ -118,6 +118,23 @@ def _line(cells: Sequence[Cell], seconds: _Measure, calls: _Measure, rows: _Meas
         share = float(alone @ (table[:, 2] * weights) / (alone @ alone))
         return LinearTime(0.0, share) if column == 1 else LinearTime(share, 0.0)
     return LinearTime(fixed_s, row_s)
+
+
+def _input_line(cells: Sequence[Cell]) -> LinearTime:
+    """A round's one row from what timelines leave of the phase, a chunk's rows from their bars."""
+    singles, chunks = [], []
+    for request in (request for cell in cells for request in cell.requests if request.rounds):
+        bars = [s for s in request.spans if (s.lane, s.what) == ("device", "prefill")]
+        if bars:
+            chunks_s = sum(bar.end_s - bar.start_s for bar in bars)
+            singles.append((request.seconds["input"] - chunks_s) / request.rounds)
+            chunks += [(bar.num_tokens, bar.end_s - bar.start_s) for bar in bars]
+    if not chunks:
+        return _line(cells, lambda r: r.seconds["input"], _num_frames, _num_rows_up)
+    single_s = max(0.0, median(singles))
+    slopes = [(seconds - single_s) / (rows - 1) for rows, seconds in chunks if rows > 1]
+    row_s = min(single_s, max(0.0, median(slopes))) if slopes else 0.0
+    return LinearTime(single_s - row_s, row_s)
 
 
 def _draft_times(cells: Sequence[Cell]) -> tuple[float, float]:
