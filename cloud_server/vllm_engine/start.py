@@ -166,6 +166,8 @@ def _arguments(
     num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
     _set_environment(shape, num_workers // config.nnodes)
     arguments = engine_arguments(folder, config, shape.max_context_tokens, shape.max_step_tokens)
+    # vLLM's own "auto" makes bfloat16 of float32 weights.
+    arguments["dtype"] = NUMPY_DTYPES[shape.dtype].name
     if kv_memory_bytes is not None:
         arguments["kv_cache_memory_bytes"] = kv_memory_bytes
     check_names(arguments, _vllm("vllm.engine.arg_utils").EngineArgs.__dataclass_fields__)
