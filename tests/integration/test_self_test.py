@@ -111,6 +111,6 @@ def test_vllm_passes_too(tmp_path, capsys):
     flags = ["--engine", "vllm", "--vllm-args", arguments, "--capacity-tokens", "16384"]
     code = run(["cloud", str(made.path), "--self-test", *flags])
     lines = capsys.readouterr().out.splitlines()
-    assert code == 0
+    assert code == 0, "\n".join(lines)
     assert _verdicts(lines) == ["ok"] * NUM_CHECKS
     assert "to plan and send" in "\n".join(lines)
