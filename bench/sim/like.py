@@ -70,7 +70,8 @@ def _learned(cell: Cell, cells: Sequence[Cell]) -> Tables:
 
 
 def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Scenario:
-    arm = sim_arm(cell.arm)
+    # The counts hold what the policy chose live; cutting drafts once more would count it twice.
+    arm = replace(sim_arm(cell.arm), drafts_to_the_end=True)
     acceptance = _acceptance(cell, cells) if arm.drafts == "adapter" else NEVER
     if not known.has_adapter:
         arm = replace(arm, device=replace(arm.device, draft_ahead="off"))
@@ -154,16 +155,11 @@ def _requests(cell: Cell) -> tuple[Request, ...]:
 
 
 def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
-    """Of all live cells of the model with this arm: from the one with the longest drafts.
-
-    There the policy cut drafts least, so their lengths tell of the draft model. All passes of the
-    setting count.
-    """
-    alike = [c for c in cells if (c.model, c.arm) == (cell.model, cell.arm) and _mean_draft(c)]
-    if not alike:
+    """What was counted in all passes of the cell."""
+    place = (cell.model, cell.setting, cell.arm)
+    chosen = [c for c in cells if (c.model, c.setting, c.arm) == place]
+    if not any(sum(r.drafted_by_position) for c in chosen for r in c.requests):
         return NEVER
-    longest = max(alike, key=_mean_draft)
-    chosen = [c for c in alike if c.setting == longest.setting]
     length = max(len(r.drafted_by_position) for c in chosen for r in c.requests)
     drafted, accepted = [0] * length, [0] * length
     for each in chosen:
@@ -172,9 +168,4 @@ def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
                 drafted[index] += count
                 accepted[index] += request.accepted_by_position[index]
     rounds = sum(r.rounds for c in chosen for r in c.requests)
-    return from_counts(rounds, drafted, accepted, f"counted live at {longest.setting}")
-
-
-def _mean_draft(cell: Cell) -> float:
-    rounds = sum(request.rounds for request in cell.requests)
-    return sum(sum(r.drafted_by_position) for r in cell.requests) / rounds if rounds else 0.0
+    return from_counts(rounds, drafted, accepted, "counted live in this cell")
