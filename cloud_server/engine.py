@@ -64,7 +64,8 @@ class MiddleEngine(Protocol):
         """Run the middle layers once over all items; at most one item per sequence.
 
         Returns:
-            One array `[R, H]` per item, R = 0, 1 or T after its `want`. Arrays own their memory.
+            One array `[R, H]` per item, R = 0, 1 or T after its `want`. Later steps do not change
+            them.
 
         Raises:
             EngineLostError: the engine has to be loaded again.

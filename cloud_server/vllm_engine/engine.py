@@ -17,7 +17,11 @@ class Answer(Protocol):
     """A step under way in the workers."""
 
     def result(self) -> NDArray[Any]:
-        """The wanted rows `[K, H]`; waits for them. May raise anything."""
+        """The wanted rows `[K, H]`, valid until `release`; waits for them. May raise anything."""
+        ...
+
+    def release(self) -> None:
+        """Its rows have been copied, or will not be asked for."""
         ...
 
 
@@ -111,12 +115,13 @@ class _Pending:
             Exception: what the only worker raised; it lives.
         """
         try:
-            deep = self.answer.result()
+            return split_rows(self.answer.result(), self.batch, self.dtype)
         except Exception as error:
             if self.workers.are_lost:
                 raise _lost(error) from error
             raise
-        return split_rows(deep, self.batch, self.dtype)
+        finally:
+            self.answer.release()
 
 
 def _lost(error: Exception) -> EngineLostError:

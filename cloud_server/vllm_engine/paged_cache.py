@@ -119,9 +119,11 @@ class PagedCache:
         for span in spans:
             sequence = self._find(span.sequence)
             end = span.position + span.num_rows
-            self._drop_from(sequence, self._blocks_for(span.position))
+            num_kept, num_needed = self._blocks_for(span.position), self._blocks_for(end)
+            if len(sequence.blocks) > num_kept:
+                self._drop_from(sequence, num_kept)
             self._unshare_last(sequence, span.position, copies)
-            while len(sequence.blocks) < self._blocks_for(end):
+            while len(sequence.blocks) < num_needed:
                 sequence.blocks.append(self._take())
             sequence.length = end
             tables.append(tuple(sequence.blocks))

@@ -1,6 +1,7 @@
 """One step as the worker processes get it: arrays of numbers, nothing to look up."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from cloud_server.engine import Rows, StepItem
 from cloud_server.step_checks import num_wanted_rows
 from cloud_server.vllm_engine.paged_cache import Placement
-from wire.messages import Dtype
+from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES
 
 Numbers = NDArray[np.integer[Any]]
@@ -18,14 +19,15 @@ Numbers = NDArray[np.integer[Any]]
 class StepPlan(NamedTuple):
     """R sequences, T rows in all.
 
-    `hidden` `[T, H]` float32, float16, or bfloat16 as uint16. `row_starts` int32 `[R + 1]`: the
-    rows of sequence r are `[row_starts[r], row_starts[r + 1])`. `positions` int32 `[R]`: where
-    its first row stands. `tables` int32 `[R, W]`: its KV blocks, 0 behind the last. `wanted` int64
-    `[K]`: the rows to return. `copies` int64 `[C, 2]`: blocks to copy first, (source, destination),
-    all sources read before anything is written.
+    `hidden` `[T, H]` float32, float16, or bfloat16 as uint16; or the number of the slot of shared
+    memory in which these rows lie, and where the wanted ones are to be put. `row_starts` int32
+    `[R + 1]`: the rows of sequence r are `[row_starts[r], row_starts[r + 1])`. `positions` int32
+    `[R]`: where its first row stands. `tables` int32 `[R, W]`: its KV blocks, 0 behind the last.
+    `wanted` int64 `[K]`: the rows to return. `copies` int64 `[C, 2]`: blocks to copy first,
+    (source, destination), all sources read before anything is written.
     """
 
-    hidden: NDArray[Any]
+    hidden: NDArray[Any] | int
     row_starts: Numbers
     positions: Numbers
     tables: Numbers
@@ -38,10 +40,8 @@ def make_plan(batch: Sequence[StepItem], placement: Placement, dtype: Dtype) -> 
     sizes = [len(item.rows) for item in batch]
     row_starts = np.zeros(len(batch) + 1, np.int32)
     np.cumsum(sizes, out=row_starts[1:])
-    width = max(len(table) for table in placement.tables)
-    tables = np.zeros((len(batch), width), np.int32)
-    for index, table in enumerate(placement.tables):
-        tables[index, : len(table)] = table
+    width = max(map(len, placement.tables))
+    tables = np.array([table + (0,) * (width - len(table)) for table in placement.tables], np.int32)
     hidden = np.concatenate([item.rows for item in batch])
     return StepPlan(
         hidden.view(np.uint16) if dtype is Dtype.BF16 else hidden,
@@ -54,19 +54,22 @@ def make_plan(batch: Sequence[StepItem], placement: Placement, dtype: Dtype) -> 
 
 
 def split_rows(deep: NDArray[Any], batch: Sequence[StepItem], dtype: Dtype) -> list[Rows]:
-    """The wanted rows `[K, H]` of a step as one array per item, each owning its memory.
+    """A copy of the wanted rows `[K, H]` of a step, cut into one array per item.
 
     Raises:
         ValueError: the workers gave another number of rows.
     """
-    rows = deep.view(NUMPY_DTYPES[dtype]) if dtype is Dtype.BF16 else deep
-    ends = np.cumsum([num_wanted_rows(item) for item in batch])
+    copied = deep.copy()
+    rows = copied.view(NUMPY_DTYPES[dtype]) if dtype is Dtype.BF16 else copied
+    ends = list(accumulate(map(num_wanted_rows, batch)))
     if len(rows) != ends[-1]:
         raise ValueError(f"expected {ends[-1]} deep rows, got {len(rows)}")
-    return [part.copy() for part in np.split(rows, ends[:-1])]
+    return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _wanted_rows(batch: Sequence[StepItem], row_starts: Numbers) -> Numbers:
+    if all(item.want is Want.ALL for item in batch):
+        return np.arange(row_starts[-1], dtype=np.int64)
     parts = [
         np.arange(end - num_wanted_rows(item), end, dtype=np.int64)
         for item, end in zip(batch, row_starts[1:].tolist(), strict=True)

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +12,17 @@ from typing import Any, cast
 from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
 from cloud_server.vllm_engine.arguments import check_names, engine_arguments
-from cloud_server.vllm_engine.engine import Answer, EngineShape, VllmMiddleEngine
+from cloud_server.vllm_engine.engine import EngineShape, VllmMiddleEngine
 from cloud_server.vllm_engine.facts import WorkerFacts, check_facts
 from cloud_server.vllm_engine.paged_cache import PagedCache
-from cloud_server.vllm_engine.plan import StepPlan
+from cloud_server.vllm_engine.processes import ProcessWorkers
+from cloud_server.vllm_engine.row_exchange import ExchangeShape, NamedExchange, RowExchange
 from cloud_server.vllm_engine.versions import installed_version
 from wire.limits import ITEM_BYTES
+from wire.messages import Dtype
 from wire.numbers import NUMPY_DTYPES
 
 _log = logging.getLogger(__name__)
-
-_STEP_TIMEOUT_S = 300.0
-"""After so long without an answer the workers are given up; vLLM's own patience with a step."""
-
-_MOST_FAILED_STEPS = 3
-"""In a row: a lone worker that raises each time, as after an error of its GPU, is started anew."""
 
 _LEAST_QUEUE_MIB = 24
 
@@ -37,77 +32,10 @@ class StartedEngine:
     """An engine with its processes; `close` ends them."""
 
     engine: VllmMiddleEngine
-    workers: "ProcessWorkers"
+    workers: ProcessWorkers
     facts: list[WorkerFacts]
     version: str
     close: Callable[[], None]
-
-
-class ProcessWorkers:
-    """Worker processes behind vLLM's executor."""
-
-    def __init__(self, executor: Any, num_stages: int, tensor_parallel_size: int) -> None:
-        self.num_stages = num_stages
-        self._executor = executor
-        num_workers = num_stages * tensor_parallel_size
-        self._reply_rank = num_workers - tensor_parallel_size
-        self._is_alone = num_workers == 1
-        self._died = threading.Event()
-        self._has_failed = False
-        self._num_failed_in_a_row = 0
-        executor.register_failure_callback(self._died.set)
-
-    @property
-    def are_lost(self) -> bool:
-        """See `Workers`: a step that failed in one of several leaves the others waiting for it."""
-        return self._died.is_set() or self._executor.is_failed or self._has_failed
-
-    def send(self, plan: StepPlan) -> Answer:
-        """See `Workers.send`."""
-        future = self._executor.collective_rpc(
-            "hat_step",
-            timeout=_STEP_TIMEOUT_S,
-            args=(plan,),
-            non_block=True,
-            unique_reply_rank=self._reply_rank,
-        )
-        return _WatchedAnswer(future, self)
-
-    def model_s(self) -> float:
-        """Seconds of the last step inside the last stage's model call, its rows' way to the host
-        included."""
-        seconds: float = self._executor.collective_rpc(
-            "hat_model_s", unique_reply_rank=self._reply_rank
-        )
-        return seconds
-
-    def note_failure(self, error: Exception) -> None:
-        """A step raised; nothing more is to be expected of workers that shared it, nor of one that
-        fails every time."""
-        self._num_failed_in_a_row += 1
-        is_hopeless = self._num_failed_in_a_row >= _MOST_FAILED_STEPS
-        if not self._is_alone or is_hopeless or isinstance(error, TimeoutError):
-            self._has_failed = True
-
-    def note_success(self) -> None:
-        """A step ran."""
-        self._num_failed_in_a_row = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _WatchedAnswer:
-    future: Any
-    workers: ProcessWorkers
-
-    def result(self) -> Any:
-        """See `Answer.result`."""
-        try:
-            rows = self.future.result()
-        except Exception as error:
-            self.workers.note_failure(error)
-            raise
-        self.workers.note_success()
-        return rows
 
 
 def start_engine(
@@ -132,7 +60,10 @@ def start_engine(
         if got != expected:
             raise ConfigError(f"engine vllm: expected rows in {expected}, got {got}")
         workers = ProcessWorkers(
-            executor, config.pipeline_parallel_size, config.tensor_parallel_size
+            executor,
+            config.pipeline_parallel_size,
+            config.tensor_parallel_size,
+            _exchange(executor, config, shape),
         )
         engine = VllmMiddleEngine(workers, shape, _cache(facts, config, shape))
         undo.pop_all()
@@ -172,6 +103,25 @@ def _arguments(
         arguments["kv_cache_memory_bytes"] = kv_memory_bytes
     check_names(arguments, _vllm("vllm.engine.arg_utils").EngineArgs.__dataclass_fields__)
     return arguments
+
+
+def _exchange(executor: Any, config: CloudConfig, shape: EngineShape) -> RowExchange | None:
+    """Memory shared with the workers, if all of them are on this machine and there is some."""
+    if config.nnodes > 1 or config.distributed_executor_backend != "mp":
+        return None
+    item = "uint16" if shape.dtype is Dtype.BF16 else NUMPY_DTYPES[shape.dtype].name
+    num_slots = config.pipeline_parallel_size
+    wanted = ExchangeShape(num_slots, shape.max_step_tokens, shape.hidden_size, item)
+    try:
+        named = NamedExchange(wanted)
+    except OSError as error:
+        _log.warning("rows are sent to the workers, no shared memory: %s", error)
+        return None
+    try:
+        executor.collective_rpc("hat_attach", args=(str(named.path), wanted))
+    finally:
+        named.forget_name()
+    return named.exchange
 
 
 def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) -> PagedCache:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cloud_server.vllm_engine.facts import WorkerFacts
 from cloud_server.vllm_engine.plan import StepPlan
+from cloud_server.vllm_engine.row_exchange import ExchangeShape, RowExchange, open_exchange
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class HatWorkerExtension:
     model_runner: Any
     vllm_config: Any
     _hat_model_s = 0.0
+    _hat_exchange: RowExchange | None = None
 
     def hat_facts(self) -> WorkerFacts:
         """What this worker is; called once, before the first step.
@@ -54,8 +56,13 @@ class HatWorkerExtension:
             block_dims=sorted({_block_dim(cache, runner) for cache in self._hat_caches()}),
         )
 
-    def hat_step(self, plan: StepPlan) -> NDArray[Any] | None:
-        """Run the layers of this stage; the last stage returns the wanted rows `[K, H]`.
+    def hat_attach(self, path: str, shape: ExchangeShape) -> None:
+        """Open the memory that steps' rows will lie in."""
+        self._hat_exchange = open_exchange(path, shape)
+
+    def hat_step(self, plan: StepPlan) -> NDArray[Any] | int | None:
+        """Run the layers of this stage; the last stage returns the wanted rows `[K, H]`, or puts
+        them into the plan's slot and returns K.
 
         A worker that fails while others share its step ends at once: they may wait for it for
         ever, and its end is what the daemon notices.
@@ -69,7 +76,7 @@ class HatWorkerExtension:
             os._exit(1)
 
     @torch.inference_mode()
-    def _hat_run(self, plan: StepPlan) -> NDArray[Any] | None:
+    def _hat_run(self, plan: StepPlan) -> NDArray[Any] | int | None:
         from vllm.distributed.parallel_state import get_pp_group, get_tp_group
         from vllm.forward_context import set_forward_context
         from vllm.sequence import IntermediateTensors
@@ -83,7 +90,7 @@ class HatWorkerExtension:
         metadata = _attention_metadata(plan, positions_there, slots_there, runner)
         rows, partial = None, None
         if stages.is_first_rank:
-            rows = _as_rows(plan.hidden, device)
+            rows = _as_rows(self._hat_shallow(plan), device)
         else:
             received = stages.recv_tensor_dict(all_gather_group=get_tp_group())
             partial = IntermediateTensors(received)
@@ -101,9 +108,25 @@ class HatWorkerExtension:
         if not stages.is_last_rank:
             stages.send_tensor_dict(out.tensors, all_gather_group=get_tp_group())
             return None
-        answer = _as_numbers(out if len(plan.wanted) == len(out) else out[_on(plan.wanted, device)])
+        wanted = out if len(plan.wanted) == len(out) else out[_on(plan.wanted, device)]
+        answer = self._hat_answer(wanted, plan.hidden)
         self._hat_model_s = time.perf_counter() - started_s
         return answer
+
+    def _hat_shallow(self, plan: StepPlan) -> NDArray[Any]:
+        if not isinstance(plan.hidden, int):
+            return plan.hidden
+        assert self._hat_exchange is not None, "attached before the first step"
+        return self._hat_exchange.shallow(plan.hidden, int(plan.row_starts[-1]))
+
+    def _hat_answer(self, rows: torch.Tensor, hidden: NDArray[Any] | int) -> NDArray[Any] | int:
+        numbers = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
+        if not isinstance(hidden, int):
+            host: NDArray[Any] = numbers.cpu().numpy()
+            return host
+        assert self._hat_exchange is not None, "attached before the first step"
+        torch.from_numpy(self._hat_exchange.deep(hidden, len(rows))).copy_(numbers)
+        return len(rows)
 
     def hat_model_s(self) -> float:
         """Seconds of the last step from the model's call to its rows on the host."""
@@ -178,14 +201,6 @@ def _places(plan: StepPlan, kv_cache_config: Any) -> tuple[NDArray[Any], NDArray
 def _as_rows(hidden: NDArray[Any], device: torch.device) -> torch.Tensor:
     rows = _on(hidden, device)
     return rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
-
-
-def _as_numbers(rows: torch.Tensor) -> NDArray[Any]:
-    host = rows.cpu()
-    numbers: NDArray[Any] = (
-        host.view(torch.uint16) if host.dtype == torch.bfloat16 else host
-    ).numpy()
-    return numbers
 
 
 def _on(array: NDArray[Any], device: torch.device) -> torch.Tensor:

@@ -225,12 +225,11 @@ def test_want_names_the_rows_that_come_back(engine):
     np.testing.assert_array_equal(run_one(engine, sequence, 0, rows, Want.LAST), whole[-1:])
 
 
-def test_returned_rows_own_their_memory(engine):
+def test_later_steps_do_not_change_returned_rows(engine):
     sequence = engine.open(16)
     first = run_one(engine, sequence, 0, random_rows(engine, 4, seed=16))
     kept = first.copy()
     run_one(engine, sequence, 0, random_rows(engine, 4, seed=17))
-    assert first.base is None
     np.testing.assert_array_equal(first, kept)
 
 

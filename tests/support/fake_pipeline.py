@@ -176,6 +176,9 @@ class NumpyAnswer:
             raise self.workers.result_error
         return self.deep
 
+    def release(self) -> None:
+        """See `Answer`."""
+
 
 def lost() -> EngineLostError:
     """What an engine without workers says."""
