@@ -52,7 +52,9 @@ class CloudCore:
 
     def __init__(self, config: CoreConfig) -> None:
         self._config = config
-        self._rows = RowLimits(config.hidden_size, config.dtype, config.max_frame_tokens)
+        self._rows = RowLimits(
+            config.hidden_size, config.dtype, config.max_frame_tokens, config.codecs
+        )
         self._terms = CloudTerms(
             fingerprint=config.fingerprint,
             first_layer=config.first_layer,

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from wire.limits import FINGERPRINT_BYTES
-from wire.messages import Dtype
+from wire.messages import Codec, Dtype
+from wire.trees import MAX_TREE_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,8 @@ class CoreConfig:
     `credential` empty lets every device in. `credit_window_tokens` bounds the rows a connection
     may have outstanding, and is at least twice `max_frame_tokens`. A frame that wants rows back
     and has at most `verify_tokens` counts as a verification and goes first. With `target_step_s`
-    the step budget shrinks until a step is expected to take no longer.
+    the step budget shrinks until a step is expected to take no longer. `takes_trees` offers devices
+    frames whose rows branch; each of these is a verification too.
 
     Raises:
         ValueError: values that do not fit together.
@@ -33,6 +35,7 @@ class CoreConfig:
     credit_window_tokens: int = 2048
     step_budget_tokens: int = 512
     verify_tokens: int = 32
+    takes_trees: bool = False
     target_step_s: float | None = None
     session_ttl_s: float = 60.0
     queue_deadline_s: float = 30.0
@@ -46,9 +49,14 @@ class CoreConfig:
         self._check_least("max_sessions", 1)
         self._check_least("max_connections", 1)
         self._check_least("max_frame_tokens", 1)
-        self._check_least("verify_tokens", 1)
+        self._check_least("verify_tokens", MAX_TREE_ROWS if self.takes_trees else 1)
         self._check_least("credit_window_tokens", 2 * self.max_frame_tokens)
         self._check_least("step_budget_tokens", 2 * self.verify_tokens)
+
+    @property
+    def codecs(self) -> int:
+        """The codecs of this cloud, as Welcome has them."""
+        return 1 << Codec.RAW | self.takes_trees << Codec.RAW_TREE
 
     @property
     def chunk_quantum_tokens(self) -> int:

@@ -78,7 +78,8 @@ class StepRunner:
             )
         except RemoteProtocolError as error:
             return Refusal(error.code, error.message)
-        return StepItem(self._sequences[work.handle], work.position, rows, work.want)
+        sequence = self._sequences[work.handle]
+        return StepItem(sequence, work.position, rows, work.want, work.parents)
 
     def _forward(self, prepared: list[StepItem | Refusal]) -> tuple[list[Payload | Refusal], float]:
         items = [item for item in prepared if isinstance(item, StepItem)]
