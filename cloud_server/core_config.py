@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wire.limits import FINGERPRINT_BYTES
+from wire.limits import FINGERPRINT_BYTES, RowLimits
 from wire.messages import Codec, Dtype
 from wire.trees import MAX_TREE_ROWS
 
@@ -54,9 +54,10 @@ class CoreConfig:
         self._check_least("step_budget_tokens", 2 * self.verify_tokens)
 
     @property
-    def codecs(self) -> int:
-        """The codecs of this cloud, as Welcome has them."""
-        return 1 << Codec.RAW | self.takes_trees << Codec.RAW_TREE
+    def rows(self) -> RowLimits:
+        """What rows look like here, and the codecs that devices are offered."""
+        codecs = 1 << Codec.RAW | self.takes_trees << Codec.RAW_TREE
+        return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
     @property
     def chunk_quantum_tokens(self) -> int:
