@@ -1,9 +1,10 @@
 """TTFT, TBT and what follows from them; every definition in one place."""
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 
-from bench.records import Cell, RequestRecord
+from bench.records import Cell, LinkRecord, RequestRecord
 
 PERCENTILES = (50.0, 90.0, 99.0)
 
@@ -18,10 +19,11 @@ def tbt_s(request: RequestRecord) -> list[float]:
 
     Of `n` tokens that arrive at once, each counts the time since the emission before, divided by
     `n`; tokens of the first emission have none. The mean is then the time of the answer after its
-    first piece over its tokens.
+    first piece over its tokens. A piece without a token of its own counts for none.
     """
     values: list[float] = []
-    for (before_s, _), (time_s, count) in itertools.pairwise(request.emissions):
+    pieces = [piece for piece in request.emissions if piece[1] > 0]
+    for (before_s, _), (time_s, count) in itertools.pairwise(pieces):
         values.extend([(time_s - before_s) / count] * count)
     return values
 
@@ -64,6 +66,37 @@ def acceptance_by_position(requests: Sequence[RequestRecord]) -> list[float]:
         accepted = sum(_at(request.accepted_by_position, index) for request in requests)
         shares.append(accepted / drafted if drafted else 0.0)
     return shares
+
+
+def bytes_up_per_token(requests: Sequence[RequestRecord]) -> float | None:
+    """Bytes sent by the device over tokens of prompts and answers: each goes up once, if at all.
+
+    What was drafted in vain is the excess. None without a token.
+    """
+    tokens = sum(request.prompt_tokens + request.output_tokens for request in requests)
+    return sum(request.bytes_up for request in requests) / tokens if tokens else None
+
+
+def bytes_down_per_token(requests: Sequence[RequestRecord]) -> float | None:
+    """Bytes that came to the device over tokens of answers: prompts send nothing back but a row.
+
+    None without a token.
+    """
+    tokens = sum(request.output_tokens for request in requests)
+    return sum(request.bytes_down for request in requests) / tokens if tokens else None
+
+
+def rtt_s(link: LinkRecord) -> float:
+    """The link's round trip: the median as measured, or twice the delay that was asked for."""
+    measured = link.measured_rtt_s or {}
+    return measured.get("p50", 2 * link.delay_s)
+
+
+def output_sha256(requests: Sequence[RequestRecord]) -> str:
+    """One hash over the answers of all requests, in the order of their numbers."""
+    ordered = sorted(requests, key=lambda request: request.number)
+    lines = "".join(f"{request.number} {request.output_sha256}\n" for request in ordered)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def sla_attainment(cell: Cell, ttft_limit_s: float, tbt_limit_s: float) -> float:

@@ -4,6 +4,7 @@ Live runs and simulations write the same records, so that one report can set the
 A file holds one `Run` as JSON. No text and no token ids: an answer is known by its hash.
 """
 
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -50,7 +51,8 @@ class LinkRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `kind` says what shaped it: netem, tap (userspace relay between network namespaces), tcp
     (unprivileged relay, which hides TCP's own dynamics), loopback, or simulated. Rates None:
-    not limited. `trace` names a recorded trace, which then sets the rates.
+    not limited. `delay_s` is one way, the same in each direction. `trace` names a recorded trace,
+    which then sets the rates. `measured_rtt_s` has a figure by its name, `p50` at least.
     """
 
     kind: str
@@ -95,7 +97,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One request. Times in seconds; `arrival_s` from the run's start, the rest from the arrival.
 
     `emissions` are `[time, tokens]` of each piece of the answer as the client got it. `seconds` is
-    where the time went (`hat` field of the answer, summed by phase) for arms that tell.
+    where the time went (`hat` field of the answer, summed by phase) for arms that tell; its `total`
+    is their sum. Entry i of the lists by position is about the (i + 1)-th token of a round's draft.
     `spans` only for the few requests whose timeline is kept. `error` is a code, None if it ended.
     """
 
@@ -140,12 +143,26 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of the paper beside ours: `name` is what it is about, `metric` what was measured.
+
+    `note` explains a difference; without one the report marks what is far off as unexplained.
+    """
+
+    name: str
+    metric: str
+    paper: float
+    ours: float
+    note: str = ""
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """All cells of one command. `kind` is live or sim."""
 
     kind: str
     receipt: Receipt
     cells: list[Cell]
+    comparisons: list[Comparison] = []
     format: int = FORMAT
 
 
@@ -159,14 +176,34 @@ def read_run(path: Path) -> Run:
     """Read a run.
 
     Raises:
-        RunFileError: it cannot be read, or is not a run of this format.
+        RunFileError: it cannot be read, is not a run of this format, or has impossible times.
     """
     try:
-        run = msgspec.json.decode(path.read_bytes(), type=Run)
+        content = path.read_bytes()
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != FORMAT:
+            raise RunFileError(f"{path}: expected format {FORMAT}, got {found}")
+        run = msgspec.json.decode(content, type=Run)
     except OSError as error:
         raise RunFileError(f"{path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunFileError(f"{path}: expected a run of `hat bench`: {error}") from error
-    if run.format != FORMAT:
-        raise RunFileError(f"{path}: expected format {FORMAT}, got {run.format}")
+    for cell in run.cells:
+        for request in cell.requests:
+            _check(path, cell, request)
     return run
+
+
+class _Format(msgspec.Struct):
+    """Read by itself first: a run of another format need not have the fields of this one."""
+
+    format: int
+
+
+def _check(path: Path, cell: Cell, request: RequestRecord) -> None:
+    """Times go forward from the arrival, and no piece has fewer than no tokens."""
+    times = [0.0, *(time_s for time_s, _ in request.emissions)]
+    forward = all(before <= after for before, after in itertools.pairwise(times))
+    if not forward or any(count < 0 for _, count in request.emissions):
+        place = f"arm {cell.arm}, setting {cell.setting}, request {request.number}"
+        raise RunFileError(f"{path}: {place}: expected times that go forward, and token counts")

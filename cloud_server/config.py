@@ -10,8 +10,9 @@ class CloudConfig:
     """Settings of `hat cloud`. `None` means: chosen at start, and printed.
 
     `secret` is what devices must present. `capacity_tokens` is the KV capacity over all
-    sessions. `step_budget_tokens` bounds the rows of one engine step. A session without a
-    socket is kept for `session_ttl_s`; queued work older than `queue_deadline_s` is refused.
+    sessions. `step_budget_tokens` bounds the rows of one engine step, `max_frame_tokens` those of
+    one frame. A session without a socket is kept for `session_ttl_s`; queued work older than
+    `queue_deadline_s` is refused.
     """
 
     bundle: Path
@@ -29,6 +30,7 @@ class CloudConfig:
     max_sessions: int = 256
     max_connections: int = 256
     step_budget_tokens: int = 512
+    max_frame_tokens: int = 512
     session_ttl_s: float = 60.0
     queue_deadline_s: float = 30.0
     drain_timeout_s: float = 30.0

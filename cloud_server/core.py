@@ -12,13 +12,14 @@ from cloud_server.actions import (
     Step,
     StepOutcome,
 )
+from cloud_server.admission import AdmissionError, check_demand, fork_source
 from cloud_server.core_config import CoreConfig, CoreFigures
 from cloud_server.kv_accounting import KvAccounting
 from cloud_server.links import Link, Links
-from cloud_server.load import StepTimes, suggest_retry_s
+from cloud_server.pace import Pace
 from cloud_server.scheduler import Scheduler
 from cloud_server.session import Piece, PieceDone, Session
-from cloud_server.session_table import AdmissionError, SessionTable
+from cloud_server.session_table import SessionTable
 from cloud_server.step_book import Running, StepBook
 from wire.codec import Frame
 from wire.connection import CloudConnection, Phase
@@ -62,13 +63,14 @@ class CloudCore:
             credit_limit_tokens=config.credit_window_tokens,
             session_ttl_s=config.session_ttl_s,
         )
-        self._accounting = KvAccounting(config.capacity_tokens)
+        self._accounting = KvAccounting(config.capacity_tokens, config.block_tokens)
         self._table = SessionTable(config.max_sessions, self._accounting)
         self._scheduler = Scheduler(config.verify_tokens, config.chunk_quantum_tokens)
-        self._times = StepTimes()
+        self._pace = Pace(config)
         self._links = Links()
         self._steps = StepBook(self._rows.row_bytes)
         self._is_draining = False
+        self._restart_s: float | None = None
 
     @property
     def max_frame_bytes(self) -> int:
@@ -129,6 +131,8 @@ class CloudCore:
     @property
     def has_work(self) -> bool:
         """Whether `next_step` would give a step."""
+        if self._restart_s is not None:
+            return False
         return self._steps.num_commands > 0 or self._scheduler.has_work
 
     def next_step(self, now: float) -> Step | None:
@@ -136,7 +140,7 @@ class CloudCore:
         if not self.has_work:
             return None
         work = []
-        for grant in self._scheduler.plan(self._budget_tokens()):
+        for grant in self._scheduler.plan(self._pace.budget_tokens()):
             session = self._table.get(grant.handle)
             assert session is not None, "only live sessions wait"
             piece, item = session.start(grant.num_rows, now)
@@ -147,7 +151,7 @@ class CloudCore:
         """Take a step's results; steps end in the order in which they were given out."""
         pieces = self._steps.end(step, outcome)
         num_tokens = step.num_tokens
-        self._times.observe(num_tokens, outcome.seconds)
+        self._pace.observe(num_tokens, outcome.seconds)
         for (session, piece), result in zip(pieces, outcome.results, strict=True):
             if isinstance(result, Refusal):
                 self._refuse(session.handle, result)
@@ -173,6 +177,24 @@ class CloudCore:
             self._refuse(session.handle, refusal)
         self._give_back_pieces(pieces)
         return self._links.take_actions()
+
+    def engine_lost(self, reason: str, restart_s: float) -> list[Action]:
+        """The engine and all its caches are gone; a new one is expected in about `restart_s`.
+
+        Every session ends with INTERNAL and that time; new ones are refused with the same until
+        `engine_ready`. Results of steps that were given out are not to come any more.
+        """
+        self._restart_s = restart_s
+        pieces = self._steps.abandon()
+        for session in list(self._table):
+            self._refuse(session.handle, Refusal(FaultCode.INTERNAL, reason))
+        self._steps.forget_commands()
+        self._give_back_pieces(pieces)
+        return self._links.take_actions()
+
+    def engine_ready(self) -> None:
+        """A new engine of the same kind is there: sessions are welcome again."""
+        self._restart_s = None
 
     def tick(self, now: float) -> list[Action]:
         """Expire deadlines, lost sessions and silent handshakes; call it about once a second."""
@@ -211,7 +233,7 @@ class CloudCore:
 
     def figures(self) -> CoreFigures:
         """The load at this moment."""
-        budget_tokens = self._budget_tokens()
+        budget_tokens = self._pace.budget_tokens()
         return CoreFigures(
             num_connections=len(self._links),
             num_sessions=len(self._table),
@@ -222,7 +244,7 @@ class CloudCore:
             capacity_tokens=self._accounting.capacity_tokens,
             queued_tokens=self._num_queued_tokens(),
             step_budget_tokens=budget_tokens,
-            step_seconds=self._times.estimate_s(budget_tokens),
+            step_seconds=self._pace.estimate_s(budget_tokens),
             retry_after_s=self._retry_s(),
             is_draining=self._is_draining,
         )
@@ -237,7 +259,7 @@ class CloudCore:
             self._tell_replaced(known)
             self._end(known)
         try:
-            source = self._fork_source(link, message)
+            source = fork_source(message, link.sessions)
             self._make_room(message)
             session = self._table.add(message.key, message.max_tokens)
         except AdmissionError as error:
@@ -252,30 +274,13 @@ class CloudCore:
 
     def _make_room(self, message: Open) -> None:
         """Refuse, or end as many lost sessions as the new one needs."""
-        context, max_sessions = self._config.max_context_tokens, self._config.max_sessions
-        if message.max_tokens > context:
-            reason = f"expected at most {context} tokens, got {message.max_tokens}"
-            raise AdmissionError(FaultCode.CONTEXT_EXCEEDED, reason, can_retry=False)
         if self._is_draining:
             raise AdmissionError(FaultCode.DRAINING, "the cloud takes no new sessions")
-        if self._steps.num_commands >= 4 * max_sessions:
-            reason = f"expected fewer than {4 * max_sessions} sequences to open and release"
-            raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
+        if self._restart_s is not None:
+            raise AdmissionError(FaultCode.INTERNAL, "the engine restarts")
+        check_demand(self._config, message, self._steps.num_commands)
         for victim in self._table.victims(message.max_tokens):
             self._end(victim)
-
-    def _fork_source(self, link: Link, message: Open) -> Session | None:
-        if message.fork_of == NO_SESSION:
-            return None
-        source = link.sessions.get(message.fork_of)
-        if source is None:
-            reason = f"expected a live session to fork, got {message.fork_of}"
-            raise AdmissionError(FaultCode.UNKNOWN_SESSION, reason, can_retry=False)
-        if message.fork_tokens > source.certain_tokens:
-            certain = source.certain_tokens
-            reason = f"expected a fork of at most {certain} tokens, got {message.fork_tokens}"
-            raise AdmissionError(FaultCode.POSITION_MISMATCH, reason, can_retry=False)
-        return source
 
     def _take_up(self, link: Link, number: SessionId, session: Session) -> None:
         """Move a session, with or without a socket, to this connection."""
@@ -384,15 +389,10 @@ class CloudCore:
         for connection, num_returned in num_rows.items():
             self._links.give_back(connection, num_returned)
 
-    def _budget_tokens(self) -> int:
-        config = self._config
-        if config.target_step_s is None:
-            return config.step_budget_tokens
-        least, most = 2 * config.verify_tokens, config.step_budget_tokens
-        return self._times.budget_tokens(config.target_step_s, least, most)
-
     def _retry_s(self) -> float:
-        return suggest_retry_s(self._num_queued_tokens(), self._budget_tokens(), self._times)
+        if self._restart_s is not None:
+            return self._restart_s
+        return self._pace.retry_s(self._num_queued_tokens())
 
     def _num_queued_tokens(self) -> int:
         return sum(session.num_queued_tokens for session in self._table)

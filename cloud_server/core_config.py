@@ -11,11 +11,12 @@ from wire.trees import MAX_TREE_ROWS
 class CoreConfig:
     """What the core must know of model, engine and operator.
 
-    `credential` empty lets every device in. `credit_window_tokens` bounds the rows a connection
-    may have outstanding, and is at least twice `max_frame_tokens`. A frame that wants rows back
-    and has at most `verify_tokens` counts as a verification and goes first. With `target_step_s`
-    the step budget shrinks until a step is expected to take no longer. `takes_trees` offers devices
-    frames whose rows branch; each of these is a verification too.
+    Reservations of KV positions take whole blocks of `block_tokens`. `credential` empty lets every
+    device in. `credit_window_tokens` bounds the rows a connection may have outstanding, and is at
+    least twice `max_frame_tokens`. A frame that wants rows back and has at most `verify_tokens`
+    counts as a verification and goes first. With `target_step_s` the step budget shrinks until a
+    step is expected to take no longer. `takes_trees` offers devices frames whose rows branch;
+    each of these is a verification too.
 
     Raises:
         ValueError: values that do not fit together.
@@ -28,6 +29,7 @@ class CoreConfig:
     dtype: Dtype
     capacity_tokens: int
     max_context_tokens: int
+    block_tokens: int = 1
     credential: bytes = b""
     max_sessions: int = 256
     max_connections: int = 256
@@ -46,6 +48,7 @@ class CoreConfig:
             got = len(self.fingerprint)
             raise ValueError(f"expected a fingerprint of {FINGERPRINT_BYTES} bytes, got {got}")
         self._check_least("max_context_tokens", 1)
+        self._check_least("block_tokens", 1)
         self._check_least("max_sessions", 1)
         self._check_least("max_connections", 1)
         self._check_least("max_frame_tokens", 1)

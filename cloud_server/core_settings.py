@@ -7,7 +7,6 @@ from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
 from wire.trees import MAX_TREE_ROWS
 
-_MAX_FRAME_TOKENS = 512
 _MAX_FRAME_BYTES = 16 << 20
 """A frame holds up everything behind it on its socket, and each device may have a few in memory."""
 
@@ -26,7 +25,7 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
     """What the core is to be told."""
     row_bytes = engine.hidden_size * ITEM_BYTES[engine.dtype]
     affordable_tokens = max(1, _MAX_FRAME_BYTES // row_bytes)
-    max_frame_tokens = min(_MAX_FRAME_TOKENS, affordable_tokens, engine.max_context_tokens)
+    max_frame_tokens = min(config.max_frame_tokens, affordable_tokens, engine.max_context_tokens)
     return CoreConfig(
         fingerprint=bytes.fromhex(manifest.fingerprint),
         first_layer=manifest.num_input_layers,

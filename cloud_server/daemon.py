@@ -22,6 +22,9 @@ from wire.messages import Fault
 
 _log = logging.getLogger(__name__)
 
+STEP_LINE = "step of %d rows of %d sequences took %.6f s"
+"""What is logged of every step, for whom the histogram of the metrics is too coarse."""
+
 MAX_STEPS_IN_FLIGHT = 1
 """A step given out early holds fewer sessions: those that answer the running one are not in it."""
 
@@ -109,6 +112,7 @@ class CloudDaemon:
         self._num_running_steps -= 1
         if step.items:
             self._note_success()
+            _log.debug(STEP_LINE, step.num_tokens, len(step.items), outcome.seconds)
         self._metrics.count_step(step, outcome.seconds)
         actions = self._core.step_done(step, outcome, time.monotonic())
         # The engine first: sending what came out can wait until it is at work again.

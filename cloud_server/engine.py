@@ -5,7 +5,7 @@ An engine sees no text, no sampling and no sockets. The KV layout is private to 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NewType, Protocol
+from typing import Any, NewType, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -19,6 +19,10 @@ Rows = NDArray[Any]
 
 class EngineFullError(Exception):
     """The engine has no room for another sequence of this length."""
+
+
+class EngineLostError(Exception):
+    """The engine is gone with every cache it held; the message is safe to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,15 @@ class StepItem:
 
 
 class MiddleEngine(Protocol):
-    """The middle layers with a KV cache per sequence; used from one thread only."""
+    """The middle layers with a KV cache per sequence; used from one thread only.
+
+    A sequence takes whole blocks of `block_tokens` of the capacity.
+    """
 
     hidden_size: int
     dtype: Dtype
     capacity_tokens: int
+    block_tokens: int
     max_context_tokens: int
     takes_trees: bool
     """Whether items may have `parents`; the cloud offers trees to devices only then."""
@@ -65,9 +73,39 @@ class MiddleEngine(Protocol):
 
         Returns:
             One array `[R, H]` per item, R = 0, 1 or T after its `want`. Arrays own their memory.
+
+        Raises:
+            EngineLostError: the engine has to be loaded again.
         """
         ...
 
     def release(self, sequence: SequenceId) -> None:
         """Forget a sequence and free its cache."""
+        ...
+
+
+class PendingRows(Protocol):
+    """A step that was begun."""
+
+    def wait(self) -> list[Rows]:
+        """Its rows, as `MiddleEngine.step` gives them; from any one thread, in begun order."""
+        ...
+
+
+@runtime_checkable
+class PipelinedEngine(MiddleEngine, Protocol):
+    """An engine that works on several steps at once, such as one cut into stages.
+
+    Steps take effect in the order in which they are begun. Steps under way at the same time have
+    no sequence in common.
+    """
+
+    max_steps_in_flight: int
+
+    def begin(self, batch: Sequence[StepItem]) -> PendingRows:
+        """Start a step and return at once.
+
+        Raises:
+            EngineLostError: the engine has to be loaded again.
+        """
         ...

@@ -8,12 +8,19 @@ class KvFullError(Exception):
 
 
 class KvAccounting:
-    """Reservations of KV positions; their sum never exceeds `capacity_tokens`."""
+    """Reservations of KV positions; their sum never exceeds `capacity_tokens`.
 
-    def __init__(self, capacity_tokens: int) -> None:
-        if capacity_tokens < 1:
-            raise ValueError(f"expected a capacity of at least 1 token, got {capacity_tokens}")
-        self.capacity_tokens = capacity_tokens
+    A reservation takes whole blocks of `block_tokens`, and so does the capacity.
+    """
+
+    def __init__(self, capacity_tokens: int, block_tokens: int = 1) -> None:
+        if block_tokens < 1:
+            raise ValueError(f"expected blocks of at least 1 token, got {block_tokens}")
+        if capacity_tokens < block_tokens:
+            least = f"{block_tokens} token{'s' if block_tokens > 1 else ''}"
+            raise ValueError(f"expected a capacity of at least {least}, got {capacity_tokens}")
+        self._block_tokens = block_tokens
+        self.capacity_tokens = capacity_tokens // block_tokens * block_tokens
         self.reserved_tokens = 0
         self._reservations: dict[SequenceHandle, int] = {}
 
@@ -21,6 +28,10 @@ class KvAccounting:
     def free_tokens(self) -> int:
         """Positions that can still be reserved."""
         return self.capacity_tokens - self.reserved_tokens
+
+    def charge(self, max_tokens: int) -> int:
+        """What a reservation of so many positions takes."""
+        return -(-max_tokens // self._block_tokens) * self._block_tokens
 
     def reserve(self, handle: SequenceHandle, max_tokens: int) -> None:
         """Set `max_tokens` positions aside for a sequence until it is released.
@@ -33,12 +44,12 @@ class KvAccounting:
             raise ValueError(f"expected a sequence without a reservation, got {handle}")
         if max_tokens < 1:
             raise ValueError(f"expected max_tokens of at least 1, got {max_tokens}")
-        if max_tokens > self.free_tokens:
-            total = self.capacity_tokens
-            reason = f"expected at most {self.free_tokens} free of {total} tokens, got {max_tokens}"
-            raise KvFullError(reason)
-        self._reservations[handle] = max_tokens
-        self.reserved_tokens += max_tokens
+        charged_tokens = self.charge(max_tokens)
+        if charged_tokens > self.free_tokens:
+            free = f"{self.free_tokens} free of {self.capacity_tokens} tokens"
+            raise KvFullError(f"expected at most {free}, got {charged_tokens}")
+        self._reservations[handle] = charged_tokens
+        self.reserved_tokens += charged_tokens
 
     def release(self, handle: SequenceHandle) -> None:
         """Give a sequence's positions back.

@@ -5,19 +5,10 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from cloud_server.actions import SequenceHandle
+from cloud_server.admission import AdmissionError
 from cloud_server.kv_accounting import KvAccounting, KvFullError
 from cloud_server.session import Session
 from wire.errors import FaultCode
-
-
-class AdmissionError(Exception):
-    """A session cannot be had now, or never (`can_retry` False)."""
-
-    def __init__(self, code: FaultCode, message: str, can_retry: bool = True) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.can_retry = can_retry
 
 
 class SessionTable:
@@ -59,7 +50,8 @@ class SessionTable:
         Raises:
             AdmissionError: their end would not be enough; none is to be ended then.
         """
-        capacity = self._accounting.capacity_tokens
+        capacity, charge = self._accounting.capacity_tokens, self._accounting.charge
+        max_tokens = charge(max_tokens)
         if max_tokens > capacity:
             reason = f"expected at most {capacity} tokens of capacity, got {max_tokens}"
             raise AdmissionError(FaultCode.CAPACITY, reason, can_retry=False)
@@ -73,7 +65,7 @@ class SessionTable:
                 raise self._refusal(num_free_sessions, num_free_tokens, max_tokens)
             victims.append(self._sessions[handle])
             num_free_sessions += 1
-            num_free_tokens += self._sessions[handle].max_tokens
+            num_free_tokens += charge(self._sessions[handle].max_tokens)
         return victims
 
     def add(self, key: bytes, max_tokens: int) -> Session:

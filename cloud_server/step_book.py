@@ -82,6 +82,16 @@ class StepBook:
         self._commands[:0] = [c for c in step.commands if isinstance(c, ReleaseSequence)]
         return pieces
 
+    def abandon(self) -> list[Running]:
+        """Forget every step that has not ended; their pieces."""
+        pieces = [running for pieces in self._running.values() for running in pieces]
+        self._running.clear()
+        return pieces
+
+    def forget_commands(self) -> None:
+        """Forget what was asked of an engine that is gone."""
+        self._commands.clear()
+
     def _pop(self, step: Step) -> tuple[Running, ...]:
         expected = next(iter(self._running), None)
         if step.number != expected:

@@ -7,11 +7,11 @@ import torch
 
 from cloud_server.engine import EngineFullError, Rows, SequenceId, StepItem
 from cloud_server.kv_slab import KvShape, KvSlab
+from cloud_server.step_checks import Extent, check_items, check_opening, num_wanted_rows
 from cloud_server.torch_attention import Block, plan_blocks, plan_tree_blocks
 from cloud_server.torch_layer import LayerSettings, MiddleLayer, Ragged, Span
 from cloud_server.torch_rows import rows_of, tensor_of
-from wire.messages import Dtype, Want
-from wire.numbers import NUMPY_DTYPES
+from wire.messages import Dtype
 from wire.trees import chain_rows, row_depths
 
 
@@ -32,6 +32,7 @@ class TorchMiddleEngine:
     `windows` are the layers' attention windows, one per layer.
     """
 
+    block_tokens = 1
     takes_trees = True
 
     def __init__(
@@ -68,17 +69,9 @@ class TorchMiddleEngine:
         Raises:
             ValueError: a length outside what this engine or the forked sequence has.
         """
-        if not 1 <= max_tokens <= self.max_context_tokens:
-            raise ValueError(
-                f"max_tokens must be in [1, {self.max_context_tokens}], got {max_tokens}"
-            )
         source = None if fork_of is None else self._slab(fork_of)
-        available = 0 if source is None else source.length
-        if not 0 <= fork_tokens <= min(available, max_tokens):
-            raise ValueError(
-                f"cannot fork {fork_tokens} positions: the sequence holds {available}, "
-                f"the new one may have {max_tokens}"
-            )
+        extent = None if source is None else Extent(source.length, source.max_tokens)
+        check_opening(max_tokens, self.max_context_tokens, fork_tokens, extent)
         free_tokens = self.capacity_tokens - self._reserved_tokens
         if max_tokens > free_tokens:
             raise EngineFullError(
@@ -112,7 +105,7 @@ class TorchMiddleEngine:
         """
         if not batch:
             return []
-        self._check(batch)
+        check_items(batch, self._extent, self.hidden_size, self.dtype, takes_trees=True)
         for item in batch:
             slab = self._slab(item.sequence)
             slab.length = item.position
@@ -132,28 +125,9 @@ class TorchMiddleEngine:
             raise ValueError(f"no sequence {sequence}")
         return self._slabs[sequence]
 
-    def _check(self, batch: Sequence[StepItem]) -> None:
-        if len({item.sequence for item in batch}) != len(batch):
-            raise ValueError("a sequence appears twice in one step")
-        expected = NUMPY_DTYPES[self.dtype]
-        for item in batch:
-            slab = self._slab(item.sequence)
-            rows = item.rows
-            if rows.ndim != 2 or rows.shape[1] != self.hidden_size or len(rows) == 0:
-                raise ValueError(f"expected rows [T, {self.hidden_size}], T > 0, got {rows.shape}")
-            if rows.dtype != expected:
-                raise ValueError(f"expected {expected} rows, got {rows.dtype}")
-            if not 0 <= item.position <= slab.length:
-                raise ValueError(
-                    f"rows start at {item.position}, the sequence holds {slab.length} positions"
-                )
-            if item.parents and len(item.parents) != len(rows):
-                raise ValueError(f"expected {len(rows)} parents, got {len(item.parents)}")
-            if item.position + len(rows) > slab.max_tokens:
-                raise ValueError(
-                    f"rows end at {item.position + len(rows)}, "
-                    f"the sequence was opened for {slab.max_tokens} positions"
-                )
+    def _extent(self, sequence: SequenceId) -> Extent:
+        slab = self._slab(sequence)
+        return Extent(slab.length, slab.max_tokens)
 
     def _ragged(self, batch: Sequence[StepItem]) -> Ragged:
         spans = []
@@ -198,16 +172,6 @@ def _wanted(rows: torch.Tensor, batch: Sequence[StepItem]) -> list[Rows]:
     end_row = 0
     for item in batch:
         end_row += len(item.rows)
-        part = rows[end_row - _num_wanted(item) : end_row]
+        part = rows[end_row - num_wanted_rows(item) : end_row]
         answers.append(rows_of(part.cpu()).copy())
     return answers
-
-
-def _num_wanted(item: StepItem) -> int:
-    match item.want:
-        case Want.NONE:
-            return 0
-        case Want.LAST:
-            return 1
-        case Want.ALL:
-            return len(item.rows)

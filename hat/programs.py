@@ -75,6 +75,12 @@ _CLOUD: Mapping[str, About] = {
     "step_budget_tokens": About(
         "Most rows in one step of the engine.", minimum=1, maximum=_MAX_TOKENS, tokens=True
     ),
+    "max_frame_tokens": About(
+        "Most rows in one frame of a device, which holds up what is behind it on its socket.",
+        minimum=1,
+        maximum=_MAX_TOKENS,
+        tokens=True,
+    ),
     "session_ttl_s": _seconds("Seconds that a session waits for its device to come back."),
     "queue_deadline_s": _seconds("Seconds after which queued work is refused."),
     **_COMMON,

@@ -1,0 +1,109 @@
+"""The arms: which process runs at which end of the link, and with which settings.
+
+All of them are this project's own programs, so that only the method differs. What every arm has in
+common is not in this table: one thread per device, no kept sessions, and of a prompt only the last
+row comes back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Where = Literal["split", "cloud", "device"]
+"""Who runs what. split: the middle layers in the cloud, the rest on the device, and hidden states
+cross the link. cloud: all of it in the cloud, and text crosses. device: all of it on the device,
+and nothing crosses."""
+
+ONE_SHOT_TOKENS = 4096
+"""Rows of one frame and of one step in arms that send a prompt whole; none here is longer."""
+
+SARATHI_CHUNK_TOKENS = 128
+"""The cloud's fixed budget in u-sarathi. The paper does not say its own; 128 is among the sizes
+that Sarathi-Serve (arXiv:2403.02310) measures, and larger than any decode batch here."""
+
+WARM_UP_TOKENS = 12
+"""Tokens of each answer that is asked for before anything is measured."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to serve a model. `cloud` and `device` hold settings of `CloudConfig` and
+    `DeviceConfig` that differ from the defaults; `notes` go into every result."""
+
+    name: str
+    about: str
+    where: Where = "split"
+    cloud: Mapping[str, Any] = field(default_factory=dict)
+    device: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def crosses_as_states(self) -> bool:
+        """Whether hidden states cross the link."""
+        return self.where == "split"
+
+
+_WHOLE_FRAMES = {"max_frame_tokens": ONE_SHOT_TOKENS}
+_ONE_STEP = {**_WHOLE_FRAMES, "step_budget_tokens": ONE_SHOT_TOKENS}
+_SARATHI = {**_WHOLE_FRAMES, "step_budget_tokens": SARATHI_CHUNK_TOKENS}
+_ONE_CHUNK = {"chunking": "fixed", "chunk_tokens": 0}
+_PLAIN = {**_ONE_CHUNK, "drafter": "none"}
+
+_SERVED_BY_TWO = (
+    "served by `hat cloud` and `hat device` beside each other, so a token costs about a "
+    "millisecond of loopback more than in one process",
+)
+
+ARMS = (
+    Arm(
+        "cloud-only",
+        "the whole model in the cloud; text crosses the link",
+        "cloud",
+        _ONE_STEP,
+        _PLAIN,
+        _SERVED_BY_TWO,
+    ),
+    Arm(
+        "device-only",
+        "the whole model on the device; nothing crosses the link",
+        "device",
+        _ONE_STEP,
+        _PLAIN,
+        (
+            *_SERVED_BY_TWO,
+            "the device's processor is the same machine's, not that of a small board",
+        ),
+    ),
+    Arm("u-shape", "split; the prompt whole, one token per round", "split", _ONE_STEP, _PLAIN),
+    Arm(
+        "u-sarathi",
+        f"u-shape, and the cloud cuts prompts into steps of {SARATHI_CHUNK_TOKENS} tokens, "
+        "decoding first",
+        "split",
+        _SARATHI,
+        _PLAIN,
+    ),
+    Arm("hat", "split, with this project's defaults"),
+    Arm("hat-paper", "hat with the paper's rule for chunks", device={"chunking": "paper"}),
+    Arm("hat-no-chunking", "hat with the prompt whole", cloud=_ONE_STEP, device=_ONE_CHUNK),
+    Arm("hat-no-speculation", "hat without drafts", device={"drafter": "none"}),
+    Arm("hat-no-ahead", "hat without parallel drafting", device={"draft_ahead": "off"}),
+)
+"""In the order in which results tell them."""
+
+
+def arm_names() -> list[str]:
+    """Every arm's name."""
+    return [arm.name for arm in ARMS]
+
+
+def find_arm(name: str) -> Arm:
+    """The arm of that name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for arm in ARMS:
+        if arm.name == name:
+            return arm
+    raise KeyError(name)

@@ -1,0 +1,96 @@
+"""One direction of a link: which packet arrives when; pure.
+
+Knows no clock and no socket: it is told when each packet comes and says when it leaves at the far
+end. Moments are seconds since the link was opened.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.link.rates import ConstantRate, Rate, RecordedRate
+from bench.link.spec import LinkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One direction as asked for; `LinkSpec` has the words."""
+
+    rate: Rate
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    loss: float = 0.0
+    queue_bytes: float = math.inf
+
+
+class Shaper:
+    """Sends one packet after the other at the direction's rate, then delays it.
+
+    A packet that does not fit into the buffer is dropped before it takes any time; one that the
+    link loses has been sent and has taken its time. Packets keep their order.
+
+    Args:
+        draw: Evenly distributed numbers from 0 (with) to 1 (without). Two are drawn per packet sent
+            if there is loss or jitter, so that one does not change the other's luck.
+    """
+
+    def __init__(self, direction: Direction, draw: Callable[[], float]) -> None:
+        self._direction = direction
+        self._draw = draw
+        self._is_random = direction.loss > 0 or direction.jitter_s > 0
+        self._waiting: deque[tuple[float, int]] = deque()
+        self._num_waiting_bytes = 0
+        self._free_s = 0.0
+        self._last_s = 0.0
+
+    def offer(self, now_s: float, num_bytes: int) -> float | None:
+        """When a packet that comes now leaves at the far end; None: never."""
+        direction = self._direction
+        if self.backlog_bytes(now_s) + num_bytes > direction.queue_bytes:
+            return None
+        self._free_s = direction.rate.sent_at(max(now_s, self._free_s), num_bytes)
+        if self._free_s > now_s:
+            self._waiting.append((self._free_s, num_bytes))
+            self._num_waiting_bytes += num_bytes
+        arrival_s = self._free_s + direction.delay_s
+        if self._is_random:
+            is_lost = self._draw() < direction.loss
+            arrival_s += self._draw() * direction.jitter_s
+            if is_lost:
+                return None
+        self._last_s = max(self._last_s, arrival_s)
+        return self._last_s
+
+    def backlog_bytes(self, now_s: float) -> int:
+        """Bytes that have come and are not sent whole, the packet on its way out included."""
+        while self._waiting and self._waiting[0][0] <= now_s:
+            self._num_waiting_bytes -= self._waiting.popleft()[1]
+        return self._num_waiting_bytes
+
+    def room_s(self, now_s: float, num_bytes: int) -> float:
+        """The first moment at which a packet fits if nothing else comes; for senders that wait."""
+        excess = self.backlog_bytes(now_s) + num_bytes - self._direction.queue_bytes
+        if excess <= 0:
+            return now_s
+        for sent_s, sent_bytes in self._waiting:
+            excess -= sent_bytes
+            if excess <= 0:
+                return sent_s
+        return self._free_s
+
+
+def directions(
+    spec: LinkSpec, recorded: tuple[RecordedRate, RecordedRate] | None = None
+) -> tuple[Direction, Direction]:
+    """Uplink and downlink of a link; `recorded` has the rates that stand for the spec's trace."""
+    asked = (spec.uplink_bytes_per_s, spec.downlink_bytes_per_s)
+    constant = (ConstantRate(math.inf if rate is None else rate) for rate in asked)
+    up, down = (_direction(spec, rate) for rate in recorded or constant)
+    return up, down
+
+
+def _direction(spec: LinkSpec, rate: Rate) -> Direction:
+    mean = rate.mean_bytes_per_s
+    queue_bytes = math.inf if math.isinf(mean) else spec.buffer_bytes(mean)
+    return Direction(rate, spec.delay_s, spec.jitter_s, spec.loss, queue_bytes)

@@ -1,0 +1,1 @@
+"""From result files to one page, pictures and the README's table."""

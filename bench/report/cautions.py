@@ -1,0 +1,121 @@
+"""What a reader must know before believing a number."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bench.records import LinkRecord
+from bench.report.groups import LIVE, Group, Source
+from bench.report.same_text import agreements
+from bench.report.side_by_side import paper_rows
+
+# A machine of n cores with more than this many running programs per core was not quiet.
+QUIET_LOAD_PER_CORE = 0.5
+# A link whose measured rate is further from the asked one was not the link asked for.
+RATE_TOLERANCE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """A line at the top of the page. `is_wrong`: numbers are wrong, not merely to be read so."""
+
+    text: str
+    is_wrong: bool = False
+    anchor: str | None = None
+
+
+def cautions(sources: Sequence[Source], groups: Sequence[Group]) -> list[Caution]:
+    """All of them, what is wrong first."""
+    found = [*_of_texts(groups), *_of_failures(groups), *_of_paper(sources)]
+    found += [*_of_sources(sources), *_of_links(groups), *_of_models(groups)]
+    return sorted(found, key=lambda caution: not caution.is_wrong)
+
+
+def _of_texts(groups: Sequence[Group]) -> Iterator[Caution]:
+    for group in groups:
+        for arm, agreement in agreements(group).items():
+            if agreement.num_different:
+                text = f"{arm} and {agreement.reference} gave different texts to "
+                text += f"{agreement.num_different} of {agreement.num_compared} requests"
+                yield Caution(f"{text} at {group.setting} ({group.kind}).", True, anchor_of(group))
+
+
+def _of_failures(groups: Sequence[Group]) -> Iterator[Caution]:
+    for group in groups:
+        for result in group.arms:
+            if not result.requests:
+                text = f"{result.arm} has no requests at {group.setting} ({group.kind})."
+                yield Caution(text, True, anchor_of(group))
+            elif result.num_failed:
+                failed = [r for r in result.requests if r.error is not None or not r.emissions]
+                codes = sorted({request.error or "no text" for request in failed})
+                text = f"{result.num_failed} of {len(result.requests)} requests of {result.arm} "
+                text += f"failed at {group.setting} ({group.kind}): {', '.join(codes)}."
+                yield Caution(text, True, anchor_of(group))
+
+
+def _of_paper(sources: Sequence[Source]) -> Iterator[Caution]:
+    unexplained = [row for row in paper_rows(sources) if row.is_far_off and not row.comparison.note]
+    if unexplained:
+        text = f"{len(unexplained)} figures are far from the paper's and have no explanation."
+        yield Caution(text, True, "paper")
+
+
+def _of_sources(sources: Sequence[Source]) -> Iterator[Caution]:
+    for source in sources:
+        receipt, anchor = source.run.receipt, f"source-{source.number}"
+        name = source.path.name
+        if receipt.commit.endswith("-dirty"):
+            text = f"{name}: measured with changes that are not in commit {receipt.commit[:-6]}."
+            yield Caution(text, False, anchor)
+        elif " " in receipt.commit:
+            yield Caution(f"{name}: the commit is not known ({receipt.commit}).", False, anchor)
+        load = receipt.load_average
+        if load is not None and load > QUIET_LOAD_PER_CORE * receipt.num_cores:
+            text = f"{name}: other programs ran at the same time (load average {load:.1f} on "
+            text += f"{receipt.num_cores} cores before it began); times are upper bounds."
+            yield Caution(text, False, anchor)
+    if len({source.run.receipt.commit.removesuffix("-dirty") for source in sources}) > 1:
+        yield Caution("The files were made by different commits.", False, "receipts")
+
+
+def _of_links(groups: Sequence[Group]) -> Iterator[Caution]:
+    live = [group for group in groups if group.kind == LIVE]
+    tcp = [group for group in live if group.link.kind == "tcp"]
+    if tcp:
+        text = f"{_settings(len(tcp))} ran over an unprivileged TCP relay, which hides TCP's own "
+        text += "dynamics: loss and slow start do not show."
+        yield Caution(text, False, anchor_of(tcp[0]))
+    loopback = [group for group in live if group.link.kind == "loopback"]
+    if loopback:
+        text = f"{_settings(len(loopback))} ran over loopback: there is no link to speak of."
+        yield Caution(text, False, anchor_of(loopback[0]))
+    for group in live:
+        for result in group.arms:
+            off = sorted({each for cell in result.cells for each in _off(cell.link)})
+            if off:
+                text = f"{result.arm} at {group.setting}: the link as measured is not the one "
+                yield Caution(text + f"asked for ({', '.join(off)}).", False, anchor_of(group))
+
+
+def _off(link: LinkRecord) -> Iterator[str]:
+    uplink = (link.uplink_bytes_per_s, link.measured_uplink_bytes_per_s)
+    downlink = (link.downlink_bytes_per_s, link.measured_downlink_bytes_per_s)
+    for way, (asked, measured) in (("uplink", uplink), ("downlink", downlink)):
+        if asked and measured and abs(measured / asked - 1) > RATE_TOLERANCE:
+            yield f"{way} {8e-6 * measured:.3g} instead of {8e-6 * asked:.3g} Mbit/s"
+
+
+def _of_models(groups: Sequence[Group]) -> Iterator[Caution]:
+    names = sorted({g.model.name for g in groups if not g.model.has_real_weights})
+    if names:
+        text = f"{', '.join(names)}: random weights. Acceptance is not shown, and times between "
+        yield Caution(text + "tokens of arms that draft say nothing about a trained model.")
+
+
+def anchor_of(group: Group) -> str:
+    """Where the page has this setting."""
+    return f"setting-{group.number}"
+
+
+def _settings(number: int) -> str:
+    return "One setting" if number == 1 else f"{number} settings"

@@ -1,0 +1,101 @@
+"""The texts that are asked: Spec-Bench, beginnings of stories, pieces of books of exact length."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from bench.workloads.book_pieces import book_pieces
+from bench.workloads.data_files import PromptRow, prompt_rows
+from bench.workloads.errors import WorkloadError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_FILES = MappingProxyType({"spec-bench": "spec_bench", "tinystories": "tinystories"})
+_BOOKS = "books:"
+PROMPT_SETS = (*_FILES, f"{_BOOKS}N")
+"""What `load_prompts` knows; N is a number of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One text. `number` is the one it has in its source; the same number is the same text."""
+
+    number: int
+    text: str
+    category: str
+
+
+def load_prompts(
+    name: str,
+    num: int,
+    seed: int,
+    tokenizer: Path | None = None,
+    max_tokens: int | None = None,
+) -> list[Prompt]:
+    """`num` prompts in an order that depends on the seed alone.
+
+    Args:
+        name: spec-bench, tinystories, or books:N for pieces of books of exactly N tokens.
+        num: How many; a set that is smaller begins again, in another order.
+        seed: Chooses and orders.
+        tokenizer: The model's `tokenizer.json`, or its folder; needed where tokens are counted.
+            Counted is what a completion request counts: with the special tokens the tokenizer adds.
+        max_tokens: Longer prompts are left out.
+
+    Raises:
+        WorkloadError: no such set, no tokenizer where one is needed, no prompt short enough, or
+            more tokens wanted than the books have.
+    """
+    counted = None if tokenizer is None else _tokenizer(_tokenizer_file(tokenizer))
+    if max_tokens is not None and counted is None:
+        raise WorkloadError(f"{name}: expected a tokenizer, to tell which prompts are too long")
+    if name.startswith(_BOOKS) and name.removeprefix(_BOOKS).isdigit():
+        num_tokens = int(name.removeprefix(_BOOKS))
+        if counted is None:
+            raise WorkloadError(
+                f"{name}: expected a tokenizer, to cut texts of {num_tokens} tokens"
+            )
+        pieces = book_pieces(num_tokens, num, seed, counted)
+        return [Prompt(start, text, "books") for start, text in pieces]
+    if name not in _FILES:
+        raise WorkloadError(f"expected one of {', '.join(PROMPT_SETS)}, got {name}")
+    rows = list(prompt_rows(_FILES[name]))
+    if counted is not None and max_tokens is not None:
+        rows = [row for row in rows if _count(counted, row.text) <= max_tokens]
+    if not rows:
+        raise WorkloadError(f"{name} has no prompt of {max_tokens} tokens or fewer")
+    in_order = islice(_endless(rows, random.Random(f"{name}/{seed}")), num)
+    return [Prompt(row.id, row.text, row.category) for row in in_order]
+
+
+def _endless(rows: list[PromptRow], source: random.Random) -> Iterator[PromptRow]:
+    """All rows in one order, then in another, and so on."""
+    while True:
+        yield from source.sample(rows, len(rows))
+
+
+def _count(tokenizer: "Tokenizer", text: str) -> int:
+    return len(tokenizer.encode(text).ids)
+
+
+def _tokenizer_file(path: Path) -> Path:
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise WorkloadError(f"expected the model's tokenizer.json, found none at {path}")
+    return file
+
+
+@cache
+def _tokenizer(file: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    loaded = Tokenizer.from_file(str(file))
+    loaded.no_truncation()
+    loaded.no_padding()
+    return loaded
