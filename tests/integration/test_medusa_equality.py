@@ -1,6 +1,7 @@
 """Text drafted by Medusa heads, verified as trees in the cloud, equals the unsplit model's."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from device_runtime.generation import CloudUnavailableError, GenerationRequest, SamplingParams
 from device_runtime.server import StartError
+from tests.support.broken_link import broken_link
 from tests.support.reference import (
     STORIES,
     Greedy,
@@ -19,11 +21,13 @@ from tests.support.reference import (
 )
 from tests.support.stack import (
     GREEDY,
+    cloud_config,
     connected_device,
     gather_bounded,
     generate_ids,
     generate_with_stats,
     running_stack,
+    serve_cloud,
     split_for_serving,
 )
 
@@ -117,6 +121,34 @@ def test_a_next_turn_continues_what_trees_left_in_the_caches(
                 assert difference is None or difference.is_tie, f"{difference}: {ids}"
 
     asyncio.run(run())
+
+
+def test_a_socket_lost_in_the_middle_of_trees_changes_no_token(
+    stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path]
+) -> None:
+    """What the cloud keeps of a session whose last frame branched is taken up again."""
+    draws = random.Random(3)
+
+    async def run() -> int:
+        settings = MEDUSA | {"reconnect_timeout_s": 120.0}
+        async with (
+            serve_cloud(cloud_config(bundles[1])) as cloud,
+            broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
+            connected_device(bundles[1], link.url, settings) as device,
+        ):
+            num_recoveries = 0
+            for prompt, reference in stories[:8]:
+                link.strike_after(draws.randrange(20_000, 90_000), link.reset)
+                request = GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS)
+                await device.link.connected()
+                ids, stats = await generate_with_stats(device.runtime, request)
+                link.forget_strikes()
+                difference = first_difference(reference, ids)
+                assert difference is None or difference.is_tie, f"{difference}: {ids}"
+                num_recoveries += stats.num_recoveries
+            return num_recoveries
+
+    assert asyncio.run(run()) > 0
 
 
 def test_a_cloud_that_takes_no_trees_is_named(bundles: dict[int, Path]) -> None:
