@@ -71,7 +71,7 @@ class _Face:
         """200 while a restart would not help."""
         daemon = self._serving.daemon
         if daemon is not None and daemon.is_broken:
-            return web.Response(status=503, text=_BROKEN)
+            return web.Response(status=503, text=_LOST if daemon.is_given_up else _BROKEN)
         return web.Response(text="ok")
 
     async def ready(self, request: web.Request) -> web.Response:
@@ -93,12 +93,16 @@ class _Face:
         if daemon is None:
             return _LOADING
         if daemon.is_broken:
-            return _BROKEN
+            return _LOST if daemon.is_given_up else _BROKEN
+        if daemon.is_restarting:
+            return _RESTARTING
         return "draining: no new sessions" if daemon.is_draining else None
 
 
 _LOADING = "loading the model"
 _BROKEN = "the engine fails every step"
+_LOST = "the engine is lost and cannot be loaded"
+_RESTARTING = "the engine was lost and is being loaded again"
 
 
 async def _serve(

@@ -13,12 +13,15 @@ class CloudConfig:
     sessions. `step_budget_tokens` bounds the rows of one engine step, `max_frame_tokens` those of
     one frame. A session without a socket is kept for `session_ttl_s`; queued work older than
     `queue_deadline_s` is refused.
+
+    The settings from `tensor_parallel_size` on are for the engine vllm, under vLLM's own names;
+    `kv_cache_memory` is in bytes per worker, `vllm_args` a JSON object of further ones.
     """
 
     bundle: Path
     host: str = "127.0.0.1"
     port: int = 7700
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "vllm"] = "torch"
     device: str = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     threads: int | None = None
@@ -34,5 +37,16 @@ class CloudConfig:
     session_ttl_s: float = 60.0
     queue_deadline_s: float = 30.0
     drain_timeout_s: float = 30.0
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    nnodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = 29501
+    distributed_executor_backend: Literal["mp", "ray"] = "mp"
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory: int | None = None
+    quantization: str | None = None
+    vllm_args: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

@@ -34,6 +34,7 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         dtype=engine.dtype,
         capacity_tokens=engine.capacity_tokens,
         max_context_tokens=engine.max_context_tokens,
+        block_tokens=engine.block_tokens,
         credential=(config.secret or "").encode(),
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,

@@ -25,9 +25,6 @@ _log = logging.getLogger(__name__)
 STEP_LINE = "step of %d rows of %d sequences took %.6f s"
 """What is logged of every step, for whom the histogram of the metrics is too coarse."""
 
-MAX_STEPS_IN_FLIGHT = 1
-"""A step given out early holds fewer sessions: those that answer the running one are not in it."""
-
 _BROKEN_AFTER_FAILED_STEPS = 3
 """So many steps in a row that raise are not one session's fault, but an engine that is lost."""
 
@@ -35,6 +32,21 @@ _SPARE_BACKLOG_BYTES = 1 << 20
 """For messages without rows, above two windows of rows."""
 
 _LAST_WRITES_S = 2.0
+
+_RESTARTS_WITHOUT_A_STEP = 3
+"""So many losses with no step between them: what is asked of the engine breaks it each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRhythm:
+    """How many steps an engine works on at once, and about how long it takes to load.
+
+    With one stage a step given out early would hold fewer sessions: those that answer the running
+    one are not in it.
+    """
+
+    steps_in_flight: int = 1
+    load_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +61,25 @@ class CloudDaemon:
     """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop."""
 
     def __init__(
-        self, settings: CoreConfig, engine: EngineThread, metrics: Metrics, patience: Patience
+        self,
+        settings: CoreConfig,
+        engine: EngineThread,
+        metrics: Metrics,
+        patience: Patience,
+        rhythm: EngineRhythm,
     ) -> None:
         self._core = CloudCore(settings)
         self._engine = engine
         self._metrics = metrics
+        self._rhythm = rhythm
         self._loop = asyncio.get_running_loop()
         self._connections: dict[ConnectionId, Connection] = {}
         self._num_connected = 0
         self._num_running_steps = 0
         self._num_failed_in_a_row = 0
+        self._num_lost_in_a_row = 0
+        self._is_restarting = False
+        self._is_given_up = False
         self._is_pump_due = False
         self._drained = asyncio.Event()
         row_bytes = settings.hidden_size * ITEM_BYTES[settings.dtype]
@@ -76,7 +97,19 @@ class CloudDaemon:
     @property
     def is_broken(self) -> bool:
         """Whether the engine seems lost; it is tried again with every step."""
+        if self._is_given_up or self._num_lost_in_a_row >= _RESTARTS_WITHOUT_A_STEP:
+            return True
         return self._num_failed_in_a_row >= _BROKEN_AFTER_FAILED_STEPS
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether a lost engine could not be loaded again."""
+        return self._is_given_up
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the engine was lost and is being loaded again."""
+        return self._is_restarting
 
     @property
     def is_draining(self) -> bool:
@@ -129,6 +162,25 @@ class CloudDaemon:
                 "%d steps failed in a row: not ready until one succeeds", _BROKEN_AFTER_FAILED_STEPS
             )
         self._perform(self._core.step_failed(step, reason, time.monotonic()))
+
+    def on_engine_lost(self, reason: str) -> None:
+        """See `StepListener`."""
+        self._num_lost_in_a_row += 1
+        self._num_running_steps = 0
+        self._is_restarting = True
+        self._metrics.count_lost_engine()
+        self._perform(self._core.engine_lost(reason, self._rhythm.load_s))
+
+    def on_engine_ready(self) -> None:
+        """See `StepListener`."""
+        self._is_restarting = False
+        self._core.engine_ready()
+        self._pump_soon()
+
+    def on_engine_given_up(self) -> None:
+        """See `StepListener`."""
+        self._is_given_up = True
+        _log.error("the engine could not be loaded again: this cloud must be started anew")
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new sessions, and wait until the others are closed or time is up."""
@@ -183,7 +235,7 @@ class CloudDaemon:
 
     def _pump(self) -> None:
         self._is_pump_due = False
-        while self._num_running_steps < MAX_STEPS_IN_FLIGHT:
+        while self._num_running_steps < self._rhythm.steps_in_flight:
             step = self._core.next_step(time.monotonic())
             if step is None:
                 return
@@ -204,6 +256,7 @@ class CloudDaemon:
         if self.is_broken:
             _log.warning("the engine works again")
         self._num_failed_in_a_row = 0
+        self._num_lost_in_a_row = 0
 
     def _note_if_drained(self) -> None:
         if self._core.is_drained:

@@ -8,13 +8,21 @@ from cloud_server.engine import MiddleEngine
 from submodels.bundle import Bundle
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """`description` names engine, device and threads; `kv_bytes_per_token` is for people."""
+    """`description` names engine, device and threads; `kv_bytes_per_token` is for people.
+
+    `close` ends what the engine has started beside it, such as processes.
+    """
 
     engine: MiddleEngine
     description: str
     kv_bytes_per_token: int
+    close: Callable[[], None] = _nothing
 
 
 EngineLoader = Callable[[Bundle, CloudConfig], LoadedEngine]

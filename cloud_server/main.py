@@ -11,7 +11,7 @@ from typing import Any
 from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
 from cloud_server.logs import configure_logs
-from cloud_server.server import CloudServer, load_embedded_engine
+from cloud_server.server import CloudServer, load_chosen_engine
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ async def _serve(config: CloudConfig) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    server = CloudServer(config, load_embedded_engine)
+    server = CloudServer(config, load_chosen_engine)
     await server.open()
     _log.info("listening on %s, loading the model", server.url)
     stop = loop.create_task(signals.get())

@@ -33,6 +33,7 @@ class Metrics:
         self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
         self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
         self._failed_steps = self._counter("failed_steps", "Steps that raised.")
+        self._lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
         self._received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
         self._sent_bytes = self._counter("sent_bytes", "Bytes of frames to devices.")
         self._faults = Counter(
@@ -54,6 +55,10 @@ class Metrics:
     def count_failed_step(self) -> None:
         """A step raised."""
         self._failed_steps.inc()
+
+    def count_lost_engine(self) -> None:
+        """The engine is gone and is being loaded again."""
+        self._lost_engines.inc()
 
     def count_fault(self, code: FaultCode) -> None:
         """A device was refused something."""

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -10,12 +11,14 @@ from aiohttp import web
 from cloud_server.app import make_app
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings, verify_tokens
-from cloud_server.daemon import MAX_STEPS_IN_FLIGHT, CloudDaemon, Patience
+from cloud_server.daemon import CloudDaemon, EngineRhythm, Patience
+from cloud_server.engine_settings import check_torch_settings
 from cloud_server.engine_thread import EngineThread
 from cloud_server.errors import ConfigError
 from cloud_server.kv_sizing import gib
 from cloud_server.loaded_engine import EngineLoader, LoadedEngine
 from cloud_server.metrics import Metrics
+from cloud_server.step_finisher import steps_in_flight
 from cloud_server.tls import server_tls
 from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
@@ -39,7 +42,7 @@ class CloudServer:
         self._patience = patience or Patience()
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = _bundle(config)
-        self._engine = EngineThread(self._load_engine, MAX_STEPS_IN_FLIGHT)
+        self._engine = EngineThread(self._load_engine)
         self._runner = web.AppRunner(
             make_app(self), handle_signals=False, access_log=None, shutdown_timeout=_STOP_HTTP_S
         )
@@ -83,9 +86,11 @@ class CloudServer:
         Raises:
             ConfigError: the bundle, the machine and the settings do not go together.
         """
+        started_s = time.monotonic()
         loaded = await self._engine.load()
+        rhythm = EngineRhythm(steps_in_flight(loaded.engine), time.monotonic() - started_s)
         settings = core_settings(self._config, self._bundle.manifest, loaded.engine)
-        self.daemon = CloudDaemon(settings, self._engine, self.metrics, self._patience)
+        self.daemon = CloudDaemon(settings, self._engine, self.metrics, self._patience, rhythm)
         _log.info("%s", self._announcement(loaded))
 
     async def drain(self, timeout_s: float) -> None:
@@ -139,7 +144,7 @@ async def serve_cloud(
     Raises:
         ConfigError: it cannot start.
     """
-    server = CloudServer(config, load_engine or load_embedded_engine, patience)
+    server = CloudServer(config, load_engine or load_chosen_engine, patience)
     await server.open()
     try:
         await server.load()
@@ -148,12 +153,17 @@ async def serve_cloud(
         await server.close()
 
 
-def load_embedded_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
-    """The torch engine; torch is imported here, in the engine's thread.
+def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
+    """The engine that the settings name; it is imported here, in the engine's thread.
 
     Raises:
-        ConfigError: torch is not installed, or refuses.
+        ConfigError: what it needs is not installed, or it refuses.
     """
+    if config.engine == "vllm":
+        from cloud_server.vllm_engine.bundle import load_vllm_engine
+
+        return load_vllm_engine(bundle, config)
+    check_torch_settings(config)
     try:
         from cloud_server.torch_bundle import load_torch_engine
     except ImportError as error:

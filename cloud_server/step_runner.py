@@ -1,6 +1,7 @@
 """A step of the core performed on an engine: sequences opened and released, rows in, rows out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from cloud_server.actions import (
     OpenSequence,
@@ -11,9 +12,17 @@ from cloud_server.actions import (
     StepOutcome,
     StepWork,
 )
-from cloud_server.engine import EngineFullError, MiddleEngine, SequenceId, StepItem
+from cloud_server.engine import (
+    EngineFullError,
+    MiddleEngine,
+    PendingRows,
+    PipelinedEngine,
+    Rows,
+    SequenceId,
+    StepItem,
+)
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Payload
+from wire.messages import Dtype, Payload
 from wire.numbers import pack_rows, unpack_rows
 
 Clock = Callable[[], float]
@@ -28,7 +37,11 @@ class StepRunner:
         self._sequences: dict[SequenceHandle, SequenceId] = {}
 
     def run(self, step: Step) -> StepOutcome:
-        """Do the commands in order, then one forward over the items that can run.
+        """Begin a step and wait for its end, with what `begin` and `RunningStep.finish` raise."""
+        return self.begin(step).finish()
+
+    def begin(self, step: Step) -> "RunningStep":
+        """Do the commands in order, then start one forward over the items that can run.
 
         A sequence that could not be opened, or rows that are not finite, end their own session.
 
@@ -45,8 +58,12 @@ class StepRunner:
                 case ReleaseSequence():
                     self._release(command.handle)
         prepared = [self._prepare(work, failed_opens) for work in step.items]
-        results, seconds = self._forward(prepared)
-        return StepOutcome(tuple(results), seconds, tuple(failed_opens.items()))
+        items = [item for item in prepared if isinstance(item, StepItem)]
+        started_s = self._clock()
+        rows = _begin(self._engine, items)
+        return RunningStep(
+            prepared, rows, tuple(failed_opens.items()), self._engine.dtype, started_s, self._clock
+        )
 
     def _open(self, command: OpenSequence, failed: dict[SequenceHandle, Refusal]) -> Refusal | None:
         source = None
@@ -81,13 +98,53 @@ class StepRunner:
         sequence = self._sequences[work.handle]
         return StepItem(sequence, work.position, rows, work.want, work.parents)
 
-    def _forward(self, prepared: list[StepItem | Refusal]) -> tuple[list[Payload | Refusal], float]:
-        items = [item for item in prepared if isinstance(item, StepItem)]
-        started_s = self._clock()
-        deep = iter(self._engine.step(items) if items else [])
-        seconds = self._clock() - started_s
+
+@dataclass(frozen=True, slots=True)
+class RunningStep:
+    """A forward under way; `finish` may be called from another thread, in begun order."""
+
+    prepared: list[StepItem | Refusal]
+    rows: PendingRows
+    failed_opens: tuple[tuple[SequenceHandle, Refusal], ...]
+    dtype: Dtype
+    started_s: float
+    clock: Clock
+
+    def finish(self) -> StepOutcome:
+        """Wait for the rows and pack them.
+
+        Raises:
+            Exception: whatever the engine raised.
+        """
+        deep = iter(self.rows.wait())
+        seconds = self.clock() - self.started_s
         results: list[Payload | Refusal] = [
-            item if isinstance(item, Refusal) else pack_rows(next(deep), self._engine.dtype)
-            for item in prepared
+            item if isinstance(item, Refusal) else pack_rows(next(deep), self.dtype)
+            for item in self.prepared
         ]
-        return results, seconds
+        return StepOutcome(tuple(results), seconds, self.failed_opens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    rows: list[Rows]
+
+    def wait(self) -> list[Rows]:
+        return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A step of an engine that does one at a time: it runs when it is waited for."""
+
+    engine: MiddleEngine
+    items: Sequence[StepItem]
+
+    def wait(self) -> list[Rows]:
+        return self.engine.step(self.items)
+
+
+def _begin(engine: MiddleEngine, items: Sequence[StepItem]) -> PendingRows:
+    if not items:
+        return _Done([])
+    return engine.begin(items) if isinstance(engine, PipelinedEngine) else _Whole(engine, items)

@@ -35,6 +35,7 @@ from device_runtime.places import Place
 from device_runtime.sampling import Sampler
 from device_runtime.session import ReplyFacts, Session
 from device_runtime.stats import GenerationStats
+from device_runtime.timeline import Work
 from wire.messages import Payload, Reply
 from wire.numbers import pack_rows, unpack_rows
 
@@ -163,6 +164,9 @@ class Driver:
         await self._stream.send(rows)
         self._stats.input_s += computed_s - started_s
         self._sent, self._sent_s = (action.epoch, action.position), self._clock()
+        work: Work = "verify" if action.is_verify else "prefill"
+        self._stats.timeline.worked(work, started_s, computed_s, num_rows)
+        self._stats.timeline.sent(self._sent, work, num_rows, self._sent_s)
         self._stats.send_s += self._sent_s - computed_s
         self._stats.num_chunks += not action.is_verify
         return self._session.on_sent(self._stream.num_waiting_replies)
@@ -184,8 +188,9 @@ class Driver:
         self._stats.wait_s += now - started_s
         self._stats.cloud_queue_s += reply.queue_s
         self._stats.cloud_compute_s += reply.compute_s
-        is_of_last = (reply.epoch, reply.position) == self._sent
-        if self._stats.num_output_tokens > 0 and is_of_last:
+        frame, came_s = (reply.epoch, reply.position), self._stream.reply_came_s
+        self._stats.timeline.answered(frame, reply.queue_s, reply.compute_s, came_s)
+        if self._stats.num_output_tokens > 0 and frame == self._sent:
             # Chunks overlap; of a draft the reply is awaited from the moment it is sent.
             self._stats.add_link_delay(now - self._sent_s - reply.queue_s - reply.compute_s)
         self._reply = reply
@@ -202,8 +207,11 @@ class Driver:
 
         if await self._until_reply(prepare) or not self._is_ahead or self._verifying is None:
             return
+        started_s, num_before = self._clock(), adapter.num_ahead_tokens
         adapter.begin_ahead(self._verifying.token_ids, self._verifying.position)
         await self._until_reply(lambda engine: adapter.work_ahead(engine, self._sequence))
+        num_tokens = adapter.num_ahead_tokens - num_before
+        self._stats.timeline.worked("ahead", started_s, self._clock(), num_tokens)
 
     async def _until_reply(self, work: Callable[[DeviceEngine], bool]) -> bool:
         """Do work piece by piece; whether some was left when the reply came."""
@@ -225,6 +233,7 @@ class Driver:
         tokens = await self._engine.run(lambda engine: self._decide(engine, action))
         now = self._clock()
         self._stats.output_s += now - started_s
+        self._stats.timeline.worked("verify", started_s, now, len(tokens))
         self._parts.outage.advanced()
         self._learn_ahead(len(tokens), now)
         actions = self._session.on_chosen(tokens, now)
@@ -284,7 +293,13 @@ class Driver:
         drafted_s = self._clock() - started_s
         self._parts.monitor.on_draft(len(draft), drafted_s)
         self._stats.draft_s += drafted_s
+<<<<<<< HEAD
         return self._session.on_draft(draft, started_s, parents)
+=======
+        if draft:
+            self._stats.timeline.worked("draft", started_s, started_s + drafted_s, len(draft))
+        return self._session.on_draft(draft, started_s)
+>>>>>>> main
 
     async def _proposal(self, num_tokens: int) -> Tree:
         """A draft, with parents if it is a tree."""

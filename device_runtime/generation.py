@@ -35,7 +35,8 @@ class GenerationRequest:
     """One sequence to generate. Generation ends at a stop token or after `max_tokens` tokens.
 
     `num_logprobs` None asks for no log probabilities; 0 for the chosen token's alone; n for the
-    n most likely beside it. Stop tokens cannot be chosen before `min_tokens` tokens.
+    n most likely beside it. Stop tokens cannot be chosen before `min_tokens` tokens. The timeline
+    of its work is kept if it `wants_timeline`.
     """
 
     prompt_ids: Sequence[int]
@@ -44,6 +45,7 @@ class GenerationRequest:
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     num_logprobs: int | None = None
+    wants_timeline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One session in the cloud, as its driver sees it: open, send rows, take replies, close."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ class LinkSession:
         self._carrier = carrier
         self._patience = patience
         self._num_cached_tokens: int | None = None
-        self._replies: deque[Reply] = deque()
+        self._replies: deque[tuple[Reply, float]] = deque()
+        self.reply_came_s = 0.0
+        """When the reply that was taken last had come, by the monotonic clock."""
         self._num_queued = 0
         self._num_unanswered = 0
         self._failure: CloudUnavailableError | None = None
@@ -125,7 +128,8 @@ class LinkSession:
     async def reply(self) -> Reply:
         """Wait for the next reply, in the order of the frames."""
         await self._until(lambda: bool(self._replies), self._patience.reply_s)
-        return self._replies.popleft()
+        reply, self.reply_came_s = self._replies.popleft()
+        return reply
 
     def close(self) -> None:
         """End the session on both sides; never waits, and repeats are harmless."""
@@ -155,7 +159,7 @@ class LinkSession:
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self.bytes_down += num_bytes
         self._num_unanswered -= 1
-        self._replies.append(reply)
+        self._replies.append((reply, time.monotonic()))
         self._happened()
 
     def fail(self, failure: CloudUnavailableError) -> None:

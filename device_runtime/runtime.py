@@ -25,6 +25,7 @@ from device_runtime.prefix_cache import PrefixCacheLimits
 from device_runtime.sampling import Sampler
 from device_runtime.session import Session, SessionLimits, num_new_tokens
 from device_runtime.stats import GenerationStats
+from device_runtime.timeline import Timeline
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES
 
@@ -140,6 +141,8 @@ class Runtime:
     ) -> AsyncGenerator[Emission]:
         """Everything one generation holds is taken here and given back here."""
         called_s = self._clock()
+        if request.wants_timeline:
+            stats.timeline = Timeline(called_s)
         sampler = self._checked_sampler(request)
         self._require_link()
         turn = await self._admission.acquire()

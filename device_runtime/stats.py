@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from chunking.chooser import ChunkChoice
 from device_runtime.generation import FinishReason
+from device_runtime.timeline import Timeline
 
 
 @dataclass(slots=True)
@@ -26,8 +27,13 @@ class GenerationStats:
     `num_ahead_tokens` were drafted while a verification was under way, and of these
     `num_ahead_kept_tokens` were sent with the draft after it.
 
+<<<<<<< HEAD
     Index i of the position lists is the (i + 1)-th drafted token of a round; of a tree, the
     (i + 1)-th guess that was sent and the (i + 1)-th token that was accepted.
+=======
+    Index i of the position lists is the (i + 1)-th drafted token of a round. `timeline` is kept for
+    requests that ask for it.
+>>>>>>> main
     """
 
     num_prompt_tokens: int = 0
@@ -57,6 +63,7 @@ class GenerationStats:
     first_token_s: float | None = None
     total_s: float = 0.0
     finish_reason: FinishReason | None = None
+    timeline: Timeline = field(default_factory=Timeline)
 
     @property
     def num_drafted_tokens(self) -> int:

@@ -2,4 +2,6 @@
 
 from hat.cli import main
 
-main()
+if __name__ == "__main__":
+    # Processes that the program starts may import this module by its name.
+    main()

@@ -1,4 +1,4 @@
-"""The model that comes with hat, and its adapter."""
+"""The model that comes with hat, and where adapters lie."""
 
 from pathlib import Path
 
@@ -19,12 +19,13 @@ def default_model() -> Path:
     raise CommandError("the small model is not part of this installation; name one: hat up MODEL")
 
 
-def shipped_adapter() -> Path | None:
-    """The folder of that model's drafting adapter, if this installation came with it."""
-    for models in _model_folders():
-        if (models / f"{NAME}-adapter" / "adapter.json").is_file():
-            return models / f"{NAME}-adapter"
-    return None
+def adapter_folders(model: Path) -> tuple[Path, ...]:
+    """Where an adapter for the model in `model` may lie: beside it as MODEL-adapter, or shipped."""
+    model = model.resolve()
+    beside = model.parent / f"{model.name}-adapter"
+    shipped = [models / f"{NAME}-adapter" for models in _model_folders()]
+    found = [folder for folder in (beside, *shipped) if (folder / "adapter.json").is_file()]
+    return tuple(dict.fromkeys(found))
 
 
 def _model_folders() -> tuple[Path, Path]:

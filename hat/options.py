@@ -51,6 +51,7 @@ def setting_option(setting: Setting) -> Callable[[F], F]:
     metavar = "FILE" if setting.about.secret else setting.kind.metavar
     if setting.about.tokens:
         metavar = "TOKENS"
+    metavar = setting.about.metavar or metavar
     text = setting.about.help + _default_note(setting.default)
     return click.option(setting.flag, setting.key, metavar=metavar, help=text)
 

@@ -1,5 +1,6 @@
 """`hat cloud` and `hat device` as a user meets them: what each setting is for, and its range."""
 
+import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -34,6 +35,14 @@ def _websocket_url(value: str) -> str | None:
     return None if usable else expected
 
 
+def _json_object(value: str) -> str | None:
+    try:
+        is_object = isinstance(json.loads(value), dict)
+    except json.JSONDecodeError:
+        is_object = False
+    return None if is_object else "a JSON object"
+
+
 _SECRET = "File with the secret that the device shows to the cloud; without one, any device may in."
 
 _COMMON: Mapping[str, About] = {
@@ -49,7 +58,7 @@ _CLOUD: Mapping[str, About] = {
     "bundle": About("The cloud/ folder that `hat split` wrote.", argument=True),
     "host": About("Address to listen on; 0.0.0.0 for all.", check=_not_empty),
     "port": _port("that devices connect to"),
-    "engine": About("What runs the middle layers."),
+    "engine": About("What runs the middle layers: torch on one CPU or GPU, vllm on many."),
     "device": About(
         "Where they run: auto, cpu, cuda or cuda:1. auto takes a GPU if there is one.",
         check=_not_empty,
@@ -83,6 +92,36 @@ _CLOUD: Mapping[str, About] = {
     ),
     "session_ttl_s": _seconds("Seconds that a session waits for its device to come back."),
     "queue_deadline_s": _seconds("Seconds after which queued work is refused."),
+    "tensor_parallel_size": About(
+        "vLLM: GPUs that share each layer.", minimum=1, maximum=_MAX_COUNT
+    ),
+    "pipeline_parallel_size": About(
+        "vLLM: stages that the layers are cut into, one behind the other.",
+        minimum=1,
+        maximum=_MAX_COUNT,
+    ),
+    "nnodes": About("vLLM: machines that share the layers.", minimum=1, maximum=_MAX_COUNT),
+    "node_rank": About(
+        "vLLM: which of them this is; devices connect to number 0.", minimum=0, maximum=_MAX_COUNT
+    ),
+    "master_addr": About("vLLM: address of machine 0 for the others.", check=_not_empty),
+    "master_port": _port("of machine 0 for the others, a private network's only"),
+    "distributed_executor_backend": About("vLLM: what starts the workers."),
+    "gpu_memory_utilization": About(
+        "vLLM: share of a GPU's memory to use; left out: vLLM's own.", minimum=0.01, maximum=1
+    ),
+    "kv_cache_memory": About(
+        "vLLM: bytes of KV cache per worker; left out: what the share above leaves.",
+        minimum=1,
+        maximum=1 << 50,
+        tokens=True,
+        metavar="BYTES",
+    ),
+    "quantization": About("vLLM: how the weights are quantised, such as fp8.", check=_not_empty),
+    "vllm_args": About(
+        "vLLM: further engine arguments as a JSON object, such as '{\"enforce_eager\": true}'.",
+        check=_json_object,
+    ),
     **_COMMON,
 }
 

@@ -19,8 +19,8 @@ class About:
     """What a config dataclass does not say about a field.
 
     `minimum` and `maximum` are inclusive. `tokens` counts may be written 32k. A `secret` is never
-    a value on the command line; `shared_variable` is its name for all programs. `check` returns
-    what a value should have been, or None.
+    a value on the command line; `shared_variable` is its name for all programs. `metavar` stands
+    behind the flag in the help. `check` returns what a value should have been, or None.
     """
 
     help: str
@@ -30,6 +30,7 @@ class About:
     secret: bool = False
     shared_variable: str | None = None
     argument: bool = False
+    metavar: str | None = None
     check: Callable[[Any], str | None] | None = None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hat.default_model import shipped_adapter
+from hat.default_model import adapter_folders
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 
@@ -56,7 +56,8 @@ def split_model(
 ) -> "SplitResult":
     """Split the model in `folder` (known to the user as `model`) into `out`.
 
-    The adapter that comes with hat goes with it where it was trained for this model and split.
+    The adapter beside the model (MODEL-adapter) goes with it, or the one that comes with hat, where
+    it was trained for this model and split.
 
     Raises:
         CommandError: the model, the checkpoint, the layer counts or the target are refused.
@@ -82,28 +83,28 @@ def split_model(
         )
         with extras_explained(), _ProgressBar() as progress:
             result = split_checkpoint(options, progress)
-            return replace(result, device=_with_adapter(result))
+            return replace(result, device=_with_adapter(result, folder))
     except SplitError as error:
         raise CommandError(str(error)) from error
 
 
-def _with_adapter(result: "SplitResult") -> "Manifest":
-    """The device bundle's manifest, once it has the shipped adapter if that is made for it."""
+def _with_adapter(result: "SplitResult", model: Path) -> "Manifest":
+    """The device bundle's manifest, once it has the first adapter that is made for it."""
     from adapters.install import install_adapter
     from adapters.storage import AdapterError
     from submodels.bundle import load_bundle
 
-    adapter, device = shipped_adapter(), result.out / "device"
-    if adapter is None:
-        return result.device
-    try:
-        install_adapter(device, adapter)
-    except AdapterError:
-        # Trained for another model or split, as for nearly all of them.
-        return result.device
-    except OSError as error:
-        raise CommandError(f"cannot add the adapter to {device}: {error}") from error
-    return load_bundle(device, "device").manifest
+    device = result.out / "device"
+    for adapter in adapter_folders(model):
+        try:
+            install_adapter(device, adapter)
+        except AdapterError:
+            # Trained for another model or split, as the shipped one is for nearly all of them.
+            continue
+        except OSError as error:
+            raise CommandError(f"cannot add the adapter to {device}: {error}") from error
+        return load_bundle(device, "device").manifest
+    return result.device
 
 
 def _default_for(config: dict[str, Any]) -> int:

@@ -16,6 +16,8 @@ import time
 _ECHO_BYTES = 16
 _ECHO_EVERY_S = 0.01
 _READ_BYTES = 65_536
+_SEND_BYTES = 16_384
+_UNSENT_BYTES = 32_768
 _SETTLED_SHARE = 0.4
 """The first part of a transfer is slow start and says little about the link."""
 
@@ -100,7 +102,7 @@ def _round_trips_s(connection: socket.socket, duration_s: float) -> list[float]:
 def _send_for(connection: socket.socket, duration_s: float) -> None:
     """Send as much as goes, then say that no more comes."""
     end_s = time.perf_counter() + duration_s
-    zeros = bytes(_READ_BYTES)
+    zeros = bytes(_SEND_BYTES)
     connection.settimeout(duration_s)
     try:
         while time.perf_counter() < end_s:
@@ -137,6 +139,8 @@ def _connect(host: str, port: int, wanted: bytes, duration_s: float) -> socket.s
 def _prepare(connection: socket.socket) -> None:
     connection.settimeout(_TIMEOUT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Or megabytes would wait here when time is up, and a slow link take seconds for them.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def _exactly(connection: socket.socket, num_bytes: int) -> bytes:

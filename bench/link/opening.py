@@ -63,7 +63,7 @@ def open_links(
     """Several equal links, each with its own device's end, and one cloud's end for all of them."""
     if spec.trace is not None:
         load_trace(spec.trace)
-    kind = best_kind(spec) if kind is None else kind
+    kind = best_kind(spec) if kind is None else LinkKind(kind)
     match kind:
         case LinkKind.LOOPBACK:
             if spec.is_shaped:

@@ -1,7 +1,7 @@
 """Carries packets between TAP devices, each when its shaper says; the loop of a keeper process.
 
 One thread. It sleeps until shortly before the next packet is due and looks at the clock for the
-rest, since sleeping to the point comes out up to a tenth of a millisecond late.
+rest, since sleeping to the point ends a little late.
 """
 
 import contextlib
@@ -21,7 +21,10 @@ _TUNSETIFF = 0x400454CA
 _TAP_WITHOUT_HEADER = 0x0002 | 0x1000
 _FRAME_BYTES = 2048
 _READS_AT_ONCE = 64
-_SPIN_S = 80e-6
+_SPIN_S = 25e-6
+"""A sleep ended 0.04 ms late on average on a small virtual machine. Watching the clock for longer
+makes frames more punctual, but takes the processor from those who are measured."""
+
 _LONGEST_SLEEP_S = 0.5
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from chunking.cost import LinearTime
 from chunking.estimates import Estimates
 from device_runtime.stats import GenerationStats
+from device_runtime.timeline import Lane, Work
 
 
 class PhaseSeconds(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,19 @@ class KnownState(msgspec.Struct, frozen=True, kw_only=True):
     draft_token_s: float | None
 
 
+class TimelineSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """One bar of a timeline, in seconds since the request's way into the runtime.
+
+    `lane` is device, uplink, cloud or downlink; `what` prefill, draft, verify or ahead.
+    """
+
+    lane: Lane
+    what: Work
+    start_s: float
+    end_s: float
+    num_tokens: int
+
+
 class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The `hat` field of an answer: sums over its choices.
 
@@ -56,7 +71,8 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     the (i + 1)-th drafted token of a round. `link_delay_s` is the least time that a reply took
     beyond what the cloud spent on it, there and back; None without one. `first_token_s` counts
     from the request's way into the runtime; it is that of the quickest choice. `chunk_tokens` are
-    the sizes of the chunks, choice after choice, and `known` is from the last of them.
+    the sizes of the chunks, choice after choice, and `known` is from the last of them. `timeline`
+    is there when asked for, and is that of the first choice.
     """
 
     rounds: int
@@ -74,6 +90,7 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     link_delay_s: float | None
     first_token_s: float | None
     seconds: PhaseSeconds
+    timeline: list[TimelineSpan] | UnsetType = UNSET
 
 
 def phases_of(stats: GenerationStats) -> PhaseSeconds:
@@ -119,6 +136,7 @@ def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
         link_delay_s=_rounded(min(delays, default=None)),
         first_token_s=_rounded(min(firsts, default=None)),
         seconds=_seconds([phases_of(stats) for stats in choices]),
+        timeline=_timeline(choices[0]),
     )
 
 
@@ -142,6 +160,21 @@ def _known(estimates: Estimates) -> KnownState:
         prefill_s=_line(estimates.prefill),
         draft_token_s=_rounded(estimates.draft_token_s),
     )
+
+
+def _timeline(stats: GenerationStats) -> list[TimelineSpan] | UnsetType:
+    if not stats.timeline.is_kept:
+        return UNSET
+    return [
+        TimelineSpan(
+            lane=span.lane,
+            what=span.what,
+            start_s=round(span.start_s, 6),
+            end_s=round(span.end_s, 6),
+            num_tokens=span.num_tokens,
+        )
+        for span in stats.timeline.spans(stats.link_delay_s)
+    ]
 
 
 def _line(time: LinearTime | None) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ from device_runtime.api.parameters import (
     stop_strings,
     stop_token_ids,
 )
-from device_runtime.api.requests import CommonFields
+from device_runtime.api.requests import TIMELINE, CommonFields
 from device_runtime.api.service import Service
 from device_runtime.generation import GenerationRequest
 
@@ -126,4 +126,5 @@ def _generation(
         stop_token_ids=stop_token_ids(request, service.model, vocab_size),
         min_tokens=min_new_tokens(request, max_tokens),
         num_logprobs=wishes.num_logprobs,
+        wants_timeline=request.include_hat_stats == TIMELINE,
     )

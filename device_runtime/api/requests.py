@@ -4,7 +4,7 @@ Fields not named here or in `refused_fields` are ignored, as clients of many ser
 `null` is the same as leaving a field out.
 """
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -23,6 +23,9 @@ MAX_STOP_TOKEN_IDS = 256
 MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_TEMPLATE_VARIABLES = 64
+
+TIMELINE = "timeline"
+"""The value of `include_hat_stats` that asks for the timeline beside the figures."""
 
 _Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 _NumTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -65,7 +68,7 @@ class CommonFields(Struct, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    include_hat_stats: bool | None = None
+    include_hat_stats: bool | Literal["timeline"] | None = None
     add_special_tokens: bool | None = None
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.models import SHAPES
+from bench.model_shapes import SHAPES
 from hat.errors import CommandError
 
 _EPILOG = """

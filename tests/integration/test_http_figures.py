@@ -169,6 +169,32 @@ def test_a_real_request_counts_its_rounds_bytes_and_times(bundles):
     assert int(raw.headers["X-Hat-Rounds"]) <= 4
 
 
+async def _timed_request(bundles):
+    async with running_stack(bundles) as stack:
+        url = stack.device.url + "/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="-", max_retries=0) as client:
+            return await client.completions.create(
+                model="stories260k",
+                prompt=PROMPT,
+                max_tokens=12,
+                temperature=0,
+                extra_body={"include_hat_stats": "timeline", "ignore_eos": True},
+            )
+
+
+def test_a_timeline_says_when_each_lane_was_busy(bundles):
+    answer = asyncio.run(_timed_request(bundles))
+    figures = answer.model_extra["hat"]
+    bars = figures["timeline"]
+    cloud = [bar for bar in bars if bar["lane"] == "cloud"]
+    assert len(cloud) == figures["chunks"] + figures["rounds"]
+    prefill = [bar["num_tokens"] for bar in cloud if bar["what"] == "prefill"]
+    assert sum(prefill) == answer.usage.prompt_tokens
+    assert {bar["lane"] for bar in bars} == {"device", "uplink", "cloud", "downlink"}
+    assert all(0 <= bar["start_s"] <= bar["end_s"] for bar in bars)
+    assert max(bar["end_s"] for bar in bars) <= figures["seconds"]["total"] + 1e-3
+
+
 def test_no_word_of_a_prompt_or_an_answer_is_in_logs_or_metrics(bundles, caplog):
     with caplog.at_level(logging.DEBUG):
         answer, _, pages = asyncio.run(_real_requests(bundles))

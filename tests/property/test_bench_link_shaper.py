@@ -34,11 +34,12 @@ def _recorded(parts: list[tuple[float, float]], offset_s: float = 0.0) -> Record
 def _integral(parts: list[tuple[float, float]], begin_s: float, end_s: float) -> float:
     """Bytes between two moments, piece by piece."""
     total, at_s = 0.0, 0.0
-    for length_s, rate in itertools.cycle(parts):
+    again = itertools.cycle(parts)
+    while at_s < end_s:
+        length_s, rate = next(again)
         total += rate * max(0.0, min(end_s, at_s + length_s) - max(begin_s, at_s))
         at_s += length_s
-        if at_s >= end_s:
-            return total
+    return total
 
 
 directions_drawn = st.builds(

@@ -19,6 +19,7 @@ class FakeMiddleEngine:
     """The deep row of a position is the sum of the rows up to there: it depends on all of them."""
 
     dtype = Dtype.FP32
+    block_tokens = 1
     takes_trees = False
 
     def __init__(self, hidden_size: int = 64, capacity: int = 4096, context: int = 512) -> None:

@@ -9,7 +9,8 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
-from bench.models import SHAPES, ModelShape, has_real_weights, make_model
+from bench.model_shapes import SHAPES, ModelShape
+from bench.models import has_real_weights, make_model
 from hat.commands.bench_model import make_model as make_model_command
 from submodels.bundle import load_bundle
 from submodels.split import SplitOptions, split_checkpoint

@@ -1,0 +1,56 @@
+"""Which settings belong to which engine: what an engine would ignore is refused."""
+
+import dataclasses
+from typing import Final
+
+from cloud_server.config import CloudConfig
+from cloud_server.errors import ConfigError
+
+VLLM_ONLY: Final = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "nnodes",
+    "node_rank",
+    "master_addr",
+    "master_port",
+    "distributed_executor_backend",
+    "gpu_memory_utilization",
+    "kv_cache_memory",
+    "quantization",
+    "vllm_args",
+)
+
+
+def check_torch_settings(config: CloudConfig) -> None:
+    """Return if nothing was set that the engine torch does not know.
+
+    Raises:
+        ConfigError: something was.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in VLLM_ONLY:
+        value = getattr(config, name)
+        if value != defaults[name]:
+            raise ConfigError(f"{name} {value}: only engine vllm has this setting")
+
+
+def check_vllm_settings(config: CloudConfig) -> None:
+    """Return if nothing was set that the engine vllm does not know, and its nodes make sense.
+
+    Raises:
+        ConfigError: something was, or they do not.
+    """
+    if config.device != "auto":
+        raise ConfigError(f"device {config.device}: engine vllm takes what vLLM was built for")
+    if config.threads is not None:
+        raise ConfigError("threads: engine vllm binds its own, see VLLM_CPU_OMP_THREADS_BIND")
+    if config.node_rank >= config.nnodes:
+        raise ConfigError(
+            f"node_rank {config.node_rank}: expected less than nnodes, {config.nnodes}"
+        )
+    num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
+    if num_workers % config.nnodes:
+        raise ConfigError(
+            f"nnodes {config.nnodes}: expected a divisor of the {num_workers} workers"
+            " (tensor_parallel_size times pipeline_parallel_size)"
+        )

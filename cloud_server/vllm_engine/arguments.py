@@ -1,0 +1,100 @@
+"""The operator's settings as arguments of vLLM's engine."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from cloud_server.config import CloudConfig
+from cloud_server.errors import ConfigError
+
+_EXTENSION: Final = "cloud_server.vllm_engine.worker.HatWorkerExtension"
+
+_OURS: Final = frozenset(
+    {
+        "model",
+        "skip_tokenizer_init",
+        "enable_prompt_embeds",
+        "enable_prefix_caching",
+        "worker_extension_cls",
+        "disable_hybrid_kv_cache_manager",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "data_parallel_size",
+        "speculative_config",
+    }
+)
+"""Arguments that this engine's way of working fixes, or that have a setting of ours."""
+
+
+def engine_arguments(
+    folder: Path, config: CloudConfig, max_context_tokens: int, max_step_tokens: int
+) -> dict[str, Any]:
+    """Arguments for `EngineArgs`; settings that were left out stay vLLM's own.
+
+    Raises:
+        ConfigError: `vllm_args` is no JSON object, or has a name that is not to be changed.
+    """
+    return {
+        "distributed_executor_backend": "mp",
+        "disable_log_stats": True,
+        # A verification has a few rows, a chunk many; nothing is gained by fewer sequences.
+        "max_num_seqs": max(2, min(config.max_sessions, max_step_tokens)),
+        **_given(config),
+        **_passed_through(config),
+        "model": str(folder),
+        "skip_tokenizer_init": True,
+        "enable_prompt_embeds": True,
+        "enable_prefix_caching": False,
+        # Sliding windows then live in the same KV blocks as full attention: one block table.
+        "disable_hybrid_kv_cache_manager": True,
+        "worker_extension_cls": _EXTENSION,
+        "max_model_len": max_context_tokens,
+        "max_num_batched_tokens": max(2, max_step_tokens),
+    }
+
+
+def _given(config: CloudConfig) -> Mapping[str, Any]:
+    """Settings of ours under vLLM's names, without those that were left out."""
+    values = {
+        "dtype": config.dtype,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "pipeline_parallel_size": config.pipeline_parallel_size,
+        "distributed_executor_backend": config.distributed_executor_backend,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "kv_cache_memory_bytes": config.kv_cache_memory,
+        "quantization": config.quantization,
+    }
+    if config.nnodes > 1:
+        values |= {
+            "nnodes": config.nnodes,
+            "node_rank": config.node_rank,
+            "master_addr": config.master_addr,
+            "master_port": config.master_port,
+        }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _passed_through(config: CloudConfig) -> Mapping[str, Any]:
+    if config.vllm_args is None:
+        return {}
+    try:
+        arguments = json.loads(config.vllm_args)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"vllm_args: expected a JSON object, {error}") from error
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"vllm_args: expected a JSON object, got {config.vllm_args}")
+    if taken := sorted(_OURS & arguments.keys()):
+        raise ConfigError(f"vllm_args: {', '.join(taken)} cannot be changed")
+    return arguments
+
+
+def check_names(arguments: Mapping[str, Any], known: Mapping[str, object]) -> None:
+    """Return if vLLM knows every argument.
+
+    Raises:
+        ConfigError: it does not, with the name.
+    """
+    for name in arguments:
+        if name not in known:
+            raise ConfigError(f"vllm_args: this release of vLLM has no argument {name!r}")

@@ -1,0 +1,99 @@
+"""The vLLM engine of a cloud bundle: lengths, number format and memory chosen, then started."""
+
+import logging
+
+from cloud_server.config import CloudConfig
+from cloud_server.engine_settings import check_vllm_settings
+from cloud_server.errors import ConfigError
+from cloud_server.loaded_engine import LoadedEngine
+from cloud_server.vllm_engine.engine import EngineShape
+from cloud_server.vllm_engine.start import StartedEngine, start_engine
+from submodels.bundle import Bundle
+from submodels.manifest import Manifest
+from wire.limits import ITEM_BYTES
+from wire.messages import Dtype
+
+_log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": Dtype.FP32, "float16": Dtype.FP16, "bfloat16": Dtype.BF16}
+
+_MOST_BLOCK_TOKENS = 128
+"""The largest KV block that vLLM chooses by itself."""
+
+
+def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
+    """The bundle's middle layers in vLLM's processes.
+
+    Raises:
+        ConfigError: vLLM is missing, or it, the bundle and the settings do not go together.
+    """
+    manifest = bundle.manifest
+    _check_settings(config, manifest)
+    shape = _shape(manifest, config)
+    kv_bytes = kv_bytes_per_token(manifest, shape.dtype)
+    started = start_engine(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
+    _log.info("vLLM is up: %s", _facts_line(started))
+    return LoadedEngine(
+        started.engine, _description(config, started), kv_bytes, close=started.close
+    )
+
+
+def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
+    """Bytes of one position in all middle layers, keys and values, over all workers."""
+    shape = manifest.shape
+    numbers = 2 * shape.num_key_value_heads * shape.head_dim * manifest.num_middle_layers
+    return numbers * ITEM_BYTES[dtype]
+
+
+def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
+    check_vllm_settings(config)
+    if config.pipeline_parallel_size > manifest.num_middle_layers:
+        raise ConfigError(
+            f"pipeline_parallel_size {config.pipeline_parallel_size}: expected at most one stage "
+            f"per layer, the bundle has {manifest.num_middle_layers}"
+        )
+    heads = manifest.shape.num_attention_heads
+    if heads % config.tensor_parallel_size:
+        raise ConfigError(
+            f"tensor_parallel_size {config.tensor_parallel_size}: expected a divisor of the "
+            f"model's {heads} attention heads"
+        )
+
+
+def _shape(manifest: Manifest, config: CloudConfig) -> EngineShape:
+    model_context = manifest.shape.max_context_tokens
+    context = config.max_context_tokens or model_context
+    if context > model_context:
+        raise ConfigError(
+            f"max_context_tokens {context}: this model was made for at most {model_context}"
+        )
+    dtype = manifest.dtype if config.dtype == "auto" else config.dtype
+    return EngineShape(
+        manifest.shape.hidden_size, _DTYPES[dtype], context, max(2, config.step_budget_tokens)
+    )
+
+
+def _kv_memory_bytes(config: CloudConfig, kv_bytes: int) -> int | None:
+    """What a worker needs for the capacity that was asked for; None leaves it to vLLM."""
+    if config.capacity_tokens is None or config.kv_cache_memory is not None:
+        return config.kv_cache_memory
+    # Its share of layers and heads may be rounded up to a layer, or to a head that is copied:
+    # half as much again is room enough for all but the most lopsided split.
+    num_blocks = -(-config.capacity_tokens // _MOST_BLOCK_TOKENS) + 2
+    whole_bytes = num_blocks * _MOST_BLOCK_TOKENS * kv_bytes
+    num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
+    return whole_bytes if num_workers == 1 else min(whole_bytes, 3 * whole_bytes // num_workers)
+
+
+def _description(config: CloudConfig, started: StartedEngine) -> str:
+    parallel = f"TP {config.tensor_parallel_size}, PP {config.pipeline_parallel_size}"
+    attention = ", ".join(started.facts[0].attention)
+    return f"{started.version} on {started.facts[0].device}, {parallel}, {attention}"
+
+
+def _facts_line(started: StartedEngine) -> str:
+    facts = started.facts[0]
+    return (
+        f"{len(started.facts)} workers, {facts.num_blocks} KV blocks of "
+        f"{started.engine.block_tokens} tokens, runner {facts.runner}"
+    )

@@ -1,0 +1,181 @@
+"""A vLLM engine from a folder with middle layers: processes started, facts checked."""
+
+import contextlib
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from cloud_server.config import CloudConfig
+from cloud_server.errors import ConfigError
+from cloud_server.vllm_engine.arguments import check_names, engine_arguments
+from cloud_server.vllm_engine.engine import Answer, EngineShape, VllmMiddleEngine
+from cloud_server.vllm_engine.facts import WorkerFacts, check_facts
+from cloud_server.vllm_engine.paged_cache import PagedCache
+from cloud_server.vllm_engine.plan import StepPlan
+from cloud_server.vllm_engine.versions import installed_version
+from wire.limits import ITEM_BYTES
+from wire.numbers import NUMPY_DTYPES
+
+_log = logging.getLogger(__name__)
+
+_STEP_TIMEOUT_S = 300.0
+"""After so long without an answer the workers are given up; vLLM's own patience with a step."""
+
+_LEAST_QUEUE_MIB = 24
+
+
+@dataclass(frozen=True, slots=True)
+class StartedEngine:
+    """An engine with its processes; `close` ends them."""
+
+    engine: VllmMiddleEngine
+    facts: list[WorkerFacts]
+    version: str
+    close: Callable[[], None]
+
+
+class ProcessWorkers:
+    """Worker processes behind vLLM's executor."""
+
+    def __init__(self, executor: Any, num_stages: int, tensor_parallel_size: int) -> None:
+        self.num_stages = num_stages
+        self._executor = executor
+        num_workers = num_stages * tensor_parallel_size
+        self._reply_rank = num_workers - tensor_parallel_size
+        self._is_alone = num_workers == 1
+        self._died = threading.Event()
+        self._has_failed = False
+        executor.register_failure_callback(self._died.set)
+
+    @property
+    def are_lost(self) -> bool:
+        """See `Workers`: a step that failed in one of several leaves the others waiting for it."""
+        return self._died.is_set() or self._executor.is_failed or self._has_failed
+
+    def send(self, plan: StepPlan) -> Answer:
+        """See `Workers.send`."""
+        future = self._executor.collective_rpc(
+            "hat_step",
+            timeout=_STEP_TIMEOUT_S,
+            args=(plan,),
+            non_block=True,
+            unique_reply_rank=self._reply_rank,
+        )
+        return _WatchedAnswer(future, self)
+
+    def note_failure(self, error: Exception) -> None:
+        """A step raised; nothing more is to be expected of workers that shared it."""
+        if not self._is_alone or isinstance(error, TimeoutError):
+            self._has_failed = True
+
+
+@dataclass(frozen=True, slots=True)
+class _WatchedAnswer:
+    future: Any
+    workers: ProcessWorkers
+
+    def result(self) -> Any:
+        """See `Answer.result`."""
+        try:
+            return self.future.result()
+        except Exception as error:
+            self.workers.note_failure(error)
+            raise
+
+
+def start_engine(
+    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
+) -> StartedEngine:
+    """Start vLLM's processes over a folder with a middle's config.json and weights.
+
+    `shape.dtype` is what the settings and the weights ask for. `kv_memory_bytes` is what each
+    worker sets aside for KV, None: what vLLM chooses. Takes seconds to minutes.
+
+    Raises:
+        ConfigError: vLLM is missing, of another release, or refuses the model or the settings.
+    """
+    version = installed_version()
+    _set_environment(shape)
+    arguments = engine_arguments(folder, config, shape.max_context_tokens, shape.max_step_tokens)
+    if kv_memory_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = kv_memory_bytes
+    core = _engine_core(arguments)
+    with contextlib.ExitStack() as undo:
+        undo.callback(core.shutdown)
+        executor = core.model_executor
+        facts = cast("list[WorkerFacts]", executor.collective_rpc("hat_facts"))
+        check_facts(facts)
+        expected, got = NUMPY_DTYPES[shape.dtype].name, facts[0].dtype
+        if got != expected:
+            raise ConfigError(f"engine vllm: expected rows in {expected}, got {got}")
+        workers = ProcessWorkers(
+            executor, config.pipeline_parallel_size, config.tensor_parallel_size
+        )
+        engine = VllmMiddleEngine(workers, shape, _cache(facts, config, shape))
+        undo.pop_all()
+    return StartedEngine(engine, facts, version, core.shutdown)
+
+
+def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) -> PagedCache:
+    block_tokens = facts[0].block_tokens[0]
+    # vLLM's block 0 is for padding.
+    num_blocks = min(each.num_blocks for each in facts) - 1
+    if config.capacity_tokens is not None:
+        wanted = -(-config.capacity_tokens // block_tokens)
+        if wanted > num_blocks:
+            raise ConfigError(
+                f"capacity_tokens {config.capacity_tokens}: vLLM has room for "
+                f"{num_blocks * block_tokens}; raise gpu_memory_utilization or kv_cache_memory"
+            )
+        num_blocks = wanted
+    return PagedCache(num_blocks, block_tokens, shape.max_context_tokens)
+
+
+def _engine_core(arguments: dict[str, Any]) -> Any:
+    arg_utils = _vllm("vllm.engine.arg_utils")
+    check_names(arguments, arg_utils.EngineArgs.__dataclass_fields__)
+    core, abstract = _vllm("vllm.v1.engine.core"), _vllm("vllm.v1.executor.abstract")
+    try:
+        settings = arg_utils.EngineArgs(**arguments).create_engine_config()
+        return core.EngineCore(settings, abstract.Executor.get_class(settings), log_stats=False)
+    except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"engine vllm refuses: {_first_line(error)}") from error
+    except Exception as error:
+        # Workers that fail while they start say why in their own log lines, above this one.
+        raise ConfigError(f"engine vllm did not start: {_first_line(error)}") from error
+
+
+def _set_environment(shape: EngineShape) -> None:
+    """What vLLM reads from the environment, in this process and in its workers."""
+    step_bytes = shape.max_step_tokens * shape.hidden_size * ITEM_BYTES[shape.dtype]
+    # A step's rows go through a shared ring; larger ones would take a socket.
+    queue_mib = max(_LEAST_QUEUE_MIB, 2 + 2 * step_bytes // (1 << 20))
+    for name, value in {
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # Forking a process with threads and an event loop would copy their locks.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_MQ_MAX_CHUNK_BYTES_MB": str(queue_mib),
+        # Workers that have lost one of them do not end by themselves.
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _vllm(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        advice = "pip install 'hat-serving[vllm]'"
+        raise ConfigError(f"the engine needs vLLM ({error}): {advice}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

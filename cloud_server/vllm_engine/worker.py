@@ -1,0 +1,188 @@
+"""One step in a worker process of vLLM. All of vLLM's private surface that we use is here.
+
+vLLM mixes `HatWorkerExtension` into its worker class (`worker_extension_cls`), whichever platform
+and model runner it has, and calls its methods by name (`collective_rpc`). Keywords are passed only
+if the installed release has them.
+"""
+
+import functools
+import inspect
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cloud_server.vllm_engine.facts import WorkerFacts
+from cloud_server.vllm_engine.plan import StepPlan
+
+
+class HatWorkerExtension:
+    """Methods of every worker; `self` is vLLM's worker with its loaded model."""
+
+    model_runner: Any
+    vllm_config: Any
+
+    def hat_facts(self) -> WorkerFacts:
+        """What this worker is; called once, before the first step.
+
+        From here on Ctrl-C in a terminal is for the daemon alone, which drains.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        runner = self.model_runner
+        groups = runner.kv_cache_config.kv_cache_groups
+        model = self.vllm_config.model_config
+        return WorkerFacts(
+            runner=type(runner).__module__,
+            device=str(runner.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            num_blocks=runner.kv_cache_config.num_blocks,
+            block_tokens=[group.kv_cache_spec.block_size for group in groups],
+            kernel_block_tokens=list(_kernel_block_sizes(runner)),
+            cache_kinds=sorted({type(group.kv_cache_spec).__name__ for group in groups}),
+            uses_mla=bool(model.use_mla),
+            uses_mrope=bool(model.uses_mrope),
+            attention=sorted({g.backend.__name__ for groups in runner.attn_groups for g in groups}),
+            block_dims=sorted({_block_dim(cache, runner) for cache in self._hat_caches()}),
+        )
+
+    @torch.inference_mode()
+    def hat_step(self, plan: StepPlan) -> NDArray[Any] | None:
+        """Run the layers of this stage; the last stage returns the wanted rows `[K, H]`."""
+        from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+        from vllm.forward_context import set_forward_context
+        from vllm.sequence import IntermediateTensors
+
+        runner, stages = self.model_runner, get_pp_group()
+        device = runner.device
+        if len(plan.copies):
+            self._hat_copy_blocks(_on(plan.copies, device))
+        positions, slots = _places(plan, runner.kv_cache_config)
+        positions_there, slots_there = _on(positions, device), _on(slots, device)[None]
+        metadata = _attention_metadata(plan, positions_there, slots_there, runner)
+        rows, partial = None, None
+        if stages.is_first_rank:
+            rows = _as_rows(plan.hidden, device)
+        else:
+            received = stages.recv_tensor_dict(all_gather_group=get_tp_group())
+            partial = IntermediateTensors(received)
+        slots_by_layer = _slots_by_layer(slots_there, runner.kv_cache_config)
+        with set_forward_context(
+            metadata, self.vllm_config, num_tokens=len(positions), slot_mapping=slots_by_layer
+        ):
+            out = runner.model(
+                input_ids=None,
+                positions=positions_there,
+                intermediate_tensors=partial,
+                inputs_embeds=rows,
+            )
+        if not stages.is_last_rank:
+            stages.send_tensor_dict(out.tensors, all_gather_group=get_tp_group())
+            return None
+        return _as_numbers(out if len(plan.wanted) == len(out) else out[_on(plan.wanted, device)])
+
+    def _hat_caches(self) -> list[torch.Tensor]:
+        """The KV cache of every layer of this stage."""
+        layers = self.vllm_config.compilation_config.static_forward_context
+        groups = self.model_runner.kv_cache_config.kv_cache_groups
+        caches = []
+        for name in (name for group in groups for name in group.layer_names):
+            cache = layers[name].kv_cache
+            # Releases up to 0.28 keep one per virtual engine; there is one.
+            caches.append(cache[0] if isinstance(cache, list | tuple) else cache)
+        return caches
+
+    def _hat_copy_blocks(self, copies: torch.Tensor) -> None:
+        """Copy whole blocks `[C, 2]`; every source is read before anything is written."""
+        for cache in self._hat_caches():
+            dim = _block_dim(cache, self.model_runner)
+            cache.index_copy_(dim, copies[:, 1], cache.index_select(dim, copies[:, 0]))
+
+
+def _attention_metadata(
+    plan: StepPlan, positions: torch.Tensor, slots: torch.Tensor, runner: Any
+) -> dict[str, Any]:
+    from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
+
+    device = runner.device
+    sizes = np.diff(plan.row_starts)
+    lengths = (plan.positions + sizes).astype(np.int32)
+    arguments: dict[str, Any] = {
+        "attn_groups": runner.attn_groups,
+        "num_reqs": len(sizes),
+        "num_tokens": len(positions),
+        "query_start_loc_gpu": _on(plan.row_starts, device),
+        "query_start_loc_cpu": torch.from_numpy(plan.row_starts),
+        "max_query_len": int(sizes.max()),
+        "seq_lens": _on(lengths, device),
+        "max_seq_len": int(lengths.max()),
+        "block_tables": [_on(plan.tables, device)],
+        "slot_mappings": slots,
+        "kv_cache_config": runner.kv_cache_config,
+        "seq_lens_cpu_upper_bound": torch.from_numpy(lengths),
+        "positions": positions,
+        "is_prefilling": torch.ones(len(sizes), dtype=torch.bool),
+    }
+    known = _keywords(build_attn_metadata)
+    metadata: dict[str, Any] = build_attn_metadata(
+        **{name: value for name, value in arguments.items() if name in known}
+    )
+    return metadata
+
+
+def _slots_by_layer(slots: torch.Tensor, kv_cache_config: Any) -> Any:
+    from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
+
+    return build_slot_mappings_by_layer(slots, kv_cache_config)
+
+
+def _places(plan: StepPlan, kv_cache_config: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Each row's position and its slot in the paged cache, int64 `[T]` both."""
+    block_tokens = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
+    sizes = np.diff(plan.row_starts)
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    offsets = np.arange(len(owner), dtype=np.int64) - plan.row_starts[:-1][owner]
+    positions = offsets + plan.positions[owner]
+    blocks = plan.tables[owner, positions // block_tokens].astype(np.int64)
+    return positions, blocks * block_tokens + positions % block_tokens
+
+
+def _as_rows(hidden: NDArray[Any], device: torch.device) -> torch.Tensor:
+    rows = _on(hidden, device)
+    return rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
+
+
+def _as_numbers(rows: torch.Tensor) -> NDArray[Any]:
+    host = rows.cpu()
+    numbers: NDArray[Any] = (
+        host.view(torch.uint16) if host.dtype == torch.bfloat16 else host
+    ).numpy()
+    return numbers
+
+
+def _on(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+
+def _kernel_block_sizes(runner: Any) -> list[int]:
+    """Positions per block as the kernels count them; the V1 and V2 runners name it differently."""
+    sizes = getattr(runner, "_kernel_block_sizes", None)
+    if sizes is None:
+        sizes = getattr(runner, "kernel_block_sizes", None)
+    return [] if sizes is None else list(sizes)
+
+
+def _block_dim(cache: torch.Tensor, runner: Any) -> int:
+    """Which dimension of a layer's cache counts blocks: the first, or the one behind K and V."""
+    num_blocks = runner.kv_cache_config.num_blocks
+    for dim in (0, 1):
+        if cache.shape[dim] == num_blocks:
+            return dim
+    return -1
+
+
+@functools.cache
+def _keywords(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

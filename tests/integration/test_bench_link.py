@@ -1,0 +1,171 @@
+"""Links between network namespaces: what crosses them, and that nothing of them is left."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.link.measure import link_record, measure_link
+from bench.link.namespaces import reason_against_tap, sweep
+from bench.link.opening import open_link, open_links
+from bench.link.shaped_link import LinkError, LinkKind, ShapedLink
+from bench.link.spec import parse_link_spec
+
+_REASON = reason_against_tap()
+pytestmark = pytest.mark.skipif(_REASON is not None, reason=f"no TAP links here: {_REASON}")
+
+_SPEC = parse_link_spec("up=8mbit,down=16mbit,rtt=30ms")
+_BURST = 1.25
+"""A relay that the machine held up sends what has waited all at once; exact bounds are in the
+property tests, where time is made up."""
+
+_END_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[ShapedLink]:
+    with open_link(_SPEC, kind=LinkKind.TAP) as opened:
+        yield opened
+
+
+def _python_at(prefix: tuple[str, ...], script: str, *arguments: str) -> str:
+    argv = [*prefix, sys.executable, "-c", script, *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=_END_S).stdout
+
+
+def _namespace(prefix: tuple[str, ...]) -> Path:
+    return Path("/run/netns", prefix[-1])
+
+
+def _processes_in(namespace: Path) -> list[int]:
+    argv = ["ip", "netns", "pids", namespace.name]
+    return [int(line) for line in subprocess.check_output(argv, text=True).split()]
+
+
+def _wait_for_end(process: int) -> bool:
+    """Whether a process that is not ours ends in time; `process` is a pidfd."""
+    ready, _, _ = select.select([process], [], [], _END_S)
+    os.close(process)
+    return bool(ready)
+
+
+def test_a_link_is_as_slow_as_asked_and_says_what_it_was(link: ShapedLink) -> None:
+    measured = measure_link(link, 0.5)
+    assert measured.rtt_s["min"] >= _SPEC.rtt_s
+    assert measured.rtt_s["min"] <= measured.rtt_s["p50"] <= measured.rtt_s["p99"]
+    assert 1e5 < measured.uplink_bytes_per_s < 1e6 * _BURST
+    assert 2e5 < measured.downlink_bytes_per_s < 2e6 * _BURST
+    assert measured.congestion_control == "cubic"
+    record = link_record(link, measured)
+    assert (record.kind, record.uplink_bytes_per_s, record.delay_s) == ("tap", 1e6, 0.015)
+    assert record.measured_rtt_s == measured.rtt_s
+    figures = link.figures()
+    assert figures is not None
+    assert figures.num_carried > measured.num_rtts
+
+
+def test_the_ends_are_apart_and_each_has_its_own_loopback(link: ShapedLink) -> None:
+    script = (
+        "import os, socket; here = socket.create_server(('127.0.0.1', 0))\n"
+        "socket.create_connection(here.getsockname()).close()\n"
+        "print(os.readlink('/proc/self/ns/net'), [name for _, name in socket.if_nameindex()])"
+    )
+    places = {_python_at(prefix, script) for prefix in (link.cloud_prefix, link.device_prefix)}
+    assert len(places) == 2
+    assert all("'lo', 'link0'" in place for place in places)
+    assert os.readlink("/proc/self/ns/net") not in str(places)
+
+
+def test_several_devices_have_a_link_each_to_one_cloud() -> None:
+    with open_links(_SPEC, 2, kind=LinkKind.TAP) as links:
+        assert links[0].cloud_prefix == links[1].cloud_prefix
+        assert links[0].device_prefix != links[1].device_prefix
+        assert links[0].cloud_host != links[1].cloud_host
+        for each in links:
+            assert measure_link(each, 0.05).rtt_s["min"] >= _SPEC.rtt_s
+
+
+def test_a_closed_link_leaves_nothing_behind_and_ends_what_ran_in_it() -> None:
+    with open_link(_SPEC, kind=LinkKind.TAP) as opened:
+        namespaces = [_namespace(opened.cloud_prefix), _namespace(opened.device_prefix)]
+        assert all(path.exists() for path in namespaces)
+        server = subprocess.Popen(opened.cloud_command(["sleep", "1000"]))
+    assert server.wait(_END_S) == -signal.SIGKILL
+    assert not any(path.exists() for path in namespaces)
+
+
+def test_a_killed_owner_leaves_nothing_behind() -> None:
+    script = (
+        "import subprocess, sys\n"
+        "from bench.link.opening import open_link\n"
+        "from bench.link.spec import LinkSpec\n"
+        "with open_link(LinkSpec(delay_s=0.001), kind='tap') as link:\n"
+        "    print(link.device_prefix[-1], flush=True)\n"
+        "    subprocess.Popen(link.device_command(['sh', '-c', 'echo $$; exec sleep 1000']))\n"
+        "    sys.stdin.read()\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    namespace = Path("/run/netns", owner.stdout.readline().strip())
+    left = {int(owner.stdout.readline()), *_processes_in(namespace)}
+    assert len(left) == 2, "a sleep and the keeper"
+    handles = [os.pidfd_open(process) for process in left]
+    owner.kill()
+    owner.communicate()
+    assert [_wait_for_end(handle) for handle in handles] == [True, True]
+    assert not namespace.exists()
+
+
+def test_a_link_whose_relay_died_is_an_error_and_leaves_nothing_behind() -> None:
+    namespaces: list[Path] = []
+    with pytest.raises(LinkError, match="the link's relay ended before the link was closed"):
+        _open_link_and_kill_its_relay(namespaces)
+    assert not namespaces[0].exists()
+
+
+def _open_link_and_kill_its_relay(namespaces: list[Path]) -> None:
+    with open_link(_SPEC, kind=LinkKind.TAP) as opened:
+        namespaces.append(_namespace(opened.device_prefix))
+        (keeper,) = _processes_in(namespaces[0])
+        handle = os.pidfd_open(keeper)
+        os.kill(keeper, signal.SIGKILL)
+        assert _wait_for_end(handle)
+        with pytest.raises(LinkError, match="the link's relay has ended"):
+            opened.figures()
+
+
+def test_a_relay_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(Path("/run/netns").iterdir())
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with (
+        pytest.raises(LinkError, match="the link's relay did not start"),
+        open_link(_SPEC, kind=LinkKind.TAP),
+    ):
+        pass
+    assert not {path for path in set(Path("/run/netns").iterdir()) - before if _is_ours(path)}
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name.startswith(f"hat-link-{os.getpid()}-")
+
+
+def test_namespaces_without_an_owner_are_swept_and_others_are_not() -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [f"hat-link-{process}-abc-cloud" for process in (dead.pid, os.getpid())]
+    for name in names:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        swept = sweep()
+        assert names[0] in swept
+        assert names[1] not in swept
+        assert [Path("/run/netns", name).exists() for name in names] == [False, True]
+    finally:
+        subprocess.run(["ip", "netns", "delete", names[1]], check=True)

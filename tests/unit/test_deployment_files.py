@@ -1,0 +1,323 @@
+"""deploy/ and docs/scaling.md name only what the programs have."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import yaml
+from aiohttp import web
+
+from cloud_server.app import Serving, make_app
+from cloud_server.config import CloudConfig
+from device_runtime.api.app import make_app as make_device_app
+from hat.cli import hat
+from hat.programs import cloud_program, device_program
+from tests.support.scaling_tables import DOCUMENT
+from wire.handshake import LINK_PATH
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = sorted(DEPLOY.glob("Dockerfile.*"))
+COMPOSE_FILES = sorted(DEPLOY.glob("compose*.yaml"))
+TEXTS = [DOCUMENT, *(path for path in DEPLOY.rglob("*") if path.is_file())]
+
+NOT_YET = frozenset(
+    {
+        "--tensor-parallel-size",
+        "--pipeline-parallel-size",
+        "--nnodes",
+        "--node-rank",
+        "--master-addr",
+        "--master-port",
+        "--distributed-executor-backend",
+        "--gpu-memory-utilization",
+        "--kv-cache-memory",
+        "--quantization",
+        "--vllm-args",
+        "--self-test",
+        "[vllm]",
+        "vllm",
+    }
+)
+"""Flags, the extra and the engine that are being built; to be emptied when they are there."""
+
+FOREIGN_FLAGS = {
+    "--build",
+    "--build-arg",
+    "--chmod",
+    "--create-home",
+    "--from",
+    "--from-file",
+    "--interval",
+    "--no-cache",
+    "--no-cache-dir",
+    "--no-deps",
+    "--retries",
+    "--start-period",
+    "--system",
+    "--timeout",
+    "--uid",
+    "--user-group",
+    "--wheel-dir",
+}
+"""Of docker, pip, uv, useradd and kubectl."""
+
+CLOUD_PORT, DEVICE_PORT = CloudConfig(Path()).port, 8000
+
+
+def _text(path: Path) -> str:
+    return path.read_text()
+
+
+def _documents(path: Path) -> list[Any]:
+    return list(yaml.safe_load_all(_text(path)))
+
+
+def _kubernetes() -> dict[str, Any]:
+    documents = _documents(DEPLOY / "kubernetes" / "cloud.yaml")
+    return {document["kind"]: document for document in documents}
+
+
+def _pod() -> Any:
+    return _kubernetes()["Deployment"]["spec"]["template"]
+
+
+def _container() -> Any:
+    (container,) = _pod()["spec"]["containers"]
+    return container
+
+
+def _compose() -> Any:
+    (document,) = _documents(DEPLOY / "compose.yaml")
+    return document["services"]
+
+
+def _instruction(path: Path, name: str) -> str:
+    """The last one of this name, lines joined."""
+    joined = re.sub(r"\\\n\s*", "", _text(path))
+    return re.findall(rf"^{name} (.*)$", joined, re.MULTILINE)[-1]
+
+
+def _commands() -> Iterator[tuple[str, list[str]]]:
+    """Where a `hat` command line stands, and its words after `hat`."""
+    for path in DOCKERFILES:
+        yield path.name, json.loads(_instruction(path, "CMD"))
+    for path in COMPOSE_FILES:
+        for name, service in _documents(path)[0]["services"].items():
+            yield (
+                f"{path.name} {name}",
+                [re.sub(r"\$\{.*?:-|\}", "", w) for w in service["command"]],
+            )
+    yield "cloud.yaml", _container()["args"]
+    for path in TEXTS:
+        text = re.sub(r" \\\n *", " ", _text(path))
+        for line in re.findall(r"^(?:#  |    )\s*(hat (?:cloud|device|split) .*)$", text, re.M):
+            yield path.name, shlex.split(line, comments=True)[1:]
+
+
+def _known_flags() -> set[str]:
+    options = [parameter for command in hat.commands.values() for parameter in command.params]
+    return {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_every_flag_is_one_of_the_programs_or_of_a_named_tool(path: Path) -> None:
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", _text(path)))
+    assert flags - _known_flags() - FOREIGN_FLAGS - NOT_YET == set()
+
+
+@pytest.mark.parametrize(
+    ("where", "words"), [pytest.param(*c, id=f"{n} {c[0]}") for n, c in enumerate(_commands())]
+)
+def test_every_command_line_is_understood(where: str, words: list[str]) -> None:
+    command = hat.commands[words[0]]
+    arguments = list(_without(NOT_YET, words[1:]))
+    context = command.make_context(words[0], arguments, resilient_parsing=False)
+    assert context.params, where
+
+
+def _without(unknown: frozenset[str], words: list[str]) -> Iterator[str]:
+    """The words without flags that do not exist yet, in either spelling, and their values."""
+    rest = iter(words)
+    for word in rest:
+        name, _, value = word.partition("=")
+        if name in unknown:
+            if not value and name != "--self-test":
+                next(rest)
+        elif value in unknown:
+            continue
+        elif name == "--engine" and not value:
+            engine = next(rest)
+            yield from () if engine in unknown else (word, engine)
+        else:
+            yield word
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_every_variable_of_ours_is_a_setting(path: Path) -> None:
+    known = {"HAT_CONFIG"}
+    for program in (cloud_program(), device_program()):
+        for setting in program.settings:
+            known.update(program.variables(setting))
+            if setting.about.secret:
+                known.update(f"{name}_FILE" for name in program.variables(setting))
+    assert set(re.findall(r"\bHAT_[A-Z_]+", _text(path))) - known == set()
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_serves_as_another_user_on_the_port_that_it_exposes(path: Path) -> None:
+    role = json.loads(_instruction(path, "CMD"))[0]
+    port = {"cloud": CLOUD_PORT, "device": DEVICE_PORT}[role]
+    assert json.loads(_instruction(path, "ENTRYPOINT")) == ["hat"]
+    assert _instruction(path, "EXPOSE") == str(port)
+    assert json.loads(_instruction(path, "HEALTHCHECK").split("CMD ")[1]) == [
+        "hat-probe",
+        str(port),
+        "/health",
+    ]
+    assert _instruction(path, "STOPSIGNAL") == "SIGTERM"
+    assert _instruction(path, "USER") == "10001:10001"
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_installs_extras_that_exist_and_the_makefiles_torch(path: Path) -> None:
+    project = tomllib.loads(_text(ROOT / "pyproject.toml"))["project"]
+    extras = set(re.findall(r"(?:\.|hat-serving)\[(\w+)\]", _text(path)))
+    assert extras
+    assert extras - set(project["optional-dependencies"]) - NOT_YET == set()
+    pinned = re.findall(r"^ARG TORCH=(.*)$", _text(path), re.MULTILINE)
+    assert set(pinned) <= set(re.findall(r"^TORCH \?= (.*)$", _text(ROOT / "Makefile"), re.M))
+
+
+def test_a_build_gets_all_that_the_wheel_needs_and_nothing_else() -> None:
+    lines = _text(ROOT / ".dockerignore").splitlines()
+    assert "*" in lines
+    allowed = {line[1:] for line in lines if line.startswith("!")}
+    project = tomllib.loads(_text(ROOT / "pyproject.toml"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed.update(wheel["packages"])
+    needed.update(source.split("/")[0] for source in wheel["force-include"])
+    assert allowed == needed | {"deploy/probe.py"}
+    assert all((ROOT / name).exists() for name in allowed)
+
+
+def test_the_device_has_the_path_that_its_image_asks() -> None:
+    generator = SimpleNamespace(max_context_tokens=1)
+    access = SimpleNamespace(api_key=None, cors_origins=())
+    app = make_device_app(cast(Any, SimpleNamespace(generator=generator, access=access)))
+    assert "/health" in {resource.canonical for resource in app.router.resources()}
+
+
+def test_compose_joins_both_sides_by_name_port_and_secret() -> None:
+    cloud, device = _compose()["cloud"], _compose()["device"]
+    assert f"ws://cloud:{CLOUD_PORT}" in device["command"]
+    assert device["ports"] == [f"127.0.0.1:{DEVICE_PORT}:{DEVICE_PORT}"]
+    assert device["depends_on"]["cloud"]["condition"] == "service_healthy"
+    assert cloud["healthcheck"]["test"] == ["CMD", "hat-probe", str(CLOUD_PORT), "/ready"]
+    for service in (cloud, device):
+        (secret,) = service["secrets"]
+        assert service["environment"]["HAT_SECRET_FILE"] == f"/run/secrets/{secret}"
+        assert service["build"]["dockerfile"] in {f"deploy/{path.name}" for path in DOCKERFILES}
+        assert _seconds(service["stop_grace_period"]) > CloudConfig(Path()).drain_timeout_s + 10
+    (over,) = _documents(DEPLOY / "compose.vllm.yaml")
+    assert set(over["services"]) <= set(_compose())
+
+
+def test_the_manifest_probes_and_scrapes_paths_that_the_cloud_has() -> None:
+    container, annotations = _container(), _pod()["metadata"]["annotations"]
+    cloud = {resource.canonical for resource in make_app(cast(Serving, None)).router.resources()}
+    paths = {name: container[name]["httpGet"]["path"] for name in container if "Probe" in name}
+    assert paths == {
+        "startupProbe": "/ready",
+        "readinessProbe": "/ready",
+        "livenessProbe": "/health",
+    }
+    assert {*paths.values(), annotations["prometheus.io/path"], LINK_PATH} <= cloud
+    (port,) = container["ports"]
+    (outside,) = _kubernetes()["Service"]["spec"]["ports"]
+    assert port["containerPort"] == outside["port"] == CLOUD_PORT
+    assert annotations["prometheus.io/port"] == str(CLOUD_PORT)
+    assert port["name"] == outside["targetPort"] == container["readinessProbe"]["httpGet"]["port"]
+
+
+def test_the_manifest_waits_for_the_drain_and_names_nothing_as_our_variables_begin() -> None:
+    parts, spec = _kubernetes(), _pod()["spec"]
+    (drain,) = re.findall(r"--drain-timeout-s=(\d+)", " ".join(_container()["args"]))
+    (sleep,) = re.findall(r"\d+", " ".join(_container()["lifecycle"]["preStop"]["exec"]["command"]))
+    assert spec["terminationGracePeriodSeconds"] > int(sleep) + int(drain) + 10
+    assert spec["enableServiceLinks"] is False
+    prefixes = tuple(p.prefix for p in (cloud_program(), device_program()))
+    for document in parts.values():
+        variable = document["metadata"]["name"].upper().replace("-", "_") + "_"
+        assert not variable.startswith((*prefixes, "VLLM_"))
+    labels = _pod()["metadata"]["labels"]
+    assert parts["Service"]["spec"]["selector"] == labels
+    assert parts["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    volumes = {volume["name"] for volume in spec["volumes"]}
+    assert {mount["name"] for mount in _container()["volumeMounts"]} == volumes
+    secret = next(m for m in _container()["volumeMounts"] if m["name"] == "secret")
+    assert {"name": "HAT_SECRET_FILE", "value": f"{secret['mountPath']}/secret"} in _container()[
+        "env"
+    ]
+
+
+def test_the_balancers_pass_the_link_alone_to_the_clouds_port() -> None:
+    nginx, haproxy = _text(DEPLOY / "nginx.conf"), _text(DEPLOY / "haproxy.cfg")
+    assert re.findall(r"location (.*) \{", nginx) == [f"= {LINK_PATH}"]
+    assert f"deny unless {{ path {LINK_PATH} }}" in haproxy
+    assert set(re.findall(r"server cloud-\d:(\d+)", nginx)) == {str(CLOUD_PORT)}
+    assert set(re.findall(r"server cloud-\d cloud-\d:(\d+)", haproxy)) == {str(CLOUD_PORT)}
+    assert "check send meth GET uri /ready" in haproxy
+
+
+def test_the_probe_tells_ready_from_not_ready_and_from_nothing() -> None:
+    ready, refused = _probe_a_server(200), _probe_a_server(503)
+    assert ready == (0, "200 why\n")
+    assert refused == (1, "503 why\n")
+    assert _probe(1)[0] == 1
+
+
+def _probe_a_server(status: int) -> tuple[int, str]:
+    """What the probe says of a server that answers so, in this process's event loop."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text="why\n")
+
+    async def run() -> tuple[int, str]:
+        app = web.Application()
+        app.router.add_get("/ready", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            return await asyncio.to_thread(_probe, runner.addresses[0][1])
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(run())
+
+
+def _probe(port: int) -> tuple[int, str]:
+    command = [sys.executable, str(DEPLOY / "probe.py"), str(port), "/ready"]
+    # A proxy of the environment is not for this machine's own port.
+    environment = os.environ | {"http_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    return done.returncode, done.stdout
+
+
+def _seconds(text: str) -> float:
+    number, unit = re.fullmatch(r"(\d+)([sm])", text).groups()  # type: ignore[union-attr]
+    return int(number) * {"s": 1, "m": 60}[unit]
