@@ -293,13 +293,9 @@ class Driver:
         drafted_s = self._clock() - started_s
         self._parts.monitor.on_draft(len(draft), drafted_s)
         self._stats.draft_s += drafted_s
-<<<<<<< HEAD
-        return self._session.on_draft(draft, started_s, parents)
-=======
         if draft:
             self._stats.timeline.worked("draft", started_s, started_s + drafted_s, len(draft))
-        return self._session.on_draft(draft, started_s)
->>>>>>> main
+        return self._session.on_draft(draft, started_s, parents)
 
     async def _proposal(self, num_tokens: int) -> Tree:
         """A draft, with parents if it is a tree."""
