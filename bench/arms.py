@@ -53,6 +53,10 @@ _SERVED_BY_TWO = (
     "served by `hat cloud` and `hat device` beside each other, so a token costs about a "
     "millisecond of loopback more than in one process",
 )
+_TEXT_CROSSES = (
+    *_SERVED_BY_TWO,
+    "bytes are of HTTP bodies, with the usage and the figures that every answer carries here",
+)
 
 ARMS = (
     Arm(
@@ -61,7 +65,7 @@ ARMS = (
         "cloud",
         _ONE_STEP,
         _PLAIN,
-        _SERVED_BY_TWO,
+        _TEXT_CROSSES,
     ),
     Arm(
         "device-only",

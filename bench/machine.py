@@ -15,14 +15,15 @@ def machine_lines() -> list[str]:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     packages = " ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return [
-        f"hardware: {_processor()}, {cores} cores",
+        f"hardware: {processor()}, {cores} cores",
         f"load average before: {load}",
         f"versions: Python {platform.python_version()}, {packages}",
-        f"commit: {_commit()}",
+        f"commit: {commit()}",
     ]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     if _CPU_INFO.is_file():
         for line in _CPU_INFO.read_text().splitlines():
             if line.startswith("model name"):
@@ -30,7 +31,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that runs, `-dirty` behind it when files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     folder = Path(__file__).resolve().parent
     try:

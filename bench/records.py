@@ -125,7 +125,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm at one setting. `cloud_step_s` are the engine's steps, in their order.
+    """One arm at one setting. `cloud_step_s` are the engine's steps, in their order, and
+    `cloud_step_tokens` the rows of each where they are known.
 
     Arms of a run that share `setting` differ in nothing but the method. `repeat` counts the
     interleaved passes.
@@ -139,6 +140,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     workload: WorkloadRecord
     requests: list[RequestRecord]
     cloud_step_s: list[float] = []
+    cloud_step_tokens: list[int] = []
     num_replicas: int = 1
     notes: list[str] = []
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import click
 
 from hat.commands.adapter import adapter
+from hat.commands.bench import bench
 from hat.commands.chat import chat
 from hat.commands.programs import cloud, device
 from hat.commands.split import split
@@ -72,7 +73,7 @@ def hat(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (up, split, cloud, device, chat, adapter, verify):
+for _command in (up, split, cloud, device, chat, adapter, verify, bench):
     hat.add_command(_command)
 
 

@@ -15,6 +15,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "transformers": "split",
         "onnx": "split",
         "tqdm": "split",
+        "matplotlib": "bench",
     }
 )
 """The extra that brings a package, for packages that not every installation has."""

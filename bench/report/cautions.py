@@ -56,7 +56,7 @@ def _of_failures(groups: Sequence[Group]) -> Iterator[Caution]:
 def _of_paper(sources: Sequence[Source]) -> Iterator[Caution]:
     unexplained = [row for row in paper_rows(sources) if row.is_far_off and not row.comparison.note]
     if unexplained:
-        text = f"{len(unexplained)} figures are far from the paper's and have no explanation."
+        text = f"Far from the paper's figures without an explanation: {len(unexplained)}."
         yield Caution(text, True, "paper")
 
 

@@ -100,16 +100,20 @@ def panels(num_columns: int, width: float, height: float) -> "tuple[Figure, list
     return figure, list(axes[0])
 
 
-def legend_below(figure: "Figure", axes: "Sequence[Axes]", num_columns: int = 5) -> None:
-    """One legend for all panels, under them, each label once."""
+def legend_below(
+    figure: "Figure", axes: "Sequence[Axes]", num_columns: int = 5, order: Sequence[str] = ()
+) -> None:
+    """One legend for all panels, under them, each label once; those of `order` come first."""
     entries: dict[str, Artist] = {}
     for each in axes:
-        handles, labels = each.get_legend_handles_labels()
-        entries |= {label: handle for handle, label in zip(handles, labels, strict=True)}
+        found, labels = each.get_legend_handles_labels()
+        entries |= dict(zip(labels, found, strict=True))
     if entries:
         columns = min(num_columns, len(entries))
-        names = list(entries)
-        figure.legend(entries.values(), names, loc="outside lower center", ncols=columns)
+        ordered = [name for name in order if name in entries]
+        names = [*ordered, *(name for name in entries if name not in ordered)]
+        handles = [entries[name] for name in names]
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
 def finished(figure: "Figure", name: str, title: str, caption: str) -> Picture:
@@ -118,6 +122,8 @@ def finished(figure: "Figure", name: str, title: str, caption: str) -> Picture:
 
     png, svg = io.BytesIO(), io.StringIO()
     figure.savefig(png, format="png", dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+    # The layout is found; to find it again would take as long as the drawing.
+    figure.set_layout_engine("none")
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     return Picture(name, title, caption, _for_page(svg.getvalue(), title), png.getvalue())

@@ -54,9 +54,9 @@ def link_asked(link: LinkRecord) -> str:
     else:
         up, down = rate(link.uplink_bytes_per_s), rate(link.downlink_bytes_per_s)
         parts = [f"{link.kind}, {up} up, {down} down"]
-    parts.append(f"round trip {number(2000 * link.delay_s)} ms")
+    parts.append(f"round trip {2000 * link.delay_s:g} ms")
     if link.jitter_s:
-        parts.append(f"jitter {number(1000 * link.jitter_s)} ms")
+        parts.append(f"jitter {1000 * link.jitter_s:g} ms")
     if link.loss:
         parts.append(f"loss {100 * link.loss:.3g} %")
     return ", ".join(parts)

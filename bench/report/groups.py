@@ -20,7 +20,18 @@ LIVE = "live"
 SIM = "sim"
 
 # The order in which arms are told, the plain ones first; others follow by their names.
-ARM_ORDER = ("cloud-only", "device-only", "u-shape", "u-sarathi", "u-medusa", "hat", "hat-paper")
+ARM_ORDER = (
+    "cloud-only",
+    "device-only",
+    "u-shape",
+    "u-sarathi",
+    "u-medusa",
+    "hat",
+    "hat-paper",
+    "hat-no-chunking",
+    "hat-no-speculation",
+    "hat-no-ahead",
+)
 
 
 @dataclass(frozen=True, slots=True)

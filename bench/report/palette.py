@@ -13,7 +13,9 @@ INK = "#1c2430"
 FAINT = "#d3d8de"
 MUTED = "#5d6875"
 
-_ARMS = {
+_Line = str | tuple[float, tuple[float, ...]]
+
+_ARMS: dict[str, tuple[str, _Line, str]] = {
     "cloud-only": ("#6f7782", "-", "s"),
     "device-only": ("#a58a00", "-", "v"),
     "u-shape": ("#e69f00", "-", "o"),
@@ -21,12 +23,11 @@ _ARMS = {
     "u-medusa": ("#cc79a7", "-", "D"),
     "hat": ("#0072b2", "-", "o"),
     "hat-paper": ("#d55e00", "-", "X"),
+    "hat-no-chunking": ("#56b4e9", (0, (5, 2)), "P"),
+    "hat-no-speculation": ("#4c9a9a", (0, (1.5, 1.5)), ">"),
+    "hat-no-ahead": ("#8c6bb1", (0, (3, 1.5)), "<"),
 }
-# Ablations: of hat's family by their colour, apart by line and marker.
-_OTHERS = (
-    ("#56b4e9", (0, (5, 2)), "P"),
-    ("#8c6bb1", (0, (3, 1.5)), "<"),
-    ("#4c9a9a", (0, (1.5, 1.5)), ">"),
+_OTHERS: tuple[tuple[str, _Line, str], ...] = (
     ("#b2182b", (0, (5, 1.5, 1, 1.5)), "*"),
     ("#7f5539", (0, (2, 3)), "h"),
 )
@@ -82,7 +83,7 @@ class Look:
     """How a line or bar is drawn."""
 
     colour: str
-    line: str | tuple[float, tuple[float, ...]]
+    line: _Line
     marker: str
 
 

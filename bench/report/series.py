@@ -89,7 +89,7 @@ def ttft_over_prompt(groups: Iterable[Group]) -> list[CurveSet]:
 
 
 def tbt_over_rtt(groups: Iterable[Group]) -> list[CurveSet]:
-    """Mean TBT over the round trip, one point per setting."""
+    """Mean TBT over the round trip, one point per setting, where round trips differ."""
     found = []
     for similar in _similar(groups, _but_delay):
         curves = []
@@ -99,7 +99,7 @@ def tbt_over_rtt(groups: Iterable[Group]) -> list[CurveSet]:
                 for group in similar
                 if (result := group.arm(arm)) and (mean_s := _mean_tbt_s(group, arm)) is not None
             ]
-            if len(points) >= FEWEST_POINTS:
+            if len({rtt_s for rtt_s, _ in points}) >= FEWEST_POINTS:
                 curves.append(Curve(arm, tuple(sorted(points))))
         if curves:
             title = _title(similar[0], with_delay=False)

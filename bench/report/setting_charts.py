@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench import measures
-from bench.records import Cell, RequestRecord
+from bench.records import RequestRecord
 from bench.report.axes import milliseconds_axis
 from bench.report.drawing import Picture, finished, legend_below, panels, thinned
 from bench.report.groups import ArmResult, Group
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FAMILY = "hat"
 
 _ValuesOf = Callable[[RequestRecord], list[float]]
-_MedianOf = Callable[[Cell], float | None]
+_MedianOf = Callable[[Sequence[RequestRecord]], float | None]
 
 _QUANTITIES: tuple[tuple[str, _ValuesOf, _MedianOf], ...] = (
     ("TTFT", lambda request: [request.emissions[0][0]], median_ttft_s),
@@ -83,7 +83,7 @@ def _bars(
         for row, result in enumerate(shown):
             values_ms = _values_ms(result, values_of)
             if values_ms:
-                medians = [1000 * value for cell in result.cells if (value := median_of(cell))]
+                medians = [1000 * (median_of(cell.requests) or 0) for cell in result.cells]
                 _bar(axes[place], row, values_ms, medians, looks[result.arm])
         axes[place].set_title(label)
         axes[place].set_yticks(range(len(shown)), [result.arm for result in shown])
@@ -128,7 +128,7 @@ def _time_split(group: Group, name: str) -> Picture | None:
         axes[place].grid(visible=False, axis="y")
         axes[place].tick_params(axis="y", length=0)
     axes[1].set_yticklabels([])
-    legend_below(figure, axes, num_columns=8)
+    legend_below(figure, axes, num_columns=11, order=[name.replace("_", " ") for name in PHASES])
     caption = "Where the time of answered requests went, by phase, for arms that tell. Opening a "
     caption += "session and its prompt count as one more round."
     return finished(figure, f"{name}-time-split", "Where a round's time goes", caption)

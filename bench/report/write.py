@@ -1,7 +1,7 @@
 """From files to a folder with the page and its pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.report.across_charts import load_picture, prompt_picture, round_trip_picture
@@ -33,7 +33,7 @@ class ReportOptions:
     """`baseline` None: u-shape where it was run, else cloud-only, else no ratios."""
 
     baseline: str | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,13 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     sources = read_sources(paths)
     groups = group_cells(sources)
     baseline = _checked_baseline(groups, options.baseline)
+    # Before the drawing, which takes a while.
+    folder = out / PICTURES_NAME
+    folder.mkdir(parents=True, exist_ok=True)
     with drawing_style():
         content = _content(sources, groups, baseline, options.limits)
     pictures = [picture for picture, _ in content.across]
     pictures += [picture for view in content.views for picture in view.pictures]
-    folder = out / PICTURES_NAME
-    folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         picture.write_png(folder)
     page = out / PAGE_NAME
@@ -77,8 +78,18 @@ def _content(
     loads = load_series(groups, limits)
     under_load = {group.number for series in loads for group in series.groups}
     plain = [group for group in groups if group.number not in under_load]
+    simulated = simulated_rows(groups)
+    # Their live twins have the pictures; twice as many would make a page that nobody reads.
+    twins = {id(row.sim) for row in simulated}
     views = [
-        _view(group, arm_looks, limits, baseline, place == 0 or len(plain) <= _MOST_OPEN)
+        _view(
+            group,
+            arm_looks,
+            limits,
+            baseline,
+            is_open=place == 0 or len(plain) <= _MOST_OPEN,
+            with_pictures=all(id(result) not in twins for result in group.arms),
+        )
         for place, group in enumerate(plain)
     ]
     load_views = [
@@ -98,7 +109,7 @@ def _content(
         views=views,
         load_views=load_views,
         across=across,
-        simulated=simulated_rows(groups),
+        simulated=simulated,
         paper=paper_rows(sources),
         cautions=cautions(sources, groups),
         limits=limits,
@@ -112,11 +123,12 @@ def _view(
     limits: Limits,
     baseline: str | None,
     is_open: bool,
+    with_pictures: bool,
 ) -> GroupView:
-    pictures = setting_pictures(group, arm_looks)
-    if (lanes := timeline(group)) is not None:
-        pictures.append(lanes)
-    return group_view(group, arm_looks, limits, baseline, pictures, is_open)
+    pictures = setting_pictures(group, arm_looks) if with_pictures else []
+    lanes = timeline(group) if with_pictures else None
+    shown = [*pictures, lanes] if lanes is not None else pictures
+    return group_view(group, arm_looks, limits, baseline, shown, is_open)
 
 
 def _checked_baseline(groups: Sequence[Group], name: str | None) -> str | None:

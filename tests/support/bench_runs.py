@@ -29,7 +29,7 @@ ARMS = (
     "hat-paper",
     "hat-no-chunking",
     "hat-no-speculation",
-    "hat-no-parallel",
+    "hat-no-ahead",
 )
 HIDDEN_BYTES = 1536
 LINK = LinkRecord(
@@ -86,7 +86,7 @@ BEHAVIOUR = {
     "hat-paper": Behaviour(drafts=4, chunks=True, ahead=True, accept=0.7),
     "hat-no-chunking": Behaviour(drafts=4, ahead=True, accept=0.75),
     "hat-no-speculation": Behaviour(chunks=True),
-    "hat-no-parallel": Behaviour(drafts=4, chunks=True, accept=0.75),
+    "hat-no-ahead": Behaviour(drafts=4, chunks=True, accept=0.75),
 }
 
 
@@ -208,9 +208,10 @@ def load_sweep(seed: int = 0, replicas: Sequence[int] = (1, 2, 4, 8)) -> Run:
 def realistic_cell(seed: int, arm: str, repeat: int, like: Cell, slower: float = 1.0) -> Cell:
     """The arm at the setting of `like`: times from a simple formula with noise."""
     draw = random.Random(f"{seed} {arm} {repeat} {like.setting}")
-    maker = _Maker(draw, BEHAVIOUR[arm], like.link, like.workload, slower)
+    behaviour = BEHAVIOUR.get(arm, BEHAVIOUR["hat"])
+    maker = _Maker(draw, behaviour, like.link, like.workload, slower)
     requests = [maker.request(number) for number in range(like.workload.num_requests)]
-    steps = [] if BEHAVIOUR[arm].local else [draw.gauss(0.006, 0.0006) for _ in range(50)]
+    steps = [] if behaviour.local else [draw.gauss(0.006, 0.0006) for _ in range(50)]
     return msgspec.structs.replace(
         like, arm=arm, repeat=repeat, requests=requests, cloud_step_s=steps
     )

@@ -55,6 +55,10 @@ class BrokenLink:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             writer.transport.abort()
 
+    def point_at(self, target_port: int) -> None:
+        """Carry connections to come to another port, as a balancer may."""
+        self._target_port = target_port
+
     def cut(self) -> None:
         """Hold everything back, connections to come included."""
         self._flowing.clear()

@@ -91,4 +91,4 @@ def test_the_rows_that_a_connection_may_have_outstanding_are_the_documents(
     )
     settings = core_settings(CloudConfig(Path()), cast(Any, manifest), cast(Any, engine))
     assert settings.credit_window_tokens == 2048
-    assert "may have 2,048\nrows outstanding" in DOCUMENT.read_text()
+    assert "may have 2,048 rows outstanding" in DOCUMENT.read_text()

@@ -1,0 +1,1 @@
+"""Live runs: real processes at both ends of a shaped link, asked over HTTP as users do."""

@@ -1,0 +1,70 @@
+"""What the client process is told, and what it tells: one JSON document in, JSON lines out."""
+
+import msgspec
+
+from bench.arms import Where
+from bench.records import RequestRecord
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, `at_s` after the run's start (not used when closed)."""
+
+    number: int
+    prompt: str
+    max_tokens: int
+    at_s: float = 0.0
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """All requests of one device's user, to the endpoint `url`.
+
+    Closed: the next is asked when the last answer is there. Request n is sampled with `seed` plus
+    n, so that every arm is asked for the same text. `warm_up` is asked before, one by one, and not
+    told. The timeline is kept of requests whose number is in `timelines`. What crosses the link,
+    and so counts as bytes up and down, depends on `where` the model runs.
+    """
+
+    device: int
+    url: str
+    warm_up: list[Ask]
+    asks: list[Ask]
+    is_closed: bool
+    temperature: float
+    seed: int
+    timelines: list[int]
+    ready_within_s: float
+    where: Where
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Told to all clients of a run once they are warm: the run starts at `unix_s`.
+
+    That is the wall clock, which all processes of this machine share.
+    """
+
+    unix_s: float
+
+
+class Warm(msgspec.Struct, frozen=True, tag="warm"):
+    """The endpoint answers and the warm-up is over; the client waits for `Begin`."""
+
+
+class Answered(msgspec.Struct, frozen=True, tag="answered"):
+    """One request is over."""
+
+    record: RequestRecord
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """All of them are."""
+
+    unix_s: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The run cannot go on; nothing follows."""
+
+    reason: str
+
+
+Told = Warm | Answered | Ended | Failed

@@ -1,0 +1,120 @@
+"""`python -m bench.live.client`: asks over HTTP as a user's program does, and notes what came when.
+
+Runs at the device's end of the link. The job comes on standard input, what happened goes to
+standard output. A request's clock starts when it is due, so time that it waits here counts.
+"""
+
+import asyncio
+import sys
+import time
+
+import aiohttp
+import msgspec
+
+from bench.live.asking import Answered, Ask, Begin, Ended, Failed, Job, Told, Warm
+from bench.live.event_reader import Answer, ask
+
+_POLL_S = 0.05
+_LONGEST_EVENT_BYTES = 1 << 22
+
+
+def main() -> None:
+    """Run the job on standard input."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    asyncio.run(_run(job))
+
+
+async def _run(job: Job) -> None:
+    # As many connections as there are requests under way, kept open from one to the next.
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=connector, read_bufsize=_LONGEST_EVENT_BYTES
+    ) as http:
+        client = _Client(http, job)
+        reason = await client.warm_up()
+        if reason is not None:
+            _tell(Failed(reason))
+            return
+        _tell(Warm())
+        line = await asyncio.to_thread(sys.stdin.buffer.readline)
+        if line:
+            await client.run(msgspec.json.decode(line, type=Begin).unix_s)
+            _tell(Ended(time.time()))
+
+
+class _Client:
+    def __init__(self, http: aiohttp.ClientSession, job: Job) -> None:
+        self._http = http
+        self._job = job
+        self._begun_s = 0.0
+
+    async def warm_up(self) -> str | None:
+        """Wait for the endpoint and ask what is not counted; why not, if that fails."""
+        until_s = time.perf_counter() + self._job.ready_within_s
+        while (reason := await self._reason_not_ready()) is not None:
+            if time.perf_counter() > until_s:
+                return f"{self._job.url} is not ready: {reason}"
+            await asyncio.sleep(_POLL_S)
+        for each in self._job.warm_up:
+            answer = await self._ask(each, time.perf_counter())
+            if answer.error is not None:
+                return f"the warm-up failed: {answer.error}"
+        return None
+
+    async def run(self, begin_unix_s: float) -> None:
+        """Ask everything, and tell each answer as it is complete."""
+        self._begun_s = time.perf_counter() + begin_unix_s - time.time()
+        if self._job.is_closed:
+            await self._until(self._begun_s)
+            for each in self._job.asks:
+                await self._record(each, time.perf_counter())
+        else:
+            await asyncio.gather(*(self._in_time(each) for each in self._job.asks))
+
+    async def _in_time(self, each: Ask) -> None:
+        due_s = self._begun_s + each.at_s
+        await self._until(due_s)
+        await self._record(each, due_s)
+
+    async def _until(self, moment_s: float) -> None:
+        await asyncio.sleep(max(0.0, moment_s - time.perf_counter()))
+
+    async def _record(self, each: Ask, due_s: float) -> None:
+        answer = await self._ask(each, due_s)
+        arrival_s = due_s - self._begun_s
+        record = answer.record(each.number, self._job.device, arrival_s)
+        crossed = answer.crossed_bytes(self._job.where)
+        record = msgspec.structs.replace(record, bytes_up=crossed[0], bytes_down=crossed[1])
+        _tell(Answered(record))
+
+    async def _ask(self, each: Ask, due_s: float) -> Answer:
+        job = self._job
+        body = {
+            "prompt": each.prompt,
+            "max_tokens": each.max_tokens,
+            "temperature": job.temperature,
+            "seed": job.seed + each.number,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"continuous_usage_stats": True},
+            "include_hat_stats": "timeline" if each.number in job.timelines else True,
+        }
+        return await ask(self._http, f"{job.url}/v1/completions", body, due_s)
+
+    async def _reason_not_ready(self) -> str | None:
+        limit = aiohttp.ClientTimeout(total=5)
+        try:
+            async with self._http.get(f"{self._job.url}/ready", timeout=limit) as response:
+                return None if response.status == 200 else (await response.text())[:200]
+        except (aiohttp.ClientError, TimeoutError):
+            return "not listening"
+
+
+def _tell(what: Told) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(what) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What a live run is to do, and the names and records that follow from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.arms import Arm
+from bench.link.shaped_link import LinkKind
+from bench.link.spec import LinkSpec, link_text
+from bench.live.asking import Ask
+from bench.live.cell import Load
+from bench.models import has_real_weights
+from bench.records import ModelRecord, WorkloadRecord
+from bench.workloads.arrivals import CLOSED, arrivals
+from bench.workloads.prompts import load_prompts
+from submodels.bundle import load_bundle
+
+_NUM_TIMELINES = 1
+_NUM_WARM_UP = 3
+"""Answers before the first that counts: a device's estimates of link and cloud need some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Which prompts come when, for how long an answer. `num_requests` are over all devices."""
+
+    prompts: str = "tinystories"
+    num_devices: int = 1
+    num_requests: int = 8
+    max_tokens: int = 48
+    temperature: float = 0.0
+    arrivals: str = CLOSED
+    requests_per_s: float | None = None
+
+    def record(self) -> WorkloadRecord:
+        """As results keep it."""
+        return WorkloadRecord(
+            name=self.prompts,
+            arrivals=self.arrivals,
+            num_devices=self.num_devices,
+            num_requests=self.num_requests,
+            max_output_tokens=self.max_tokens,
+            temperature=self.temperature,
+            requests_per_s=self.requests_per_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One model, link and workload, for all of `arms`.
+
+    `bundles` is the folder that `hat split` wrote. `link_kind` None takes the most faithful.
+    """
+
+    bundles: Path
+    link: LinkSpec
+    workload: Workload
+    arms: tuple[Arm, ...]
+    link_kind: LinkKind | None = None
+
+    @property
+    def name(self) -> str:
+        """What its results are filed under; the model and the kind of link are beside it."""
+        load = self.workload
+        parts = [f"{load.prompts} x {load.max_tokens}", link_text(self.link)]
+        parts += [f"{load.num_devices} devices"] if load.num_devices > 1 else []
+        if load.arrivals != CLOSED:
+            parts += [f"{load.arrivals} {load.requests_per_s:g}/s"]
+        parts += [f"temperature {load.temperature:g}"] if load.temperature else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class LivePlan:
+    """Settings one after the other, each with all its arms in `repeats` passes."""
+
+    settings: tuple[Setting, ...]
+    repeats: int = 1
+    seed: int = 0
+
+    @property
+    def num_requests(self) -> int:
+        """Answers that are to come, warming up left out."""
+        each = (len(one.arms) * one.workload.num_requests for one in self.settings)
+        return self.repeats * sum(each)
+
+
+def arms_in_turn(arms: Sequence[Arm], repeat: int) -> list[Arm]:
+    """The arms in the order of a pass: each pass begins with another one.
+
+    A machine that becomes slower or faster with time then favours none of them.
+    """
+    start = repeat % len(arms)
+    return [*arms[start:], *arms[:start]]
+
+
+def model_record(bundles: Path) -> ModelRecord:
+    """The model in a folder that `hat split` wrote.
+
+    Raises:
+        BundleError: it holds no sound bundle.
+    """
+    manifest = load_bundle(bundles / "cloud", "cloud").manifest
+    return ModelRecord(
+        name=manifest.model_name,
+        fingerprint=manifest.fingerprint,
+        num_layers=manifest.shape.num_layers,
+        num_input_layers=manifest.num_input_layers,
+        num_output_layers=manifest.num_output_layers,
+        hidden_size=manifest.shape.hidden_size,
+        dtype=manifest.dtype,
+        has_real_weights=has_real_weights(bundles / "cloud"),
+    )
+
+
+def load_of(setting: Setting, seed: int) -> Load:
+    """A setting's requests: the same seed gives the same ones, which go round the devices.
+
+    Raises:
+        WorkloadError: no such prompts or arrivals.
+    """
+    asked = setting.workload
+    device = setting.bundles / "device"
+    context = load_bundle(device, "device").manifest.shape.max_context_tokens
+    longest = context - asked.max_tokens
+    prompts = load_prompts(asked.prompts, asked.num_requests, seed, device, longest)
+    times = arrivals(asked.arrivals, asked.num_requests, asked.requests_per_s, seed)
+    asks: list[list[Ask]] = [[] for _ in range(asked.num_devices)]
+    for number, (prompt, at_s) in enumerate(zip(prompts, times, strict=True)):
+        ask = Ask(number=number, prompt=prompt.text, max_tokens=asked.max_tokens, at_s=at_s)
+        asks[number % asked.num_devices].append(ask)
+    return Load(
+        asks=asks,
+        is_closed=asked.arrivals == CLOSED,
+        temperature=asked.temperature,
+        seed=seed,
+        timelines=range(_NUM_TIMELINES),
+        num_warm_up=_NUM_WARM_UP,
+    )

@@ -1,0 +1,57 @@
+"""Receipts of runs: what the numbers were measured on, by which command."""
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from bench.machine import commit, processor
+from bench.records import Receipt
+
+_PACKAGES = ("hat-serving", "torch", "onnxruntime", "numpy", "aiohttp")
+
+
+def live_receipt(command: Sequence[str], seed: int) -> Receipt:
+    """The receipt of a run that begins now."""
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Receipt(
+        commit=commit(),
+        command=list(command),
+        seed=seed,
+        hardware=processor(),
+        num_cores=num_cores(),
+        versions=versions(),
+        started=started,
+        load_average=round(os.getloadavg()[0], 2),
+    )
+
+
+def simulation_receipt(command: Sequence[str], seed: int) -> Receipt:
+    """The receipt of a simulation: the same seed gives the same one."""
+    return Receipt(
+        commit=commit(),
+        command=list(command),
+        seed=seed,
+        hardware=processor(),
+        num_cores=num_cores(),
+        versions=versions(),
+    )
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

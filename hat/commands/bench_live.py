@@ -1,0 +1,245 @@
+"""`hat bench live`: cloud and devices as processes at both ends of a shaped link."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hat.errors import CommandError, ConfigError
+from hat.missing_packages import extras_explained
+
+if TYPE_CHECKING:
+    from bench.arms import Arm
+    from bench.live.plan import LivePlan, Workload
+    from bench.records import Cell
+
+_EPILOG = """
+\b
+Examples:
+  hat bench live --out results.json
+  hat bench live --link up=20mbit,down=50mbit,rtt=40ms --arms u-shape,hat --out results.json
+  hat bench live --model models/storybook-7m --link trace=oboe-0,rtt=60ms --out results.json
+  hat bench live --devices 4 --arrivals poisson --rate 2 --requests 40 --out results.json
+  hat bench live --prompts books:400 --max-tokens 1 --repeats 3 --out ttft.json
+
+\b
+Then:
+  hat bench report results.json
+
+With root and TUN devices the link is made between network namespaces, by netem where the kernel has
+it; else it is a TCP relay, and the results say so. Several --model and --link give every pair of
+them. In each pass over a setting the arms take turns in another order. All arms must give the same
+texts; if they do not, the results are written all the same and the command fails.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="MODEL",
+    help="Checkpoint folder, hub id, or a folder that `hat split` wrote; may be repeated.  "
+    "[default: the model that comes with hat]",
+)
+@click.option(
+    "--arms",
+    metavar="A,B,...",
+    help="Which methods to compare, in the order of the first pass; `list` prints them all.  "
+    "[default: all]",
+)
+@click.option(
+    "--link",
+    "links",
+    multiple=True,
+    metavar="LINK",
+    help="Such as up=20mbit,down=50mbit,rtt=40ms,jitter=2ms,loss=0.5%, or trace=NAME,rtt=40ms, or "
+    "loopback; may be repeated.  [default: up=20mbit,down=50mbit,rtt=40ms]",
+)
+@click.option(
+    "--link-kind",
+    type=click.Choice(["netem", "tap", "tcp", "loopback"]),
+    help="What shapes it; left out: the most faithful that works here.",
+)
+@click.option("--devices", type=click.IntRange(1, 64), default=1, help="[default: 1]")
+@click.option(
+    "--prompts",
+    default="tinystories",
+    metavar="NAME",
+    help="spec-bench, tinystories, or books:N for N tokens each.  [default: tinystories]",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1),
+    default=8,
+    metavar="N",
+    help="Requests of each arm and pass, over all devices.  [default: 8]",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=48,
+    metavar="N",
+    help="Tokens of every answer; the model's end of text does not end it.  [default: 48]",
+)
+@click.option(
+    "--arrivals",
+    type=click.Choice(["closed", "poisson", "azure-conv", "azure-code"]),
+    default="closed",
+    help="When requests come. closed: each device asks when its last answer is there.  "
+    "[default: closed]",
+)
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Requests per second."
+)
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, help="[default: 0]")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=1, metavar="N", help="Passes.  [default: 1]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="[default: 0]")
+@click.option("--out", metavar="FILE", help="Results, as JSON.")
+def live(**parameters: Any) -> int | None:
+    """Measure arms over a shaped link.
+
+    Starts a cloud and devices as processes at the two ends of a link, asks through the devices'
+    OpenAI endpoint as a user's program does, and writes when each piece of each answer came.
+    """
+    with _failures_explained():
+        if parameters["arms"] == "list":
+            click.echo(_list_of_arms())
+            return None
+        if parameters["out"] is None:
+            raise ConfigError("say where the results are to go: --out FILE")
+        return measure(_plan(parameters), Path(parameters["out"]))
+
+
+def measure(plan: "LivePlan", out: Path) -> int:
+    """Carry out a plan with a progress bar and write the results; 1 if texts differ, else 0.
+
+    Raises:
+        CommandError: the run cannot go on.
+    """
+    from bench.live.run import Progress, run_live
+    from bench.live.texts import different_texts
+    from bench.receipts import live_receipt
+    from bench.records import Run, write_run
+
+    receipt = live_receipt(["hat", *sys.argv[1:]], plan.seed)
+    with _bar(plan.num_requests) as bar:
+        progress = Progress(bar.set_description_str, lambda: bar.update(1))
+        cells = asyncio.run(run_live(plan, progress))
+    write_run(out, Run(kind="live", receipt=receipt, cells=cells))
+    click.echo(f"Wrote {len(cells)} cells to {out}.")
+    num_failed = sum(request.error is not None for cell in cells for request in cell.requests)
+    if num_failed:
+        click.echo(f"hat: {num_failed} requests failed; the results name the errors", err=True)
+    click.echo(_figures(cells))
+    different = different_texts(cells)
+    for difference in different:
+        click.echo(f"hat: {difference}", err=True)
+    return 1 if different or num_failed else 0
+
+
+def bundles_of(model: str | None) -> Path:
+    """The folder with both bundles of a model: the one named, a kept one, or a new one."""
+    import os
+
+    from hat.bundle_cache import is_bundle_pair, prepared_bundle
+    from hat.default_model import default_model
+    from hat.splitting import SplitRequest, model_folder
+
+    if model is not None and is_bundle_pair(Path(model)):
+        return Path(model)
+    name = str(default_model()) if model is None else model
+    request = SplitRequest(None, None, "keep", ("float32",))
+    return prepared_bundle(name, model_folder(name), request, os.environ)
+
+
+def _plan(parameters: dict[str, Any]) -> "LivePlan":
+    from bench.link.shaped_link import LinkKind
+    from bench.link.spec import parse_link_spec
+    from bench.live.plan import LivePlan, Setting
+
+    kind = None if parameters["link_kind"] is None else LinkKind(parameters["link_kind"])
+    texts = parameters["links"] or ("up=20mbit,down=50mbit,rtt=40ms",)
+    links = [parse_link_spec(text) for text in texts]
+    workload, arms = _workload(parameters), _arms(parameters["arms"])
+    folders = [bundles_of(model) for model in parameters["models"] or (None,)]
+    settings: list[Setting] = [
+        Setting(folder, link, workload, arms, kind) for folder in folders for link in links
+    ]
+    return LivePlan(tuple(settings), parameters["repeats"], parameters["seed"])
+
+
+def _workload(parameters: dict[str, Any]) -> "Workload":
+    from bench.live.plan import Workload
+    from bench.workloads.arrivals import CLOSED
+
+    if (parameters["arrivals"] == CLOSED) != (parameters["rate"] is None):
+        raise ConfigError("--rate goes with --arrivals other than closed, and is needed there")
+    if parameters["requests"] < parameters["devices"]:
+        raise ConfigError("expected at least one request per device; see --requests")
+    return Workload(
+        prompts=parameters["prompts"],
+        num_devices=parameters["devices"],
+        num_requests=parameters["requests"],
+        max_tokens=parameters["max_tokens"],
+        temperature=parameters["temperature"],
+        arrivals=parameters["arrivals"],
+        requests_per_s=parameters["rate"],
+    )
+
+
+def _arms(names: str | None) -> "tuple[Arm, ...]":
+    from bench.arms import ARMS, arm_names, find_arm
+
+    if names is None:
+        return ARMS
+    known = arm_names()
+    chosen = list(dict.fromkeys(name.strip() for name in names.split(",")))
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--arms: expected some of {', '.join(known)}, got {name!r}")
+    return tuple(find_arm(name) for name in chosen)
+
+
+def _list_of_arms() -> str:
+    from bench.arms import ARMS
+
+    width = max(len(arm.name) for arm in ARMS)
+    return "\n".join(f"{arm.name:{width}}  {arm.about}" for arm in ARMS)
+
+
+def _figures(cells: "list[Cell]") -> str:
+    """Medians by setting and arm; the report has the rest."""
+    from bench.live.overview import overview
+
+    return overview(cells)
+
+
+def _bar(total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="answer", disable=None, leave=False)
+
+
+@contextmanager
+def _failures_explained() -> Iterator[None]:
+    """What the user can do something about becomes one line."""
+    with extras_explained():
+        from bench.link.shaped_link import LinkError
+        from bench.link.spec import LinkSpecError
+        from bench.live.processes import LiveError
+        from bench.workloads.errors import WorkloadError
+        from submodels.errors import BundleError
+
+        try:
+            yield
+        except (LinkSpecError, WorkloadError) as error:
+            raise ConfigError(str(error)) from error
+        except (LinkError, LiveError, BundleError, OSError) as error:
+            raise CommandError(str(error)) from error

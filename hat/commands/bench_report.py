@@ -1,0 +1,90 @@
+"""`hat bench report`: result files into one page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hat.errors import CommandError
+from hat.missing_packages import extras_explained
+
+if TYPE_CHECKING:
+    from bench.report.write import ReportOptions, Written
+
+_EPILOG = """
+\b
+Examples:
+  hat bench report results/live.json --out report
+  hat bench report results/*.json --out report --baseline cloud-only
+
+Files of the same settings are set side by side, simulated ones beside live ones. The page is one
+file that needs no network; the pictures are beside it as PNGs.
+"""
+
+
+@click.command(name="report", epilog=_EPILOG)
+@click.argument("results", nargs=-1, required=True, metavar="RESULTS.json...")
+@click.option("--out", required=True, metavar="DIR", help="Folder for report.html and pictures/.")
+@click.option(
+    "--baseline",
+    metavar="ARM",
+    help="Arm that the others are compared with.  [default: u-shape, or cloud-only]",
+)
+@click.option(
+    "--ttft-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    metavar="SECONDS",
+    help="Most time to the first piece of text that counts as good.  [default: 1]",
+)
+@click.option(
+    "--tbt-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.1,
+    metavar="SECONDS",
+    help="Most mean time between tokens that counts as good.  [default: 0.1]",
+)
+@click.option(
+    "--table",
+    metavar="FILE",
+    help="Also write a table between the lines <!-- bench:begin --> and <!-- bench:end --> of a "
+    "Markdown file.",
+)
+def report(
+    results: tuple[str, ...],
+    out: str,
+    baseline: str | None,
+    ttft_limit: float,
+    tbt_limit: float,
+    table: str | None,
+) -> None:
+    """Write what benchmarks measured as one HTML page and PNGs.
+
+    RESULTS are files of `hat bench live` and `hat bench sim`.
+    """
+    with extras_explained():
+        from bench.report.summary import Limits
+        from bench.report.write import ReportOptions
+
+        options = ReportOptions(baseline, Limits(ttft_limit, tbt_limit))
+        paths = [Path(name) for name in results]
+        written = _write(paths, Path(out), options, None if table is None else Path(table))
+    click.echo(f"Wrote {written.page} and {len(written.pictures)} pictures.")
+    if written.num_wrong:
+        click.echo(f"{written.num_wrong} things are wrong; they stand at the top of the page.")
+
+
+def _write(paths: list[Path], out: Path, options: "ReportOptions", table: Path | None) -> "Written":
+    from bench.records import RunFileError
+    from bench.report.readme_table import TableError, write_table
+    from bench.report.write import ReportError, write_report
+
+    try:
+        written = write_report(paths, out, options)
+        if table is not None:
+            write_table(paths, table, options.baseline)
+    except (RunFileError, ReportError, TableError) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"cannot write {error.filename}: {error.strerror}") from error
+    return written
