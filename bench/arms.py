@@ -87,6 +87,13 @@ ARMS = (
         _SARATHI,
         _PLAIN,
     ),
+    Arm(
+        "u-medusa",
+        "u-shape with Medusa-1 heads on the device; the cloud verifies trees of their guesses",
+        "split",
+        _ONE_STEP,
+        {**_ONE_CHUNK, "drafter": "medusa"},
+    ),
     Arm("hat", "split, with this project's defaults"),
     Arm("hat-paper", "hat with the paper's rule for chunks", device={"chunking": "paper"}),
     Arm("hat-no-chunking", "hat with the prompt whole", cloud=_ONE_STEP, device=_ONE_CHUNK),

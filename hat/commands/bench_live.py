@@ -50,7 +50,7 @@ texts; if they do not, the results are written all the same and the command fail
     "--arms",
     metavar="A,B,...",
     help="Which methods to compare, in the order of the first pass; `list` prints them all.  "
-    "[default: all]",
+    "[default: all that the model can run]",
 )
 @click.option(
     "--link",
@@ -160,6 +160,7 @@ def bundles_of(model: str | None) -> Path:
 
 
 def _plan(parameters: dict[str, Any]) -> "LivePlan":
+    from bench.heads import fitting_arms
     from bench.link.shaped_link import LinkKind
     from bench.link.spec import parse_link_spec
     from bench.live.plan import LivePlan, Setting
@@ -169,8 +170,14 @@ def _plan(parameters: dict[str, Any]) -> "LivePlan":
     links = [parse_link_spec(text) for text in texts]
     workload, arms = _workload(parameters), _arms(parameters["arms"])
     folders = [bundles_of(model) for model in parameters["models"] or (None,)]
+    fitting = {folder: fitting_arms(arms, folder) for folder in folders}
+    for folder, chosen in fitting.items():
+        if parameters["arms"] is not None and len(chosen) < len(arms):
+            raise ConfigError(f"--arms: no Medusa heads are known for the model in {folder}")
     settings: list[Setting] = [
-        Setting(folder, link, workload, arms, kind) for folder in folders for link in links
+        Setting(folder, link, workload, fitting[folder], kind)
+        for folder in folders
+        for link in links
     ]
     return LivePlan(tuple(settings), parameters["repeats"], parameters["seed"])
 
