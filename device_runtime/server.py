@@ -115,7 +115,8 @@ def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:
     if config.drafter != "medusa":
         return None
     if config.medusa_heads is None:
-        raise StartError("drafter medusa: expected the folder of its heads (--medusa-heads)")
+        reason = "expected the folder of its heads: --medusa-heads, HAT_DEVICE_MEDUSA_HEADS"
+        raise StartError(f"drafter medusa: {reason}")
     try:
         return load_heads(config.medusa_heads, bundle.manifest)
     except MedusaError as error:
