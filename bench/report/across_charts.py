@@ -8,13 +8,15 @@ from bench.report.palette import Look, step_looks
 from bench.report.series import CurveSet, LoadSeries
 from bench.report.summary import Quantiles, Summary
 
+# Inches: two of these stand side by side.
+_HALF_PAGE = (6.4, 4.3)
 # Single requests are drawn up to so many per arm, evenly taken.
 _MOST_DOTS = 150
 
 
 def prompt_picture(curves: CurveSet, looks: Mapping[str, Look], number: int) -> Picture:
     """TTFT against prompt length."""
-    figure, (axes,) = panels(1, 8.4, 4.4)
+    figure, (axes,) = panels(1, *_HALF_PAGE)
     times_ms = []
     for curve in curves.curves:
         look = looks[curve.arm]
@@ -34,7 +36,7 @@ def prompt_picture(curves: CurveSet, looks: Mapping[str, Look], number: int) -> 
     axes.set_xlabel("prompt, tokens")
     axes.set_xlim(0, None)
     milliseconds_axis(axes, "y", "TTFT", times_ms)
-    legend_below(figure, [axes])
+    legend_below(figure, [axes], num_columns=4)
     caption = "Dots are requests, lines go through medians."
     name = f"ttft-over-prompt-{number}"
     return finished(figure, name, f"TTFT against prompt length: {curves.title}", caption)
@@ -42,7 +44,7 @@ def prompt_picture(curves: CurveSet, looks: Mapping[str, Look], number: int) -> 
 
 def round_trip_picture(curves: CurveSet, looks: Mapping[str, Look], number: int) -> Picture:
     """TBT against the round trip of the link."""
-    figure, (axes,) = panels(1, 8.4, 4.4)
+    figure, (axes,) = panels(1, *_HALF_PAGE)
     times_ms = []
     for curve in curves.curves:
         look = looks[curve.arm]
@@ -59,7 +61,7 @@ def round_trip_picture(curves: CurveSet, looks: Mapping[str, Look], number: int)
     axes.set_xlabel("round trip of the link, ms")
     axes.set_xlim(0, None)
     milliseconds_axis(axes, "y", "mean TBT", times_ms)
-    legend_below(figure, [axes])
+    legend_below(figure, [axes], num_columns=4)
     caption = "Mean time between tokens; the round trip is the median as measured, for simulated "
     caption += "links as asked for."
     name = f"tbt-over-round-trip-{number}"
@@ -106,7 +108,7 @@ def load_picture(series: LoadSeries, number: int) -> Picture:
             axes[place].set_ylim(-2, 104)
             axes[place].set_ylabel("share of requests, %")
         else:
-            milliseconds_axis(axes[place], "y", label, every)
+            milliseconds_axis(axes[place], "y", "", every)
     legend_below(figure, axes, num_columns=8)
     caption = "Each point is a run of its own. A request is within both limits when its TTFT and "
     caption += "its mean TBT are."

@@ -13,10 +13,10 @@ Which = Literal["x", "y"]
 
 
 def milliseconds_axis(axes: "Axes", which: Which, label: str, values_ms: Sequence[float]) -> None:
-    """Milliseconds, logarithmic where they are far apart; else from zero."""
+    """Milliseconds, logarithmic where they are far apart; else from zero. `label` may be empty."""
     least, greatest = min(values_ms, default=0.0), max(values_ms, default=0.0)
     is_wide = least > 0 and greatest / least > _WIDE
-    text = f"{label}, ms (logarithmic)" if is_wide else f"{label}, ms"
+    text = (f"{label}, ms" if label else "ms") + (" (logarithmic)" if is_wide else "")
     if which == "x":
         axes.set_xlabel(text)
     else:

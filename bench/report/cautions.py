@@ -36,20 +36,20 @@ def _of_texts(groups: Sequence[Group]) -> Iterator[Caution]:
             if agreement.num_different:
                 text = f"{arm} and {agreement.reference} gave different texts to "
                 text += f"{agreement.num_different} of {agreement.num_compared} requests"
-                yield Caution(f"{text} at {group.setting} ({group.kind}).", True, anchor_of(group))
+                yield Caution(f"{text} at {group.name} ({group.kind}).", True, anchor_of(group))
 
 
 def _of_failures(groups: Sequence[Group]) -> Iterator[Caution]:
     for group in groups:
         for result in group.arms:
             if not result.requests:
-                text = f"{result.arm} has no requests at {group.setting} ({group.kind})."
+                text = f"{result.arm} has no requests at {group.name} ({group.kind})."
                 yield Caution(text, True, anchor_of(group))
             elif result.num_failed:
                 failed = [r for r in result.requests if r.error is not None or not r.emissions]
                 codes = sorted({request.error or "no text" for request in failed})
                 text = f"{result.num_failed} of {len(result.requests)} requests of {result.arm} "
-                text += f"failed at {group.setting} ({group.kind}): {', '.join(codes)}."
+                text += f"failed at {group.name} ({group.kind}): {', '.join(codes)}."
                 yield Caution(text, True, anchor_of(group))
 
 
@@ -93,7 +93,7 @@ def _of_links(groups: Sequence[Group]) -> Iterator[Caution]:
         for result in group.arms:
             off = sorted({each for cell in result.cells for each in _off(cell.link)})
             if off:
-                text = f"{result.arm} at {group.setting}: the link as measured is not the one "
+                text = f"{result.arm} at {group.name}: the link as measured is not the one "
                 yield Caution(text + f"asked for ({', '.join(off)}).", False, anchor_of(group))
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PNG_DOTS_PER_INCH = 130
+# Inches from which on a picture takes the page's whole width.
+_WIDE = 9.0
 # A line of more points than this is thinned: the page stays small.
 MOST_POINTS = 160
 
@@ -75,6 +77,7 @@ class Picture:
     caption: str
     svg: str
     png: bytes
+    is_wide: bool
 
     def write_png(self, folder: Path) -> None:
         """Put the PNG into a folder."""
@@ -126,7 +129,8 @@ def finished(figure: "Figure", name: str, title: str, caption: str) -> Picture:
     figure.set_layout_engine("none")
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-    return Picture(name, title, caption, _for_page(svg.getvalue(), title), png.getvalue())
+    is_wide = figure.get_figwidth() > _WIDE
+    return Picture(name, title, caption, _for_page(svg.getvalue(), title), png.getvalue(), is_wide)
 
 
 def thinned(values: Sequence[float]) -> list[float]:

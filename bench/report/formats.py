@@ -28,7 +28,9 @@ def percent(share: float | None) -> str:
 
 def signed_percent(difference: float | None) -> str:
     """A difference as percent, with its sign."""
-    return NONE if difference is None else f"{100 * difference:+.1f}{_THIN_SPACE}%"
+    if difference is None:
+        return NONE
+    return f"{100 * difference:+.1f}{_THIN_SPACE}%".replace("-", "\u2212")
 
 
 def num_bytes(value: float | None) -> str:

@@ -97,6 +97,11 @@ class Group:
     arms: tuple[ArmResult, ...]
 
     @property
+    def name(self) -> str:
+        """What tells it from the other settings of its kind."""
+        return f"{self.model.name}, {self.setting}"
+
+    @property
     def first(self) -> Cell:
         """A cell of the group; all of them have the same model, workload and link as asked for."""
         return self.arms[0].cells[0]

@@ -49,7 +49,8 @@ def render_page(content: PageContent) -> str:
     )
     template = environment.from_string((folder / "page.html.jinja").read_text("utf-8"))
     of_kind = {
-        kind: [view for view in content.views if view.group.kind == kind] for kind in (LIVE, SIM)
+        kind: [view for view in content.views if view.group.kind == kind and not view.is_twin]
+        for kind in (LIVE, SIM)
     }
     return template.render(
         content=content,

@@ -60,8 +60,8 @@ def markdown_table(sources: Sequence[Source], baseline: str | None = None) -> st
 def _setting(group: Group, baseline: str | None) -> str:
     weights = "" if group.model.has_real_weights else " with random weights"
     lines = [
-        f"**{group.setting}**: {group.model.name}{weights}, {formats.link_asked(group.link)}, "
-        f"{group.workload.name}, {_choice(group)}.",
+        f"**{group.model.name}**{weights}, {group.setting} (link: {group.link.kind}), "
+        f"{_choice(group)}.",
         "",
     ]
     with_ratio = group.arm(baseline) is not None
@@ -94,7 +94,7 @@ def _medians(groups: Sequence[Group]) -> str:
         summaries = {result.arm: summarise(result, Limits()) for result in group.arms}
         cells = [_both(summaries.get(arm)) for arm in arms]
         weights = "" if group.model.has_real_weights else " (random weights)"
-        lines.append(_line(group.setting + weights, *cells))
+        lines.append(_line(group.name + weights, *cells))
     return "\n".join([*lines, ""])
 
 

@@ -68,7 +68,7 @@ def simulated_rows(groups: Sequence[Group]) -> list[SimulatedRow]:
         for live in group.arms if other else ():
             sim = other.arm(live.arm) if other else None
             if sim is not None:
-                rows.append(_row(group.setting, live, sim))
+                rows.append(_row(group.name, live, sim))
     return rows
 
 

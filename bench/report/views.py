@@ -16,6 +16,15 @@ GOOD, BAD, PLAIN = "good", "bad", ""
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """How results are told: each arm's look, the limits, and the arm that others stand against."""
+
+    looks: Mapping[str, Look]
+    limits: Limits
+    baseline: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """A number with the receipt it links to; `title` is what a pointer sees."""
 
@@ -42,13 +51,14 @@ class ArmRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """A setting with its tables and pictures."""
+    """A setting with its tables and pictures. `is_twin`: simulated, and shown beside live."""
 
     group: Group
     anchor: str
     rows: tuple[ArmRow, ...]
     pictures: tuple[Picture, ...]
-    is_open: bool
+    is_open: bool = False
+    is_twin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +75,11 @@ def arm_anchor(result: ArmResult) -> str:
     return f"receipt-{result.number}"
 
 
-def group_view(
-    group: Group,
-    looks: Mapping[str, Look],
-    limits: Limits,
-    baseline: str | None,
-    pictures: Sequence[Picture],
-    is_open: bool,
-) -> GroupView:
-    """Tables of one setting."""
+def group_view(group: Group, reading: Reading, pictures: Sequence[Picture] = ()) -> GroupView:
+    """Tables of one setting, folded."""
     same = agreements(group)
-    rows = [
-        _arm_row(group, result, looks[result.arm].colour, limits, baseline, same)
-        for result in group.arms
-    ]
-    return GroupView(group, anchor_of(group), tuple(rows), tuple(pictures), is_open)
+    rows = [_arm_row(group, result, reading, same) for result in group.arms]
+    return GroupView(group, anchor_of(group), tuple(rows), tuple(pictures))
 
 
 def matrices(views: Sequence[GroupView]) -> list[Matrix]:
@@ -98,28 +98,23 @@ def matrices(views: Sequence[GroupView]) -> list[Matrix]:
 
 
 def _arm_row(
-    group: Group,
-    result: ArmResult,
-    colour: str,
-    limits: Limits,
-    baseline: str | None,
-    same: Mapping[str, Agreement],
+    group: Group, result: ArmResult, reading: Reading, same: Mapping[str, Agreement]
 ) -> ArmRow:
-    summary, anchor = summarise(result, limits), arm_anchor(result)
+    summary, anchor = summarise(result, reading.limits), arm_anchor(result)
     times = [
         Value(formats.milliseconds(value), anchor)
         for each in (summary.ttft, summary.tbt, summary.gap)
         for value in _three(each)
     ]
-    against = group.arm(baseline)
+    against = group.arm(reading.baseline)
     ratios = [
         _ratio(paired_ratio(result, against, measure) if against else None, anchor, result.arm)
         for measure in (median_ttft_s, mean_tbt_s)
-        if result.arm != baseline
+        if result.arm != reading.baseline
     ]
     return ArmRow(
         arm=result.arm,
-        colour=f"var(--c{colour[1:]})",
+        colour=f"var(--c{reading.looks[result.arm].colour[1:]})",
         anchor=anchor,
         times=tuple(times),
         ratios=tuple(ratios) or (Value("1"), Value("1")),

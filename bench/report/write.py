@@ -1,7 +1,7 @@
 """From files to a folder with the page and its pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.report.across_charts import load_picture, prompt_picture, round_trip_picture
@@ -11,12 +11,12 @@ from bench.report.groups import Group, Source, group_cells, read_sources
 from bench.report.page import PageContent, render_page
 from bench.report.palette import Look, looks
 from bench.report.ratios import default_baseline
-from bench.report.series import load_series, tbt_over_rtt, ttft_over_prompt
+from bench.report.series import LoadSeries, load_series, tbt_over_rtt, ttft_over_prompt
 from bench.report.setting_charts import setting_pictures
 from bench.report.side_by_side import paper_rows, simulated_rows
 from bench.report.summary import Limits
 from bench.report.timeline import timeline
-from bench.report.views import GroupView, group_view
+from bench.report.views import Reading, group_view
 
 PAGE_NAME = "report.html"
 PICTURES_NAME = "pictures"
@@ -56,11 +56,12 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     sources = read_sources(paths)
     groups = group_cells(sources)
     baseline = _checked_baseline(groups, options.baseline)
+    arm_looks = looks(result.arm for group in groups for result in group.arms)
     # Before the drawing, which takes a while.
     folder = out / PICTURES_NAME
     folder.mkdir(parents=True, exist_ok=True)
     with drawing_style():
-        content = _content(sources, groups, baseline, options.limits)
+        content = _content(sources, groups, Reading(arm_looks, options.limits, baseline))
     pictures = [picture for picture, _ in content.across]
     pictures += [picture for view in content.views for picture in view.pictures]
     for picture in pictures:
@@ -71,64 +72,48 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     return Written(page, names, sum(caution.is_wrong for caution in content.cautions))
 
 
-def _content(
-    sources: Sequence[Source], groups: Sequence[Group], baseline: str | None, limits: Limits
-) -> PageContent:
-    arm_looks = looks(result.arm for group in groups for result in group.arms)
-    loads = load_series(groups, limits)
+def _content(sources: Sequence[Source], groups: Sequence[Group], reading: Reading) -> PageContent:
+    loads = load_series(groups, reading.limits)
     under_load = {group.number for series in loads for group in series.groups}
-    plain = [group for group in groups if group.number not in under_load]
     simulated = simulated_rows(groups)
-    # Their live twins have the pictures; twice as many would make a page that nobody reads.
-    twins = {id(row.sim) for row in simulated}
-    views = [
-        _view(
-            group,
-            arm_looks,
-            limits,
-            baseline,
-            is_open=place == 0 or len(plain) <= _MOST_OPEN,
-            with_pictures=all(id(result) not in twins for result in group.arms),
-        )
-        for place, group in enumerate(plain)
-    ]
-    load_views = [
-        group_view(group, arm_looks, limits, baseline, (), False)
-        for group in groups
-        if group.number in under_load
-    ]
-    across: list[tuple[Picture, Sequence[Group]]] = []
-    for number, curves in enumerate(ttft_over_prompt(plain), start=1):
-        across.append((prompt_picture(curves, arm_looks, number), curves.groups))
-    for number, curves in enumerate(tbt_over_rtt(plain), start=1):
-        across.append((round_trip_picture(curves, arm_looks, number), curves.groups))
-    for number, series in enumerate(loads, start=1):
-        across.append((load_picture(series, number), series.groups))
+    twins = {row.sim.number for row in simulated}
+    plain = [group for group in groups if group.number not in under_load]
+    views = []
+    for place, group in enumerate(plain):
+        # A simulated twin's pictures would say what those of the live one say.
+        is_twin = all(result.number in twins for result in group.arms)
+        pictures = () if is_twin else _pictures(group, reading.looks)
+        view = group_view(group, reading, pictures)
+        is_open = place == 0 or len(plain) <= _MOST_OPEN
+        views.append(replace(view, is_open=is_open, is_twin=is_twin))
+    untwinned = [view.group for view in views if not view.is_twin]
     return PageContent(
         sources=sources,
         views=views,
-        load_views=load_views,
-        across=across,
+        load_views=[group_view(each, reading) for each in groups if each.number in under_load],
+        across=_across(untwinned, loads, reading.looks),
         simulated=simulated,
         paper=paper_rows(sources),
         cautions=cautions(sources, groups),
-        limits=limits,
-        baseline=baseline,
+        limits=reading.limits,
+        baseline=reading.baseline,
     )
 
 
-def _view(
-    group: Group,
-    arm_looks: Mapping[str, Look],
-    limits: Limits,
-    baseline: str | None,
-    is_open: bool,
-    with_pictures: bool,
-) -> GroupView:
-    pictures = setting_pictures(group, arm_looks) if with_pictures else []
-    lanes = timeline(group) if with_pictures else None
-    shown = [*pictures, lanes] if lanes is not None else pictures
-    return group_view(group, arm_looks, limits, baseline, shown, is_open)
+def _pictures(group: Group, arm_looks: Mapping[str, Look]) -> list[Picture]:
+    lanes = timeline(group)
+    return setting_pictures(group, arm_looks) + ([] if lanes is None else [lanes])
+
+
+def _across(
+    groups: Sequence[Group], loads: Sequence[LoadSeries], arm_looks: Mapping[str, Look]
+) -> list[tuple[Picture, Sequence[Group]]]:
+    prompts, trips = ttft_over_prompt(groups), tbt_over_rtt(groups)
+    return [
+        *((prompt_picture(each, arm_looks, n), each.groups) for n, each in enumerate(prompts, 1)),
+        *((round_trip_picture(each, arm_looks, n), each.groups) for n, each in enumerate(trips, 1)),
+        *((load_picture(each, n), each.groups) for n, each in enumerate(loads, 1)),
+    ]
 
 
 def _checked_baseline(groups: Sequence[Group], name: str | None) -> str | None:

@@ -229,8 +229,12 @@ def _figures(cells: "list[Cell]") -> str:
 
 
 def _bar(total: int) -> Any:
-    from tqdm import tqdm
-
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise CommandError("this needs the package tqdm: pip install 'hat-serving[bench]'") from (
+            error
+        )
     return tqdm(total=total, unit="answer", disable=None, leave=False)
 
 

@@ -108,7 +108,7 @@ def made_up_cell(**changed: Any) -> Cell:
     """A cell of one request, with some fields changed."""
     fields: dict[str, Any] = {
         "arm": "hat",
-        "setting": "storybook-7m, 10/20 Mbit/s, 40 ms",
+        "setting": "tinystories x 24, up=10mbit,down=20mbit,rtt=40ms",
         "repeat": 0,
         "model": MODEL,
         "link": LINK,
@@ -160,7 +160,7 @@ def live_grid(seed: int = 0, repeats: int = 3) -> Run:
                     like = made_up_cell(
                         model=model,
                         link=_link(up, delay_s, "tap"),
-                        setting=f"{model.name}, {up * 8e-6:g} Mbit/s up, {2000 * delay_s:g} ms",
+                        setting=_setting(up, delay_s),
                     )
                     cells += [realistic_cell(seed, arm, repeat, like) for arm in ARMS]
     return Run(kind="live", receipt=made_up_receipt(seed=seed), cells=cells)
@@ -195,7 +195,7 @@ def load_sweep(seed: int = 0, replicas: Sequence[int] = (1, 2, 4, 8)) -> Run:
             )
             workload = msgspec.structs.replace(workload, requests_per_s=float(per_s))
             like = made_up_cell(
-                setting=f"1000 devices, {per_s}/s, {num_replicas} replicas",
+                setting=f"azure-code x 24, 1000 devices, poisson {per_s}/s",
                 link=_link(6.25e6, 0.02, "simulated"),
                 workload=workload,
                 num_replicas=num_replicas,
@@ -344,6 +344,11 @@ def _link(uplink_bytes_per_s: float, delay_s: float, kind: str) -> LinkRecord:
         measured_uplink_bytes_per_s=None if kind == "simulated" else 0.97 * uplink_bytes_per_s,
         measured_downlink_bytes_per_s=None if kind == "simulated" else 1.95 * uplink_bytes_per_s,
     )
+
+
+def _setting(uplink_bytes_per_s: float, delay_s: float) -> str:
+    up = 8e-6 * uplink_bytes_per_s
+    return f"tinystories x 24, up={up:g}mbit,down={2 * up:g}mbit,rtt={2000 * delay_s:g}ms"
 
 
 def _sim_receipt(seed: int) -> Receipt:

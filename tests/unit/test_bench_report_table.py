@@ -29,7 +29,7 @@ def test_the_table_has_a_line_per_arm_and_says_where_it_comes_from(tmp_path: Pat
     text = _table(tmp_path, made_up_run(cells=cells))
     assert f"| `u-shape` | 600 / 600 | 1.00 | 100 / 100 | {NONE} | reference |\n" in text
     assert "| `hat` | 300 / 300 | 0.50 | 50.0 / 50.0 | 2.00 | same |\n" in text
-    assert "tap, 10 Mbit/s up, 20 Mbit/s down, round trip 40 ms, tinystories, greedy." in text
+    assert "**storybook-7m**, tinystories x 24, up=10mbit,down=20mbit,rtt=40ms (link: tap)" in text
     origin = "Measured by `hat bench live --quick`, seed 0, on Made-up processor, 2 cores, "
     assert f"{origin}load average 0.2 before, commit 0123456789ab.\n" in text
 
@@ -39,7 +39,7 @@ def test_rows_have_as_many_cells_as_their_head(tmp_path: Path) -> None:
     rows = [line for line in _table(tmp_path, made_up_run(), other).splitlines() if "|" in line]
     assert {row.count("|") for row in rows[:5]} == {7}
     assert {row.count("|") for row in rows[5:]} == {6}
-    assert rows[-1] == f"| other{4 * f' | {NONE}'} |"
+    assert rows[-1] == f"| storybook-7m, other{4 * f' | {NONE}'} |"
 
 
 def test_what_differs_and_what_failed_stands_in_the_table(tmp_path: Path) -> None:

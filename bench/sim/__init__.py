@@ -1,0 +1,1 @@
+"""Devices, links and clouds under virtual time, deciding with the production code."""

@@ -1,0 +1,161 @@
+"""A scenario from its first arrival to its last token."""
+
+from collections import defaultdict, deque
+from dataclasses import replace
+from random import Random
+
+from bench.link.rates import RecordedRate
+from bench.link.shaper import Shaper, directions
+from bench.link.spec import LinkSpec
+from bench.link.traces import load_trace
+from bench.records import Cell, RequestRecord
+from bench.sim.cloud import CloudSpec, Replica, least_loaded
+from bench.sim.device import Device
+from bench.sim.device_engine import SimEngine
+from bench.sim.device_link import Channels, DeviceLink
+from bench.sim.generation import Asking
+from bench.sim.kernel import Kernel, Process
+from bench.sim.link import Channel, PlainChannel, way_down, way_up
+from bench.sim.scenario import Request, Scenario
+from bench.sim.tcp import TcpChannel
+from bench.sim.times import NO_OVERHEADS, NO_TIME, DeviceTimes
+from chunking.state_monitor import StateMonitor
+from cloud_server.actions import ConnectionId
+
+_CONNECTS_BEFORE_S = 1.0
+"""A device's program is there some time before its user asks."""
+
+_NOTHING = DeviceTimes(NO_TIME, NO_TIME, 0.0, 0.0)
+
+
+def simulate(scenario: Scenario) -> Cell:
+    """Run a scenario; the same one gives the same cell, to the last digit."""
+    run = _Run(scenario)
+    run.kernel.run(run.is_over)
+    return run.cell()
+
+
+class _Run:
+    def __init__(self, scenario: Scenario) -> None:
+        self.kernel = Kernel()
+        self._scenario = scenario
+        cloud = _cloud_of(scenario)
+        self._replicas = [Replica(self.kernel, cloud) for _ in range(scenario.num_replicas)]
+        self._records: list[RequestRecord] = []
+        self._asking = Asking(scenario, self._records.append)
+        self._devices: dict[int, Device] = {}
+        self._edges: dict[int, Channels] = {}
+        self._num_asked: defaultdict[int, int] = defaultdict(int)
+        for replica in self._replicas:
+            replica.start(self.is_over)
+        if scenario.is_closed:
+            self._start_closed()
+        else:
+            for request in scenario.requests:
+                self._start_at(request)
+
+    def is_over(self) -> bool:
+        """Whether every request has ended."""
+        return len(self._records) == len(self._scenario.requests)
+
+    def cell(self) -> Cell:
+        """What was seen."""
+        scenario = self._scenario
+        steps = [step_s for replica in self._replicas for step_s in replica.step_s]
+        return Cell(
+            arm=scenario.arm.name,
+            setting=scenario.setting,
+            repeat=scenario.repeat,
+            model=scenario.model,
+            link=scenario.link,
+            workload=scenario.workload,
+            requests=sorted(self._records, key=lambda record: record.number),
+            cloud_step_s=[round(s, 9) for s in steps] if scenario.keeps_pieces else [],
+            num_replicas=scenario.num_replicas,
+            notes=list(scenario.notes),
+        )
+
+    def _start_at(self, request: Request) -> None:
+        connect_s = max(0.0, request.arrival_s - _CONNECTS_BEFORE_S)
+
+        def ask() -> None:
+            self.kernel.spawn(self._ask(request))
+
+        self.kernel.at(connect_s, lambda: self._connect(request.device))
+        self.kernel.at(request.arrival_s, ask)
+
+    def _start_closed(self) -> None:
+        queues: defaultdict[int, deque[Request]] = defaultdict(deque)
+        for request in self._scenario.requests:
+            queues[request.device].append(request)
+        for number, queue in queues.items():
+            self._connect(number)
+            self.kernel.spawn(self._ask_in_turn(queue))
+
+    def _ask_in_turn(self, queue: deque[Request]) -> Process[None]:
+        while queue:
+            yield from self._ask(queue.popleft())
+
+    def _ask(self, request: Request) -> Process[None]:
+        device, spec = self._devices[request.device], self._scenario.devices[request.device]
+        num_asked = self._num_asked[request.device]
+        self._num_asked[request.device] += 1
+        if len(spec.modes) > 1 and num_asked % spec.mode_requests == 0:
+            device.engine.times = spec.times.scaled(device.draws.choice(spec.modes))
+        yield from self._asking.run(device, request, self._edges.get(request.device))
+
+    def _connect(self, number: int) -> None:
+        """Make a device, the first time it is wanted."""
+        if number in self._devices:
+            return
+        scenario, kernel = self._scenario, self.kernel
+        spec, arm = scenario.devices[number], scenario.arm
+        link_spec, times = spec.link, spec.times
+        if arm.where == "cloud":
+            # The runtime stands beside the cloud; requests and tokens cross the link.
+            self._edges[number] = self._channels(number, spec.link)
+            link_spec, times = LinkSpec(), _NOTHING
+        limits = scenario.draft_limits if arm.drafts == "adapter" else None
+        config = replace(arm.device, drafter="adapter" if limits is not None else "none")
+        link = DeviceLink(
+            kernel,
+            ConnectionId(number + 1),
+            self._channels(number, link_spec),
+            scenario.cloud.row_bytes,
+            StateMonitor(is_robust=config.chunking != "paper"),
+        )
+        draws = Random(f"{scenario.seed}/device/{number}")
+        engine = SimEngine(times, limits)
+        self._devices[number] = Device(kernel, link, engine, config, spec.overheads, draws)
+        frame_s = 0.0 if arm.where == "cloud" else scenario.cloud.overheads.frame_s
+        link.connect(least_loaded(self._replicas), frame_s)
+
+    def _channels(self, number: int, spec: LinkSpec) -> Channels:
+        return make_channels(self.kernel, spec, self._scenario, number)
+
+
+def make_channels(kernel: Kernel, spec: LinkSpec, scenario: Scenario, number: int) -> Channels:
+    """Both ways of a device's link; by segments where the scenario says so or the rate changes."""
+    if not (scenario.by_segments and spec.is_shaped) and spec.trace is None:
+        up, down = (Random(f"{scenario.seed}/{way}/{number}") for way in ("up", "down"))
+        return Channels(
+            PlainChannel(kernel, way_up(spec), up), PlainChannel(kernel, way_down(spec), down)
+        )
+    recorded: tuple[RecordedRate, RecordedRate] | None = None
+    if spec.trace is not None:
+        trace = load_trace(spec.trace)
+        recorded = (trace.uplink(), trace.downlink())
+    ways: list[Channel] = []
+    for name, direction in zip(("up", "down"), directions(spec, recorded), strict=True):
+        draw = Random(f"{scenario.seed}/{name}/{number}").random
+        ways.append(TcpChannel(kernel, Shaper(direction, draw), spec.delay_s))
+    return Channels(*ways)
+
+
+def _cloud_of(scenario: Scenario) -> CloudSpec:
+    """The cloud as the arm has it set up."""
+    cloud, arm = scenario.cloud, scenario.arm
+    overheads = cloud.overheads
+    if arm.where == "cloud":
+        overheads = replace(NO_OVERHEADS, hand_over_s=overheads.hand_over_s)
+    return replace(cloud, core=arm.core(cloud.core), overheads=overheads)

@@ -1,0 +1,75 @@
+"""What is simulated: who asks when for how much, over which link, of which cloud, by which arm."""
+
+from dataclasses import dataclass, field
+
+from bench.link.spec import LinkSpec
+from bench.records import LinkRecord, ModelRecord, WorkloadRecord
+from bench.sim.acceptance import AcceptanceTable
+from bench.sim.arms import SimArm
+from bench.sim.cloud import CloudSpec
+from bench.sim.times import NO_OVERHEADS, DeviceTimes, Overheads
+from chunking.cost import LinearTime
+from device_runtime.engine import DraftLimits
+
+_PAPER_DRAFTS = DraftLimits(stop_threshold=0.6, max_tokens=6)
+"""The threshold is in the acceptance table; it is not looked at here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. With closed arrivals, `arrival_s` is the earliest and devices ask in turn."""
+
+    number: int
+    device: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """One device: its times, its link, and its slow modes.
+
+    Every `mode_requests` requests its times are multiplied with another of `modes`. `whole` is
+    the whole model on the device, for the arm that runs it there.
+    """
+
+    times: DeviceTimes
+    link: LinkSpec
+    overheads: Overheads = NO_OVERHEADS
+    modes: tuple[float, ...] = (1.0,)
+    mode_requests: int = 5
+    whole: LinearTime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSpec:
+    """Medusa's tree: nodes without the root, and each head's chance to be right."""
+
+    num_nodes: int
+    right: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One cell. `setting` and the records are what its results are filed under."""
+
+    arm: SimArm
+    setting: str
+    model: ModelRecord
+    link: LinkRecord
+    workload: WorkloadRecord
+    requests: tuple[Request, ...]
+    devices: tuple[DeviceSpec, ...]
+    cloud: CloudSpec
+    acceptance: AcceptanceTable
+    seed: int
+    draft_limits: DraftLimits = _PAPER_DRAFTS
+    tree: TreeSpec | None = None
+    num_replicas: int = 1
+    is_closed: bool = False
+    by_segments: bool = False
+    keeps_pieces: bool = True
+    num_timelines: int = 0
+    repeat: int = 0
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,173 @@
+"""What a live run is made of, without processes."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.arms import ARMS
+from bench.link.spec import LinkSpec, parse_link_spec
+from bench.live.event_reader import Answer
+from bench.live.overview import overview
+from bench.live.plan import LivePlan, Setting, Workload, arms_in_turn, load_of, model_record
+from bench.live.steps import logged_step, says_ready
+from bench.live.texts import different_texts
+from bench.records import Cell, RequestRecord
+from cloud_server.daemon import STEP_LINE
+from tests.support.bench_runs import LINK, MODEL, WORKLOAD
+from tests.support.stack import split_for_serving
+from tests.support.tokenizers import MODEL_FOLDER
+
+FIGURES = {
+    "rounds": 2,
+    "drafted_by_position": [2, 1],
+    "accepted_by_position": [1, 0],
+    "bytes_up": 900,
+    "bytes_down": 700,
+    "chunk_tokens": [4, 2],
+    "seconds": {"total": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("live") / "m1"
+    split_for_serving(MODEL_FOLDER, folder, 1)
+    return folder
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + msgspec.json.encode(fields) + b"\n"
+
+
+def usage(num_tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 6, "completion_tokens": num_tokens, "total_tokens": 6 + num_tokens}
+
+
+def test_an_answer_knows_how_many_tokens_each_piece_held() -> None:
+    answer = Answer()
+    answer.take(event(choices=[{"text": " a"}], usage=usage(1)), 0.25)
+    answer.take(b": ping\n", 0.3)
+    answer.take(b"\n", 0.3)
+    answer.take(event(choices=[{"text": " big dog"}], usage=usage(4)), 0.5)
+    answer.take(event(choices=[], hat=FIGURES), 0.75)
+    answer.take(b"data: [DONE]\n", 0.75)
+    record = answer.record(number=3, device=1, arrival_s=2.0)
+    assert record.emissions == [(0.25, 1), (0.5, 3)]
+    assert (record.prompt_tokens, record.output_tokens) == (6, 4)
+    assert record.output_sha256 == hashlib.sha256(b" a big dog").hexdigest()
+    assert (record.rounds, record.chunk_tokens) == (2, [4, 2])
+    assert record.error is None
+
+
+def test_an_error_in_a_stream_is_kept_by_its_code() -> None:
+    answer = Answer()
+    answer.take(event(error={"code": "cloud_unavailable", "message": "gone"}), 0.5)
+    assert answer.record(0, 0, 0.0).error == "cloud_unavailable"
+
+
+def test_bytes_are_those_that_cross_the_link() -> None:
+    answer = Answer(http_bytes_up=40)
+    line = event(choices=[], hat=FIGURES)
+    answer.take(line, 0.5)
+    assert answer.crossed_bytes("split") == (900, 700)
+    assert answer.crossed_bytes("cloud") == (40, len(line))
+    assert answer.crossed_bytes("device") == (0, 0)
+
+
+def test_a_step_in_the_clouds_log_is_found() -> None:
+    message = STEP_LINE % (37, 3, 0.012345)
+    line = {"time": "2026-11-20T13:00:01.500+00:00", "level": "debug", "message": message}
+    step = logged_step(msgspec.json.encode(line))
+    assert step is not None
+    assert (step.num_tokens, step.seconds) == (37, 0.012345)
+    assert step.ended_unix_s % 60 == 1.5
+    assert not says_ready(msgspec.json.encode(line))
+
+
+@pytest.mark.parametrize("line", [b"", b"Traceback", b"{", b'{"message": "step of"}', b"[1]"])
+def test_other_lines_are_no_steps(line: bytes) -> None:
+    assert logged_step(line) is None
+
+
+def test_every_pass_begins_with_another_arm_and_has_all() -> None:
+    orders = [[arm.name for arm in arms_in_turn(ARMS, repeat)] for repeat in range(len(ARMS))]
+    assert len({order[0] for order in orders}) == len(ARMS)
+    assert {frozenset(order) for order in orders} == {frozenset(arm.name for arm in ARMS)}
+
+
+def test_requests_go_round_the_devices_and_the_seed_chooses_them(bundles: Path) -> None:
+    workload = Workload(num_devices=3, num_requests=7, max_tokens=5)
+    setting = Setting(bundles, LinkSpec(), workload, ARMS)
+    load = load_of(setting, seed=4)
+    assert [[ask.number for ask in asks] for asks in load.asks] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert load_of(setting, seed=4) == load
+    assert load_of(setting, seed=5) != load
+    assert LivePlan((setting,), repeats=2).num_requests == 2 * 7 * len(ARMS)
+
+
+def test_a_prompt_leaves_room_for_the_answer(bundles: Path) -> None:
+    workload = Workload("books:400", num_requests=2, max_tokens=112)
+    [asks] = load_of(Setting(bundles, LinkSpec(), workload, ARMS), seed=0).asks
+    assert len(asks) == 2
+
+
+def test_the_model_is_known_by_its_bundles(bundles: Path) -> None:
+    record = model_record(bundles)
+    assert (record.name, record.num_layers, record.num_input_layers) == ("stories260k", 5, 1)
+    assert record.has_real_weights
+
+
+def test_a_settings_name_says_what_is_not_beside_it(bundles: Path) -> None:
+    link = parse_link_spec("up=20mbit,rtt=40ms")
+    plain = Setting(bundles, link, Workload(), ARMS)
+    many = Setting(
+        bundles,
+        link,
+        Workload(num_devices=4, arrivals="poisson", requests_per_s=2.5, temperature=0.8),
+        ARMS,
+    )
+    assert plain.name == "tinystories x 48, up=20mbit,rtt=40ms"
+    assert many.name == f"{plain.name}, 4 devices, poisson 2.5/s, temperature 0.8"
+
+
+def _cell(arm: str, *texts: str, error: str | None = None) -> Cell:
+    requests = [
+        RequestRecord(
+            number=number,
+            device=0,
+            prompt_tokens=6,
+            arrival_s=0.0,
+            emissions=[(0.5, 1), (0.75, 3)],
+            output_sha256=text,
+            error=error,
+        )
+        for number, text in enumerate(texts)
+    ]
+    return Cell(
+        arm=arm,
+        setting="one",
+        repeat=0,
+        model=MODEL,
+        link=LINK,
+        workload=WORKLOAD,
+        requests=requests,
+    )
+
+
+def test_another_text_is_found_and_named() -> None:
+    cells = [_cell("u-shape", "x", "y"), _cell("hat", "x", "z"), _cell("hat", "x", "y")]
+    [different] = different_texts(cells)
+    assert (different.arm, different.reference, different.number) == ("hat", "u-shape", 1)
+    assert "hat and u-shape gave different texts for prompt 1" in str(different)
+
+
+def test_a_failed_answer_is_no_other_text() -> None:
+    failed = _cell("hat", "z", error="cloud_unavailable")
+    assert different_texts([_cell("u-shape", "x"), failed]) == []
+
+
+def test_the_overview_has_a_line_for_every_arm() -> None:
+    text = overview([_cell("u-shape", "x"), _cell("hat", "x")])
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["u-shape", "hat"]
