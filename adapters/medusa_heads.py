@@ -20,6 +20,7 @@ from submodels.bundle import sha256_of
 from submodels.manifest import BundleFile, Manifest
 from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
 from submodels.tensor_file import TensorFile, TensorFileError
+from wire.trees import MAX_TREE_ROWS
 
 HEADS_CARD_FILE = "medusa.json"
 HEADS_WEIGHTS_FILE = "medusa.safetensors"
@@ -90,7 +91,7 @@ class MedusaHeads:
         x = deep * self.norm / np.sqrt(np.mean(deep * deep) + self.eps)
         gate = self.blocks @ x + self.biases
         hidden = x + gate / (1.0 + np.exp(-gate))
-        logits: Numbers = np.einsum("nvh,nh->nv", self.vocabularies, hidden, dtype=np.float32)
+        logits: Numbers = (self.vocabularies @ hidden[:, :, None])[:, :, 0]
         return logits
 
 
@@ -175,4 +176,8 @@ def _read_card(path: Path) -> HeadsCard:
         depths.append(depths[node.parent] + 1)
     if not card.tree or max(depths) > card.num_heads:
         raise MedusaError(f"{path}: expected a tree of depth 1 to {card.num_heads}")
+    # Before a tree go the tokens of the longest way through the last one, and the target's own.
+    most = len(card.tree) + max(depths) + 1
+    if most > MAX_TREE_ROWS:
+        raise MedusaError(f"{path}: expected trees in {MAX_TREE_ROWS} rows, got {most}")
     return card

@@ -34,7 +34,7 @@ class LinkLimits:
     max_context_tokens: int
     max_frame_tokens: int
     session_ttl_s: float
-    takes_trees: bool
+    takes_trees: bool = False
 
 
 @dataclass(frozen=True, slots=True)

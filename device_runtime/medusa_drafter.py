@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from adapters.medusa_heads import MedusaHeads
 from device_runtime.engine import Rows
 from device_runtime.sampling import LogitsError, Sampler
-from wire.trees import MAX_TREE_ROWS, Parents
+from wire.trees import Parents
 
 Tree = tuple[tuple[int, ...], Parents]
 """Drafted tokens `[k]`, and the parents `[k + 1]` of the text's last token and of them."""
@@ -17,9 +17,6 @@ class MedusaDrafter:
     The d-th head's guesses are the tokens that the sampler would choose first from its logits, d
     places on: the likeliest when greedy, else with that position's noise, as the target will. What
     penalties depend on is guessed too: the heads' first choices stand in for the tokens between.
-
-    Raises:
-        ValueError: a tree that no frame holds, with its last round's tokens before it.
     """
 
     def __init__(self, heads: MedusaHeads, sampler: Sampler) -> None:
@@ -34,9 +31,6 @@ class MedusaDrafter:
             num_ranks[depth] = max(num_ranks[depth], node.rank + 1)
         self._depths = depths[1:]
         self._num_ranks = num_ranks
-        most = len(heads.tree) + max(depths) + 1
-        if most > MAX_TREE_ROWS:
-            raise ValueError(f"expected a tree of at most {MAX_TREE_ROWS} rows, got {most}")
 
     def decided(self, deep: Rows) -> None:
         """Take the deep row `[H]` from which the text's last token was chosen."""
