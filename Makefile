@@ -12,7 +12,7 @@ DEVELOPMENT := $(VENV)/.development
 # The package's older major version, beside the environment's own, for the client tests.
 OPENAI_2 := $(VENV)/openai-2
 
-.PHONY: run test check format test-exhaustive clean
+.PHONY: run test check format test-exhaustive bench clean
 
 run: $(RUNTIME)
 	@$(BIN)/hat up $(MODEL)
@@ -49,6 +49,10 @@ format: $(DEVELOPMENT)
 
 test-exhaustive: $(DEVELOPMENT)
 	$(BIN)/pytest -m exhaustive
+
+# About 20 minutes on two cores; BENCH=--quick takes two or three and leaves the README as it is.
+bench: $(RUNTIME)
+	$(BIN)/python -m bench.suite $(BENCH)
 
 clean:
 	rm -rf $(VENV) .hat build dist

@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from submodels.bundle import sha256_of
+from submodels.bundle import load_bundle, sha256_of
+from submodels.bundle_files import replace_files
 from submodels.manifest import BundleFile, Manifest
 from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
 from submodels.tensor_file import TensorFile, TensorFileError
@@ -125,6 +126,19 @@ def write_heads_card(folder: Path, card: HeadsCard) -> None:
     """Write `medusa.json`; written last, it makes the heads valid."""
     text = msgspec.json.format(msgspec.json.encode(card), indent=1)
     (folder / HEADS_CARD_FILE).write_bytes(text + b"\n")
+
+
+def install_heads(bundle_path: Path, folder: Path) -> Manifest:
+    """Put the heads in `folder` into a device bundle; its manifest from now on.
+
+    Raises:
+        BundleError: no usable device bundle.
+        MedusaError: no heads there, for another model, or the device has output layers.
+        OSError: a file cannot be written.
+    """
+    bundle = load_bundle(bundle_path, "device")
+    load_heads(folder, bundle.manifest)
+    return replace_files(bundle, (), [folder / HEADS_CARD_FILE, folder / HEADS_WEIGHTS_FILE])
 
 
 def load_heads(folder: Path, manifest: Manifest) -> MedusaHeads:

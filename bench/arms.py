@@ -28,7 +28,8 @@ WARM_UP_TOKENS = 12
 @dataclass(frozen=True)
 class Arm:
     """One way to serve a model. `cloud` and `device` hold settings of `CloudConfig` and
-    `DeviceConfig` that differ from the defaults; `notes` go into every result."""
+    `DeviceConfig` that differ from the defaults; `notes` go into every result. `needs` names a file
+    of the device bundle without which the arm cannot be run."""
 
     name: str
     about: str
@@ -36,6 +37,7 @@ class Arm:
     cloud: Mapping[str, Any] = field(default_factory=dict)
     device: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    needs: str | None = None
 
     @property
     def crosses_as_states(self) -> bool:
@@ -93,6 +95,7 @@ ARMS = (
         "split",
         _ONE_STEP,
         {**_ONE_CHUNK, "drafter": "medusa"},
+        needs="medusa.json",
     ),
     Arm("hat", "split, with this project's defaults"),
     Arm("hat-paper", "hat with the paper's rule for chunks", device={"chunking": "paper"}),

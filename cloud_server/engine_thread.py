@@ -63,7 +63,7 @@ class EngineThread:
         # A daemon thread: loading cannot be interrupted, and must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop = asyncio.get_running_loop()
-        self._loaded: asyncio.Future[LoadedEngine] = self._loop.create_future()
+        self._loaded: asyncio.Future[LoadedEngine] | None = self._loop.create_future()
         self._listener: StepListener | None = None
 
     async def load(self) -> LoadedEngine:
@@ -72,8 +72,11 @@ class EngineThread:
         Raises:
             Exception: what the loader raised; the thread has ended then.
         """
+        assert self._loaded is not None, "an engine is loaded once"
         self._thread.start()
-        return await self._loaded
+        loaded = await self._loaded
+        self._loaded = None  # a lost engine is not to be kept alive from here
+        return loaded
 
     def listen(self, listener: StepListener) -> None:
         """Say who is told of steps, before the first one."""
@@ -110,9 +113,9 @@ class EngineThread:
         while loaded is not None:
             reason = self._serve(loaded)
             self._close(loaded)
-            if reason is None:
-                return
-            loaded = self._replace_lost(reason)
+            loaded = None  # its memory is free before another engine asks for its own
+            if reason is not None:
+                loaded = self._replace_lost(reason)
 
     def _serve(self, loaded: LoadedEngine) -> str | None:
         """Perform steps until the thread is to end (None) or the engine is lost (why)."""
@@ -213,7 +216,7 @@ class EngineThread:
             self._steps.put_nowait(None)
 
     def _settle(self, result: LoadedEngine | Exception) -> None:
-        if self._loaded.cancelled():
+        if self._loaded is None or self._loaded.cancelled():
             return
         if isinstance(result, Exception):
             self._loaded.set_exception(result)

@@ -89,13 +89,16 @@ class StepRunner:
     ) -> StepItem | Refusal:
         if work.handle in failed_opens:
             return failed_opens[work.handle]
+        sequence = self._sequences.get(work.handle)
+        if sequence is None:
+            # It could not be opened in an earlier step, whose end was not known yet.
+            return Refusal(FaultCode.UNKNOWN_SESSION, "the session could not be opened")
         try:
             rows = unpack_rows(
                 work.payload, work.num_rows, self._engine.hidden_size, self._engine.dtype
             )
         except RemoteProtocolError as error:
             return Refusal(error.code, error.message)
-        sequence = self._sequences[work.handle]
         return StepItem(sequence, work.position, rows, work.want, work.parents)
 
 

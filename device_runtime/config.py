@@ -15,7 +15,7 @@ class DeviceConfig:
     `chunking` says how prompts are cut: by what is measured of link and cloud, by the paper's
     rule, or into `chunk_tokens`, of which 0 sends a prompt whole. `max_num_seqs` generations run
     at once and `max_queue` wait. `draft_weights` picks those of adapter and drafting head, which
-    change no answer. `medusa_heads` is the folder of the heads that the drafter medusa needs.
+    change no answer.
     `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
     `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
     """
@@ -28,7 +28,6 @@ class DeviceConfig:
     weights: Literal["float32", "int8", "int4"] = "float32"
     threads: int | None = None
     drafter: Literal["auto", "adapter", "ngram", "medusa", "none"] = "auto"
-    medusa_heads: Path | None = None
     draft_tokens: int | None = None
     draft_weights: Literal["float32", "int8", "int4"] = "int8"
     draft_ahead: Literal["auto", "off"] = "auto"

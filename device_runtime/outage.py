@@ -13,6 +13,9 @@ from device_runtime.refusals import heals_by_replay, retry_delay_s
 MAX_RECOVERIES = 8
 """In a row without any progress. What breaks its cloud each time it runs must end."""
 
+_MAX_ANNOUNCED_S = 900.0
+"""However long a cloud says that it will be gone."""
+
 _MIN_RETRY_S, _MAX_RETRY_S = 0.25, 5.0
 
 T = TypeVar("T")
@@ -21,7 +24,8 @@ T = TypeVar("T")
 class Outage:
     """One generation's patience; `timeout_s` bounds every stretch without an answer.
 
-    `clock` is monotonic, in seconds.
+    A cloud that says how long it will be gone, such as one that loads its engine again, is waited
+    for that much longer. `clock` is monotonic, in seconds.
     """
 
     def __init__(self, link: Link, timeout_s: float, clock: Callable[[], float]) -> None:
@@ -48,7 +52,7 @@ class Outage:
         """
         self._num_recoveries += 1
         if self._deadline_s is None:
-            self._deadline_s = self._clock() + self._timeout_s
+            self._deadline_s = self._clock() + self._timeout_s + self._announced_s(failure)
         num_refusals = 0
         while heals_by_retry(failure) and self._num_recoveries <= MAX_RECOVERIES:
             remaining_s = self._deadline_s - self._clock()
@@ -65,6 +69,13 @@ class Outage:
                 num_refusals += isinstance(error, SessionRefusedError)
                 failure = error
         raise failure
+
+    def _announced_s(self, failure: CloudUnavailableError) -> float:
+        """Seconds that the cloud asked for, unless this generation waits for nothing."""
+        is_announced = isinstance(failure, SessionRefusedError) and failure.may_retry
+        if not is_announced or self._timeout_s == 0:
+            return 0.0
+        return min(failure.retry_after_s, _MAX_ANNOUNCED_S)
 
     def _too_long(self, failure: CloudUnavailableError) -> CloudUnavailableError:
         if self._timeout_s == 0:

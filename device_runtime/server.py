@@ -114,11 +114,8 @@ def _link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
 def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:
     if config.drafter != "medusa":
         return None
-    if config.medusa_heads is None:
-        reason = "expected the folder of its heads: --medusa-heads, HAT_DEVICE_MEDUSA_HEADS"
-        raise StartError(f"drafter medusa: {reason}")
     try:
-        return load_heads(config.medusa_heads, bundle.manifest)
+        return load_heads(bundle.path, bundle.manifest)
     except MedusaError as error:
         raise StartError(f"drafter medusa: {error}") from error
 

@@ -43,4 +43,7 @@ def cloud_config(
         narrowed["layer_types"] = layer_types
         if "max_window_layers" in kept:
             narrowed["max_window_layers"] = layer_types.count("full_attention")
+        if "use_sliding_window" in kept and "sliding_attention" not in layer_types:
+            # vLLM goes by these two, not by the layers' types.
+            narrowed |= {"use_sliding_window": False, "sliding_window": None}
     return narrowed

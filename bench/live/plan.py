@@ -15,6 +15,9 @@ from bench.workloads.arrivals import CLOSED, arrivals
 from bench.workloads.prompts import load_prompts
 from submodels.bundle import load_bundle
 
+MOST_WHOLE_MODELS = 8
+"""Devices that run the whole model in one run: each is a torch of its own, 260 MB when idle."""
+
 _NUM_TIMELINES = 1
 _NUM_WARM_UP = 3
 """Answers before the first that counts: a device's estimates of link and cloud need some."""
@@ -92,6 +95,16 @@ def arms_in_turn(arms: Sequence[Arm], repeat: int) -> list[Arm]:
     """
     start = repeat % len(arms)
     return [*arms[start:], *arms[:start]]
+
+
+def arms_for(bundles: Path, arms: Sequence[Arm], num_devices: int) -> tuple[Arm, ...]:
+    """Those of the arms that a model has the parts for, and that this many devices leave room."""
+    return tuple(
+        arm
+        for arm in arms
+        if (arm.needs is None or (bundles / "device" / arm.needs).is_file())
+        and (arm.where != "device" or num_devices <= MOST_WHOLE_MODELS)
+    )
 
 
 def model_record(bundles: Path) -> ModelRecord:

@@ -79,27 +79,28 @@ def _median_ms(quantiles: Quantiles | None) -> float | None:
     return None if quantiles is None else 1000 * quantiles.p50
 
 
-def load_picture(series: LoadSeries, number: int) -> Picture:
-    """TTFT, TBT and attainment over arrivals per second, a line per number of replicas."""
-    replicas = sorted({point.num_replicas for point in series.points})
+def load_picture(series: LoadSeries, looks: Mapping[str, Look], number: int) -> Picture:
+    """TTFT, TBT and attainment over arrivals per second, a line per number of replicas or arm."""
     figure, axes = panels(3, 11, 3.8)
+    styles = step_looks(len(series.lines)) if series.is_by_replicas else None
     for place, (label, value_of) in enumerate(_LOAD_PANELS):
         every: list[float] = []
-        for num_replicas, look in zip(replicas, step_looks(len(replicas)), strict=True):
+        for row, line in enumerate(series.lines):
+            look = styles[row] if styles else looks[line.arm]
             points = [
-                (point.requests_per_s, value)
-                for point in series.points
-                if point.num_replicas == num_replicas
-                if (value := value_of(point.summary)) is not None
+                (rate, value)
+                for rate, summary in line.points
+                if (value := value_of(summary)) is not None
             ]
             every += [value for _, value in points]
             axes[place].plot(
                 [rate for rate, _ in points],
                 [value for _, value in points],
                 color=look.colour,
+                linestyle=look.line,
                 marker=look.marker,
                 markersize=4.5,
-                label="1 replica" if num_replicas == 1 else f"{num_replicas} replicas",
+                label=_replicas(line.num_replicas) if styles else line.arm,
             )
         axes[place].set_xlabel("requests per second")
         axes[place].set_xlim(0, None)
@@ -109,7 +110,11 @@ def load_picture(series: LoadSeries, number: int) -> Picture:
             axes[place].set_ylabel("share of requests, %")
         else:
             milliseconds_axis(axes[place], "y", "", every)
-    legend_below(figure, axes, num_columns=8)
+    legend_below(figure, axes, num_columns=8 if styles else 6)
     caption = "Each point is a run of its own. A request is within both limits when its TTFT and "
     caption += "its mean TBT are."
     return finished(figure, f"load-{number}", f"Under load: {series.title}", caption)
+
+
+def _replicas(number: int) -> str:
+    return "1 replica" if number == 1 else f"{number} replicas"

@@ -106,10 +106,15 @@ def _off(link: LinkRecord) -> Iterator[str]:
 
 
 def _of_models(groups: Sequence[Group]) -> Iterator[Caution]:
-    names = sorted({g.model.name for g in groups if not g.model.has_real_weights})
-    if names:
-        text = f"{', '.join(names)}: random weights. Acceptance is not shown, and times between "
+    without = [group for group in groups if not group.model.has_real_weights]
+    random = sorted({group.model.name for group in without if group.kind == LIVE})
+    assumed = sorted({group.model.name for group in without if group.kind != LIVE})
+    if random:
+        text = f"{', '.join(random)}: random weights. Acceptance is not shown, and times between "
         yield Caution(text + "tokens of arms that draft say nothing about a trained model.")
+    if assumed:
+        text = f"{', '.join(assumed)}: simulated without weights. How many drafts are accepted is "
+        yield Caution(text + "an assumption, and so are times between tokens of arms that draft.")
 
 
 def anchor_of(group: Group) -> str:

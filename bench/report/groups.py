@@ -112,6 +112,13 @@ class Group:
         return self.first.model
 
     @property
+    def weights(self) -> str:
+        """What is behind the model's answers, in two words."""
+        if self.model.has_real_weights:
+            return "real weights"
+        return "no weights" if self.kind == SIM else "random weights"
+
+    @property
     def link(self) -> LinkRecord:
         """The link as the first cell has it; measured values differ from cell to cell."""
         return self.first.link

@@ -28,6 +28,9 @@ _ARMS: dict[str, tuple[str, _Line, str]] = {
     "hat-no-ahead": ("#8c6bb1", (0, (3, 1.5)), "<"),
 }
 _OTHERS: tuple[tuple[str, _Line, str], ...] = (
+    ("#5b7f1a", (0, (6, 2)), "p"),
+    ("#a63fb0", (0, (4, 1, 1, 1)), "d"),
+    ("#33508f", (0, (2, 1)), "8"),
     ("#b2182b", (0, (5, 1.5, 1, 1.5)), "*"),
     ("#7f5539", (0, (2, 3)), "h"),
 )
@@ -69,6 +72,9 @@ _DARK = {
     "#4c9a9a": "#74c2c2",
     "#b2182b": "#e5606f",
     "#7f5539": "#b88a6b",
+    "#5b7f1a": "#9dc35a",
+    "#a63fb0": "#d283da",
+    "#33508f": "#8aa3de",
     "#7d4a9c": "#b084cc",
     "#3f5fb0": "#7f9be6",
     "#b8496b": "#dd7594",
@@ -88,12 +94,17 @@ class Look:
 
 
 def looks(arms: Iterable[str]) -> dict[str, Look]:
-    """Of all arms of a report together, so that each keeps its look from picture to picture."""
+    """Of all arms of a report together, so that each keeps its look from picture to picture.
+
+    A variant, named as its arm, a plus and what is different, has the arm's colour, dotted.
+    """
     found: dict[str, Look] = {}
     num_others = 0
     for arm in sorted(set(arms), key=arm_order):
         if arm in _ARMS:
             found[arm] = Look(*_ARMS[arm])
+        elif (base := arm.partition("+")[0]) in _ARMS:
+            found[arm] = Look(_ARMS[base][0], (0, (1, 1.2)), _ARMS[base][2])
         else:
             found[arm] = Look(*_OTHERS[num_others % len(_OTHERS)])
             num_others += 1

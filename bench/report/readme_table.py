@@ -58,7 +58,7 @@ def markdown_table(sources: Sequence[Source], baseline: str | None = None) -> st
 
 
 def _setting(group: Group, baseline: str | None) -> str:
-    weights = "" if group.model.has_real_weights else " with random weights"
+    weights = "" if group.model.has_real_weights else f" with {group.weights}"
     lines = [
         f"**{group.model.name}**{weights}, {group.setting} (link: {group.link.kind}), "
         f"{_choice(group)}.",
@@ -93,7 +93,7 @@ def _medians(groups: Sequence[Group]) -> str:
     for group in groups:
         summaries = {result.arm: summarise(result, Limits()) for result in group.arms}
         cells = [_both(summaries.get(arm)) for arm in arms]
-        weights = "" if group.model.has_real_weights else " (random weights)"
+        weights = "" if group.model.has_real_weights else f" ({group.weights})"
         lines.append(_line(group.name + weights, *cells))
     return "\n".join([*lines, ""])
 

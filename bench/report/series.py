@@ -11,25 +11,34 @@ from bench.report.summary import Limits, Summary, summarise
 
 # With fewer, a curve says no more than the table.
 FEWEST_POINTS = 3
+# So many arrival rates are a sweep, whose settings are points of its curves.
+FEWEST_RATES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class LoadPoint:
-    """One arm at one arrival rate, on one number of replicas."""
+class LoadLine:
+    """One arm on one number of replicas: its figures by arrivals per second, in their order."""
 
-    requests_per_s: float
+    arm: str
     num_replicas: int
-    summary: Summary
+    points: tuple[tuple[float, Summary], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSeries:
-    """One arm under growing load; all else is the same in its groups."""
+    """Growing load; all else is the same in its groups.
 
-    arm: str
+    Lines are of one arm on several numbers of replicas, or of several arms on one number.
+    """
+
     title: str
     groups: tuple[Group, ...]
-    points: tuple[LoadPoint, ...]
+    lines: tuple[LoadLine, ...]
+
+    @property
+    def is_by_replicas(self) -> bool:
+        """Whether lines differ in the number of replicas."""
+        return len({line.num_replicas for line in self.lines}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +60,42 @@ class CurveSet:
 
 
 def load_series(groups: Iterable[Group], limits: Limits) -> list[LoadSeries]:
-    """By arm; only where at least three arrival rates were run."""
+    """Only where at least four arrival rates were run; an arm has a line from three on."""
     found = []
     for similar in _similar(groups, _but_load):
-        rates = {group.workload.requests_per_s for group in similar} - {None}
-        if len(rates) < FEWEST_POINTS:
+        if len({group.workload.requests_per_s for group in similar} - {None}) < FEWEST_RATES:
             continue
-        for arm in _arm_names(similar):
-            points = [
-                LoadPoint(rate, group.num_replicas, summarise(result, limits))
-                for group in similar
-                if (result := group.arm(arm)) and (rate := group.workload.requests_per_s)
+        replicas = sorted({group.num_replicas for group in similar})
+        title = f"{_title(similar[0])}, {similar[0].workload.name}"
+        by_arm = [
+            [
+                line
+                for num_replicas in replicas
+                if len((line := _load_line(similar, arm, num_replicas, limits)).points)
+                >= FEWEST_POINTS
             ]
-            ordered = sorted(points, key=lambda point: (point.num_replicas, point.requests_per_s))
-            title = f"{arm}, {_title(similar[0])}, {similar[0].workload.name}"
-            found.append(LoadSeries(arm, title, tuple(similar), tuple(ordered)))
+            for arm in _arm_names(similar)
+        ]
+        if len(replicas) == 1:
+            lines = tuple(line for of_arm in by_arm for line in of_arm)
+            found.append(LoadSeries(title, tuple(similar), lines))
+        else:
+            found += [
+                LoadSeries(f"{lines[0].arm}, {title}", tuple(similar), tuple(lines))
+                for lines in by_arm
+                if lines
+            ]
     return found
+
+
+def _load_line(groups: Sequence[Group], arm: str, num_replicas: int, limits: Limits) -> LoadLine:
+    points = [
+        (rate, summarise(result, limits))
+        for group in groups
+        if group.num_replicas == num_replicas
+        if (result := group.arm(arm)) and (rate := group.workload.requests_per_s)
+    ]
+    return LoadLine(arm, num_replicas, tuple(sorted(points, key=lambda point: point[0])))
 
 
 def ttft_over_prompt(groups: Iterable[Group]) -> list[CurveSet]:
@@ -84,7 +113,8 @@ def ttft_over_prompt(groups: Iterable[Group]) -> list[CurveSet]:
             if len({tokens for tokens, _ in scatter}) >= FEWEST_POINTS:
                 curves.append(Curve(arm, _medians(scatter), tuple(scatter)))
         if curves:
-            found.append(CurveSet(_title(similar[0]), tuple(similar), tuple(curves)))
+            title = _title(similar[0]) + _load_title(similar[0])
+            found.append(CurveSet(title, tuple(similar), tuple(curves)))
     return found
 
 
@@ -163,3 +193,10 @@ def _title(group: Group, with_delay: bool = True) -> str:
     link = link_asked(group.link)
     link = link if with_delay else link.partition(", round trip")[0]
     return f"{group.model.name}, {link}"
+
+
+def _load_title(group: Group) -> str:
+    workload = group.workload
+    devices = f", {workload.num_devices} devices" if workload.num_devices > 1 else ""
+    rate = workload.requests_per_s
+    return devices if rate is None else f"{devices}, {rate:g} requests/s"

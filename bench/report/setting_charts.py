@@ -128,9 +128,10 @@ def _time_split(group: Group, name: str) -> Picture | None:
         axes[place].grid(visible=False, axis="y")
         axes[place].tick_params(axis="y", length=0)
     axes[1].set_yticklabels([])
-    legend_below(figure, axes, num_columns=11, order=[name.replace("_", " ") for name in PHASES])
+    legend_below(figure, axes, num_columns=6, order=[name.replace("_", " ") for name in PHASES])
     caption = "Where the time of answered requests went, by phase, for arms that tell. Opening a "
-    caption += "session and its prompt count as one more round."
+    caption += "session and its prompt count as one more round. The link of cloud-only and of "
+    caption += "device-only is between two programs on one side."
     return finished(figure, f"{name}-time-split", "Where a round's time goes", caption)
 
 

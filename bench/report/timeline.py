@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LANES = ("device", "uplink", "cloud", "downlink")
 _TEXT_LANE = len(LANES)
+# Both programs of these arms stand on one side, and talk to each other without the link.
+_ON_ONE_SIDE = ("cloud-only", "device-only")
 # After the first piece of text, so many more pieces are shown.
 _NUM_PIECES = 6
 
@@ -48,14 +50,15 @@ def timeline(group: Group) -> Picture | None:
 
 
 def _kept(group: Group) -> list[tuple[str, RequestRecord]]:
-    """Of each arm the request that most arms have spans of, of the first pass that has it."""
+    """Of each arm that uses the link the request that most arms have spans of, once."""
     numbers: dict[int, int] = {}
-    for result in group.arms:
+    results = [result for result in group.arms if result.arm not in _ON_ONE_SIDE]
+    for result in results:
         for number in {r.number for r in result.answered if r.spans}:
             numbers[number] = numbers.get(number, 0) + 1
     ranked = sorted(numbers, key=lambda number: (-numbers[number], number))
     kept = []
-    for result in group.arms:
+    for result in results:
         of_arm = {r.number: r for r in reversed(result.answered) if r.spans}
         kept += [(result.arm, of_arm[number]) for number in ranked if number in of_arm][:1]
     return kept

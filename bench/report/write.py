@@ -112,7 +112,7 @@ def _across(
     return [
         *((prompt_picture(each, arm_looks, n), each.groups) for n, each in enumerate(prompts, 1)),
         *((round_trip_picture(each, arm_looks, n), each.groups) for n, each in enumerate(trips, 1)),
-        *((load_picture(each, n), each.groups) for n, each in enumerate(loads, 1)),
+        *((load_picture(each, arm_looks, n), each.groups) for n, each in enumerate(loads, 1)),
     ]
 
 

@@ -27,7 +27,7 @@ class SimArm:
     """One method.
 
     `cloud` has settings of the cloud's core, `device` those of the runtime. `drafts` says whose
-    table is drawn from.
+    table is drawn from. With `drafts_to_the_end` no policy shortens drafts.
     """
 
     name: str
@@ -36,6 +36,7 @@ class SimArm:
     device: DeviceConfig
     cloud: Mapping[str, Any] = field(default_factory=dict)
     returns_all_rows: bool = False
+    drafts_to_the_end: bool = False
 
     def core(self, config: CoreConfig) -> CoreConfig:
         """A cloud's settings as this arm has them."""

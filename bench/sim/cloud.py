@@ -61,12 +61,12 @@ class _Socket:
 
 
 class Replica:
-    """One cloud. `step_s` are the times of its steps, in order."""
+    """One cloud. `steps` are the rows and seconds of its steps, in order."""
 
     def __init__(self, kernel: Kernel, spec: CloudSpec) -> None:
         self.core = CloudCore(spec.core)
         self.num_connections = 0
-        self.step_s: list[float] = []
+        self.steps: list[tuple[int, float]] = []
         self._kernel = kernel
         self._spec = spec
         self._sockets: dict[ConnectionId, _Socket] = {}
@@ -158,7 +158,7 @@ class Replica:
     def _step_done(self, step: Step, seconds: float) -> None:
         self._num_running -= 1
         if step.items:
-            self.step_s.append(seconds)
+            self.steps.append((step.num_tokens, seconds))
         results = tuple(bytes(ROW_BYTES * item.num_wanted_rows) for item in step.items)
         actions = self.core.step_done(step, StepOutcome(results, seconds), self._kernel.now)
         self._pump()

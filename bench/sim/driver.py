@@ -92,6 +92,9 @@ class SimDriver:
             action = pending.popleft()
             if isinstance(action, Emit):
                 self._parts.emit(action.emission)
+                if self._device.overheads.emission_s:
+                    # The driver goes on once the HTTP face has written the piece.
+                    yield self._device.overheads.emission_s
             elif isinstance(action, Reopen):
                 pending.extend((yield from self._reopen()))
             else:

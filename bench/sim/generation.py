@@ -1,7 +1,7 @@
 """One request on one device, from its arrival to its record, for every place a model can be."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import msgspec
@@ -51,7 +51,7 @@ class Counted:
 class Asking:
     """Performs requests of a scenario; each device's state is in its `Device`."""
 
-    def __init__(self, scenario: Scenario, done: Callable[[RequestRecord], None]) -> None:
+    def __init__(self, scenario: Scenario, done: Callable[[Request, RequestRecord], None]) -> None:
         self._scenario = scenario
         self._done = done
 
@@ -88,7 +88,7 @@ class Asking:
         expected = 0 if counted.error else request.output_tokens
         while sum(count for _, count in counted.emissions) < expected:
             yield _LOOK_AGAIN_S
-        self._done(_record(counted, self._scenario))
+        self._done(request, _record(counted, self._scenario))
 
     def _cross(self, device: Device, edge: Channels, request: Request) -> Process[None]:
         """The request's way up, and the time it takes."""
@@ -114,7 +114,7 @@ class Asking:
 
     def _note(self, device: Device, counted: Counted, num_tokens: int) -> None:
         """The client has a piece."""
-        time_s = device.kernel.now + device.overheads.emission_s - counted.arrival_s
+        time_s = device.kernel.now - counted.arrival_s
         if counted.stats.first_token_s is None:
             counted.stats.first_token_s = time_s
         counted.emissions.append((round(time_s, 9), num_tokens))
@@ -202,7 +202,11 @@ class Asking:
             length = FixedDraftLength(scenario.tree.num_nodes)
             no_draft = choose_drafting(device.config, None, sampler(), frozenset()).drafter
             return Drafting(no_draft, length, tree.as_adapter())
-        return choose_drafting(device.config, device.engine.draft_limits, sampler(), frozenset())
+        limits = device.engine.draft_limits
+        drafting = choose_drafting(device.config, limits, sampler(), frozenset())
+        if scenario.arm.drafts_to_the_end and limits is not None:
+            drafting = replace(drafting, length=FixedDraftLength(limits.max_tokens))
+        return drafting
 
 
 _LOOK_AGAIN_S = 0.0002

@@ -1,8 +1,8 @@
 """The paper's setting: 30 Jetsons on Wi-Fi, four A6000 in a pipeline, two workloads, all arms.
 
 Source of setting and figures: HAT (arXiv:2503.18989). What the paper leaves open is assumed here
-and said in docs/simulator.md: the link's delay, the performance modes, Medusa's tree, Sarathi's chunk,
-the rate of the ablation, and which prompt rows come back.
+and said in docs/simulator.md: the link's delay, the performance modes, Medusa's tree, Sarathi's
+chunk, the rate of the ablation, and which prompt rows come back.
 """
 
 from collections.abc import Iterator
@@ -73,7 +73,11 @@ def arm_named(name: str) -> SimArm:
     """An arm of the main comparison, or one row of the ablation, by the paper's rule of chunks."""
     plain_name = name.removesuffix(ALL_ROWS)
     arm = _ablation(plain_name) if plain_name in ABLATION else sim_arm(plain_name)
-    return replace(arm, name=name, returns_all_rows=name.endswith(ALL_ROWS))
+    # The paper's drafts end by the stop threshold alone.
+    is_paper = arm.drafts == "adapter" and plain_name != "hat"
+    return replace(
+        arm, name=name, returns_all_rows=name.endswith(ALL_ROWS), drafts_to_the_end=is_paper
+    )
 
 
 def _ablation(name: str) -> SimArm:

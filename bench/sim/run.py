@@ -42,7 +42,8 @@ class _Run:
         cloud = _cloud_of(scenario)
         self._replicas = [Replica(self.kernel, cloud) for _ in range(scenario.num_replicas)]
         self._records: list[RequestRecord] = []
-        self._asking = Asking(scenario, self._records.append)
+        self._num_ended = 0
+        self._asking = Asking(scenario, self._take)
         self._devices: dict[int, Device] = {}
         self._edges: dict[int, Channels] = {}
         self._num_asked: defaultdict[int, int] = defaultdict(int)
@@ -56,12 +57,18 @@ class _Run:
 
     def is_over(self) -> bool:
         """Whether every request has ended."""
-        return len(self._records) == len(self._scenario.requests)
+        return self._num_ended == len(self._scenario.requests)
+
+    def _take(self, request: Request, record: RequestRecord) -> None:
+        self._num_ended += 1
+        if request.is_counted:
+            self._records.append(record)
 
     def cell(self) -> Cell:
         """What was seen."""
         scenario = self._scenario
-        steps = [step_s for replica in self._replicas for step_s in replica.step_s]
+        steps = [step for replica in self._replicas for step in replica.steps]
+        steps = steps if scenario.keeps_pieces else []
         return Cell(
             arm=scenario.arm.name,
             setting=scenario.setting,
@@ -70,7 +77,8 @@ class _Run:
             link=scenario.link,
             workload=scenario.workload,
             requests=sorted(self._records, key=lambda record: record.number),
-            cloud_step_s=[round(s, 9) for s in steps] if scenario.keeps_pieces else [],
+            cloud_step_s=[round(seconds, 9) for _, seconds in steps],
+            cloud_step_tokens=[num_tokens for num_tokens, _ in steps],
             num_replicas=scenario.num_replicas,
             notes=list(scenario.notes),
         )

@@ -17,13 +17,17 @@ _PAPER_DRAFTS = DraftLimits(stop_threshold=0.6, max_tokens=6)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. With closed arrivals, `arrival_s` is the earliest and devices ask in turn."""
+    """One request. With closed arrivals devices ask in turn, in this order.
+
+    What is not counted is asked like the others and left out of the results.
+    """
 
     number: int
     device: int
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+    is_counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class LinearStep:
 class Overheads:
     """What is neither computing nor the link: HTTP, event loops, threads handing over, sockets.
 
-    `request_s` before a generation begins and `emission_s` before its client has a piece; of each
+    `request_s` before a generation begins, `emission_s` after each piece until it goes on; of each
     frame `frame_s` in all, half on its way up and half down; `thread_s` per piece of work on the
     device's engine thread; `hand_over_s` between two stages of a pipeline.
     """

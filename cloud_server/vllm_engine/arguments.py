@@ -22,9 +22,21 @@ _OURS: Final = frozenset(
         "max_num_batched_tokens",
         "data_parallel_size",
         "speculative_config",
+        "dtype",
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "distributed_executor_backend",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "quantization",
+        "nnodes",
+        "node_rank",
+        "master_addr",
+        "master_port",
     }
 )
-"""Arguments that this engine's way of working fixes, or that have a setting of ours."""
+"""Arguments that this engine's way of working fixes, or that have a setting of ours: the engine
+goes by the setting, so that vLLM must not be told anything else."""
 
 
 def engine_arguments(

@@ -47,12 +47,22 @@ def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
 
 def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
     check_vllm_settings(config)
+    first = manifest.num_input_layers
+    windows = manifest.shape.sliding_windows[first : first + manifest.num_middle_layers]
+    if len(set(windows)) > 1:
+        raise ConfigError("engine vllm: expected one sliding window for all layers; use torch")
+    shape = manifest.shape
+    if (
+        shape.model_type == "qwen2"
+        and shape.head_dim * shape.num_attention_heads != shape.hidden_size
+    ):
+        raise ConfigError("engine vllm: expected qwen2's heads to fill the hidden size; use torch")
     if config.pipeline_parallel_size > manifest.num_middle_layers:
         raise ConfigError(
             f"pipeline_parallel_size {config.pipeline_parallel_size}: expected at most one stage "
             f"per layer, the bundle has {manifest.num_middle_layers}"
         )
-    heads = manifest.shape.num_attention_heads
+    heads = shape.num_attention_heads
     if heads % config.tensor_parallel_size:
         raise ConfigError(
             f"tensor_parallel_size {config.tensor_parallel_size}: expected a divisor of the "

@@ -59,7 +59,7 @@ class VllmMiddleEngine:
         self.block_tokens = cache.block_tokens
         self.max_steps_in_flight = workers.num_stages
         self._max_step_tokens = shape.max_step_tokens
-        self._workers = workers
+        self.workers = workers
         self._cache = cache
 
     def open(
@@ -91,10 +91,10 @@ class VllmMiddleEngine:
         spans = [Span(item.sequence, item.position, len(item.rows)) for item in batch]
         plan = make_plan(batch, self._cache.place(spans), self.dtype)
         try:
-            answer = self._workers.send(plan)
+            answer = self.workers.send(plan)
         except Exception as error:
             raise _lost(error) from error
-        return _Pending(answer, self._workers, tuple(batch), self.dtype)
+        return _Pending(answer, self.workers, tuple(batch), self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,15 @@ def make_plan(batch: Sequence[StepItem], placement: Placement, dtype: Dtype) -> 
 
 
 def split_rows(deep: NDArray[Any], batch: Sequence[StepItem], dtype: Dtype) -> list[Rows]:
-    """The wanted rows `[K, H]` of a step as one array per item, each owning its memory."""
+    """The wanted rows `[K, H]` of a step as one array per item, each owning its memory.
+
+    Raises:
+        ValueError: the workers gave another number of rows.
+    """
     rows = deep.view(NUMPY_DTYPES[dtype]) if dtype is Dtype.BF16 else deep
     ends = np.cumsum([num_wanted_rows(item) for item in batch])
+    if len(rows) != ends[-1]:
+        raise ValueError(f"expected {ends[-1]} deep rows, got {len(rows)}")
     return [part.copy() for part in np.split(rows, ends[:-1])]
 
 

@@ -160,7 +160,6 @@ def bundles_of(model: str | None) -> Path:
 
 
 def _plan(parameters: dict[str, Any]) -> "LivePlan":
-    from bench.heads import fitting_arms
     from bench.link.shaped_link import LinkKind
     from bench.link.spec import parse_link_spec
     from bench.live.plan import LivePlan, Setting
@@ -168,18 +167,28 @@ def _plan(parameters: dict[str, Any]) -> "LivePlan":
     kind = None if parameters["link_kind"] is None else LinkKind(parameters["link_kind"])
     texts = parameters["links"] or ("up=20mbit,down=50mbit,rtt=40ms",)
     links = [parse_link_spec(text) for text in texts]
-    workload, arms = _workload(parameters), _arms(parameters["arms"])
-    folders = [bundles_of(model) for model in parameters["models"] or (None,)]
-    fitting = {folder: fitting_arms(arms, folder) for folder in folders}
-    for folder, chosen in fitting.items():
-        if parameters["arms"] is not None and len(chosen) < len(arms):
-            raise ConfigError(f"--arms: no Medusa heads are known for the model in {folder}")
-    settings: list[Setting] = [
-        Setting(folder, link, workload, fitting[folder], kind)
-        for folder in folders
-        for link in links
-    ]
+    workload, named = _workload(parameters), parameters["arms"]
+    settings: list[Setting] = []
+    for model in parameters["models"] or (None,):
+        folder = bundles_of(model)
+        arms = _usable_arms(folder, _arms(named), workload.num_devices, named is not None)
+        settings += [Setting(folder, link, workload, arms, kind) for link in links]
     return LivePlan(tuple(settings), parameters["repeats"], parameters["seed"])
+
+
+def _usable_arms(
+    folder: Path, arms: "tuple[Arm, ...]", num_devices: int, are_named: bool
+) -> "tuple[Arm, ...]":
+    """Without arms that cannot be run here, which is an error where they were asked for by name."""
+    from bench.live.plan import arms_for
+
+    usable = arms_for(folder, arms, num_devices)
+    if left_out := ", ".join(arm.name for arm in arms if arm not in usable):
+        reason = f"{left_out}: not with this model's bundle, or not with {num_devices} devices"
+        if are_named:
+            raise ConfigError(f"--arms: {reason}")
+        click.echo(f"hat: left out {reason}", err=True)
+    return usable
 
 
 def _workload(parameters: dict[str, Any]) -> "Workload":

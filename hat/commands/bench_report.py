@@ -24,7 +24,12 @@ file that needs no network; the pictures are beside it as PNGs.
 
 @click.command(name="report", epilog=_EPILOG)
 @click.argument("results", nargs=-1, required=True, metavar="RESULTS.json...")
-@click.option("--out", required=True, metavar="DIR", help="Folder for report.html and pictures/.")
+@click.option(
+    "--out",
+    default="report",
+    metavar="DIR",
+    help="Folder for report.html and pictures/.  [default: report]",
+)
 @click.option(
     "--baseline",
     metavar="ARM",

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from adapters.medusa_heads import MedusaError, install_heads
 from device_runtime.generation import CloudUnavailableError, GenerationRequest, SamplingParams
 from device_runtime.server import StartError
+from hat.splitting import SplitRequest, split_model
+from submodels.bundle import load_bundle
 from tests.support.broken_link import broken_link
 from tests.support.reference import (
     STORIES,
@@ -32,7 +35,7 @@ from tests.support.stack import (
 )
 
 HEADS = STORIES.parent / "stories260k-medusa"
-MEDUSA = {"drafter": "medusa", "medusa_heads": HEADS}
+MEDUSA = {"drafter": "medusa"}
 MAX_TOKENS = 40
 NUM_PROMPTS = 24
 STOP_IDS = frozenset({1, 2})
@@ -49,7 +52,10 @@ def stories() -> list[tuple[list[int], Greedy]]:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Bundles by the number of input layers."""
     folder = tmp_path_factory.mktemp("medusa")
-    return {m: split_for_serving(STORIES, folder / f"m{m}", m) for m in (0, 1, 2)}
+    split = {m: split_for_serving(STORIES, folder / f"m{m}", m) for m in (0, 1, 2)}
+    for out in split.values():
+        install_heads(out / "device", HEADS)
+    return split
 
 
 @pytest.mark.parametrize(("num_input", "engine"), [(0, "onnx"), (1, "onnx"), (2, "torch")])
@@ -162,30 +168,27 @@ def test_a_cloud_that_takes_no_trees_is_named(bundles: dict[int, Path]) -> None:
         asyncio.run(run())
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"drafter": "medusa"}, "expected the folder of its heads"),
-        ({"drafter": "medusa", "medusa_heads": STORIES}, "cannot read .*medusa.json"),
-    ],
-)
-def test_heads_that_are_missing_are_named(
-    bundles: dict[int, Path], settings: dict[str, object], reason: str
-) -> None:
-    async def run() -> None:
-        async with connected_device(bundles[1], "ws://127.0.0.1:9", settings):
-            pass
-
-    with pytest.raises(StartError, match=reason):
-        asyncio.run(run())
-
-
-def test_a_device_with_output_layers_is_refused(tmp_path: Path) -> None:
-    bundles = split_for_serving(STORIES, tmp_path / "split", 1, 1)
+def test_heads_that_are_missing_are_named(tmp_path: Path) -> None:
+    bundles = split_for_serving(STORIES, tmp_path / "split", 1)
 
     async def run() -> None:
         async with connected_device(bundles, "ws://127.0.0.1:9", MEDUSA):
             pass
 
-    with pytest.raises(StartError, match="without output layers, got 1"):
+    with pytest.raises(StartError, match=r"drafter medusa: cannot read .*medusa\.json"):
         asyncio.run(run())
+
+
+def test_a_device_with_output_layers_gets_no_heads(tmp_path: Path) -> None:
+    bundles = split_for_serving(STORIES, tmp_path / "split", 1, 1)
+    with pytest.raises(MedusaError, match="without output layers, got 1"):
+        install_heads(bundles / "device", HEADS)
+
+
+def test_hat_split_puts_heads_into_the_bundles_they_are_made_for(tmp_path: Path) -> None:
+    request = SplitRequest(1, 0, "keep", ())
+    split_model("stories", STORIES, tmp_path / "stories", request, overwrite=False)
+    assert "medusa.json" in load_bundle(tmp_path / "stories/device", "device").manifest.files
+    with_output_layers = SplitRequest(1, 1, "keep", ())
+    split_model("stories", STORIES, tmp_path / "k1", with_output_layers, overwrite=False)
+    assert not (tmp_path / "k1/device/medusa.json").exists()

@@ -168,21 +168,17 @@ TestPagedCache = PagedCacheMachine.TestCase
 TestPagedCache.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def test_blocks_may_change_hands_within_one_step() -> None:
-    """A block left by one span is the next one's copy, and its old rows are still read first."""
-    cache = PagedCache(6, 2, 12)
-    first = cache.open(4)
-    ((block, _),) = cache.place([Span(first, 0, 3)]).tables
-    second = cache.open(2, first, 1)
-    third = cache.open(4, first, 3)
-    # The first leaves what it shares; the second begins anew in a block of its own; the third
-    # copies what it alone holds now.
-    placement = cache.place([Span(first, 1, 1), Span(second, 0, 1), Span(third, 1, 3)])
-    assert placement.copies[0][0] == block
-    sources = [source for source, _ in placement.copies]
-    targets = [target for _, target in placement.copies]
-    assert len(set(targets)) == len(targets) == len(sources)
-    assert len({table[0] for table in placement.tables}) == 3
+def test_a_block_may_be_copied_from_and_to_in_one_step() -> None:
+    """What one span leaves another takes, while a third wants its old rows: sources go first."""
+    cache = PagedCache(num_blocks=5, block_tokens=2, max_context_tokens=8)
+    first, other = cache.open(4), cache.open(2)
+    ((left, _), (kept,)) = cache.place([Span(first, 0, 3), Span(other, 0, 1)]).tables
+    fork, other_fork = cache.open(2, first, 1), cache.open(2, other, 1)
+    placement = cache.place([Span(fork, 1, 1), Span(first, 0, 1), Span(other_fork, 1, 1)])
+    (forked,), _, (other_forked,) = placement.tables
+    assert placement.copies == ((left, forked), (kept, other_forked))
+    assert other_forked == left
+    assert cache.num_used_blocks == 4
 
 
 @pytest.mark.parametrize("num_blocks", [0, -1])

@@ -16,6 +16,7 @@ from cloud_server.torch_linear import why_not_packed
 from cloud_server.torch_loading import EnginePlan, build_engine
 from cloud_server.torch_rows import rows_of, torch_dtype
 from tests.support.middle_models import FIRST_LAYER, MAX_CONTEXT, NUM_MIDDLE_LAYERS, MiddleModel
+from tests.support.vllm_engines import PARALLEL, Parallel, vllm_engine
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES
 
@@ -53,12 +54,17 @@ def packed_torch_engine(middle: MiddleModel, dtype: Dtype) -> MiddleEngine:
         return torch_engine(middle, dtype, packed=can_pack)
 
 
+def _vllm_factory(parallel: Parallel) -> EngineFactory:
+    return lambda middle, dtype: vllm_engine(middle, dtype, parallel, CAPACITY_TOKENS)
+
+
 ENGINES: Mapping[str, EngineFactory] = MappingProxyType(
     {
         "torch-matmul": lambda middle, dtype: torch_engine(middle, dtype, MatmulAttention()),
         "torch-fused": lambda middle, dtype: torch_engine(middle, dtype, FusedAttention()),
         "torch-packed": packed_torch_engine,
         "torch-cuda": lambda middle, dtype: torch_engine(middle, dtype, device="cuda"),
+        **{f"vllm-{name}": _vllm_factory(parallel) for name, parallel in PARALLEL.items()},
     }
 )
 

@@ -16,6 +16,8 @@ from transformers import (
     Qwen2Model,
     Qwen3Config,
     Qwen3Model,
+    Qwen3MoeConfig,
+    Qwen3MoeModel,
 )
 
 from submodels.manifest import ModelShape, Rope
@@ -48,17 +50,25 @@ _FAMILIES = MappingProxyType(
             Qwen2Config,
             {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
         ),
+        "qwen2-plain": (Qwen2Model, Qwen2Config, {}),
         "qwen3": (Qwen3Model, Qwen3Config, {"attention_bias": False}),
+        "qwen3-moe": (
+            Qwen3MoeModel,
+            Qwen3MoeConfig,
+            {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+        ),
     }
 )
 
 FAMILIES = tuple(_FAMILIES)
+_NO_BIAS = torch.nn.Linear(1, 1, bias=False)
 
 
 @dataclass(frozen=True, slots=True)
 class MiddleModel:
     """A model whose layers `[FIRST_LAYER, FIRST_LAYER + NUM_MIDDLE_LAYERS)` are the middle."""
 
+    family: str
     model: PreTrainedModel
     shape: ModelShape
 
@@ -75,10 +85,10 @@ class MiddleModel:
         return states[FIRST_LAYER][0], states[FIRST_LAYER + NUM_MIDDLE_LAYERS][0]
 
 
-def make_middle_model(family: str, seed: int = 0) -> MiddleModel:
+def make_middle_model(family: str, seed: int = 0, head_dim: int = 8) -> MiddleModel:
     """A float32 model of the family with all parameters random, norms and biases included."""
     model_class, config_class, extra = _FAMILIES[family]
-    config = config_class(**_COMMON, **extra)
+    config = config_class(**(_COMMON | _heads(head_dim)), **extra)
     config._attn_implementation = "eager"
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -86,7 +96,12 @@ def make_middle_model(family: str, seed: int = 0) -> MiddleModel:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.1 * noise if "norm" in name else 0.15 * noise)
-    return MiddleModel(model, _shape(config, model))
+    return MiddleModel(family, model, _shape(config, model))
+
+
+def _heads(head_dim: int) -> dict[str, int]:
+    """vLLM takes the head size of Qwen2 from the hidden size, whatever the configuration says."""
+    return {"head_dim": head_dim, "hidden_size": head_dim * _COMMON["num_attention_heads"]}
 
 
 def _shape(config: PreTrainedConfig, model: PreTrainedModel) -> ModelShape:
@@ -111,7 +126,7 @@ def _shape(config: PreTrainedConfig, model: PreTrainedModel) -> ModelShape:
         sliding_windows=windows,
         qkv_bias=first.q_proj.bias is not None,
         output_bias=first.o_proj.bias is not None,
-        mlp_bias=model.layers[0].mlp.up_proj.bias is not None,
+        mlp_bias=getattr(model.layers[0].mlp, "up_proj", _NO_BIAS).bias is not None,
         qk_norm=hasattr(first, "q_norm"),
     )
 

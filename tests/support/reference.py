@@ -79,8 +79,8 @@ def first_difference(reference: Greedy, ids: Sequence[int]) -> Difference | None
     return Difference(min(len(ids), len(reference.ids)), float("inf"))
 
 
-def story_prompts(count: int | None = None) -> list[list[int]]:
-    """The 200 story beginnings as token ids of stories260k."""
-    tokenizer = Tokenizer.from_file(str(STORIES / "tokenizer.json"))
+def story_prompts(count: int | None = None, model: Path = STORIES) -> list[list[int]]:
+    """The 200 story beginnings as token ids of a model."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     lines = PROMPTS.read_text().splitlines()[:count]
     return [tokenizer.encode(json.loads(line)["turns"][0]).ids for line in lines]

@@ -6,11 +6,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.arms import ARMS
+from bench.arms import ARMS, Arm
 from bench.link.spec import LinkSpec, parse_link_spec
 from bench.live.event_reader import Answer
 from bench.live.overview import overview
-from bench.live.plan import LivePlan, Setting, Workload, arms_in_turn, load_of, model_record
+from bench.live.plan import (
+    MOST_WHOLE_MODELS,
+    LivePlan,
+    Setting,
+    Workload,
+    arms_for,
+    arms_in_turn,
+    load_of,
+    model_record,
+)
 from bench.live.steps import logged_step, says_ready
 from bench.live.texts import different_texts
 from bench.records import Cell, RequestRecord
@@ -95,6 +104,13 @@ def test_every_pass_begins_with_another_arm_and_has_all() -> None:
     orders = [[arm.name for arm in arms_in_turn(ARMS, repeat)] for repeat in range(len(ARMS))]
     assert len({order[0] for order in orders}) == len(ARMS)
     assert {frozenset(order) for order in orders} == {frozenset(arm.name for arm in ARMS)}
+
+
+def test_an_arm_is_left_out_where_its_part_or_the_room_is_missing(bundles: Path) -> None:
+    whole, heads = Arm("whole", "", "device"), Arm("heads", "", needs="heads.json")
+    there = Arm("there", "", needs="hat.json")
+    assert arms_for(bundles, [whole, heads, there], 1) == (whole, there)
+    assert arms_for(bundles, [whole, heads, there], MOST_WHOLE_MODELS + 1) == (there,)
 
 
 def test_requests_go_round_the_devices_and_the_seed_chooses_them(bundles: Path) -> None:

@@ -222,6 +222,9 @@ def test_what_failed_and_what_is_empty_is_told_first(tmp_path: Path) -> None:
     assert second.startswith("1 of 2 requests of hat failed at ")
     assert second.endswith(": timeout.")
     assert third.startswith("random-110m: random weights.")
+    simulated = _run(made_up_cell(model=RANDOM_MODEL), kind="sim")
+    (text,) = _cautions(tmp_path, simulated)
+    assert text.startswith("random-110m: simulated without weights.")
 
 
 def test_files_of_different_commits_are_told(tmp_path: Path) -> None:
@@ -231,16 +234,22 @@ def test_files_of_different_commits_are_told(tmp_path: Path) -> None:
     ]
 
 
-def test_load_curves_need_three_rates_and_have_a_line_per_number_of_replicas(
-    tmp_path: Path,
-) -> None:
-    groups = _groups(tmp_path, load_sweep(replicas=(1, 2)))
+def test_load_curves_have_a_line_per_number_of_replicas(tmp_path: Path) -> None:
+    groups = _groups(tmp_path, load_sweep(replicas=(2, 1)))
     shape, hat = load_series(groups, Limits())
-    assert (shape.arm, hat.arm) == ("u-shape", "hat")
-    assert [point.num_replicas for point in hat.points] == [1] * 8 + [2] * 8
-    rates = [point.requests_per_s for point in hat.points]
-    assert rates == sorted(rates[:8]) * 2
-    assert load_series(groups[:2], Limits()) == []
+    assert [line.arm for line in shape.lines] == ["u-shape", "u-shape"]
+    assert [(line.arm, line.num_replicas) for line in hat.lines] == [("hat", 1), ("hat", 2)]
+    rates = [rate for rate, _ in hat.lines[0].points]
+    assert rates == [5, 10, 20, 40, 60, 80, 120, 160]
+    assert hat.is_by_replicas
+
+
+def test_load_curves_on_one_number_of_replicas_have_a_line_per_arm(tmp_path: Path) -> None:
+    groups = _groups(tmp_path, load_sweep(replicas=(1,)))
+    (series,) = load_series(groups, Limits())
+    assert [line.arm for line in series.lines] == ["u-shape", "hat"]
+    assert not series.is_by_replicas
+    assert load_series(groups[:3], Limits()) == []
 
 
 def test_curves_over_prompt_and_round_trip_keep_all_else_the_same(tmp_path: Path) -> None:

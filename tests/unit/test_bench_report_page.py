@@ -170,7 +170,7 @@ def test_a_run_without_cells_says_so(tmp_path: Path) -> None:
 def test_acceptance_of_random_weights_is_not_shown(tmp_path: Path) -> None:
     request = made_up_request([(0.1, 1), (0.2, 4)], rounds=1, drafted=[1, 1], accepted=[1, 1])
     page = _page(tmp_path, made_up_cell(model=RANDOM_MODEL, requests=[request]))
-    assert "not from random weights" in page.text
+    assert "random weights: not shown" in page.text
     assert "3.00" not in page.text
 
 

@@ -83,6 +83,14 @@ def test_a_fork_of_a_sequence_that_could_not_open_is_refused_alike(runner):
     assert late[1].code is FaultCode.UNKNOWN_SESSION
 
 
+def test_rows_of_a_sequence_that_an_earlier_step_could_not_open_are_refused_alone(runner):
+    rows = _rows(2)
+    runner.run(Step(1, (OpenSequence(A, 90), OpenSequence(B, 20)), ()))
+    outcome = runner.run(Step(2, (), (_work(B, 0, rows), _work(A, 0, rows))))
+    assert outcome.results[0].code is FaultCode.UNKNOWN_SESSION
+    np.testing.assert_array_equal(_deep(outcome.results[1], 2), deep_rows(rows))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_never_reach_the_engine(runner, engine, bad):
     rows, wrong = _rows(3), _rows(3)

@@ -1,0 +1,161 @@
+"""This machine's times for a model, from the phases of live runs on loopback.
+
+Only sums per request are known, so each time is the line that fits the cells' medians best. The
+cells that are compared later lend nothing but their acceptance.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from bench.records import Cell, RequestRecord
+from bench.sim.times import DeviceTimes, Overheads
+from chunking.cost import LinearTime
+from cloud_server.actions import Step
+
+_NGRAM_TOKEN_S = 1e-4
+"""A draft that costs less per token was looked up, not computed."""
+
+
+class CalibrationError(Exception):
+    """A result cannot be learned from; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableStep:
+    """A measured g: median seconds by rows, straight between, and by the last slope beyond."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def of(self, step: Step) -> float:
+        """See `StepTime`."""
+        return self.seconds(step.num_tokens)
+
+    def seconds(self, num_rows: int) -> float:
+        """For a step of so many rows."""
+        rows, times = zip(*self.points, strict=True)
+        if num_rows <= rows[-1] or len(rows) == 1:
+            return float(np.interp(num_rows, rows, times))
+        slope = max(0.0, (times[-1] - times[0]) / (rows[-1] - rows[0]))
+        return float(times[-1] + slope * (num_rows - rows[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What was learned of one model. `has_adapter`: drafts are computed, not looked up."""
+
+    device: DeviceTimes
+    cloud: TableStep
+    overheads: Overheads
+    has_adapter: bool
+
+
+def calibrate(cells: Sequence[Cell]) -> Tables:
+    """The times of the one model that all these loopback cells are of.
+
+    Raises:
+        CalibrationError: no cell without drafts, no cell with them, or no steps in them.
+    """
+    plain = [cell for cell in cells if cell.arm in ("u-shape", "hat-no-speculation")]
+    drafting = [cell for cell in cells if any(r.drafted_by_position for r in cell.requests)]
+    if not plain or not drafting:
+        raise CalibrationError("expected loopback cells of u-shape and of hat")
+    draft_call_s, draft_step_s = _draft_times(drafting)
+    device = DeviceTimes(
+        input=_line(plain, lambda r: r.seconds["input"], _num_frames, _num_rows_up),
+        output=_line(cells, lambda r: r.seconds["verify"], _num_choices, _num_rows_chosen),
+        draft_call_s=draft_call_s,
+        draft_step_s=draft_step_s,
+    )
+    return Tables(device, _step_table(cells), _overheads(plain), draft_step_s > _NGRAM_TOKEN_S)
+
+
+def by_model(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Loopback cells by the model's fingerprint."""
+    found: defaultdict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.link.kind == "loopback":
+            found[cell.model.fingerprint].append(cell)
+    return dict(found)
+
+
+def _num_frames(request: RequestRecord) -> float:
+    return len(request.chunk_tokens) + request.rounds
+
+
+def _num_rows_up(request: RequestRecord) -> float:
+    return request.prompt_tokens + request.rounds
+
+
+def _num_choices(request: RequestRecord) -> float:
+    return 1 + request.rounds
+
+
+def _num_rows_chosen(request: RequestRecord) -> float:
+    return 1 + request.rounds + sum(request.drafted_by_position)
+
+
+_Measure = Callable[[RequestRecord], float]
+
+
+def _line(cells: Sequence[Cell], seconds: _Measure, calls: _Measure, rows: _Measure) -> LinearTime:
+    """So much per call and per row, by relative errors; neither is below 0."""
+    points = [
+        tuple(median(measure(r) for r in cell.requests) for measure in (calls, rows, seconds))
+        for cell in cells
+    ]
+    table = np.array(points)
+    weights = 1.0 / np.maximum(table[:, 2], 1e-6)
+    columns = table[:, :2] * weights[:, None]
+    fitted, *_ = np.linalg.lstsq(columns, table[:, 2] * weights, rcond=None)
+    fixed_s, row_s = (float(value) for value in fitted)
+    if fixed_s < 0.0 or row_s < 0.0:
+        column = 1 if fixed_s < 0.0 else 0
+        alone = columns[:, column]
+        share = float(alone @ (table[:, 2] * weights) / (alone @ alone))
+        return LinearTime(0.0, share) if column == 1 else LinearTime(share, 0.0)
+    return LinearTime(fixed_s, row_s)
+
+
+def _draft_times(cells: Sequence[Cell]) -> tuple[float, float]:
+    """Half of a round's drafting per draft, half by its tokens: the two cannot be told apart."""
+    requests = [r for cell in cells for r in cell.requests if sum(r.drafted_by_position)]
+    per_round = median(r.seconds["draft"] / r.rounds for r in requests)
+    per_token = median(r.seconds["draft"] / sum(r.drafted_by_position) for r in requests)
+    return per_round / 2, per_token / 2
+
+
+def _step_table(cells: Sequence[Cell]) -> TableStep:
+    seconds: defaultdict[int, list[float]] = defaultdict(list)
+    for cell in cells:
+        for num_tokens, step_s in zip(cell.cloud_step_tokens, cell.cloud_step_s, strict=False):
+            seconds[num_tokens].append(step_s)
+    if not seconds:
+        raise CalibrationError("expected the cloud's steps with their rows")
+    points = [(float(rows), median(times)) for rows, times in sorted(seconds.items())]
+    longest_s, rising = 0.0, []
+    for rows, step_s in points:
+        longest_s = max(longest_s, step_s)
+        rising.append((rows, longest_s))
+    return TableStep(tuple(rising))
+
+
+def _overheads(cells: Sequence[Cell]) -> Overheads:
+    """From cells whose prompts go up in one frame or few, so that nothing overlaps."""
+    requests = [(cell, request) for cell in cells for request in cell.requests]
+    trips = [
+        request.seconds["link"] / _num_frames(request) - (cell.link.measured_rtt_s or {})["p50"]
+        for cell, request in requests
+    ]
+    http = [r.emissions[-1][0] - r.seconds["total"] for _, r in requests]
+    pieces = [
+        (r.seconds["loop"] + r.seconds["send"]) / max(1, len(r.emissions)) for _, r in requests
+    ]
+    return Overheads(
+        request_s=max(0.0, median(http)),
+        emission_s=median(pieces),
+        frame_s=max(0.0, median(trips)),
+    )

@@ -1,0 +1,165 @@
+"""The settings of a live result, simulated: same prompts' lengths, links, arms and arrivals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from bench.arms import WARM_UP_TOKENS
+from bench.link.spec import LinkSpec
+from bench.records import Cell, LinkRecord, Run
+from bench.sim.acceptance import NEVER, AcceptanceTable, from_counts
+from bench.sim.arms import sim_arm
+from bench.sim.calibrate import CalibrationError, Tables, by_model, calibrate
+from bench.sim.cloud import CloudSpec, core_config
+from bench.sim.scenario import DeviceSpec, Request, Scenario
+from bench.workloads.arrivals import CLOSED
+from device_runtime.engine import DraftLimits
+from wire.limits import ITEM_BYTES
+from wire.messages import Dtype
+
+_NUM_WARM_UP = 3
+_WARM_UP_S = 120.0
+"""Room for the warm-up before the first arrival that counts; time is free here."""
+
+_DTYPES = {"float32": Dtype.FP32, "float16": Dtype.FP16, "bfloat16": Dtype.BF16}
+_CAPACITY_TOKENS, _CONTEXT_TOKENS = 1 << 20, 8192
+_STOP_THRESHOLD = 0.6
+
+
+class LikeError(Exception):
+    """A live result cannot be simulated; the message says why."""
+
+
+def calibrated(runs: Sequence[Run]) -> dict[str, Tables]:
+    """Tables of every model in loopback results, by fingerprint.
+
+    Raises:
+        LikeError: there is nothing to learn from.
+    """
+    cells = by_model([cell for run in runs for cell in run.cells])
+    if not cells:
+        raise LikeError("--calibrate: expected results over --link loopback")
+    try:
+        return {fingerprint: calibrate(some) for fingerprint, some in cells.items()}
+    except CalibrationError as error:
+        raise LikeError(f"--calibrate: {error}") from error
+
+
+def like_scenarios(live: Run, tables: Mapping[str, Tables], seed: int) -> Iterator[Scenario]:
+    """One scenario per setting, arm and pass of a live result.
+
+    Raises:
+        LikeError: an arm or a model that nothing is known of.
+    """
+    for cell in live.cells:
+        known = tables.get(cell.model.fingerprint)
+        if known is None:
+            raise LikeError(f"--calibrate has no {cell.model.name}")
+        if cell.arm in ("cloud-only", "device-only"):
+            # All layers on one side take times that loopback runs of a split do not tell.
+            continue
+        try:
+            yield _scenario(cell, live.cells, known, seed)
+        except KeyError as error:
+            raise LikeError(f"no arm {error} is simulated") from error
+
+
+def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Scenario:
+    arm = sim_arm(cell.arm)
+    acceptance = _acceptance(cell, cells) if arm.drafts == "adapter" else NEVER
+    if not known.has_adapter:
+        arm = replace(arm, device=replace(arm.device, draft_ahead="off"))
+    link = link_spec(cell.link)
+    device = DeviceSpec(known.device, link, known.overheads)
+    return Scenario(
+        arm=arm,
+        setting=cell.setting,
+        model=cell.model,
+        link=cell.link,
+        workload=cell.workload,
+        requests=_requests(cell),
+        devices=(device,) * cell.workload.num_devices,
+        cloud=CloudSpec(
+            step_time=known.cloud,
+            core=core_config(_CAPACITY_TOKENS, _CONTEXT_TOKENS),
+            row_bytes=cell.model.hidden_size * ITEM_BYTES[_DTYPES[cell.model.dtype]],
+            overheads=known.overheads,
+        ),
+        acceptance=acceptance,
+        seed=seed,
+        draft_limits=DraftLimits(_STOP_THRESHOLD, max(1, len(acceptance.right))),
+        num_replicas=cell.num_replicas,
+        is_closed=cell.workload.arrivals == CLOSED,
+        by_segments=cell.link.kind in ("tap", "netem"),
+        num_timelines=1,
+        repeat=cell.repeat,
+        notes=(f"acceptance: {acceptance.source}", "times: calibrated on loopback"),
+    )
+
+
+def link_spec(record: LinkRecord) -> LinkSpec:
+    """The link as asked for, with half of the measured round trip for each way."""
+    measured = record.measured_rtt_s
+    delay_s = record.delay_s if measured is None else measured["p50"] / 2
+    return LinkSpec(
+        uplink_bytes_per_s=None if record.trace else record.uplink_bytes_per_s,
+        downlink_bytes_per_s=None if record.trace else record.downlink_bytes_per_s,
+        delay_s=max(record.delay_s, delay_s - record.jitter_s / 2),
+        jitter_s=record.jitter_s,
+        loss=record.loss,
+        trace=record.trace,
+    )
+
+
+def _requests(cell: Cell) -> tuple[Request, ...]:
+    """Those of the cell, behind each device's warm-up."""
+    is_closed = cell.workload.arrivals == CLOSED
+    counted = [
+        Request(
+            number=r.number,
+            device=r.device,
+            arrival_s=0.0 if is_closed else _WARM_UP_S + r.arrival_s,
+            prompt_tokens=max(1, r.prompt_tokens),
+            output_tokens=max(1, r.output_tokens),
+        )
+        for r in cell.requests
+        if r.error is None
+    ]
+    warm_up = []
+    for device in sorted({request.device for request in counted}):
+        own = [request for request in counted if request.device == device]
+        for turn in range(_NUM_WARM_UP):
+            like = own[turn % len(own)]
+            number = 1_000_000 + _NUM_WARM_UP * device + turn
+            short = min(like.output_tokens, WARM_UP_TOKENS)
+            arrival_s = 0.0 if is_closed else turn * _WARM_UP_S / (_NUM_WARM_UP + 1)
+            warm_up.append(
+                Request(number, device, arrival_s, like.prompt_tokens, short, is_counted=False)
+            )
+    return (*warm_up, *counted)
+
+
+def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
+    """Of all live cells of the model with this arm: from the one with the longest drafts.
+
+    There the policy cut drafts least, so their lengths tell of the draft model. All passes of the
+    setting count.
+    """
+    alike = [c for c in cells if (c.model, c.arm) == (cell.model, cell.arm) and _mean_draft(c)]
+    if not alike:
+        return NEVER
+    longest = max(alike, key=_mean_draft)
+    chosen = [c for c in alike if c.setting == longest.setting]
+    length = max(len(r.drafted_by_position) for c in chosen for r in c.requests)
+    drafted, accepted = [0] * length, [0] * length
+    for each in chosen:
+        for request in each.requests:
+            for index, count in enumerate(request.drafted_by_position):
+                drafted[index] += count
+                accepted[index] += request.accepted_by_position[index]
+    rounds = sum(r.rounds for c in chosen for r in c.requests)
+    return from_counts(rounds, drafted, accepted, f"counted live at {longest.setting}")
+
+
+def _mean_draft(cell: Cell) -> float:
+    rounds = sum(request.rounds for request in cell.requests)
+    return sum(sum(r.drafted_by_position) for r in cell.requests) / rounds if rounds else 0.0

@@ -1,0 +1,122 @@
+"""The middle on vLLM, in its own processes: the same ids as without, whatever happens to them."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_server.server import serve_cloud
+from device_runtime.generation import GenerationRequest
+from tests.support.cloud_client import http_get, until
+from tests.support.reference import Greedy, greedy, load_reference, story_prompts
+from tests.support.stack import (
+    GREEDY,
+    cloud_config,
+    connected_device,
+    gather_bounded,
+    generate_ids,
+    generate_with_stats,
+    running_stack,
+)
+from tests.support.stored_adapters import split_with_adapter
+from tests.support.vllm_engines import BLOCK_TOKENS, PARALLEL, has_vllm
+
+pytestmark = [
+    pytest.mark.skipif(not has_vllm(), reason="needs vLLM: make test-vllm"),
+    pytest.mark.timeout(600),
+]
+
+MODEL = Path(__file__).parents[2] / "models" / "storybook-7m"
+AT_ONCE = 8
+MAX_TOKENS = 48
+STOP_IDS = frozenset({0})
+_DEVICE = {"draft_tokens": 6, "reconnect_timeout_s": 120.0}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the model's adapter: its drafts are refused now and then, which rolls sequences back."""
+    folder = tmp_path_factory.mktemp("vllm") / "split"
+    return split_with_adapter(MODEL, folder, MODEL.with_name("storybook-7m-adapter"))
+
+
+@pytest.fixture(scope="module")
+def stories() -> list[tuple[list[int], Greedy]]:
+    """Prompts and what the unsplit model makes of them."""
+    model = load_reference(MODEL)
+    prompts = story_prompts(AT_ONCE, MODEL)
+    return [(prompt, greedy(model, prompt, MAX_TOKENS)) for prompt in prompts]
+
+
+def _settings(name: str) -> dict[str, Any]:
+    parallel = PARALLEL[name]
+    return {
+        "engine": "vllm",
+        "threads": None,
+        "tensor_parallel_size": parallel.tensor,
+        "pipeline_parallel_size": parallel.pipeline,
+        "capacity_tokens": 64 * BLOCK_TOKENS,
+        "max_context_tokens": 256,
+        "vllm_args": json.dumps({"enforce_eager": True, "block_size": BLOCK_TOKENS}),
+    }
+
+
+def _request(prompt: list[int], max_tokens: int = MAX_TOKENS) -> GenerationRequest:
+    return GenerationRequest(prompt, max_tokens, GREEDY, STOP_IDS)
+
+
+def _metrics(page: str) -> Mapping[str, float]:
+    lines = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
+
+
+def test_the_torch_engine_says_what_the_unsplit_model_says(bundles, stories):
+    async def main() -> list[list[int]]:
+        async with running_stack(bundles, _DEVICE) as stack:
+            calls = [partial(generate_ids, stack.runtime, _request(p)) for p, _ in stories]
+            return await gather_bounded(calls, AT_ONCE)
+
+    assert asyncio.run(main()) == [list(reference.ids) for _, reference in stories]
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles, stories, name):
+    expected = [list(reference.ids) for _, reference in stories]
+    requests = [_request(prompt) for prompt, _ in stories]
+
+    async def main() -> None:
+        async with (
+            serve_cloud(cloud_config(bundles, _settings(name))) as cloud,
+            connected_device(bundles, cloud.url, _DEVICE) as device,
+        ):
+            assert cloud.daemon is not None
+            calls = [partial(generate_with_stats, device.runtime, each) for each in requests]
+            came = await gather_bounded(calls, AT_ONCE)
+            assert [ids for ids, _ in came] == expected
+            rolled_back = sum(s.num_drafted_tokens - s.num_accepted_tokens for _, s in came)
+            assert rolled_back > 0, "drafts were refused"
+
+            streams = [asyncio.ensure_future(call()) for call in calls]
+            await until(lambda: cloud.daemon.figures().num_running_sessions > 0)
+            (worker, *_) = [p for p in multiprocessing.active_children() if "Worker" in p.name]
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            again = await asyncio.gather(*streams)
+            assert [ids for ids, _ in again] == expected
+            assert sum(stats.num_recoveries for _, stats in again) > 0
+
+            assert (await http_get(cloud.http_url + "/ready"))[0] == 200
+            page = _metrics((await http_get(cloud.http_url + "/metrics"))[1])
+            assert page["hat_cloud_engine_restarts_total"] == 1
+            assert page["hat_cloud_step_seconds_count"] > 0
+            assert page["hat_cloud_kv_cache_capacity_tokens"] == 64 * BLOCK_TOKENS
+
+    asyncio.run(main())
+    left = [p for p in multiprocessing.active_children() if "Worker" in p.name]
+    assert left == [], "the cloud's end is its workers' end"

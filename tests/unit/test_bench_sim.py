@@ -1,0 +1,233 @@
+"""The simulated cloud and devices: pipelines, balance, tables, and the same bytes every time."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from msgspec import structs
+
+from bench.link.spec import LinkSpec, link_text
+from bench.measures import accept_length
+from bench.receipts import simulation_receipt
+from bench.records import LinkRecord, Run, read_run
+from bench.sim.acceptance import AcceptanceTable
+from bench.sim.hardware import A6000, VICUNA_7B, RooflineStep, device_times
+from bench.sim.large_models import Load
+from bench.sim.like import LikeError, calibrated, like_scenarios
+from bench.sim.like_table import lines, medians
+from bench.sim.medusa import heads_for
+from bench.sim.run import simulate
+from bench.sim.scenario import Scenario
+from bench.sim.times import Overheads
+from hat.commands.bench_sim import sim
+from tests.support.bench_sim_scenarios import cloud, scenario, with_replicas
+
+_RATHER_BUSY = tuple((0.002 * number, 100, 10) for number in range(12))
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    written = []
+    for hash_seed in ("1", "2"):
+        out = tmp_path / f"{hash_seed}.json"
+        command = [sys.executable, "-m", "hat", "bench", "sim", "--scale", "--num-devices", "12"]
+        subprocess.run(
+            [*command, "--out", str(out)],
+            check=True,
+            capture_output=True,
+            env={"PYTHONHASHSEED": hash_seed, "PATH": "/usr/bin:/bin"},
+        )
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+    assert len(written[0]) > 10_000
+
+
+def test_another_seed_gives_other_times() -> None:
+    first, second = (simulate(scenario(seed=seed)) for seed in (0, 1))
+    assert first.requests[0].emissions != second.requests[0].emissions
+
+
+def test_a_pipeline_keeps_its_stages_busy() -> None:
+    one = scenario("hat-no-speculation", _RATHER_BUSY, num_devices=12)
+    ends = [last_end(with_replicas(one, 1, num_stages)) for num_stages in (1, 4)]
+    assert ends[1] < ends[0]
+
+
+def test_a_lone_request_gains_nothing_from_stages() -> None:
+    one = scenario("u-shape")
+    hand_overs_s = 3 * 0.0001
+    alone, piped = (simulate(with_replicas(one, 1, n)).cloud_step_s for n in (1, 4))
+    assert piped == pytest.approx([step_s + hand_overs_s for step_s in alone], abs=1e-8)
+
+
+def last_end(one: Scenario) -> float:
+    return max(r.arrival_s + r.emissions[-1][0] for r in simulate(one).requests)
+
+
+def test_devices_are_shared_out_to_the_least_loaded_cloud() -> None:
+    busy = scenario("u-shape", _RATHER_BUSY, num_devices=12)
+    few, many = (len(simulate(with_replicas(busy, n, 1)).cloud_step_s) for n in (1, 3))
+    # Three clouds batch less, so they take more steps in all, and each request is sooner done.
+    assert many > few
+    assert last_end(with_replicas(busy, 3, 1)) < last_end(with_replicas(busy, 1, 1))
+
+
+def test_a_cloud_without_room_makes_requests_wait_and_then_serves_them() -> None:
+    one = replace(scenario("hat", _RATHER_BUSY, 12), cloud=cloud(capacity_tokens=250))
+    records = simulate(one).requests
+    assert [record.error for record in records] == [None] * 12
+    assert max(record.emissions[0][0] for record in records) > 0.5
+
+
+def test_a_prompt_that_can_never_fit_fails() -> None:
+    one = replace(scenario("hat", ((0.0, 300, 5),)), cloud=cloud(capacity_tokens=250))
+    (record,) = simulate(one).requests
+    assert record.error == "unavailable"
+    assert record.emissions == []
+
+
+def test_drafts_that_are_always_right_bring_several_tokens_a_round() -> None:
+    right = AcceptanceTable((1.0,), (1.0,), (1.0,))
+    one = replace(scenario("hat", ((0.0, 20, 200),)), acceptance=right)
+    length = accept_length(simulate(one).requests)
+    assert length is not None
+    assert length > 3
+
+
+def test_parallel_drafting_is_used_where_drafts_are_right_and_the_way_is_long() -> None:
+    right = AcceptanceTable((1.0,), (1.0,), (1.0,), bonus=(1.0, 0.0))
+    link = replace(scenario().devices[0].link, delay_s=0.05)
+    asked = ((0.0, 20, 300),)
+    with_it, without = (
+        last_end(replace(scenario(arm, asked, link=link), acceptance=right))
+        for arm in ("hat", "hat-no-ahead")
+    )
+    assert with_it < without
+
+
+def test_a_tree_costs_its_rows_and_brings_its_heads() -> None:
+    one = scenario("u-medusa", ((0.0, 20, 400),))
+    (record,) = simulate(one).requests
+    # Of the last rounds' trees little is sent, since little is left to decide.
+    assert len(record.drafted_by_position) == 20
+    assert min(record.drafted_by_position) > record.rounds - 20
+    length = accept_length([record])
+    assert length == pytest.approx(1 + 0.6 + 0.6 * 0.5, abs=0.15)
+    assert sum(heads_for(1.89, 4)[0] ** (i + 1) for i in range(4)) == pytest.approx(0.89)
+
+
+def test_all_prompt_rows_come_back_only_where_asked_for() -> None:
+    plain = scenario("u-shape", ((0.0, 500, 1),))
+    all_rows = replace(plain, arm=replace(plain.arm, returns_all_rows=True))
+    few, many = (simulate(one).requests[0].bytes_down for one in (plain, all_rows))
+    assert many - few == 499 * 512
+
+
+def test_a_timeline_has_all_four_lanes() -> None:
+    (record,) = simulate(replace(scenario(), num_timelines=1)).requests
+    assert {span.lane for span in record.spans} == {"device", "uplink", "cloud", "downlink"}
+    assert all(span.start_s <= span.end_s for span in record.spans)
+
+
+def test_a_roofline_step_is_bound_by_reading_then_by_multiplying() -> None:
+    step = RooflineStep(A6000, VICUNA_7B, 30, 4)
+    one, few, many = (step.seconds(n, 0.0, 0.0) for n in (1, 8, 4096))
+    assert one == few
+    # 12.1 GB at 576 GB/s, and a millisecond per stage.
+    assert one == pytest.approx(0.025, abs=0.001)
+    assert many > 5 * one
+    assert device_times(A6000, VICUNA_7B).draft_step_s < one
+
+
+def test_slower_modes_change_every_few_requests() -> None:
+    asked = tuple((2.0 * number, 50, 4) for number in range(10))
+    one = scenario("u-shape", asked)
+    slow = replace(one, devices=tuple(replace(d, modes=(3.0, 3.5)) for d in one.devices))
+    fast_s, slow_s = (
+        [record.seconds["input"] for record in simulate(s).requests] for s in (one, slow)
+    )
+    assert all(late > 2 * soon for soon, late in zip(fast_s, slow_s, strict=True))
+
+
+def test_requests_of_a_load_go_round_the_devices_within_the_context() -> None:
+    load = Load("cnn-dm", "poisson", 4.0, 50, 7, 16, 900, 3)
+    requests = load.requests()
+    assert [request.device for request in requests[:8]] == [0, 1, 2, 3, 4, 5, 6, 0]
+    assert max(request.prompt_tokens for request in requests) == 900
+
+
+def as_live(scenarios: list[Scenario], kind: str) -> Run:
+    """A run as if measured: simulated cells, told of as a link of this kind."""
+    cells = []
+    for one in scenarios:
+        spec = one.devices[0].link
+        link = LinkRecord(
+            kind=kind,
+            uplink_bytes_per_s=spec.uplink_bytes_per_s,
+            downlink_bytes_per_s=spec.downlink_bytes_per_s,
+            delay_s=spec.delay_s,
+            measured_rtt_s={"p50": 2 * spec.delay_s},
+        )
+        cell = simulate(one)
+        workload = structs.replace(cell.workload, arrivals="closed")
+        cells.append(structs.replace(cell, link=link, workload=workload))
+    return Run(kind="live", receipt=simulation_receipt(["test"], 0), cells=cells)
+
+
+def closed(arm: str, prompt_tokens: int, link: LinkSpec) -> Scenario:
+    """Requests one after another, of a made-up program with made-up overheads."""
+    one = scenario(arm, ((0.0, prompt_tokens, 40),) * 6, link=link)
+    overheads = Overheads(request_s=0.002, emission_s=0.0001, frame_s=0.001)
+    return replace(
+        one,
+        is_closed=True,
+        setting=f"{prompt_tokens} over {link_text(link)}",
+        cloud=replace(one.cloud, overheads=overheads),
+        devices=tuple(replace(device, overheads=overheads) for device in one.devices),
+    )
+
+
+def test_what_is_learned_on_loopback_gives_the_medians_of_a_shaped_link() -> None:
+    loopback = [
+        closed(arm, length, LinkSpec()) for arm in ("u-shape", "hat") for length in (20, 100, 300)
+    ]
+    shaped = [
+        closed(arm, 200, LinkSpec(5e5, 1e6, delay_s=0.02)) for arm in ("u-shape", "hat-no-ahead")
+    ]
+    live, tables = as_live(shaped, "tcp"), calibrated([as_live(loopback, "loopback")])
+    again = [simulate(one) for one in like_scenarios(live, tables, 3)]
+    assert [len(cell.requests) for cell in again] == [6, 6]
+    for measured, computed in zip(live.cells, again, strict=True):
+        for of_live, of_sim in zip(medians([measured]), medians([computed]), strict=True):
+            assert of_sim == pytest.approx(of_live, rel=0.15)
+    assert len(lines(live.cells, again)) == 4
+
+
+def test_a_model_without_a_loopback_run_is_refused_by_name() -> None:
+    loopback = as_live([closed(arm, 20, LinkSpec()) for arm in ("u-shape", "hat")], "loopback")
+    other = structs.replace(loopback.cells[0].model, fingerprint="another", name="another model")
+    live = structs.replace(loopback, cells=[structs.replace(loopback.cells[0], model=other)])
+    with pytest.raises(LikeError, match="no another model"):
+        list(like_scenarios(live, calibrated([loopback]), 0))
+    with pytest.raises(LikeError, match="loopback"):
+        calibrated([as_live([closed("u-shape", 20, LinkSpec())], "tcp")])
+
+
+def test_one_kind_of_simulation_is_asked_for_at_a_time(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out.json")]
+    for flags in ([], ["--paper", "--scale"], ["--like", "missing.json"]):
+        assert CliRunner().invoke(sim, [*flags, *out]).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_papers_tables_name_every_arm(tmp_path: Path) -> None:
+    out = tmp_path / "paper.json"
+    result = CliRunner().invoke(
+        sim, ["--paper", "--num-requests", "1", "--out", str(out)], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    for name in ("u-shape+all-rows", "u-sarathi", "u-medusa", "hat-paper", "TBT SD+PC+PD"):
+        assert name in result.output
+    assert read_run(out).kind == "sim"
