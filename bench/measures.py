@@ -69,19 +69,13 @@ def acceptance_by_position(requests: Sequence[RequestRecord]) -> list[float]:
 
 
 def bytes_up_per_token(requests: Sequence[RequestRecord]) -> float | None:
-    """Bytes sent by the device over tokens of prompts and answers: each goes up once, if at all.
-
-    What was drafted in vain is the excess. None without a token.
-    """
-    tokens = sum(request.prompt_tokens + request.output_tokens for request in requests)
+    """Bytes sent by the device, the prompt's included, over tokens of answers; None without one."""
+    tokens = sum(request.output_tokens for request in requests)
     return sum(request.bytes_up for request in requests) / tokens if tokens else None
 
 
 def bytes_down_per_token(requests: Sequence[RequestRecord]) -> float | None:
-    """Bytes that came to the device over tokens of answers: prompts send nothing back but a row.
-
-    None without a token.
-    """
+    """Bytes that came to the device over tokens of answers; None without one."""
     tokens = sum(request.output_tokens for request in requests)
     return sum(request.bytes_down for request in requests) / tokens if tokens else None
 

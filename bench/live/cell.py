@@ -57,10 +57,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """Requests by number, and the cloud's steps of that time as `(tokens, seconds)`."""
+    """Requests by number, the cloud's steps of that time as `(tokens, seconds)`, and its engine."""
 
     requests: list[RequestRecord]
     steps: list[tuple[int, float]]
+    engine: str
 
 
 async def run_cell(fleet: Fleet, arm: Arm, load: Load, on_answer: Callable[[], None]) -> CellResult:
@@ -93,7 +94,8 @@ async def run_cell(fleet: Fleet, arm: Arm, load: Load, on_answer: Callable[[], N
         for step in cloud.steps
         if begin_unix_s <= step.ended_unix_s <= end_unix_s
     ]
-    return CellResult(sorted(requests, key=lambda record: record.number), steps)
+    in_order = sorted(requests, key=lambda record: record.number)
+    return CellResult(in_order, steps, str(devices.clouds[0].engine))
 
 
 class _Client:

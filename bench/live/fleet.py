@@ -12,7 +12,7 @@ from typing import Any
 from bench.arms import Arm
 from bench.link.shaped_link import ShapedLink
 from bench.live.processes import Child, Command, first_of
-from bench.live.steps import LoggedStep, logged_step, says_ready
+from bench.live.steps import LoggedStep, loaded_engine, logged_step
 
 _START_S = 120.0
 
@@ -50,10 +50,11 @@ def shared_cores() -> Cores:
 
 @dataclass(slots=True)
 class Cloud:
-    """A running `hat cloud`, its port, and the steps it has logged."""
+    """A running `hat cloud`, its port, and what it has logged: its engine and the steps."""
 
     port: int
     child: Child | None = None
+    engine: str | None = None
     steps: list[LoggedStep] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -62,7 +63,8 @@ class Cloud:
         step = logged_step(line)
         if step is not None:
             self.steps.append(step)
-        elif says_ready(line):
+        elif self.engine is None and (engine := loaded_engine(line)) is not None:
+            self.engine = engine
             self.ready.set()
 
 
@@ -153,7 +155,7 @@ class Fleet:
         flags = {
             "host": link.bind_host if in_cloud else "127.0.0.1",
             "port": cloud.port,
-            "device": "cpu",
+            "device": "auto" if in_cloud else "cpu",
             "threads": num_threads,
             "log_level": "debug",
             "log_format": "json",

@@ -19,13 +19,15 @@ MOST_WHOLE_MODELS = 8
 """Devices that run the whole model in one run: each is a torch of its own, 260 MB when idle."""
 
 _NUM_TIMELINES = 1
-_NUM_WARM_UP = 3
-"""Answers before the first that counts: a device's estimates of link and cloud need some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Which prompts come when, for how long an answer. `num_requests` are over all devices."""
+    """Which prompts come when, for how long an answer. `num_requests` are over all devices.
+
+    Each device answers `num_warm_up` requests before the first that counts: its estimates of link
+    and cloud need some.
+    """
 
     prompts: str = "tinystories"
     num_devices: int = 1
@@ -34,6 +36,7 @@ class Workload:
     temperature: float = 0.0
     arrivals: str = CLOSED
     requests_per_s: float | None = None
+    num_warm_up: int = 3
 
     def record(self) -> WorkloadRecord:
         """As results keep it."""
@@ -148,5 +151,5 @@ def load_of(setting: Setting, seed: int) -> Load:
         temperature=asked.temperature,
         seed=seed,
         timelines=range(_NUM_TIMELINES),
-        num_warm_up=_NUM_WARM_UP,
+        num_warm_up=asked.num_warm_up,
     )

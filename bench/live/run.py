@@ -83,7 +83,12 @@ class _SettingRun:
             requests=result.requests,
             cloud_step_s=[seconds for _, seconds in result.steps],
             cloud_step_tokens=[num_tokens for num_tokens, _ in result.steps],
-            notes=[*arm.notes, self._cores.note, *_relay_notes(relay)],
+            notes=[
+                *arm.notes,
+                f"middle layers: {result.engine}",
+                self._cores.note,
+                *_relay_notes(relay),
+            ],
         )
 
 

@@ -34,10 +34,12 @@ def logged_step(line: bytes) -> LoggedStep | None:
     return LoggedStep(message.time.timestamp(), int(num_tokens), float(seconds))
 
 
-def says_ready(line: bytes) -> bool:
-    """Whether a line of the cloud's log says that the model is loaded."""
+def loaded_engine(line: bytes) -> str | None:
+    """The engine that a line of the cloud's log describes, in the line that says it is loaded."""
     message = _decoded(line)
-    return message is not None and message.message.startswith("serving ")
+    if message is None or not message.message.startswith("serving "):
+        return None
+    return message.message.split("; ")[1] if "; " in message.message else "unknown"
 
 
 def _decoded(line: bytes) -> _LogLine | None:

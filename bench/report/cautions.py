@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.records import LinkRecord
+from bench.records import LinkRecord, Receipt
 from bench.report.groups import LIVE, Group, Source
 from bench.report.same_text import agreements
 from bench.report.side_by_side import paper_rows
@@ -61,21 +61,27 @@ def _of_paper(sources: Sequence[Source]) -> Iterator[Caution]:
 
 
 def _of_sources(sources: Sequence[Source]) -> Iterator[Caution]:
-    for source in sources:
-        receipt, anchor = source.run.receipt, f"source-{source.number}"
-        name = source.path.name
-        if receipt.commit.endswith("-dirty"):
-            text = f"{name}: measured with changes that are not in commit {receipt.commit[:-6]}."
-            yield Caution(text, False, anchor)
-        elif " " in receipt.commit:
-            yield Caution(f"{name}: the commit is not known ({receipt.commit}).", False, anchor)
-        load = receipt.load_average
-        if load is not None and load > QUIET_LOAD_PER_CORE * receipt.num_cores:
-            text = f"{name}: other programs ran at the same time (load average {load:.1f} on "
-            text += f"{receipt.num_cores} cores before it began); times are upper bounds."
-            yield Caution(text, False, anchor)
-    if len({source.run.receipt.commit.removesuffix("-dirty") for source in sources}) > 1:
+    commits = {source.number: source.run.receipt.commit for source in sources}
+    if dirty := [source for source in sources if commits[source.number].endswith("-dirty")]:
+        yield _of_files(dirty, "measured with changes that are not in the commit.")
+    if unknown := [source for source in sources if " " in commits[source.number]]:
+        yield _of_files(unknown, "the commit is not known.")
+    if loaded := [source for source in sources if _is_loaded(source.run.receipt)]:
+        loads = ", ".join(f"{source.run.receipt.load_average:.1f}" for source in loaded)
+        text = f"other programs ran at the same time (load average {loads} before it began); "
+        yield _of_files(loaded, f"{text}times are upper bounds.")
+    if len({commit.removesuffix("-dirty") for commit in commits.values()}) > 1:
         yield Caution("The files were made by different commits.", False, "receipts")
+
+
+def _of_files(sources: Sequence[Source], text: str) -> Caution:
+    names = ", ".join(source.path.name for source in sources)
+    return Caution(f"{names}: {text}", False, f"source-{sources[0].number}")
+
+
+def _is_loaded(receipt: Receipt) -> bool:
+    load = receipt.load_average
+    return load is not None and load > QUIET_LOAD_PER_CORE * receipt.num_cores
 
 
 def _of_links(groups: Sequence[Group]) -> Iterator[Caution]:

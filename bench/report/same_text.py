@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.report.groups import ArmResult, Group
+from bench.report.groups import LIVE, ArmResult, Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,14 @@ class Agreement:
 
 
 def agreements(group: Group) -> dict[str, Agreement]:
-    """By arm, the reference itself left out; empty when texts were sampled or one arm was run.
+    """By arm, the reference itself left out; empty when there is nothing to compare.
+
+    Sampled texts are not compared, nor are those of a simulation, which has none.
 
     The reference is the first arm with an answer. Arms without an answer of the same number in
     the same pass are left out.
     """
-    if group.workload.temperature > 0:
+    if group.workload.temperature > 0 or group.kind != LIVE:
         return {}
     reference = next((result for result in group.arms if result.answered), None)
     if reference is None:

@@ -7,7 +7,7 @@ from bench.arms import WARM_UP_TOKENS
 from bench.link.spec import LinkSpec
 from bench.records import Cell, LinkRecord, Run
 from bench.sim.acceptance import NEVER, AcceptanceTable, from_counts
-from bench.sim.arms import sim_arm
+from bench.sim.arms import MEDUSA, sim_arm
 from bench.sim.calibrate import CalibrationError, Tables, by_model, calibrate
 from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
@@ -17,12 +17,20 @@ from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 
 _NUM_WARM_UP = 3
+
+_NUM_COPIES = 6
+"""Of closed cells' requests: acceptance is drawn, and a median of few draws would say little."""
+
 _WARM_UP_S = 120.0
 """Room for the warm-up before the first arrival that counts; time is free here."""
 
 _DTYPES = {"float32": Dtype.FP32, "float16": Dtype.FP16, "bfloat16": Dtype.BF16}
 _CAPACITY_TOKENS, _CONTEXT_TOKENS = 1 << 20, 8192
 _STOP_THRESHOLD = 0.6
+
+
+_NOT_LEARNED = ("cloud-only", "device-only", MEDUSA)
+"""All layers on one side, and heads, take times that loopback runs of a split do not tell."""
 
 
 class LikeError(Exception):
@@ -54,8 +62,10 @@ def like_scenarios(live: Run, tables: Mapping[str, Tables], seed: int) -> Iterat
         known = tables.get(cell.model.fingerprint)
         if known is None:
             raise LikeError(f"--calibrate has no {cell.model.name}")
-        if cell.arm in ("cloud-only", "device-only"):
-            # All layers on one side take times that loopback runs of a split do not tell.
+        if cell.arm in _NOT_LEARNED:
+            continue
+        if cell.link.kind == "loopback":
+            # What is calibrated on is not compared.
             continue
         try:
             yield _scenario(cell, live.cells, known, seed)
@@ -111,7 +121,7 @@ def link_spec(record: LinkRecord) -> LinkSpec:
 
 
 def _requests(cell: Cell) -> tuple[Request, ...]:
-    """Those of the cell, behind each device's warm-up."""
+    """Those of the cell, several times over, behind each device's warm-up."""
     is_closed = cell.workload.arrivals == CLOSED
     counted = [
         Request(
@@ -135,7 +145,14 @@ def _requests(cell: Cell) -> tuple[Request, ...]:
             warm_up.append(
                 Request(number, device, arrival_s, like.prompt_tokens, short, is_counted=False)
             )
-    return (*warm_up, *counted)
+    num_copies = _NUM_COPIES if is_closed else 1
+    step = 1 + max(request.number for request in counted)
+    copies = [
+        replace(request, number=request.number + copy * step)
+        for copy in range(num_copies)
+        for request in counted
+    ]
+    return (*warm_up, *copies)
 
 
 def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:

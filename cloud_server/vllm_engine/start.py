@@ -34,6 +34,7 @@ class StartedEngine:
     """An engine with its processes; `close` ends them."""
 
     engine: VllmMiddleEngine
+    workers: "ProcessWorkers"
     facts: list[WorkerFacts]
     version: str
     close: Callable[[], None]
@@ -68,6 +69,14 @@ class ProcessWorkers:
         )
         return _WatchedAnswer(future, self)
 
+    def model_s(self) -> float:
+        """Seconds of the last step inside the last stage's model call, its rows' way to the host
+        included."""
+        seconds: float = self._executor.collective_rpc(
+            "hat_model_s", unique_reply_rank=self._reply_rank
+        )
+        return seconds
+
     def note_failure(self, error: Exception) -> None:
         """A step raised; nothing more is to be expected of workers that shared it."""
         if not self._is_alone or isinstance(error, TimeoutError):
@@ -100,7 +109,8 @@ def start_engine(
         ConfigError: vLLM is missing, of another release, or refuses the model or the settings.
     """
     version = installed_version()
-    _set_environment(shape)
+    num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
+    _set_environment(shape, num_workers // config.nnodes)
     arguments = engine_arguments(folder, config, shape.max_context_tokens, shape.max_step_tokens)
     if kv_memory_bytes is not None:
         arguments["kv_cache_memory_bytes"] = kv_memory_bytes
@@ -118,7 +128,7 @@ def start_engine(
         )
         engine = VllmMiddleEngine(workers, shape, _cache(facts, config, shape))
         undo.pop_all()
-    return StartedEngine(engine, facts, version, core.shutdown)
+    return StartedEngine(engine, workers, facts, version, core.shutdown)
 
 
 def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) -> PagedCache:
@@ -150,7 +160,7 @@ def _engine_core(arguments: dict[str, Any]) -> Any:
         raise ConfigError(f"engine vllm did not start: {_first_line(error)}") from error
 
 
-def _set_environment(shape: EngineShape) -> None:
+def _set_environment(shape: EngineShape, num_workers: int) -> None:
     """What vLLM reads from the environment, in this process and in its workers."""
     step_bytes = shape.max_step_tokens * shape.hidden_size * ITEM_BYTES[shape.dtype]
     # A step's rows go through a shared ring; larger ones would take a socket.
@@ -166,6 +176,16 @@ def _set_environment(shape: EngineShape) -> None:
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
     }.items():
         os.environ.setdefault(name, value)
+    if num_workers > 1 and _vllm("vllm.platforms").current_platform.is_cpu():
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", _core_shares(num_workers))
+
+
+def _core_shares(num_workers: int) -> str:
+    """This machine's cores dealt out to workers on CPUs; vLLM would want a NUMA node for each."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // num_workers)
+    starts = [index * share % len(cores) for index in range(num_workers)]
+    return "|".join(",".join(map(str, cores[start : start + share])) for start in starts)
 
 
 def _vllm(name: str) -> Any:

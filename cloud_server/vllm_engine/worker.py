@@ -8,6 +8,7 @@ if the installed release has them.
 import functools
 import inspect
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ class HatWorkerExtension:
 
     model_runner: Any
     vllm_config: Any
+    _hat_model_s = 0.0
 
     def hat_facts(self) -> WorkerFacts:
         """What this worker is; called once, before the first step.
@@ -69,6 +71,7 @@ class HatWorkerExtension:
             received = stages.recv_tensor_dict(all_gather_group=get_tp_group())
             partial = IntermediateTensors(received)
         slots_by_layer = _slots_by_layer(slots_there, runner.kv_cache_config)
+        started_s = time.perf_counter()
         with set_forward_context(
             metadata, self.vllm_config, num_tokens=len(positions), slot_mapping=slots_by_layer
         ):
@@ -81,7 +84,13 @@ class HatWorkerExtension:
         if not stages.is_last_rank:
             stages.send_tensor_dict(out.tensors, all_gather_group=get_tp_group())
             return None
-        return _as_numbers(out if len(plan.wanted) == len(out) else out[_on(plan.wanted, device)])
+        answer = _as_numbers(out if len(plan.wanted) == len(out) else out[_on(plan.wanted, device)])
+        self._hat_model_s = time.perf_counter() - started_s
+        return answer
+
+    def hat_model_s(self) -> float:
+        """Seconds of the last step from the model's call to its rows on the host."""
+        return self._hat_model_s
 
     def _hat_caches(self) -> list[torch.Tensor]:
         """The KV cache of every layer of this stage."""

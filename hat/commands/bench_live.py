@@ -80,6 +80,13 @@ texts; if they do not, the results are written all the same and the command fail
     help="Requests of each arm and pass, over all devices.  [default: 8]",
 )
 @click.option(
+    "--warm-up",
+    type=click.IntRange(min=0),
+    default=3,
+    metavar="N",
+    help="Requests of each device that are not counted, before the others.  [default: 3]",
+)
+@click.option(
     "--max-tokens",
     type=click.IntRange(min=1),
     default=48,
@@ -207,6 +214,7 @@ def _workload(parameters: dict[str, Any]) -> "Workload":
         temperature=parameters["temperature"],
         arrivals=parameters["arrivals"],
         requests_per_s=parameters["rate"],
+        num_warm_up=parameters["warm_up"],
     )
 
 

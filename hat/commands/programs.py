@@ -1,16 +1,20 @@
 """`hat cloud` and `hat device`: read the settings, then run the program."""
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
+from cloud_server.errors import ConfigError
+from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 from hat.options import config_file, flags_of, settings_options, show_notes
 from hat.print_config import as_toml
 from hat.programs import cloud_program, device_program
 from hat.setting_sources import Sources, load
-from hat.settings import C, Program
+from hat.settings import C, Given, Program, Resolved
 
 _EPILOG = """
 \b
@@ -25,7 +29,8 @@ it in a file, or in {variables}. Token counts may be written 32k (32,000) or 32K
 """
 
 _CLOUD_EXAMPLES = """hat cloud llama-8b/cloud
-  hat cloud llama-8b/cloud --host 0.0.0.0 --secret-file secret"""
+  hat cloud llama-8b/cloud --host 0.0.0.0 --secret-file secret
+  hat cloud --self-test                # does this installation compute what it should?"""
 
 _DEVICE_EXAMPLES = """hat device llama-8b/device
   hat device llama-8b/device --cloud ws://gpu-server:7700 --secret-file secret"""
@@ -37,11 +42,18 @@ def _epilog(name: str, examples: str, variables: str) -> str:
 
 @click.command(epilog=_epilog("cloud", _CLOUD_EXAMPLES, "HAT_SECRET"))
 @settings_options(cloud_program())
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Check and time this installation with these settings, and exit; BUNDLE may be left out.",
+)
 def cloud(**parameters: Any) -> int:
     """Serve the middle layers to devices.
 
     BUNDLE is the cloud/ folder that `hat split` wrote.
     """
+    if parameters["self_test"]:
+        return _self_test(parameters)
     config = _settings(cloud_program(), parameters)
     if config is None:
         return 0
@@ -69,12 +81,34 @@ def device(**parameters: Any) -> int:
         return run(config)
 
 
+def _self_test(parameters: dict[str, Any]) -> int:
+    """Without BUNDLE random models are made, so that it is not missing here."""
+    resolved = _resolved(cloud_program(), parameters)
+    if resolved is None:
+        return 0
+    given = {"bundle": Given(Path(), "--self-test"), **resolved.given}
+    config = replace(resolved, given=given).config()
+    try:
+        with extras_explained():
+            from hat.self_test.run import self_test
+
+            return self_test(config, "bundle" in resolved.given, click.echo)
+    except ConfigError as error:
+        raise CommandError(str(error)) from error
+
+
 def _settings(program: Program[C], parameters: dict[str, Any]) -> C | None:
     """The configuration, or None once it has been printed."""
+    resolved = _resolved(program, parameters)
+    return None if resolved is None else resolved.config()
+
+
+def _resolved(program: Program[C], parameters: dict[str, Any]) -> Resolved[C] | None:
+    """The settings that were given, or None once they have been printed."""
     flags = flags_of(program, parameters)
     resolved = load(program, Sources(flags, os.environ, config_file(parameters)))
     show_notes(resolved)
     if parameters["print_config"]:
         click.echo(as_toml(resolved))
         return None
-    return resolved.config()
+    return resolved

@@ -207,7 +207,7 @@ def test_a_batch_equals_its_items_one_by_one(engine):
         before = random_rows(engine, num_past, seed=index)
         rows = random_rows(engine, size, seed=100 + index)
         for results in (alone, together):
-            sequence = engine.open(400)
+            sequence = engine.open(384)
             if num_past:
                 run_one(engine, sequence, 0, before, Want.NONE)
             results.append(StepItem(sequence, num_past, rows, want))

@@ -63,6 +63,7 @@ def test_every_token_has_a_time(cells: dict[str, Cell]) -> None:
 def test_figures_of_the_link_the_cloud_and_the_rounds_are_beside(cells: dict[str, Cell]) -> None:
     for cell in cells.values():
         assert cell.link.kind == "tcp"
+        assert any("torch" in note for note in cell.notes)
         assert cell.link.measured_rtt_s is not None
         assert cell.link.measured_rtt_s["p50"] >= 2 * cell.link.delay_s
         assert len(cell.cloud_step_s) == len(cell.cloud_step_tokens) > 0

@@ -50,7 +50,11 @@ def test_calls_come_in_the_order_of_their_times_and_equal_ones_as_asked(
     kernel = Kernel()
     seen: list[tuple[float, int]] = []
     for number, delay_s in enumerate(delays):
-        kernel.after(delay_s, lambda number=number: seen.append((kernel.now, number)))
+
+        def see(number: int = number) -> None:
+            seen.append((kernel.now, number))
+
+        kernel.after(delay_s, see)
     kernel.run()
     assert seen == sorted((delay_s, number) for number, delay_s in enumerate(delays))
 

@@ -20,7 +20,10 @@ from tests.support.cloud_core import (
 )
 from tests.support.cloud_model import CloudModel, Running, Sequence
 from wire.errors import FaultCode
-from wire.messages import Close, Opened, Want, Welcome
+from wire.messages import Close, Fault, Opened, Want, Welcome
+
+RESTART_S = 7.0
+"""What a device is told of an engine that is being loaded again."""
 
 
 class CloudMachine(CloudModel, RuleBasedStateMachine):
@@ -34,6 +37,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         self.unnamed = []
         self.steps: list[tuple[Step, list[Running]]] = []
         self.num_rows_made = 0
+        self.is_restarting = False
         for _ in range(2):
             self.connect()
         for key, connection in ((1, 1), (2, 1), (3, 2)):
@@ -57,6 +61,13 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         number = self.cloud.devices[connection].next_session
         known = self.sequences.get(key)
         answers = self.cloud.send(connection, opening(number, key, max_tokens))
+        if self.is_restarting:
+            assert known is None
+            (fault,) = answers
+            assert isinstance(fault, Fault)
+            assert (fault.code, fault.session) == (FaultCode.INTERNAL, number)
+            assert fault.retry_after_s == RESTART_S
+            return
         if known is not None:
             self.expect_moved(known)
             if known.max_tokens == max_tokens:
@@ -228,6 +239,33 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         for victim in victims:
             victim.num_in_steps = 0
             self.drop(victim)
+
+    @precondition(lambda self: not self.is_restarting)
+    @rule(chance=st.integers(0, 3))
+    def lose_engine(self, chance: int) -> None:
+        """Every session is over, with or without a step or a socket; credit comes back."""
+        if chance:
+            return
+        ended = [(s.connection, s.number) for s in self.attached()]
+        self.cloud.lose_engine(RESTART_S)
+        self.is_restarting = True
+        self.steps.clear()
+        self.unnamed.clear()
+        for sequence in list(self.sequences.values()):
+            sequence.num_in_steps = 0
+            self.drop(sequence)
+        for connection, number in ended:
+            assert connection is not None
+            assert self.fault_of(self.cloud.inbox[connection], number) is FaultCode.INTERNAL
+        for connection in self.cloud.devices:
+            self.cloud.received(connection)
+        assert not self.cloud.core.has_work
+
+    @precondition(lambda self: self.is_restarting)
+    @rule()
+    def engine_ready(self) -> None:
+        self.cloud.core.engine_ready()
+        self.is_restarting = False
 
     @rule(seconds=st.sampled_from([1.0, 20.0, 45.0]))
     def pass_time(self, seconds: float) -> None:

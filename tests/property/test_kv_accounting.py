@@ -1,5 +1,7 @@
 """Reservations: never above the capacity, and back to nothing when all have ended."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,20 +12,28 @@ from cloud_server.kv_accounting import KvAccounting, KvFullError
 turns = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 60)), max_size=60)
 
 
-@given(capacity=st.integers(1, 100), turns=turns)
+@given(capacity=st.integers(1, 100), block=st.integers(1, 20), turns=turns)
 def test_reservations_stay_within_the_capacity_and_all_come_back(
-    capacity: int, turns: list[tuple[int, int]]
+    capacity: int, block: int, turns: list[tuple[int, int]]
 ) -> None:
-    accounting = KvAccounting(capacity)
+    """In whole blocks: the capacity loses what fills none, a reservation is rounded up."""
+    if capacity < block:
+        with pytest.raises(ValueError, match=f"capacity of at least {block}"):
+            KvAccounting(capacity, block)
+        return
+    accounting = KvAccounting(capacity, block)
+    capacity -= capacity % block
+    assert accounting.capacity_tokens == capacity
     held: dict[SequenceHandle, int] = {}
     for number, max_tokens in turns:
         handle = SequenceHandle(number)
         if handle in held:
             accounting.release(handle)
             del held[handle]
-        elif max_tokens <= capacity - sum(held.values()):
+        elif (charged := math.ceil(max_tokens / block) * block) <= capacity - sum(held.values()):
             accounting.reserve(handle, max_tokens)
-            held[handle] = max_tokens
+            held[handle] = charged
+            assert accounting.charge(max_tokens) == charged
         else:
             with pytest.raises(KvFullError):
                 accounting.reserve(handle, max_tokens)
@@ -57,3 +67,5 @@ def test_nothing_is_not_reserved(amount: int) -> None:
         KvAccounting(10).reserve(SequenceHandle(1), amount)
     with pytest.raises(ValueError, match="at least 1"):
         KvAccounting(amount)
+    with pytest.raises(ValueError, match="blocks of at least 1"):
+        KvAccounting(10, amount)

@@ -155,6 +155,7 @@ class Cloud:
     def __init__(self, config: CoreConfig = CONFIG) -> None:
         self.core = CloudCore(config)
         self.engine = PrefixEngine(config.capacity_tokens)
+        self._capacity_tokens = config.capacity_tokens
         self.devices: dict[ConnectionId, DeviceConnection] = {}
         self.inbox: dict[ConnectionId, list[Message]] = {}
         self.now = 100.0
@@ -207,6 +208,11 @@ class Cloud:
     def fail_step(self, step: Step) -> None:
         """The engine raises before it does anything of a step."""
         self._take(self.core.step_failed(step, "out of order", self.now))
+
+    def lose_engine(self, restart_s: float) -> None:
+        """The engine is gone with what it held; the next one is empty."""
+        self.engine = PrefixEngine(self._capacity_tokens)
+        self._take(self.core.engine_lost("lost", restart_s))
 
     def run_all(self, most_steps: int = 1000) -> int:
         """Steps until there is nothing to do; how many."""

@@ -20,7 +20,7 @@ from bench.live.plan import (
     load_of,
     model_record,
 )
-from bench.live.steps import logged_step, says_ready
+from bench.live.steps import loaded_engine, logged_step
 from bench.live.texts import different_texts
 from bench.records import Cell, RequestRecord
 from cloud_server.daemon import STEP_LINE
@@ -92,7 +92,7 @@ def test_a_step_in_the_clouds_log_is_found() -> None:
     assert step is not None
     assert (step.num_tokens, step.seconds) == (37, 0.012345)
     assert step.ended_unix_s % 60 == 1.5
-    assert not says_ready(msgspec.json.encode(line))
+    assert loaded_engine(msgspec.json.encode(line)) is None
 
 
 @pytest.mark.parametrize("line", [b"", b"Traceback", b"{", b'{"message": "step of"}', b"[1]"])

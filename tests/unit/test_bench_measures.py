@@ -55,12 +55,13 @@ def test_acceptance_at_a_position_is_over_the_drafts_that_reached_it() -> None:
     assert measures.acceptance_by_position([]) == []
 
 
-def test_bytes_up_are_over_all_positions_and_bytes_down_over_the_answer() -> None:
+def test_bytes_are_over_tokens_of_the_answer_the_prompts_included() -> None:
     request = made_up_request([(0.1, 1), (0.2, 3)], prompt_tokens=16, bytes_up=200, bytes_down=80)
-    assert measures.bytes_up_per_token([request, request]) == 10
+    assert measures.bytes_up_per_token([request, request]) == 50
     assert measures.bytes_down_per_token([request, request]) == 20
     silent = made_up_request([], prompt_tokens=16, bytes_up=32, error="timeout")
-    assert measures.bytes_up_per_token([silent]) == 2
+    assert measures.bytes_up_per_token([silent]) is None
+    assert measures.bytes_up_per_token([request, silent]) == 58
     assert measures.bytes_down_per_token([silent]) is None
     assert measures.bytes_up_per_token([]) is None
 

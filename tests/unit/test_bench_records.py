@@ -30,6 +30,14 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() != second.read_bytes()
 
 
+def test_every_cell_and_every_request_has_a_line(tmp_path: Path) -> None:
+    nasty = '{"arm":"x"} {"number":1}'
+    run = with_requests(made_up_run(), [made_up_request([(0.1, 1)], output_sha256=nasty)] * 3)
+    write_run(tmp_path / "run.json", run)
+    assert read_run(tmp_path / "run.json") == run
+    assert len((tmp_path / "run.json").read_bytes().splitlines()) == 1 + 1 + 3
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert _refusal(tmp_path / "none.json") == f"{tmp_path}/none.json: No such file or directory"
 

@@ -144,10 +144,11 @@ def test_greedy_answers_are_compared_request_by_request(tmp_path: Path) -> None:
     assert text.startswith("hat and cloud-only gave different texts to 1 of 2 requests")
 
 
-def test_sampled_answers_and_failed_ones_are_not_compared(tmp_path: Path) -> None:
+def test_sampled_answers_simulated_and_failed_ones_are_not_compared(tmp_path: Path) -> None:
     sampled = msgspec.structs.replace(WORKLOAD, temperature=0.8)
     cells = [made_up_cell(arm=arm, workload=sampled) for arm in ("cloud-only", "hat")]
     assert agreements(_groups(tmp_path, _run(*cells))[0]) == {}
+    assert agreements(_groups(tmp_path, made_up_run(kind="sim"))[0]) == {}
     lost = made_up_request([(0.1, 1)], output_sha256="half", error="cloud_lost")
     failed = made_up_cell(arm="hat", requests=[lost])
     assert agreements(_groups(tmp_path, _run(made_up_cell(arm="cloud-only"), failed))[0]) == {}
@@ -188,7 +189,7 @@ def test_a_clean_run_of_real_weights_needs_no_caution(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"commit": "0123456789ab-dirty"}, "changes that are not in commit 0123456789ab."),
+        ({"commit": "0123456789ab-dirty"}, "changes that are not in the commit."),
         ({"commit": "not a repository"}, "the commit is not known"),
         ({"load_average": 1.4, "num_cores": 2}, "other programs ran at the same time"),
     ],

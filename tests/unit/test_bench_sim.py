@@ -198,7 +198,7 @@ def test_what_is_learned_on_loopback_gives_the_medians_of_a_shaped_link() -> Non
     ]
     live, tables = as_live(shaped, "tcp"), calibrated([as_live(loopback, "loopback")])
     again = [simulate(one) for one in like_scenarios(live, tables, 3)]
-    assert [len(cell.requests) for cell in again] == [6, 6]
+    assert [len(cell.requests) for cell in again] == [36, 36]
     for measured, computed in zip(live.cells, again, strict=True):
         for of_live, of_sim in zip(medians([measured]), medians([computed]), strict=True):
             assert of_sim == pytest.approx(of_live, rel=0.15)

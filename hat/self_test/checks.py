@@ -1,0 +1,241 @@
+"""What an engine must keep, tried on streams whose results are known."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from cloud_server.engine import EngineFullError, MiddleEngine, SequenceId, StepItem
+from cloud_server.step_checks import num_wanted_rows
+from hat.self_test.streams import Stream, Streams, beginning
+from wire.messages import Dtype, Want
+from wire.numbers import NUMPY_DTYPES
+
+_FLOAT32_TOLERANCE = 1e-4
+"""Of the largest value. Seen on CPUs: up to 1e-6."""
+
+_TF32_TOLERANCE = 5e-3
+"""vLLM 0.32's Triton attention, which float32 gets on a GPU, leaves `tl.dot` at its default there:
+TensorFloat-32, which keeps 10 bits of a factor. Read from its source, not run."""
+
+_HALF_TOLERANCE = 0.1
+"""float16 and bfloat16 round every value; this only shows what is wrong altogether."""
+
+_CHUNKS = (100, 37, 64, 50, 1, 8, 16, 24)
+_NUM_ROWS = sum(_CHUNKS)
+_NUM_SESSIONS = 8
+_SESSION_ROWS = 200
+_NUM_MIXED_STEPS = 12
+
+MIN_CONTEXT_TOKENS = _NUM_ROWS
+MIN_STEP_TOKENS = 512
+"""Eight sessions of which some send chunks, and step times with 256 rows, fit such a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One check: its name, whether it passed, and the numbers."""
+
+    name: str
+    passed: bool
+    numbers: str
+
+
+class Gap:
+    """The largest difference seen so far, relative to the largest value expected so far."""
+
+    def __init__(self) -> None:
+        self._difference = 0.0
+        self._value = 0.0
+
+    def add(self, came: np.ndarray, expected: np.ndarray) -> None:
+        """Compare two `[T, H]`; what is not finite stays the largest."""
+        if came.shape != expected.shape:
+            raise ValueError(f"expected rows {expected.shape}, got {came.shape}")
+        if not len(expected):
+            return
+        difference = np.abs(came.astype(np.float32) - expected).max()
+        self._difference = float(np.maximum(self._difference, difference))
+        self._value = max(self._value, float(np.abs(expected).max()))
+
+    @property
+    def relative(self) -> float:
+        """0 when nothing differs."""
+        return self._difference / self._value if self._value else self._difference
+
+
+Check = Callable[[MiddleEngine, Streams, Gap], None]
+
+
+def tolerance_of(dtype: Dtype, *, is_vllm_on_gpu: bool = False) -> float:
+    """How far numbers may differ, relative to the largest."""
+    if dtype is not Dtype.FP32:
+        return _HALF_TOLERANCE
+    return _TF32_TOLERANCE if is_vllm_on_gpu else _FLOAT32_TOLERANCE
+
+
+def run_checks(engine: MiddleEngine, streams: Streams, tolerance: float) -> Iterator[Outcome]:
+    """Every check, as it finishes; nothing is left open in the engine."""
+    checks: tuple[tuple[str, Check], ...] = (
+        ("prompt in chunks", _chunks),
+        ("rollback", _rollback),
+        ("fork", _fork),
+        ("mixed batches", _mixed_batches),
+        ("wanted rows", _wanted_rows),
+    )
+    for name, check in checks:
+        gap = Gap()
+        try:
+            check(engine, streams, gap)
+        # Whatever an engine raises is a finding; the checks after it say whether it lives.
+        except Exception as error:
+            yield Outcome(name, False, f"{type(error).__name__}: {error}")
+        else:
+            numbers = f"largest error {gap.relative:.1e}, allowed {tolerance:g}"
+            yield Outcome(name, gap.relative <= tolerance, numbers)
+    yield _capacity(engine)
+
+
+def _chunks(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+    """A prompt in chunks, the last ones as small as drafts."""
+    stream = streams.stream(_NUM_ROWS, seed=1)
+    with _opened(engine, _NUM_ROWS) as (sequence,):
+        position = 0
+        for size in _CHUNKS:
+            _compare(engine, sequence, stream, (position, position + size), gap)
+            position += size
+
+
+def _rollback(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+    """Rejected rows are overwritten, twice, with others; then by what was rejected at first."""
+    first = streams.stream(_NUM_ROWS, seed=2)
+    other = streams.stream(40, seed=3, after=beginning(first, 205))
+    with _opened(engine, _NUM_ROWS) as (sequence,):
+        _feed(engine, sequence, first, 0, 250)
+        for span in ((205, 212), (208, 245), (205, 206), (206, 245)):
+            _compare(engine, sequence, other, span, gap)
+        _compare(engine, sequence, first, (205, 300), gap)
+
+
+def _fork(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+    """A fork goes its own way from inside a block, and so does what it was forked from."""
+    first = streams.stream(_NUM_ROWS, seed=4)
+    other = streams.stream(60, seed=5, after=beginning(first, 141))
+    with _opened(engine, _NUM_ROWS) as (parent,):
+        _feed(engine, parent, first, 0, 150)
+        child = engine.open(_NUM_ROWS, fork_of=parent, fork_tokens=141)
+        try:
+            _compare(engine, child, other, (141, 160), gap)
+            _compare(engine, parent, first, (150, 200), gap)
+            _compare(engine, child, other, (160, 201), gap)
+        finally:
+            engine.release(child)
+
+
+def _mixed_batches(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+    """Eight sessions: chunks of 20 to 59 rows and runs of up to 17 in one step, with rollbacks."""
+    made = [streams.stream(_SESSION_ROWS, seed=10 + index) for index in range(_NUM_SESSIONS)]
+    chance = np.random.default_rng(6)
+    done = [0] * _NUM_SESSIONS
+    with _opened(engine, *[_SESSION_ROWS] * _NUM_SESSIONS) as sequences:
+        for number in range(_NUM_MIXED_STEPS):
+            batch, expected = [], []
+            for index, stream in enumerate(made):
+                is_chunk = (index + number) % 3 == 0
+                size = int(chance.integers(20, 60) if is_chunk else chance.integers(1, 18))
+                if done[index] > 20 and chance.random() < 0.4:
+                    done[index] -= int(chance.integers(1, 8))
+                begin, end = done[index], min(done[index] + size, _SESSION_ROWS)
+                if begin == end:
+                    continue
+                batch.append(_item(engine, sequences[index], stream, (begin, end)))
+                expected.append(stream.expected[begin:end])
+                done[index] = end
+            for came, right in zip(_step(engine, batch), expected, strict=True):
+                gap.add(came, right)
+
+
+def _wanted_rows(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+    """No row, the last row, or all rows, side by side in one step."""
+    stream = streams.stream(50, seed=7)
+    wants = (Want.LAST, Want.NONE, Want.ALL, Want.LAST)
+    sizes = (50, 20, 33, 1)
+    with _opened(engine, *[50] * len(wants)) as sequences:
+        batch = [
+            _item(engine, sequence, stream, (0, size), want)
+            for sequence, size, want in zip(sequences, sizes, wants, strict=True)
+        ]
+        for item, came in zip(batch, _step(engine, batch), strict=True):
+            size = len(item.rows)
+            first = size - num_wanted_rows(item)
+            gap.add(came, stream.expected[first:size])
+
+
+def _capacity(engine: MiddleEngine) -> Outcome:
+    """All of the capacity can be had again, and no more than it."""
+    name = "capacity given back"
+    block = engine.block_tokens
+    most = min(engine.max_context_tokens, engine.capacity_tokens)
+    taken = -(-most // block) * block
+    opened: list[SequenceId] = []
+    try:
+        opened += [engine.open(most) for _ in range(engine.capacity_tokens // taken)]
+        rest = engine.capacity_tokens - len(opened) * taken
+        if rest:
+            opened.append(engine.open(min(rest, most)))
+        is_full = _refuses_one_more(engine)
+    except EngineFullError as error:
+        return Outcome(name, False, f"of {engine.capacity_tokens} tokens not all: {error}")
+    finally:
+        for sequence in opened:
+            engine.release(sequence)
+    numbers = f"{engine.capacity_tokens} tokens"
+    return Outcome(name, is_full, numbers if is_full else f"{numbers}, and more")
+
+
+def _refuses_one_more(engine: MiddleEngine) -> bool:
+    try:
+        sequence = engine.open(1)
+    except EngineFullError:
+        return True
+    engine.release(sequence)
+    return False
+
+
+@contextmanager
+def _opened(engine: MiddleEngine, *max_tokens: int) -> Iterator[list[SequenceId]]:
+    """Sequences that are released whatever happens."""
+    sequences: list[SequenceId] = []
+    try:
+        sequences += [engine.open(num_tokens) for num_tokens in max_tokens]
+        yield sequences
+    finally:
+        for sequence in sequences:
+            engine.release(sequence)
+
+
+def _item(
+    engine: MiddleEngine,
+    sequence: SequenceId,
+    stream: Stream,
+    span: tuple[int, int],
+    want: Want = Want.ALL,
+) -> StepItem:
+    rows = stream.rows[span[0] : span[1]].astype(NUMPY_DTYPES[engine.dtype])
+    return StepItem(sequence, span[0], rows, want)
+
+
+def _feed(engine: MiddleEngine, sequence: SequenceId, stream: Stream, begin: int, end: int) -> None:
+    _step(engine, [_item(engine, sequence, stream, (begin, end), Want.NONE)])
+
+
+def _compare(
+    engine: MiddleEngine, sequence: SequenceId, stream: Stream, span: tuple[int, int], gap: Gap
+) -> None:
+    came = _step(engine, [_item(engine, sequence, stream, span)])[0]
+    gap.add(came, stream.expected[span[0] : span[1]])
+
+
+def _step(engine: MiddleEngine, batch: list[StepItem]) -> list[np.ndarray]:
+    return engine.step(batch) if batch else []

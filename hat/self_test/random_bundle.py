@@ -1,0 +1,157 @@
+"""Seeded random models whose shapes GPU kernels take and any number of workers can share."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from submodels.bundle import MANIFEST_FILE, sha256_of
+from submodels.manifest import (
+    FORMAT_VERSION,
+    BundleFile,
+    DtypeName,
+    Manifest,
+    ModelShape,
+    Rope,
+)
+from submodels.tensor_layout import Part, layer_name, layer_tensor_shapes
+
+HEAD_DIM = 64
+"""The smallest that every attention kernel of vLLM takes, on CPUs and GPUs."""
+
+MAX_CONTEXT_TOKENS = 1024
+
+_VOCAB_SIZE = 320
+_NUM_OUTER_LAYERS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RandomShape:
+    """A model with one layer before and one behind its middle."""
+
+    family: Literal["llama", "qwen3"]
+    hidden_size: int
+    intermediate_size: int
+    num_middle_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    dtype: DtypeName = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class RandomBundle:
+    """A cloud bundle; `model` is the checkpoint it was split from, None if it was not."""
+
+    path: Path
+    model: Path | None
+    num_input_layers: int
+    num_middle_layers: int
+
+
+def shape_for(
+    family: Literal["llama", "qwen3"], num_shards: int, num_stages: int, is_large: bool
+) -> RandomShape:
+    """A small or larger shape that so many workers can share, each with layers of its own."""
+    num_keys = max(2, num_shards)
+    num_heads = num_keys * max(2, -(-(16 if is_large else 4) // num_keys))
+    inner = 2816 if is_large else 384
+    return RandomShape(
+        family,
+        hidden_size=1024 if is_large else 256,
+        intermediate_size=num_shards * -(-inner // num_shards),
+        num_middle_layers=max(8 if is_large else 4, num_stages),
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_keys,
+        dtype="bfloat16" if is_large else "float32",
+    )
+
+
+def can_split() -> bool:
+    """Whether the packages that `hat split` needs are installed."""
+    return all(importlib.util.find_spec(name) for name in ("transformers", "tokenizers"))
+
+
+def random_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
+    """Make a random checkpoint and split it as `hat split` does."""
+    from submodels.random_models import RandomModel, make_random_model
+    from submodels.split import SplitOptions, split_checkpoint
+
+    model = folder / "model"
+    make_random_model(
+        RandomModel(
+            family=shape.family,
+            num_layers=shape.num_middle_layers + 2 * _NUM_OUTER_LAYERS,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_attention_heads=shape.num_attention_heads,
+            num_key_value_heads=shape.num_key_value_heads,
+            head_dim=HEAD_DIM,
+            vocab_size=_VOCAB_SIZE,
+            max_context_tokens=MAX_CONTEXT_TOKENS,
+            dtype=shape.dtype,
+        ),
+        model,
+    )
+    options = SplitOptions(
+        str(model), folder / "split", _NUM_OUTER_LAYERS, _NUM_OUTER_LAYERS, onnx_weights=()
+    )
+    out = split_checkpoint(options).out
+    return RandomBundle(out / "cloud", model, _NUM_OUTER_LAYERS, shape.num_middle_layers)
+
+
+def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
+    """A cloud bundle written straight away, where `hat split` cannot run; Llama only, float32.
+
+    It has no config.json, which only vLLM needs; vLLM brings `transformers` with it.
+    """
+    from safetensors.numpy import save_file
+
+    path = folder / "cloud"
+    path.mkdir(parents=True)
+    model_shape = _model_shape(shape)
+    generator = np.random.default_rng(0)
+    tensors = {}
+    for index in range(shape.num_middle_layers):
+        for name, size in layer_tensor_shapes(model_shape).items():
+            noise = generator.standard_normal(size, np.float32)
+            scaled = 1 + 0.3 * noise if len(size) == 1 else noise * size[-1] ** -0.5
+            tensors[layer_name(index, name)] = scaled.astype(np.float32)
+    weights = path / Part.MIDDLE.value
+    save_file(tensors, weights, {"format": "pt"})
+    digest = sha256_of(weights)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        role="cloud",
+        model_name="random",
+        dtype="float32",
+        num_input_layers=_NUM_OUTER_LAYERS,
+        num_output_layers=_NUM_OUTER_LAYERS,
+        fingerprint=digest,
+        shape=model_shape,
+        files={weights.name: BundleFile(num_bytes=weights.stat().st_size, sha256=digest)},
+    )
+    (path / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
+    return RandomBundle(path, None, _NUM_OUTER_LAYERS, shape.num_middle_layers)
+
+
+def _model_shape(shape: RandomShape) -> ModelShape:
+    num_layers = shape.num_middle_layers + 2 * _NUM_OUTER_LAYERS
+    half = np.arange(0, HEAD_DIM, 2) / HEAD_DIM
+    return ModelShape(
+        model_type="llama",
+        num_layers=num_layers,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        vocab_size=_VOCAB_SIZE,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        head_dim=HEAD_DIM,
+        rms_norm_eps=1e-6,
+        hidden_act="silu",
+        max_context_tokens=MAX_CONTEXT_TOKENS,
+        rope=Rope(inv_freq=tuple((10000.0**-half).tolist())),
+        sliding_windows=(None,) * num_layers,
+    )

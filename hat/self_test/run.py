@@ -1,0 +1,251 @@
+"""All of a self-test: engines started one after the other, checked, timed and reported."""
+
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from cloud_server.config import CloudConfig
+from cloud_server.errors import ConfigError
+from cloud_server.host_memory import available_bytes
+from cloud_server.logs import configure_logs
+from hat.self_test.checks import MIN_CONTEXT_TOKENS, Outcome, run_checks, tolerance_of
+from hat.self_test.engines import (
+    Mode,
+    Started,
+    for_checks,
+    for_random_model,
+    in_mode,
+    modes,
+    started,
+)
+from hat.self_test.quiet import Quiet
+from hat.self_test.random_bundle import (
+    RandomBundle,
+    RandomShape,
+    can_split,
+    random_bundle,
+    shape_for,
+    unsplit_bundle,
+)
+from hat.self_test.report import Column, has_gpu, outcome_line, summary_line, times_table
+from hat.self_test.step_times import CONTEXT_TOKENS, NUM_STEPS, measure
+from hat.self_test.streams import OwnStreams, Streams, TransformersStreams
+from submodels.errors import BundleError, SplitError
+
+OK = 0
+FAILED = 1
+
+Say = Callable[[str], None]
+_Family = Literal["llama", "qwen3"]
+_Dtype = Literal["float32", "float16", "bfloat16"]
+
+_LARGE_MODEL_BYTES: Final = 4 << 30
+"""Memory that making the larger model and running it takes, with room to spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured; tests measure less."""
+
+    num_steps: int = NUM_STEPS
+    has_large_model: bool = True
+
+
+def self_test(config: CloudConfig, has_bundle: bool, say: Say, extent: Extent | None = None) -> int:
+    """Check the installation with these settings, a line for each result.
+
+    With `has_bundle` it is `config.bundle` that is checked, otherwise random models are made.
+
+    Returns:
+        0 when every check passed, else 1.
+    """
+    if config.nnodes > 1:
+        raise ConfigError("--self-test checks one machine: leave nnodes out")
+    _prepare(config)
+    with tempfile.TemporaryDirectory(prefix="hat-self-test-") as folder:
+        test = _SelfTest(config, say, Path(folder), extent or Extent())
+        if has_bundle:
+            test.check_bundle()
+        else:
+            test.check_random_models()
+        return test.conclude()
+
+
+def _prepare(config: CloudConfig) -> None:
+    """Logs and threads as the daemon has them, before torch is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    is_debug = config.log_level == "debug"
+    configure_logs("debug" if is_debug else "error", config.log_format)
+    if is_debug:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "DEBUG")
+
+
+class _SelfTest:
+    """What has been found so far."""
+
+    def __init__(self, config: CloudConfig, say: Say, folder: Path, extent: Extent) -> None:
+        self._config = config
+        self._say = say
+        self._folder = folder
+        self._extent = extent
+        self._quiet = Quiet(None if config.log_level == "debug" else folder / "log")
+        self._outcomes: list[Outcome] = []
+        self._columns: list[Column] = []
+        self._begun_s = time.perf_counter()
+
+    def check_random_models(self) -> None:
+        """Exactness on small models, then step times on a larger one."""
+        config = self._config
+        if config.quantization is not None:
+            self._say("quantization is left out here: name a BUNDLE to check it")
+        if not can_split() and config.engine == "torch":
+            self._say(
+                "Against transformers: not checked, transformers and tokenizers are not both "
+                "installed (pip install 'hat-serving[split]')"
+            )
+        half = self._half()
+        as_set = modes(config)[0]
+        llama = self._make("llama", is_large=False)
+        qwen3 = self._make("qwen3", is_large=False) if can_split() else None
+        if llama is not None:
+            self._check_one(llama, "Llama", "float32", as_set)
+            self._check_one(llama, "Llama", half, as_set)
+        if qwen3 is not None:
+            self._check_one(qwen3, "Qwen3", "float32", "eager")
+        self._time_random_models(half, llama)
+
+    def check_bundle(self) -> None:
+        """That the cache changes nothing, on the operator's own bundle."""
+        mode = modes(self._config)[0]
+        config = for_checks(self._config)
+
+        def check(engine: Started) -> None:
+            if engine.engine.max_context_tokens < MIN_CONTEXT_TOKENS:
+                raise ConfigError(
+                    f"--self-test needs a context of {MIN_CONTEXT_TOKENS} tokens, this engine "
+                    f"has {engine.engine.max_context_tokens}"
+                )
+            self._run_checks(engine, None)
+            self._time(mode, engine)
+
+        self._say("The whole model is not here, so transformers is not asked: `hat verify` does.")
+        self._with_engine(config, f"Bundle, {mode}", check)
+        self._say_times("the bundle")
+
+    def conclude(self) -> int:
+        """The last lines, and the exit code."""
+        config, outcomes = self._config, self._outcomes
+        seconds = time.perf_counter() - self._begun_s
+        summary = summary_line(config, outcomes, self._columns, seconds)
+        if not has_gpu() or config.device == "cpu":
+            self._say("\nNothing of this ran on a GPU.")
+        failed = [outcome for outcome in outcomes if not outcome.passed]
+        if failed:
+            self._say(f"\n{len(failed)} of {len(outcomes)} checks FAILED.")
+        self._say(f"\nThe line to report:\n{summary}")
+        return OK if outcomes and not failed else FAILED
+
+    def _half(self) -> _Dtype:
+        asked = self._config.dtype
+        return asked if asked in ("float16", "bfloat16") else "bfloat16"
+
+    def _make(self, family: _Family, *, is_large: bool) -> RandomBundle | None:
+        """A random model's bundle, None if that fails, which is a finding."""
+        config = self._config
+        shape = shape_for(
+            family, config.tensor_parallel_size, config.pipeline_parallel_size, is_large
+        )
+        size = "large" if is_large else "small"
+        folder = self._folder / f"{family}-{size}"
+        if not can_split():
+            return unsplit_bundle(shape, folder)
+        try:
+            with self._quiet():
+                made = random_bundle(shape, folder)
+        except (SplitError, OSError) as error:
+            self._add(Outcome(f"split of {family}", False, str(error)))
+            return None
+        self._add(Outcome(f"split of {family}", True, _size(shape)))
+        return made
+
+    def _check_one(self, made: RandomBundle, name: str, dtype: _Dtype, mode: Mode) -> None:
+        config = in_mode(for_random_model(self._config, made.path, dtype), mode)
+        what = f"{name}, {dtype}, {mode}"
+        self._with_engine(config, what, lambda engine: self._run_checks(engine, made))
+
+    def _run_checks(self, engine: Started, made: RandomBundle | None) -> None:
+        streams: Streams
+        if made is None or made.model is None:
+            streams = OwnStreams(engine.engine)
+        else:
+            streams = TransformersStreams(made.model, made.num_input_layers, made.num_middle_layers)
+        self._say(f"  against {streams.source}")
+        is_vllm_on_gpu = self._config.engine == "vllm" and has_gpu()
+        tolerance = tolerance_of(engine.engine.dtype, is_vllm_on_gpu=is_vllm_on_gpu)
+        for outcome in run_checks(engine.engine, streams, tolerance):
+            self._add(outcome)
+
+    def _time_random_models(self, dtype: _Dtype, small: RandomBundle | None) -> None:
+        is_large = self._extent.has_large_model and can_split()
+        if is_large and available_bytes() < _LARGE_MODEL_BYTES:
+            self._say(f"Step times: skipped, less than {_LARGE_MODEL_BYTES >> 30} GiB are free")
+            return
+        made = self._make("llama", is_large=True) if is_large else small
+        if made is None:
+            return
+        for mode in reversed(modes(self._config)):
+            config = in_mode(for_random_model(self._config, made.path, dtype), mode)
+            what = f"Step times, {mode}"
+            self._with_engine(config, what, functools.partial(self._time, mode))
+        config = self._config
+        shape = shape_for(
+            "llama", config.tensor_parallel_size, config.pipeline_parallel_size, is_large
+        )
+        self._say_times(f"random Llama, {_size(shape)}, {dtype}")
+
+    def _time(self, mode: Mode, engine: Started) -> None:
+        times = measure(engine.engine, num_steps=self._extent.num_steps)
+        self._columns.append(Column(mode, times))
+
+    def _say_times(self, what: str) -> None:
+        if not self._columns:
+            return
+        self._say(
+            f"\nStep times in ms, median (90th percentile) of {self._extent.num_steps}, "
+            f"behind {CONTEXT_TOKENS} tokens: {what}"
+        )
+        for line in times_table(self._columns):
+            self._say(line)
+        if self._config.engine == "vllm":
+            self._say("  CUDA graphs: the engine does not use them yet, so they were not run.")
+
+    def _with_engine(self, config: CloudConfig, what: str, use: Callable[[Started], None]) -> None:
+        """Start, use and end an engine; what it refuses is a finding."""
+        self._say(f"\n{what}: starting")
+        try:
+            with started(config, self._quiet) as engine:
+                self._say(f"  {engine.description}; started in {engine.start_s:.1f} s")
+                use(engine)
+        except (ConfigError, SplitError, BundleError, MemoryError) as error:
+            self._add(Outcome("engine", False, str(error)))
+            self._say_all("    | ", self._quiet.last_lines())
+
+    def _say_all(self, prefix: str, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._say(prefix + line)
+
+    def _add(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        self._say(outcome_line(outcome))
+
+
+def _size(shape: RandomShape) -> str:
+    return (
+        f"hidden {shape.hidden_size}, {shape.num_middle_layers} middle layers, "
+        f"{shape.num_attention_heads} heads"
+    )

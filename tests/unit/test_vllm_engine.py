@@ -1,0 +1,226 @@
+"""The engine on vLLM with workers of numpy: what it plans, what it returns, and how it is lost."""
+
+import numpy as np
+import pytest
+
+from cloud_server.engine import (
+    EngineFullError,
+    EngineLostError,
+    MiddleEngine,
+    PipelinedEngine,
+    StepItem,
+)
+from cloud_server.step_finisher import steps_in_flight
+from cloud_server.vllm_engine.engine import EngineShape, VllmMiddleEngine
+from cloud_server.vllm_engine.paged_cache import PagedCache, Placement
+from cloud_server.vllm_engine.plan import make_plan, split_rows
+from tests.support.fake_pipeline import NumpyWorkers, small_numbers
+from wire.messages import Dtype, Want
+from wire.numbers import NUMPY_DTYPES
+
+HIDDEN, BLOCKS, BLOCK_TOKENS, CONTEXT, MOST_ROWS = 4, 12, 4, 40, 24
+
+
+@pytest.fixture
+def workers() -> NumpyWorkers:
+    return NumpyWorkers(BLOCKS, BLOCK_TOKENS, HIDDEN)
+
+
+def engine_on(workers: NumpyWorkers, dtype: Dtype = Dtype.FP32) -> VllmMiddleEngine:
+    cache = PagedCache(BLOCKS, BLOCK_TOKENS, CONTEXT)
+    return VllmMiddleEngine(workers, EngineShape(HIDDEN, dtype, CONTEXT, MOST_ROWS), cache)
+
+
+@pytest.fixture
+def engine(workers: NumpyWorkers) -> VllmMiddleEngine:
+    return engine_on(workers)
+
+
+def rows(num_rows: int, seed: int = 0, dtype: Dtype = Dtype.FP32):
+    return small_numbers(num_rows, HIDDEN, seed, dtype)
+
+
+def sums(shallow):
+    return np.cumsum(shallow.astype(np.float32), axis=0).astype(shallow.dtype)
+
+
+def run(engine, sequence, position, shallow, want=Want.ALL):
+    (deep,) = engine.step([StepItem(sequence, position, shallow, want)])
+    return deep
+
+
+def items(*shares: tuple[int, int, Want], dtype: Dtype = Dtype.FP32) -> list[StepItem]:
+    """One item per sequence: position, rows, want."""
+    return [
+        StepItem(number, position, rows(num_rows, number, dtype), want)
+        for number, (position, num_rows, want) in enumerate(shares)
+    ]
+
+
+# The plan
+
+
+def test_a_plan_has_everything_a_worker_needs():
+    batch = items((0, 3, Want.NONE), (5, 2, Want.LAST), (9, 4, Want.ALL))
+    placement = Placement(tables=((3,), (1, 2), (4, 5, 6, 7)), copies=((8, 2), (9, 4)))
+    plan = make_plan(batch, placement, Dtype.FP32)
+    np.testing.assert_array_equal(plan.hidden, np.concatenate([item.rows for item in batch]))
+    assert plan.row_starts.tolist() == [0, 3, 5, 9]
+    assert plan.positions.tolist() == [0, 5, 9]
+    assert plan.tables.tolist() == [[3, 0, 0, 0], [1, 2, 0, 0], [4, 5, 6, 7]]
+    assert plan.wanted.tolist() == [4, 5, 6, 7, 8]
+    assert plan.copies.tolist() == [[8, 2], [9, 4]]
+    kinds = (plan.row_starts, plan.positions, plan.tables, plan.wanted, plan.copies)
+    assert [k.dtype for k in kinds] == [np.int32, np.int32, np.int32, np.int64, np.int64]
+
+
+def test_a_plan_without_copies_has_none_of_two_columns():
+    plan = make_plan(items((0, 1, Want.NONE)), Placement(((1,),), ()), Dtype.FP32)
+    assert (plan.copies.shape, plan.copies.dtype) == ((0, 2), np.int64)
+    assert (plan.wanted.shape, plan.wanted.dtype) == ((0,), np.int64)
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_rows_travel_as_numbers_that_torch_has_too(dtype):
+    batch = items((0, 3, Want.ALL), dtype=dtype)
+    hidden = make_plan(batch, Placement(((1,),), ()), dtype).hidden
+    assert hidden.dtype == (np.uint16 if dtype is Dtype.BF16 else NUMPY_DTYPES[dtype])
+    (back,) = split_rows(hidden, batch, dtype)
+    assert back.dtype == NUMPY_DTYPES[dtype]
+    np.testing.assert_array_equal(back, batch[0].rows)
+
+
+def test_a_plan_does_not_share_memory_with_the_frames_of_a_device():
+    batch = items((0, 3, Want.ALL))
+    plan = make_plan(batch, Placement(((1,),), ()), Dtype.FP32)
+    assert not np.shares_memory(plan.hidden, batch[0].rows)
+
+
+@pytest.mark.parametrize(
+    "wants",
+    [
+        (Want.NONE,),
+        (Want.NONE, Want.NONE),
+        (Want.ALL, Want.NONE, Want.LAST),
+        (Want.NONE, Want.LAST, Want.ALL),
+        (Want.LAST, Want.LAST),
+    ],
+)
+def test_wanted_rows_come_back_to_their_items(wants):
+    batch = items(*((0, 3, want) for want in wants))
+    plan = make_plan(batch, Placement(((1,),) * len(wants), ()), Dtype.FP32)
+    parts = split_rows(plan.hidden[plan.wanted], batch, Dtype.FP32)
+    for item, part in zip(batch, parts, strict=True):
+        num_wanted = {Want.NONE: 0, Want.LAST: 1, Want.ALL: 3}[item.want]
+        np.testing.assert_array_equal(part, item.rows[3 - num_wanted :])
+        assert part.base is None
+
+
+@pytest.mark.parametrize("num_rows", [2, 4])
+def test_another_number_of_rows_than_was_wanted_is_an_error(num_rows):
+    with pytest.raises(ValueError, match=f"expected 3 deep rows, got {num_rows}"):
+        split_rows(rows(num_rows), items((0, 3, Want.ALL)), Dtype.FP32)
+
+
+# The engine
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_deep_rows_depend_on_every_row_of_their_sequence_alone(workers, dtype):
+    engine = engine_on(workers, dtype)
+    texts = {engine.open(12): rows(12, seed, dtype) for seed in range(3)}
+    for position in range(0, 12, 3):
+        batch = [
+            StepItem(name, position, text[position : position + 3], Want.ALL)
+            for name, text in texts.items()
+        ]
+        for deep, text in zip(engine.step(batch), texts.values(), strict=True):
+            assert deep.dtype == NUMPY_DTYPES[dtype]
+            np.testing.assert_array_equal(deep, sums(text)[position : position + 3])
+
+
+def test_forks_cuts_and_rewrites_read_the_right_rows(engine):
+    text = rows(10)
+    whole = engine.open(16)
+    run(engine, whole, 0, text, Want.NONE)
+    fork = engine.open(16, whole, 6)
+    other = np.concatenate([text[:6], rows(5, seed=1)])
+    np.testing.assert_array_equal(run(engine, fork, 6, other[6:]), sums(other)[6:])
+    # The source goes on, over a part of what the fork still reads.
+    cut = np.concatenate([text[:5], rows(4, seed=2)])
+    np.testing.assert_array_equal(run(engine, whole, 5, cut[5:]), sums(cut)[5:])
+    more = np.concatenate([other, rows(2, seed=3)])
+    np.testing.assert_array_equal(run(engine, fork, 11, more[11:]), sums(more)[11:])
+    engine.release(whole)
+    late = np.concatenate([more, rows(1, seed=4)])
+    np.testing.assert_array_equal(run(engine, fork, 13, late[13:], Want.LAST), sums(late)[-1:])
+
+
+def test_a_step_may_have_so_many_rows_and_no_more(engine, workers):
+    one, two = engine.open(20), engine.open(20)
+    batch = [StepItem(one, 0, rows(12), Want.ALL), StepItem(two, 0, rows(12), Want.ALL)]
+    assert [len(deep) for deep in engine.step(batch)] == [12, 12]
+    with pytest.raises(ValueError, match="expected a step of 1 to 24 rows, got 25"):
+        engine.step([StepItem(one, 0, rows(12), Want.ALL), StepItem(two, 0, rows(13), Want.ALL)])
+    with pytest.raises(ValueError, match="got 0"):
+        engine.begin([])
+    assert engine.step([]) == []
+    # What was refused has changed nothing, and nothing of it was sent.
+    assert len(workers.plans) == 1
+    run(engine, one, 12, rows(1))
+
+
+def test_it_offers_what_the_cache_has_in_whole_blocks(engine):
+    assert isinstance(engine, PipelinedEngine)
+    assert engine.capacity_tokens == BLOCKS * BLOCK_TOKENS
+    assert engine.block_tokens == BLOCK_TOKENS
+    assert engine.max_context_tokens == CONTEXT
+    engine.open(CONTEXT)
+    with pytest.raises(EngineFullError, match="9 positions asked for, 8 of 48 free"):
+        engine.open(9)
+    engine.open(8)
+
+
+def test_it_takes_as_many_steps_at_once_as_there_are_stages():
+    workers = NumpyWorkers(BLOCKS, BLOCK_TOKENS, HIDDEN, num_stages=3)
+    engine: MiddleEngine = engine_on(workers)
+    assert steps_in_flight(engine) == 3
+
+
+def test_steps_under_way_keep_their_own_items(engine):
+    texts = [rows(3, seed) for seed in range(3)]
+    names = [engine.open(8) for _ in texts]
+    pending = [
+        engine.begin([StepItem(name, 0, text, Want.ALL)])
+        for name, text in zip(names, texts, strict=True)
+    ]
+    for step, text in zip(pending, texts, strict=True):
+        np.testing.assert_array_equal(step.wait()[0], sums(text))
+
+
+# Its end
+
+
+def test_workers_that_take_nothing_are_lost(engine, workers):
+    sequence = engine.open(8)
+    workers.send_error = OSError("a closed pipe with a secret path")
+    with pytest.raises(EngineLostError, match=r"gone: OSError$") as caught:
+        run(engine, sequence, 0, rows(2))
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_step_of_dead_workers_is_a_lost_engine(engine, workers):
+    sequence = engine.open(8)
+    step = engine.begin([StepItem(sequence, 0, rows(2), Want.ALL)])
+    workers.result_error, workers.are_lost = RuntimeError("dead"), True
+    with pytest.raises(EngineLostError, match=r"gone: RuntimeError$"):
+        step.wait()
+
+
+def test_a_step_that_fails_in_workers_that_live_is_that_step_s_failure(engine, workers):
+    sequence, other = engine.open(8), engine.open(8)
+    workers.result_error = RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(engine, sequence, 0, rows(2))
+    workers.result_error = None
+    np.testing.assert_array_equal(run(engine, other, 0, rows(2)), sums(rows(2)))
