@@ -83,15 +83,17 @@ class Child:
         return f"{self.name} ended with exit code {code}: {said}"
 
     async def stop(self) -> None:
-        """End it: nicely, then by force; what it had started goes with it."""
+        """End it and what it had started: nicely, then by force."""
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+            self._signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), _STOP_S)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         await self.ended()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
 
     async def _read(self, stream: asyncio.StreamReader, is_told: bool) -> None:
         async for line in stream:

@@ -1,0 +1,51 @@
+"""A live run that is interrupted leaves no process behind."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.arms import find_arm
+from bench.link.spec import LinkSpec
+from bench.live.plan import LivePlan, Setting, Workload
+from bench.live.run import Progress, run_live
+from tests.support.stack import split_for_serving
+from tests.support.tokenizers import MODEL_FOLDER
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that still run."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found.add(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_an_interrupted_run_ends_its_processes(tmp_path: Path) -> None:
+    bundles = split_for_serving(MODEL_FOLDER, tmp_path / "m1", 1)
+    workload = Workload(num_requests=50, max_tokens=4, num_warm_up=0)
+    plan = LivePlan((Setting(bundles, LinkSpec(), workload, (find_arm("hat"),)),))
+    before = children()
+    during: set[int] = set()
+
+    async def interrupted() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def answered() -> None:
+            during.update(children() - before)
+            task.cancel()
+
+        await run_live(plan, Progress(lambda what: None, answered))
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted())
+    assert len(during) == 3
+    assert children() <= before
