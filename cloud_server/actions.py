@@ -5,6 +5,7 @@ from typing import NewType
 
 from wire.errors import FaultCode
 from wire.messages import Message, Payload, Want
+from wire.trees import Parents
 
 ConnectionId = NewType("ConnectionId", int)
 """A socket's number, chosen by the shell and never used again."""
@@ -59,7 +60,8 @@ Command = OpenSequence | ReleaseSequence
 class StepWork:
     """One sequence's share of a step: RAW rows, in the engine's dtype, still packed.
 
-    `payload` is a view of exactly `num_rows` rows for positions `[position, position + num_rows)`.
+    `payload` is a view of exactly `num_rows` rows for positions `[position, position + num_rows)`,
+    or for those places of a tree with these `parents` (`wire.trees`).
     """
 
     handle: SequenceHandle
@@ -67,6 +69,7 @@ class StepWork:
     num_rows: int
     want: Want
     payload: memoryview
+    parents: Parents = ()
 
     @property
     def num_wanted_rows(self) -> int:

@@ -25,7 +25,6 @@ from wire.codec import Frame
 from wire.connection import CloudConnection, Phase
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello
-from wire.limits import RowLimits
 from wire.messages import (
     NO_SESSION,
     Close,
@@ -53,7 +52,7 @@ class CloudCore:
 
     def __init__(self, config: CoreConfig) -> None:
         self._config = config
-        self._rows = RowLimits(config.hidden_size, config.dtype, config.max_frame_tokens)
+        self._rows = config.rows
         self._terms = CloudTerms(
             fingerprint=config.fingerprint,
             first_layer=config.first_layer,

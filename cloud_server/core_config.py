@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from wire.limits import FINGERPRINT_BYTES
-from wire.messages import Dtype
+from wire.limits import FINGERPRINT_BYTES, RowLimits
+from wire.messages import Codec, Dtype
+from wire.trees import MAX_TREE_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class CoreConfig:
     device in. `credit_window_tokens` bounds the rows a connection may have outstanding, and is at
     least twice `max_frame_tokens`. A frame that wants rows back and has at most `verify_tokens`
     counts as a verification and goes first. With `target_step_s` the step budget shrinks until a
-    step is expected to take no longer.
+    step is expected to take no longer. `takes_trees` offers devices frames whose rows branch;
+    each of these is a verification too.
 
     Raises:
         ValueError: values that do not fit together.
@@ -35,6 +37,7 @@ class CoreConfig:
     credit_window_tokens: int = 2048
     step_budget_tokens: int = 512
     verify_tokens: int = 32
+    takes_trees: bool = False
     target_step_s: float | None = None
     session_ttl_s: float = 60.0
     queue_deadline_s: float = 30.0
@@ -49,9 +52,15 @@ class CoreConfig:
         self._check_least("max_sessions", 1)
         self._check_least("max_connections", 1)
         self._check_least("max_frame_tokens", 1)
-        self._check_least("verify_tokens", 1)
+        self._check_least("verify_tokens", MAX_TREE_ROWS if self.takes_trees else 1)
         self._check_least("credit_window_tokens", 2 * self.max_frame_tokens)
         self._check_least("step_budget_tokens", 2 * self.verify_tokens)
+
+    @property
+    def rows(self) -> RowLimits:
+        """What rows look like here, and the codecs that devices are offered."""
+        codecs = 1 << Codec.RAW | self.takes_trees << Codec.RAW_TREE
+        return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
     @property
     def chunk_quantum_tokens(self) -> int:

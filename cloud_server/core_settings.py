@@ -5,6 +5,7 @@ from cloud_server.core_config import CoreConfig
 from cloud_server.engine import MiddleEngine
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
+from wire.trees import MAX_TREE_ROWS
 
 _MAX_FRAME_BYTES = 16 << 20
 """A frame holds up everything behind it on its socket, and each device may have a few in memory."""
@@ -41,6 +42,7 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         credit_window_tokens=_WINDOW_FRAMES * max_frame_tokens,
         step_budget_tokens=max(2, config.step_budget_tokens),
         verify_tokens=verify_tokens(config),
+        takes_trees=engine.takes_trees and verify_tokens(config) >= MAX_TREE_ROWS,
         session_ttl_s=config.session_ttl_s,
         queue_deadline_s=config.queue_deadline_s,
     )

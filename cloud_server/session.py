@@ -9,13 +9,19 @@ from dataclasses import dataclass, field
 from cloud_server.actions import ConnectionId, SequenceHandle, StepWork
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Payload, Reply, SessionId, States, Want
+from wire.trees import Parents, chain_rows, split_tree
 
 
 @dataclass(slots=True)
 class _QueuedFrame:
-    """A States frame that is not wholly computed yet; the first `num_done` rows are."""
+    """A States frame that is not wholly computed yet; the first `num_done` rows are.
+
+    `parents` are those of a tree, whose `payload` of RAW rows runs in one piece.
+    """
 
     states: States
+    parents: Parents
+    payload: memoryview
     arrived_s: float
     num_done: int = 0
     started_s: float | None = None
@@ -24,8 +30,8 @@ class _QueuedFrame:
 
     @property
     def end(self) -> int:
-        """The position behind its last row."""
-        return self.states.position + self.states.num_rows
+        """How much is cached once it has run: of a tree, the rows that follow each other."""
+        return self.states.position + chain_rows(self.parents, self.states.num_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,8 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """The position behind its last row."""
-        return self.position + self.num_rows
+        """How much is cached once it has run."""
+        return self.frame.end if self.frame.parents else self.position + self.num_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class Session:
         self._epoch = states.epoch
         if not self._queue:
             self.waiting_since_s = now
-        self._queue.append(_QueuedFrame(states, now))
+        self._queue.append(_queued(states, now))
         return num_dropped
 
     def start(self, num_rows: int, now: float) -> tuple[Piece, StepWork]:
@@ -152,13 +158,14 @@ class Session:
             frame.started_s = now
         states = frame.states
         begin, end = frame.num_done, frame.num_done + num_rows
-        row_bytes = len(states.payload) // states.num_rows
+        row_bytes = len(frame.payload) // states.num_rows
         want = states.want
         if want is Want.LAST and end < states.num_rows:
             want = Want.NONE
-        view = memoryview(states.payload)[begin * row_bytes : end * row_bytes]
+        view = frame.payload[begin * row_bytes : end * row_bytes]
         self._running = Piece(frame, self.connection, states.position + begin, num_rows)
-        work = StepWork(self.handle, self._running.position, num_rows, want, view)
+        place = (self.handle, self._running.position, num_rows)
+        work = StepWork(*place, want, view, frame.parents)
         return self._running, work
 
     def finish(self, piece: Piece, done: PieceDone, now: float) -> Reply | None:
@@ -223,6 +230,13 @@ class Session:
         num_dropped = self.num_queued_tokens
         self._queue.clear()
         return num_dropped
+
+
+def _queued(states: States, now: float) -> _QueuedFrame:
+    parents, payload = Parents(), memoryview(states.payload)
+    if states.codec is Codec.RAW_TREE:
+        parents, payload = split_tree(payload, states.num_rows)
+    return _QueuedFrame(states, parents, payload, now)
 
 
 def num_wanted_rows(want: Want, num_rows: int) -> int:

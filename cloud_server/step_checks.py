@@ -21,12 +21,15 @@ def check_items(
     extent_of: Callable[[SequenceId], Extent],
     hidden_size: int,
     dtype: Dtype,
+    *,
+    takes_trees: bool = False,
 ) -> None:
     """Return if the items can run; `extent_of` raises ValueError for an unknown sequence.
 
     Raises:
         ValueError: an item that names an unknown sequence, a sequence twice, a position
-            beyond what it holds or may hold, or rows of another shape or number format.
+            beyond what it holds or may hold, rows of another shape or number format, or a tree
+            where the engine takes none or without a parent for each row.
     """
     if len({item.sequence for item in batch}) != len(batch):
         raise ValueError("a sequence appears twice in one step")
@@ -42,6 +45,9 @@ def check_items(
             raise ValueError(
                 f"rows start at {item.position}, the sequence holds {extent.length} positions"
             )
+        if item.parents and (not takes_trees or len(item.parents) != len(rows)):
+            expected_parents = len(rows) if takes_trees else "no"
+            raise ValueError(f"expected {expected_parents} parents, got {len(item.parents)}")
         end = item.position + len(rows)
         if end > extent.max_tokens:
             raise ValueError(

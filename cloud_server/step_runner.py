@@ -99,7 +99,7 @@ class StepRunner:
             )
         except RemoteProtocolError as error:
             return Refusal(error.code, error.message)
-        return StepItem(sequence, work.position, rows, work.want)
+        return StepItem(sequence, work.position, rows, work.want, work.parents)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ import torch
 from cloud_server.engine import EngineFullError, Rows, SequenceId, StepItem
 from cloud_server.kv_slab import KvShape, KvSlab
 from cloud_server.step_checks import Extent, check_items, check_opening, num_wanted_rows
-from cloud_server.torch_attention import plan_blocks
+from cloud_server.torch_attention import Block, plan_blocks, plan_tree_blocks
 from cloud_server.torch_layer import LayerSettings, MiddleLayer, Ragged, Span
 from cloud_server.torch_rows import rows_of, tensor_of
 from wire.messages import Dtype
+from wire.trees import chain_rows, row_depths
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class TorchMiddleEngine:
     """
 
     block_tokens = 1
+    takes_trees = True
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class TorchMiddleEngine:
         """
         if not batch:
             return []
-        check_items(batch, self._extent, self.hidden_size, self.dtype)
+        check_items(batch, self._extent, self.hidden_size, self.dtype, takes_trees=True)
         for item in batch:
             slab = self._slab(item.sequence)
             slab.length = item.position
@@ -114,7 +116,8 @@ class TorchMiddleEngine:
             rows = layer.forward(rows, ragged)
         wanted = _wanted(rows, batch)
         for item in batch:
-            self._slab(item.sequence).length = item.position + len(item.rows)
+            num_rows = chain_rows(item.parents, len(item.rows))
+            self._slab(item.sequence).length = item.position + num_rows
         return wanted
 
     def _slab(self, sequence: SequenceId) -> KvSlab:
@@ -131,15 +134,18 @@ class TorchMiddleEngine:
         positions = []
         for item in batch:
             num_rows = len(item.rows)
-            blocks = {
-                window: plan_blocks(
-                    item.position, num_rows, window, self._settings.heads, self._device
-                )
-                for window in self._windows
-            }
+            blocks = {window: self._blocks(item, window) for window in self._windows}
             spans.append(Span(self._slab(item.sequence), num_rows, item.position, blocks))
-            positions.append(torch.arange(item.position, item.position + num_rows))
+            is_tree = bool(item.parents)
+            offsets = torch.tensor(row_depths(item.parents)) if is_tree else torch.arange(num_rows)
+            positions.append(item.position + offsets)
         return Ragged(spans, *self._rotation(torch.cat(positions).to(self._device)))
+
+    def _blocks(self, item: StepItem, window: int | None) -> list[Block]:
+        if item.parents:
+            return plan_tree_blocks(item.position, item.parents, window, self._device)
+        place = (item.position, len(item.rows), window)
+        return plan_blocks(*place, self._settings.heads, self._device)
 
     def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines `[T, Hq + KV, D]`, as `Ragged` has them.

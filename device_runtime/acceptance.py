@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from wire.trees import Parents
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -39,7 +41,10 @@ def accept(draft: Sequence[int], target: Sequence[int]) -> Verdict:
 
 
 def walk(
-    draft: Sequence[int], choose: Callable[[int], int], stop_token_ids: frozenset[int]
+    draft: Sequence[int],
+    choose: Callable[[int], int],
+    stop_token_ids: frozenset[int],
+    parents: Parents = (),
 ) -> tuple[int, ...]:
     """The tokens decided in a round, at least one: `accept`, asking for no choice it can spare.
 
@@ -47,11 +52,26 @@ def walk(
     `choose(i + 1)` only if choice `i` equals `draft[i]`, so whatever it remembers of its own
     earlier choices (penalty counts) is the accepted prefix and nothing else. A stop token ends
     the walk: what was drafted after it is not wanted.
+
+    With `parents`, one for the text's last token and one per drafted token, the draft is a tree and
+    `choose(row)` the choice behind the row: a drafted token is kept if and only if it is what
+    the target chooses behind the row it follows, the same rule.
     """
     decided: list[int] = []
-    for index in range(len(draft) + 1):
-        token = choose(index)
+    row: int | None = 0
+    while row is not None:
+        token = choose(row)
         decided.append(token)
-        if index == len(draft) or token != draft[index] or token in stop_token_ids:
-            break
+        row = None if token in stop_token_ids else next_row(draft, parents, row, token)
     return tuple(decided)
+
+
+def next_row(draft: Sequence[int], parents: Parents, row: int, token: int) -> int | None:
+    """The row of the drafted token that is `token` and follows `row`; None where there is none.
+
+    Row 0 is the text's last token, row i `draft[i - 1]`.
+    """
+    if parents:
+        rows = (later for later in range(row + 1, len(parents)) if parents[later] == row)
+        return next((later for later in rows if draft[later - 1] == token), None)
+    return row + 1 if row < len(draft) and draft[row] == token else None

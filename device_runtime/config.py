@@ -27,7 +27,7 @@ class DeviceConfig:
     engine: Literal["onnx", "torch"] = "onnx"
     weights: Literal["float32", "int8", "int4"] = "float32"
     threads: int | None = None
-    drafter: Literal["auto", "adapter", "ngram", "none"] = "auto"
+    drafter: Literal["auto", "adapter", "ngram", "medusa", "none"] = "auto"
     draft_tokens: int | None = None
     draft_weights: Literal["float32", "int8", "int4"] = "int8"
     draft_ahead: Literal["auto", "off"] = "auto"

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from adapters.medusa_heads import MedusaHeads
 from device_runtime.adapter_drafter import AdapterDrafter
 from device_runtime.ahead import AheadSwitch
 from device_runtime.config import DeviceConfig
 from device_runtime.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
 from device_runtime.drafting import Drafter, NgramDrafter, NoDrafter
 from device_runtime.engine import DraftLimits
+from device_runtime.medusa_drafter import MedusaDrafter
 from device_runtime.sampling import Sampler
 
 _NGRAM_TOKENS = 4
@@ -16,21 +18,22 @@ _NGRAM_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """How one generation drafts: by its adapter if it has one, else by its `drafter`."""
+    """How one generation drafts: by adapter or heads if it has any, else by its `drafter`."""
 
     drafter: Drafter
     length: DraftLength
     adapter: AdapterDrafter | None = None
     ahead: AheadSwitch | None = None
     """None: never drafts ahead."""
+    medusa: MedusaDrafter | None = None
 
 
 def drafter_name(
     config: DeviceConfig, limits: DraftLimits | None
-) -> Literal["none", "adapter", "ngram"]:
+) -> Literal["none", "adapter", "ngram", "medusa"]:
     """As configured; `auto` takes the adapter if the engine has one, else prompt lookup."""
-    if config.drafter == "none":
-        return "none"
+    if config.drafter in ("none", "medusa"):
+        return config.drafter
     return "adapter" if config.drafter != "ngram" and limits is not None else "ngram"
 
 
@@ -39,9 +42,14 @@ def choose_drafting(
     limits: DraftLimits | None,
     sampler: Sampler,
     stop_token_ids: frozenset[int],
+    heads: MedusaHeads | None = None,
 ) -> Drafting:
     """The drafter that `drafter_name` names, for one generation."""
     name = drafter_name(config, limits)
+    if name == "medusa":
+        assert heads is not None, "loaded when configured"
+        length = FixedDraftLength(len(heads.tree))
+        return Drafting(NoDrafter(), length, medusa=MedusaDrafter(heads, sampler))
     if name == "none":
         return Drafting(NoDrafter(), FixedDraftLength(0))
     if name == "adapter" and limits is not None:

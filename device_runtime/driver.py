@@ -29,6 +29,7 @@ from device_runtime.generation import (
     Token,
 )
 from device_runtime.link_session import LinkSession, OutgoingRows
+from device_runtime.medusa_drafter import Tree
 from device_runtime.outage import Outage
 from device_runtime.places import Place
 from device_runtime.sampling import Sampler
@@ -156,9 +157,11 @@ class Driver:
         computed_s = self._clock()
         num_rows = len(action.token_ids)
         self._verifying = action if action.is_verify else None
-        self._parts.monitor.on_prefill(num_rows, prefill_s)
+        if not action.parents:
+            self._parts.monitor.on_prefill(num_rows, prefill_s)
         place = (action.epoch, action.position, num_rows, action.want)
-        await self._stream.send(OutgoingRows(*place, payload, action.is_verify))
+        rows = OutgoingRows(*place, payload, action.is_verify, action.parents)
+        await self._stream.send(rows)
         self._stats.input_s += computed_s - started_s
         self._sent, self._sent_s = (action.epoch, action.position), self._clock()
         work: Work = "verify" if action.is_verify else "prefill"
@@ -171,7 +174,8 @@ class Driver:
     def _packed_rows(self, engine: DeviceEngine, action: ComputeAndSend) -> tuple[Payload, float]:
         """On the engine's thread: shallow rows in the wire's number format, and the seconds."""
         started_s = self._clock()
-        rows = engine.input_rows(self._sequence, action.token_ids, action.position)
+        place = (action.position, action.parents)
+        rows = engine.input_rows(self._sequence, action.token_ids, *place)
         payload = pack_rows(rows, self._stream.dtype)
         return payload, self._clock() - started_s
 
@@ -218,7 +222,10 @@ class Driver:
 
     async def _feed_output(self, action: FeedOutput) -> None:
         started_s = self._clock()
-        await self._engine.run(lambda engine: self._logits(engine, action.position, 0))
+        place = (action.position, 0)
+        await self._engine.run(
+            lambda engine: engine.logits(self._sequence, self._deep(engine), *place)
+        )
         self._stats.output_s += self._clock() - started_s
 
     async def _choose(self, action: Choose) -> list[Action]:
@@ -250,42 +257,53 @@ class Driver:
 
     def _decide(self, engine: DeviceEngine, action: Choose) -> list[Token]:
         """On the engine's thread: walk the draft along the target's choices, and remember them."""
-        logits = self._logits(engine, action.position, len(action.draft) + 1)
+        num_rows = len(action.draft) + 1
+        deep = self._deep(engine)
+        logits = engine.logits(self._sequence, deep, action.position, num_rows)
         decided: list[Token] = []
+        last_row = 0
 
         def choose(index: int) -> int:
+            nonlocal last_row
+            last_row = index
             token_id = self._parts.sampler.choose(logits[index])
             decided.append(self._parts.sampler.commit(token_id, logits[index]))
             return token_id
 
-        token_ids = walk(action.draft, choose, self._parts.request.stop_token_ids)
+        stop_token_ids = self._parts.request.stop_token_ids
+        token_ids = walk(action.draft, choose, stop_token_ids, action.parents)
         self._parts.drafting.drafter.extend(token_ids)
         if (adapter := self._parts.drafting.adapter) is not None:
             adapter.decided(token_ids)
+        if (medusa := self._parts.drafting.medusa) is not None:
+            medusa.decided(deep[len(deep) - num_rows + last_row])
         return decided
 
-    def _logits(self, engine: DeviceEngine, position: int, num_logits: int) -> Rows:
-        """On the engine's thread: logits `[num_logits, V]` of the rows that came last."""
+    def _deep(self, engine: DeviceEngine) -> Rows:
+        """On the engine's thread: the deep rows `[T, H]` that came last."""
         reply = self._reply
         assert reply is not None, "rows come before logits"
         shape = (reply.num_rows, engine.hidden_size)
         deep = unpack_rows(reply.payload, *shape, reply.dtype, reply.codec)
-        return engine.logits(self._sequence, deep.astype(np.float32), position, num_logits)
+        return deep.astype(np.float32)
 
     async def _draft(self, action: Draft) -> list[Action]:
         started_s = self._clock()
-        draft = await self._proposal(action.num_tokens) if action.num_tokens else ()
+        draft, parents = await self._proposal(action.num_tokens) if action.num_tokens else ((), ())
         drafted_s = self._clock() - started_s
         self._parts.monitor.on_draft(len(draft), drafted_s)
         self._stats.draft_s += drafted_s
         if draft:
             self._stats.timeline.worked("draft", started_s, started_s + drafted_s, len(draft))
-        return self._session.on_draft(draft, started_s)
+        return self._session.on_draft(draft, started_s, parents)
 
-    async def _proposal(self, num_tokens: int) -> tuple[int, ...]:
+    async def _proposal(self, num_tokens: int) -> Tree:
+        """A draft, with parents if it is a tree."""
         drafting, text = self._parts.drafting, self._session.text
+        if (medusa := drafting.medusa) is not None:
+            return await self._engine.run(lambda _: medusa.propose(num_tokens))
         if (adapter := drafting.adapter) is None:
-            return drafting.drafter.propose(num_tokens)
+            return drafting.drafter.propose(num_tokens), ()
         return await self._engine.run(
-            lambda engine: adapter.propose(engine, self._sequence, text, num_tokens)
+            lambda engine: (adapter.propose(engine, self._sequence, text, num_tokens), ())
         )

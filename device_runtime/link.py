@@ -19,7 +19,7 @@ from device_runtime.outbox import max_prefill_rows
 from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES, MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES
-from wire.messages import Dtype, Welcome
+from wire.messages import Codec, Dtype, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class LinkLimits:
     max_context_tokens: int
     max_frame_tokens: int
     session_ttl_s: float
+    takes_trees: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ class Link:
             max_context_tokens=welcome.max_context_tokens,
             max_frame_tokens=max_prefill_rows(frame_tokens, welcome.credit_limit_tokens),
             session_ttl_s=welcome.session_ttl_s,
+            takes_trees=bool(welcome.codecs >> Codec.RAW_TREE & 1),
         )
         self._connection = connection
         self.totals.num_connections += 1

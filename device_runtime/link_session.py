@@ -12,6 +12,7 @@ from device_runtime.link_config import Patience
 from device_runtime.outbox import RowsFrame
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Dtype, Fault, Open, Payload, Reply, SessionId, States, Want
+from wire.trees import Parents, join_tree
 
 MAX_QUEUED_FRAMES = 2
 """Frames a session may have waiting: one is being written while the next is computed."""
@@ -40,7 +41,7 @@ class SessionRefusedError(CloudUnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class OutgoingRows:
-    """Packed shallow rows for positions `[position, position + num_rows)`."""
+    """Packed shallow rows for positions `[position, position + num_rows)`, or a tree of them."""
 
     epoch: int
     position: int
@@ -48,6 +49,7 @@ class OutgoingRows:
     want: Want
     payload: Payload
     is_verify: bool
+    parents: Parents = ()
 
 
 class Carrier(Protocol):
@@ -115,7 +117,10 @@ class LinkSession:
         """Queue rows, once there is room; returns before they are written."""
         await self._until(self._may_queue, self._patience.reply_s)
         place = (self.session, rows.epoch, rows.position, rows.num_rows)
-        states = States(*place, self.dtype, Codec.RAW, rows.want, rows.payload)
+        packed: tuple[Codec, Want, Payload] = (Codec.RAW, rows.want, rows.payload)
+        if rows.parents:
+            packed = (Codec.RAW_TREE, rows.want, join_tree(rows.parents, rows.payload))
+        states = States(*place, self.dtype, *packed)
         self._num_queued += 1
         self._num_unanswered += 1
         self._carrier.put_rows(RowsFrame(states, rows.is_verify))

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from adapters.medusa_heads import MedusaHeads
 from chunking.chooser import ChunkChooser
 from device_runtime.admission import Admission
 from device_runtime.chunk_planning import chunk_chooser
@@ -62,7 +63,7 @@ class Runtime:
 
     The engine is the runtime's from now on and used from a thread of its own. The link is the
     runtime's too: `start` starts it and `close` closes it. `kept` bounds the finished sessions
-    that wait for a conversation's next turn.
+    that wait for a conversation's next turn. `heads` are those of the drafter medusa.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Runtime:
         link: Link,
         config: DeviceConfig,
         kept: PrefixCacheLimits | None = None,
+        heads: MedusaHeads | None = None,
     ) -> None:
         self.vocab_size = engine.vocab_size
         self._hidden_size = engine.hidden_size
@@ -80,6 +82,7 @@ class Runtime:
             self._own_context_tokens = min(config.max_model_len, engine.max_context_tokens)
         self._config = config
         self._link = link
+        self._heads = heads
         self._clock = time.monotonic
         self._engine = EngineThread(engine)
         self._admission = Admission(config.max_num_seqs, config.max_queue)
@@ -100,7 +103,7 @@ class Runtime:
 
     @property
     def drafter(self) -> str:
-        """What drafts here: `adapter`, `ngram` or `none`."""
+        """What drafts here: `adapter`, `ngram`, `medusa` or `none`."""
         return drafter_name(self._config, self._engine.engine.draft_limits)
 
     def start(self) -> None:
@@ -184,6 +187,9 @@ class Runtime:
         status, limits = self._link.status, self._link.limits
         if not status.is_connected or limits is None:
             raise CloudUnavailableError(status.reason or "no cloud", status.retry_after_s)
+        if self._heads is not None and not limits.takes_trees:
+            reason = "the cloud's engine verifies no trees of tokens; choose another drafter"
+            raise CloudUnavailableError(reason, status.retry_after_s)
         return limits
 
     async def _find_place(
@@ -220,7 +226,11 @@ class Runtime:
             feeds_output_layers=self._feeds_output_layers,
         )
         drafting = choose_drafting(
-            self._config, self._engine.engine.draft_limits, sampler, request.stop_token_ids
+            self._config,
+            self._engine.engine.draft_limits,
+            sampler,
+            request.stop_token_ids,
+            self._heads,
         )
         planner = self._chunk_chooser(found.place, limits)
         stats.chunks = planner.choices

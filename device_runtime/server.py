@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from adapters.medusa_heads import MedusaError, MedusaHeads, load_heads
 from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
 from device_runtime.api.metrics import Metrics
@@ -64,7 +65,7 @@ async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
             monitor = StateMonitor(is_robust=config.chunking != "paper")
             link = Link(_link_config(config, bundle), monitor)
             engine = await asyncio.to_thread(load_engine, config)
-            runtime = Runtime(engine, link, config)
+            runtime = Runtime(engine, link, config, heads=_heads(config, bundle))
             stack.push_async_callback(runtime.close)
             service = _service(config, bundle, runtime)
         except (BundleError, EngineLoadError, LinkConfigError) as error:
@@ -108,6 +109,15 @@ def _link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         hidden_size=manifest.shape.hidden_size,
     )
     return LinkConfig(config.cloud, identity, (config.secret or "").encode(), config.cloud_ca)
+
+
+def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:
+    if config.drafter != "medusa":
+        return None
+    try:
+        return load_heads(bundle.path, bundle.manifest)
+    except MedusaError as error:
+        raise StartError(f"drafter medusa: {error}") from error
 
 
 def _service(config: DeviceConfig, bundle: Bundle, runtime: Runtime) -> Service:

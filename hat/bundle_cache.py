@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hat.default_model import adapter_folders
+from hat.default_model import adapter_folders, heads_folders
 from hat.errors import CommandError
 from hat.splitting import SplitRequest, split_model
 
@@ -50,15 +50,15 @@ def is_sound(folder: Path) -> bool:
 def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -> Path:
     """The folder for this model's bundles; another source or other options give another one.
 
-    Another adapter does too: it may belong into these bundles.
+    Another adapter or other Medusa heads do too: they may belong into these bundles.
 
     Raises:
         CommandError: the model's files cannot be listed.
     """
     from submodels.manifest import FORMAT_VERSION
 
-    adapter_files = [_files(adapter) for adapter in adapter_folders(folder)]
-    identity = repr((FORMAT_VERSION, name, _files(folder), adapter_files, request))
+    drafters = [_files(drafter) for drafter in (*adapter_folders(folder), *heads_folders(folder))]
+    identity = repr((FORMAT_VERSION, name, _files(folder), drafters, request))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     label = re.sub(r"[^\w.-]+", "-", Path(name).name)[:60].strip(".-") or "model"
     return cache / "bundles" / f"{label}-{digest}"

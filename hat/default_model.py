@@ -21,10 +21,19 @@ def default_model() -> Path:
 
 def adapter_folders(model: Path) -> tuple[Path, ...]:
     """Where an adapter for the model in `model` may lie: beside it as MODEL-adapter, or shipped."""
+    return _companions(model, "adapter")
+
+
+def heads_folders(model: Path) -> tuple[Path, ...]:
+    """Where Medusa heads for the model may lie: beside it as MODEL-medusa, or in the repository."""
+    return _companions(model, "medusa")
+
+
+def _companions(model: Path, kind: str) -> tuple[Path, ...]:
     model = model.resolve()
-    beside = model.parent / f"{model.name}-adapter"
-    shipped = [models / f"{NAME}-adapter" for models in _model_folders()]
-    found = [folder for folder in (beside, *shipped) if (folder / "adapter.json").is_file()]
+    beside = model.parent / f"{model.name}-{kind}"
+    shipped = [models / f"{NAME}-{kind}" for models in _model_folders()]
+    found = [folder for folder in (beside, *shipped) if (folder / f"{kind}.json").is_file()]
     return tuple(dict.fromkeys(found))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hat.default_model import adapter_folders
+from hat.default_model import adapter_folders, heads_folders
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 
@@ -57,7 +57,7 @@ def split_model(
     """Split the model in `folder` (known to the user as `model`) into `out`.
 
     The adapter beside the model (MODEL-adapter) goes with it, or the one that comes with hat, where
-    it was trained for this model and split.
+    it was trained for this model and split. So do Medusa heads (MODEL-medusa).
 
     Raises:
         CommandError: the model, the checkpoint, the layer counts or the target are refused.
@@ -83,6 +83,7 @@ def split_model(
         )
         with extras_explained(), _ProgressBar() as progress:
             result = split_checkpoint(options, progress)
+            _add_heads(result, folder)
             return replace(result, device=_with_adapter(result, folder))
     except SplitError as error:
         raise CommandError(str(error)) from error
@@ -103,8 +104,23 @@ def _with_adapter(result: "SplitResult", model: Path) -> "Manifest":
             continue
         except OSError as error:
             raise CommandError(f"cannot add the adapter to {device}: {error}") from error
-        return load_bundle(device, "device").manifest
-    return result.device
+        break
+    return load_bundle(device, "device").manifest
+
+
+def _add_heads(result: "SplitResult", model: Path) -> None:
+    """Put the first Medusa heads that are made for it into the device bundle."""
+    from adapters.medusa_heads import MedusaError, install_heads
+
+    for heads in heads_folders(model):
+        try:
+            install_heads(result.out / "device", heads)
+        except MedusaError:
+            # Of another model, or for a device without output layers.
+            continue
+        except OSError as error:
+            raise CommandError(f"cannot add Medusa heads to {result.out}: {error}") from error
+        return
 
 
 def _default_for(config: dict[str, Any]) -> int:

@@ -19,7 +19,7 @@ NUMPY_DTYPES: Final[dict[Dtype, np.dtype[Any]]] = {
     Dtype.BF16: np.dtype(ml_dtypes.bfloat16),
 }
 
-SUPPORTED_CODECS: Final = 1 << Codec.RAW
+SUPPORTED_CODECS: Final = 1 << Codec.RAW | 1 << Codec.RAW_TREE
 """The codecs of this package, as the bit set that Hello and Welcome carry."""
 
 # The bits of +infinity; every NaN and infinity has at least these exponent bits set.
@@ -41,6 +41,8 @@ def pack_rows(rows: Rows, dtype: Dtype, codec: Codec = Codec.RAW) -> memoryview:
     match codec:
         case Codec.RAW:
             return _little_endian(packed.view(_UNSIGNED[dtype])).reshape(-1).view(np.uint8).data
+        case Codec.RAW_TREE:
+            raise ValueError("a tree's rows are packed RAW, and joined with their parents")
 
 
 def unpack_rows(
@@ -59,6 +61,8 @@ def unpack_rows(
                 reason = f"expected {expected_bytes} payload bytes, got {len(payload)}"
                 raise RemoteProtocolError(FaultCode.SHAPE_MISMATCH, reason)
             bits = _little_endian(np.frombuffer(payload, dtype=_UNSIGNED[dtype]))
+        case Codec.RAW_TREE:
+            raise ValueError("a tree's rows are RAW once its parents are split off")
     if not _all_finite(bits, dtype):
         reason = f"expected finite numbers in {num_rows} rows, got an infinity or NaN"
         raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)

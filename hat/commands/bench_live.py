@@ -50,7 +50,7 @@ texts; if they do not, the results are written all the same and the command fail
     "--arms",
     metavar="A,B,...",
     help="Which methods to compare, in the order of the first pass; `list` prints them all.  "
-    "[default: all]",
+    "[default: all that the model can run]",
 )
 @click.option(
     "--link",

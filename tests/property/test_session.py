@@ -100,8 +100,10 @@ class World:
                 return []
 
     def compute_and_send(self, action):
-        rows = self.engine.input_rows(self.sequence, action.token_ids, action.position)
-        deep = self.middle.step(rows, action.position)
+        rows = self.engine.input_rows(
+            self.sequence, action.token_ids, action.position, action.parents
+        )
+        deep = self.middle.step(rows, action.position, action.parents)
         wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[action.want]
         facts = ReplyFacts(action.epoch, action.position, len(wanted), len(self.middle.states))
         self.replies.append((facts, wanted))
@@ -116,7 +118,7 @@ class World:
             decided.append(self.sampler.commit(token, rows[index]))
             return token
 
-        walk(action.draft, choose, self.request.stop_token_ids)
+        walk(action.draft, choose, self.request.stop_token_ids, action.parents)
         return decided
 
     def draft(self, num_tokens):

@@ -34,3 +34,20 @@ def test_the_walk_asks_for_no_choice_after_the_first_mismatch():
 
 def test_a_stop_token_inside_an_accepted_run_ends_the_walk():
     assert walk([1, 2, 3], lambda index: [1, 2, 3, 4][index], frozenset({2})) == (1, 2)
+
+
+def test_the_walk_through_a_tree_goes_where_the_target_goes():
+    draft, parents = [1, 2, 5, 3, 4], (0, 0, 1, 0, 3, 1)
+    asked = []
+
+    def choose(row: int) -> int:
+        asked.append(row)
+        return [5, 0, 0, 3, 9, 0][row]
+
+    assert walk(draft, choose, frozenset(), parents) == (5, 3, 9)
+    assert asked == [0, 3, 4]
+    assert walk(draft, choose, frozenset({5}), parents) == (5,)
+
+
+def test_of_equal_siblings_the_first_counts():
+    assert walk([1, 1, 2], lambda row: [1, 7, 2, 8][row], frozenset(), (0, 0, 0, 2)) == (1, 7)

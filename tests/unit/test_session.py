@@ -170,3 +170,50 @@ def test_a_lost_prompt_goes_on_at_the_first_chunk_without_a_reply():
 def test_nothing_is_lost_while_nothing_is_awaited():
     with pytest.raises(AssertionError, match="does not wait for the cloud"):
         make_session().on_lost()
+
+
+def branched(session):
+    """After a round whose accepted tokens, 4 and 5, stood on a second branch."""
+    prefilled(session).on_chosen([Token(1)], 0.0)
+    tree = (0, 0, 1, 0, 3)
+    assert session.on_draft((2, 3, 4, 5), 0.0, tree) == [
+        ComputeAndSend(2, 3, (1, 2, 3, 4, 5), Want.ALL, is_verify=True, parents=tree)
+    ]
+    session.on_sent(0)
+    assert session.on_reply(ReplyFacts(2, 3, 5, 6), 0) == [Choose(3, (2, 3, 4, 5), tree)]
+    tokens = [Token(4), Token(5), Token(9)]
+    assert session.on_chosen(tokens, 0.0) == [Emit(Emission(tuple(tokens))), Draft(4)]
+    assert session.num_accepted == 2
+    return session
+
+
+def test_what_was_accepted_on_a_branch_goes_up_again_before_the_next_tree():
+    session = branched(make_session(max_tokens=20, num_drafts=4))
+    assert session.on_draft((8, 7), 0.0, (0, 0, 0)) == [
+        ComputeAndSend(3, 4, (4, 5, 9, 8, 7), Want.ALL, is_verify=True, parents=(0, 0, 1, 2, 2))
+    ]
+    session.on_sent(0)
+    assert session.on_reply(ReplyFacts(3, 4, 5, 8), 0) == [Choose(4, (8, 7), (0, 0, 0))]
+    session.on_chosen([Token(8), Token(6)], 0.0)
+    # 8 was in its place right behind the text.
+    assert session.on_draft((), 0.0) == [ComputeAndSend(4, 8, (6,), Want.ALL, is_verify=True)]
+
+
+def test_after_a_loss_the_branch_goes_up_in_chunks_and_the_tree_follows_alone():
+    session = branched(make_session(max_tokens=20, num_drafts=4))
+    session.on_draft((8, 7), 0.0, (0, 0, 0))
+    assert session.on_lost() == [Reopen()]
+    assert session.on_reopened(5, 2) == [ComputeAndSend(4, 4, (4, 5), Want.NONE)]
+    assert session.on_sent(0) == [
+        ComputeAndSend(4, 6, (9, 8), Want.ALL, is_verify=True, parents=(0, 0))
+    ]
+
+
+def test_a_round_that_ends_on_a_branch_leaves_only_the_text_before_it_in_the_caches():
+    session = prefilled(make_session(stop=(5,), num_drafts=4))
+    session.on_chosen([Token(1)], 0.0)
+    session.on_draft((2, 4, 5), 0.0, (0, 0, 0, 2))
+    session.on_sent(0)
+    session.on_reply(ReplyFacts(2, 3, 4, 5), 0)
+    emission = Emission((Token(4), Token(5)), "stop")
+    assert session.on_chosen([Token(4), Token(5)], 0.0) == [Finish(4), Emit(emission)]
