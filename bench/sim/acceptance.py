@@ -42,12 +42,17 @@ NEVER = AcceptanceTable((0.0,), (0.0,), (0.0,))
 
 
 def from_counts(
-    num_rounds: int, drafted: Sequence[int], accepted: Sequence[int], source: str
+    num_rounds: int,
+    drafted: Sequence[int],
+    accepted: Sequence[int],
+    source: str,
+    cut_share: float = 0.0,
 ) -> AcceptanceTable:
     """The table that gives, on average, just these counts of a live run.
 
     Being sure is taken to be as likely behind right guesses as behind wrong ones where the counts
     allow it; where they do not, guesses behind right ones are all right and sureness makes up.
+    `cut_share` of the drafts end at any position because the answer does, which is nobody's doubt.
 
     Raises:
         ValueError: nothing was drafted.
@@ -55,11 +60,12 @@ def from_counts(
     if num_rounds < 1 or not drafted or not drafted[0]:
         raise ValueError("expected counts of drafted tokens")
     sure, astray, right = [], [], []
-    on_path, off_path = float(num_rounds), 0.0
+    uncut = 1.0 - cut_share
+    on_path, off_path = num_rounds * uncut, 0.0
     for num_drafted, num_accepted in zip(drafted, accepted, strict=True):
         if num_drafted == 0 or on_path < 1.0:
             break
-        sure_path = sure_off = num_drafted / (on_path + off_path)
+        sure_path = sure_off = min(1.0, num_drafted / (on_path + off_path))
         if num_accepted > on_path * sure_path:
             sure_path = min(1.0, num_accepted / on_path)
             rest = max(0.0, num_drafted - on_path * sure_path)
@@ -67,8 +73,8 @@ def from_counts(
         sure.append(min(1.0, sure_path))
         astray.append(min(1.0, sure_off))
         right.append(min(1.0, num_accepted / max(on_path * sure_path, 1e-9)))
-        off_path = num_drafted - num_accepted
-        on_path = float(num_accepted)
+        off_path = (num_drafted - num_accepted) * uncut
+        on_path = num_accepted * uncut
     # Beyond what was seen nothing is drafted: the live policy had its reasons.
     sure.append(0.0)
     astray.append(0.0)

@@ -158,7 +158,8 @@ def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
     """What was counted in all passes of the cell."""
     place = (cell.model, cell.setting, cell.arm)
     chosen = [c for c in cells if (c.model, c.setting, c.arm) == place]
-    if not any(sum(r.drafted_by_position) for c in chosen for r in c.requests):
+    requests = [r for c in chosen for r in c.requests]
+    if not any(sum(r.drafted_by_position) for r in requests):
         return NEVER
     length = max(len(r.drafted_by_position) for c in chosen for r in c.requests)
     drafted, accepted = [0] * length, [0] * length
@@ -168,4 +169,5 @@ def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
                 drafted[index] += count
                 accepted[index] += request.accepted_by_position[index]
     rounds = sum(r.rounds for c in chosen for r in c.requests)
-    return from_counts(rounds, drafted, accepted, "counted live in this cell")
+    cut_share = len(requests) / sum(r.output_tokens for r in requests)
+    return from_counts(rounds, drafted, accepted, "counted live in this cell", cut_share)
