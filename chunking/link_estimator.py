@@ -24,6 +24,9 @@ _MAX_TRANSFER_SHARE = 0.25
 _MIN_JITTERS = 4.0
 """A short frame's trip must exceed the delay by so many jitters to lower a known rate."""
 
+_MIN_FIRST_SHARE = 0.1
+"""Of the delay: a first frame's transfer is not seen more finely, and none is infinitely fast."""
+
 _MIN_S_PER_BYTE = 1e-12
 
 
@@ -156,7 +159,10 @@ class LinkEstimator:
         if self.delay_s is None:
             return
         if sent.num_bytes >= _MIN_RATE_BYTES:
-            sample = max(_MIN_S_PER_BYTE, (trip_s - self.delay_s) / sent.num_bytes)
+            transfer_s = trip_s - self.delay_s
+            if self._is_robust and known is None:
+                transfer_s = max(transfer_s, _MIN_FIRST_SHARE * self.delay_s)
+            sample = max(_MIN_S_PER_BYTE, transfer_s / sent.num_bytes)
             is_lower = known is not None and sample > known
             if not (self._is_robust and is_lower) or self._can_lower(trip_s, sent.num_bytes):
                 self._uplink_s_per_byte.add(sample)
