@@ -120,7 +120,9 @@ def _twin(out: Path, grid: Part, loopback: Sequence[Part]) -> Part:
     model = grid.name.removeprefix("grid ")
     [calibration] = [part for part in loopback if part.name == f"loopback {model}"]
     file = out / f"sim-{model}.json"
-    files = ("--like", str(grid.writes), "--calibrate", str(calibration.writes))
+    # A setting is never learned from itself, so the grid's other settings may be.
+    learned = ("--calibrate", str(calibration.writes), "--calibrate", str(grid.writes))
+    files = ("--like", str(grid.writes), *learned)
     return Part(f"sim {model}", ("bench", "sim", *files, "--out", str(file)), file, 40)
 
 

@@ -18,7 +18,7 @@ from bench.sim.paper import (
 
 Figures = Mapping[str, float]
 
-_TTFT_MS: Mapping[str, Figures] = MappingProxyType(
+TTFT_MS: Mapping[str, Figures] = MappingProxyType(
     {
         SPEC_7B.name: {"hat": 384.2, "u-sarathi": 609.2, "u-medusa": 644.6, "u-shape": 646.2},
         CNN_13B.name: {"hat": 1027.4, "u-sarathi": 1750.6, "u-medusa": 2214.8, "u-shape": 2140.8},
@@ -32,7 +32,7 @@ _TBT_SHARE: Mapping[str, Figures] = MappingProxyType(
 )
 """HAT's TBT as a part of each baseline's."""
 
-_ABLATION_MS: Mapping[str, Mapping[str, tuple[float | None, float | None]]] = MappingProxyType(
+ABLATION_MS: Mapping[str, Mapping[str, tuple[float | None, float | None]]] = MappingProxyType(
     {
         SPEC_7B.name: {
             "none": (655.6, 52.3),
@@ -52,7 +52,7 @@ _ABLATION_MS: Mapping[str, Mapping[str, tuple[float | None, float | None]]] = Ma
 )
 """TTFT and TBT. Source of all: HAT (arXiv:2503.18989), as read in a secondary note of it."""
 
-_WITHIN = 0.15
+WITHIN = 0.15
 
 
 def lines(cells: Sequence[Cell]) -> list[str]:
@@ -84,7 +84,7 @@ _Cells = Mapping[tuple[str, str], Cell]
 
 
 def _ttft_lines(workload: PaperWorkload, setting: str, cells: _Cells) -> list[str]:
-    paper = _TTFT_MS[workload.name]
+    paper = TTFT_MS[workload.name]
     hat_ms = mean_ttft_ms(cells[setting, "hat-paper"])
     rows = [f"TTFT, {setting}: mean ms, and HAT's as a part of it"]
     rows.append(_row("arm", "paper", "ratio", "simulated", "ratio", "off by", "accept"))
@@ -114,7 +114,7 @@ def _tbt_lines(workload: PaperWorkload, cells: _Cells) -> list[str]:
 
 
 def _ablation_lines(workload: PaperWorkload, setting: str, cells: _Cells) -> list[str]:
-    paper = _ABLATION_MS[workload.name]
+    paper = ABLATION_MS[workload.name]
     none = cells[setting, "none"]
     base_ttft, base_tbt = paper["none"]
     rows = [f"Ablation, {setting}: mean ms, and as a part of none's"]
@@ -135,7 +135,7 @@ def _compared(paper: float | None, simulated: float) -> str:
     if paper is None:
         return ""
     off = simulated / paper - 1
-    return f"{off:+.0%}" + ("" if abs(off) <= _WITHIN else " *")
+    return f"{off:+.0%}" + ("" if abs(off) <= WITHIN else " *")
 
 
 def _row(name: str, *values: float | str | None) -> str:

@@ -3,9 +3,15 @@
 from collections.abc import Iterable, Sequence
 
 from bench.receipts import simulation_receipt
-from bench.records import Cell, Run
+from bench.records import Cell, Comparison, Run
 
 
-def sim_run(cells: Iterable[Cell], seed: int, command: Sequence[str]) -> Run:
-    """The run that `cells` are of."""
-    return Run(kind="sim", receipt=simulation_receipt(command, seed), cells=list(cells))
+def sim_run(
+    cells: Iterable[Cell],
+    seed: int,
+    command: Sequence[str],
+    comparisons: Sequence[Comparison] = (),
+) -> Run:
+    """The run that `cells` are of, with what is set beside the paper."""
+    receipt = simulation_receipt(command, seed)
+    return Run(kind="sim", receipt=receipt, cells=list(cells), comparisons=list(comparisons))

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
-from bench.records import Cell, RunFileError, read_run, write_run
+from bench.records import Cell, Comparison, RunFileError, read_run, write_run
 from bench.sim import paper, paper_table, scale
 from bench.sim.like import LikeError, like_scenarios
 from bench.sim.like_table import lines as like_lines
+from bench.sim.paper_comparisons import comparisons
 from bench.sim.receipt import sim_run
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
@@ -70,8 +71,10 @@ def sim(
     """
     if [is_paper, is_scale, live_file is not None].count(True) != 1:
         raise click.UsageError("give one of --paper, --scale and --like")
+    beside: Sequence[Comparison] = ()
     if is_paper:
         cells = _simulated(paper.scenarios(seed, num_requests), lambda cell: "")
+        beside = comparisons(cells)
         click.echo("\n".join(paper_table.lines(cells)))
         command = ["--paper", "--num-requests", str(num_requests)]
     elif is_scale:
@@ -88,7 +91,7 @@ def sim(
         command = ["--like", live_file.name]
         command += [word for file in calibration_files for word in ("--calibrate", file.name)]
     full = ["hat", "bench", "sim", *command, "--seed", str(seed)]
-    write_run(out, sim_run(cells, seed, full))
+    write_run(out, sim_run(cells, seed, full, beside))
     click.echo(f"wrote {out}")
 
 
