@@ -22,9 +22,17 @@ class _Limits:
     cap_tokens: int
     frame_tokens: int | None
 
-    def fewest_chunks(self, num_tokens: int) -> tuple[int, ...]:
-        """One, if a frame holds so many tokens."""
-        return uniform_chunks(num_tokens, -(-num_tokens // (self.frame_tokens or num_tokens)))
+    def fewest_chunks(
+        self, num_tokens: int, times: PipelineTimes, backlog: Backlog = IDLE
+    ) -> tuple[int, ...]:
+        """One, if a frame holds so many tokens; else equal ones, or full frames and a rest."""
+        frame_tokens = self.frame_tokens or num_tokens
+        if num_tokens <= frame_tokens:
+            return (num_tokens,)
+        num_full, rest = divmod(num_tokens, frame_tokens)
+        full, last = (frame_tokens,) * num_full, (rest,) * (rest > 0)
+        equal = uniform_chunks(num_tokens, num_full + (rest > 0))
+        return min(equal, full + last, key=lambda cut: ttft_s(cut, times, backlog))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +90,12 @@ class BoundedPlanner:
         limits: _Limits,
         sent: tuple[int, ...] = (),
     ) -> tuple[int, ...]:
-        fewest = limits.fewest_chunks(num_tokens)
+        fewest = limits.fewest_chunks(num_tokens, times, backlog)
         fewest_s = ttft_s(fewest, times, backlog)
         allowed_s = (1.0 + self.slack) * ttft_bound_s(num_tokens, times, backlog)
         if fewest[0] <= limits.cap_tokens and fewest_s <= allowed_s:
             return fewest
-        uncut = limits.fewest_chunks(sum(sent) + num_tokens)
+        uncut = limits.fewest_chunks(sum(sent) + num_tokens, times)
         cap_tokens = limits.cap_tokens
         while True:
             for cut in self._ranked(num_tokens, times, backlog, cap_tokens):
