@@ -107,7 +107,9 @@ def _live(
 ) -> Part:
     folder = str(_MODELS / model) if (_MODELS / model).is_dir() else model
     file = out / f"{name.replace(' ', '-')}.json"
-    argv = ("bench", "live", "--model", folder, "--prompts", prompts, *load, "--out", str(file))
+    # In float32, where equal texts are promised and checked.
+    what = ("--model", folder, "--dtype", "float32", "--prompts", prompts)
+    argv = ("bench", "live", *what, *load, "--out", str(file))
     return Part(name, argv, file, budget_s)
 
 

@@ -89,8 +89,11 @@ class Fleet:
     and cloud. `close` ends everything.
     """
 
-    def __init__(self, bundles: Path, links: Sequence[ShapedLink], cores: Cores) -> None:
+    def __init__(
+        self, bundles: Path, links: Sequence[ShapedLink], cores: Cores, dtype: str = "auto"
+    ) -> None:
         self._bundles = bundles
+        self._dtype = dtype
         self._links = links
         self._cores = cores
         self._clouds: dict[str, Cloud] = {}
@@ -157,6 +160,7 @@ class Fleet:
             "port": cloud.port,
             "device": "auto" if in_cloud else "cpu",
             "threads": num_threads,
+            "dtype": self._dtype,
             "log_level": "debug",
             "log_format": "json",
             **arm.cloud,

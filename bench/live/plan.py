@@ -56,6 +56,7 @@ class Setting:
     """One model, link and workload, for all of `arms`.
 
     `bundles` is the folder that `hat split` wrote. `link_kind` None takes the most faithful.
+    `dtype` is the cloud's number format, auto: the bundle's own. Rows cross in it.
     """
 
     bundles: Path
@@ -63,6 +64,7 @@ class Setting:
     workload: Workload
     arms: tuple[Arm, ...]
     link_kind: LinkKind | None = None
+    dtype: str = "auto"
 
     @property
     def name(self) -> str:
@@ -72,6 +74,7 @@ class Setting:
         parts += [f"{load.num_devices} devices"] if load.num_devices > 1 else []
         if load.arrivals != CLOSED:
             parts += [f"{load.arrivals} {load.requests_per_s:g}/s"]
+        parts += [self.dtype] if self.dtype != "auto" else []
         parts += [f"temperature {load.temperature:g}"] if load.temperature else []
         return ", ".join(parts)
 
@@ -110,8 +113,8 @@ def arms_for(bundles: Path, arms: Sequence[Arm], num_devices: int) -> tuple[Arm,
     )
 
 
-def model_record(bundles: Path) -> ModelRecord:
-    """The model in a folder that `hat split` wrote.
+def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:
+    """The model in a folder that `hat split` wrote, served in `dtype`.
 
     Raises:
         BundleError: it holds no sound bundle.
@@ -124,7 +127,7 @@ def model_record(bundles: Path) -> ModelRecord:
         num_input_layers=manifest.num_input_layers,
         num_output_layers=manifest.num_output_layers,
         hidden_size=manifest.shape.hidden_size,
-        dtype=manifest.dtype,
+        dtype=manifest.dtype if dtype == "auto" else dtype,
         has_real_weights=has_real_weights(bundles / "cloud"),
     )
 

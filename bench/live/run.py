@@ -55,7 +55,7 @@ class _SettingRun:
         self._load = load
         self._link = link
         self._cores = cores
-        self._model = model_record(setting.bundles)
+        self._model = model_record(setting.bundles, setting.dtype)
 
     async def passes(
         self, links: tuple[ShapedLink, ...], repeats: int, progress: Progress
@@ -63,7 +63,7 @@ class _SettingRun:
         """The cells of this setting."""
         cells = []
         async with contextlib.AsyncExitStack() as stack:
-            fleet = Fleet(self._setting.bundles, links, self._cores)
+            fleet = Fleet(self._setting.bundles, links, self._cores, self._setting.dtype)
             stack.push_async_callback(fleet.close)
             for repeat in range(repeats):
                 for arm in arms_in_turn(self._setting.arms, repeat):

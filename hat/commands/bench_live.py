@@ -103,6 +103,13 @@ texts; if they do not, the results are written all the same and the command fail
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Requests per second."
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Of the cloud's layers and of the rows that cross. In 16 bits a text may part at a tie.",
+)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, help="[default: 0]")
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=1, metavar="N", help="Passes.  [default: 1]"
@@ -172,6 +179,7 @@ def _plan(parameters: dict[str, Any]) -> "LivePlan":
     from bench.live.plan import LivePlan, Setting
 
     kind = None if parameters["link_kind"] is None else LinkKind(parameters["link_kind"])
+    dtype = parameters["dtype"]
     texts = parameters["links"] or ("up=20mbit,down=50mbit,rtt=40ms",)
     links = [parse_link_spec(text) for text in texts]
     workload, named = _workload(parameters), parameters["arms"]
@@ -179,7 +187,7 @@ def _plan(parameters: dict[str, Any]) -> "LivePlan":
     for model in parameters["models"] or (None,):
         folder = bundles_of(model)
         arms = _usable_arms(folder, _arms(named), workload.num_devices, named is not None)
-        settings += [Setting(folder, link, workload, arms, kind) for link in links]
+        settings += [Setting(folder, link, workload, arms, kind, dtype) for link in links]
     return LivePlan(tuple(settings), parameters["repeats"], parameters["seed"])
 
 
