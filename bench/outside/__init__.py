@@ -1,0 +1,1 @@
+"""Our client beside one that others wrote, at the same endpoint."""
