@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.medusa_heads import install_heads
 from bench.arms import ARMS, Arm
 from bench.records import Cell, read_run
 from device_runtime.generation import GenerationRequest
@@ -22,6 +23,7 @@ LINK = "up=50mbit,down=50mbit,rtt=4ms"
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("live") / "m1"
     split_for_serving(MODEL_FOLDER, folder, 1)
+    install_heads(folder / "device", MODEL_FOLDER.with_name("stories260k-medusa"))
     return folder
 
 
