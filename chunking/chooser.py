@@ -45,6 +45,8 @@ class ChunkChooser:
         self._clock = clock
         self._max_frame_tokens = max_frame_tokens
         self._in_flight: deque[_InFlight] = deque()
+        self._sent: list[int] = []
+        self._num_left = 0
         self._sent_s = 0.0
         self._done_s = 0.0
         self.choices: list[ChunkChoice] = []
@@ -54,12 +56,27 @@ class ChunkChooser:
         now, estimates = self._clock(), self._estimates()
         self._take_answered(prefill.num_in_flight, estimates, now)
         backlog, next_reply_s = self._backlog(estimates, now)
-        known = replace(prefill, estimates=estimates, backlog=backlog, next_reply_s=next_reply_s)
+        known = replace(
+            prefill,
+            estimates=estimates,
+            backlog=backlog,
+            next_reply_s=next_reply_s,
+            max_chunk_tokens=self._max_frame_tokens,
+            sent=self._sent_of(prefill),
+        )
         num_tokens = min(self._planner.next_chunk_tokens(known), self._max_frame_tokens)
         if num_tokens != WAIT:
             self._in_flight.append(_InFlight(num_tokens, now))
+            self._sent.append(num_tokens)
+            self._num_left = prefill.num_remaining_tokens - num_tokens
             self.choices.append(ChunkChoice(num_tokens, estimates))
         return num_tokens
+
+    def _sent_of(self, prefill: Prefill) -> tuple[int, ...]:
+        """The chunks of this prompt so far; none once it is sent anew, after a loss."""
+        if prefill.num_remaining_tokens != self._num_left:
+            self._sent.clear()
+        return tuple(self._sent)
 
     def _take_answered(self, num_in_flight: int, estimates: Estimates, now: float) -> None:
         """Forget the chunks that were answered; the last answer tells when stages were free."""

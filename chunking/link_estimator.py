@@ -9,6 +9,7 @@ queue behind one another reach it one transfer apart, whatever that shift is.
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
+from statistics import median
 
 from chunking.averages import Average, MovingAverage, RobustAverage
 
@@ -19,6 +20,9 @@ _MIN_RATE_BYTES = 4096
 
 _MAX_TRANSFER_SHARE = 0.25
 """Of a frame's whole trip, if it is to tell the delay."""
+
+_MIN_JITTERS = 4.0
+"""A short frame's trip must exceed the delay by so many jitters to lower a known rate."""
 
 _MIN_S_PER_BYTE = 1e-12
 
@@ -51,9 +55,9 @@ class LinkEstimator:
     """For one link, over all its sessions. Frames are named by any key of the caller's.
 
     `is_robust` chooses how to average and what to believe: the first frame after an idle time
-    meets a slow start and an idle radio, so it may raise a known rate and never lowers it, and
-    the delay is the least of the last few. Without it, every frame counts and all is smoothed as
-    in the paper.
+    meets a slow start and an idle radio, so it may raise a known rate and never lowers it; nor does
+    a frame that was late by no more than trips vary; and the delay is the least of the last few.
+    Without it, every frame counts and all is smoothed as in the paper.
     """
 
     def __init__(self, is_robust: bool = True) -> None:
@@ -153,10 +157,24 @@ class LinkEstimator:
             return
         if sent.num_bytes >= _MIN_RATE_BYTES:
             sample = max(_MIN_S_PER_BYTE, (trip_s - self.delay_s) / sent.num_bytes)
-            if not (self._is_robust and self._has_queued_sample and known and sample > known):
+            is_lower = known is not None and sample > known
+            if not (self._is_robust and is_lower) or self._can_lower(trip_s, sent.num_bytes):
                 self._uplink_s_per_byte.add(sample)
         elif known is not None and measured.num_bytes >= _MIN_RATE_BYTES:
             self._add_download(measured, trip_s - self.delay_s - known * sent.num_bytes)
+
+    def _can_lower(self, trip_s: float, num_bytes: int) -> bool:
+        """Whether a single frame's trip says that the known rate is too high.
+
+        A device slower than its link has single frames alone, most of them verifications: a few
+        kilobytes whose transfer is nothing beside how late a busy machine takes their replies.
+        """
+        upload_s = num_bytes * (self._uplink_s_per_byte.value or 0.0)
+        delay_s = min(self._delays_s)
+        jitter_s = median(self._delays_s) - delay_s
+        is_late = trip_s - delay_s >= max(delay_s, _MIN_JITTERS * jitter_s)
+        is_long = upload_s > _MAX_TRANSFER_SHARE * trip_s
+        return not self._has_queued_sample and (is_long or is_late)
 
     def _add_download(self, measured: Measured, residual_s: float) -> None:
         """What is left of a trip beyond the download already assumed in it."""

@@ -19,7 +19,9 @@ class Prefill:
 
     `num_tokens` is the length of the whole prompt, the part that was cached before included;
     `num_remaining_tokens` is at least 1. In
-    `next_reply_s` the oldest chunk in flight is expected to be answered.
+    `next_reply_s` the oldest chunk in flight is expected to be answered. No chunk may be longer
+    than `max_chunk_tokens` (`None`: as long as the prompt); `sent` were the chunks before, where
+    they are known.
     """
 
     num_tokens: int
@@ -28,6 +30,8 @@ class Prefill:
     estimates: Estimates = UNKNOWN
     backlog: Backlog = IDLE
     next_reply_s: float = 0.0
+    max_chunk_tokens: int | None = None
+    sent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_remaining_tokens <= self.num_tokens:

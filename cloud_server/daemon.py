@@ -174,6 +174,8 @@ class CloudDaemon:
     def on_engine_ready(self) -> None:
         """See `StepListener`."""
         self._is_restarting = False
+        # What failed did so in the one that is gone; while not ready, nobody would try this one.
+        self._num_failed_in_a_row = 0
         self._core.engine_ready()
         self._pump_soon()
 

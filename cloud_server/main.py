@@ -12,6 +12,7 @@ from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
 from cloud_server.logs import configure_logs
 from cloud_server.server import CloudServer, load_chosen_engine
+from submodels.errors import BundleError
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def run(config: CloudConfig) -> int:
     sys.setswitchinterval(0.0005)
     configure_logs(config.log_level, config.log_format)
     try:
+        if config.engine == "vllm" and config.node_rank > 0:
+            return _follow(config)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             engine_has_ended = runner.run(_serve(config))
     except ConfigError as error:
@@ -43,6 +46,16 @@ def run(config: CloudConfig) -> int:
         # interpreter would pull it away from under that thread, which aborts the process.
         logging.shutdown()
         os._exit(OK)
+    return OK
+
+
+def _follow(config: CloudConfig) -> int:
+    from cloud_server.vllm_engine.follower import follow
+
+    try:
+        follow(config)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
     return OK
 
 

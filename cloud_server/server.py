@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _STOP_ENGINE_S = 5.0
 _STOP_HTTP_S = 2.0
+_LEAST_LOAD_S = 0.5
 
 
 class CloudServer:
@@ -88,7 +89,9 @@ class CloudServer:
         """
         started_s = time.monotonic()
         loaded = await self._engine.load()
-        rhythm = EngineRhythm(steps_in_flight(loaded.engine), time.monotonic() - started_s)
+        rhythm = EngineRhythm(
+            steps_in_flight(loaded.engine), max(_LEAST_LOAD_S, time.monotonic() - started_s)
+        )
         settings = core_settings(self._config, self._bundle.manifest, loaded.engine)
         self.daemon = CloudDaemon(settings, self._engine, self.metrics, self._patience, rhythm)
         _log.info("%s", self._announcement(loaded))

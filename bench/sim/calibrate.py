@@ -1,20 +1,24 @@
-"""This machine's times for a model, from the phases of live runs on loopback.
+"""This machine's times for a model, from the phases and steps of live runs.
 
-Only sums per request are known, so each time is the line that fits the cells' medians best. The
-cells that are compared later lend nothing but their acceptance.
+Only sums per request are known, so each time is the line that fits the cells' medians best.
+Computing does not depend on the link, so cells of any link tell; those of the setting that is to
+be simulated are left out, and lend nothing but their acceptance.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 
 import numpy as np
 
-from bench.records import Cell, RequestRecord
+from bench.records import Cell, LinkRecord, RequestRecord
 from bench.sim.times import DeviceTimes, Overheads
 from chunking.cost import LinearTime
 from cloud_server.actions import Step
+
+_PLAIN_ARMS = ("u-shape", "u-sarathi", "hat-no-speculation")
 
 _NGRAM_TOKEN_S = 1e-4
 """A draft that costs less per token was looked up, not computed."""
@@ -26,7 +30,7 @@ class CalibrationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TableStep:
-    """A measured g: median seconds by rows, straight between, and by the last slope beyond."""
+    """A measured g: seconds by rows, straight between, and by the last slope beyond."""
 
     points: tuple[tuple[float, float], ...]
 
@@ -54,18 +58,18 @@ class Tables:
 
 
 def calibrate(cells: Sequence[Cell]) -> Tables:
-    """The times of the one model that all these loopback cells are of.
+    """The times of the one model that all these cells are of.
 
     Raises:
         CalibrationError: no cell without drafts, no cell with them, or no steps in them.
     """
-    plain = [cell for cell in cells if cell.arm in ("u-shape", "hat-no-speculation")]
+    plain = [cell for cell in cells if cell.arm in _PLAIN_ARMS]
     drafting = [cell for cell in cells if any(r.drafted_by_position for r in cell.requests)]
     if not plain or not drafting:
-        raise CalibrationError("expected loopback cells of u-shape and of hat")
+        raise CalibrationError("expected cells of u-shape and of hat, of other settings")
     draft_call_s, draft_step_s = _draft_times(drafting)
     device = DeviceTimes(
-        input=_line(plain, lambda r: r.seconds["input"], _num_frames, _num_rows_up),
+        input=_input_line(plain),
         output=_line(cells, lambda r: r.seconds["verify"], _num_choices, _num_rows_chosen),
         draft_call_s=draft_call_s,
         draft_step_s=draft_step_s,
@@ -73,13 +77,9 @@ def calibrate(cells: Sequence[Cell]) -> Tables:
     return Tables(device, _step_table(cells), _overheads(plain), draft_step_s > _NGRAM_TOKEN_S)
 
 
-def by_model(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Loopback cells by the model's fingerprint."""
-    found: defaultdict[str, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        if cell.link.kind == "loopback":
-            found[cell.model.fingerprint].append(cell)
-    return dict(found)
+def usable(cell: Cell) -> bool:
+    """Whether its phases are those of a split model over a link without a trace."""
+    return cell.arm not in ("cloud-only", "device-only", "u-medusa") and cell.link.trace is None
 
 
 def _num_frames(request: RequestRecord) -> float:
@@ -120,6 +120,23 @@ def _line(cells: Sequence[Cell], seconds: _Measure, calls: _Measure, rows: _Meas
     return LinearTime(fixed_s, row_s)
 
 
+def _input_line(cells: Sequence[Cell]) -> LinearTime:
+    """A round's one row from what timelines leave of the phase, a chunk's rows from their bars."""
+    singles, chunks = [], []
+    for request in (request for cell in cells for request in cell.requests if request.rounds):
+        bars = [s for s in request.spans if (s.lane, s.what) == ("device", "prefill")]
+        if bars:
+            chunks_s = sum(bar.end_s - bar.start_s for bar in bars)
+            singles.append((request.seconds["input"] - chunks_s) / request.rounds)
+            chunks += [(bar.num_tokens, bar.end_s - bar.start_s) for bar in bars]
+    if not chunks:
+        return _line(cells, lambda r: r.seconds["input"], _num_frames, _num_rows_up)
+    single_s = max(0.0, median(singles))
+    slopes = [(seconds - single_s) / (rows - 1) for rows, seconds in chunks if rows > 1]
+    row_s = min(single_s, max(0.0, median(slopes))) if slopes else 0.0
+    return LinearTime(single_s - row_s, row_s)
+
+
 def _draft_times(cells: Sequence[Cell]) -> tuple[float, float]:
     """Half of a round's drafting per draft, half by its tokens: the two cannot be told apart."""
     requests = [r for cell in cells for r in cell.requests if sum(r.drafted_by_position)]
@@ -135,27 +152,43 @@ def _step_table(cells: Sequence[Cell]) -> TableStep:
             seconds[num_tokens].append(step_s)
     if not seconds:
         raise CalibrationError("expected the cloud's steps with their rows")
-    points = [(float(rows), median(times)) for rows, times in sorted(seconds.items())]
-    longest_s, rising = 0.0, []
-    for rows, step_s in points:
-        longest_s = max(longest_s, step_s)
-        rising.append((rows, longest_s))
-    return TableStep(tuple(rising))
+    points = [(float(rows), median(times), len(times)) for rows, times in sorted(seconds.items())]
+    return TableStep(tuple(_never_falling(points)))
+
+
+def _never_falling(points: Sequence[tuple[float, float, int]]) -> list[tuple[float, float]]:
+    """Rows and seconds that rise, nearest to these by weighted squares (adjacent ones pooled)."""
+    pools: list[list[tuple[float, float, int]]] = []
+    for point in points:
+        pools.append([point])
+        while len(pools) > 1 and _mean_s(pools[-2]) > _mean_s(pools[-1]):
+            last = pools.pop()
+            pools[-1].extend(last)
+    return [(rows, _mean_s(pool)) for pool in pools for rows, _, _ in pool]
+
+
+def _mean_s(pool: Sequence[tuple[float, float, int]]) -> float:
+    return sum(s * weight for _, s, weight in pool) / sum(weight for _, _, weight in pool)
 
 
 def _overheads(cells: Sequence[Cell]) -> Overheads:
-    """From cells whose prompts go up in one frame or few, so that nothing overlaps."""
-    requests = [(cell, request) for cell in cells for request in cell.requests]
-    trips = [
-        request.seconds["link"] / _num_frames(request) - (cell.link.measured_rtt_s or {})["p50"]
-        for cell, request in requests
-    ]
-    http = [r.emissions[-1][0] - r.seconds["total"] for _, r in requests]
-    pieces = [
-        (r.seconds["loop"] + r.seconds["send"]) / max(1, len(r.emissions)) for _, r in requests
-    ]
+    """From cells whose prompts go up in one frame or few, so that little overlaps."""
+    http, pieces, frames = [], [], []
+    for cell in cells:
+        for request in cell.requests:
+            http.append(request.emissions[-1][0] - request.seconds["total"])
+            others_s = request.seconds["loop"] + request.seconds["send"]
+            pieces.append(others_s / len(request.emissions))
+            frames.append(_frame_s(cell.link, request))
     return Overheads(
         request_s=max(0.0, median(http)),
         emission_s=median(pieces),
-        frame_s=max(0.0, median(trips)),
+        frame_s=max(0.0, median(frames)),
     )
+
+
+def _frame_s(link: LinkRecord, request: RequestRecord) -> float:
+    """What a frame and its reply take beyond the link's round trip and its rates."""
+    way_s = request.bytes_up / (link.uplink_bytes_per_s or inf)
+    way_s += request.bytes_down / (link.downlink_bytes_per_s or inf)
+    return (request.seconds["link"] - way_s) / _num_frames(request) - 2 * link.delay_s

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bench.sim.acceptance import AcceptanceTable, Guesses, Text
+from bench.sim.acceptance import Guesses, Text
 from bench.sim.device_engine import SimEngine
 from bench.sim.device_link import DeviceLink, SimStream
 from bench.sim.kernel import Kernel, Process, Turnstile
@@ -174,8 +174,3 @@ class Device:
     def _expire(self) -> None:
         for place in self._cache.expire(self.kernel.now):
             self.release(place)
-
-
-def guesses_of(text: Text, table: AcceptanceTable, draws: Random) -> Guesses:
-    """The draft model of one request."""
-    return Guesses(text, table, draws)

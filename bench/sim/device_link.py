@@ -66,7 +66,7 @@ class Channels:
 
 @dataclass(slots=True)
 class SimStream:
-    """One session in the cloud, as `LinkSession`. `on_frame` is told of sizes sent and received."""
+    """One session in the cloud, as `LinkSession`; `changed` fires with everything that happens."""
 
     request: Open
     changed: Signal

@@ -38,11 +38,7 @@ _ROWS_PER_PREPARATION = 32
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What one generation is made of; `emit` is told of tokens as they are decided.
-
-    `returns_all_rows` has every prompt row come back, as some baselines may have done; nothing
-    is done with them.
-    """
+    """What one generation is made of; `emit` is told of tokens as they are decided."""
 
     device: Device
     session: Session

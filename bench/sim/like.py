@@ -1,6 +1,6 @@
 """The settings of a live result, simulated: same prompts' lengths, links, arms and arrivals."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bench.arms import WARM_UP_TOKENS
@@ -8,7 +8,7 @@ from bench.link.spec import LinkSpec
 from bench.records import Cell, LinkRecord, Run
 from bench.sim.acceptance import NEVER, AcceptanceTable, from_counts
 from bench.sim.arms import MEDUSA, sim_arm
-from bench.sim.calibrate import CalibrationError, Tables, by_model, calibrate
+from bench.sim.calibrate import CalibrationError, Tables, calibrate, usable
 from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.workloads.arrivals import CLOSED
@@ -37,44 +37,41 @@ class LikeError(Exception):
     """A live result cannot be simulated; the message says why."""
 
 
-def calibrated(runs: Sequence[Run]) -> dict[str, Tables]:
-    """Tables of every model in loopback results, by fingerprint.
-
-    Raises:
-        LikeError: there is nothing to learn from.
-    """
-    cells = by_model([cell for run in runs for cell in run.cells])
-    if not cells:
-        raise LikeError("--calibrate: expected results over --link loopback")
-    try:
-        return {fingerprint: calibrate(some) for fingerprint, some in cells.items()}
-    except CalibrationError as error:
-        raise LikeError(f"--calibrate: {error}") from error
-
-
-def like_scenarios(live: Run, tables: Mapping[str, Tables], seed: int) -> Iterator[Scenario]:
+def like_scenarios(live: Run, learned_from: Sequence[Run], seed: int) -> Iterator[Scenario]:
     """One scenario per setting, arm and pass of a live result.
 
+    Times are learned from the other settings of all runs in `learned_from`.
+
     Raises:
-        LikeError: an arm or a model that nothing is known of.
+        LikeError: an arm, or a model's times, that nothing is known of.
     """
+    cells = [cell for run in learned_from for cell in run.cells if usable(cell)]
+    tables: dict[tuple[str, str], Tables] = {}
     for cell in live.cells:
-        known = tables.get(cell.model.fingerprint)
-        if known is None:
-            raise LikeError(f"--calibrate has no {cell.model.name}")
-        if cell.arm in _NOT_LEARNED:
+        if cell.arm in _NOT_LEARNED or cell.link.kind == "loopback":
             continue
-        if cell.link.kind == "loopback":
-            # What is calibrated on is not compared.
-            continue
+        place = (cell.model.fingerprint, cell.setting)
+        if place not in tables:
+            tables[place] = _learned(cell, cells)
         try:
-            yield _scenario(cell, live.cells, known, seed)
+            yield _scenario(cell, live.cells, tables[place], seed)
         except KeyError as error:
             raise LikeError(f"no arm {error} is simulated") from error
 
 
+def _learned(cell: Cell, cells: Sequence[Cell]) -> Tables:
+    """The model's times, as other settings tell."""
+    model = cell.model.fingerprint
+    others = [c for c in cells if c.model.fingerprint == model and c.setting != cell.setting]
+    try:
+        return calibrate(others)
+    except CalibrationError as error:
+        raise LikeError(f"--calibrate, {cell.model.name}: {error}") from error
+
+
 def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Scenario:
-    arm = sim_arm(cell.arm)
+    # The counts hold what the policy chose live; cutting drafts once more would count it twice.
+    arm = replace(sim_arm(cell.arm), drafts_to_the_end=True)
     acceptance = _acceptance(cell, cells) if arm.drafts == "adapter" else NEVER
     if not known.has_adapter:
         arm = replace(arm, device=replace(arm.device, draft_ahead="off"))
@@ -102,18 +99,20 @@ def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Sc
         by_segments=cell.link.kind in ("tap", "netem"),
         num_timelines=1,
         repeat=cell.repeat,
-        notes=(f"acceptance: {acceptance.source}", "times: calibrated on loopback"),
+        notes=(f"acceptance: {acceptance.source}", "times: learned from other live settings"),
     )
 
 
 def link_spec(record: LinkRecord) -> LinkSpec:
-    """The link as asked for, with half of the measured round trip for each way."""
-    measured = record.measured_rtt_s
-    delay_s = record.delay_s if measured is None else measured["p50"] / 2
+    """The link as asked for, which is what the shaper does.
+
+    What a probe measured beside it tells how busy the machine was then; what relay and kernels add
+    to each frame is learned with the other overheads.
+    """
     return LinkSpec(
         uplink_bytes_per_s=None if record.trace else record.uplink_bytes_per_s,
         downlink_bytes_per_s=None if record.trace else record.downlink_bytes_per_s,
-        delay_s=max(record.delay_s, delay_s - record.jitter_s / 2),
+        delay_s=record.delay_s,
         jitter_s=record.jitter_s,
         loss=record.loss,
         trace=record.trace,
@@ -156,16 +155,11 @@ def _requests(cell: Cell) -> tuple[Request, ...]:
 
 
 def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
-    """Of all live cells of the model with this arm: from the one with the longest drafts.
-
-    There the policy cut drafts least, so their lengths tell of the draft model. All passes of the
-    setting count.
-    """
-    alike = [c for c in cells if (c.model, c.arm) == (cell.model, cell.arm) and _mean_draft(c)]
-    if not alike:
+    """What was counted in all passes of the cell."""
+    place = (cell.model, cell.setting, cell.arm)
+    chosen = [c for c in cells if (c.model, c.setting, c.arm) == place]
+    if not any(sum(r.drafted_by_position) for c in chosen for r in c.requests):
         return NEVER
-    longest = max(alike, key=_mean_draft)
-    chosen = [c for c in alike if c.setting == longest.setting]
     length = max(len(r.drafted_by_position) for c in chosen for r in c.requests)
     drafted, accepted = [0] * length, [0] * length
     for each in chosen:
@@ -174,9 +168,4 @@ def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
                 drafted[index] += count
                 accepted[index] += request.accepted_by_position[index]
     rounds = sum(r.rounds for c in chosen for r in c.requests)
-    return from_counts(rounds, drafted, accepted, f"counted live at {longest.setting}")
-
-
-def _mean_draft(cell: Cell) -> float:
-    rounds = sum(request.rounds for request in cell.requests)
-    return sum(sum(r.drafted_by_position) for r in cell.requests) / rounds if rounds else 0.0
+    return from_counts(rounds, drafted, accepted, "counted live in this cell")

@@ -1,4 +1,9 @@
-"""Live and simulated medians side by side."""
+"""Live and simulated medians side by side.
+
+`steps` is how much longer the live cloud's steps took than the simulated ones of the same rows: a
+machine that was busier or quieter in that cell than in those that were learned from, which no
+table can know.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,7 +13,7 @@ from bench.records import Cell
 
 WITHIN = 0.1
 
-_HEADER = ("TTFT live", "sim", "off", "TBT live", "sim", "off", "accept", "sim")
+_HEADER = ("TTFT live", "sim", "off", "TBT live", "sim", "off", "accept", "sim", "steps")
 
 Place = tuple[str, str, str]
 
@@ -31,6 +36,7 @@ def lines(live: Sequence[Cell], simulated: Sequence[Cell]) -> list[str]:
         for group in (cells, computed[place]):
             accepted = accept_length([r for cell in group for r in cell.requests])
             figures.append("-" if accepted is None else f"{accepted:.2f}")
+        figures.append(_steps_off(cells, computed[place]))
         num_near, num_rows = num_near + is_near, num_rows + 1
         text.append(f"{', '.join(place):78}" + "".join(f"{figure:>10}" for figure in figures))
     text.append(f"{num_near} of {num_rows} rows have both medians within {WITHIN:.0%}")
@@ -43,6 +49,26 @@ def medians(cells: Sequence[Cell]) -> tuple[float, float]:
     firsts = [s for request in requests if (s := ttft_s(request)) is not None]
     gaps = [gap_s for request in requests for gap_s in tbt_s(request)]
     return percentile(firsts, 50), percentile(gaps, 50)
+
+
+def _steps_off(live: Sequence[Cell], simulated: Sequence[Cell]) -> str:
+    """Of the sizes that both have, weighted by the live number of each."""
+    measured, computed = _steps(live), _steps(simulated)
+    shared = [rows for rows in measured if rows in computed]
+    if not shared:
+        return "-"
+    live_s = sum(len(measured[rows]) * percentile(measured[rows], 50) for rows in shared)
+    sim_s = sum(len(measured[rows]) * percentile(computed[rows], 50) for rows in shared)
+    return f"{live_s / sim_s - 1:+.0%}"
+
+
+def _steps(cells: Sequence[Cell]) -> dict[int, list[float]]:
+    """Seconds of the cloud's steps by their rows."""
+    found: defaultdict[int, list[float]] = defaultdict(list)
+    for cell in cells:
+        for rows, seconds in zip(cell.cloud_step_tokens, cell.cloud_step_s, strict=False):
+            found[rows].append(seconds)
+    return dict(found)
 
 
 def _gathered(cells: Sequence[Cell]) -> dict[Place, list[Cell]]:

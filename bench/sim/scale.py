@@ -14,7 +14,7 @@ from bench.workloads.lengths import SPEC_BENCH
 
 NUM_DEVICES = 1000
 REPLICAS = (1, 2, 4, 8)
-LOADS_PER_S = (10.0, 20.0, 40.0, 80.0, 160.0)
+LOADS_PER_S = (40.0, 80.0, 160.0, 320.0)
 
 TTFT_LIMIT_S, TBT_LIMIT_S = 1.5, 0.1
 """The service level that `SLA` counts: chosen for this table, not the paper's."""

@@ -7,7 +7,7 @@ from cloud_server.engine_settings import check_vllm_settings
 from cloud_server.errors import ConfigError
 from cloud_server.loaded_engine import LoadedEngine
 from cloud_server.vllm_engine.engine import EngineShape
-from cloud_server.vllm_engine.start import StartedEngine, start_engine
+from cloud_server.vllm_engine.start import StartedEngine, run_workers, start_engine
 from submodels.bundle import Bundle
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
@@ -36,6 +36,18 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     return LoadedEngine(
         started.engine, _description(config, started), kv_bytes, close=started.close
     )
+
+
+def run_bundle_workers(bundle: Bundle, config: CloudConfig) -> None:
+    """This machine's share of the bundle's layers, for machine 0, until a worker ends.
+
+    Raises:
+        ConfigError: as for `load_vllm_engine`.
+    """
+    _check_settings(config, bundle.manifest)
+    shape = _shape(bundle.manifest, config)
+    kv_bytes = kv_bytes_per_token(bundle.manifest, shape.dtype)
+    run_workers(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
 
 
 def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:

@@ -5,7 +5,7 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 _STEP_TIMEOUT_S = 300.0
 """After so long without an answer the workers are given up; vLLM's own patience with a step."""
+
+_MOST_FAILED_STEPS = 3
+"""In a row: a lone worker that raises each time, as after an error of its GPU, is started anew."""
 
 _LEAST_QUEUE_MIB = 24
 
@@ -51,6 +54,7 @@ class ProcessWorkers:
         self._is_alone = num_workers == 1
         self._died = threading.Event()
         self._has_failed = False
+        self._num_failed_in_a_row = 0
         executor.register_failure_callback(self._died.set)
 
     @property
@@ -78,9 +82,16 @@ class ProcessWorkers:
         return seconds
 
     def note_failure(self, error: Exception) -> None:
-        """A step raised; nothing more is to be expected of workers that shared it."""
-        if not self._is_alone or isinstance(error, TimeoutError):
+        """A step raised; nothing more is to be expected of workers that shared it, nor of one that
+        fails every time."""
+        self._num_failed_in_a_row += 1
+        is_hopeless = self._num_failed_in_a_row >= _MOST_FAILED_STEPS
+        if not self._is_alone or is_hopeless or isinstance(error, TimeoutError):
             self._has_failed = True
+
+    def note_success(self) -> None:
+        """A step ran."""
+        self._num_failed_in_a_row = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +102,12 @@ class _WatchedAnswer:
     def result(self) -> Any:
         """See `Answer.result`."""
         try:
-            return self.future.result()
+            rows = self.future.result()
         except Exception as error:
             self.workers.note_failure(error)
             raise
+        self.workers.note_success()
+        return rows
 
 
 def start_engine(
@@ -109,12 +122,7 @@ def start_engine(
         ConfigError: vLLM is missing, of another release, or refuses the model or the settings.
     """
     version = installed_version()
-    num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
-    _set_environment(shape, num_workers // config.nnodes)
-    arguments = engine_arguments(folder, config, shape.max_context_tokens, shape.max_step_tokens)
-    if kv_memory_bytes is not None:
-        arguments["kv_cache_memory_bytes"] = kv_memory_bytes
-    core = _engine_core(arguments)
+    core = _engine_core(_arguments(folder, config, shape, kv_memory_bytes))
     with contextlib.ExitStack() as undo:
         undo.callback(core.shutdown)
         executor = core.model_executor
@@ -129,6 +137,41 @@ def start_engine(
         engine = VllmMiddleEngine(workers, shape, _cache(facts, config, shape))
         undo.pop_all()
     return StartedEngine(engine, workers, facts, version, core.shutdown)
+
+
+def run_workers(
+    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
+) -> None:
+    """This machine's workers of an engine that machine 0 drives, until one of them ends.
+
+    Raises:
+        ConfigError: as for `start_engine`.
+    """
+    installed_version()
+    arguments = _arguments(folder, config, shape, kv_memory_bytes)
+    engine_args = _vllm("vllm.engine.arg_utils").EngineArgs
+    executors = _vllm("vllm.v1.executor.multiproc_executor")
+    with _refusals_explained():
+        settings = engine_args(**arguments).create_engine_config(headless=True)
+        executor = executors.MultiprocExecutor(settings, monitor_workers=False)
+    try:
+        executor.start_worker_monitor(inline=True)
+    finally:
+        executor.shutdown()
+
+
+def _arguments(
+    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
+) -> dict[str, Any]:
+    num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
+    _set_environment(shape, num_workers // config.nnodes)
+    arguments = engine_arguments(folder, config, shape.max_context_tokens, shape.max_step_tokens)
+    # vLLM's own "auto" makes bfloat16 of float32 weights.
+    arguments["dtype"] = NUMPY_DTYPES[shape.dtype].name
+    if kv_memory_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = kv_memory_bytes
+    check_names(arguments, _vllm("vllm.engine.arg_utils").EngineArgs.__dataclass_fields__)
+    return arguments
 
 
 def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) -> PagedCache:
@@ -147,12 +190,18 @@ def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) ->
 
 
 def _engine_core(arguments: dict[str, Any]) -> Any:
-    arg_utils = _vllm("vllm.engine.arg_utils")
-    check_names(arguments, arg_utils.EngineArgs.__dataclass_fields__)
+    engine_args = _vllm("vllm.engine.arg_utils").EngineArgs
     core, abstract = _vllm("vllm.v1.engine.core"), _vllm("vllm.v1.executor.abstract")
-    try:
-        settings = arg_utils.EngineArgs(**arguments).create_engine_config()
+    with _refusals_explained():
+        settings = engine_args(**arguments).create_engine_config()
         return core.EngineCore(settings, abstract.Executor.get_class(settings), log_stats=False)
+
+
+@contextlib.contextmanager
+def _refusals_explained() -> Iterator[None]:
+    """vLLM's own complaints as lines for the operator."""
+    try:
+        yield
     except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"engine vllm refuses: {_first_line(error)}") from error
     except Exception as error:

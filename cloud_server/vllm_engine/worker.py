@@ -7,6 +7,8 @@ if the installed release has them.
 
 import functools
 import inspect
+import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 
 from cloud_server.vllm_engine.facts import WorkerFacts
 from cloud_server.vllm_engine.plan import StepPlan
+
+_log = logging.getLogger(__name__)
 
 
 class HatWorkerExtension:
@@ -50,9 +54,22 @@ class HatWorkerExtension:
             block_dims=sorted({_block_dim(cache, runner) for cache in self._hat_caches()}),
         )
 
-    @torch.inference_mode()
     def hat_step(self, plan: StepPlan) -> NDArray[Any] | None:
-        """Run the layers of this stage; the last stage returns the wanted rows `[K, H]`."""
+        """Run the layers of this stage; the last stage returns the wanted rows `[K, H]`.
+
+        A worker that fails while others share its step ends at once: they may wait for it for
+        ever, and its end is what the daemon notices.
+        """
+        try:
+            return self._hat_run(plan)
+        except Exception:
+            if self.vllm_config.parallel_config.world_size == 1:
+                raise
+            _log.exception("a step of %d rows failed; this worker ends", plan.row_starts[-1])
+            os._exit(1)
+
+    @torch.inference_mode()
+    def _hat_run(self, plan: StepPlan) -> NDArray[Any] | None:
         from vllm.distributed.parallel_state import get_pp_group, get_tp_group
         from vllm.forward_context import set_forward_context
         from vllm.sequence import IntermediateTensors

@@ -7,7 +7,7 @@ import click
 
 from bench.records import Cell, RunFileError, read_run, write_run
 from bench.sim import paper, paper_table, scale
-from bench.sim.like import LikeError, calibrated, like_scenarios
+from bench.sim.like import LikeError, like_scenarios
 from bench.sim.like_table import lines as like_lines
 from bench.sim.receipt import sim_run
 from bench.sim.run import simulate
@@ -33,8 +33,8 @@ _Rows = Callable[[Cell], str]
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="LIVE.json",
-    help="With --like: live results over loopback, to learn this machine's times from; may be "
-    "repeated.",
+    help="With --like: live results to learn this machine's times from, with prompts of several "
+    "lengths; of LIVE.json itself, settings other than the one simulated. May be repeated.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Result file.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -106,8 +106,8 @@ def _simulated(scenarios: Iterable[Scenario], row: _Rows) -> list[Cell]:
 def _like(live_file: Path, calibration_files: Sequence[Path], seed: int) -> list[Cell]:
     try:
         live = read_run(live_file)
-        tables = calibrated([read_run(file) for file in calibration_files])
-        cells = _simulated(like_scenarios(live, tables, seed), lambda cell: "")
+        learned_from = [read_run(file) for file in calibration_files]
+        cells = _simulated(like_scenarios(live, learned_from, seed), lambda cell: "")
     except (RunFileError, LikeError) as error:
         raise CommandError(str(error)) from error
     click.echo("\n".join(like_lines(live.cells, cells)))

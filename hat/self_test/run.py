@@ -227,6 +227,7 @@ class _SelfTest:
     def _with_engine(self, config: CloudConfig, what: str, use: Callable[[Started], None]) -> None:
         """Start, use and end an engine; what it refuses is a finding."""
         self._say(f"\n{what}: starting")
+        self._quiet.forget()
         try:
             with started(config, self._quiet) as engine:
                 self._say(f"  {engine.description}; started in {engine.start_s:.1f} s")

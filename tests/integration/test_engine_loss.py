@@ -33,7 +33,7 @@ from tests.support.cloud_client import (
     until,
     welcomed,
 )
-from tests.support.fake_middle_engine import FakeMiddleEngine, deep_rows
+from tests.support.fake_middle_engine import POISON, FakeMiddleEngine, deep_rows
 from tests.support.fake_pipeline import FakePipeline, lost
 from tests.support.reference import STORIES, story_prompts
 from tests.support.stack import (
@@ -241,6 +241,46 @@ def test_a_restart_is_seen_refuses_sessions_and_passes(config, bundle, loader):
             await assert_serves(client, 4, seed=4)
             assert server.daemon.figures().num_sessions == loader.engine.num_sequences == 1
         assert loader.num_closed == loader.num_loads == 2
+
+    asyncio.run(main())
+
+
+def test_a_new_engine_is_not_blamed_for_the_failures_of_the_lost_one(config, bundle, loader):
+    async def main() -> None:
+        async with (
+            serve_cloud(config, loader) as server,
+            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+        ):
+            poison = random_rows(2)
+            poison[0, 0] = POISON
+            for number in (1, 2, 3):
+                await client.open(number, session_key(number), 64)
+                await client.send(states(number, 0, poison))
+                await client.expect_fault(FaultCode.INTERNAL, session=number)
+            assert await page(server, "ready") == (503, "the engine fails every step")
+            await lose(client, loader, 4)
+            await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
+            assert await page(server, "ready") == (200, "ready")
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_is_lost_each_time_it_is_asked_is_told_of(config, bundle, loader):
+    async def main() -> None:
+        async with (
+            serve_cloud(config, loader) as server,
+            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+        ):
+            for number in (1, 2, 3):
+                assert await page(server, "health") == (200, "ok")
+                await lose(client, loader, number)
+                await until(lambda n=number: loader.num_loads == n + 1)
+                await until(lambda: not server.daemon.is_restarting)
+            assert await page(server, "health") == (503, "the engine fails every step")
+            # It is tried again all the same, and one step that ends is enough.
+            await assert_serves(client, 4, seed=4)
+            assert await page(server, "health") == (200, "ok")
+            assert await page(server, "ready") == (200, "ready")
 
     asyncio.run(main())
 

@@ -10,6 +10,7 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from hat.cli import run
+from hat.self_test.random_bundle import random_bundle, shape_for
 from hat.self_test.run import Extent, self_test
 from tests.support.vllm_engines import has_vllm
 
@@ -104,9 +105,12 @@ def test_the_settings_may_be_printed_without_a_bundle(capsys):
 
 
 @pytest.mark.skipif(not has_vllm(), reason="needs vLLM: make test-vllm")
-def test_vllm_passes_too():
+def test_vllm_passes_too(tmp_path, capsys):
+    made = random_bundle(shape_for("qwen3", 1, 1, is_large=False), tmp_path)
     arguments = json.dumps({"enforce_eager": True})
-    code, said = _tested(CloudConfig(Path(), engine="vllm", vllm_args=arguments))
-    assert code == 0
-    assert _verdicts(said) == ["ok"] * (2 + 3 * NUM_CHECKS)
-    assert "to plan and send" in "\n".join(said)
+    flags = ["--engine", "vllm", "--vllm-args", arguments, "--capacity-tokens", "16384"]
+    code = run(["cloud", str(made.path), "--self-test", *flags])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, "\n".join(lines)
+    assert _verdicts(lines) == ["ok"] * NUM_CHECKS
+    assert "to plan and send" in "\n".join(lines)

@@ -180,7 +180,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
 
     # The engine and time
 
-    @precondition(lambda self: len(self.steps) < 2)
+    @precondition(lambda self: len(self.steps) < 3)
     @rule()
     def begin_step(self) -> None:
         had_work = self.cloud.core.has_work

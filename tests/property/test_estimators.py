@@ -1,6 +1,7 @@
 """Estimates come near the truth, follow its changes, and survive nonsense."""
 
 import random
+from dataclasses import replace
 from math import isfinite
 
 import pytest
@@ -159,6 +160,28 @@ def test_slow_first_frames_after_idle_times_do_not_lower_a_known_rate(rate, slow
         link.uplink_bytes_per_s = rate / slow
         burst(link, monitor, [size])
     assert monitor.link.uplink_bytes_per_s == pytest.approx(rate, rel=0.05)
+
+
+@given(seed=st.integers(0, 2**32), late_s=st.floats(0.005, 0.05))
+@settings(max_examples=40)
+def test_late_replies_to_small_frames_do_not_lower_the_rate_of_a_link_that_never_queues(
+    seed, late_s
+):
+    """The device is the bottleneck, and its machine takes replies late now and then."""
+    draw = random.Random(seed)
+    link, monitor = simulated(2.5e6, 0.04), StateMonitor()
+    link.open(monitor)
+    for _ in range(4):
+        link.take(link.send(400, monitor), monitor)
+        link.now += 1.0
+        for _ in range(24):
+            reply = link.send(draw.randint(1, 8), monitor)
+            link.take(replace(reply, comes_s=reply.comes_s + draw.uniform(0, late_s)), monitor)
+            link.now += 0.01
+    rate = monitor.link.uplink_bytes_per_s
+    assert rate is not None
+    # A frame of 400 tokens takes 0.16 s, and its own reply is in time.
+    assert 0.6 * 2.5e6 < rate < 1.6 * 2.5e6
 
 
 events = st.one_of(

@@ -39,6 +39,18 @@ planners = st.sampled_from(
     [BoundedPlanner(), PaperPlanner(), FixedSizePlanner(64), FixedSizePlanner(None)]
 )
 
+any_times = st.builds(
+    PipelineTimes,
+    device=st.builds(LinearTime, st.floats(0.0, 0.1), st.floats(1e-6, 0.01)),
+    # States of 512 to 8192 bytes a token over 0.1 to 1000 Mbit/s, evenly in the exponent.
+    uplink_token_s=st.floats(-5.3, -0.2).map(lambda exponent: 10.0**exponent),
+    cloud=st.builds(
+        LinearTime, st.floats(0.0, 0.3), st.floats(-6.0, -2.0).map(lambda exponent: 10.0**exponent)
+    ),
+    delay_s=st.floats(0.0, 0.2),
+)
+errors = st.sampled_from([0.5, 2.0]) | st.floats(0.5, 2.0)
+
 SETTINGS = list(product((512, 2048), (5, 10, 20, 40), (0.010, 0.050)))
 """Prompt tokens, Mbit/s, round trip: a large model behind the links of homes and offices."""
 
@@ -77,6 +89,78 @@ def test_a_cut_covers_the_prompt_and_is_never_predicted_worse_than_one_chunk(
     assert min(chunks) >= 1
     one_s = ttft_s((num_tokens,), times, backlog)
     assert ttft_s(chunks, times, backlog) <= one_s * (1 + 1e-9)
+
+
+def asked_before_each_chunk(
+    num_tokens: int, estimated: PipelineTimes, frame_tokens: int | None = None
+) -> tuple[int, ...]:
+    """What is sent if nothing is learned on the way."""
+    rate = 1.0 / estimated.uplink_token_s
+    known = Estimates(1, rate, None, estimated.delay_s, 0.0, estimated.cloud, estimated.device)
+    chunks: list[int] = []
+    backlog = IDLE
+    while (left := num_tokens - sum(chunks)) > 0:
+        state = Prefill(num_tokens, left, 0, known, backlog, 0.0, frame_tokens, sent=tuple(chunks))
+        chunks.append(BoundedPlanner().next_chunk_tokens(state))
+        backlog = backlog.after(chunks[-1], estimated)
+    return tuple(chunks)
+
+
+@given(num_tokens=lengths, times=any_times)
+def test_known_times_make_no_prompt_slower_than_uncut(num_tokens, times):
+    uncut_s = ttft_s((num_tokens,), times)
+    for chunks in (
+        BoundedPlanner().plan(num_tokens, times),
+        asked_before_each_chunk(num_tokens, times),
+    ):
+        assert sum(chunks) == num_tokens
+        assert ttft_s(chunks, times) <= 1.001 * uncut_s
+
+
+@given(num_tokens=lengths, times=any_times, wrong=st.tuples(*[errors] * 6))
+@settings(max_examples=200)
+def test_estimates_off_by_two_make_no_prompt_slower_by_more_than_fifteen_percent(
+    num_tokens, times, wrong
+):
+    estimated = PipelineTimes(
+        LinearTime(times.device.fixed_s * wrong[0], times.device.token_s * wrong[1]),
+        times.uplink_token_s * wrong[2],
+        LinearTime(times.cloud.fixed_s * wrong[3], times.cloud.token_s * wrong[4]),
+        times.delay_s * wrong[5],
+    )
+    uncut_s = ttft_s((num_tokens,), times)
+    assert ttft_s(BoundedPlanner().plan(num_tokens, estimated), times) <= 1.151 * uncut_s
+    assert ttft_s(asked_before_each_chunk(num_tokens, estimated), times) <= 1.151 * uncut_s
+
+
+@given(num_tokens=lengths, times=any_times, frame_tokens=st.integers(16, 600))
+@settings(max_examples=60)
+def test_no_chunk_is_longer_than_a_frame_and_none_is_a_leftover_of_one(
+    num_tokens, times, frame_tokens
+):
+    chunks = asked_before_each_chunk(num_tokens, times, frame_tokens)
+    assert max(chunks) <= frame_tokens
+    fewest = FixedSizePlanner(frame_tokens)
+    full: list[int] = []
+    while sum(full) < num_tokens:
+        state = Prefill(num_tokens, num_tokens - sum(full))
+        full.append(fewest.next_chunk_tokens(state))
+    assert ttft_s(chunks, times) <= 1.02 * ttft_s(full, times)
+
+
+def test_a_rest_just_longer_than_a_frame_leaves_no_step_for_three_tokens():
+    """A step of 0.13 s for the last 3 of 515 tokens would only be lost."""
+    times = PipelineTimes(LinearTime(0.01, 0.001), 0.0006, LinearTime(0.13, 0.004), 0.04)
+    chunks = asked_before_each_chunk(768, times, frame_tokens=512)
+    assert min(chunks) >= 30
+    assert ttft_s(chunks, times) <= 0.95 * ttft_s((768,), times)
+
+
+@pytest.mark.parametrize("fixed_s", [0.015, 0.13])
+def test_a_thin_uplink_is_worth_cutting_for_whatever_a_step_costs(fixed_s):
+    times = PipelineTimes(LinearTime(0.01, 0.001), 0.00246, LinearTime(fixed_s, 0.002), 0.04)
+    chunks = asked_before_each_chunk(768, times, frame_tokens=512)
+    assert ttft_s(chunks, times) <= 0.7 * ttft_s((768,), times)
 
 
 @given(

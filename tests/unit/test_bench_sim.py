@@ -16,7 +16,7 @@ from bench.records import LinkRecord, Run, read_run
 from bench.sim.acceptance import AcceptanceTable
 from bench.sim.hardware import A6000, VICUNA_7B, RooflineStep, device_times
 from bench.sim.large_models import Load
-from bench.sim.like import LikeError, calibrated, like_scenarios
+from bench.sim.like import LikeError, like_scenarios
 from bench.sim.like_table import lines, medians
 from bench.sim.medusa import heads_for
 from bench.sim.run import simulate
@@ -168,7 +168,7 @@ def as_live(scenarios: list[Scenario], kind: str) -> Run:
             uplink_bytes_per_s=spec.uplink_bytes_per_s,
             downlink_bytes_per_s=spec.downlink_bytes_per_s,
             delay_s=spec.delay_s,
-            measured_rtt_s={"p50": 2 * spec.delay_s},
+            measured_rtt_s={"min": 2 * spec.delay_s, "p50": 2 * spec.delay_s},
         )
         cell = simulate(one)
         workload = structs.replace(cell.workload, arrivals="closed")
@@ -196,8 +196,8 @@ def test_what_is_learned_on_loopback_gives_the_medians_of_a_shaped_link() -> Non
     shaped = [
         closed(arm, 200, LinkSpec(5e5, 1e6, delay_s=0.02)) for arm in ("u-shape", "hat-no-ahead")
     ]
-    live, tables = as_live(shaped, "tcp"), calibrated([as_live(loopback, "loopback")])
-    again = [simulate(one) for one in like_scenarios(live, tables, 3)]
+    live, learned_from = as_live(shaped, "tcp"), [as_live(loopback, "loopback")]
+    again = [simulate(one) for one in like_scenarios(live, learned_from, 3)]
     assert [len(cell.requests) for cell in again] == [36, 36]
     for measured, computed in zip(live.cells, again, strict=True):
         for of_live, of_sim in zip(medians([measured]), medians([computed]), strict=True):
@@ -205,14 +205,18 @@ def test_what_is_learned_on_loopback_gives_the_medians_of_a_shaped_link() -> Non
     assert len(lines(live.cells, again)) == 4
 
 
-def test_a_model_without_a_loopback_run_is_refused_by_name() -> None:
-    loopback = as_live([closed(arm, 20, LinkSpec()) for arm in ("u-shape", "hat")], "loopback")
-    other = structs.replace(loopback.cells[0].model, fingerprint="another", name="another model")
-    live = structs.replace(loopback, cells=[structs.replace(loopback.cells[0], model=other)])
-    with pytest.raises(LikeError, match="no another model"):
-        list(like_scenarios(live, calibrated([loopback]), 0))
-    with pytest.raises(LikeError, match="loopback"):
-        calibrated([as_live([closed("u-shape", 20, LinkSpec())], "tcp")])
+def test_a_setting_is_never_learned_from_itself() -> None:
+    live = as_live([closed(arm, 20, LinkSpec(1e6, 1e6)) for arm in ("u-shape", "hat")], "tcp")
+    with pytest.raises(LikeError, match="of other settings"):
+        list(like_scenarios(live, [live], 0))
+
+
+def test_a_model_that_nothing_is_known_of_is_refused_by_name() -> None:
+    known = as_live([closed(arm, 20, LinkSpec(1e6, 1e6)) for arm in ("u-shape", "hat")], "tcp")
+    other = structs.replace(known.cells[0].model, fingerprint="another", name="another model")
+    live = structs.replace(known, cells=[structs.replace(known.cells[0], model=other)])
+    with pytest.raises(LikeError, match="another model"):
+        list(like_scenarios(live, [known], 0))
 
 
 def test_one_kind_of_simulation_is_asked_for_at_a_time(tmp_path: Path) -> None:

@@ -250,4 +250,9 @@ def test_output_goes_to_a_file_also_that_of_processes_started_meanwhile(tmp_path
     kept = quiet.last_lines()
     assert "to descriptor 1" in kept
     assert "later" in kept
+    quiet.forget()
+    assert quiet.last_lines() == []
+    with quiet():
+        os.write(2, b"\nfresh\n")
+    assert quiet.last_lines() == ["fresh"]
     assert Quiet(None).last_lines() == []

@@ -97,6 +97,17 @@ def test_a_chooser_tells_what_is_on_its_way_and_records_what_was_chosen():
     assert all(choice.estimates == KNOWN for choice in chooser.choices)
 
 
+def test_a_chooser_tells_what_was_sent_and_forgets_it_when_the_prompt_is_sent_anew():
+    planner = ScriptedPlanner([4, 9, 6, 3])
+    chooser = ChunkChooser(planner, lambda: KNOWN, lambda: 1.0, max_frame_tokens=8)
+    chooser.next_chunk_tokens(Prefill(20, 20, 0))
+    chooser.next_chunk_tokens(Prefill(20, 16, 1))
+    chooser.next_chunk_tokens(Prefill(20, 20, 0))
+    chooser.next_chunk_tokens(Prefill(20, 14, 1))
+    assert [told.sent for told in planner.told] == [(), (4,), (), (6,)]
+    assert {told.max_chunk_tokens for told in planner.told} == {8}
+
+
 def test_a_chunk_may_wait_only_while_the_uplink_has_enough_to_do():
     def state(uplink_s, next_reply_s, num_in_flight=1):
         return Prefill(20, 10, num_in_flight, KNOWN, Backlog(0.0, uplink_s, 0.0), next_reply_s)
