@@ -110,7 +110,9 @@ class Driver:
         while isinstance(pending[0], ComputeAndSend) and not self._stream.is_opened:
             pending.extend(await self._perform_or_recover(pending.popleft()))
         if isinstance(pending[0], AwaitReply):
+            started_s = self._clock()
             await self._catch_up(lambda: self._stream.is_opened)
+            self._stats.wait_s += self._clock() - started_s
 
     async def run(self) -> AsyncGenerator[Emission]:
         """Go on until there is nothing to do, handing out what is emitted on the way."""

@@ -196,19 +196,22 @@ class Runtime:
         started_s = self._clock()
         num_new = num_new_tokens(request, self.max_context_tokens)
 
-        async def begin(found: Found) -> Driver:
+        async def begin(found: Found) -> tuple[Driver, float]:
             stats.num_reused_tokens = found.num_cached_tokens
             driver = self._driver(request, found, sampler, outage, stats)
             await driver.begin()
-            return driver
+            return driver, self._clock()
 
         # The last token is chosen and never computed.
         wanted = (request.prompt_ids, len(request.prompt_ids) + num_new - 1, begin)
         try:
-            driver = await self._places.find(*wanted)
+            driver, begun_s = await self._places.find(*wanted)
         except LinkLostError as failure:
-            driver = await outage.over(failure, lambda: self._places.find(*wanted))
-        stats.open_s = self._clock() - started_s - stats.input_s - stats.send_s
+            driver, begun_s = await outage.over(failure, lambda: self._places.find(*wanted))
+        # With chunks under way, who waits for the session to be open waits for their replies.
+        stats.wait_s += self._clock() - begun_s
+        work_s = stats.input_s + stats.send_s + stats.wait_s
+        stats.open_s = self._clock() - started_s - work_s
         return driver
 
     def _driver(

@@ -13,7 +13,7 @@ class GenerationStats:
     """Filled while the generation runs, complete when its iterator has ended.
 
     Times in seconds add up to about `total_s`: waiting for a turn (`queue_s`), opening the session
-    (`open_s`, less the time in which chunks were computed and sent meanwhile), input submodel
+    (`open_s`, as far as chunks are not worked on or under way meanwhile), input submodel
     (`input_s`), handing rows to the link (`send_s`), waiting for replies (`wait_s`), getting a
     lost cloud back (`recovery_s`), output submodel and choice (`output_s`), drafting (`draft_s`);
     the rest is the reader's own time.

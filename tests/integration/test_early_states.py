@@ -4,14 +4,14 @@ A held cloud answers nothing, while the relay in front of it takes and keeps wha
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from device_runtime.generation import CloudUnavailableError, SamplingParams
+from device_runtime.generation import CloudUnavailableError
 from device_runtime.noise import PositionNoise
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud, fault
@@ -274,14 +274,21 @@ def test_a_generation_cancelled_before_its_session_was_opened_frees_both_sides(n
     asyncio.run(run())
 
 
-def test_the_time_of_opening_leaves_out_what_was_done_meanwhile():
+def test_the_wait_for_a_session_whose_rows_are_under_way_is_a_wait_for_replies():
     async def run():
-        async with relayed(FakeCloud(), chunk_tokens=7) as (it, _):
-            wanted = request(PROMPT, sampling=SamplingParams(temperature=0.0, seed=1))
-            generation = it.runtime.generate(replace(wanted, max_tokens=1), "test")
-            await rest(generation)
+        async with relayed(FakeCloud(), chunk_tokens=7) as (it, relay):
+            it.cloud.going.clear()
+            generation = it.runtime.generate(request(PROMPT, 1), "test")
+            reading = asyncio.ensure_future(rest(generation))
+            await until(lambda: kinds(relay.up).count(States) == 3)
+            held_since_s = time.monotonic()
+            await settle()
+            held_s = time.monotonic() - held_since_s
+            it.cloud.going.set()
+            await reading
             stats = generation.stats
-            assert min(stats.open_s, stats.input_s, stats.send_s, stats.wait_s) > 0.0
+            assert min(stats.open_s, stats.input_s, stats.send_s) > 0.0
+            assert stats.wait_s >= held_s
             known = stats.open_s + stats.input_s + stats.send_s + stats.wait_s + stats.output_s
             assert known + stats.queue_s <= stats.total_s
 
