@@ -77,6 +77,12 @@ class Driver:
         self._verifying: ComputeAndSend | None = None
         self._is_ahead = False
         self._decided_s: float | None = None
+        self._pending: deque[Action] = deque()
+
+    @property
+    def place(self) -> Place:
+        """Where the generation has its caches."""
+        return self._parts.place
 
     @property
     def valid_text(self) -> Sequence[int]:
@@ -88,12 +94,30 @@ class Driver:
         """The first epoch that a session continuing this one may use."""
         return self._session.epoch + 1
 
-    async def run(self) -> AsyncGenerator[Emission]:
-        """Perform actions until there are none, handing out what is emitted on the way."""
-        pending = deque(self._session.start())
+    async def begin(self) -> None:
+        """Send the first chunk, and more of them as long as the cloud has not opened the session.
+
+        What a new session holds is known before the cloud says so; waiting for it would cost every
+        prompt a round trip. Source: rule W26 of docs/wire-protocol.md.
+
+        Raises:
+            CloudUnavailableError: the cloud does not open the session.
+        """
+        pending = self._pending
+        pending.extend(self._session.start())
         pending.extend(await self._perform_or_recover(pending.popleft()))
         # The first chunk is on its way, so the engine's thread has time to index the prompt.
         self._engine.run_later(self._index_prompt)
+        while isinstance(pending[0], ComputeAndSend) and not self._stream.is_opened:
+            pending.extend(await self._perform_or_recover(pending.popleft()))
+        if isinstance(pending[0], AwaitReply):
+            started_s = self._clock()
+            await self._catch_up(lambda: self._stream.is_opened)
+            self._stats.wait_s += self._clock() - started_s
+
+    async def run(self) -> AsyncGenerator[Emission]:
+        """Go on until there is nothing to do, handing out what is emitted on the way."""
+        pending = self._pending
         while pending:
             action = pending.popleft()
             if isinstance(action, Emit):
@@ -116,6 +140,9 @@ class Driver:
         try:
             return await self._perform(action)
         except CloudUnavailableError as failure:
+            if not self._stream.is_opened:
+                # There is nothing to recover yet: whoever asked for the session hears why.
+                raise
             self._failure = failure
             return self._session.on_lost()
 
@@ -199,26 +226,37 @@ class Driver:
 
     async def _use_the_wait(self) -> None:
         """Until the reply comes, bring the adapter up to what was sent, then draft on behind it."""
-        if (adapter := self._parts.drafting.adapter) is None:
-            return
-
-        def prepare(engine: DeviceEngine) -> bool:
-            return engine.prepare_draft(self._sequence, _ROWS_PER_PREPARATION)
-
-        if await self._until_reply(prepare) or not self._is_ahead or self._verifying is None:
+        is_left = await self._catch_up(self._has_reply)
+        adapter = self._parts.drafting.adapter
+        if adapter is None or is_left or not self._is_ahead or self._verifying is None:
             return
         started_s, num_before = self._clock(), adapter.num_ahead_tokens
         adapter.begin_ahead(self._verifying.token_ids, self._verifying.position)
-        await self._until_reply(lambda engine: adapter.work_ahead(engine, self._sequence))
+        await self._work_until(
+            self._has_reply, lambda engine: adapter.work_ahead(engine, self._sequence)
+        )
         num_tokens = adapter.num_ahead_tokens - num_before
         self._stats.timeline.worked("ahead", started_s, self._clock(), num_tokens)
 
-    async def _until_reply(self, work: Callable[[DeviceEngine], bool]) -> bool:
-        """Do work piece by piece; whether some was left when the reply came."""
-        while self._stream.is_live and not self._stream.num_waiting_replies:
+    async def _catch_up(self, is_over: Callable[[], bool]) -> bool:
+        """Bring the adapter up to what was sent; whether some was left when the wait was over."""
+        if self._parts.drafting.adapter is None:
+            return False
+        return await self._work_until(
+            is_over, lambda engine: engine.prepare_draft(self._sequence, _ROWS_PER_PREPARATION)
+        )
+
+    async def _work_until(
+        self, is_over: Callable[[], bool], work: Callable[[DeviceEngine], bool]
+    ) -> bool:
+        """Do work piece by piece; whether some was left when the wait was over."""
+        while self._stream.is_live and not is_over():
             if not await self._engine.run(work):
                 return False
         return True
+
+    def _has_reply(self) -> bool:
+        return self._stream.num_waiting_replies > 0
 
     async def _feed_output(self, action: FeedOutput) -> None:
         started_s = self._clock()

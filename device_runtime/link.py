@@ -89,7 +89,7 @@ class Link:
     def open(
         self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
     ) -> LinkSession:
-        """Ask for a session; await its `opened()` next.
+        """Ask for a session; rows may follow before its `opened()` tells that it is there.
 
         Raises:
             LinkLostError: there is no connection.

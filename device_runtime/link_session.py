@@ -103,13 +103,25 @@ class LinkSession:
         return self._failure is None and not self._is_closed
 
     @property
+    def is_opened(self) -> bool:
+        """Whether the cloud has had the session, whatever became of it."""
+        return self._num_cached_tokens is not None
+
+    @property
     def num_waiting_replies(self) -> int:
         """Replies that have come and were not yet taken."""
         return len(self._replies)
 
     async def opened(self) -> int:
-        """Wait until the cloud has the session; the number of positions it holds."""
-        await self._until(lambda: self._num_cached_tokens is not None, self._patience.open_s)
+        """Wait until the cloud has the session; the number of positions it holds.
+
+        A session that was lost right after it had been opened was opened: the next wait tells.
+        """
+        try:
+            await self._until(lambda: self.is_opened, self._patience.open_s)
+        except CloudUnavailableError:
+            if not self.is_opened:
+                raise
         assert self._num_cached_tokens is not None
         return self._num_cached_tokens
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 _KEEP_SHARE = 0.8
 """Idle sessions end after this share of the cloud's own patience, so the cloud never ends one."""
+
+T = TypeVar("T")
 
 _NO_ROOM = frozenset({FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS})
 
@@ -116,8 +119,16 @@ class Places:
         """Finished sessions that are still open."""
         return len(self._kept)
 
-    async def find(self, prompt_ids: Sequence[int], num_reserved_tokens: int) -> Found:
-        """A place for this prompt that may grow to `num_reserved_tokens` positions.
+    async def find(
+        self,
+        prompt_ids: Sequence[int],
+        num_reserved_tokens: int,
+        begin: Callable[[Found], Awaitable[T]],
+    ) -> T:
+        """What `begin` makes of a place that may grow to `num_reserved_tokens` positions.
+
+        It is called as soon as the device's side is there, while the cloud is still asked for
+        its own, and once more for another place if the cloud refuses the first.
 
         Raises:
             CloudUnavailableError: no link, or the cloud has no room.
@@ -125,18 +136,18 @@ class Places:
         self.expire()
         match = self._kept.find(prompt_ids, num_reserved_tokens)
         if match is not None and match.is_taken:
-            return Found(match.place, match.num_shared_tokens)
+            return await _begun(Found(match.place, match.num_shared_tokens), begin)
         if match is not None:
             try:
-                return await self._fork(match, num_reserved_tokens)
+                return await self._fork(match, num_reserved_tokens, begin)
             except SessionRefusedError as error:
                 _log.info("a prefix is uploaded again: %s", error.reason)
         try:
-            return await self._open(num_reserved_tokens)
+            return await self._open(num_reserved_tokens, begin)
         except SessionRefusedError as error:
             if error.code not in _NO_ROOM or not self.clear():
                 raise
-        return await self._open(num_reserved_tokens)
+        return await self._open(num_reserved_tokens, begin)
 
     def keep(self, place: Place, text: Sequence[int], next_epoch: int) -> None:
         """Take back the place of a finished generation, whose caches begin with `text`."""
@@ -165,34 +176,52 @@ class Places:
             place.release()
         return bool(places)
 
-    async def _open(self, num_reserved_tokens: int) -> Found:
+    async def _open(self, num_reserved_tokens: int, begin: Callable[[Found], Awaitable[T]]) -> T:
         place = Place(self._engine, self._link, self._link.open(num_reserved_tokens))
-        return await self._settle(place, lambda engine: engine.open(), 0)
+        return await _settled(Found(place, 0), lambda engine: engine.open(), begin)
 
-    async def _fork(self, match: Match[Place], num_reserved_tokens: int) -> Found:
+    async def _fork(
+        self,
+        match: Match[Place],
+        num_reserved_tokens: int,
+        begin: Callable[[Found], Awaitable[T]],
+    ) -> T:
         """A copy of the shared prefix; its origin goes if most of it was shared."""
         origin, num_shared = match.place, match.num_shared_tokens
         stream = self._link.open(num_reserved_tokens, origin.stream, num_shared)
         place = Place(self._engine, self._link, stream)
         origin_sequence = origin.sequence
-        found = await self._settle(
-            place, lambda engine: engine.fork(origin_sequence, num_shared), num_shared
+        begun = await _settled(
+            Found(place, num_shared), lambda engine: engine.fork(origin_sequence, num_shared), begin
         )
         if match.is_superseded and self._kept.remove(origin):
             origin.release()
-        return found
+        return begun
 
-    async def _settle(
-        self, place: Place, make: Callable[[DeviceEngine], SequenceId], num_cached_tokens: int
-    ) -> Found:
-        """Wait for both sides of a new place; on any failure, none of it remains."""
-        try:
-            await place.make_sequence(make)
-            cached = await place.stream.opened()
-            if cached != num_cached_tokens:
-                reason = f"expected {num_cached_tokens} cached tokens, got {cached}"
-                raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
-        except BaseException:
-            place.release()
-            raise
-        return Found(place, num_cached_tokens)
+
+async def _settled(
+    found: Found,
+    make: Callable[[DeviceEngine], SequenceId],
+    begin: Callable[[Found], Awaitable[T]],
+) -> T:
+    """Begin in a new place and wait for its other side; on any failure, none of it remains."""
+
+    async def settle(found: Found) -> T:
+        await found.place.make_sequence(make)
+        begun = await begin(found)
+        cached, expected = await found.place.stream.opened(), found.num_cached_tokens
+        if cached != expected:
+            reason = f"expected {expected} cached tokens, got {cached}"
+            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
+        return begun
+
+    return await _begun(found, settle)
+
+
+async def _begun(found: Found, begin: Callable[[Found], Awaitable[T]]) -> T:
+    """Begin in a place, and release it on any failure."""
+    try:
+        return await begin(found)
+    except BaseException:
+        found.place.release()
+        raise

@@ -150,9 +150,8 @@ class Runtime:
         try:
             stats.queue_s = self._clock() - called_s
             outage = Outage(self._link, self._config.reconnect_timeout_s, self._clock)
-            found = await self._find_place(request, outage, stats)
-            place = found.place
-            driver = self._driver(request, found, sampler, outage, stats)
+            driver = await self._begin(request, sampler, outage, stats)
+            place = driver.place
             async with aclosing(driver.run()) as emissions:
                 async for emission in emissions:
                     if stats.first_token_s is None:
@@ -160,7 +159,7 @@ class Runtime:
                     if emission.finish_reason is not None:
                         # Given back before the caller takes the last tokens: it may be slow.
                         stats.finish_reason = emission.finish_reason
-                        self._keep(found.place, driver, stats)
+                        self._keep(driver, stats)
                         place = None
                         turn.end()
                     yield emission
@@ -192,21 +191,34 @@ class Runtime:
             raise CloudUnavailableError(reason, status.retry_after_s)
         return limits
 
-    async def _find_place(
-        self, request: GenerationRequest, outage: Outage, stats: GenerationStats
-    ) -> Found:
-        """Caches on both sides, with as much of the prompt in them as can be reused."""
+    async def _begin(
+        self,
+        request: GenerationRequest,
+        sampler: Sampler,
+        outage: Outage,
+        stats: GenerationStats,
+    ) -> Driver:
+        """A generation under way, with as much of the prompt in its caches as can be reused."""
         started_s = self._clock()
         num_new = num_new_tokens(request, self.max_context_tokens)
+
+        async def begin(found: Found) -> tuple[Driver, float]:
+            stats.num_reused_tokens = found.num_cached_tokens
+            driver = self._driver(request, found, sampler, outage, stats)
+            await driver.begin()
+            return driver, self._clock()
+
         # The last token is chosen and never computed.
-        wanted = (request.prompt_ids, len(request.prompt_ids) + num_new - 1)
+        wanted = (request.prompt_ids, len(request.prompt_ids) + num_new - 1, begin)
         try:
-            found = await self._places.find(*wanted)
+            driver, begun_s = await self._places.find(*wanted)
         except LinkLostError as failure:
-            found = await outage.over(failure, lambda: self._places.find(*wanted))
-        stats.open_s = self._clock() - started_s
-        stats.num_reused_tokens = found.num_cached_tokens
-        return found
+            driver, begun_s = await outage.over(failure, lambda: self._places.find(*wanted))
+        # With chunks under way, who waits for the session to be open waits for their replies.
+        stats.wait_s += self._clock() - begun_s
+        work_s = stats.input_s + stats.send_s + stats.wait_s
+        stats.open_s = self._clock() - started_s - work_s
+        return driver
 
     def _driver(
         self,
@@ -260,10 +272,10 @@ class Runtime:
             limits.max_frame_tokens,
         )
 
-    def _keep(self, place: Place, driver: Driver, stats: GenerationStats) -> None:
+    def _keep(self, driver: Driver, stats: GenerationStats) -> None:
         """Leave a finished generation's caches to the next turn of its conversation."""
-        _count_bytes(place, stats)
-        self._places.keep(place, driver.valid_text, driver.next_epoch)
+        _count_bytes(driver.place, stats)
+        self._places.keep(driver.place, driver.valid_text, driver.next_epoch)
 
 
 def _count_bytes(place: Place, stats: GenerationStats) -> None:

@@ -13,9 +13,10 @@ class GenerationStats:
     """Filled while the generation runs, complete when its iterator has ended.
 
     Times in seconds add up to about `total_s`: waiting for a turn (`queue_s`), opening the session
-    (`open_s`), input submodel (`input_s`), handing rows to the link (`send_s`), waiting for
-    replies (`wait_s`), getting a lost cloud back (`recovery_s`), output submodel and choice
-    (`output_s`), drafting (`draft_s`); the rest is the reader's own time.
+    (`open_s`, as far as chunks are not worked on or under way meanwhile), input submodel
+    (`input_s`), handing rows to the link (`send_s`), waiting for replies (`wait_s`), getting a
+    lost cloud back (`recovery_s`), output submodel and choice (`output_s`), drafting (`draft_s`);
+    the rest is the reader's own time.
     `cloud_queue_s` and `cloud_compute_s` are the cloud's own measures and lie within `wait_s`, for
     overlapping chunks partly before it. `link_delay_s` is the least time from sending a draft to
     its reply that the cloud did not spend on it, None before the first. `first_token_s` counts

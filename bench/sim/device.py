@@ -85,8 +85,16 @@ class Device:
         assert self.link.limits is not None, "connected before the first request"
         return self.link.limits.max_context_tokens
 
-    def find_place(self, text: Text, guesses: Guesses, num_reserved: int) -> Process[Found]:
-        """Caches on both sides, those of an earlier turn where they fit; retried while refused.
+    def find_place(
+        self,
+        text: Text,
+        guesses: Guesses,
+        num_reserved: int,
+        begin: Callable[[Found], Process[T]],
+    ) -> Process[T]:
+        """What `begin` makes of caches on both sides, those of an earlier turn where they fit.
+
+        It is called while the cloud is still asked for its side; all is retried while refused.
 
         Raises:
             CloudUnavailableError: the cloud has had no room for `reconnect_timeout_s`.
@@ -95,7 +103,7 @@ class Device:
         num_refusals = 0
         while True:
             try:
-                return (yield from self._find_once(text, guesses, num_reserved))
+                return (yield from self._find_once(text, guesses, num_reserved, begin))
             except SessionRefusedError as failure:
                 pause_s = self.pause_s(failure, num_refusals)
                 if pause_s is None or self.kernel.now + pause_s >= until_s:
@@ -144,32 +152,42 @@ class Device:
             self._kept = PrefixCache(limits, lambda place: place.stream.is_live)
         return self._kept
 
-    def _find_once(self, text: Text, guesses: Guesses, num_reserved: int) -> Process[Found]:
+    def _find_once(
+        self,
+        text: Text,
+        guesses: Guesses,
+        num_reserved: int,
+        begin: Callable[[Found], Process[T]],
+    ) -> Process[T]:
         self._expire()
         match: Match[Place] | None = self._cache.find(text.prompt_ids, num_reserved)
         if match is not None and match.is_taken:
             self.engine.go_on(match.place.sequence, guesses)
-            return Found(match.place, match.num_shared_tokens)
+            return (yield from begin(Found(match.place, match.num_shared_tokens)))
         # Forks of a common beginning are not simulated: such a prompt goes up again.
         try:
-            return (yield from self._open(guesses, num_reserved))
+            return (yield from self._open(guesses, num_reserved, begin))
         except SessionRefusedError as error:
             kept = self._cache.clear()
             if error.code not in _NO_ROOM or not kept:
                 raise
             for place in kept:
                 self.release(place)
-        return (yield from self._open(guesses, num_reserved))
+        return (yield from self._open(guesses, num_reserved, begin))
 
-    def _open(self, guesses: Guesses, num_reserved: int) -> Process[Found]:
+    def _open(
+        self, guesses: Guesses, num_reserved: int, begin: Callable[[Found], Process[T]]
+    ) -> Process[T]:
         stream = self.link.open(num_reserved)
         place = Place(stream, self.engine.open(guesses))
         try:
-            yield from stream.until(lambda: stream.num_cached_tokens is not None)
+            begun = yield from begin(Found(place, 0))
+            if not stream.is_opened:
+                yield from stream.until(lambda: stream.is_opened)
         except CloudUnavailableError:
             self.release(place)
             raise
-        return Found(place, 0)
+        return begun
 
     def _expire(self) -> None:
         for place in self._cache.expire(self.kernel.now):

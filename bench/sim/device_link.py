@@ -85,6 +85,11 @@ class SimStream:
         return self.failure is None and not self.is_closed
 
     @property
+    def is_opened(self) -> bool:
+        """Whether the cloud has had the session, whatever became of it."""
+        return self.num_cached_tokens is not None
+
+    @property
     def may_queue(self) -> bool:
         """Whether another frame may wait in the outbox."""
         num_open = self.num_unanswered + len(self.replies)

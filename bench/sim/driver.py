@@ -67,7 +67,18 @@ class SimDriver:
         self._is_ahead = False
         self._decided_s: float | None = None
         self._num_recoveries = 0
+        self._pending: deque[Action] = deque()
         self.num_valid_tokens = 0
+
+    @property
+    def place(self) -> Place:
+        """Where the generation has its caches."""
+        return self._parts.place
+
+    @property
+    def next_epoch(self) -> int:
+        """The first epoch that a session continuing this one may use."""
+        return self._session.epoch + 1
 
     @property
     def _now(self) -> float:
@@ -77,13 +88,29 @@ class SimDriver:
     def _stream(self) -> SimStream:
         return self._parts.place.stream
 
+    def begin(self) -> Process[None]:
+        """Send the first chunk, and more of them as long as the cloud has not opened the session.
+
+        Raises:
+            CloudUnavailableError: the cloud does not open the session.
+        """
+        pending = self._pending
+        pending.extend(self._session.start())
+        pending.extend((yield from self._perform_or_recover(pending.popleft())))
+        while isinstance(pending[0], ComputeAndSend) and not self._stream.is_opened:
+            pending.extend((yield from self._perform_or_recover(pending.popleft())))
+        if isinstance(pending[0], AwaitReply):
+            started_s = self._now
+            yield from self._catch_up(lambda: self._stream.is_opened)
+            self._stats.wait_s += self._now - started_s
+
     def run(self) -> Process[None]:
-        """Perform actions until there are none.
+        """Go on until there is nothing to do.
 
         Raises:
             CloudUnavailableError: the cloud ended the session for good.
         """
-        pending = deque(self._session.start())
+        pending = self._pending
         while pending:
             action = pending.popleft()
             if isinstance(action, Emit):
@@ -94,11 +121,16 @@ class SimDriver:
             elif isinstance(action, Reopen):
                 pending.extend((yield from self._reopen()))
             else:
-                try:
-                    pending.extend((yield from self._perform(action)))
-                except CloudUnavailableError as failure:
-                    self._failure = failure
-                    pending.extend(self._session.on_lost())
+                pending.extend((yield from self._perform_or_recover(action)))
+
+    def _perform_or_recover(self, action: Action) -> Process[list[Action]]:
+        try:
+            return (yield from self._perform(action))
+        except CloudUnavailableError as failure:
+            if not self._stream.is_opened:
+                raise
+            self._failure = failure
+            return self._session.on_lost()
 
     def _reopen(self) -> Process[list[Action]]:
         """As `Outage.over`: the same session, opened again by its key, within the patience."""
@@ -192,29 +224,41 @@ class SimDriver:
         return self._session.on_reply(facts, len(stream.replies))
 
     def _use_the_wait(self) -> Process[None]:
-        adapter = self._parts.drafting.adapter
-        if adapter is None:
-            return
-        sequence = self._sequence
-        has_reply = yield from self._until_reply(
-            lambda engine: engine.prepare_draft(sequence, _ROWS_PER_PREPARATION)
-        )
-        if has_reply or not self._is_ahead or self._verifying is None:
+        adapter, sequence = self._parts.drafting.adapter, self._sequence
+        is_left = yield from self._catch_up(self._has_reply)
+        if adapter is None or is_left or not self._is_ahead or self._verifying is None:
             return
         adapter.begin_ahead(self._verifying.token_ids, self._verifying.position)
         begun_s = self._now
-        yield from self._until_reply(
-            lambda engine: adapter.work_ahead(engine, sequence)  # type: ignore[arg-type]
+        yield from self._work_until(
+            self._has_reply,
+            lambda engine: adapter.work_ahead(engine, sequence),  # type: ignore[arg-type]
         )
         if self._now > begun_s:
             self._parts.timeline.add("device", "ahead", begun_s, self._now, 0)
 
-    def _until_reply(self, work: Callable[[SimEngine], bool]) -> Process[bool]:
-        """Do work piece by piece; whether some was left when the reply came."""
-        while self._stream.is_live and not self._stream.replies:
+    def _catch_up(self, is_over: Callable[[], bool]) -> Process[bool]:
+        """Bring the adapter up to what was sent; whether some was left when the wait was over."""
+        if self._parts.drafting.adapter is None:
+            return False
+        sequence = self._sequence
+        return (
+            yield from self._work_until(
+                is_over, lambda engine: engine.prepare_draft(sequence, _ROWS_PER_PREPARATION)
+            )
+        )
+
+    def _work_until(
+        self, is_over: Callable[[], bool], work: Callable[[SimEngine], bool]
+    ) -> Process[bool]:
+        """Do work piece by piece; whether some was left when the wait was over."""
+        while self._stream.is_live and not is_over():
             if not (yield from self._device.run(work)):
                 return False
         return True
+
+    def _has_reply(self) -> bool:
+        return bool(self._stream.replies)
 
     def _choose(self, action: Choose) -> Process[list[Action]]:
         started_s = self._now

@@ -8,7 +8,7 @@ import msgspec
 
 from bench.records import RequestRecord
 from bench.sim.acceptance import NEVER, Guesses, Text
-from bench.sim.device import Device
+from bench.sim.device import Device, Found
 from bench.sim.device_engine import SimEngine, sampler
 from bench.sim.device_link import Channels
 from bench.sim.driver import Parts, SimDriver
@@ -149,31 +149,38 @@ class Asking:
         guesses = Guesses(text, table, draws)
         started_s = device.kernel.now
         num_reserved = request.prompt_tokens + request.output_tokens - 1
-        found = yield from device.find_place(text, guesses, num_reserved)
-        stats.open_s = device.kernel.now - started_s
-        stats.num_reused_tokens = found.num_cached_tokens
         asked = GenerationRequest(text.prompt_ids, request.output_tokens, _GREEDY)
-        drafting = self._drafting(device, text, draws)
-        limits = self._limits(device)
-        planner = self._planner(device, limits)
-        stats.chunks = planner.choices
-        begun = (found.num_cached_tokens, found.place.next_epoch)
-        session = Session(asked, limits, planner, drafting.length, *begun)
 
         def take(emission: Emission) -> None:
             emit(len(emission.tokens))
 
-        parts = Parts(device, session, found.place, text, drafting, stats, counted.timeline, take)
-        driver = SimDriver(parts)
-        before = found.place.bytes_before
+        def begin(found: Found) -> Process[tuple[SimDriver, float]]:
+            stats.num_reused_tokens = found.num_cached_tokens
+            drafting = self._drafting(device, text, draws)
+            limits = self._limits(device)
+            planner = self._planner(device, limits)
+            stats.chunks = planner.choices
+            begun = (found.num_cached_tokens, found.place.next_epoch)
+            session = Session(asked, limits, planner, drafting.length, *begun)
+            driver = SimDriver(
+                Parts(device, session, found.place, text, drafting, stats, counted.timeline, take)
+            )
+            yield from driver.begin()
+            return driver, device.kernel.now
+
+        driver, begun_s = yield from device.find_place(text, guesses, num_reserved, begin)
+        stats.wait_s += device.kernel.now - begun_s
+        work_s = stats.input_s + stats.send_s + stats.wait_s
+        stats.open_s = max(0.0, device.kernel.now - started_s - work_s)
+        place, before = driver.place, driver.place.bytes_before
         try:
             yield from driver.run()
         except CloudUnavailableError:
-            device.release(found.place)
+            device.release(place)
             raise
-        stats.bytes_up = found.place.stream.bytes_up - before[0]
-        stats.bytes_down = found.place.stream.bytes_down - before[1]
-        device.keep(found.place, text, driver.num_valid_tokens, session.epoch + 1)
+        stats.bytes_up = place.stream.bytes_up - before[0]
+        stats.bytes_down = place.stream.bytes_down - before[1]
+        device.keep(place, text, driver.num_valid_tokens, driver.next_epoch)
 
     def _limits(self, device: Device) -> SessionLimits:
         link_limits = device.link.limits

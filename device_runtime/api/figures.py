@@ -14,11 +14,12 @@ from device_runtime.timeline import Lane, Work
 class PhaseSeconds(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of a request went, in seconds, summed over its choices.
 
-    `queue`: waiting for a turn on the device. `open`: making room on both sides. `draft`: drafting
-    tokens. `input`: input submodel. `send`: handing rows to the link. `link`: under way up and
-    down. `cloud_queue`, `cloud_compute`: what the cloud measured. `verify`: output submodel and
-    choice of tokens. `recovery`: getting a lost cloud back. `loop`: everything else, such as the
-    event loop and a client that reads slowly.
+    `queue`: waiting for a turn on the device. `open`: making room on both sides, as far as no
+    chunk is worked on or under way meanwhile. `draft`: drafting tokens. `input`: input submodel.
+    `send`: handing rows to the link. `link`: under way up and down. `cloud_queue`,
+    `cloud_compute`: what the cloud measured. `verify`: output submodel and choice of tokens.
+    `recovery`: getting a lost cloud back. `loop`: everything else, such as the event loop and a
+    client that reads slowly.
     """
 
     queue: float

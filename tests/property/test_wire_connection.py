@@ -146,6 +146,21 @@ def test_a_session_that_is_over_takes_no_states_but_late_replies(  # W15, W25
     device.receive(Fault(FaultCode.UNKNOWN_SESSION, SessionId(1), 0.0, "late"))
 
 
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_states_may_follow_their_open_before_its_answer(is_refused: bool) -> None:  # W26
+    device, cloud = open_device(), open_cloud()
+    for message in (opening(1), states(1, num_rows=8), states(1, num_rows=8)):
+        device.send(message)
+        cloud.receive(message)
+    refusal = Fault(FaultCode.CAPACITY, SessionId(1), 1.0, "full")
+    answers = [refusal] if is_refused else [Opened(SessionId(1), 0), reply(1), reply(1)]
+    for answer in [*answers, *_credits(cloud.give_back(16))]:
+        cloud.send(answer)
+        device.receive(answer)
+    assert device.is_live(SessionId(1)) is not is_refused
+    assert (device.num_available_tokens, cloud.num_outstanding_tokens) == (16, 0)
+
+
 def test_the_cloud_cannot_speak_of_sessions_that_never_were() -> None:
     for message in (
         reply(2),

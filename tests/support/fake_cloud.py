@@ -74,10 +74,12 @@ class FakeCloud:
     opens: list[Open] = field(default_factory=list)
     live: dict[SessionId, FakeMiddle] = field(default_factory=dict)
     going: asyncio.Event = field(default_factory=asyncio.Event)
+    opening: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.going.set()
+        self.opening.set()
         self._sockets: set[web.WebSocketResponse] = set()
         self._kept: dict[bytes, FakeMiddle] = {}
         self._runner: web.AppRunner | None = None
@@ -153,6 +155,7 @@ class FakeCloud:
             rules.receive(message)
             await self.going.wait()
             if isinstance(message, Open):
+                await self.opening.wait()
                 opened[message.session] = message.key
             for answer in self._answers(message, rows, rules):
                 rules.send(answer)

@@ -137,6 +137,19 @@ def test_states_of_a_session_that_is_over_are_ignored_and_credited() -> None:  #
     assert answers == [Credit(CONFIG.credit_window_tokens + len(A))]
 
 
+def test_states_behind_a_refused_open_are_ignored_and_credited() -> None:  # W15, W26
+    cloud = Cloud()
+    connection = cloud.connect()
+    full = cloud.send(connection, opening(1, key=1, max_tokens=CONFIG.max_context_tokens + 1))
+    assert one_fault(full).code is FaultCode.CONTEXT_EXCEEDED
+    window = CONFIG.credit_window_tokens
+    for sent in (len(A), 2 * len(A), 3 * len(A)):
+        answers = cloud.send_unchecked(connection, states(1, 0, A))
+        assert answers == [Credit(window + sent)]
+    assert figures(cloud) == (0, 0)
+    assert cloud.core.next_step(cloud.now) is None
+
+
 def test_states_of_a_session_that_never_was_are_a_fault_of_it() -> None:  # W15
     cloud = Cloud()
     connection = cloud.connect()
@@ -280,3 +293,21 @@ def test_a_fork_of_positions_that_are_not_settled_is_refused() -> None:  # W29
     fault = one_fault(cloud.send(connection, fork))
     assert (fault.code, fault.session) == (FaultCode.POSITION_MISMATCH, 2)
     assert figures(cloud) == (1, 16)
+    early = cloud.send_unchecked(connection, states(2, 4, B[:2]))
+    assert all(isinstance(answer, Credit) for answer in early)
+
+
+def test_a_fork_and_its_rows_may_run_in_one_step() -> None:  # W26, W29
+    cloud = Cloud()
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A[:6]))
+    cloud.run_all()
+    cloud.received(connection)
+    cloud.send(connection, opening(2, key=2, fork_of=SessionId(1), fork_tokens=4))
+    cloud.send(connection, states(2, 4, B[:2]))
+    step = cloud.run_step()
+    assert step is not None
+    assert (len(step.commands), len(step.items)) == (1, 1)
+    (reply,) = cloud.replies(connection)
+    assert rows_of(reply.payload) == deep_rows(A[:4] + B[:2], 2)
