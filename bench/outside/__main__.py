@@ -59,7 +59,15 @@ async def _measure(
         fleet = Fleet(setting.bundles, [link], cores)
         stack.push_async_callback(fleet.close)
         devices = await fleet.start(setting.arms[0])
-        turns = Turns(fleet, devices.urls[0], setting, load_of(setting, 0), chosen.aiperf, folder)
+        turns = Turns(
+            fleet=fleet,
+            url=devices.urls[0],
+            setting=setting,
+            load=load_of(setting, 0),
+            program=chosen.aiperf,
+            folder=folder,
+            looks_per_s=chosen.looks_per_s or None,
+        )
         print(f"aiperf: {shlex.join(turns.aiperf(0).command())}")
         await turns.ours()  # the device learns of link and cloud
         ours, theirs = [], []
@@ -87,6 +95,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument(
         "--any-core", action="store_true", help="do not keep both ends on cores of their own"
+    )
+    parser.add_argument(
+        "--looks-per-s",
+        type=int,
+        default=100,
+        help="how often aiperf looks for its turn; 0: without pause",
     )
     parser.add_argument("--keep", type=Path, help="folder for aiperf's files")
     return parser.parse_args()

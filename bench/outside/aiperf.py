@@ -26,7 +26,12 @@ class AiperfError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AiperfRun:
-    """One run of the program `program`, whose files go to `folder`."""
+    """One run of the program `program`, whose files go to `folder`.
+
+    With `looks_per_s` it looks that often whether the last answer is there and the next request may
+    go. Left to itself, it looks without pause: its timing manager then takes the most of a core,
+    which the endpoint may have needed.
+    """
 
     program: Path
     folder: Path
@@ -35,6 +40,7 @@ class AiperfRun:
     url: str
     asks: Sequence[Ask]
     num_warm_up: int
+    looks_per_s: int | None = None
 
     def command(self) -> list[str]:
         """Write its input file, and tell what to start.
@@ -64,6 +70,8 @@ class AiperfRun:
             "export-level": "records",
             "ui": "none",
         }
+        if self.looks_per_s is not None:
+            flags |= {"request-rate": self.looks_per_s, "arrival-pattern": "constant"}
         valued = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [str(self.program), "profile", *valued, *_SWITCHES]
 

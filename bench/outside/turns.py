@@ -30,6 +30,7 @@ class Turns:
     load: Load
     program: Path
     folder: Path
+    looks_per_s: int | None
 
     async def ours(self) -> Pass:
         """A pass by our client, which warms up with the first prompts, whole, as aiperf does.
@@ -69,6 +70,7 @@ class Turns:
             url=self.url,
             asks=self.load.asks[0],
             num_warm_up=self.load.num_warm_up,
+            looks_per_s=self.looks_per_s,
         )
 
     async def _pass(self, latencies: Sequence[Latency], before: ServerTimes) -> Pass:

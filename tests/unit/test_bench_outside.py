@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -87,6 +88,13 @@ def test_aiperf_is_asked_for_the_same_texts_of_the_same_length(tmp_path: Path) -
     extra = json.loads(given["--extra-inputs"])
     assert (extra["max_tokens"], extra["ignore_eos"], extra["temperature"]) == (9, True, 0)
     assert Path(given["--tokenizer"]).is_absolute()
+
+
+def test_aiperf_looks_for_its_turn_as_often_as_told(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    assert "--request-rate" not in run.command()
+    paced = replace(run, looks_per_s=50).command()
+    assert paced[paced.index("--request-rate") + 1] == "50"
 
 
 def test_aiperfs_records_are_read_in_the_order_of_the_requests(tmp_path: Path) -> None:
