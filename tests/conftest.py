@@ -1,6 +1,8 @@
 """How every test run begins and what it says at its end."""
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +15,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A property is about values; how long a loaded machine takes to draw or check them is not.
 settings.register_profile("hat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hat")
+
+
+@pytest.fixture(autouse=True)
+def _log_level_is_left_as_it_was() -> Iterator[None]:
+    """A program that runs in this process sets its own."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from adapters.install import install_adapter
-from device_runtime.driver import Driver
-from device_runtime.engine import DeviceEngine, Rows
+from device_runtime.engine import Rows, SequenceId
 from device_runtime.generation import GenerationRequest, SamplingParams
+from device_runtime.submodel_engine import SubmodelEngine
 from tests.support.reference import STORIES, load_reference
 from tests.support.stack import gather_bounded, generate_ids, running_stack, split_for_serving
 from tests.support.stored_adapters import ADAPTER
@@ -119,13 +119,15 @@ def test_the_check_catches_a_draft_that_is_judged_by_the_row_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A planted bug that shows only where something was drafted."""
-    right = Driver._logits
+    right = SubmodelEngine.logits
 
-    def shifted(driver: Driver, engine: DeviceEngine, position: int, num_logits: int) -> Rows:
-        rows = right(driver, engine, position, num_logits)
+    def shifted(
+        engine: SubmodelEngine, sequence: SequenceId, deep: Rows, position: int, num_logits: int
+    ) -> Rows:
+        rows = right(engine, sequence, deep, position, num_logits)
         return np.concatenate([rows[:1], rows[:-1]])
 
-    monkeypatch.setattr(Driver, "_logits", shifted)
+    monkeypatch.setattr(SubmodelEngine, "logits", shifted)
     counts = asyncio.run(_draw(bundles, "ngram", prompt_ids))
     distance, floor = _distance_and_floor(counts, target)
     assert distance > floor

@@ -21,6 +21,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Value]:
     about, kind = setting.about, setting.kind
     if setting.name == "cloud":
         return st.sampled_from(["ws://a:1", "wss://b", "ws://[::1]:7700"])
+    if setting.name == "vllm_args":
+        return st.dictionaries(WORDS, WORDS, max_size=2).map(json.dumps)
     if kind.choices:
         return st.sampled_from(kind.choices)
     if kind.base is int:
