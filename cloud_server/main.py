@@ -41,10 +41,12 @@ def run(config: CloudConfig) -> int:
     except ConfigError as error:
         print(f"hat: {error}", file=sys.stderr, flush=True)
         return FAILED
-    if not engine_has_ended:
+    if not engine_has_ended or config.engine == "vllm":
         # The engine's thread is inside torch and cannot be interrupted; an orderly end of the
-        # interpreter would pull it away from under that thread, which aborts the process.
+        # interpreter would pull it away from under that thread, which aborts the process. What
+        # vLLM imports prints pages about leaks at such an end; its workers have ended before.
         logging.shutdown()
+        sys.stdout.flush()
         os._exit(OK)
     return OK
 

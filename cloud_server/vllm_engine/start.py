@@ -155,8 +155,8 @@ def _refusals_explained() -> Iterator[None]:
     except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"engine vllm refuses: {_first_line(error)}") from error
     except Exception as error:
-        # Workers that fail while they start say why in their own log lines, above this one.
-        raise ConfigError(f"engine vllm did not start: {_first_line(error)}") from error
+        reason = f"{_first_line(error)} (lines of the workers above this one say more)"
+        raise ConfigError(f"engine vllm did not start: {reason}") from error
 
 
 def _set_environment(shape: EngineShape, num_workers: int) -> None:
@@ -168,6 +168,7 @@ def _set_environment(shape: EngineShape, num_workers: int) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
         # Forking a process with threads and an event loop would copy their locks.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_MQ_MAX_CHUNK_BYTES_MB": str(queue_mib),
