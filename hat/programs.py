@@ -113,7 +113,7 @@ _CLOUD: Mapping[str, About] = {
     "kv_cache_memory": About(
         "vLLM: bytes of KV cache per worker; left out: what the share above leaves.",
         minimum=1,
-        maximum=1 << 50,
+        maximum=1 << 46,
         tokens=True,
         metavar="BYTES",
     ),
