@@ -133,11 +133,11 @@ def _timed(
     engine: MiddleEngine, sequences: Sequence[SequenceId], rows: np.ndarray, load: Load
 ) -> tuple[Sequence[np.ndarray], float]:
     parts = np.split(rows, load.num_sessions)
-    started_s = time.perf_counter()
     batch = [
         StepItem(sequence, load.num_cached, part, Want.ALL)
         for sequence, part in zip(sequences, parts, strict=True)
     ]
+    started_s = time.perf_counter()
     answer = engine.step(batch)
     return answer, time.perf_counter() - started_s
 

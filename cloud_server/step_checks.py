@@ -1,19 +1,25 @@
 """What every engine refuses before it does anything, so that a refusal changes nothing."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 from cloud_server.engine import SequenceId, StepItem
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(Protocol):
     """How many positions a sequence holds, and for how many it was opened."""
 
-    length: int
-    max_tokens: int
+    @property
+    def length(self) -> int:
+        """Cached positions."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """The most it may have."""
+        ...
 
 
 def check_items(

@@ -7,7 +7,7 @@ import torch
 
 from cloud_server.engine import EngineFullError, Rows, SequenceId, StepItem
 from cloud_server.kv_slab import KvShape, KvSlab
-from cloud_server.step_checks import Extent, check_items, check_opening, num_wanted_rows
+from cloud_server.step_checks import check_items, check_opening, num_wanted_rows
 from cloud_server.torch_attention import Block, plan_blocks, plan_tree_blocks
 from cloud_server.torch_layer import LayerSettings, MiddleLayer, Ragged, Span
 from cloud_server.torch_rows import rows_of, tensor_of
@@ -70,8 +70,7 @@ class TorchMiddleEngine:
             ValueError: a length outside what this engine or the forked sequence has.
         """
         source = None if fork_of is None else self._slab(fork_of)
-        extent = None if source is None else Extent(source.length, source.max_tokens)
-        check_opening(max_tokens, self.max_context_tokens, fork_tokens, extent)
+        check_opening(max_tokens, self.max_context_tokens, fork_tokens, source)
         free_tokens = self.capacity_tokens - self._reserved_tokens
         if max_tokens > free_tokens:
             raise EngineFullError(
@@ -105,7 +104,7 @@ class TorchMiddleEngine:
         """
         if not batch:
             return []
-        check_items(batch, self._extent, self.hidden_size, self.dtype, takes_trees=True)
+        check_items(batch, self._slab, self.hidden_size, self.dtype, takes_trees=True)
         for item in batch:
             slab = self._slab(item.sequence)
             slab.length = item.position
@@ -124,10 +123,6 @@ class TorchMiddleEngine:
         if sequence not in self._slabs:
             raise ValueError(f"no sequence {sequence}")
         return self._slabs[sequence]
-
-    def _extent(self, sequence: SequenceId) -> Extent:
-        slab = self._slab(sequence)
-        return Extent(slab.length, slab.max_tokens)
 
     def _ragged(self, batch: Sequence[StepItem]) -> Ragged:
         spans = []

@@ -16,6 +16,7 @@ _OURS: Final = frozenset(
         "skip_tokenizer_init",
         "enable_prompt_embeds",
         "enable_prefix_caching",
+        "async_scheduling",
         "worker_extension_cls",
         "disable_hybrid_kv_cache_manager",
         "max_model_len",
@@ -58,6 +59,8 @@ def engine_arguments(
         "skip_tokenizer_init": True,
         "enable_prompt_embeds": True,
         "enable_prefix_caching": False,
+        # It would hand every answer to one more thread of the worker on its way back.
+        "async_scheduling": False,
         # Sliding windows then live in the same KV blocks as full attention: one block table.
         "disable_hybrid_kv_cache_manager": True,
         "worker_extension_cls": _EXTENSION,

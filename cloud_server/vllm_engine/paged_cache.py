@@ -7,13 +7,13 @@ since no sequence holds more blocks than it has reserved.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cloud_server.engine import EngineFullError, SequenceId
 from cloud_server.step_checks import Extent, check_opening
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Rows of one sequence that are about to be written."""
 
     sequence: SequenceId
@@ -66,8 +66,7 @@ class PagedCache:
         Raises:
             ValueError: no such sequence.
         """
-        found = self._find(sequence)
-        return Extent(found.length, found.max_tokens)
+        return self._find(sequence)
 
     def open(
         self, max_tokens: int, fork_of: SequenceId | None = None, fork_tokens: int = 0
@@ -116,13 +115,14 @@ class PagedCache:
         """
         copies: list[tuple[int, int]] = []
         tables = []
-        for span in spans:
-            sequence = self._find(span.sequence)
-            end = span.position + span.num_rows
-            num_kept, num_needed = self._blocks_for(span.position), self._blocks_for(end)
+        for name, position, num_rows in spans:
+            sequence = self._sequences[name]
+            end = position + num_rows
+            num_kept, num_needed = self._blocks_for(position), self._blocks_for(end)
             if len(sequence.blocks) > num_kept:
                 self._drop_from(sequence, num_kept)
-            self._unshare_last(sequence, span.position, copies)
+            if position % self.block_tokens:
+                self._unshare_last(sequence, position, copies)
             while len(sequence.blocks) < num_needed:
                 sequence.blocks.append(self._take())
             sequence.length = end
@@ -134,8 +134,6 @@ class PagedCache:
     ) -> None:
         """The block that `position` lies in is about to be written: it must be this sequence's."""
         index = position // self.block_tokens
-        if index >= len(sequence.blocks):
-            return
         shared = sequence.blocks[index]
         if self._num_holders[shared] == 1:
             return

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,8 @@ class HatWorkerExtension:
 
     @torch.inference_mode()
     def _hat_run(self, plan: StepPlan) -> NDArray[Any] | int | None:
-        from vllm.distributed.parallel_state import get_pp_group, get_tp_group
-        from vllm.forward_context import set_forward_context
-        from vllm.sequence import IntermediateTensors
-
-        runner, stages = self.model_runner, get_pp_group()
+        vllm = _vllm()
+        runner, stages = self.model_runner, vllm.get_pp_group()
         device = runner.device
         if len(plan.copies):
             self._hat_copy_blocks(_on(plan.copies, device))
@@ -92,11 +90,11 @@ class HatWorkerExtension:
         if stages.is_first_rank:
             rows = _as_rows(self._hat_shallow(plan), device)
         else:
-            received = stages.recv_tensor_dict(all_gather_group=get_tp_group())
-            partial = IntermediateTensors(received)
-        slots_by_layer = _slots_by_layer(slots_there, runner.kv_cache_config)
+            received = stages.recv_tensor_dict(all_gather_group=vllm.get_tp_group())
+            partial = vllm.IntermediateTensors(received)
+        slots_by_layer = vllm.build_slot_mappings_by_layer(slots_there, runner.kv_cache_config)
         started_s = time.perf_counter()
-        with set_forward_context(
+        with vllm.set_forward_context(
             metadata, self.vllm_config, num_tokens=len(positions), slot_mapping=slots_by_layer
         ):
             out = runner.model(
@@ -106,7 +104,7 @@ class HatWorkerExtension:
                 inputs_embeds=rows,
             )
         if not stages.is_last_rank:
-            stages.send_tensor_dict(out.tensors, all_gather_group=get_tp_group())
+            stages.send_tensor_dict(out.tensors, all_gather_group=vllm.get_tp_group())
             return None
         wanted = out if len(plan.wanted) == len(out) else out[_on(plan.wanted, device)]
         answer = self._hat_answer(wanted, plan.hidden)
@@ -153,8 +151,7 @@ class HatWorkerExtension:
 def _attention_metadata(
     plan: StepPlan, positions: torch.Tensor, slots: torch.Tensor, runner: Any
 ) -> dict[str, Any]:
-    from vllm.v1.worker.gpu.attn_utils import build_attn_metadata
-
+    build_attn_metadata = _vllm().build_attn_metadata
     device = runner.device
     sizes = np.diff(plan.row_starts)
     lengths = (plan.positions + sizes).astype(np.int32)
@@ -181,10 +178,22 @@ def _attention_metadata(
     return metadata
 
 
-def _slots_by_layer(slots: torch.Tensor, kv_cache_config: Any) -> Any:
-    from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
+@functools.cache
+def _vllm() -> SimpleNamespace:
+    """What is used of vLLM in every step, looked up once: imports cost more than they seem to."""
+    from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+    from vllm.forward_context import set_forward_context
+    from vllm.sequence import IntermediateTensors
+    from vllm.v1.worker.gpu.attn_utils import build_attn_metadata, build_slot_mappings_by_layer
 
-    return build_slot_mappings_by_layer(slots, kv_cache_config)
+    return SimpleNamespace(
+        get_pp_group=get_pp_group,
+        get_tp_group=get_tp_group,
+        set_forward_context=set_forward_context,
+        IntermediateTensors=IntermediateTensors,
+        build_attn_metadata=build_attn_metadata,
+        build_slot_mappings_by_layer=build_slot_mappings_by_layer,
+    )
 
 
 def _places(plan: StepPlan, kv_cache_config: Any) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -204,7 +213,8 @@ def _as_rows(hidden: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def _on(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+    here = torch.from_numpy(array)
+    return here if device.type == "cpu" else here.to(device, non_blocking=True)
 
 
 def _kernel_block_sizes(runner: Any) -> list[int]:

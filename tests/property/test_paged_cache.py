@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cloud_server.engine import EngineFullError, SequenceId
-from cloud_server.step_checks import Extent
 from cloud_server.vllm_engine.paged_cache import PagedCache, Placement, Span
 
 
@@ -140,7 +139,8 @@ class PagedCacheMachine(RuleBasedStateMachine):
         if not hasattr(self, "cache"):
             return
         for name, text in self.texts.items():
-            assert self.cache.extent(name) == Extent(len(text.rows), text.max_tokens)
+            extent = self.cache.extent(name)
+            assert (extent.length, extent.max_tokens) == (len(text.rows), text.max_tokens)
             rows = self.memory[list(text.table)].reshape(-1)[: len(text.rows)]
             assert rows.tolist() == text.rows
 
