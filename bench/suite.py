@@ -50,7 +50,9 @@ def parts(out: Path, is_quick: bool = False) -> list[Part]:
     loopback = [part for part in live if "loopback" in part.name]
     twins = [part for part in live if part.name.startswith("grid")]
     simulated = [_twin(out, part, loopback) for part in twins]
-    results = [str(part.writes) for part in (*live, *simulated) if part.writes.suffix == ".json"]
+    # What is shown in full is the first setting: one with a link.
+    shown = (*(part for part in live if part not in loopback), *loopback, *simulated)
+    results = [str(part.writes) for part in shown if part.writes.suffix == ".json"]
     argv = ("bench", "report", *results, "--out", str(out / "report"))
     if not is_quick:
         argv = (*argv, "--table", str(_README))
