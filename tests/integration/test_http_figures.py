@@ -162,7 +162,9 @@ def test_a_real_request_counts_its_rounds_bytes_and_times(bundles):
     sent_tokens = answer.usage.prompt_tokens - figures["reused_prompt_tokens"]
     assert sum(figures["chunk_tokens"]) == sent_tokens
     assert len(figures["chunk_tokens"]) == figures["chunks"]
-    assert figures["known"]["delay_s"] >= 0
+    # The first prompt of a link goes up before anything need have come back.
+    delay_s = figures["known"]["delay_s"]
+    assert delay_s is None or delay_s >= 0
     assert figures["first_token_s"] < figures["seconds"]["total"]
     parts = [seconds for name, seconds in figures["seconds"].items() if name != "total"]
     assert sum(parts) == pytest.approx(figures["seconds"]["total"], abs=1e-4)
