@@ -30,6 +30,11 @@ _KV_BYTES = 64 << 20
 _MAX_STEP_TOKENS = 2048
 
 
+# vLLM reads it once in a process, where engines of one and of two workers follow one another.
+_CORES = sorted(os.sched_getaffinity(0))
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"{_CORES[0]}|{_CORES[-1]}")
+
+
 def has_vllm() -> bool:
     """Whether vLLM is installed; nothing of it is imported."""
     return importlib.util.find_spec("vllm") is not None
