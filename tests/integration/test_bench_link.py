@@ -94,7 +94,11 @@ def test_a_closed_link_leaves_nothing_behind_and_ends_what_ran_in_it() -> None:
     with open_link(_SPEC, kind=LinkKind.TAP) as opened:
         namespaces = [_namespace(opened.cloud_prefix), _namespace(opened.device_prefix)]
         assert all(path.exists() for path in namespaces)
-        server = subprocess.Popen(opened.cloud_command(["sleep", "1000"]))
+        server = subprocess.Popen(
+            opened.cloud_command(["sh", "-c", "echo; exec sleep 1000"]), stdout=subprocess.PIPE
+        )
+        assert server.stdout is not None
+        assert server.stdout.readline(), "it runs in there"
     assert server.wait(_END_S) == -signal.SIGKILL
     assert not any(path.exists() for path in namespaces)
 
