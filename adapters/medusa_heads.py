@@ -6,7 +6,6 @@ from the same row: `vocabulary(x + silu(block(x)))`, x being the row after the f
 Source: Cai et al., 2024 (Medusa, arXiv:2401.10774), section 2.1, with untied vocabulary layers.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.whole_files import write_float32, write_json
 from submodels.bundle import load_bundle, sha256_of
 from submodels.bundle_files import replace_files
 from submodels.manifest import BundleFile, Manifest
-from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
 from submodels.tensor_file import TensorFile, TensorFileError
 from wire.trees import MAX_TREE_ROWS
 
@@ -110,22 +109,12 @@ def head_tensor_shapes(
 
 def write_heads_weights(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
     """Write `medusa.safetensors` in float32, whole or not at all; its size and hash."""
-    arrays = {name: np.ascontiguousarray(a, np.dtype("<f4")) for name, a in tensors.items()}
-    partial = folder / f".{HEADS_WEIGHTS_FILE}.partial"
-    partial.unlink(missing_ok=True)
-    announced = [TensorToWrite(name, "F32", a.shape, a.nbytes) for name, a in arrays.items()]
-    with SafetensorsWriter(partial, announced) as writer:
-        for name, array in arrays.items():
-            writer.write(name, array.tobytes())
-        written = writer.finish()
-    os.replace(partial, folder / HEADS_WEIGHTS_FILE)
-    return written
+    return write_float32(folder / HEADS_WEIGHTS_FILE, tensors)
 
 
 def write_heads_card(folder: Path, card: HeadsCard) -> None:
-    """Write `medusa.json`; written last, it makes the heads valid."""
-    text = msgspec.json.format(msgspec.json.encode(card), indent=1)
-    (folder / HEADS_CARD_FILE).write_bytes(text + b"\n")
+    """Write `medusa.json`, whole or not at all; written last, it makes the heads valid."""
+    write_json(folder / HEADS_CARD_FILE, card, indent=1)
 
 
 def install_heads(bundle_path: Path, folder: Path) -> Manifest:

@@ -1,18 +1,16 @@
 """`adapter.json` and `adapter.safetensors`: a trained adapter on disk. Needs no torch."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
+from adapters.whole_files import write_float32, write_json
 from submodels.bundle import sha256_of
 from submodels.manifest import BundleFile, Manifest, ModelShape
-from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
 from submodels.tensor_file import TensorFile, TensorFileError
 from submodels.tensor_layout import layer_name, layer_tensor_shapes
 
@@ -125,23 +123,12 @@ def tensor_shapes(
 
 def write_weights(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
     """Write `adapter.safetensors` in float32, whole or not at all; its size and hash."""
-    arrays = {name: np.ascontiguousarray(a, np.dtype("<f4")) for name, a in tensors.items()}
-    partial = folder / f".{WEIGHTS_FILE}.partial"
-    partial.unlink(missing_ok=True)
-    announced = [TensorToWrite(name, "F32", a.shape, a.nbytes) for name, a in arrays.items()]
-    with SafetensorsWriter(partial, announced) as writer:
-        for name, array in arrays.items():
-            writer.write(name, array.tobytes())
-        written = writer.finish()
-    os.replace(partial, folder / WEIGHTS_FILE)
-    return written
+    return write_float32(folder / WEIGHTS_FILE, tensors)
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
     """Write `adapter.json`, whole or not at all; written last, it makes the adapter valid."""
-    partial = folder / f".{CARD_FILE}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
-    os.replace(partial, folder / CARD_FILE)
+    write_json(folder / CARD_FILE, card, indent=2)
 
 
 def load_adapter(folder: Path, manifest: Manifest) -> StoredAdapter:

@@ -1,0 +1,38 @@
+"""Files of trained weights and their cards: written whole or not at all."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from submodels.manifest import BundleFile
+from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
+
+
+def write_float32(path: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
+    """Write a safetensors file in float32; its size and hash."""
+    arrays = {name: np.ascontiguousarray(a, np.dtype("<f4")) for name, a in tensors.items()}
+    partial = _partial(path)
+    partial.unlink(missing_ok=True)
+    announced = [TensorToWrite(name, "F32", a.shape, a.nbytes) for name, a in arrays.items()]
+    with SafetensorsWriter(partial, announced) as writer:
+        for name, array in arrays.items():
+            writer.write(name, array.tobytes())
+        written = writer.finish()
+    os.replace(partial, path)
+    return written
+
+
+def write_json(path: Path, card: msgspec.Struct, indent: int) -> None:
+    """Write a card as indented JSON."""
+    partial = _partial(path)
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=indent) + b"\n")
+    os.replace(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
