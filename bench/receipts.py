@@ -6,6 +6,8 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import msgspec
+
 from bench.machine import commit, processor
 from bench.records import Receipt
 
@@ -14,15 +16,9 @@ _PACKAGES = ("hat-serving", "torch", "onnxruntime", "numpy", "aiohttp")
 
 def live_receipt(command: Sequence[str], seed: int) -> Receipt:
     """The receipt of a run that begins now."""
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Receipt(
-        commit=commit(),
-        command=list(command),
-        seed=seed,
-        hardware=processor(),
-        num_cores=num_cores(),
-        versions=versions(),
-        started=started,
+    return msgspec.structs.replace(
+        simulation_receipt(command, seed),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         load_average=round(os.getloadavg()[0], 2),
     )
 
