@@ -1,10 +1,12 @@
 """Which settings belong to which engine: what an engine would ignore is refused."""
 
 import dataclasses
+from types import MappingProxyType
 from typing import Final
 
 from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
+from wire.messages import Dtype
 
 VLLM_ONLY: Final = (
     "tensor_parallel_size",
@@ -19,6 +21,26 @@ VLLM_ONLY: Final = (
     "quantization",
     "vllm_args",
 )
+
+
+ENGINE_DTYPES: Final = MappingProxyType(
+    {"float32": Dtype.FP32, "float16": Dtype.FP16, "bfloat16": Dtype.BF16}
+)
+"""Number formats as settings and manifests name them."""
+
+
+def context_tokens(config: CloudConfig, model_context: int) -> int:
+    """The longest session: the model's, or what was asked for.
+
+    Raises:
+        ConfigError: more was asked for than the model was made for.
+    """
+    context = config.max_context_tokens or model_context
+    if context > model_context:
+        raise ConfigError(
+            f"max_context_tokens {context}: this model was made for at most {model_context}"
+        )
+    return context
 
 
 def check_torch_settings(config: CloudConfig) -> None:

@@ -3,12 +3,11 @@
 import logging
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Final
 
 import torch
 
 from cloud_server.config import CloudConfig
+from cloud_server.engine_settings import ENGINE_DTYPES, context_tokens
 from cloud_server.errors import ConfigError
 from cloud_server.host_memory import available_bytes
 from cloud_server.kv_sizing import KvDemand, check_weights_fit, choose_capacity
@@ -25,10 +24,6 @@ from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 
 _log = logging.getLogger(__name__)
-
-_DTYPES: Final = MappingProxyType(
-    {"float32": Dtype.FP32, "float16": Dtype.FP16, "bfloat16": Dtype.BF16}
-)
 
 
 def load_torch_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
@@ -106,21 +101,16 @@ def _dtype(asked: str, stored: str, device: torch.device) -> Dtype:
     float16 number is a float32 number, so widening changes no weight.
     """
     if asked != "auto":
-        return _DTYPES[asked]
+        return ENGINE_DTYPES[asked]
     if stored == "float16" and device.type == "cpu":
         _log.info("float16 weights run in float32 on a CPU")
         return Dtype.FP32
-    return _DTYPES[stored]
+    return ENGINE_DTYPES[stored]
 
 
 def _limits(plan: EnginePlan, config: CloudConfig) -> EngineLimits:
     """Capacity and context, after a look at what the weights leave."""
-    model_context = plan.shape.max_context_tokens
-    context = config.max_context_tokens or model_context
-    if context > model_context:
-        raise ConfigError(
-            f"max_context_tokens {context}: this model was made for at most {model_context}"
-        )
+    context = context_tokens(config, plan.shape.max_context_tokens)
     free_bytes = _free_bytes(plan.device)
     weight_bytes = _weight_bytes(plan)
     check_weights_fit(weight_bytes, free_bytes)

@@ -3,7 +3,7 @@
 import logging
 
 from cloud_server.config import CloudConfig
-from cloud_server.engine_settings import check_vllm_settings
+from cloud_server.engine_settings import ENGINE_DTYPES, check_vllm_settings, context_tokens
 from cloud_server.errors import ConfigError
 from cloud_server.loaded_engine import LoadedEngine
 from cloud_server.vllm_engine.engine import EngineShape
@@ -14,8 +14,6 @@ from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 
 _log = logging.getLogger(__name__)
-
-_DTYPES = {"float32": Dtype.FP32, "float16": Dtype.FP16, "bfloat16": Dtype.BF16}
 
 _MOST_BLOCK_TOKENS = 128
 """The largest KV block that vLLM chooses by itself."""
@@ -83,15 +81,10 @@ def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
 
 
 def _shape(manifest: Manifest, config: CloudConfig) -> EngineShape:
-    model_context = manifest.shape.max_context_tokens
-    context = config.max_context_tokens or model_context
-    if context > model_context:
-        raise ConfigError(
-            f"max_context_tokens {context}: this model was made for at most {model_context}"
-        )
+    context = context_tokens(config, manifest.shape.max_context_tokens)
     dtype = manifest.dtype if config.dtype == "auto" else config.dtype
     return EngineShape(
-        manifest.shape.hidden_size, _DTYPES[dtype], context, max(2, config.step_budget_tokens)
+        manifest.shape.hidden_size, ENGINE_DTYPES[dtype], context, max(2, config.step_budget_tokens)
     )
 
 
