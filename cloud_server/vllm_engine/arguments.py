@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
+from cloud_server.vllm_engine.engine import EngineShape
+from wire.numbers import NUMPY_DTYPES
 
 _EXTENSION: Final = "cloud_server.vllm_engine.worker.HatWorkerExtension"
 
@@ -41,19 +43,24 @@ goes by the setting, so that vLLM must not be told anything else."""
 
 
 def engine_arguments(
-    folder: Path, config: CloudConfig, max_context_tokens: int, max_step_tokens: int
+    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
 ) -> dict[str, Any]:
     """Arguments for `EngineArgs`; settings that were left out stay vLLM's own.
+
+    `shape.dtype` is what the settings and the weights ask for; `kv_memory_bytes` is what each
+    worker sets aside for KV, None: what vLLM chooses.
 
     Raises:
         ConfigError: `vllm_args` is no JSON object, or has a name that is not to be changed.
     """
     return {
-        "distributed_executor_backend": "mp",
         "disable_log_stats": True,
         # A verification has a few rows, a chunk many; nothing is gained by fewer sequences.
-        "max_num_seqs": max(2, min(config.max_sessions, max_step_tokens)),
+        "max_num_seqs": max(2, min(config.max_sessions, shape.max_step_tokens)),
         **_given(config),
+        # vLLM's own "auto" makes bfloat16 of float32 weights.
+        "dtype": NUMPY_DTYPES[shape.dtype].name,
+        **({} if kv_memory_bytes is None else {"kv_cache_memory_bytes": kv_memory_bytes}),
         **_passed_through(config),
         "model": str(folder),
         "skip_tokenizer_init": True,
@@ -64,20 +71,18 @@ def engine_arguments(
         # Sliding windows then live in the same KV blocks as full attention: one block table.
         "disable_hybrid_kv_cache_manager": True,
         "worker_extension_cls": _EXTENSION,
-        "max_model_len": max_context_tokens,
-        "max_num_batched_tokens": max(2, max_step_tokens),
+        "max_model_len": shape.max_context_tokens,
+        "max_num_batched_tokens": max(2, shape.max_step_tokens),
     }
 
 
 def _given(config: CloudConfig) -> Mapping[str, Any]:
     """Settings of ours under vLLM's names, without those that were left out."""
     values = {
-        "dtype": config.dtype,
         "tensor_parallel_size": config.tensor_parallel_size,
         "pipeline_parallel_size": config.pipeline_parallel_size,
         "distributed_executor_backend": config.distributed_executor_backend,
         "gpu_memory_utilization": config.gpu_memory_utilization,
-        "kv_cache_memory_bytes": config.kv_cache_memory,
         "quantization": config.quantization,
     }
     if config.nnodes > 1:

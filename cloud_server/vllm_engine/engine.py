@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cloud_server.engine import EngineLostError, PendingRows, Rows, SequenceId, StepItem
 from cloud_server.step_checks import check_items
 from cloud_server.vllm_engine.paged_cache import PagedCache, Span
-from cloud_server.vllm_engine.plan import StepPlan, make_plan, split_rows
+from cloud_server.vllm_engine.plan import StepPlan, make_plan, rows_as_numbers, split_rows
 from wire.messages import Dtype
 
 
@@ -30,8 +30,11 @@ class Workers(Protocol):
 
     num_stages: int
 
-    def send(self, plan: StepPlan) -> Answer:
-        """Start a step. May raise anything."""
+    def send(self, plan: StepPlan, rows: Sequence[NDArray[Any]]) -> Answer:
+        """Start a step over these rows, `[t, H]` for each sequence, which are copied.
+
+        May raise anything.
+        """
         ...
 
     @property
@@ -93,9 +96,9 @@ class VllmMiddleEngine:
             raise ValueError(f"expected a step of 1 to {most} rows, got {num_rows}")
         check_items(batch, self._cache.extent, self.hidden_size, self.dtype)
         spans = [Span(item.sequence, item.position, len(item.rows)) for item in batch]
-        plan = make_plan(batch, self._cache.place(spans), self.dtype)
+        plan = make_plan(batch, self._cache.place(spans), self.block_tokens)
         try:
-            answer = self.workers.send(plan)
+            answer = self.workers.send(plan, rows_as_numbers(batch, self.dtype))
         except Exception as error:
             raise _lost(error) from error
         return _Pending(answer, self.workers, tuple(batch), self.dtype)

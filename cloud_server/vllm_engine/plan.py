@@ -17,40 +17,58 @@ Numbers = NDArray[np.integer[Any]]
 
 
 class StepPlan(NamedTuple):
-    """R sequences, T rows in all.
+    """R sequences, T rows in all; the rows themselves go beside it.
 
-    `hidden` `[T, H]` float32, float16, or bfloat16 as uint16; or the number of the slot of shared
-    memory in which these rows lie, and where the wanted ones are to be put. `row_starts` int32
-    `[R + 1]`: the rows of sequence r are `[row_starts[r], row_starts[r + 1])`. `positions` int32
-    `[R]`: where its first row stands. `tables` int32 `[R, W]`: its KV blocks, 0 behind the last.
-    `wanted` int64 `[K]`: the rows to return. `copies` int64 `[C, 2]`: blocks to copy first,
-    (source, destination), all sources read before anything is written.
+    `row_starts` int32 `[R + 1]`: the rows of sequence r are `[row_starts[r], row_starts[r + 1])`.
+    `lengths` int32 `[R]`: how many positions it has after the step. `positions` and `places` int64
+    `[T]`: where each row stands, in its sequence and in the paged cache. `tables` int32 `[R, W]`:
+    the KV blocks of a sequence, 0 behind the last. `wanted` int64 `[K]`: the rows to return.
+    `copies` int64 `[C, 2]`: blocks to copy first, (source, destination), all sources read before
+    anything is written. `most_rows` and `most_tokens`: of one sequence, new and in all.
     """
 
-    hidden: NDArray[Any] | int
     row_starts: Numbers
+    lengths: Numbers
     positions: Numbers
+    places: Numbers
     tables: Numbers
     wanted: Numbers
     copies: Numbers
+    most_rows: int
+    most_tokens: int
 
 
-def make_plan(batch: Sequence[StepItem], placement: Placement, dtype: Dtype) -> StepPlan:
+def make_plan(batch: Sequence[StepItem], placement: Placement, block_tokens: int) -> StepPlan:
     """The plan of checked items whose KV blocks are there."""
     sizes = [len(item.rows) for item in batch]
+    lengths = [item.position + size for item, size in zip(batch, sizes, strict=True)]
     row_starts = np.zeros(len(batch) + 1, np.int32)
     np.cumsum(sizes, out=row_starts[1:])
     width = max(map(len, placement.tables))
     tables = np.array([table + (0,) * (width - len(table)) for table in placement.tables], np.int32)
-    hidden = np.concatenate([item.rows for item in batch])
+    numbers = np.arange(row_starts[-1], dtype=np.int64)
+    # A sequence's rows are the last ones of it.
+    positions = numbers + np.repeat(np.array(lengths) - row_starts[1:], sizes)
+    block, offset = np.divmod(positions, block_tokens)
+    block += np.repeat(np.arange(0, tables.size, width), sizes)
     return StepPlan(
-        hidden.view(np.uint16) if dtype is Dtype.BF16 else hidden,
         row_starts,
-        np.array([item.position for item in batch], np.int32),
+        np.array(lengths, np.int32),
+        positions,
+        tables.ravel()[block] * np.int64(block_tokens) + offset,
         tables,
         _wanted_rows(batch, row_starts),
         np.array(placement.copies, np.int64).reshape(-1, 2),
+        max(sizes),
+        max(lengths),
     )
+
+
+def rows_as_numbers(batch: Sequence[StepItem], dtype: Dtype) -> list[NDArray[Any]]:
+    """Each item's rows `[t, H]` in a type that torch has too: bfloat16 as uint16. No copies."""
+    if dtype is Dtype.BF16:
+        return [item.rows.view(np.uint16) for item in batch]
+    return [item.rows for item in batch]
 
 
 def split_rows(deep: NDArray[Any], batch: Sequence[StepItem], dtype: Dtype) -> list[Rows]:

@@ -1,21 +1,31 @@
 """Worker processes behind vLLM's executor: plans to them, rows back, and whether they live."""
 
+import itertools
 import queue
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cloud_server.vllm_engine.engine import Answer
+from cloud_server.vllm_engine.notices import FAILED
 from cloud_server.vllm_engine.plan import StepPlan
-from cloud_server.vllm_engine.row_exchange import RowExchange
+from cloud_server.vllm_engine.shared_rows import SharedRows
+from cloud_server.vllm_engine.worker import send_unanswered
 
 _STEP_TIMEOUT_S = 300.0
 """After so long without an answer the workers are given up; vLLM's own patience with a step."""
 
 _MOST_FAILED_STEPS = 3
 """In a row: a lone worker that raises each time, as after an error of its GPU, is started anew."""
+
+
+def answering_rank(num_stages: int, tensor_parallel_size: int) -> int:
+    """The first worker of the last stage."""
+    return (num_stages - 1) * tensor_parallel_size
 
 
 class ProcessWorkers:
@@ -26,19 +36,19 @@ class ProcessWorkers:
         executor: Any,
         num_stages: int,
         tensor_parallel_size: int,
-        exchange: RowExchange | None = None,
+        shared: SharedRows | None = None,
     ) -> None:
         self.num_stages = num_stages
         self._executor = executor
-        num_workers = num_stages * tensor_parallel_size
-        self._reply_rank = num_workers - tensor_parallel_size
-        self._is_alone = num_workers == 1
+        self._answering_rank = answering_rank(num_stages, tensor_parallel_size)
+        self._is_alone = num_stages * tensor_parallel_size == 1
         self._died = threading.Event()
         self._has_failed = False
         self._num_failed_in_a_row = 0
-        self._exchange = exchange
+        self._shared = shared
+        self._step_numbers = itertools.cycle(range(1 << 30))
         self._free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(0 if exchange is None else exchange.shape.num_slots):
+        for slot in range(0 if shared is None else shared.exchange.shape.num_slots):
             self._free_slots.put(slot)
         executor.register_failure_callback(self._died.set)
 
@@ -47,31 +57,21 @@ class ProcessWorkers:
         """See `Workers`: a step that failed in one of several leaves the others waiting for it."""
         return self._died.is_set() or self._executor.is_failed or self._has_failed
 
-    def send(self, plan: StepPlan) -> Answer:
-        """See `Workers.send`. Rows go through shared memory where a slot is free."""
-        slot = None
-        if self._exchange is not None and not self._free_slots.empty():
-            slot = self._free_slots.get_nowait()
-            hidden = plan.hidden
-            assert not isinstance(hidden, int), "plans are made with their rows"
-            self._exchange.shallow(slot, len(hidden))[...] = hidden
-            plan = plan._replace(hidden=slot)
-        future = self._executor.collective_rpc(
-            "hat_step",
-            timeout=_STEP_TIMEOUT_S,
-            args=(plan,),
-            non_block=True,
-            unique_reply_rank=self._reply_rank,
-        )
-        return _WatchedAnswer(future, self, slot)
+    def send(self, plan: StepPlan, rows: Sequence[NDArray[Any]]) -> Answer:
+        """See `Workers.send`. Rows go through shared memory where a slot is free.
 
-    def rows_of(self, answer: NDArray[Any] | int, slot: int | None) -> NDArray[Any]:
-        """The rows that a step answered with, wherever they are."""
-        if isinstance(answer, int):
-            assert self._exchange is not None, "only a plan in a slot is answered with a number"
-            assert slot is not None, "only a plan in a slot is answered with a number"
-            return self._exchange.deep(slot, answer)
-        return answer
+        Raises:
+            ConnectionError: the workers are gone.
+        """
+        if self.are_lost:
+            raise ConnectionError("a worker has ended")
+        if self._shared is None or self._free_slots.empty():
+            return _CallAnswer(self._call(plan, np.concatenate(rows)), self)
+        slot, step = self._free_slots.get_nowait(), next(self._step_numbers)
+        # The workers prepare the step while its rows are copied.
+        send_unanswered(self._executor, "hat_step_in_slot", (slot, step, *plan))
+        self._shared.put(slot, step, rows)
+        return _SlotAnswer(slot, step, self._shared, self)
 
     def give_back(self, slot: int) -> None:
         """The rows in a slot are not needed any more."""
@@ -81,33 +81,43 @@ class ProcessWorkers:
         """Seconds of the last step inside the last stage's model call, its rows' way to the host
         included."""
         seconds: float = self._executor.collective_rpc(
-            "hat_model_s", unique_reply_rank=self._reply_rank
+            "hat_model_s", unique_reply_rank=self._answering_rank
         )
         return seconds
 
     def note_failure(self, error: Exception) -> None:
         """A step raised; nothing more is to be expected of workers that shared it, nor of one that
-        fails every time."""
+        has ended, is silent or fails every time."""
         self._num_failed_in_a_row += 1
         is_hopeless = self._num_failed_in_a_row >= _MOST_FAILED_STEPS
-        if not self._is_alone or is_hopeless or isinstance(error, TimeoutError):
+        if not self._is_alone or is_hopeless or isinstance(error, TimeoutError | EOFError):
             self._has_failed = True
 
     def note_success(self) -> None:
         """A step ran."""
         self._num_failed_in_a_row = 0
 
+    def _call(self, plan: StepPlan, rows: NDArray[Any]) -> Any:
+        return self._executor.collective_rpc(
+            "hat_step",
+            timeout=_STEP_TIMEOUT_S,
+            args=(rows, *plan),
+            non_block=True,
+            unique_reply_rank=self._answering_rank,
+        )
 
-@dataclass(slots=True)
-class _WatchedAnswer:
+
+@dataclass(frozen=True, slots=True)
+class _CallAnswer:
+    """Rows that come as what a call returns."""
+
     future: Any
     workers: ProcessWorkers
-    slot: int | None
 
     def result(self) -> NDArray[Any]:
         """See `Answer.result`."""
         try:
-            rows = self.workers.rows_of(self.future.result(), self.slot)
+            rows: NDArray[Any] = self.future.result()
         except Exception as error:
             self.workers.note_failure(error)
             raise
@@ -115,8 +125,39 @@ class _WatchedAnswer:
         return rows
 
     def release(self) -> None:
+        """See `Answer.release`."""
+
+
+@dataclass(slots=True)
+class _SlotAnswer:
+    """Rows that lie in a slot once a word has come."""
+
+    slot: int
+    step: int
+    shared: SharedRows
+    workers: ProcessWorkers
+    is_over: bool = False
+
+    def result(self) -> NDArray[Any]:
+        """See `Answer.result`."""
+        try:
+            num_rows = self._num_rows()
+        except Exception as error:
+            self.workers.note_failure(error)
+            raise
+        self.workers.note_success()
+        return self.shared.exchange.deep(self.slot, num_rows)
+
+    def _num_rows(self) -> int:
+        num_rows = self.shared.wait(self.step, lambda: self.workers.are_lost, _STEP_TIMEOUT_S)
+        self.is_over = True
+        if num_rows == FAILED:
+            raise RuntimeError("a step failed in its worker, whose log says why")
+        return num_rows
+
+    def release(self) -> None:
         """See `Answer.release`. Without an answer the workers may still use the slot, and they
         are given up."""
-        if self.slot is not None and self.future.done():
+        if self.is_over:
             self.workers.give_back(self.slot)
-        self.slot = None
+            self.is_over = False

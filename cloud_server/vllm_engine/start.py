@@ -15,8 +15,15 @@ from cloud_server.vllm_engine.arguments import check_names, engine_arguments
 from cloud_server.vllm_engine.engine import EngineShape, VllmMiddleEngine
 from cloud_server.vllm_engine.facts import WorkerFacts, check_facts
 from cloud_server.vllm_engine.paged_cache import PagedCache
-from cloud_server.vllm_engine.processes import ProcessWorkers
-from cloud_server.vllm_engine.row_exchange import ExchangeShape, NamedExchange, RowExchange
+from cloud_server.vllm_engine.processes import ProcessWorkers, answering_rank
+from cloud_server.vllm_engine.row_exchange import ExchangeShape
+from cloud_server.vllm_engine.scratch import (
+    clear,
+    files_in,
+    forget_shared_memory,
+    sockets_folder,
+)
+from cloud_server.vllm_engine.shared_rows import RowPaths, SharedRows, share_rows
 from cloud_server.vllm_engine.versions import installed_version
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
@@ -50,9 +57,11 @@ def start_engine(
         ConfigError: vLLM is missing, of another release, or refuses the model or the settings.
     """
     version = installed_version()
-    core = _engine_core(_arguments(folder, config, shape, kv_memory_bytes))
     with contextlib.ExitStack() as undo:
+        undo.callback(clear)
+        core = _engine_core(_arguments(folder, config, shape, kv_memory_bytes))
         undo.callback(core.shutdown)
+        forget_shared_memory()
         executor = core.model_executor
         facts = cast("list[WorkerFacts]", executor.collective_rpc("hat_facts"))
         check_facts(facts)
@@ -63,11 +72,10 @@ def start_engine(
             executor,
             config.pipeline_parallel_size,
             config.tensor_parallel_size,
-            _exchange(executor, config, shape),
+            _shared_rows(executor, config, shape),
         )
         engine = VllmMiddleEngine(workers, shape, _cache(facts, config, shape))
-        undo.pop_all()
-    return StartedEngine(engine, workers, facts, version, core.shutdown)
+        return StartedEngine(engine, workers, facts, version, undo.pop_all().close)
 
 
 def run_workers(
@@ -82,13 +90,14 @@ def run_workers(
     arguments = _arguments(folder, config, shape, kv_memory_bytes)
     engine_args = _vllm("vllm.engine.arg_utils").EngineArgs
     executors = _vllm("vllm.v1.executor.multiproc_executor")
-    with _refusals_explained():
-        settings = engine_args(**arguments).create_engine_config(headless=True)
-        executor = executors.MultiprocExecutor(settings, monitor_workers=False)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(clear)
+        with _refusals_explained(), files_in(sockets_folder()):
+            settings = engine_args(**arguments).create_engine_config(headless=True)
+            executor = executors.MultiprocExecutor(settings, monitor_workers=False)
+        undo.callback(executor.shutdown)
+        forget_shared_memory()
         executor.start_worker_monitor(inline=True)
-    finally:
-        executor.shutdown()
 
 
 def _arguments(
@@ -96,32 +105,27 @@ def _arguments(
 ) -> dict[str, Any]:
     num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
     _set_environment(shape, num_workers // config.nnodes)
-    arguments = engine_arguments(folder, config, shape.max_context_tokens, shape.max_step_tokens)
-    # vLLM's own "auto" makes bfloat16 of float32 weights.
-    arguments["dtype"] = NUMPY_DTYPES[shape.dtype].name
-    if kv_memory_bytes is not None:
-        arguments["kv_cache_memory_bytes"] = kv_memory_bytes
+    arguments = engine_arguments(folder, config, shape, kv_memory_bytes)
     check_names(arguments, _vllm("vllm.engine.arg_utils").EngineArgs.__dataclass_fields__)
     return arguments
 
 
-def _exchange(executor: Any, config: CloudConfig, shape: EngineShape) -> RowExchange | None:
+def _shared_rows(executor: Any, config: CloudConfig, shape: EngineShape) -> SharedRows | None:
     """Memory shared with the workers, if all of them are on this machine and there is some."""
     if config.nnodes > 1 or config.distributed_executor_backend != "mp":
         return None
     item = "uint16" if shape.dtype is Dtype.BF16 else NUMPY_DTYPES[shape.dtype].name
-    num_slots = config.pipeline_parallel_size
+    num_slots, num_first = config.pipeline_parallel_size, config.tensor_parallel_size
     wanted = ExchangeShape(num_slots, shape.max_step_tokens, shape.hidden_size, item)
+
+    def attach(paths: RowPaths) -> None:
+        executor.collective_rpc("hat_attach", args=(paths,))
+
     try:
-        named = NamedExchange(wanted)
+        return share_rows(wanted, num_first, answering_rank(num_slots, num_first), attach)
     except OSError as error:
         _log.warning("rows are sent to the workers, no shared memory: %s", error)
         return None
-    try:
-        executor.collective_rpc("hat_attach", args=(str(named.path), wanted))
-    finally:
-        named.forget_name()
-    return named.exchange
 
 
 def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) -> PagedCache:
@@ -142,7 +146,7 @@ def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) ->
 def _engine_core(arguments: dict[str, Any]) -> Any:
     engine_args = _vllm("vllm.engine.arg_utils").EngineArgs
     core, abstract = _vllm("vllm.v1.engine.core"), _vllm("vllm.v1.executor.abstract")
-    with _refusals_explained():
+    with _refusals_explained(), files_in(sockets_folder()):
         settings = engine_args(**arguments).create_engine_config()
         return core.EngineCore(settings, abstract.Executor.get_class(settings), log_stats=False)
 
@@ -166,6 +170,7 @@ def _set_environment(shape: EngineShape, num_workers: int) -> None:
     queue_mib = max(_LEAST_QUEUE_MIB, 2 + 2 * step_bytes // (1 << 20))
     for name, value in {
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_RPC_BASE_PATH": str(sockets_folder()),
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",

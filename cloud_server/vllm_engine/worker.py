@@ -5,25 +5,28 @@ and model runner it has, and calls its methods by name (`collective_rpc`). Keywo
 if the installed release has them.
 """
 
+import contextlib
 import functools
 import inspect
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cloud_server.vllm_engine.facts import WorkerFacts
+from cloud_server.vllm_engine.notices import FAILED
 from cloud_server.vllm_engine.plan import StepPlan
-from cloud_server.vllm_engine.row_exchange import ExchangeShape, RowExchange, open_exchange
+from cloud_server.vllm_engine.shared_rows import RowPaths, WorkerRows
 
 _log = logging.getLogger(__name__)
+
+_NOBODY = -1
 
 
 class HatWorkerExtension:
@@ -31,8 +34,10 @@ class HatWorkerExtension:
 
     model_runner: Any
     vllm_config: Any
+    rank: int
+    _hat_started_s = 0.0
     _hat_model_s = 0.0
-    _hat_exchange: RowExchange | None = None
+    _hat_rows: WorkerRows | None = None
 
     def hat_facts(self) -> WorkerFacts:
         """What this worker is; called once, before the first step.
@@ -57,74 +62,93 @@ class HatWorkerExtension:
             block_dims=sorted({_block_dim(cache, runner) for cache in self._hat_caches()}),
         )
 
-    def hat_attach(self, path: str, shape: ExchangeShape) -> None:
+    def hat_attach(self, paths: RowPaths) -> None:
         """Open the memory that steps' rows will lie in."""
-        self._hat_exchange = open_exchange(path, shape)
+        self._hat_rows = WorkerRows.opened(paths, self.rank)
 
-    def hat_step(self, plan: StepPlan) -> NDArray[Any] | int | None:
-        """Run the layers of this stage; the last stage returns the wanted rows `[K, H]`, or puts
-        them into the plan's slot and returns K.
+    def hat_step(self, rows: NDArray[Any], *plan: Any) -> NDArray[Any] | None:
+        """Run the layers of this stage; workers of the last one return the wanted rows `[K, H]`."""
+        with self._hat_all_or_none():
+            deep = self._hat_run(StepPlan(*plan), lambda: rows)
+            if deep is None:
+                return None
+            answer: NDArray[Any] = deep.cpu().numpy()
+            self._hat_model_s = time.perf_counter() - self._hat_started_s
+            return answer
 
-        A worker that fails while others share its step ends at once: they may wait for it for
-        ever, and its end is what the daemon notices.
-        """
+    def hat_step_in_slot(self, slot: int, step: int, *plan: Any) -> None:
+        """The same with rows in shared memory. One worker puts the wanted ones there and gives
+        notice of them, or of a step that failed."""
+        shared = self._hat_rows
+        assert shared is not None, "attached before the first step"
         try:
-            return self._hat_run(plan)
+            with self._hat_all_or_none():
+                deep = self._hat_run(StepPlan(*plan), lambda: self._hat_taken(slot, step))
+                if deep is None or shared.deep_notices is None:
+                    return
+                num_wanted = len(deep)
+                torch.from_numpy(shared.exchange.deep(slot, num_wanted)).copy_(deep)
+                self._hat_model_s = time.perf_counter() - self._hat_started_s
+        except Exception:
+            _log.exception("a step failed")
+            num_wanted = FAILED
+        assert shared.deep_notices is not None, "a lone worker answers"
+        shared.deep_notices.tell(step, num_wanted)
+
+    def _hat_taken(self, slot: int, step: int) -> NDArray[Any]:
+        assert self._hat_rows is not None, "attached before the first step"
+        rows = self._hat_rows.take(slot, step)
+        # On a CPU a layer may add to its rows in place, and others read the same ones.
+        is_read_by_others = self.vllm_config.parallel_config.tensor_parallel_size > 1
+        return rows.copy() if is_read_by_others else rows
+
+    @contextlib.contextmanager
+    def _hat_all_or_none(self) -> Iterator[None]:
+        """A worker that fails while others share its step ends at once: they may wait for it for
+        ever, and its end is what the daemon notices."""
+        try:
+            yield
         except Exception:
             if self.vllm_config.parallel_config.world_size == 1:
                 raise
-            _log.exception("a step of %d rows failed; this worker ends", plan.row_starts[-1])
+            _log.exception("a step failed; this worker ends")
             os._exit(1)
 
     @torch.inference_mode()
-    def _hat_run(self, plan: StepPlan) -> NDArray[Any] | int | None:
+    def _hat_run(
+        self, plan: StepPlan, take_rows: Callable[[], NDArray[Any]]
+    ) -> torch.Tensor | None:
         vllm = _vllm()
         runner, stages = self.model_runner, vllm.get_pp_group()
         device = runner.device
         if len(plan.copies):
             self._hat_copy_blocks(_on(plan.copies, device))
-        positions, slots = _places(plan, runner.kv_cache_config)
-        positions_there, slots_there = _on(positions, device), _on(slots, device)[None]
-        metadata = _attention_metadata(plan, positions_there, slots_there, runner)
+        positions, places = _on(plan.positions, device), _on(plan.places, device)[None]
+        metadata = _attention_metadata(plan, positions, places, runner)
+        slots_by_layer = vllm.build_slot_mappings_by_layer(places, runner.kv_cache_config)
         rows, partial = None, None
         if stages.is_first_rank:
-            rows = _as_rows(self._hat_shallow(plan), device)
+            rows = _as_rows(take_rows(), device)
         else:
             received = stages.recv_tensor_dict(all_gather_group=vllm.get_tp_group())
             partial = vllm.IntermediateTensors(received)
-        slots_by_layer = vllm.build_slot_mappings_by_layer(slots_there, runner.kv_cache_config)
-        started_s = time.perf_counter()
+        self._hat_started_s = time.perf_counter()
         with vllm.set_forward_context(
             metadata, self.vllm_config, num_tokens=len(positions), slot_mapping=slots_by_layer
         ):
             out = runner.model(
                 input_ids=None,
-                positions=positions_there,
+                positions=positions,
                 intermediate_tensors=partial,
                 inputs_embeds=rows,
             )
         if not stages.is_last_rank:
             stages.send_tensor_dict(out.tensors, all_gather_group=vllm.get_tp_group())
             return None
-        wanted = out if len(plan.wanted) == len(out) else out[_on(plan.wanted, device)]
-        answer = self._hat_answer(wanted, plan.hidden)
-        self._hat_model_s = time.perf_counter() - started_s
-        return answer
-
-    def _hat_shallow(self, plan: StepPlan) -> NDArray[Any]:
-        if not isinstance(plan.hidden, int):
-            return plan.hidden
-        assert self._hat_exchange is not None, "attached before the first step"
-        return self._hat_exchange.shallow(plan.hidden, int(plan.row_starts[-1]))
-
-    def _hat_answer(self, rows: torch.Tensor, hidden: NDArray[Any] | int) -> NDArray[Any] | int:
-        numbers = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
-        if not isinstance(hidden, int):
-            host: NDArray[Any] = numbers.cpu().numpy()
-            return host
-        assert self._hat_exchange is not None, "attached before the first step"
-        torch.from_numpy(self._hat_exchange.deep(hidden, len(rows))).copy_(numbers)
-        return len(rows)
+        wanted: torch.Tensor = out
+        if len(plan.wanted) < len(out):
+            wanted = out[_on(plan.wanted, device)]
+        return wanted.view(torch.uint16) if wanted.dtype == torch.bfloat16 else wanted
 
     def hat_model_s(self) -> float:
         """Seconds of the last step from the model's call to its rows on the host."""
@@ -148,28 +172,35 @@ class HatWorkerExtension:
             cache.index_copy_(dim, copies[:, 1], cache.index_select(dim, copies[:, 0]))
 
 
+def send_unanswered(executor: Any, method: str, arguments: tuple[Any, ...]) -> None:
+    """The daemon's side: have every worker run a method, in the order of all calls.
+
+    The executor's own calls each leave an answer to collect, in order, which takes longer than
+    sending did; here the rank that replies is nobody's.
+    """
+    executor.rpc_broadcast_mq.enqueue((method, arguments, {}, _NOBODY))
+
+
 def _attention_metadata(
-    plan: StepPlan, positions: torch.Tensor, slots: torch.Tensor, runner: Any
+    plan: StepPlan, positions: torch.Tensor, places: torch.Tensor, runner: Any
 ) -> dict[str, Any]:
     build_attn_metadata = _vllm().build_attn_metadata
     device = runner.device
-    sizes = np.diff(plan.row_starts)
-    lengths = (plan.positions + sizes).astype(np.int32)
     arguments: dict[str, Any] = {
         "attn_groups": runner.attn_groups,
-        "num_reqs": len(sizes),
+        "num_reqs": len(plan.lengths),
         "num_tokens": len(positions),
         "query_start_loc_gpu": _on(plan.row_starts, device),
         "query_start_loc_cpu": torch.from_numpy(plan.row_starts),
-        "max_query_len": int(sizes.max()),
-        "seq_lens": _on(lengths, device),
-        "max_seq_len": int(lengths.max()),
+        "max_query_len": plan.most_rows,
+        "seq_lens": _on(plan.lengths, device),
+        "max_seq_len": plan.most_tokens,
         "block_tables": [_on(plan.tables, device)],
-        "slot_mappings": slots,
+        "slot_mappings": places,
         "kv_cache_config": runner.kv_cache_config,
-        "seq_lens_cpu_upper_bound": torch.from_numpy(lengths),
+        "seq_lens_cpu_upper_bound": torch.from_numpy(plan.lengths),
         "positions": positions,
-        "is_prefilling": torch.ones(len(sizes), dtype=torch.bool),
+        "is_prefilling": torch.ones(len(plan.lengths), dtype=torch.bool),
     }
     known = _keywords(build_attn_metadata)
     metadata: dict[str, Any] = build_attn_metadata(
@@ -194,17 +225,6 @@ def _vllm() -> SimpleNamespace:
         build_attn_metadata=build_attn_metadata,
         build_slot_mappings_by_layer=build_slot_mappings_by_layer,
     )
-
-
-def _places(plan: StepPlan, kv_cache_config: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Each row's position and its slot in the paged cache, int64 `[T]` both."""
-    block_tokens = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-    sizes = np.diff(plan.row_starts)
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    offsets = np.arange(len(owner), dtype=np.int64) - plan.row_starts[:-1][owner]
-    positions = offsets + plan.positions[owner]
-    blocks = plan.tables[owner, positions // block_tokens].astype(np.int64)
-    return positions, blocks * block_tokens + positions % block_tokens
 
 
 def _as_rows(hidden: NDArray[Any], device: torch.device) -> torch.Tensor:

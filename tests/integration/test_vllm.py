@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,12 @@ def _metrics(page: str) -> Mapping[str, float]:
     return {name: float(value) for name, value in lines}
 
 
+def _names_left() -> set[str]:
+    folders = (Path("/dev/shm"), Path(tempfile.gettempdir()))
+    names = {path.name for folder in folders for path in folder.iterdir()}
+    return {name for name in names if name.startswith(("hat-", "vllm")) or name.count("-") == 4}
+
+
 def test_the_torch_engine_says_what_the_unsplit_model_says(bundles, stories):
     async def main() -> list[list[int]]:
         async with running_stack(bundles, _DEVICE) as stack:
@@ -117,6 +124,8 @@ def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles, stori
             assert page["hat_cloud_step_seconds_count"] > 0
             assert page["hat_cloud_kv_cache_capacity_tokens"] == 64 * BLOCK_TOKENS
 
+    before = _names_left()
     asyncio.run(main())
+    assert _names_left() == before, "nor do files, pipes and shared memory stay"
     left = [p for p in multiprocessing.active_children() if "Worker" in p.name]
     assert left == [], "the cloud's end is its workers' end"

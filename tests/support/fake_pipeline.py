@@ -132,30 +132,36 @@ class NumpyWorkers:
         self._cache = np.full((num_blocks + 1, block_tokens, hidden_size), np.nan)
         self._block_tokens = block_tokens
 
-    def send(self, plan: StepPlan) -> "NumpyAnswer":
+    def send(self, plan: StepPlan, rows: Sequence[NDArray[Any]]) -> "NumpyAnswer":
         """See `Workers.send`: runs at once."""
         if self.send_error is not None:
             raise self.send_error
         self.plans.append(plan)
-        return NumpyAnswer(self, self._run(plan))
+        return NumpyAnswer(self, self._run(plan, np.concatenate(rows)))
 
-    def _run(self, plan: StepPlan) -> NDArray[Any]:
+    def _run(self, plan: StepPlan, shallow: NDArray[Any]) -> NDArray[Any]:
         sources, targets = plan.copies[:, 0], plan.copies[:, 1]
         self._cache[targets] = self._cache[sources]
-        hidden = plan.hidden
-        if hidden.dtype == np.uint16:
-            hidden = (hidden.astype(np.uint32) << 16).view(np.float32)
+        numbers = shallow
+        if shallow.dtype == np.uint16:
+            numbers = (shallow.astype(np.uint32) << 16).view(np.float32)
         deep = []
-        for index, first in enumerate(plan.positions):
-            rows = hidden[plan.row_starts[index] : plan.row_starts[index + 1]].astype(np.float64)
-            for position, row in enumerate(rows, first):
-                self._cache[self._place(plan, index, position)] = row
+        for index, length in enumerate(plan.lengths):
+            own = slice(plan.row_starts[index], plan.row_starts[index + 1])
+            assert plan.positions[own].tolist() == list(range(length - len(numbers[own]), length))
+            # A row is written where the plan says and read where the table has its position.
+            self._flat()[plan.places[own]] = numbers[own]
+            for position in plan.positions[own]:
                 cached = [self._cache[self._place(plan, index, p)] for p in range(position + 1)]
                 deep.append(np.sum(cached, axis=0))
+        assert not np.isin(plan.places, np.arange(self._block_tokens)).any(), "that is for padding"
         wanted = np.array(deep, np.float32)[plan.wanted]
-        if plan.hidden.dtype == np.uint16:
+        if shallow.dtype == np.uint16:
             return (wanted.view(np.uint32) >> 16).astype(np.uint16)
-        return wanted.astype(plan.hidden.dtype)
+        return wanted.astype(shallow.dtype)
+
+    def _flat(self) -> NDArray[Any]:
+        return self._cache.reshape(-1, self._cache.shape[-1])
 
     def _place(self, plan: StepPlan, index: int, position: int) -> tuple[int, int]:
         block = int(plan.tables[index, position // self._block_tokens])

@@ -11,6 +11,7 @@ from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
 from cloud_server.vllm_engine import bundle as vllm_bundle
 from cloud_server.vllm_engine.arguments import check_names, engine_arguments
+from cloud_server.vllm_engine.engine import EngineShape
 from cloud_server.vllm_engine.facts import WorkerFacts, check_facts
 from cloud_server.vllm_engine.plugin import BASES, PREFIX
 from cloud_server.vllm_engine.versions import installed_version
@@ -24,8 +25,9 @@ CONFIG = CloudConfig(Path("bundles"), engine="vllm")
 FOLDER = Path("bundles/cloud")
 
 
-def arguments(context: int = 100, step: int = 64, **settings):
-    return engine_arguments(FOLDER, replace(CONFIG, **settings), context, step)
+def arguments(context: int = 100, step: int = 64, kv: int | None = None, **settings):
+    shape = EngineShape(16, Dtype.BF16, context, step)
+    return engine_arguments(FOLDER, replace(CONFIG, **settings), shape, kv)
 
 
 # Arguments
@@ -50,11 +52,10 @@ def test_settings_that_were_left_out_stay_vllm_s_own():
 
 def test_settings_have_vllm_s_names():
     told = arguments(
-        dtype="bfloat16",
+        kv=1 << 30,
         tensor_parallel_size=2,
         pipeline_parallel_size=3,
         gpu_memory_utilization=0.5,
-        kv_cache_memory=1 << 30,
         quantization="fp8",
         nnodes=2,
         node_rank=1,
