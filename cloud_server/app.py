@@ -52,8 +52,9 @@ class _Face:
     async def link(self, request: web.Request) -> web.StreamResponse:
         """One device: frames to the daemon until the socket is gone."""
         daemon = self._serving.daemon
-        if daemon is None:
-            raise web.HTTPServiceUnavailable(text=_LOADING, headers={"Retry-After": "1"})
+        if daemon is None or daemon.is_draining:
+            reason = _LOADING if daemon is None else _DRAINING
+            raise web.HTTPServiceUnavailable(text=reason, headers={"Retry-After": "1"})
         socket = web.WebSocketResponse(
             compress=False,
             heartbeat=_HEARTBEAT_S,
@@ -96,12 +97,13 @@ class _Face:
             return _LOST if daemon.is_given_up else _BROKEN
         if daemon.is_restarting:
             return _RESTARTING
-        return "draining: no new sessions" if daemon.is_draining else None
+        return _DRAINING if daemon.is_draining else None
 
 
 _LOADING = "loading the model"
 _BROKEN = "the engine fails every step"
 _LOST = "the engine is lost and cannot be loaded"
+_DRAINING = "draining: no new sessions"
 _RESTARTING = "the engine was lost and is being loaded again"
 
 

@@ -22,7 +22,7 @@ from cloud_server.session import Piece, PieceDone, Session
 from cloud_server.session_table import SessionTable
 from cloud_server.step_book import Running, StepBook
 from wire.codec import Frame
-from wire.connection import CloudConnection, Phase
+from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello
 from wire.messages import (
@@ -106,6 +106,7 @@ class CloudCore:
         link = self._links.get(connection)
         if link is None:
             return []
+        link.busy_s = now
         try:
             link.wire.receive(message)
             match message:
@@ -197,19 +198,18 @@ class CloudCore:
         self._restart_s = None
 
     def tick(self, now: float) -> list[Action]:
-        """Expire deadlines, lost sessions and silent handshakes; call it about once a second."""
+        """End what is overdue, and in a drain what is quiet; call it about once a second."""
         for session in self._table.expired(now, self._config.session_ttl_s):
             self._end(session)
-        deadline_s = self._config.queue_deadline_s
-        late = [s for s in self._table if s.is_waiting and now - s.waiting_since_s > deadline_s]
-        for session in late:
-            reason = f"expected to run rows within {deadline_s:g} s, overloaded"
+        for session in self._table.late(now, self._config.queue_deadline_s):
+            reason = f"expected to run rows within {self._config.queue_deadline_s:g} s, overloaded"
             self._refuse(session.handle, Refusal(FaultCode.DEADLINE_EXCEEDED, reason))
-        timeout_s = self._config.handshake_timeout_s
-        for link in self._links:
-            if link.wire.phase is Phase.HELLO and now - link.connected_s > timeout_s:
-                reason = f"expected a Hello within {timeout_s:g} s"
-                self._fault_connection(link, FaultCode.DEADLINE_EXCEEDED, reason, now)
+        for link in self._links.silent(now, self._config.handshake_timeout_s):
+            reason = f"expected a Hello within {self._config.handshake_timeout_s:g} s"
+            self._fault_connection(link, FaultCode.DEADLINE_EXCEEDED, reason, now)
+        quiet = self._links.quiet(now, self._config.quiet_s)
+        for link in quiet if self._is_draining else ():
+            self._fault_connection(link, FaultCode.DRAINING, "the cloud stops", now)
         return self._links.take_actions()
 
     def drain(self) -> None:

@@ -15,7 +15,8 @@ class CoreConfig:
     device in. `credit_window_tokens` bounds the rows a connection may have outstanding, and is at
     least twice `max_frame_tokens`. A frame that wants rows back and has at most `verify_tokens`
     counts as a verification and goes first. With `target_step_s` the step budget shrinks until a
-    step is expected to take no longer. `takes_trees` offers devices frames whose rows branch;
+    step is expected to take no longer. While draining, a device that has done nothing for `quiet_s`
+    is sent away. `takes_trees` offers devices frames whose rows branch;
     each of these is a verification too.
 
     Raises:
@@ -42,6 +43,7 @@ class CoreConfig:
     session_ttl_s: float = 60.0
     queue_deadline_s: float = 30.0
     handshake_timeout_s: float = 10.0
+    quiet_s: float = 2.0
 
     def __post_init__(self) -> None:
         if len(self.fingerprint) != FINGERPRINT_BYTES:

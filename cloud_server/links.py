@@ -20,6 +20,8 @@ class Link:
     wire: CloudConnection
     connected_s: float
     sessions: dict[SessionId, Session] = field(default_factory=dict)
+    busy_s: float = 0.0
+    """When its device was last heard of, or rows of it were last seen to run or wait."""
 
     def decode(self, frame: Frame | str) -> Message:
         """The message of a WebSocket frame; `str` is a text frame (rules W1, W4).
@@ -51,6 +53,18 @@ class Links:
     def get(self, connection: ConnectionId | None) -> Link | None:
         """The socket of this number, if it is still there."""
         return None if connection is None else self._links.get(connection)
+
+    def silent(self, now: float, timeout_s: float) -> list[Link]:
+        """The sockets that have not said Hello in time."""
+        waiting = (link for link in self if link.wire.phase is Phase.HELLO)
+        return [link for link in waiting if now - link.connected_s > timeout_s]
+
+    def quiet(self, now: float, least_s: float) -> list[Link]:
+        """The sockets with nothing to do for so long; to be asked about once a second."""
+        for link in self:
+            if any(session.is_running or session.is_waiting for session in link.sessions.values()):
+                link.busy_s = now
+        return [link for link in self if now - max(link.busy_s, link.connected_s) >= least_s]
 
     def add(self, link: Link) -> None:
         """Take in a new socket.

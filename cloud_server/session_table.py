@@ -101,6 +101,11 @@ class SessionTable:
         lost = [handle for handle, since_s in self._detached_s.items() if now - since_s > ttl_s]
         return [self._sessions[handle] for handle in lost]
 
+    def late(self, now: float, deadline_s: float) -> list[Session]:
+        """The sessions whose rows have waited longer than `deadline_s` for a step."""
+        waiting = (session for session in self if session.is_waiting)
+        return [session for session in waiting if now - session.waiting_since_s > deadline_s]
+
     def _refusal(self, num_sessions: int, num_tokens: int, max_tokens: int) -> AdmissionError:
         if num_tokens < max_tokens:
             reason = f"expected at most {num_tokens} free tokens, got {max_tokens}"

@@ -65,6 +65,7 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
         self.totals = LinkTotals()
+        self._lost_s: float | None = None
         self.limits: LinkLimits | None = None
         self.status = LinkStatus(False, f"connecting to the cloud at {self._where}")
 
@@ -81,6 +82,16 @@ class Link:
             await asyncio.gather(self._task, return_exceptions=True)
         self._fail_sessions()
         self.status = LinkStatus(False, "the link is closed")
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the cloud takes no new sessions, so that another connection comes next."""
+        return self._connection is not None and self._connection.is_leaving
+
+    def was_up_within(self, seconds: float) -> bool:
+        """Whether it is up, or was so short a while ago."""
+        is_recent = self._lost_s is not None and time.monotonic() - self._lost_s < seconds
+        return self.status.is_connected or is_recent
 
     async def connected(self) -> None:
         """Wait until sessions can be opened."""
@@ -107,21 +118,29 @@ class Link:
     def _live_connection(self) -> LinkConnection:
         if self._connection is None:
             raise self._unavailable()
+        if self._connection.is_leaving:
+            raise LinkLostError(f"the cloud at {self._where} is shutting down")
         return self._connection
 
     async def _run(self) -> None:
         """Connect, carry, lose, wait, and so on."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._config.patience.connect_s)
         attempt = 0
+        was_draining = False
         async with aiohttp.ClientSession(timeout=timeout) as client:
             while True:
                 num_connections = self.totals.num_connections
                 refusal = await self._connect_and_carry(client)
-                if self.totals.num_connections > num_connections:
+                # A cloud that drains lets itself be connected to: again and again is too often.
+                is_same_again = was_draining and refusal.is_draining
+                if self.totals.num_connections > num_connections and not is_same_again:
                     attempt = 0
+                was_draining = refusal.is_draining
                 delay_s = self._delay_s(refusal, attempt)
                 if refusal.reason != self.status.reason:
                     _log.warning("%s", refusal.reason)
+                if self.status.is_connected:
+                    self._lost_s = time.monotonic()
                 self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
                 self._fail_sessions()
                 attempt += 1
@@ -132,7 +151,9 @@ class Link:
         try:
             async with self._socket(client) as ws:
                 meter = LinkMeter(self.monitor, time.monotonic)
-                connection = LinkConnection(ws, self._config.patience, self.totals, meter)
+                connection = LinkConnection(
+                    ws, self._config.patience, self.totals, meter, self._connected.clear
+                )
                 welcome = await connection.handshake(self._config.hello())
                 self._up(connection, welcome)
                 await connection.run()

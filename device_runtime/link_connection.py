@@ -64,10 +64,19 @@ class LinkTotals:
 
 
 class LinkConnection:
-    """Its owner awaits `handshake`, then `run`; sessions come from `open` in between."""
+    """Its owner awaits `handshake`, then `run`; sessions come from `open` in between.
+
+    A cloud that takes no new sessions because it stops is left once the last one here is over;
+    `on_leaving` is called as soon as that is known.
+    """
 
     def __init__(
-        self, ws: WebSocket, patience: Patience, totals: LinkTotals, meter: LinkMeter
+        self,
+        ws: WebSocket,
+        patience: Patience,
+        totals: LinkTotals,
+        meter: LinkMeter,
+        on_leaving: Callable[[], None],
     ) -> None:
         self._ws = ws
         self._patience = patience
@@ -79,6 +88,9 @@ class LinkConnection:
         self._last_session = NO_SESSION
         self._changed = asyncio.Event()
         self._is_idle = asyncio.Event()
+        self._on_leaving = on_leaving
+        self._is_deserted = asyncio.Event()
+        self.is_leaving = False
         self.dtype = Dtype.FP32
         self.num_bytes_up = 0
 
@@ -104,18 +116,19 @@ class LinkConnection:
         """Carry messages until the socket is lost; always raises, as `handshake` does."""
         writer = asyncio.create_task(self._write_all())
         reader = asyncio.create_task(self._read_all())
+        tasks = (reader, writer, asyncio.create_task(self._leave()))
         try:
-            await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if writer.done() and not reader.done():
                 # A refusal may still be unread when writing fails, and says more.
                 await asyncio.wait({reader}, timeout=_LAST_WORDS_S)
-            for task in (reader, writer):
+            for task in tasks:
                 if task.done():
                     task.result()
         finally:
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._rules.close()
             self._meter.on_lost()
 
@@ -142,6 +155,7 @@ class LinkConnection:
         if self._sessions.pop(session, None) is not None:
             self._outbox.discard(session)
             self._put(Close(session))
+            self._note_if_deserted()
 
     async def flush(self) -> None:
         """Wait a moment until everything that may be sent is sent."""
@@ -154,6 +168,20 @@ class LinkConnection:
         for session in self._sessions.values():
             session.fail(failure())
         self._sessions.clear()
+
+    async def _leave(self) -> None:
+        """Wait until there is nothing left to do for a cloud that stops, and end with its reason.
+
+        Raises:
+            RefusedError: always.
+        """
+        await self._is_deserted.wait()
+        await self.flush()
+        raise RefusedError(Fault(FaultCode.DRAINING, NO_SESSION, 0.0, ""))
+
+    def _note_if_deserted(self) -> None:
+        if self.is_leaving and not self._sessions:
+            self._is_deserted.set()
 
     def _next_session(self) -> SessionId:
         self._last_session = SessionId(self._last_session + 1)
@@ -232,6 +260,10 @@ class LinkConnection:
                 if (session := self._sessions.pop(message.session, None)) is not None:
                     self._outbox.discard(message.session)
                     session.fail(SessionRefusedError(message))
+                if message.code is FaultCode.DRAINING:
+                    self.is_leaving = True
+                    self._on_leaving()
+                self._note_if_deserted()
             case _:
                 # Credit: the rules have taken it in, and a frame may be able to go now.
                 self._changed.set()

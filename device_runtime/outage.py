@@ -9,6 +9,7 @@ from device_runtime.generation import CloudUnavailableError
 from device_runtime.link import Link
 from device_runtime.link_session import LinkLostError, SessionRefusedError
 from device_runtime.refusals import heals_by_replay, retry_delay_s
+from wire.errors import FaultCode
 
 MAX_RECOVERIES = 8
 """In a row without any progress. What breaks its cloud each time it runs must end."""
@@ -91,14 +92,24 @@ def heals_by_retry(failure: CloudUnavailableError) -> bool:
         case LinkLostError():
             return True
         case SessionRefusedError():
-            return heals_by_replay(failure.code) or failure.may_retry
+            return heals_by_replay(failure.code) or failure.may_retry or _is_draining(failure)
         case _:
             return False
 
 
+def heals_by_reconnecting(failure: CloudUnavailableError) -> bool:
+    """Whether what was to begin can begin on the link's next connection, which is on its way."""
+    return isinstance(failure, LinkLostError) or _is_draining(failure)
+
+
+def _is_draining(failure: CloudUnavailableError) -> bool:
+    """Its cloud stops; the link leaves it for another, or for the same one once it is back."""
+    return isinstance(failure, SessionRefusedError) and failure.code is FaultCode.DRAINING
+
+
 def _pause_s(failure: CloudUnavailableError, num_refusals: int) -> float:
-    """Seconds before the next attempt; a lost link has its own pace."""
-    if not isinstance(failure, SessionRefusedError):
+    """Seconds before the next attempt; a lost link, or one that is left, has its own pace."""
+    if not isinstance(failure, SessionRefusedError) or _is_draining(failure):
         return 0.0
     if num_refusals == 0 and heals_by_replay(failure.code):
         return 0.0

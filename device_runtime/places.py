@@ -54,8 +54,8 @@ class Place:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the cloud still holds its side, as far as is known."""
-        return self.stream.is_live
+        """Whether the cloud still holds its side, as far as is known, and will for a while."""
+        return self.stream.is_live and not self._link.is_leaving
 
     async def make_sequence(self, make: Callable[[DeviceEngine], SequenceId]) -> None:
         """Open or fork on the engine's thread."""
@@ -131,9 +131,21 @@ class Places:
         its own, and once more for another place if the cloud refuses the first.
 
         Raises:
-            CloudUnavailableError: no link, or the cloud has no room.
+            CloudUnavailableError: no link, or the cloud has no room, or stops.
         """
         self.expire()
+        try:
+            return await self._find(prompt_ids, num_reserved_tokens, begin)
+        finally:
+            # The cloud may have said that it stops: what is kept there is of no use any more.
+            self.expire()
+
+    async def _find(
+        self,
+        prompt_ids: Sequence[int],
+        num_reserved_tokens: int,
+        begin: Callable[[Found], Awaitable[T]],
+    ) -> T:
         match = self._kept.find(prompt_ids, num_reserved_tokens)
         if match is not None and match.is_taken:
             return await _begun(Found(match.place, match.num_shared_tokens), begin)

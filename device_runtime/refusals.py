@@ -15,6 +15,7 @@ class Refusal:
 
     reason: str
     is_permanent: bool = False
+    is_draining: bool = False
     retry_after_s: float = 0.0
 
 
@@ -47,7 +48,11 @@ def of_fault(fault: Fault, where: str) -> Refusal:
     details = f" ({fault.message})" if fault.message else ""
     if (advice := _ADVICE.get(fault.code)) is not None:
         return Refusal(f"the cloud at {where} {what}{details}; {advice}", is_permanent=True)
-    return Refusal(f"the cloud at {where} {what}{details}", retry_after_s=fault.retry_after_s)
+    return Refusal(
+        f"the cloud at {where} {what}{details}",
+        is_draining=fault.code is FaultCode.DRAINING,
+        retry_after_s=fault.retry_after_s,
+    )
 
 
 def of_error(error: Exception, where: str) -> Refusal:
@@ -60,7 +65,8 @@ def of_error(error: Exception, where: str) -> Refusal:
             what = "does not speak TLS; is it ws:// instead of wss://?"
             return Refusal(f"the cloud at {where} {what}", is_permanent=True)
         case aiohttp.WSServerHandshakeError(status=503):
-            return Refusal(f"the cloud at {where} is not ready yet, it may be loading its model")
+            what = "takes no devices now: it loads its model, or is about to stop"
+            return Refusal(f"the cloud at {where} {what}")
         case aiohttp.WSServerHandshakeError():
             what = f"answers HTTP {error.status} instead of opening a link; is it a hat cloud?"
             return Refusal(f"{where} {what}", is_permanent=error.status in (400, 404, 426))

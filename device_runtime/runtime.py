@@ -1,5 +1,7 @@
 """The runtime: generations on one engine and one link, each from a queue to its last token."""
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -16,10 +18,10 @@ from device_runtime.driver import Driver, Parts
 from device_runtime.engine import DeviceEngine
 from device_runtime.engine_thread import EngineThread
 from device_runtime.generation import CloudUnavailableError, Emission, GenerationRequest
-from device_runtime.link import Link, LinkLimits
-from device_runtime.link_session import MAX_UNANSWERED_FRAMES, LinkLostError
+from device_runtime.link import Link
+from device_runtime.link_session import MAX_UNANSWERED_FRAMES
 from device_runtime.noise import PositionNoise, draw_seed
-from device_runtime.outage import Outage
+from device_runtime.outage import Outage, heals_by_reconnecting
 from device_runtime.places import Found, Place, Places
 from device_runtime.prefix_cache import PrefixCacheLimits
 from device_runtime.sampling import Sampler
@@ -32,6 +34,9 @@ from wire.limits import ITEM_BYTES
 _log = logging.getLogger(__name__)
 
 _MIN_SHARED_TOKENS = 16
+
+_BLINK_S = 2.0
+"""So long a new request waits for a link that was just lost, as when a cloud is exchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class Runtime:
         self._link = link
         self._heads = heads
         self._clock = time.monotonic
+        self._blink_s = min(_BLINK_S, config.reconnect_timeout_s)
         self._engine = EngineThread(engine)
         self._admission = Admission(config.max_num_seqs, config.max_queue)
         if kept is None:
@@ -144,11 +150,12 @@ class Runtime:
         if request.wants_timeline:
             stats.timeline = Timeline(called_s)
         sampler = self._checked_sampler(request)
-        self._require_link()
+        self._check_link()
         turn = await self._admission.acquire()
         place: Place | None = None
         try:
             stats.queue_s = self._clock() - called_s
+            await self._require_link()
             outage = Outage(self._link, self._config.reconnect_timeout_s, self._clock)
             driver = await self._begin(request, sampler, outage, stats)
             place = driver.place
@@ -182,14 +189,26 @@ class Runtime:
         noise = PositionNoise(draw_seed() if seed is None else seed)
         return Sampler(request, self.vocab_size, noise)
 
-    def _require_link(self) -> LinkLimits:
-        status, limits = self._link.status, self._link.limits
-        if not status.is_connected or limits is None:
-            raise CloudUnavailableError(status.reason or "no cloud", status.retry_after_s)
+    def _check_link(self) -> None:
+        """Return if there is a link, or one that may be back in a moment."""
+        if not self._link.was_up_within(self._blink_s):
+            raise self._unavailable()
+
+    async def _require_link(self) -> None:
+        """Wait a moment for a link that was just lost, and look at what it allows."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._blink_s):
+                await self._link.connected()
+        limits = self._link.limits
+        if not self._link.status.is_connected or limits is None:
+            raise self._unavailable()
         if self._heads is not None and not limits.takes_trees:
             reason = "the cloud's engine verifies no trees of tokens; choose another drafter"
-            raise CloudUnavailableError(reason, status.retry_after_s)
-        return limits
+            raise CloudUnavailableError(reason, self._link.status.retry_after_s)
+
+    def _unavailable(self) -> CloudUnavailableError:
+        status = self._link.status
+        return CloudUnavailableError(status.reason or "no cloud", status.retry_after_s)
 
     async def _begin(
         self,
@@ -212,7 +231,9 @@ class Runtime:
         wanted = (request.prompt_ids, len(request.prompt_ids) + num_new - 1, begin)
         try:
             driver, begun_s = await self._places.find(*wanted)
-        except LinkLostError as failure:
+        except CloudUnavailableError as failure:
+            if not heals_by_reconnecting(failure):
+                raise
             driver, begun_s = await outage.over(failure, lambda: self._places.find(*wanted))
         # With chunks under way, who waits for the session to be open waits for their replies.
         stats.wait_s += self._clock() - begun_s

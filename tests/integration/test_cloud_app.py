@@ -35,6 +35,7 @@ from tests.support.cloud_client import (
 )
 from tests.support.fake_middle_engine import FakeMiddleEngine, deep_rows
 from wire.errors import FaultCode
+from wire.handshake import LINK_PATH
 from wire.messages import Close, Codec, Dtype, Open, SessionId, Want
 
 
@@ -176,6 +177,8 @@ def test_a_draining_cloud_finishes_what_runs_and_takes_nothing_new(config, bundl
             draining_page = (503, "draining: no new sessions")
             assert await http_get(server.http_url + "/ready") == draining_page
             assert (await http_get(server.http_url + "/health"))[0] == 200
+            # A balancer passes a new device on to another replica.
+            assert await http_get(server.http_url + LINK_PATH) == draining_page
             await client.send(Open(SessionId(2), session_key(2), 64))
             await client.expect_fault(FaultCode.DRAINING, session=2)
             engine.may_step.set()

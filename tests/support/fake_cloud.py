@@ -63,6 +63,7 @@ class FakeCloud:
     session_ttl_s: float = 60.0
     refuse_connection: Fault | None = None
     refuse_open: list[Fault] = field(default_factory=list)
+    is_draining: bool = False
     refuse_states: Fault | None = None
     vanish_after_frames: int | None = None
     vanish_on: Callable[[States], Vanishing] = lambda _: None
@@ -192,6 +193,8 @@ class FakeCloud:
         if self.refuse_open:
             fault = self.refuse_open.pop(0)
             return Fault(fault.code, message.session, fault.retry_after_s, fault.message)
+        if self.is_draining:
+            return Fault(FaultCode.DRAINING, message.session, 5.0, "the cloud takes no new ones")
         middle = self._kept.pop(message.key, None) or FakeMiddle()
         if message.fork_of != NO_SESSION:
             middle = self.live[message.fork_of].fork(message.fork_tokens)

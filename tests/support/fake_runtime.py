@@ -25,6 +25,7 @@ class Bench:
     runtime: Runtime
     cloud: FakeCloud
     engine: FakeDeviceEngine
+    link: Link
 
     async def ids(self, request: GenerationRequest) -> list[int]:
         """The whole output."""
@@ -56,7 +57,7 @@ async def bench(
     runtime.start()
     try:
         await link.connected()
-        yield Bench(runtime, cloud, engine)
+        yield Bench(runtime, cloud, engine, link)
     finally:
         await runtime.close()
         await cloud.stop()

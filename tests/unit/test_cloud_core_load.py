@@ -189,6 +189,33 @@ def test_a_draining_cloud_refuses_new_sessions_and_finishes_the_others() -> None
     assert cloud.core.is_drained
 
 
+def test_a_drain_sends_devices_away_that_have_nothing_to_do() -> None:  # W33
+    cloud = Cloud()
+    quiet, busy, silent = cloud.connect(), cloud.connect(), cloud.connect(None)
+    for connection, key in ((quiet, 1), (busy, 2)):
+        cloud.send(connection, opening(1, key=key))
+    cloud.now += 5.0
+    cloud.send(busy, states(1, 0, A[:2]))
+    step = cloud.core.next_step(cloud.now)
+    cloud.pass_time(0.0)
+    assert cloud.faults(quiet) == [], "it takes a drain"
+    cloud.core.drain()
+    cloud.pass_time(3.0)
+    assert cloud.faults(quiet) == cloud.faults(silent) == [FaultCode.DRAINING]
+    assert not cloud.core.is_drained, "a step runs, however long it takes"
+    assert step is not None
+    cloud.finish_step(step)
+    cloud.pass_time(CONFIG.quiet_s - 0.5)
+    assert cloud.faults(busy) == [], "its device has had no time to go on"
+    cloud.send(busy, states(1, 2, A[2:4]))
+    cloud.run_all()
+    cloud.pass_time(CONFIG.quiet_s - 0.5)
+    assert cloud.faults(busy) == []
+    cloud.pass_time(0.5)
+    assert cloud.faults(busy) == [FaultCode.DRAINING]
+    assert cloud.core.is_drained
+
+
 def test_a_shut_down_ends_everything() -> None:  # W33
     cloud = Cloud()
     greeted, silent, lost = cloud.connect(), cloud.connect(None), cloud.connect()

@@ -90,7 +90,7 @@ def handshake_error(status):
             True,
         ),
         (handshake_error(404), "answers HTTP 404", True),
-        (handshake_error(503), "is not ready yet", False),
+        (handshake_error(503), "takes no devices now", False),
         (handshake_error(500), "answers HTTP 500", False),
         (TimeoutError(), "does not answer", False),
         (RemoteProtocolError(FaultCode.BAD_FRAME, "nonsense"), "broke the protocol", False),
