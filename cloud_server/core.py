@@ -64,7 +64,7 @@ class CloudCore:
             session_ttl_s=config.session_ttl_s,
         )
         self._accounting = KvAccounting(config.capacity_tokens, config.block_tokens)
-        self._table = SessionTable(config.max_sessions, self._accounting)
+        self._table = SessionTable(config.max_sessions, self._accounting, config.steps_in_flight)
         self._scheduler = Scheduler(config.verify_tokens, config.chunk_quantum_tokens)
         self._pace = Pace(config)
         self._links = Links()
@@ -146,6 +146,7 @@ class CloudCore:
             assert session is not None, "only live sessions wait"
             piece, item = session.start(grant.num_rows, now)
             work.append(((session, piece), item))
+            self._offer(session)
         return self._steps.begin(work)
 
     def step_done(self, step: Step, outcome: StepOutcome, now: float) -> list[Action]:
@@ -238,7 +239,7 @@ class CloudCore:
             num_connections=len(self._links),
             num_sessions=len(self._table),
             num_detached_sessions=self._table.num_detached,
-            num_running_sessions=self._steps.num_pieces,
+            num_running_sessions=self._steps.num_sessions,
             num_waiting_sessions=sum(session.is_waiting for session in self._table),
             reserved_tokens=self._accounting.reserved_tokens,
             capacity_tokens=self._accounting.capacity_tokens,

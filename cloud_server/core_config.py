@@ -14,10 +14,11 @@ class CoreConfig:
     Reservations of KV positions take whole blocks of `block_tokens`. `credential` empty lets every
     device in. `credit_window_tokens` bounds the rows a connection may have outstanding, and is at
     least twice `max_frame_tokens`. A frame that wants rows back and has at most `verify_tokens`
-    counts as a verification and goes first. With `target_step_s` the step budget shrinks until a
-    step is expected to take no longer. While draining, a device that has done nothing for `quiet_s`
-    is sent away. `takes_trees` offers devices frames whose rows branch;
-    each of these is a verification too.
+    counts as a verification and goes first. Of one session, rows that follow each other may be in
+    `steps_in_flight` steps at once. With `target_step_s` the step budget shrinks until a step is
+    expected to take no longer. While draining, a device that has done nothing for `quiet_s` is
+    sent away. `takes_trees` offers devices frames whose rows branch; each of these is a
+    verification too.
 
     Raises:
         ValueError: values that do not fit together.
@@ -37,6 +38,7 @@ class CoreConfig:
     max_frame_tokens: int = 512
     credit_window_tokens: int = 2048
     step_budget_tokens: int = 512
+    steps_in_flight: int = 1
     verify_tokens: int = 32
     takes_trees: bool = False
     target_step_s: float | None = None

@@ -3,6 +3,7 @@
 from cloud_server.config import CloudConfig
 from cloud_server.core_config import CoreConfig
 from cloud_server.engine import MiddleEngine
+from cloud_server.step_finisher import steps_in_flight
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
 from wire.trees import MAX_TREE_ROWS
@@ -41,6 +42,7 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         max_frame_tokens=max_frame_tokens,
         credit_window_tokens=_WINDOW_FRAMES * max_frame_tokens,
         step_budget_tokens=max(2, config.step_budget_tokens),
+        steps_in_flight=steps_in_flight(engine),
         verify_tokens=verify_tokens(config),
         takes_trees=engine.takes_trees and verify_tokens(config) >= MAX_TREE_ROWS,
         session_ttl_s=config.session_ttl_s,

@@ -97,8 +97,8 @@ class PendingRows(Protocol):
 class PipelinedEngine(MiddleEngine, Protocol):
     """An engine that works on several steps at once, such as one cut into stages.
 
-    Steps take effect in the order in which they are begun. Steps under way at the same time have
-    no sequence in common.
+    Steps take effect in the order in which they are begun. Of one sequence a step may hold what
+    follows on its rows in the steps under way before it, and nothing else.
     """
 
     max_steps_in_flight: int

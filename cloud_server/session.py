@@ -59,9 +59,15 @@ class PieceDone:
 
 
 class Session:
-    """One sequence. Its owner calls it for every frame, step, socket taken up or lost."""
+    """One sequence. Its owner calls it for every frame, step, socket taken up or lost.
 
-    def __init__(self, handle: SequenceHandle, key: bytes, max_tokens: int) -> None:
+    Up to `max_pieces` of its rows may be in steps that have not ended, each of which begins where
+    the one before it ends: they follow each other through the stages of a pipeline.
+    """
+
+    def __init__(
+        self, handle: SequenceHandle, key: bytes, max_tokens: int, max_pieces: int = 1
+    ) -> None:
         self.handle = handle
         self.key = key
         self.max_tokens = max_tokens
@@ -71,24 +77,27 @@ class Session:
         self.waiting_since_s = 0.0
         self._epoch = 0
         self._queue: deque[_QueuedFrame] = deque()
-        self._running: Piece | None = None
+        self._max_pieces = max_pieces
+        self._running: deque[Piece] = deque()
 
     @property
     def is_running(self) -> bool:
         """Whether a piece of it is in a step."""
-        return self._running is not None
+        return bool(self._running)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has rows to run and none in a step."""
-        return bool(self._queue) and self._running is None
+        """Whether it has rows that may be in the next step."""
+        frame = self._head()
+        if frame is None or len(self._running) >= self._max_pieces:
+            return False
+        return not self._running or self._start_of(frame) == self._running[-1].end
 
     @property
     def num_head_tokens(self) -> int:
-        """Rows of its first frame that were in no step yet."""
-        if not self._queue:
-            return 0
-        return self._num_waiting(self._queue[0])
+        """Rows of the first frame with any that were in no step yet."""
+        frame = self._head()
+        return 0 if frame is None else self._num_waiting(frame)
 
     @property
     def num_queued_tokens(self) -> int:
@@ -99,17 +108,18 @@ class Session:
     def certain_tokens(self) -> int:
         """The cached positions that no running or queued frame rewrites."""
         starts = [frame.states.position + frame.num_done for frame in self._queue]
-        if self._running is not None:
-            starts.append(self._running.position)
-        return min([self.cached_tokens, *starts])
+        running = [piece.position for piece in self._running]
+        return min([self.cached_tokens, *starts, *running])
 
     def is_verification(self, verify_tokens: int) -> bool:
-        """Whether its first frame is decoding work: it wants rows back and is small.
+        """Whether what it waits with is decoding work: a frame that wants rows back and is small.
 
         A round of speculative decoding is a draft and one token; prefill wants none or one row
         for many. The last bit of a prompt counts too when it is as small: a user waits for it.
         """
-        states = self._queue[0].states
+        frame = self._head()
+        assert frame is not None, "it waits"
+        states = frame.states
         return states.want is not Want.NONE and states.num_rows <= verify_tokens
 
     def attach(self, connection: ConnectionId, number: SessionId) -> None:
@@ -149,32 +159,35 @@ class Session:
         return num_dropped
 
     def start(self, num_rows: int, now: float) -> tuple[Piece, StepWork]:
-        """Put the next `num_rows` of the first frame into a step."""
-        frame = self._queue[0]
-        assert self._running is None, "one piece of a session at a time"
-        assert 0 < num_rows <= self._num_waiting(frame), "rows of the first frame only"
+        """Put the next `num_rows` of the frame that waits into a step."""
+        frame = self._head()
+        assert self.is_waiting, "it was offered"
+        assert frame is not None, "it waits"
+        assert 0 < num_rows <= self._num_waiting(frame), "rows of one frame only"
         assert self.connection is not None, "a detached session has nothing queued"
         if frame.started_s is None:
             frame.started_s = now
         states = frame.states
-        begin, end = frame.num_done, frame.num_done + num_rows
+        begin = states.num_rows - self._num_waiting(frame)
+        end = begin + num_rows
         row_bytes = len(frame.payload) // states.num_rows
         want = states.want
         if want is Want.LAST and end < states.num_rows:
             want = Want.NONE
         view = frame.payload[begin * row_bytes : end * row_bytes]
-        self._running = Piece(frame, self.connection, states.position + begin, num_rows)
-        place = (self.handle, self._running.position, num_rows)
-        work = StepWork(*place, want, view, frame.parents)
-        return self._running, work
+        piece = Piece(frame, self.connection, states.position + begin, num_rows)
+        self._running.append(piece)
+        work = StepWork(self.handle, piece.position, num_rows, want, view, frame.parents)
+        return piece, work
 
     def finish(self, piece: Piece, done: PieceDone, now: float) -> Reply | None:
-        """Take the results of the running piece; the Reply when they complete a frame.
+        """Take the results of the oldest running piece; the Reply when they complete a frame.
 
         There is none for a frame that was dropped while it ran.
         """
-        assert piece is self._running, "pieces end once"
-        self._running = None
+        assert self._running, "pieces end once"
+        assert piece is self._running[0], "pieces end in order"
+        self._running.popleft()
         self.cached_tokens = piece.end
         self.waiting_since_s = now
         if not (self._queue and self._queue[0] is piece.frame):
@@ -219,11 +232,18 @@ class Session:
         """The cached length once all that runs, and all that is queued, is computed."""
         if with_queue and self._queue:
             return self._queue[-1].end
-        return self.cached_tokens if self._running is None else self._running.end
+        return self._running[-1].end if self._running else self.cached_tokens
+
+    def _head(self) -> _QueuedFrame | None:
+        """The first frame with rows that were in no step yet."""
+        return next((frame for frame in self._queue if self._num_waiting(frame)), None)
+
+    def _start_of(self, frame: _QueuedFrame) -> int:
+        """Where the first of its rows that were in no step yet stands."""
+        return frame.states.position + frame.states.num_rows - self._num_waiting(frame)
 
     def _num_waiting(self, frame: _QueuedFrame) -> int:
-        is_running = self._running is not None and self._running.frame is frame
-        num_running = self._running.num_rows if self._running and is_running else 0
+        num_running = sum(piece.num_rows for piece in self._running if piece.frame is frame)
         return frame.states.num_rows - frame.num_done - num_running
 
     def _drop_queued(self) -> int:

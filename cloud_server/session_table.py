@@ -14,8 +14,9 @@ from wire.errors import FaultCode
 class SessionTable:
     """The sessions that exist, and since when those without a socket wait for one."""
 
-    def __init__(self, max_sessions: int, accounting: KvAccounting) -> None:
+    def __init__(self, max_sessions: int, accounting: KvAccounting, max_pieces: int = 1) -> None:
         self._max_sessions = max_sessions
+        self._max_pieces = max_pieces
         self._accounting = accounting
         self._sessions: dict[SequenceHandle, Session] = {}
         self._by_key: dict[bytes, Session] = {}
@@ -76,7 +77,7 @@ class SessionTable:
         except KvFullError as error:
             raise AdmissionError(FaultCode.CAPACITY, str(error)) from error
         self._last_handle = handle
-        session = Session(handle, key, max_tokens)
+        session = Session(handle, key, max_tokens, self._max_pieces)
         self._sessions[handle] = session
         self._by_key[sha256(key).digest()] = session
         return session
@@ -103,7 +104,7 @@ class SessionTable:
 
     def late(self, now: float, deadline_s: float) -> list[Session]:
         """The sessions whose rows have waited longer than `deadline_s` for a step."""
-        waiting = (session for session in self if session.is_waiting)
+        waiting = (each for each in self if each.is_waiting and not each.is_running)
         return [session for session in waiting if now - session.waiting_since_s > deadline_s]
 
     def _refusal(self, num_sessions: int, num_tokens: int, max_tokens: int) -> AdmissionError:

@@ -32,9 +32,9 @@ class StepBook:
         return len(self._commands)
 
     @property
-    def num_pieces(self) -> int:
-        """Pieces in steps that have not ended."""
-        return sum(len(pieces) for pieces in self._running.values())
+    def num_sessions(self) -> int:
+        """Sessions with pieces in steps that have not ended."""
+        return len({session.handle for pieces in self._running.values() for session, _ in pieces})
 
     @property
     def has_steps(self) -> bool:

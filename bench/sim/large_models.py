@@ -130,6 +130,7 @@ def cloud(
         max_context_tokens,
         max_sessions=max_sockets,
         max_connections=max_sockets,
+        steps_in_flight=num_stages,
     )
     step_time = RooflineStep(machine, model, num_layers, num_stages, has_head=is_whole)
     overheads = Overheads(hand_over_s=_HAND_OVER_S)

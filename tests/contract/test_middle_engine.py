@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cloud_server.engine import EngineFullError, MiddleEngine, StepItem
+from cloud_server.engine import EngineFullError, MiddleEngine, PipelinedEngine, StepItem
 from tests.support.middle_engines import (
     CAPACITY_TOKENS,
     ENGINES,
@@ -214,6 +214,25 @@ def test_a_batch_equals_its_items_one_by_one(engine):
     batched = engine.step(together)
     for item, out in zip(alone, batched, strict=True):
         assert_near(out, engine.step([item])[0])
+
+
+def test_rows_may_follow_those_of_steps_under_way(engine):
+    if not isinstance(engine, PipelinedEngine) or engine.max_steps_in_flight < 2:
+        pytest.skip("one step at a time")
+    rows, others = random_rows(engine, 90, seed=3), random_rows(engine, 12, seed=4)
+    expected = run_one(engine, engine.open(128), 0, rows)
+    sequence, other = engine.open(128), engine.open(128)
+    came = []
+    # Within a block and across its end; the second pair rewrites a part of the first.
+    for first, second in (((0, 20), (20, 50)), ((45, 64), (64, 90))):
+        steps = [
+            engine.begin([StepItem(sequence, begin, rows[begin:end], Want.ALL)])
+            for begin, end in (first, second)
+        ]
+        came += [deep for step in steps for deep in step.wait()]
+    run_one(engine, other, 0, others)
+    for deep, begin in zip(came, (0, 20, 45, 64), strict=True):
+        assert_near(deep, expected[begin : begin + len(deep)])
 
 
 def test_sequences_do_not_touch_each_other(engine):

@@ -83,6 +83,23 @@ async def expect_reply(client: CloudClient, number: int, rows, position: int = 0
     np.testing.assert_array_equal(rows_of(reply, HIDDEN), deep_rows(rows)[position:])
 
 
+def test_chunks_of_one_prompt_follow_each_other_through_the_stages(run, engine):
+    async def test(server, connect) -> None:
+        async with connect() as client:
+            await open_sessions(client, engine, [1])
+            rows = random_rows(20, 1)
+            for position in range(0, 20, 4):
+                await client.send(states(1, position, rows[position : position + 4]))
+            await until(lambda: len(engine.under_way) == NUM_STAGES)
+            places = [step.batch[0].position for step in engine.under_way]
+            assert places == [0, 4, 8]
+            engine.end_all()
+            for position in range(0, 20, 4):
+                await expect_reply(client, 1, rows[: position + 4], position)
+
+    run(test)
+
+
 def test_exactly_so_many_steps_are_under_way_as_the_engine_takes(run, engine):
     async def test(server, connect) -> None:
         async with connect() as client:
@@ -127,23 +144,6 @@ def test_replies_come_in_the_order_in_which_steps_were_begun(run, engine):
             engine.end_all()
             for number in (1, 2, 3):
                 await expect_reply(client, number, random_rows(4, number))
-
-    run(test)
-
-
-def test_a_session_has_one_step_under_way_however_many_frames_it_sent(run, engine):
-    async def test(server, connect) -> None:
-        async with connect() as client:
-            await open_sessions(client, engine, [1])
-            rows = random_rows(12)
-            for position in (0, 4, 8):
-                await client.send(states(1, position, rows[position : position + 4]))
-            await until(lambda: server.daemon.figures().queued_tokens == 8)
-            await settle()
-            assert engine.num_begun == 1
-            engine.end_all()
-            for position in (0, 4, 8):
-                await expect_reply(client, 1, rows[: position + 4], position)
 
     run(test)
 

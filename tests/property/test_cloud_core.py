@@ -5,6 +5,8 @@ Every deep row that comes back depends on all rows before it, so a row of anothe
 missed truncation or a wrong order cannot go unnoticed.
 """
 
+from dataclasses import replace
+
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -29,9 +31,10 @@ RESTART_S = 7.0
 class CloudMachine(CloudModel, RuleBasedStateMachine):
     """Several devices open, send, repeat, close, vanish and come back in any order."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.cloud = Cloud()
+    @initialize(steps_in_flight=st.sampled_from([1, 2, 3]))
+    def begin(self, steps_in_flight: int) -> None:
+        self.steps_in_flight = steps_in_flight
+        self.cloud = Cloud(replace(CONFIG, steps_in_flight=steps_in_flight))
         self.sequences = {}
         self.by_handle = {}
         self.unnamed = []
@@ -219,7 +222,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
             return
         victim = pieces.pop(data.draw(st.integers(0, len(pieces) - 1))).sequence
         (handle,) = [h for h, sequence in self.by_handle.items() if sequence is victim]
-        self.cloud.engine.refused = {handle}
+        self.cloud.engine.refused.add(handle)
         connection = victim.connection
         self.drop(victim)
         inbox = [] if connection is None else self.cloud.inbox[connection]
@@ -235,6 +238,8 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         opened = [c.handle for c in step.commands if isinstance(c, OpenSequence)]
         victims = [piece.sequence for piece in pieces] + [self.by_handle[h] for h in opened]
         self.cloud.engine.may_be_full |= bool(self.steps)
+        # Their rows in the steps after this one follow on nothing.
+        self.cloud.engine.refused |= {item.handle for item in step.items}
         self.cloud.fail_step(step)
         for victim in victims:
             victim.num_in_steps = 0

@@ -64,6 +64,7 @@ class CloudModel:
     """The model beside the cloud that it is compared with."""
 
     cloud: Cloud
+    steps_in_flight: int
     sequences: dict[int, Sequence]
     by_handle: dict[SequenceHandle, Sequence]
     unnamed: list[Sequence]
@@ -156,15 +157,16 @@ class CloudModel:
         sequence.connection = None
 
     def start(self, handle: SequenceHandle, num_rows: int) -> Running:
-        """Run rows of a session's first frame in the model, as the step will."""
+        """Run rows of the first frame that has any in the model, as the step will."""
         sequence = self.by_handle[handle]
         assert self.is_live(sequence)
-        frame = sequence.frames[0]
+        frame = next(f for f in sequence.frames if f.num_run < f.states.num_rows)
         position = frame.states.position + frame.num_run
         new_rows = rows_of(frame.states.payload)[frame.num_run : frame.num_run + num_rows]
         assert position <= len(sequence.rows)
         assert len(new_rows) == num_rows
-        assert sequence.num_in_steps == 0, "one piece at a time"
+        assert sequence.num_in_steps < self.steps_in_flight
+        assert sequence.num_in_steps == 0 or position == len(sequence.rows), "pieces follow"
         sequence.num_in_steps += 1
         sequence.certain = min(sequence.certain, position)
         sequence.rows = sequence.rows[:position] + new_rows

@@ -52,8 +52,8 @@ class FakePipeline(FakeMiddleEngine):
     """A `PipelinedEngine` whose steps end when the test says so.
 
     `under_way` has the steps that were begun and not let go, oldest first; `num_begun` counts
-    those that failed at once too. `broken_rules` says when a sequence was in two of them, or more
-    were begun than it takes.
+    those that failed at once too. `broken_rules` says when rows did not follow those of the same
+    sequence that are under way, or more steps were begun than it takes.
     """
 
     def __init__(self, max_steps_in_flight: int = 3) -> None:
@@ -84,9 +84,13 @@ class FakePipeline(FakeMiddleEngine):
         step = PlannedStep(list(batch), [])
         if len(self.under_way) >= self.max_steps_in_flight:
             self.broken_rules.append("more steps than the engine takes")
-        for other in self.under_way:
-            if other.sequences & step.sequences:
-                self.broken_rules.append("a sequence is in two steps")
+        ends = {
+            item.sequence: item.position + len(item.rows)
+            for other in self.under_way
+            for item in other.batch
+        }
+        if any(item.position != ends.get(item.sequence, item.position) for item in batch):
+            self.broken_rules.append("rows do not follow those under way")
         try:
             step.rows = self.step(batch)
         except RuntimeError as error:

@@ -1,5 +1,7 @@
 """The cloud's core: positions, epochs, sessions and their taking up, situation by situation."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.cloud_core import (
@@ -31,6 +33,50 @@ def test_a_frame_larger_than_the_budget_runs_in_pieces_and_is_answered_once() ->
     assert (reply.position, reply.num_rows, reply.cached_tokens) == (0, 12, 12)
     assert reply.compute_s == pytest.approx(0.02)
     assert reply.batch_tokens == 4
+
+
+def test_rows_that_follow_each_other_are_in_as_many_steps_as_the_engine_takes() -> None:
+    cloud = Cloud(replace(CONFIG, steps_in_flight=3))
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A[:10], Want.LAST))
+    cloud.send(connection, states(1, 10, A[10:11]))
+    cloud.send(connection, states(1, 11, A[11:]))
+    steps = [cloud.core.next_step(cloud.now) for _ in range(3)]
+    places = [(item.position, item.num_rows) for step in steps if step for item in step.items]
+    assert places == [(0, 8), (8, 2), (10, 1)], "a frame in two pieces, then the next one"
+    assert cloud.core.next_step(cloud.now) is None
+    assert cloud.core.figures().num_running_sessions == 1
+    replies = []
+    for step, num_replies in zip(steps, (0, 1, 2), strict=True):
+        assert step is not None
+        cloud.finish_step(step)
+        replies += cloud.replies(connection)
+        assert len(replies) == num_replies
+    cloud.run_all()
+    replies += cloud.replies(connection)
+    assert [reply.cached_tokens for reply in replies] == [10, 11, 12]
+    assert rows_of(replies[0].payload) == deep_rows(A[:10], 1)
+    assert rows_of(replies[2].payload) == deep_rows(A, 1)
+
+
+def test_rows_that_rewrite_what_runs_wait_for_its_end() -> None:  # W16, W18
+    cloud = Cloud(replace(CONFIG, steps_in_flight=3))
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    for position in (0, 2):
+        cloud.send(connection, states(1, position, A[position : position + 2]))
+    running = [cloud.core.next_step(cloud.now) for _ in range(2)]
+    cloud.send(connection, states(1, 4, A[4:6]))
+    cloud.send(connection, states(1, 3, B[:3], epoch=1))
+    for step in running:
+        assert cloud.core.next_step(cloud.now) is None
+        assert step is not None
+        cloud.finish_step(step)
+    assert cloud.run_all() == 1
+    last = cloud.replies(connection)[-1]
+    assert (last.epoch, last.cached_tokens) == (1, 6)
+    assert rows_of(last.payload) == deep_rows(A[:3] + B[:3], 3)
 
 
 @pytest.mark.parametrize(("want", "num_rows"), [(Want.LAST, 1), (Want.NONE, 0)])
