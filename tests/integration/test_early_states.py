@@ -12,21 +12,13 @@ from functools import partial
 import pytest
 
 from device_runtime.generation import CloudUnavailableError
-from device_runtime.noise import PositionNoise
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud, fault
-from tests.support.fake_model import VOCAB_SIZE, plain_text
-from tests.support.fake_runtime import KEEP_SOME, Bench, bench, request
+from tests.support.fake_runtime import KEEP_SOME, PROMPT, Bench, bench, expected, request, rest
 from tests.support.frame_relay import FrameRelay, frame_relay
 from wire.codec import decode
 from wire.errors import FaultCode
 from wire.messages import Close, Credit, Hello, Open, Opened, States, Welcome
-
-PROMPT = [(7 * i * i + 3) % VOCAB_SIZE for i in range(20)]
-
-
-def expected(wanted):
-    return plain_text(wanted, PositionNoise(wanted.sampling.seed))
 
 
 @asynccontextmanager
@@ -76,10 +68,6 @@ def test_a_whole_prompt_leaves_before_the_cloud_has_said_that_the_session_is_ope
             await it.freed()
 
     asyncio.run(run())
-
-
-async def rest(generation):
-    return [token.id async for emission in generation for token in emission.tokens]
 
 
 def test_no_more_rows_leave_early_than_the_first_credit_lets_through():  # W20

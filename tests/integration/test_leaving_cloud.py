@@ -7,22 +7,11 @@ import pytest
 
 from device_runtime.generation import CloudUnavailableError
 from device_runtime.link_config import Patience
-from device_runtime.noise import PositionNoise
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud
-from tests.support.fake_model import VOCAB_SIZE, plain_text
-from tests.support.fake_runtime import KEEP_SOME, bench, request
+from tests.support.fake_runtime import KEEP_SOME, PROMPT, bench, expected, request, rest
 
-PROMPT = [(7 * i * i + 3) % VOCAB_SIZE for i in range(20)]
 PATIENT_S = 60.0
-
-
-def expected(wanted):
-    return plain_text(wanted, PositionNoise(wanted.sampling.seed))
-
-
-async def rest(stream):
-    return [token.id async for emission in stream for token in emission.tokens]
 
 
 def test_an_idle_device_leaves_at_once_and_its_next_answer_comes_from_the_next_connection():

@@ -9,22 +9,16 @@ from functools import partial
 import pytest
 
 from device_runtime.generation import CloudUnavailableError, SamplingParams
-from device_runtime.noise import PositionNoise
 from device_runtime.outage import MAX_RECOVERIES
 from tests.support.broken_link import broken_link
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud, fault
-from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
-from tests.support.fake_runtime import KEEP_SOME, bench, request
+from tests.support.fake_model import FakeDeviceEngine
+from tests.support.fake_runtime import KEEP_SOME, PROMPT, bench, expected, request, rest
 from wire.errors import FaultCode
 
-PROMPT = [(7 * i * i + 3) % VOCAB_SIZE for i in range(20)]
 REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
 PATIENT_S = 60.0
-
-
-def expected(wanted, num_output_layers=0):
-    return plain_text(wanted, PositionNoise(wanted.sampling.seed), num_output_layers)
 
 
 def sometimes(seed):
@@ -107,10 +101,6 @@ def test_a_session_that_the_cloud_gave_up_is_replayed(refusal):
             await it.freed()
 
     asyncio.run(run())
-
-
-async def rest(stream):
-    return [token.id async for emission in stream for token in emission.tokens]
 
 
 def test_a_full_cloud_is_asked_again_until_it_takes_the_session():

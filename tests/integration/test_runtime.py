@@ -8,11 +8,10 @@ from device_runtime.generation import (
     OverloadedError,
     SamplingParams,
 )
-from device_runtime.noise import PositionNoise
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud, fault
-from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
-from tests.support.fake_runtime import KEEP_SOME, bench, request
+from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine
+from tests.support.fake_runtime import KEEP_SOME, bench, expected, request
 from wire.codec import STATES
 from wire.errors import FaultCode
 from wire.messages import Want
@@ -23,10 +22,6 @@ GREEDY = SamplingParams(temperature=0.0, seed=1)
 SAMPLED = SamplingParams(seed=5)
 REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
 """Two tokens alternate at random: prompt lookup always drafts, and is right half of the time."""
-
-
-def expected(wanted, num_output_layers=0):
-    return plain_text(wanted, PositionNoise(wanted.sampling.seed), num_output_layers)
 
 
 @pytest.mark.parametrize("num_output_layers", [0, 2])

@@ -8,14 +8,27 @@ from pathlib import Path
 from device_runtime.config import DeviceConfig
 from device_runtime.generation import GenerationRequest, SamplingParams
 from device_runtime.link import Link
+from device_runtime.noise import PositionNoise
 from device_runtime.prefix_cache import PrefixCacheLimits
-from device_runtime.runtime import Runtime
+from device_runtime.runtime import Generation, Runtime
 from tests.support.event_loop import until
 from tests.support.fake_cloud import FakeCloud
-from tests.support.fake_model import FakeDeviceEngine
+from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
 
 KEEP_NONE = PrefixCacheLimits(max_sessions=0, max_tokens=0, min_shared_tokens=1)
 KEEP_SOME = PrefixCacheLimits(max_sessions=3, max_tokens=1000, min_shared_tokens=4)
+
+PROMPT = [(7 * i * i + 3) % VOCAB_SIZE for i in range(20)]
+
+
+def expected(wanted: GenerationRequest, num_output_layers: int = 0) -> list[int]:
+    """The output of the unsplit integer model."""
+    return plain_text(wanted, PositionNoise(wanted.sampling.seed), num_output_layers)
+
+
+async def rest(generation: Generation) -> list[int]:
+    """What is still to come of an output."""
+    return [token.id async for emission in generation for token in emission.tokens]
 
 
 @dataclass
