@@ -1,9 +1,10 @@
 """Worker processes behind vLLM's executor: plans to them, rows back, and whether they live."""
 
+import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,16 +86,18 @@ class ProcessWorkers:
         )
         return seconds
 
-    def note_failure(self, error: Exception) -> None:
-        """A step raised; nothing more is to be expected of workers that shared it, nor of one that
-        has ended, is silent or fails every time."""
-        self._num_failed_in_a_row += 1
-        is_hopeless = self._num_failed_in_a_row >= _MOST_FAILED_STEPS
-        if not self._is_alone or is_hopeless or isinstance(error, TimeoutError | EOFError):
-            self._has_failed = True
-
-    def note_success(self) -> None:
-        """A step ran."""
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around the wait for a step. When it raises, nothing more is to be expected of workers
+        that shared it, nor of one that has ended, is silent or fails every time."""
+        try:
+            yield
+        except Exception as error:
+            self._num_failed_in_a_row += 1
+            is_hopeless = self._num_failed_in_a_row >= _MOST_FAILED_STEPS
+            if not self._is_alone or is_hopeless or isinstance(error, TimeoutError | EOFError):
+                self._has_failed = True
+            raise
         self._num_failed_in_a_row = 0
 
     def _call(self, plan: StepPlan, rows: NDArray[Any]) -> Any:
@@ -116,12 +119,8 @@ class _CallAnswer:
 
     def result(self) -> NDArray[Any]:
         """See `Answer.result`."""
-        try:
+        with self.workers.watched():
             rows: NDArray[Any] = self.future.result()
-        except Exception as error:
-            self.workers.note_failure(error)
-            raise
-        self.workers.note_success()
         return rows
 
     def release(self) -> None:
@@ -140,12 +139,8 @@ class _SlotAnswer:
 
     def result(self) -> NDArray[Any]:
         """See `Answer.result`."""
-        try:
+        with self.workers.watched():
             num_rows = self._num_rows()
-        except Exception as error:
-            self.workers.note_failure(error)
-            raise
-        self.workers.note_success()
         return self.shared.exchange.deep(self.slot, num_rows)
 
     def _num_rows(self) -> int:
