@@ -7,7 +7,6 @@ memory as well: who has read a notice sees the rows.
 """
 
 import os
-import secrets
 import select
 import struct
 import time
@@ -15,10 +14,11 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from cloud_server.vllm_engine.row_exchange import unused_path
+
 FAILED = -1
 """In place of a number of rows: the step raised, and the worker lives."""
 
-_FOLDER = Path("/dev/shm")
 _NOTICE = struct.Struct("<ii")
 _LOOK_UP_MS = 100.0
 
@@ -29,7 +29,7 @@ def named_pipe() -> Path:
     Raises:
         OSError: it cannot be made.
     """
-    path = _FOLDER / f"hat-notices-{secrets.token_hex(8)}"
+    path = unused_path("hat-notices")
     os.mkfifo(path, 0o600)
     return path
 

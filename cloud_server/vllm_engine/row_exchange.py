@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_FOLDER = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def unused_path(kind: str) -> Path:
+    """A name in shared memory that nobody else has."""
+    return SHARED_MEMORY / f"{kind}-{secrets.token_hex(8)}"
 
 
 class ExchangeShape(NamedTuple):
@@ -59,7 +64,7 @@ class NamedExchange:
         Raises:
             OSError: there is no shared memory, or not so much.
         """
-        self.path = _FOLDER / f"hat-rows-{secrets.token_hex(8)}"
+        self.path = unused_path("hat-rows")
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             # Taken now: a full file system would otherwise end the process at the first write.

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_SHARED_MEMORY = Path("/dev/shm")
+from cloud_server.vllm_engine.row_exchange import SHARED_MEMORY
 
 
 def sockets_folder() -> Path:
@@ -37,7 +37,7 @@ def files_in(folder: Path) -> Iterator[None]:
 def forget_shared_memory() -> None:
     """Every worker has it open: from now on it is gone when they are, however they end."""
     for rendezvous in _folder().glob("vllm_dist_*"):
-        for path in _SHARED_MEMORY.glob(f"{rendezvous.name}-*"):
+        for path in SHARED_MEMORY.glob(f"{rendezvous.name}-*"):
             path.unlink(missing_ok=True)
 
 

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from cloud_server.vllm_engine.row_exchange import ExchangeShape, NamedExchange, open_exchange
+from cloud_server.vllm_engine.row_exchange import (
+    SHARED_MEMORY,
+    ExchangeShape,
+    NamedExchange,
+    open_exchange,
+)
 
 SHAPE = ExchangeShape(num_slots=2, max_rows=6, row_items=4, item="float32")
 
@@ -40,6 +45,4 @@ def test_more_memory_than_there_is_leaves_no_name():
 
 
 def named_files():
-    from cloud_server.vllm_engine.row_exchange import _FOLDER
-
-    return _FOLDER.glob("hat-rows-*")
+    return SHARED_MEMORY.glob("hat-rows-*")

@@ -13,7 +13,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     memory = tmp_path / "memory"
     memory.mkdir()
-    monkeypatch.setattr(scratch, "_SHARED_MEMORY", memory)
+    monkeypatch.setattr(scratch, "SHARED_MEMORY", memory)
     scratch._folder.cache_clear()
     yield
     scratch._folder.cache_clear()
