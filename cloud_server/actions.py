@@ -10,6 +10,9 @@ from wire.trees import Parents
 ConnectionId = NewType("ConnectionId", int)
 """A socket's number, chosen by the shell and never used again."""
 
+Identity = NewType("Identity", str)
+"""Whose a socket is: what limits and fairness count by. The shell says it; the core compares it."""
+
 SequenceHandle = NewType("SequenceHandle", int)
 """The core's name of an engine sequence; the engine thread maps it to the engine's own id."""
 

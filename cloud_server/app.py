@@ -6,6 +6,7 @@ from typing import Protocol
 
 from aiohttp import WSMsgType, web
 
+from cloud_server.actions import Identity
 from cloud_server.connection import Connection
 from cloud_server.daemon import CloudDaemon
 from cloud_server.metrics import Metrics
@@ -65,7 +66,7 @@ class _Face:
         await socket.prepare(request)
         if request.transport is None:
             return socket
-        await _serve(daemon, socket, request.transport)
+        await _serve(daemon, socket, request.transport, Identity(request.remote or ""))
         return socket
 
     async def health(self, request: web.Request) -> web.Response:
@@ -108,11 +109,14 @@ _RESTARTING = "the engine was lost and is being loaded again"
 
 
 async def _serve(
-    daemon: CloudDaemon, socket: web.WebSocketResponse, transport: asyncio.Transport
+    daemon: CloudDaemon,
+    socket: web.WebSocketResponse,
+    transport: asyncio.Transport,
+    identity: Identity,
 ) -> None:
     """Read one socket to its end."""
     connection = Connection(socket, transport, daemon.send_limits)
-    number = daemon.connect(connection)
+    number = daemon.connect(connection, identity)
     try:
         async for message in socket:
             if message.type is WSMsgType.ERROR:

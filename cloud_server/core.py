@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cloud_server.actions import (
     Action,
     ConnectionId,
+    Identity,
     OpenSequence,
     Refusal,
     SequenceHandle,
@@ -77,10 +78,10 @@ class CloudCore:
         """The longest frame a device may send; the limit for the WebSocket."""
         return self._rows.max_frame_bytes
 
-    def connect(self, connection: ConnectionId, now: float) -> list[Action]:
+    def connect(self, connection: ConnectionId, now: float, identity: Identity) -> list[Action]:
         """Take a new socket; its first frame must be Hello, within `handshake_timeout_s`."""
         wire = CloudConnection(self._rows, self._config.credit_window_tokens)
-        link = Link(connection, wire, now)
+        link = Link(connection, identity, wire, now)
         self._links.add(link)
         if len(self._links) > self._config.max_connections:
             reason = f"expected at most {self._config.max_connections} connections"

@@ -10,7 +10,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloud_server.actions import Action, CloseConnection, ConnectionId, Send, Step, StepOutcome
+from cloud_server.actions import (
+    Action,
+    CloseConnection,
+    ConnectionId,
+    Identity,
+    Send,
+    Step,
+    StepOutcome,
+)
 from cloud_server.connection import Connection, SendLimits
 from cloud_server.core import CloudCore
 from cloud_server.core_config import CoreConfig, CoreFigures
@@ -120,13 +128,13 @@ class CloudDaemon:
         """The load at this moment."""
         return self._core.figures()
 
-    def connect(self, connection: Connection) -> ConnectionId:
-        """Take a new socket."""
+    def connect(self, connection: Connection, identity: Identity) -> ConnectionId:
+        """Take a new socket, and whose it is."""
         self._num_connected += 1
         number = ConnectionId(self._num_connected)
         self._connections[number] = connection
         _log.debug("connection %d opened", number)
-        self._perform(self._core.connect(number, time.monotonic()))
+        self._perform(self._core.connect(number, time.monotonic(), identity))
         return number
 
     def receive(self, number: ConnectionId, frame: bytes | str) -> None:

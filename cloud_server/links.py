@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cloud_server.actions import Action, CloseConnection, ConnectionId, Send
+from cloud_server.actions import Action, CloseConnection, ConnectionId, Identity, Send
 from cloud_server.session import Session
 from wire.codec import Frame, decode
 from wire.connection import CloudConnection, Phase
@@ -17,6 +17,7 @@ class Link:
     """One socket: its place in the protocol and the sessions attached to it."""
 
     connection: ConnectionId
+    identity: Identity
     wire: CloudConnection
     connected_s: float
     sessions: dict[SessionId, Session] = field(default_factory=dict)

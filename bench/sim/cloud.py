@@ -14,7 +14,15 @@ from bench.sim.frames import frame_bytes, websocket_bytes
 from bench.sim.kernel import Kernel
 from bench.sim.link import Channel
 from bench.sim.times import NO_OVERHEADS, Overheads, StepTime
-from cloud_server.actions import Action, CloseConnection, ConnectionId, Send, Step, StepOutcome
+from cloud_server.actions import (
+    Action,
+    CloseConnection,
+    ConnectionId,
+    Identity,
+    Send,
+    Step,
+    StepOutcome,
+)
 from cloud_server.core import CloudCore, CoreConfig
 from wire.messages import Dtype, Message
 
@@ -93,7 +101,8 @@ class Replica:
         """Take a socket; `deliver` gets what comes down on it, and each frame's bytes."""
         self.num_connections += 1
         self._sockets[connection] = _Socket(downlink, deliver)
-        self._perform(self.core.connect(connection, self._kernel.now))
+        owner = Identity(f"device {connection}")
+        self._perform(self.core.connect(connection, self._kernel.now, owner))
 
     def receive(self, connection: ConnectionId, message: Message) -> None:
         """Take a message of a socket."""

@@ -8,6 +8,7 @@ from cloud_server.actions import (
     Action,
     CloseConnection,
     ConnectionId,
+    Identity,
     OpenSequence,
     Refusal,
     Send,
@@ -161,13 +162,14 @@ class Cloud:
         self.now = 100.0
         self._num_connections = 0
 
-    def connect(self, hello: Message | None = HELLO) -> ConnectionId:
-        """A new socket, greeted unless `hello` is None."""
+    def connect(self, hello: Message | None = HELLO, identity: str | None = None) -> ConnectionId:
+        """A new socket, greeted unless `hello` is None; of somebody new unless it is said whose."""
         self._num_connections += 1
         connection = ConnectionId(self._num_connections)
+        owner = Identity(identity or f"device {connection}")
         self.devices[connection] = DeviceConnection()
         self.inbox[connection] = []
-        self._take(self.core.connect(connection, self.now))
+        self._take(self.core.connect(connection, self.now, owner))
         if hello is not None:
             self.send(connection, hello)
         return connection
