@@ -7,6 +7,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from submodels.no_telemetry import switch_off_telemetry
+
+# Before a test imports ONNX Runtime or transformers itself.
+switch_off_telemetry()
 # Before torch is imported anywhere: spinning threads of several engines on two cores turn
 # milliseconds into seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

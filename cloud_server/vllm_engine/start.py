@@ -169,7 +169,6 @@ def _set_environment(shape: EngineShape, num_workers: int) -> None:
     # A step's rows go through a shared ring; larger ones would take a socket.
     queue_mib = max(_LEAST_QUEUE_MIB, 2 + 2 * step_bytes // (1 << 20))
     for name, value in {
-        "VLLM_NO_USAGE_STATS": "1",
         "VLLM_RPC_BASE_PATH": str(sockets_folder()),
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
