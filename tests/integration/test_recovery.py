@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -147,6 +148,31 @@ def test_a_cloud_gone_for_longer_than_the_bound_ends_the_stream_with_the_reason(
             await until(lambda: it.runtime.ready() is None)
             assert await it.ids(request(PROMPT)) == expected(request(PROMPT))
             await it.freed()
+
+    asyncio.run(run())
+
+
+def test_every_outage_after_an_answer_has_the_whole_patience(monkeypatch):
+    """Each takes two thirds of it by the generation's clock."""
+    num_outages = 0
+
+    def clock():
+        return time.monotonic() + num_outages * PATIENT_S * 2 / 3
+
+    async def run():
+        nonlocal num_outages
+        async with bench(reconnect_timeout_s=PATIENT_S) as it:
+            monkeypatch.setattr(it.runtime, "_clock", clock)
+            wanted = request(PROMPT, 20)
+            stream = it.runtime.generate(wanted, "test")
+            ids = [token.id for token in (await anext(stream)).tokens]
+            for _ in range(4):
+                it.cloud.vanish()
+                await until(lambda: it.runtime.ready() is not None)
+                num_outages += 1
+                ids += [token.id for token in (await anext(stream)).tokens]
+            assert ids + await rest(stream) == expected(wanted)
+            assert stream.stats.num_recoveries == 4
 
     asyncio.run(run())
 

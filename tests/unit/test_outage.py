@@ -1,0 +1,129 @@
+"""How long a generation waits for its cloud, under a clock that the test moves."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from device_runtime.generation import CloudUnavailableError
+from device_runtime.link import Link
+from device_runtime.link_session import LinkLostError, SessionRefusedError
+from device_runtime.outage import MAX_RECOVERIES, Outage
+from tests.support.fake_cloud import fault
+from tests.support.virtual_time import run_virtual
+from wire.errors import FaultCode
+
+LOST = LinkLostError("lost the cloud")
+PATIENCE_S = 10.0
+
+
+class Bench:
+    """An outage over a link that is up again when the test says so."""
+
+    def __init__(self, timeout_s: float = PATIENCE_S) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._up_s = 0.0
+        link: Any = SimpleNamespace(
+            connected=self._connected, status=SimpleNamespace(reason="cannot reach the cloud")
+        )
+        self.outage = Outage(cast(Link, link), timeout_s, self._clock)
+
+    async def _connected(self) -> None:
+        await asyncio.sleep(max(0.0, self._up_s - self._clock()))
+
+    async def over(self, down_s: float, failure: CloudUnavailableError = LOST) -> float:
+        """Seconds until the generation goes on, when the link is down for `down_s` from now."""
+        began_s = self._clock()
+        self._up_s = began_s + down_s
+
+        async def attempt() -> float:
+            return self._clock() - began_s
+
+        return await self.outage.over(failure, attempt)
+
+
+def test_an_answer_begins_the_patience_anew() -> None:
+    async def run() -> None:
+        bench = Bench()
+        for _ in range(5):
+            assert await bench.over(0.6 * PATIENCE_S) == pytest.approx(0.6 * PATIENCE_S, abs=1.0)
+            bench.outage.answered()
+            bench.outage.advanced()
+            await asyncio.sleep(PATIENCE_S)
+
+    run_virtual(run)
+
+
+def test_outages_without_an_answer_between_them_share_one_patience() -> None:
+    async def run() -> None:
+        bench = Bench()
+        await bench.over(0.6 * PATIENCE_S)
+        bench.outage.advanced()
+        with pytest.raises(CloudUnavailableError, match=r"waited 10 s.*cannot reach the cloud"):
+            await bench.over(0.6 * PATIENCE_S)
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize(("down_s", "is_over"), [(9.0, False), (11.0, True)])
+def test_a_lost_link_is_waited_for_as_long_as_the_setting_says(
+    down_s: float, is_over: bool
+) -> None:
+    async def run() -> None:
+        bench, loop = Bench(), asyncio.get_running_loop()
+        if not is_over:
+            assert await bench.over(down_s) == pytest.approx(down_s, abs=0.5)
+            return
+        with pytest.raises(CloudUnavailableError, match="waited 10 s"):
+            await bench.over(down_s)
+        assert loop.time() == pytest.approx(PATIENCE_S)
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize(
+    ("announced_s", "down_s", "is_over"),
+    [(40.0, 49.0, False), (40.0, 51.0, True), (1e6, 909.0, False), (1e6, 911.0, True)],
+)
+def test_a_cloud_that_says_how_long_is_waited_for_that_much_longer(
+    announced_s: float, down_s: float, is_over: bool
+) -> None:
+    async def run() -> None:
+        bench = Bench()
+        refusal = SessionRefusedError(fault(FaultCode.DRAINING, announced_s))
+        if not is_over:
+            assert await bench.over(down_s, refusal) == pytest.approx(down_s, abs=0.5)
+            return
+        with pytest.raises(CloudUnavailableError, match="waited"):
+            await bench.over(down_s, refusal)
+
+    run_virtual(run)
+
+
+def test_without_patience_nothing_is_waited_for() -> None:
+    async def run() -> None:
+        bench = Bench(timeout_s=0.0)
+        refusal = SessionRefusedError(fault(FaultCode.INTERNAL, 30.0))
+        with pytest.raises(CloudUnavailableError) as caught:
+            await bench.over(0.0, refusal)
+        assert caught.value is refusal
+        assert asyncio.get_running_loop().time() == 0.0
+
+    run_virtual(run)
+
+
+def test_recoveries_in_a_row_are_counted_until_the_generation_gets_on() -> None:
+    async def run() -> None:
+        bench = Bench(timeout_s=1000.0)
+        for _ in range(2):
+            for _ in range(MAX_RECOVERIES):
+                await bench.over(0.1)
+                bench.outage.answered()
+            bench.outage.advanced()
+        for _ in range(MAX_RECOVERIES):
+            await bench.over(0.1)
+        with pytest.raises(LinkLostError):
+            await bench.over(0.1)
+
+    run_virtual(run)
