@@ -2,12 +2,14 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from device_runtime.api.job import Choice
 from device_runtime.api.shape import join_pieces
 from device_runtime.api.transcript import Piece, Transcript
+from device_runtime.detokenizer import make_detokenizer
 from device_runtime.generation import Emission, GenerationRequest, SamplingParams, Token
 from tests.support.tokenizers import story_tokenizer
 
@@ -89,6 +91,44 @@ def test_a_stop_token_counts_but_has_neither_text_nor_log_probability(token_ids,
     assert with_stop.tokens == without.tokens
     assert with_stop.num_tokens == without.num_tokens + 1
     assert with_stop.finish_reason == "stop"
+
+
+@given(token_ids=ids, stops=stops, cuts=cuts_lists, min_tokens=st.integers(0, 16))
+def test_stop_strings_are_looked_for_in_the_text_behind_the_least_number_of_tokens(
+    token_ids, stops, cuts, min_tokens
+):
+    whole = join_pieces(pieces_of(choice(stops, 0, min_tokens), token_ids, cuts, "length"))
+    detokenizer = make_detokenizer(story_tokenizer(), PROMPT)
+    texts = [detokenizer.push(token_id) for token_id in token_ids]
+    before, behind = "".join(texts[:min_tokens]), texts[min_tokens:]
+    for num_behind in range(1, len(behind) + 1):
+        text = "".join(behind[:num_behind])
+        found = [(text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
+        if found:
+            end, minus_length = min(found)
+            assert whole.text == before + text[: end + minus_length]
+            assert whole.num_tokens == min_tokens + num_behind
+            assert whole.finish_reason == "stop"
+            return
+    # What is left of a character in the end may complete a stop string as well.
+    if not (rest := detokenizer.flush()):
+        assert whole.text == before + "".join(behind) + rest
+        assert whole.finish_reason == "length"
+
+
+@pytest.mark.parametrize("num_early", [-1, 0, 1])
+def test_the_first_token_whose_text_may_end_the_answer_is_the_one_after_the_least(num_early):
+    token_ids = encoded("a dog and a cat")
+    num_dog = next(n for n in range(len(token_ids)) if "g" in decoded(token_ids[:n]))
+    whole = join_pieces(
+        pieces_of(choice(["g"], min_tokens=num_dog + num_early), token_ids, [], "length")
+    )
+    assert whole.text == (" a do" if num_early < 0 else " a dog and a cat")
+    assert whole.finish_reason == ("stop" if num_early < 0 else "length")
+
+
+def decoded(token_ids):
+    return story_tokenizer().decode(token_ids)
 
 
 def encoded(text):
