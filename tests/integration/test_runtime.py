@@ -249,6 +249,18 @@ def test_stats_count_what_happened():
     asyncio.run(run())
 
 
+def test_a_links_delay_is_measured_over_drafts_and_never_over_a_prompts_chunks():
+    async def run():
+        async with bench(chunk_tokens=5) as it:
+            for num_tokens, is_measured in ((1, False), (2, True)):
+                generation = it.runtime.generate(request(PROMPTS[6], num_tokens), "test")
+                assert len([emission async for emission in generation]) > 0
+                assert generation.stats.num_chunks > 1
+                assert (generation.stats.link_delay_s is not None) is is_measured
+
+    asyncio.run(run())
+
+
 def test_a_next_turn_continues_the_cached_conversation_and_says_the_same():
     async def run():
         async with bench(kept=KEEP_SOME, chunk_tokens=5) as it:
