@@ -31,10 +31,13 @@ RESTART_S = 7.0
 class CloudMachine(CloudModel, RuleBasedStateMachine):
     """Several devices open, send, repeat, close, vanish and come back in any order."""
 
-    @initialize(steps_in_flight=st.sampled_from([1, 2, 3]))
-    def begin(self, steps_in_flight: int) -> None:
-        self.steps_in_flight = steps_in_flight
-        self.cloud = Cloud(replace(CONFIG, steps_in_flight=steps_in_flight))
+    @initialize(
+        steps_in_flight=st.sampled_from([1, 2, 3]), block_tokens=st.sampled_from([1, 5, 16])
+    )
+    def begin(self, steps_in_flight: int, block_tokens: int) -> None:
+        self.steps_in_flight, self.block_tokens = steps_in_flight, block_tokens
+        config = replace(CONFIG, steps_in_flight=steps_in_flight, block_tokens=block_tokens)
+        self.cloud = Cloud(config)
         self.sequences = {}
         self.by_handle = {}
         self.unnamed = []
@@ -56,7 +59,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         assert isinstance(welcome, Welcome)
 
     @precondition(lambda self: self.cloud.devices)
-    @rule(data=st.data(), key=st.integers(1, 6), max_tokens=st.sampled_from([8, 16, 24]))
+    @rule(data=st.data(), key=st.integers(1, 6), max_tokens=st.sampled_from([8, 16, 17, 24]))
     def open(self, data: st.DataObject, key: int, max_tokens: int) -> None:
         self.open_on(self.draw_connection(data), key, max_tokens)
 
@@ -304,7 +307,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
             return
         figures = self.cloud.core.figures()
         assert figures.num_sessions == len(self.sequences) <= CONFIG.max_sessions
-        assert figures.reserved_tokens == self.num_reserved() <= CONFIG.capacity_tokens
+        assert figures.reserved_tokens == self.num_reserved() <= self.capacity_tokens
         assert figures.num_detached_sessions == len(self.sequences) - len(self.attached())
         assert figures.num_connections == len(self.cloud.devices)
 

@@ -3,6 +3,7 @@
 It knows of each session which rows it holds, which are in a step, and which frames wait.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -65,6 +66,7 @@ class CloudModel:
 
     cloud: Cloud
     steps_in_flight: int
+    block_tokens: int
     sequences: dict[int, Sequence]
     by_handle: dict[SequenceHandle, Sequence]
     unnamed: list[Sequence]
@@ -75,8 +77,17 @@ class CloudModel:
     def is_live(self, sequence: Sequence) -> bool:
         return self.sequences.get(sequence.key) is sequence
 
+    @property
+    def capacity_tokens(self) -> int:
+        """What whole blocks there are."""
+        return CONFIG.capacity_tokens // self.block_tokens * self.block_tokens
+
+    def charge(self, max_tokens: int) -> int:
+        """What a reservation takes of the capacity: whole blocks."""
+        return math.ceil(max_tokens / self.block_tokens) * self.block_tokens
+
     def num_reserved(self) -> int:
-        return sum(sequence.max_tokens for sequence in self.sequences.values())
+        return sum(self.charge(sequence.max_tokens) for sequence in self.sequences.values())
 
     def draw_connection(self, data: st.DataObject) -> ConnectionId:
         return data.draw(st.sampled_from(sorted(self.cloud.devices)))
@@ -124,8 +135,8 @@ class CloudModel:
         )
         num_needed = 0
         while (
-            self.num_reserved() - sum(v.max_tokens for v in victims[:num_needed])
-            > CONFIG.capacity_tokens - sequence.max_tokens
+            self.num_reserved() - sum(self.charge(v.max_tokens) for v in victims[:num_needed])
+            > self.capacity_tokens - self.charge(sequence.max_tokens)
             or len(self.sequences) - num_needed >= CONFIG.max_sessions
         ):
             num_needed += 1
