@@ -15,6 +15,7 @@ from tests.support.device_engines import (
     logits_in_chunks,
     random_rows,
     rows_in_chunks,
+    run_whole_model,
 )
 from tests.support.split_models import random_tokens, split
 from tests.support.trees import TREES, way
@@ -32,9 +33,13 @@ SUBJECTS = [
         for engine in ENGINES
         for family in (
             "llama, narrow heads with biases",
+            "llama, linear rope",
+            "llama, llama3 rope",
             "mistral sliding",
             "qwen2 sliding",
+            "qwen2, yarn rope",
             "qwen3, heads between sizes",
+            "qwen3, mixed layers, yarn with scaling, sharded",
         )
     ],
 ]
@@ -50,6 +55,7 @@ class Subject:
     token_ids: tuple[int, ...]
     deep: Rows
     is_exact: bool
+    model: Path
 
     def replay(self, num_tokens: int) -> SequenceId:
         """A new sequence that holds the first tokens, in both submodels."""
@@ -91,7 +97,8 @@ def subject(
     engine = ENGINES[engine_name](bundle)
     tokens = random_tokens(NUM_TOKENS, engine.vocab_size)
     deep = random_rows(NUM_TOKENS, engine.hidden_size)
-    return Subject(engine, num_input, num_output, tokens, deep, engine_name == "onnx")
+    is_exact = engine_name == "onnx"
+    return Subject(engine, num_input, num_output, tokens, deep, is_exact, models / family)
 
 
 def test_sizes_are_the_models(subject: Subject) -> None:
@@ -111,6 +118,16 @@ def test_chunked_equals_whole(subject: Subject, size: int) -> None:
     chunked = subject.go_on(subject.engine.open(), 0, size)
     for came, expected in zip(chunked, whole, strict=True):
         np.testing.assert_allclose(came, expected, rtol=0, atol=MAX_ROUNDING)
+
+
+def test_rows_and_logits_are_those_of_transformers(subject: Subject) -> None:
+    whole = run_whole_model(subject.model, subject.token_ids)
+    deep = whole.rows[-1 - subject.num_output]
+    engine = subject.engine
+    rows = rows_in_chunks(engine, engine.open(), subject.token_ids, 7)
+    logits = logits_in_chunks(engine, engine.open(), deep, 7)
+    np.testing.assert_allclose(rows, whole.rows[subject.num_input], rtol=0, atol=MAX_ROUNDING)
+    np.testing.assert_allclose(logits, whole.logits, rtol=0, atol=MAX_ROUNDING)
 
 
 def test_rows_depend_on_what_was_before_where_there_are_input_layers(subject: Subject) -> None:

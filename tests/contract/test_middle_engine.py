@@ -18,7 +18,13 @@ from tests.support.middle_engines import (
     random_rows,
     run_one,
 )
-from tests.support.middle_models import FAMILIES, MAX_CONTEXT, MiddleModel, make_middle_model
+from tests.support.middle_models import (
+    FAMILIES,
+    MAX_CONTEXT,
+    SCALED_ROPES,
+    MiddleModel,
+    make_middle_model,
+)
 from tests.support.trees import TREES, way
 from tests.support.vllm_engines import HEAD_DIM, has_vllm
 from wire.messages import Dtype, Want
@@ -51,10 +57,10 @@ def models(engine_name: str, made: Callable[[str, int], MiddleModel]) -> Models:
 
 
 def _families_of(engine_name: str) -> tuple[str, ...]:
-    """The embedded engine has no experts; vLLM has windows in all layers or none, and every
-    family runs in one worker, two of them in several."""
+    """The embedded engine has no experts; vLLM has windows in all layers or none and ropes of its
+    own, and every family runs in one worker, two of them in several."""
     if engine_name == "vllm-tp1":
-        return tuple(family for family in FAMILIES if family != "qwen2")
+        return tuple(family for family in FAMILIES if family not in {"qwen2", *SCALED_ROPES})
     if engine_name.startswith("vllm"):
         return ("qwen2-plain", "qwen3-moe")
     return tuple(family for family in FAMILIES if family != "qwen3-moe")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from transformers import (
@@ -40,6 +41,28 @@ _COMMON = MappingProxyType(
     }
 )
 
+_LONG = MappingProxyType(
+    {"rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+)
+_LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_YARN = {"rope_type": "yarn"}
+_YARN_SCALED = {"rope_type": "yarn", "attention_factor": 1.7, "beta_fast": 16.0}
+
+
+def _rope(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"rope_parameters": {**_LONG, **changes}}
+
+
+_SCALED_ROPES = MappingProxyType(
+    {
+        "llama-linear-rope": (LlamaModel, LlamaConfig, _rope({"rope_type": "linear"})),
+        "llama-llama3-rope": (LlamaModel, LlamaConfig, _rope(_LLAMA3)),
+        "qwen2-yarn-rope": (Qwen2Model, Qwen2Config, _rope(_YARN)),
+        "qwen3-yarn-rope": (Qwen3Model, Qwen3Config, _rope(_YARN_SCALED)),
+    }
+)
+"""Every rope type whose numbers differ from the plain one; yarn scales the attention as well."""
+
 _FAMILIES = MappingProxyType(
     {
         "llama": (LlamaModel, LlamaConfig, {}),
@@ -57,10 +80,12 @@ _FAMILIES = MappingProxyType(
             Qwen3MoeConfig,
             {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
         ),
+        **_SCALED_ROPES,
     }
 )
 
 FAMILIES = tuple(_FAMILIES)
+SCALED_ROPES = tuple(_SCALED_ROPES)
 _NO_BIAS = torch.nn.Linear(1, 1, bias=False)
 
 
@@ -122,7 +147,10 @@ def _shape(config: PreTrainedConfig, model: PreTrainedModel) -> ModelShape:
         rms_norm_eps=config.rms_norm_eps,
         hidden_act=config.hidden_act,
         max_context_tokens=config.max_position_embeddings,
-        rope=Rope(inv_freq=tuple(model.rotary_emb.inv_freq.tolist())),
+        rope=Rope(
+            inv_freq=tuple(model.rotary_emb.inv_freq.tolist()),
+            attention_scaling=model.rotary_emb.attention_scaling,
+        ),
         sliding_windows=windows,
         qkv_bias=first.q_proj.bias is not None,
         output_bias=first.o_proj.bias is not None,
