@@ -153,7 +153,6 @@ class LinkConnection:
     def close_session(self, session: SessionId) -> None:
         """Drop what the session still wants to send, and send Close."""
         if self._sessions.pop(session, None) is not None:
-            self._outbox.discard(session)
             self._put(Close(session))
             self._note_if_deserted()
 

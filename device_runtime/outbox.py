@@ -15,49 +15,69 @@ class RowsFrame:
 
 
 class Outbox:
-    """Three queues, none of which decides its own length: sessions bound what they put in.
+    """One queue for each session and one for Open and Close; none decides its own length.
 
-    Open and Close go first and cost no credit; then verifications; then prefill chunks, in the
-    order they came, which is round robin since a session has few at a time. A quarter of the
-    credit window is kept from prefill, so a prompt cannot use up what verifications need.
+    Frames of one session never overtake each other: a round that follows a replay waits for it.
+    Between sessions, Open and Close go first and cost no credit; then verifications; then prefill
+    chunks, each in the order they came, which is round robin since a session has few at a time. A
+    quarter of the credit window is kept from prefill, so a prompt cannot use up what
+    verifications need.
     """
 
     def __init__(self, credit_window_tokens: int) -> None:
         self._reserve_tokens = credit_window_tokens // 4
-        self._control: deque[Open | Close] = deque()
-        self._verify: deque[RowsFrame] = deque()
-        self._prefill: deque[RowsFrame] = deque()
+        self._num_put = 0
+        self._control: deque[tuple[int, Open | Close]] = deque()
+        self._rows: dict[SessionId, deque[tuple[int, RowsFrame]]] = {}
 
     def put(self, item: Open | Close | RowsFrame) -> None:
-        """Queue something behind its kind."""
-        match item:
-            case RowsFrame(is_verify=True):
-                self._verify.append(item)
-            case RowsFrame():
-                self._prefill.append(item)
-            case _:
-                self._control.append(item)
+        """Queue something; a Close forgets the rows of its session, which is over."""
+        self._num_put += 1
+        if isinstance(item, RowsFrame):
+            rows = self._rows.setdefault(item.states.session, deque())
+            rows.append((self._num_put, item))
+            return
+        if isinstance(item, Close):
+            self.discard(item.session)
+        self._control.append((self._num_put, item))
 
     def next(self, num_available_tokens: int) -> Open | Close | RowsFrame | None:
         """Take out what the credit lets go next; None while nothing may.
 
         A verification that lacks credit holds back the chunks behind it.
         """
-        if self._control:
-            return self._control.popleft()
-        if self._verify:
-            if self._verify[0].states.num_rows <= num_available_tokens:
-                return self._verify.popleft()
+        if self._control and not self._is_held(*self._control[0]):
+            return self._control.popleft()[1]
+        heads = [rows[0] for rows in self._rows.values() if rows[0][0] < self._barrier]
+        if not heads:
             return None
-        spendable = num_available_tokens - self._reserve_tokens
-        if self._prefill and self._prefill[0].states.num_rows <= spendable:
-            return self._prefill.popleft()
-        return None
+        _, frame = min(heads, key=lambda head: (not head[1].is_verify, head[0]))
+        spendable = num_available_tokens - (0 if frame.is_verify else self._reserve_tokens)
+        if frame.states.num_rows > spendable:
+            return None
+        self._forget_first(frame.states.session)
+        return frame
 
     def discard(self, session: SessionId) -> None:
         """Forget a session's rows; it is over."""
-        self._verify = deque(f for f in self._verify if f.states.session != session)
-        self._prefill = deque(f for f in self._prefill if f.states.session != session)
+        self._rows.pop(session, None)
+
+    @property
+    def _barrier(self) -> int:
+        """What was put behind an Open or Close waits for it."""
+        return self._control[0][0] if self._control else self._num_put + 1
+
+    def _is_held(self, number: int, control: Open | Close) -> bool:
+        """Whether it opens a copy of a session that has rows to send before it (rule W29)."""
+        if isinstance(control, Close) or control.fork_of not in self._rows:
+            return False
+        return self._rows[control.fork_of][0][0] < number
+
+    def _forget_first(self, session: SessionId) -> None:
+        rows = self._rows[session]
+        rows.popleft()
+        if not rows:
+            del self._rows[session]
 
 
 def max_prefill_rows(max_frame_tokens: int, credit_window_tokens: int) -> int:

@@ -1,16 +1,24 @@
-from collections import deque
+"""What leaves a socket in which order, for any puts and any credit."""
+
+from collections import defaultdict, deque
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runtime.outbox import Outbox, RowsFrame, max_prefill_rows
 from wire.credit import CreditGiver, CreditTaker
-from wire.messages import Close, Codec, Dtype, SessionId, States, Want
+from wire.messages import NO_SESSION, Close, Codec, Dtype, Open, SessionId, States, Want
+
+KEY = bytes(16)
 
 
 def frame(session, num_rows, is_verify, position=0):
     place = (SessionId(session), 1, position, num_rows)
     return RowsFrame(States(*place, Dtype.FP32, Codec.RAW, Want.ALL, b""), is_verify)
+
+
+def opening(session, fork_of=NO_SESSION):
+    return Open(SessionId(session), KEY, 64, SessionId(fork_of), 0)
 
 
 arrivals = st.lists(
@@ -21,18 +29,23 @@ arrivals = st.lists(
 
 @settings(deadline=None)
 @given(arrivals=arrivals, window=st.integers(1, 64))
-def test_everything_goes_in_the_end_within_credit_and_in_order_of_its_kind(arrivals, window):
+def test_all_goes_in_the_end_each_sessions_in_its_order_and_verifications_first(arrivals, window):
     outbox, giver, taker = Outbox(window), CreditGiver(window), CreditTaker(window)
     most = max_prefill_rows(64, window)
-    queued = {True: deque(), False: deque()}
+    queued = defaultdict(deque)
     at_cloud = deque()
+
+    def heads():
+        return [frames[0] for frames in queued.values() if frames]
 
     def turn():
         """Send a frame if one may go, else let the cloud finish one; False if neither."""
         sent = outbox.next(taker.num_available)
         if sent is not None:
-            assert sent is queued[sent.is_verify].popleft()
-            assert sent.is_verify or not queued[True]
+            verifications = [head for head in heads() if head.is_verify]
+            assert not verifications or sent is min(verifications, key=put_order)
+            assert verifications or sent is min(heads(), key=put_order)
+            assert sent is queued[sent.states.session].popleft()
             taker.send(sent.states.num_rows)
             giver.receive(sent.states.num_rows)
             at_cloud.append(sent.states.num_rows)
@@ -44,16 +57,93 @@ def test_everything_goes_in_the_end_within_credit_and_in_order_of_its_kind(arriv
             return False
         return True
 
+    def put_order(item):
+        return item.states.position
+
     for position, (session, num_rows, is_verify, num_turns) in enumerate(arrivals):
         item = frame(session, min(num_rows, most), is_verify, position)
-        queued[is_verify].append(item)
+        queued[session].append(item)
         outbox.put(item)
         for _ in range(num_turns):
             turn()
     while turn():
         pass
-    assert not queued[True]
-    assert not queued[False]
+    assert not heads()
+
+
+class Puts:
+    """Draws what a connection may put: sessions are opened, perhaps as forks, used and closed."""
+
+    def __init__(self, data):
+        self._data = data
+        self._num_opened = 0
+        self._live = []
+        self._num_put = 0
+
+    def draw(self):
+        kinds = ["open", *(["rows", "rows", "rows", "close"] if self._live else [])]
+        kind = self._data.draw(st.sampled_from(kinds))
+        self._num_put += 1
+        if kind == "open":
+            self._num_opened += 1
+            source = self._data.draw(st.sampled_from([0, *self._live]))
+            self._live.append(self._num_opened)
+            return opening(self._num_opened, source)
+        session = self._data.draw(st.sampled_from(self._live))
+        if kind == "close":
+            self._live.remove(session)
+            return Close(SessionId(session))
+        return frame(session, 1, self._data.draw(st.booleans()), self._num_put)
+
+
+def about(item):
+    """The sessions whose order an item belongs to."""
+    match item:
+        case RowsFrame():
+            return {item.states.session}
+        case Open():
+            return {item.session, item.fork_of} - {NO_SESSION}
+        case Close():
+            return {item.session}
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), num_puts=st.integers(1, 25))
+def test_what_is_about_one_session_is_never_overtaken_by_what_was_put_after_it(data, num_puts):
+    outbox, puts, waiting = Outbox(16), Puts(data), []
+
+    def take(credit):
+        item = outbox.next(credit)
+        if item is not None:
+            before = waiting[: waiting.index(item)]
+            assert not any(about(item) & about(other) for other in before), (item, before)
+            waiting.remove(item)
+        return item
+
+    for _ in range(num_puts):
+        item = puts.draw()
+        if isinstance(item, Close):
+            waiting[:] = [w for w in waiting if isinstance(w, Open) or item.session not in about(w)]
+        waiting.append(item)
+        outbox.put(item)
+        for _ in range(data.draw(st.integers(0, 2))):
+            take(data.draw(st.sampled_from([0, 1, 16])))
+    while take(16) is not None:
+        pass
+    assert not waiting
+
+
+def test_a_round_waits_for_the_replay_of_its_session_even_without_credit_for_that():
+    outbox = Outbox(4096)
+    replay, interrupted = frame(1, 82, False), frame(1, 1, True, 82)
+    outbox.put(replay)
+    assert outbox.next(1060) is None
+    outbox.put(interrupted)
+    assert outbox.next(1060) is None
+    other = frame(2, 4, True)
+    outbox.put(other)
+    assert outbox.next(1060) is other
+    assert [outbox.next(4096), outbox.next(4096)] == [replay, interrupted]
 
 
 def test_opens_and_closes_go_before_rows_and_cost_no_credit():
@@ -88,6 +178,7 @@ def test_rows_of_a_session_that_is_over_are_forgotten():
     other = frame(2, 1, False)
     for item in (frame(1, 1, True), frame(1, 1, False), other):
         outbox.put(item)
-    outbox.discard(SessionId(1))
+    outbox.put(Close(SessionId(1)))
+    assert outbox.next(16) == Close(SessionId(1))
     assert outbox.next(16) is other
     assert outbox.next(16) is None
