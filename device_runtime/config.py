@@ -16,6 +16,9 @@ class DeviceConfig:
     rule, or into `chunk_tokens`, of which 0 sends a prompt whole. `max_num_seqs` generations run
     at once and `max_queue` wait. `draft_weights` picks those of adapter and drafting head, which
     change no answer.
+    `cors_origins` are the web pages that may ask, `allowed_hosts` the names under which the
+    endpoint may be asked beside those of this machine (none given: any name, where it listens on
+    more than this machine).
     `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
     `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
     """
@@ -37,6 +40,7 @@ class DeviceConfig:
     cloud_ca: Path | None = None
     api_key: str | None = None
     cors_origins: tuple[str, ...] = ("localhost",)
+    allowed_hosts: tuple[str, ...] = ()
     served_model_name: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 16

@@ -1,6 +1,7 @@
 """A device as one value: bundle, engine, link, runtime and the endpoint over them."""
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from adapters.medusa_heads import MedusaError, MedusaHeads, load_heads
 from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
 from device_runtime.api.metrics import Metrics
+from device_runtime.api.origins import is_host_pattern
 from device_runtime.api.service import AccessRules, ModelCard, Service
 from device_runtime.chat_template import load_chat_template
 from device_runtime.config import DeviceConfig
@@ -60,6 +62,7 @@ async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
     async with AsyncExitStack() as stack:
         listener = _bind(config)
         stack.callback(listener.close)
+        access = _access(config, listener)
         try:
             bundle = load_bundle(config.bundle, "device")
             monitor = StateMonitor(is_robust=config.chunking != "paper")
@@ -67,7 +70,7 @@ async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
             engine = await asyncio.to_thread(load_engine, config)
             runtime = Runtime(engine, link, config, heads=_heads(config, bundle))
             stack.push_async_callback(runtime.close)
-            service = _service(config, bundle, runtime)
+            service = _service(config, bundle, runtime, access)
         except (BundleError, EngineLoadError, LinkConfigError) as error:
             raise StartError(str(error)) from error
         runtime.start()
@@ -120,7 +123,25 @@ def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:
         raise StartError(f"drafter medusa: {error}") from error
 
 
-def _service(config: DeviceConfig, bundle: Bundle, runtime: Runtime) -> Service:
+def _access(config: DeviceConfig, listener: socket.socket) -> AccessRules:
+    """Names are checked where only this machine can ask: a page's own name must not lead here.
+
+    Raises:
+        StartError: a name that is none.
+    """
+    for name in config.allowed_hosts:
+        if not is_host_pattern(name):
+            expected = "a name like hat.example or *.example, or * for any"
+            raise StartError(f"allowed_hosts: expected {expected}, got {name!r}")
+    address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    checks_names = address.is_loopback or bool(config.allowed_hosts)
+    allowed_hosts = config.allowed_hosts if checks_names else None
+    return AccessRules(config.api_key, config.cors_origins, allowed_hosts)
+
+
+def _service(
+    config: DeviceConfig, bundle: Bundle, runtime: Runtime, access: AccessRules
+) -> Service:
     manifest = bundle.manifest
     model = ModelCard(
         id=config.served_model_name or manifest.model_name,
@@ -136,5 +157,5 @@ def _service(config: DeviceConfig, bundle: Bundle, runtime: Runtime) -> Service:
         model=model,
         metrics=Metrics(model.id, runtime.figures),
         max_choices=min(MAX_CHOICES, config.max_num_seqs + config.max_queue),
-        access=AccessRules(config.api_key, config.cors_origins),
+        access=access,
     )

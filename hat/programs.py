@@ -166,6 +166,10 @@ _DEVICE: Mapping[str, About] = {
     "cors_origins": About(
         "Web origins whose pages may call the endpoint: localhost for this machine's, * for all."
     ),
+    "allowed_hosts": About(
+        "Further names under which the endpoint may be asked, such as hat.example or *.example; "
+        "* for any."
+    ),
     "served_model_name": About("Name in /v1/models; left out: the bundle's.", check=_not_empty),
     "max_model_len": About(
         "Most tokens of prompt and answer together; left out: the model's context.",

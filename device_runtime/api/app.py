@@ -5,7 +5,7 @@ from aiohttp import web
 from device_runtime.api.chat import chat_completions
 from device_runtime.api.completions import completions
 from device_runtime.api.cors import add_headers
-from device_runtime.api.middleware import check_key, name_and_log, shape_errors
+from device_runtime.api.middleware import check_key, check_origin, name_and_log, shape_errors
 from device_runtime.api.models import get_model, list_models
 from device_runtime.api.service import SERVICE, Service
 from device_runtime.api.status import about, health, metrics, ready
@@ -22,7 +22,8 @@ def make_app(service: Service) -> web.Application:
         _BODY_BYTES_PER_TOKEN * service.generator.max_context_tokens
     )
     app = web.Application(
-        middlewares=[name_and_log, shape_errors, check_key], client_max_size=max_body_bytes
+        middlewares=[name_and_log, shape_errors, check_origin, check_key],
+        client_max_size=max_body_bytes,
     )
     app[SERVICE] = service
     app.on_response_prepare.append(add_headers)

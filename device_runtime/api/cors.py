@@ -1,22 +1,45 @@
 """Which web pages may call the endpoint from a browser."""
 
 import re
-from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
+from device_runtime.api.errors import ApiError
+from device_runtime.api.origins import ANY, allows_host, allows_origin
 from device_runtime.api.request_id import HEADER, request_id_of
-from device_runtime.api.service import SERVICE
+from device_runtime.api.service import SERVICE, AccessRules
 
-LOCALHOST = "localhost"
-"""Among the origins: pages served from this machine, whatever their scheme and port."""
-
-_LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+_SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
+_FETCH_SITE = "Sec-Fetch-Site"
 _PREFLIGHT_AGE_S = 600
 _EXPOSED = f"{HEADER}, Retry-After, Server-Timing, X-Hat-Rounds"
 # Header names as RFC 9110 has them, a comma-separated list, bounded since it is sent back.
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1024}")
+
+
+def check_page(request: web.Request) -> None:
+    """Keep out web pages that have no business here, whatever the route.
+
+    A page may send a GET without `Origin` (a picture, a link), but never reads the answer, and no
+    GET changes anything. What else a browser sends across sites names its origin.
+
+    Raises:
+        ApiError: 403, the host or the origin is not allowed.
+    """
+    access = request.app[SERVICE].access
+    if not all(_is_own(host, access) for host in _hosts(request)):
+        message = (
+            "the endpoint does not answer to the name in Host; ask it as localhost or by an "
+            "address, or allow the name with --allowed-hosts"
+        )
+        raise ApiError(403, message, code="host_not_allowed")
+    origins = request.headers.getall(hdrs.ORIGIN, ())
+    is_unnamed = not origins and request.headers.get(_FETCH_SITE) == "cross-site"
+    if not all(_is_allowed(request, origin, access) for origin in origins) or (
+        is_unnamed and request.method not in _SAFE_METHODS and ANY not in access.cors_origins
+    ):
+        message = "web pages of this origin may not ask here; allow it with --cors-origins"
+        raise ApiError(403, message, code="origin_not_allowed")
 
 
 def is_preflight(request: web.Request) -> bool:
@@ -28,7 +51,7 @@ def is_preflight(request: web.Request) -> bool:
 
 
 def answer_preflight(request: web.Request) -> web.Response:
-    """Any method and header; the origin is judged with every response."""
+    """Any method and header, to pages that may ask at all."""
     asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
     allowed = asked if _HEADER_NAMES.fullmatch(asked) else "Authorization, Content-Type"
     headers = {
@@ -42,22 +65,33 @@ def answer_preflight(request: web.Request) -> web.Response:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Headers of every response, streams included, at the moment its head is sent."""
     response.headers[HEADER] = request_id_of(request)
-    origins = request.app[SERVICE].access.cors_origins
+    access = request.app[SERVICE].access
     origin = request.headers.get(hdrs.ORIGIN)
-    if "*" in origins:
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+    if ANY in access.cors_origins:
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = ANY
     elif origin is not None:
         response.headers.add(hdrs.VARY, "Origin")
-        if not _is_allowed(origin, origins):
+        if not _is_allowed(request, origin, access):
             return
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
 
 
-def _is_allowed(origin: str, origins: Sequence[str]) -> bool:
-    if origin in origins:
-        return True
-    try:
-        return LOCALHOST in origins and urlsplit(origin).hostname in _LOCAL_HOSTS
-    except ValueError:
-        return False
+def _is_allowed(request: web.Request, origin: str, access: AccessRules) -> bool:
+    host = request.headers.get(hdrs.HOST, "")
+    own_host = host if _is_own(host, access) else None
+    return allows_origin(origin, own_host, access.cors_origins)
+
+
+def _is_own(host: str, access: AccessRules) -> bool:
+    return access.allowed_hosts is None or allows_host(host, access.allowed_hosts)
+
+
+def _hosts(request: web.Request) -> list[str]:
+    """The names under which a request asks: in its headers, and in a whole URL as its target."""
+    hosts = [host for host in request.headers.getall(hdrs.HOST, ()) if host]
+    target = request.raw_path
+    if not target.startswith(("/", "*")):
+        scheme, found, rest = target.partition("://")
+        hosts.append(re.split("[/?#]", rest if found else scheme, maxsplit=1)[0])
+    return hosts

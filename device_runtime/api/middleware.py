@@ -7,7 +7,7 @@ import logging
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from device_runtime.api.cors import answer_preflight, is_preflight
+from device_runtime.api.cors import answer_preflight, check_page, is_preflight
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.event_stream import IS_ANSWERED
 from device_runtime.api.request_id import name_request, request_id_of
@@ -61,10 +61,17 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 @web.middleware
-async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer preflights, then let only those in who have the key, if there is one."""
+async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let no foreign web page in, and answer the questions that browsers ask beforehand."""
+    check_page(request)
     if is_preflight(request):
         return answer_preflight(request)
+    return await handler(request)
+
+
+@web.middleware
+async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let only those in who have the key, if there is one."""
     api_key = request.app[SERVICE].access.api_key
     if api_key is not None and request.path not in OPEN_PATHS:
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")

@@ -29,13 +29,15 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who may ask: a key (None: anyone), and the origins of web pages.
+    """Who may ask: a key (None: anyone), the origins of web pages, and under which names.
 
-    `*` stands for any origin, `localhost` for pages served from this machine.
+    `*` stands for any origin, `localhost` for pages served from this machine. `allowed_hosts` are
+    names beside those of this machine; None answers to any name.
     """
 
     api_key: str | None = None
     cors_origins: tuple[str, ...] = ("localhost",)
+    allowed_hosts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def test_what_cannot_start_says_why_in_one_line(bundles, free_port, tmp_path):
         assert "int4" in await fails_to_start(replace(config, weights="int4"))
         assert "http://cloud" in await fails_to_start(replace(config, cloud="http://cloud"))
         assert "cannot listen on" in await fails_to_start(replace(config, host="192.0.2.1"))
+        wrong_name = replace(config, allowed_hosts=("http://hat.example",))
+        assert "allowed_hosts: expected a name" in await fails_to_start(wrong_name)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -75,6 +77,26 @@ def test_a_bundle_without_its_tokenizer_cannot_start(bundles, free_port, tmp_pat
             (folder / path.name).write_bytes(path.read_bytes())
     message = asyncio.run(fails_to_start(device_config(folder, free_port)))
     assert "tokenizer.json" in message
+
+
+def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_are_given(
+    bundles, free_port
+):
+    async def status(config):
+        async with serve_device(config) as server, aiohttp.ClientSession() as http:
+            url = server.url.replace("0.0.0.0", "127.0.0.1")
+            async with http.get(url + "/health", headers={"Host": "evil.example"}) as response:
+                return response.status
+
+    async def test():
+        config = device_config(bundles, free_port)
+        assert await status(config) == 403
+        assert await status(replace(config, allowed_hosts=("*.example",))) == 200
+        everywhere = replace(config, host="0.0.0.0")
+        assert await status(everywhere) == 200
+        assert await status(replace(everywhere, allowed_hosts=("hat.example",))) == 403
+
+    asyncio.run(test())
 
 
 def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, free_port):
