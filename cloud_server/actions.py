@@ -61,7 +61,7 @@ Command = OpenSequence | ReleaseSequence
 
 @dataclass(frozen=True, slots=True)
 class StepWork:
-    """One sequence's share of a step: RAW rows, in the engine's dtype, still packed.
+    """One sequence's share of a step: RAW rows, in the link's dtype, still packed.
 
     `payload` is a view of exactly `num_rows` rows for positions `[position, position + num_rows)`,
     or for those places of a tree with these `parents` (`wire.trees`).
@@ -118,7 +118,7 @@ class Refusal:
 class StepOutcome:
     """What a step gave. `seconds` is the engine's time for the forward alone.
 
-    `results` has one entry per item: its wanted deep rows, packed RAW in the engine's dtype, or a
+    `results` has one entry per item: its wanted deep rows, packed RAW in the link's dtype, or a
     refusal. `failed_opens` names the sequences that could not be opened (an item of such a
     sequence has a refusal as well).
     """

@@ -4,15 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cloud_server.number_format import DtypeSetting
+
 
 @dataclass(frozen=True, slots=True)
 class CloudConfig:
     """Settings of `hat cloud`. `None` means: chosen at start, and printed.
 
-    `secret` is what devices must present. `capacity_tokens` is the KV capacity over all
-    sessions. `step_budget_tokens` bounds the rows of one engine step, `max_frame_tokens` those of
-    one frame. A session without a socket is kept for `session_ttl_s`; queued work older than
-    `queue_deadline_s` is refused.
+    `dtype` is what the layers compute in, `wire_dtype` what rows cross the link in (see
+    `cloud_server.number_format`). `secret` is what devices must present. `capacity_tokens` is the
+    KV capacity over all sessions. `step_budget_tokens` bounds the rows of one engine step,
+    `max_frame_tokens` those of one frame. A session without a socket is kept for `session_ttl_s`;
+    queued work older than `queue_deadline_s` is refused.
 
     The settings from `tensor_parallel_size` on are for the engine vllm, under vLLM's own names;
     `kv_cache_memory` is in bytes per worker, `vllm_args` a JSON object of further ones.
@@ -23,7 +26,8 @@ class CloudConfig:
     port: int = 7700
     engine: Literal["torch", "vllm"] = "torch"
     device: str = "auto"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    dtype: DtypeSetting = "auto"
+    wire_dtype: DtypeSetting = "auto"
     threads: int | None = None
     secret: str | None = None
     tls_certificate: Path | None = None

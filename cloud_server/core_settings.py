@@ -3,9 +3,11 @@
 from cloud_server.config import CloudConfig
 from cloud_server.core_config import CoreConfig
 from cloud_server.engine import MiddleEngine
+from cloud_server.number_format import FORMATS, wire_format
 from cloud_server.step_finisher import steps_in_flight
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
+from wire.messages import Dtype
 from wire.trees import MAX_TREE_ROWS
 
 _MAX_FRAME_BYTES = 16 << 20
@@ -22,9 +24,15 @@ def verify_tokens(config: CloudConfig) -> int:
     return max(1, min(_VERIFY_TOKENS, config.step_budget_tokens // 2))
 
 
+def wire_dtype(config: CloudConfig, manifest: Manifest) -> Dtype:
+    """The number format in which this cloud's rows cross the link."""
+    return wire_format(config.wire_dtype, config.dtype, FORMATS[manifest.dtype])
+
+
 def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine) -> CoreConfig:
     """What the core is to be told."""
-    row_bytes = engine.hidden_size * ITEM_BYTES[engine.dtype]
+    dtype = wire_dtype(config, manifest)
+    row_bytes = engine.hidden_size * ITEM_BYTES[dtype]
     affordable_tokens = max(1, _MAX_FRAME_BYTES // row_bytes)
     max_frame_tokens = min(config.max_frame_tokens, affordable_tokens, engine.max_context_tokens)
     return CoreConfig(
@@ -32,7 +40,7 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         first_layer=manifest.num_input_layers,
         num_layers=manifest.num_middle_layers,
         hidden_size=engine.hidden_size,
-        dtype=engine.dtype,
+        dtype=dtype,
         capacity_tokens=engine.capacity_tokens,
         max_context_tokens=engine.max_context_tokens,
         block_tokens=engine.block_tokens,

@@ -1,12 +1,10 @@
 """Which settings belong to which engine: what an engine would ignore is refused."""
 
 import dataclasses
-from types import MappingProxyType
 from typing import Final
 
 from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
-from wire.messages import Dtype
 
 VLLM_ONLY: Final = (
     "tensor_parallel_size",
@@ -21,12 +19,6 @@ VLLM_ONLY: Final = (
     "quantization",
     "vllm_args",
 )
-
-
-ENGINE_DTYPES: Final = MappingProxyType(
-    {"float32": Dtype.FP32, "float16": Dtype.FP16, "bfloat16": Dtype.BF16}
-)
-"""Number formats as settings and manifests name them."""
 
 
 def context_tokens(config: CloudConfig, model_context: int) -> int:

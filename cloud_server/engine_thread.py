@@ -14,6 +14,7 @@ from cloud_server.engine import EngineLostError
 from cloud_server.loaded_engine import LoadedEngine
 from cloud_server.step_finisher import StepFinisher, steps_in_flight
 from cloud_server.step_runner import RunningStep, StepRunner
+from wire.messages import Dtype
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +54,12 @@ class EngineThread:
     """Loads an engine and performs queued steps, as many at once as the engine can.
 
     A thread rather than a process: torch's operators let go of the interpreter lock, and hidden
-    states need not be copied through pipes.
+    states need not be copied through pipes. `wire` is the number format of rows in steps.
     """
 
-    def __init__(self, load: Callable[[], LoadedEngine]) -> None:
+    def __init__(self, load: Callable[[], LoadedEngine], wire: Dtype) -> None:
         self._load = load
+        self._wire = wire
         self._steps: queue.Queue[Step | None] = queue.Queue(_MOST_STEPS)
         self._is_stopping = threading.Event()
         # A daemon thread: loading cannot be interrupted, and must not keep the process alive.
@@ -119,7 +121,7 @@ class EngineThread:
 
     def _serve(self, loaded: LoadedEngine) -> str | None:
         """Perform steps until the thread is to end (None) or the engine is lost (why)."""
-        runner = StepRunner(loaded.engine, time.perf_counter)
+        runner = StepRunner(loaded.engine, time.perf_counter, self._wire)
         finisher = None
         if steps_in_flight(loaded.engine) > 1:
             finisher = StepFinisher(self._finish, lambda: self._steps.put(None))

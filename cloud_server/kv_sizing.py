@@ -1,5 +1,6 @@
 """How many KV positions to offer: what was asked for, or what the memory allows."""
 
+import math
 from dataclasses import dataclass
 
 from cloud_server.errors import ConfigError
@@ -38,6 +39,13 @@ def choose_capacity(demand: KvDemand, free_bytes: int) -> int:
     if affordable_tokens < 1:
         raise ConfigError(f"no memory for a KV cache: {gib(free_bytes)} are free")
     return min(affordable_tokens, demand.useful_tokens)
+
+
+def least_kv_bytes(demand: KvDemand, context_tokens: int) -> int:
+    """Memory beside the weights that offers the capacity asked for, or else one whole session."""
+    if demand.capacity_tokens is not None:
+        return demand.capacity_tokens * demand.bytes_per_token
+    return math.ceil(context_tokens * demand.bytes_per_token / _KV_SHARE)
 
 
 def check_weights_fit(weight_bytes: int, free_bytes: int) -> None:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from cloud_server.app import make_app
 from cloud_server.config import CloudConfig
-from cloud_server.core_settings import core_settings, verify_tokens
+from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
 from cloud_server.daemon import CloudDaemon, EngineRhythm, Patience
 from cloud_server.engine_settings import check_torch_settings
 from cloud_server.engine_thread import EngineThread
@@ -18,12 +18,12 @@ from cloud_server.errors import ConfigError
 from cloud_server.kv_sizing import gib
 from cloud_server.loaded_engine import EngineLoader, LoadedEngine
 from cloud_server.metrics import Metrics
+from cloud_server.number_format import NAMES
 from cloud_server.step_finisher import steps_in_flight
 from cloud_server.tls import server_tls
 from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 from wire.handshake import LINK_PATH
-from wire.numbers import NUMPY_DTYPES
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class CloudServer:
         self._patience = patience or Patience()
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = _bundle(config)
-        self._engine = EngineThread(self._load_engine)
+        self._engine = EngineThread(self._load_engine, wire_dtype(config, self._bundle.manifest))
         self._runner = web.AppRunner(
             make_app(self), handle_signals=False, access_log=None, shutdown_timeout=_STOP_HTTP_S
         )
@@ -128,7 +128,8 @@ class CloudServer:
         return (
             f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
             f" of {manifest.shape.num_layers}, hidden {engine.hidden_size}, "
-            f"{NUMPY_DTYPES[engine.dtype].name}; {loaded.description}; "
+            f"{NAMES[engine.dtype]}, rows in {NAMES[wire_dtype(self._config, manifest)]}; "
+            f"{loaded.description}; "
             f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), "
             f"context {engine.max_context_tokens}; devices connect to {self.url}"
         )

@@ -23,16 +23,20 @@ from cloud_server.engine import (
 )
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Dtype, Payload
-from wire.numbers import pack_rows, unpack_rows
+from wire.numbers import RowRangeError, convert_rows, pack_rows, unpack_rows
 
 Clock = Callable[[], float]
 
 
 class StepRunner:
-    """Owns an engine and the map from the core's handles to its sequences."""
+    """Owns an engine and the map from the core's handles to its sequences.
 
-    def __init__(self, engine: MiddleEngine, clock: Clock) -> None:
+    Rows come and go in the number format `wire`; they are converted to the engine's and back here.
+    """
+
+    def __init__(self, engine: MiddleEngine, clock: Clock, wire: Dtype) -> None:
         self._engine = engine
+        self._wire = wire
         self._clock = clock
         self._sequences: dict[SequenceHandle, SequenceId] = {}
 
@@ -62,7 +66,7 @@ class StepRunner:
         started_s = self._clock()
         rows = _begin(self._engine, items)
         return RunningStep(
-            prepared, rows, tuple(failed_opens.items()), self._engine.dtype, started_s, self._clock
+            prepared, rows, tuple(failed_opens.items()), self._wire, started_s, self._clock
         )
 
     def _open(self, command: OpenSequence, failed: dict[SequenceHandle, Refusal]) -> Refusal | None:
@@ -94,11 +98,13 @@ class StepRunner:
             # It could not be opened in an earlier step, whose end was not known yet.
             return Refusal(FaultCode.UNKNOWN_SESSION, "the session could not be opened")
         try:
-            rows = unpack_rows(
-                work.payload, work.num_rows, self._engine.hidden_size, self._engine.dtype
-            )
+            rows = unpack_rows(work.payload, work.num_rows, self._engine.hidden_size, self._wire)
+            if self._wire is not self._engine.dtype:
+                rows = convert_rows(rows, self._engine.dtype)
         except RemoteProtocolError as error:
             return Refusal(error.code, error.message)
+        except RowRangeError as error:
+            return Refusal(FaultCode.BAD_FRAME, f"{error}; the engine computes in that format")
         return StepItem(sequence, work.position, rows, work.want, work.parents)
 
 
@@ -109,7 +115,7 @@ class RunningStep:
     prepared: list[StepItem | Refusal]
     rows: PendingRows
     failed_opens: tuple[tuple[SequenceHandle, Refusal], ...]
-    dtype: Dtype
+    wire: Dtype
     started_s: float
     clock: Clock
 
@@ -122,7 +128,7 @@ class RunningStep:
         deep = iter(self.rows.wait())
         seconds = self.clock() - self.started_s
         results: list[Payload | Refusal] = [
-            item if isinstance(item, Refusal) else pack_rows(next(deep), self.dtype)
+            item if isinstance(item, Refusal) else _packed(next(deep), self.wire)
             for item in self.prepared
         ]
         return StepOutcome(tuple(results), seconds, self.failed_opens)
@@ -145,6 +151,13 @@ class _Whole:
 
     def wait(self) -> list[Rows]:
         return self.engine.step(self.items)
+
+
+def _packed(deep: Rows, wire: Dtype) -> Payload | Refusal:
+    try:
+        return pack_rows(deep, wire)
+    except RowRangeError as error:
+        return Refusal(FaultCode.BAD_FRAME, f"what the layers made of the rows: {error}")
 
 
 def _begin(engine: MiddleEngine, items: Sequence[StepItem]) -> PendingRows:

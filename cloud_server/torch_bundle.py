@@ -2,19 +2,34 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from cloud_server.config import CloudConfig
-from cloud_server.engine_settings import ENGINE_DTYPES, context_tokens
+from cloud_server.engine_settings import context_tokens
 from cloud_server.errors import ConfigError
 from cloud_server.host_memory import available_bytes
-from cloud_server.kv_sizing import KvDemand, check_weights_fit, choose_capacity
+from cloud_server.kv_sizing import (
+    KvDemand,
+    check_weights_fit,
+    choose_capacity,
+    least_kv_bytes,
+)
 from cloud_server.loaded_engine import LoadedEngine
+from cloud_server.number_format import (
+    FORMATS,
+    FormatChoice,
+    Room,
+    given_format,
+    is_open,
+)
 from cloud_server.torch_engine import EngineLimits
 from cloud_server.torch_linear import why_not_packed
 from cloud_server.torch_loading import EnginePlan, LayerTensors, build_engine
+from cloud_server.torch_probe import measured_format, num_weights
 from cloud_server.torch_rows import torch_dtype
 from submodels.bundle import Bundle
 from submodels.errors import SplitError
@@ -62,18 +77,20 @@ def _description(plan: EnginePlan, threads: int) -> str:
 def _plan(bundle: Bundle, config: CloudConfig) -> EnginePlan:
     manifest = bundle.manifest
     device = _device(config.device)
-    dtype = _dtype(config.dtype, manifest.dtype, device)
-    reason = why_not_packed(device, torch_dtype(dtype))
-    if reason is not None and device.type == "cpu":
-        _log.warning("weights are not packed, which costs speed: %s", reason)
-    return EnginePlan(
+    plan = EnginePlan(
         shape=manifest.shape,
         first_layer=manifest.num_input_layers,
         num_layers=manifest.num_middle_layers,
-        dtype=dtype,
+        dtype=FORMATS[manifest.dtype],
         device=device,
-        packed=reason is None,
+        packed=False,
     )
+    choice = _choice(plan, config)
+    _log.info("number format %s", choice.reason)
+    reason = why_not_packed(device, torch_dtype(choice.dtype))
+    if reason is not None and device.type == "cpu":
+        _log.warning("weights are not packed, which costs speed: %s", reason)
+    return replace(plan, dtype=choice.dtype, packed=reason is None)
 
 
 def _device(text: str) -> torch.device:
@@ -94,18 +111,16 @@ def _device(text: str) -> torch.device:
     return device
 
 
-def _dtype(asked: str, stored: str, device: torch.device) -> Dtype:
-    """The engine's number format: the bundle's own, unless that would crawl.
-
-    float16 on a CPU has no fast kernels (attention was 50 times slower than in float32); every
-    float16 number is a float32 number, so widening changes no weight.
-    """
-    if asked != "auto":
-        return ENGINE_DTYPES[asked]
-    if stored == "float16" and device.type == "cpu":
-        _log.info("float16 weights run in float32 on a CPU")
-        return Dtype.FP32
-    return ENGINE_DTYPES[stored]
+def _choice(stored: EnginePlan, config: CloudConfig) -> FormatChoice:
+    """The engine's number format, for a plan in the bundle's own."""
+    if not is_open(config.dtype, stored.dtype, is_cpu=stored.device.type == "cpu"):
+        return given_format(config.dtype, stored.dtype)
+    wide = replace(stored, dtype=Dtype.FP32)
+    context = context_tokens(config, stored.shape.max_context_tokens)
+    kv_bytes = least_kv_bytes(_kv_demand(wide, config, context), context)
+    room = Room(_weight_bytes(wide) + kv_bytes, _free_bytes(stored.device))
+    layers = (stored.shape, stored.num_layers, stored.dtype)
+    return measured_format(*layers, room, time.perf_counter)
 
 
 def _limits(plan: EnginePlan, config: CloudConfig) -> EngineLimits:
@@ -114,13 +129,16 @@ def _limits(plan: EnginePlan, config: CloudConfig) -> EngineLimits:
     free_bytes = _free_bytes(plan.device)
     weight_bytes = _weight_bytes(plan)
     check_weights_fit(weight_bytes, free_bytes)
-    demand = KvDemand(
+    capacity = choose_capacity(_kv_demand(plan, config, context), free_bytes - weight_bytes)
+    return EngineLimits(capacity, min(context, capacity))
+
+
+def _kv_demand(plan: EnginePlan, config: CloudConfig, context: int) -> KvDemand:
+    return KvDemand(
         bytes_per_token=plan.kv_shape.bytes_per_token,
         useful_tokens=config.max_sessions * context,
         capacity_tokens=config.capacity_tokens,
     )
-    capacity = choose_capacity(demand, free_bytes - weight_bytes)
-    return EngineLimits(capacity, min(context, capacity))
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -130,9 +148,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _weight_bytes(plan: EnginePlan) -> int:
-    shapes = layer_tensor_shapes(plan.shape).values()
-    num_numbers = sum(torch.Size(shape).numel() for shape in shapes)
-    return num_numbers * plan.num_layers * ITEM_BYTES[plan.dtype]
+    return num_weights(plan.shape, plan.num_layers) * ITEM_BYTES[plan.dtype]
 
 
 def _layer_tensors(bundle: Bundle, plan: EnginePlan) -> LayerTensors:

@@ -37,7 +37,7 @@ from device_runtime.session import ReplyFacts, Session
 from device_runtime.stats import GenerationStats
 from device_runtime.timeline import Work
 from wire.messages import Payload, Reply
-from wire.numbers import pack_rows, unpack_rows
+from wire.numbers import RowRangeError, pack_rows, unpack_rows
 
 # About as long as a draft: a reply that comes meanwhile hardly waits.
 _ROWS_PER_PREPARATION = 32
@@ -203,7 +203,11 @@ class Driver:
         started_s = self._clock()
         place = (action.position, action.parents)
         rows = engine.input_rows(self._sequence, action.token_ids, *place)
-        payload = pack_rows(rows, self._stream.dtype)
+        try:
+            payload = pack_rows(rows, self._stream.dtype)
+        except RowRangeError as error:
+            advice = "start the cloud with another --wire-dtype"
+            raise CloudUnavailableError(f"what the input layers made: {error}; {advice}") from error
         return payload, self._clock() - started_s
 
     async def _await_reply(self) -> list[Action]:

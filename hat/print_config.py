@@ -16,7 +16,7 @@ def as_toml(resolved: Resolved[C]) -> str:
     ]
     width = max(len(assignment) for assignment, _ in lines)
     rows = [f"{assignment:{width}}  # {source}" for assignment, source in lines]
-    return "\n".join([f"[{program.name}]", *rows])
+    return "\n".join([f"[{program.name}]", *rows, *_notes(resolved)])
 
 
 def _assignment(setting: Setting, given: Given | None) -> str:
@@ -32,6 +32,15 @@ def _assignment(setting: Setting, given: Given | None) -> str:
 def _source(resolved: Resolved[C], setting: Setting) -> str:
     given = resolved.given.get(setting.name)
     return given.source if given is not None else "required"
+
+
+def _notes(resolved: Resolved[C]) -> list[str]:
+    """What the value auto leads to, where the word alone does not say it."""
+    return [
+        f"# {setting.key} auto: {setting.about.auto}"
+        for setting in resolved.program.settings
+        if setting.about.auto is not None and resolved.given[setting.name].value == "auto"
+    ]
 
 
 def _toml_value(value: Value) -> str:

@@ -63,7 +63,15 @@ _CLOUD: Mapping[str, About] = {
         "Where they run: auto, cpu, cuda or cuda:1. auto takes a GPU if there is one.",
         check=_not_empty,
     ),
-    "dtype": About("Precision of the middle layers; auto: as in the bundle."),
+    "dtype": About(
+        "Number format of the middle layers; auto: as in the bundle, on a processor float32 "
+        "if that is measured to be faster.",
+        auto="the bundle's; on a processor float32 if that fits and is measured to be faster",
+    ),
+    "wire_dtype": About(
+        "Number format of rows on the link; auto: as in the bundle; float32 for exactness.",
+        auto="the bundle's, whatever the layers compute in",
+    ),
     "secret": About(_SECRET, secret=True, shared_variable="HAT_SECRET"),
     "tls_certificate": About("Certificate chain (PEM); devices then connect to wss://."),
     "tls_key": About("Private key (PEM) of the certificate."),

@@ -20,7 +20,8 @@ class About:
 
     `minimum` and `maximum` are inclusive. `tokens` counts may be written 32k. A `secret` is never
     a value on the command line; `shared_variable` is its name for all programs. `metavar` stands
-    behind the flag in the help. `check` returns what a value should have been, or None.
+    behind the flag in the help. `check` returns what a value should have been, or None. `auto` says
+    what that value leads to, for --print-config.
     """
 
     help: str
@@ -32,6 +33,7 @@ class About:
     argument: bool = False
     metavar: str | None = None
     check: Callable[[Any], str | None] | None = None
+    auto: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,20 +29,44 @@ _UNSIGNED: Final = {Dtype.FP32: np.uint32, Dtype.FP16: np.uint16, Dtype.BF16: np
 _SIGNED: Final = {Dtype.FP32: np.int32, Dtype.FP16: np.int16, Dtype.BF16: np.int16}
 
 
+class RowRangeError(ValueError):
+    """Rows that the number format cannot hold; the message names it, and is safe to show."""
+
+
 def pack_rows(rows: Rows, dtype: Dtype, codec: Codec = Codec.RAW) -> memoryview:
     """The payload of rows `[T, H]`; a view of them when they are contiguous and in `dtype`.
 
     Rows of another number format are rounded to `dtype` first, which is exact only towards a
     wider one. The rows must not change while the payload is in use.
+
+    Raises:
+        RowRangeError: a number is infinite or NaN, if only after rounding.
     """
     if rows.ndim != 2:
         raise ValueError(f"expected rows [T, H], got shape {rows.shape}")
-    packed = np.ascontiguousarray(rows, dtype=NUMPY_DTYPES[dtype])
+    packed = np.ascontiguousarray(convert_rows(rows, dtype))
     match codec:
         case Codec.RAW:
             return _little_endian(packed.view(_UNSIGNED[dtype])).reshape(-1).view(np.uint8).data
         case Codec.RAW_TREE:
             raise ValueError("a tree's rows are packed RAW, and joined with their parents")
+
+
+def convert_rows(rows: Rows, dtype: Dtype) -> Rows:
+    """Rows in another number format, each number the nearest one; the same array if they have it.
+
+    Raises:
+        RowRangeError: a number is infinite or NaN, if only after rounding.
+    """
+    with np.errstate(over="ignore"):
+        converted = rows.astype(NUMPY_DTYPES[dtype], copy=False)
+    if not _all_finite(np.ascontiguousarray(converted).view(_UNSIGNED[dtype]), dtype):
+        largest = float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).max)
+        raise RowRangeError(
+            f"expected numbers within {largest:.5g} either way in {dtype.name} rows, "
+            f"got a larger one, an infinity or NaN"
+        )
+    return converted
 
 
 def unpack_rows(

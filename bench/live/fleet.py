@@ -84,8 +84,9 @@ class Devices:
 class Fleet:
     """All programs at the ends of one setting's links, one link per device.
 
-    Clouds are started once for all arms with the same settings: loading takes them seconds, and
-    one that nobody asks does nothing. Devices are started anew, so that each knows nothing of link
+    `dtype` is the number format of the clouds and of the rows that cross. Clouds are started once
+    for all arms with the same settings: loading takes them seconds, and one that nobody asks does
+    nothing. Devices are started anew, so that each knows nothing of link
     and cloud. `close` ends everything.
     """
 
@@ -161,6 +162,7 @@ class Fleet:
             "device": "auto" if in_cloud else "cpu",
             "threads": num_threads,
             "dtype": self._dtype,
+            "wire_dtype": self._dtype,
             "log_level": "debug",
             "log_format": "json",
             **arm.cloud,

@@ -63,7 +63,7 @@ class _SettingRun:
         """The cells of this setting."""
         cells = []
         async with contextlib.AsyncExitStack() as stack:
-            fleet = Fleet(self._setting.bundles, links, self._cores, self._setting.dtype)
+            fleet = Fleet(self._setting.bundles, links, self._cores, self._model.dtype)
             stack.push_async_callback(fleet.close)
             for repeat in range(repeats):
                 for arm in arms_in_turn(self._setting.arms, repeat):

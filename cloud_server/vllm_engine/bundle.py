@@ -1,13 +1,21 @@
 """The vLLM engine of a cloud bundle: lengths, number format and memory chosen, then started."""
 
 import logging
+import time
 
 from cloud_server.config import CloudConfig
-from cloud_server.engine_settings import ENGINE_DTYPES, check_vllm_settings, context_tokens
+from cloud_server.engine_settings import check_vllm_settings, context_tokens
 from cloud_server.errors import ConfigError
+from cloud_server.host_memory import available_bytes
 from cloud_server.loaded_engine import LoadedEngine
+from cloud_server.number_format import FORMATS, FormatChoice, Room, given_format, is_open
 from cloud_server.vllm_engine.engine import EngineShape
-from cloud_server.vllm_engine.start import StartedEngine, run_workers, start_engine
+from cloud_server.vllm_engine.start import (
+    StartedEngine,
+    is_cpu_build,
+    run_workers,
+    start_engine,
+)
 from submodels.bundle import Bundle
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
@@ -82,10 +90,27 @@ def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
 
 def _shape(manifest: Manifest, config: CloudConfig) -> EngineShape:
     context = context_tokens(config, manifest.shape.max_context_tokens)
-    dtype = manifest.dtype if config.dtype == "auto" else config.dtype
+    choice = _format(manifest, config, context)
+    _log.info("number format %s", choice.reason)
     return EngineShape(
-        manifest.shape.hidden_size, ENGINE_DTYPES[dtype], context, max(2, config.step_budget_tokens)
+        manifest.shape.hidden_size, choice.dtype, context, max(2, config.step_budget_tokens)
     )
+
+
+def _format(manifest: Manifest, config: CloudConfig, context: int) -> FormatChoice:
+    """The engine's number format; several nodes, which must agree, measure nothing."""
+    stored = FORMATS[manifest.dtype]
+    may_measure = is_open(config.dtype, stored, is_cpu=config.nnodes == 1)
+    if not (may_measure and is_cpu_build()):
+        return given_format(config.dtype, stored)
+    from cloud_server.torch_probe import measured_format, num_weights
+
+    shape, num_layers = manifest.shape, manifest.num_middle_layers
+    kv_tokens = config.capacity_tokens or context
+    needed_bytes = num_weights(shape, num_layers) * ITEM_BYTES[Dtype.FP32]
+    needed_bytes += kv_tokens * kv_bytes_per_token(manifest, Dtype.FP32)
+    room = Room(needed_bytes, available_bytes())
+    return measured_format(shape, num_layers, stored, room, time.perf_counter)
 
 
 def _kv_memory_bytes(config: CloudConfig, kv_bytes: int) -> int | None:

@@ -4,9 +4,10 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from cloud_server.config import CloudConfig
@@ -32,6 +33,19 @@ from wire.numbers import NUMPY_DTYPES
 _log = logging.getLogger(__name__)
 
 _LEAST_QUEUE_MIB = 24
+
+_BEFORE_IMPORT = MappingProxyType(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
+        # Forking a process with threads and an event loop would copy their locks.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        # Workers that have lost one of them do not end by themselves.
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
+    }
+)
+"""Variables that vLLM reads when it is first imported, or later, in its workers too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +112,16 @@ def run_workers(
         undo.callback(executor.shutdown)
         forget_shared_memory()
         executor.start_worker_monitor(inline=True)
+
+
+def is_cpu_build() -> bool:
+    """Whether the vLLM that is installed computes on processors.
+
+    Raises:
+        ConfigError: none is installed.
+    """
+    _set_defaults(_BEFORE_IMPORT)
+    return bool(_vllm("vllm.platforms").current_platform.is_cpu())
 
 
 def _arguments(
@@ -168,20 +192,18 @@ def _set_environment(shape: EngineShape, num_workers: int) -> None:
     step_bytes = shape.max_step_tokens * shape.hidden_size * ITEM_BYTES[shape.dtype]
     # A step's rows go through a shared ring; larger ones would take a socket.
     queue_mib = max(_LEAST_QUEUE_MIB, 2 + 2 * step_bytes // (1 << 20))
-    for name, value in {
+    own = {
         "VLLM_RPC_BASE_PATH": str(sockets_folder()),
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
-        # Forking a process with threads and an event loop would copy their locks.
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_MQ_MAX_CHUNK_BYTES_MB": str(queue_mib),
-        # Workers that have lost one of them do not end by themselves.
-        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    if num_workers > 1 and _vllm("vllm.platforms").current_platform.is_cpu():
+    }
+    _set_defaults({**_BEFORE_IMPORT, **own})
+    if num_workers > 1 and is_cpu_build():
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", _core_shares(num_workers))
+
+
+def _set_defaults(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
 
 
 def _core_shares(num_workers: int) -> str:

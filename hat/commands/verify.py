@@ -27,7 +27,8 @@ Examples:
 Both sides run in this process and talk over a real socket, in float32 unless told otherwise; the
 unsplit model is transformers' own. A first difference where the unsplit model's two best logits
 are closer than 1e-4 is a tie: counted, and not held against the split. The exit code is 1 when
-anything else differs. In bfloat16 differences and margins are shown and nothing fails.
+anything else differs. In bfloat16, be it of the rows alone, differences and margins are shown and
+nothing fails.
 
 --prompts takes one prompt per line, or a .jsonl file of objects with "prompt" or "turns".
 """
@@ -64,7 +65,12 @@ anything else differs. In bfloat16 differences and margins are shown and nothing
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
-    help="Precision of both models.  [default: float32]",
+    help="Number format of both models.  [default: float32]",
+)
+@click.option(
+    "--wire-dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Number format of rows between the split model's sides; left out: --dtype.",
 )
 @click.option(
     "--drafter",
@@ -85,7 +91,7 @@ def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
         from hat.verify.run import verify as run_checks
     with extras_explained(), _ProgressBar() as progress:
         checks = run_checks(options, progress)
-    click.echo(f"{name} split into {options.bundle}, {options.dtype}\n{render(checks)}")
+    click.echo(f"{name} split into {options.bundle}, {_numbers(options)}\n{render(checks)}")
     click.echo(_conclusion(checks, options))
     return 0 if passed(checks) else 1
 
@@ -109,9 +115,16 @@ def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "Veri
         num_prompts=parameters["num_prompts"],
         max_tokens=parameters["max_tokens"],
         dtype=parameters["dtype"],
+        wire_dtype=parameters["wire_dtype"] or parameters["dtype"],
         sampled=SampledCheck(parameters["num_draws"]),
         drafter=parameters["drafter"],
     )
+
+
+def _numbers(options: "VerifyOptions") -> str:
+    if options.wire_dtype == options.dtype:
+        return options.dtype
+    return f"{options.dtype}, rows in {options.wire_dtype}"
 
 
 def _conclusion(checks: "list[Check]", options: "VerifyOptions") -> str:
@@ -119,7 +132,7 @@ def _conclusion(checks: "list[Check]", options: "VerifyOptions") -> str:
 
     if not passed(checks):
         return "\nThe split model is NOT the unsplit model."
-    if options.dtype != "float32":
+    if not options.is_exact:
         return "\nOnly float32 can prove that the split model is the unsplit one."
     return "\nThe split model says what the unsplit model says."
 

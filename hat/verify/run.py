@@ -126,8 +126,8 @@ def _compared(
             prompts.numbers, prompts.ids, unsplit.references, split.continuations, strict=True
         )
     ]
-    is_exact = options.dtype == "float32"
-    checks = greedy_check(cases, prompts.num_too_long, tokenizer.decode_continuation, is_exact)
+    decode, is_exact = tokenizer.decode_continuation, options.is_exact
+    checks = greedy_check(cases, prompts.num_too_long, decode, is_exact)
     if options.sampled.num_draws:
         generator = np.random.default_rng(_DRAWS_SEED)
         found = distances(unsplit.target, split.draws, generator)

@@ -23,7 +23,11 @@ class SampledCheck:
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """The model's folder, its bundles, and how much to compare. `drafter` None: the default."""
+    """The model's folder, its bundles, and how much to compare.
+
+    `dtype` is the number format of both models, `wire_dtype` that of rows between the split one's
+    sides. `drafter` None: the default.
+    """
 
     model: Path
     bundle: Path
@@ -31,5 +35,11 @@ class VerifyOptions:
     num_prompts: int
     max_tokens: int
     dtype: Dtype
+    wire_dtype: Dtype
     sampled: SampledCheck
     drafter: str | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the two models are to say the same."""
+        return (self.dtype, self.wire_dtype) == ("float32", "float32")

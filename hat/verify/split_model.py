@@ -74,7 +74,10 @@ async def ask_split_model(
 @asynccontextmanager
 async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
     secret = secrets.token_urlsafe(32)
-    cloud_config = CloudConfig(options.bundle, port=0, dtype=options.dtype, secret=secret)
+    numbers = (options.dtype, options.wire_dtype)
+    cloud_config = CloudConfig(
+        options.bundle, port=0, dtype=numbers[0], wire_dtype=numbers[1], secret=secret
+    )
     async with serve_cloud(cloud_config) as cloud:
         settings: dict[str, Any] = {}
         if options.drafter is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
-from wire.numbers import NUMPY_DTYPES, Rows, pack_rows, unpack_rows
+from wire.numbers import NUMPY_DTYPES, RowRangeError, Rows, pack_rows, unpack_rows
 
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 33))
 dtypes = st.sampled_from(Dtype)
@@ -82,8 +82,10 @@ def test_one_number_that_is_not_finite_is_refused(  # W9
     rows = finite_rows(2, shape, dtype).copy()
     rows.reshape(-1)[int(place * rows.size)] = -number if is_negative_nan else number
     with pytest.raises(RemoteProtocolError) as refused:
-        unpack_rows(pack_rows(rows, dtype), *shape, dtype)
+        unpack_rows(rows.tobytes(), *shape, dtype)
     assert refused.value.code is FaultCode.BAD_FRAME
+    with pytest.raises(RowRangeError, match=f"in {dtype.name} rows"):
+        pack_rows(rows, dtype)
 
 
 @pytest.mark.parametrize("dtype", Dtype)

@@ -26,7 +26,8 @@ class CloudProcess:
     """A float32 cloud; `num_kills` counts its sudden deaths."""
 
     def __init__(self, bundle: Path, port: int) -> None:
-        settings = {"capacity_tokens": 40_000, "threads": 1, "dtype": "float32"}
+        exact = {"dtype": "float32", "wire_dtype": "float32"}
+        settings = {"capacity_tokens": 40_000, "threads": 1, **exact}
         self._settings = json.dumps({"bundle": str(bundle), "port": port} | settings)
         self._process: Process | None = None
         self._starting: asyncio.Task[None] | None = None

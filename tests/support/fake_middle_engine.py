@@ -10,6 +10,7 @@ from cloud_server.engine import EngineFullError, Rows, SequenceId, StepItem
 from cloud_server.loaded_engine import LoadedEngine
 from submodels.bundle import Bundle
 from wire.messages import Dtype, Want
+from wire.numbers import NUMPY_DTYPES
 
 POISON = -1234.0
 """A first number of a step's rows that makes the step raise."""
@@ -75,7 +76,7 @@ class FakeMiddleEngine:
         self.num_longest += len(self.rows[item.sequence]) == self.max_context_tokens
         deep = deep_rows(self.rows[item.sequence])[item.position :]
         num_wanted = {Want.NONE: 0, Want.LAST: 1, Want.ALL: len(deep)}[item.want]
-        return deep[len(deep) - num_wanted :].copy()
+        return deep[len(deep) - num_wanted :].astype(NUMPY_DTYPES[self.dtype])
 
 
 def deep_rows(rows: Rows) -> Rows:

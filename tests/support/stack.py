@@ -42,8 +42,9 @@ def split_for_serving(model: Path, out: Path, num_input: int, num_output: int = 
 
 
 def cloud_config(bundles: Path, settings: Mapping[str, Any] | None = None) -> CloudConfig:
-    """A small float32 cloud on a free port."""
-    chosen: dict[str, Any] = {"capacity_tokens": 40_000, "threads": 1, "dtype": "float32"}
+    """A small cloud on a free port, float32 inside and on the link."""
+    exact = {"dtype": "float32", "wire_dtype": "float32"}
+    chosen: dict[str, Any] = {"capacity_tokens": 40_000, "threads": 1, **exact}
     return CloudConfig(bundle=bundles, port=0, **(chosen | dict(settings or {})))
 
 

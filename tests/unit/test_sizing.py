@@ -81,7 +81,9 @@ def test_a_steps_traffic_is_that_worked_by_hand() -> None:
 def test_the_rows_that_a_connection_may_have_outstanding_are_the_documents(
     hidden_size: int,
 ) -> None:
-    manifest = SimpleNamespace(fingerprint="00" * 32, num_input_layers=2, num_middle_layers=30)
+    manifest = SimpleNamespace(
+        fingerprint="00" * 32, num_input_layers=2, num_middle_layers=30, dtype="bfloat16"
+    )
     engine = SimpleNamespace(
         hidden_size=hidden_size,
         dtype=Dtype.BF16,

@@ -16,8 +16,9 @@ from cloud_server.actions import (
 from cloud_server.step_runner import StepRunner
 from tests.support.fake_middle_engine import POISON, FakeMiddleEngine, deep_rows
 from wire.errors import FaultCode
-from wire.messages import Dtype, Want
-from wire.numbers import pack_rows, unpack_rows
+from wire.limits import ITEM_BYTES
+from wire.messages import Dtype, Payload, Want
+from wire.numbers import NUMPY_DTYPES, unpack_rows
 
 A, B = SequenceHandle(11), SequenceHandle(12)
 
@@ -29,7 +30,7 @@ def engine() -> FakeMiddleEngine:
 
 @pytest.fixture
 def runner(engine: FakeMiddleEngine) -> StepRunner:
-    return StepRunner(engine, itertools.count().__next__)
+    return StepRunner(engine, itertools.count().__next__, Dtype.FP32)
 
 
 def _rows(num_rows: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +38,8 @@ def _rows(num_rows: int, seed: int = 0) -> np.ndarray:
 
 
 def _work(handle: SequenceHandle, position: int, rows: np.ndarray) -> StepWork:
-    return StepWork(handle, position, len(rows), Want.ALL, pack_rows(rows, Dtype.FP32))
+    # Not by pack_rows, which refuses what is not finite.
+    return StepWork(handle, position, len(rows), Want.ALL, rows.tobytes())
 
 
 def _deep(payload: object, num_rows: int) -> np.ndarray:
@@ -116,3 +118,53 @@ def test_what_the_engine_raises_is_raised(runner):
     poison = np.full((1, 4), POISON, np.float32)
     with pytest.raises(RuntimeError, match="planted"):
         runner.run(Step(1, (OpenSequence(A, 10),), (_work(A, 0, poison),)))
+
+
+# Rows in another number format than the engine's
+
+
+def _runner_of(engine_dtype: Dtype, wire: Dtype) -> StepRunner:
+    engine = FakeMiddleEngine(hidden_size=4, capacity=100)
+    engine.dtype = engine_dtype
+    return StepRunner(engine, itertools.count().__next__, wire)
+
+
+def _run_rows(runner: StepRunner, rows: np.ndarray, wire: Dtype) -> Payload | Refusal:
+    work = StepWork(A, 0, len(rows), Want.ALL, rows.astype(NUMPY_DTYPES[wire]).tobytes())
+    return runner.run(Step(1, (OpenSequence(A, 10),), (work,))).results[0]
+
+
+@pytest.mark.parametrize("engine_dtype", Dtype)
+@pytest.mark.parametrize("wire", Dtype)
+def test_rows_are_converted_at_the_engines_edge_and_go_back_as_they_came(engine_dtype, wire):
+    rows = _rows(3).astype(NUMPY_DTYPES[wire])
+    payload = _run_rows(_runner_of(engine_dtype, wire), rows, wire)
+    assert len(payload) == 3 * 4 * ITEM_BYTES[wire]
+    inner = NUMPY_DTYPES[engine_dtype]
+    expected = deep_rows(rows.astype(inner)).astype(inner).astype(NUMPY_DTYPES[wire])
+    np.testing.assert_array_equal(unpack_rows(payload, 3, 4, wire), expected)
+
+
+@pytest.mark.parametrize("engine_dtype", [Dtype.BF16, Dtype.FP16])
+def test_wider_rows_change_nothing_for_a_narrower_engine(engine_dtype):
+    rows = _rows(3)
+    own = _run_rows(_runner_of(engine_dtype, engine_dtype), rows, engine_dtype)
+    wide = _run_rows(_runner_of(engine_dtype, Dtype.FP32), rows, Dtype.FP32)
+    np.testing.assert_array_equal(
+        unpack_rows(own, 3, 4, engine_dtype).astype(np.float32), _deep(wide, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine_dtype", "wire", "rows"),
+    [
+        (Dtype.FP32, Dtype.FP16, np.full((3, 4), 40_000.0)),  # their sums are too large
+        (Dtype.FP16, Dtype.BF16, np.full((1, 4), 70_000.0)),
+    ],
+    ids=["deep", "shallow"],
+)
+def test_numbers_beyond_a_format_are_refused_by_its_name(engine_dtype, wire, rows):
+    refusal = _run_rows(_runner_of(engine_dtype, wire), rows, wire)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is FaultCode.BAD_FRAME
+    assert "within 65504 either way in FP16 rows" in refusal.message

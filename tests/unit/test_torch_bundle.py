@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_server import torch_bundle
+from cloud_server import torch_bundle, torch_probe
 from cloud_server.config import CloudConfig
 from cloud_server.engine import StepItem
 from cloud_server.errors import ConfigError
+from cloud_server.number_format import FORMATS, NAMES, FormatTimes
 from cloud_server.torch_bundle import default_threads, load_torch_engine
 from submodels.bundle import Bundle, load_bundle
 from submodels.layers import LayerCache, Placed, load_layers, run_layers
@@ -32,8 +33,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def half_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return _bundle(tmp_path_factory.mktemp("float16"), dtype="float16")
+def half_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[Dtype, Bundle]:
+    return {
+        FORMATS[name]: _bundle(tmp_path_factory.mktemp(name), dtype=name)
+        for name in ("float16", "bfloat16")
+    }
 
 
 @pytest.fixture
@@ -60,8 +64,52 @@ def test_the_number_format_is_the_one_asked_for(bundle, config, asked, expected)
     assert load_torch_engine(bundle, replace(config, dtype=asked)).engine.dtype is expected
 
 
-def test_float16_weights_run_in_float32_on_a_cpu(half_bundle, config):
-    assert load_torch_engine(half_bundle, config).engine.dtype is Dtype.FP32
+OWN_IS_SLOW = {
+    Dtype.BF16: FormatTimes(9.0, 0.1),
+    Dtype.FP16: FormatTimes(9.0, 0.1),
+    Dtype.FP32: FormatTimes(1.0, 0.1),
+}
+OWN_IS_FAST = OWN_IS_SLOW | {Dtype.FP32: FormatTimes(20.0, 0.2)}
+
+
+@pytest.mark.parametrize("stored", [Dtype.BF16, Dtype.FP16])
+@pytest.mark.parametrize("times", [OWN_IS_SLOW, OWN_IS_FAST], ids=["slow", "fast"])
+def test_the_number_format_is_the_one_that_was_measured_to_be_faster(
+    half_bundles, config, monkeypatch, caplog, stored, times
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(torch_probe, "measure_formats", lambda *_: times)
+    engine = load_torch_engine(half_bundles[stored], config).engine
+    expected = Dtype.FP32 if times is OWN_IS_SLOW else stored
+    assert engine.dtype is expected
+    assert f"number format {NAMES[expected]}: 256 rows take about" in caplog.text
+
+
+def test_float32_is_not_chosen_where_it_leaves_no_room_for_a_session(
+    half_bundles, config, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(torch_probe, "measure_formats", lambda *_: OWN_IS_SLOW)
+    bundle = half_bundles[Dtype.BF16]
+    kv_bytes = 2 * 2 * 2 * 16 * 4 * bundle.manifest.shape.max_context_tokens
+    weight_bytes = 4 * torch_probe.num_weights(bundle.manifest.shape, 2)
+    for spare, expected in ((0, Dtype.FP32), (-1, Dtype.BF16)):
+        free_bytes = weight_bytes + 2 * kv_bytes + spare
+        monkeypatch.setattr(torch_bundle, "available_bytes", lambda free=free_bytes: free)
+        engine = load_torch_engine(bundle, config).engine
+        assert engine.dtype is expected
+        assert engine.max_context_tokens == 512
+    assert "number format bfloat16: as in the bundle; float32 would take" in caplog.text
+
+
+def test_a_format_that_was_asked_for_is_not_measured(half_bundles, config, monkeypatch):
+    monkeypatch.setattr(torch_probe, "measure_formats", lambda *_: pytest.fail("measured"))
+    asked = replace(config, dtype="bfloat16")
+    assert load_torch_engine(half_bundles[Dtype.BF16], asked).engine.dtype is Dtype.BF16
+
+
+def test_a_real_measurement_ends_in_one_of_the_two(half_bundles, config):
+    assert load_torch_engine(half_bundles[Dtype.FP16], config).engine.dtype in OWN_IS_SLOW
 
 
 def test_capacity_is_what_sessions_can_use_when_memory_allows(bundle, config):
