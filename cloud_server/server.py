@@ -6,8 +6,6 @@ import os
 import time
 from collections.abc import AsyncIterator
 
-from aiohttp import web
-
 from cloud_server.app import make_app
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
@@ -21,6 +19,11 @@ from cloud_server.metrics import Metrics
 from cloud_server.number_format import NAMES
 from cloud_server.step_finisher import steps_in_flight
 from cloud_server.tls import server_tls
+from process.guard import Guard
+from process.limits import Limits, default_max_connections, default_max_per_address
+from process.listening import GuardedRunner
+from process.open_files import open_files_limit
+from process.quiet_log import QuietLog
 from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 from wire.handshake import LINK_PATH
@@ -44,9 +47,8 @@ class CloudServer:
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = _bundle(config)
         self._engine = EngineThread(self._load_engine, wire_dtype(config, self._bundle.manifest))
-        self._runner = web.AppRunner(
-            make_app(self), handle_signals=False, access_log=None, shutdown_timeout=_STOP_HTTP_S
-        )
+        guard = Guard(_limits(), QuietLog(_log, time.monotonic), takes_bodies=False)
+        self._runner = GuardedRunner(make_app(self), guard, shutdown_timeout=_STOP_HTTP_S)
         self._port = config.port
         self.metrics = Metrics(verify_tokens(config))
         self.daemon: CloudDaemon | None = None
@@ -75,7 +77,7 @@ class CloudServer:
         await self._runner.setup()
         host, port = self._config.host, self._config.port
         try:
-            await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
+            await self._runner.listen(host, port, self._tls)
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
@@ -175,6 +177,11 @@ def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
             f"the engine needs torch ({error}): pip install 'hat-serving[cloud]'"
         ) from error
     return load_torch_engine(bundle, config)
+
+
+def _limits() -> Limits:
+    max_connections = default_max_connections(open_files_limit())
+    return Limits(max_connections, default_max_per_address(max_connections))
 
 
 def _bundle(config: CloudConfig) -> Bundle:

@@ -1,15 +1,33 @@
 """The endpoint as an aiohttp application."""
 
+import logging
+import time
+
 from aiohttp import web
 
 from device_runtime.api.chat import chat_completions
 from device_runtime.api.completions import completions
 from device_runtime.api.cors import add_headers
-from device_runtime.api.middleware import check_key, check_origin, name_and_log, shape_errors
+from device_runtime.api.errors import ApiError
+from device_runtime.api.middleware import (
+    check_key,
+    check_origin,
+    error_response,
+    name_and_log,
+    shape_errors,
+)
 from device_runtime.api.models import get_model, list_models
 from device_runtime.api.service import SERVICE, Service
 from device_runtime.api.status import about, health, metrics, ready
 from device_runtime.api.tokens import detokenize, tokenize
+from process.guard import Guard
+from process.limits import Limits, default_max_connections, default_max_per_address
+from process.listening import GuardedRunner
+from process.open_files import open_files_limit
+from process.quiet_log import QuietLog
+from process.refusals import Refusal
+
+_log = logging.getLogger(__name__)
 
 # A body holds at most a full context as token ids or escaped text, and some room for the rest.
 _BODY_BYTES_PER_TOKEN = 16
@@ -40,12 +58,21 @@ def make_app(service: Service) -> web.Application:
     return app
 
 
-def make_runner(service: Service) -> web.AppRunner:
+def make_runner(service: Service) -> GuardedRunner:
     """A runner in which a client's leaving cancels its request.
 
     Our own log lines take the place of aiohttp's. Requests have been drained before it stops, so
     it need not wait long.
     """
-    return web.AppRunner(
-        make_app(service), handler_cancellation=True, access_log=None, shutdown_timeout=2.0
-    )
+    max_connections = default_max_connections(open_files_limit())
+    limits = Limits(max_connections, default_max_per_address(max_connections))
+    guard = Guard(limits, QuietLog(_log, time.monotonic), _refuse)
+    return GuardedRunner(make_app(service), guard, handler_cancellation=True, shutdown_timeout=2.0)
+
+
+def _refuse(refusal: Refusal) -> web.Response:
+    """What the listener refuses, in the envelope."""
+    error = ApiError(refusal.status, refusal.message, code=refusal.code)
+    response = error_response(error)
+    response.headers.update(refusal.headers)
+    return response

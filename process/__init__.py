@@ -1,0 +1,1 @@
+"""What both programs need as processes on a network: a guarded way in, and warnings at start."""

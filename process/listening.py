@@ -1,0 +1,131 @@
+"""An aiohttp server whose connections are guarded from the moment they are accepted."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from process.door import Visit
+from process.guard import Guard
+from process.handler import GuardedHandler
+from process.tls_site import TlsListener, bind_all
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class GuardedRunner(web.AppRunner):
+    """Runs an application behind a guard.
+
+    Plain HTTP may be served by any of aiohttp's sites; `options` are those of its own runner.
+    """
+
+    __slots__ = ("_guard",)
+
+    def __init__(
+        self,
+        app: web.Application,
+        guard: Guard,
+        **options: Any,
+    ) -> None:
+        limits = guard.limits
+        super().__init__(
+            app,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=limits.idle_timeout_s,
+            max_line_size=limits.max_head_bytes,
+            max_field_size=limits.max_head_bytes,
+            max_headers=limits.max_headers,
+            **options,
+        )
+        self._guard = guard
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Serve an address; port 0 takes a free one.
+
+        Raises:
+            OSError: it cannot be used.
+        """
+        if tls is None:
+            await web.TCPSite(self, host, port).start()
+        else:
+            await _TlsSite(self, self._guard, host, port, tls).start()
+
+    async def _make_server(self) -> web.Server:
+        return _GuardedServer(await super()._make_server(), self._guard)
+
+
+class _TlsSite(web.BaseSite):
+    __slots__ = ("_context", "_guard", "_host", "_port")
+
+    def __init__(
+        self, runner: GuardedRunner, guard: Guard, host: str, port: int, context: ssl.SSLContext
+    ) -> None:
+        super().__init__(runner)
+        self._guard = guard
+        self._host = host
+        self._port = port
+        self._context = context
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"https://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Listen on every address of the host."""
+        await super().start()
+        server = self._runner.server
+        assert isinstance(server, _GuardedServer)
+        sockets = bind_all(self._host, self._port)
+        # All that aiohttp asks of a site's server is its sockets, and to close.
+        listener: Any = TlsListener(sockets, self._guard, self._context, server)
+        self._server = listener
+
+
+class _GuardedServer(web.Server):
+    def __init__(self, server: web.Server, guard: Guard) -> None:
+        super().__init__(
+            self._check_first(server.request_handler),
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            loop=server._loop,
+            **server._kwargs,
+        )
+        self._guard = guard
+
+    def __call__(self) -> GuardedHandler:
+        """The protocol of a connection that was just accepted."""
+        return GuardedHandler(self, self._guard, loop=self._loop, **self._kwargs)
+
+    def _check_first(self, handle: _Handler) -> _Handler:
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            protocol = request.protocol
+            assert isinstance(protocol, GuardedHandler)
+            protocol.prove()
+            if protocol.visit is None:
+                return await handle(request)
+            refusal = self._guard.check(request, protocol.visit)
+            if refusal is None:
+                return await handle(request)
+            self._guard.say(protocol.visit, f"{refusal.status} {refusal.code}")
+            response = self._guard.refuse(refusal)
+            response.force_close()
+            return response
+
+        return handler
+
+
+def visit_of(request: web.BaseRequest) -> Visit:
+    """The connection of a request, with the address that it is counted under."""
+    protocol = request.protocol
+    assert isinstance(protocol, GuardedHandler)
+    assert protocol.visit is not None
+    return protocol.visit
+
+
+def now_s() -> float:
+    """The clock that visits are dated with."""
+    return asyncio.get_running_loop().time()
