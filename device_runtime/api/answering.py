@@ -12,6 +12,7 @@ from msgspec import UNSET
 from device_runtime.api.answers import Answers
 from device_runtime.api.errors import ApiError, invalid
 from device_runtime.api.event_stream import stream_answer
+from device_runtime.api.expectations import ask_for_body
 from device_runtime.api.figures import timing_headers
 from device_runtime.api.job import Job
 from device_runtime.api.requests import decode_request
@@ -33,6 +34,7 @@ async def read_request(request: web.Request, kind: type[RequestT]) -> RequestT:
     if request.content_type.startswith("multipart/"):
         message = f"expected application/json, got {request.content_type[:60]}"
         raise ApiError(415, message, code="unsupported_media_type")
+    ask_for_body(request)
     read_s = request.app[SERVICE].timing.read_s
     try:
         async with asyncio.timeout(read_s):
@@ -41,7 +43,7 @@ async def read_request(request: web.Request, kind: type[RequestT]) -> RequestT:
         message = f"the request body did not come within {read_s:g} s"
         raise ApiError(408, message, code="request_timeout") from error
     except web.RequestPayloadError as error:
-        message = "the request body does not fit its Content-Encoding or Transfer-Encoding"
+        message = "the request body ended too early, or does not fit its Transfer-Encoding"
         raise invalid(None, message, code="invalid_body") from error
     return decode_request(body, kind)
 

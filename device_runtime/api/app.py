@@ -3,12 +3,13 @@
 import logging
 import time
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from device_runtime.api.chat import chat_completions
 from device_runtime.api.completions import completions
 from device_runtime.api.cors import add_headers
 from device_runtime.api.errors import ApiError
+from device_runtime.api.expectations import check_expectation, leave_to_middleware
 from device_runtime.api.middleware import (
     check_key,
     check_origin,
@@ -17,6 +18,7 @@ from device_runtime.api.middleware import (
     shape_errors,
 )
 from device_runtime.api.models import get_model, list_models
+from device_runtime.api.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
 from device_runtime.api.service import SERVICE, Service
 from device_runtime.api.status import about, health, metrics, ready
 from device_runtime.api.tokens import detokenize, tokenize
@@ -34,27 +36,37 @@ _BODY_BYTES_PER_TOKEN = 16
 _BODY_BYTES_BESIDE = 1 << 20
 
 
+_ROUTES = (
+    (hdrs.METH_GET, "/v1/models", list_models),
+    (hdrs.METH_GET, "/v1/models/{model:.+}", get_model),
+    (hdrs.METH_POST, "/v1/chat/completions", chat_completions),
+    (hdrs.METH_POST, "/v1/completions", completions),
+    (hdrs.METH_POST, "/tokenize", tokenize),
+    (hdrs.METH_POST, "/detokenize", detokenize),
+    (hdrs.METH_GET, "/health", health),
+    (hdrs.METH_GET, "/ready", ready),
+    (hdrs.METH_GET, "/metrics", metrics),
+    (hdrs.METH_GET, "/", about),
+)
+
+
 def make_app(service: Service) -> web.Application:
     """All routes over one service."""
     max_body_bytes = _BODY_BYTES_BESIDE + (
         _BODY_BYTES_PER_TOKEN * service.generator.max_context_tokens
     )
     app = web.Application(
-        middlewares=[name_and_log, shape_errors, check_origin, check_key],
+        middlewares=[name_and_log, shape_errors, check_origin, check_key, check_expectation],
         client_max_size=max_body_bytes,
     )
     app[SERVICE] = service
     app.on_response_prepare.append(add_headers)
-    app.router.add_get("/", about)
-    app.router.add_get("/health", health)
-    app.router.add_get("/ready", ready)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/v1/models", list_models)
-    app.router.add_get("/v1/models/{model:.+}", get_model)
-    app.router.add_post("/v1/chat/completions", chat_completions)
-    app.router.add_post("/v1/completions", completions)
-    app.router.add_post("/tokenize", tokenize)
-    app.router.add_post("/detokenize", detokenize)
+    for method, path, handler in _ROUTES:
+        add = app.router.add_get if method == hdrs.METH_GET else app.router.add_post
+        add(path, handler, expect_handler=leave_to_middleware)
+    app.router.add_route(
+        hdrs.METH_ANY, EVERYTHING_ELSE_PATTERN, nothing_here, expect_handler=leave_to_middleware
+    )
     return app
 
 

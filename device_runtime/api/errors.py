@@ -1,6 +1,7 @@
 """One shape for every refusal: `{"error": {message, type, param, code}}`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ class ApiError(Exception):
         code: str,
         param: str | None = None,
         retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -26,13 +28,14 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self._headers = dict(headers or {})
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers that belong to the error."""
         if self.retry_after_s is None:
-            return {}
-        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+            return self._headers
+        return self._headers | {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
     def body(self) -> dict[str, Any]:
         """The envelope, ready to be encoded."""

@@ -5,7 +5,8 @@ import logging
 from contextlib import suppress
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 from msgspec import UNSET
 
 from device_runtime.api.answers import Answers, StillSilentError
@@ -111,6 +112,10 @@ class _EventStream:
 
     def __init__(self, request: web.Request, write_timeout_s: float) -> None:
         self.response = web.StreamResponse(headers=_HEADERS)
+        if request.version < HttpVersion11:
+            # Without chunks only the end of the connection ends the stream, whatever was asked.
+            self.response.headers[hdrs.CONNECTION] = "close"
+            self.response.force_close()
         self._request = request
         self._write_timeout_s = write_timeout_s
 

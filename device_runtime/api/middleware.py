@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 from device_runtime.api.cors import answer_preflight, check_page, is_preflight
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.event_stream import IS_ANSWERED
+from device_runtime.api.not_found import EVERYTHING_ELSE
 from device_runtime.api.request_id import name_request, request_id_of
 from device_runtime.api.service import SERVICE
 from device_runtime.logs import describe_error, with_fields
@@ -52,7 +53,7 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return error_response(_of_http(error), error.headers.get(hdrs.ALLOW))
+        return error_response(_of_http(error))
     except Exception as error:
         known = as_api_error(error)
         if known is None:
@@ -78,21 +79,17 @@ async def check_key(request: web.Request, handler: Handler) -> web.StreamRespons
         is_right = hmac.compare_digest(given.strip().encode(errors="replace"), api_key.encode())
         if scheme.lower() != "bearer" or not is_right:
             message = "expected the API key as `Authorization: Bearer KEY`"
-            raise ApiError(401, message, code="invalid_api_key")
+            headers = {str(hdrs.WWW_AUTHENTICATE): "Bearer"}
+            raise ApiError(401, message, code="invalid_api_key", headers=headers)
     return await handler(request)
 
 
-def error_response(error: ApiError, allow: str | None = None) -> web.Response:
+def error_response(error: ApiError) -> web.Response:
     """An error as a response."""
-    headers = error.headers
-    if allow is not None:
-        headers[hdrs.ALLOW] = allow
-    if error.status == 401:
-        headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return web.Response(
         body=error.encode(),
         status=error.status,
-        headers=headers,
+        headers=error.headers,
         content_type="application/json",
     )
 
@@ -100,14 +97,8 @@ def error_response(error: ApiError, allow: str | None = None) -> web.Response:
 def _of_http(error: web.HTTPException) -> ApiError:
     """What aiohttp itself found wrong with a request."""
     match error:
-        case web.HTTPMethodNotAllowed():
-            allowed = ", ".join(sorted(error.allowed_methods))
-            message = f"{error.method[:20]} is not allowed here; allowed: {allowed}"
-            return ApiError(405, message, code="method_not_allowed")
         case web.HTTPRequestEntityTooLarge():
             return ApiError(413, "the request body is too large", code="request_too_large")
-        case web.HTTPNotFound():
-            return ApiError(404, "there is nothing at this address", code="not_found")
         case _:
             return ApiError(error.status, error.reason, code="http_error")
 
@@ -115,4 +106,6 @@ def _of_http(error: web.HTTPException) -> ApiError:
 def _route(request: web.Request) -> str:
     """The route's pattern: a path that nobody serves is the client's own text."""
     resource = request.match_info.route.resource
-    return "none" if resource is None else resource.canonical
+    if resource is None or resource.canonical == EVERYTHING_ELSE:
+        return "none"
+    return resource.canonical

@@ -18,5 +18,7 @@ def name_request(request: web.Request) -> None:
 
 
 def request_id_of(request: web.Request) -> str:
-    """The name the request was given."""
+    """The name the request was given; one that failed before it had one gets it now."""
+    if _KEY not in request:
+        name_request(request)
     return request[_KEY]
