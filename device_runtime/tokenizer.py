@@ -12,6 +12,9 @@ from submodels.errors import BundleError
 TOKENIZER_FILE = "tokenizer.json"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
+MANY_TOKENS = 2_000
+"""So many take several milliseconds, in which an event loop would stand still."""
+
 
 class Tokenizer:
     """A loaded tokenizer. `is_byte_level` tells GPT-2's alphabet from sentencepiece-like ones.
@@ -44,8 +47,14 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of a whole sequence. Ids without a token are left out."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """The text of a whole sequence. Ids without a token are left out.
+
+        A long one is decoded without Python's interpreter lock, so it may be in a thread.
+        """
+        if len(ids) < MANY_TOKENS:
+            text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        else:
+            [text] = self._backend.decode_batch([list(ids)], skip_special_tokens)
         return text
 
     def decode_continuation(self, ids: Sequence[int]) -> str:

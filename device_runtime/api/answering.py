@@ -1,6 +1,7 @@
 """From a checked job to bytes on the socket: one document, or a stream of events."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Mapping
 from typing import TypeVar
@@ -20,6 +21,9 @@ from device_runtime.api.responses import usage_of
 from device_runtime.api.service import SERVICE, Service
 from device_runtime.api.shape import AnswerShape, Head, join_pieces
 from device_runtime.api.transcript import Piece
+
+# A longer body can hold enough to keep streams and probes waiting while it is looked through.
+_LONG_BODY_BYTES = 32 << 10
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 
@@ -45,7 +49,24 @@ async def read_request(request: web.Request, kind: type[RequestT]) -> RequestT:
     except web.RequestPayloadError as error:
         message = "the request body ended too early, or does not fit its Transfer-Encoding"
         raise invalid(None, message, code="invalid_body") from error
-    return decode_request(body, kind)
+    if len(body) < _LONG_BODY_BYTES:
+        return decode_request(body, kind)
+    return await asyncio.to_thread(_decode_long, body, kind)
+
+
+def _decode_long(body: bytes, kind: type[RequestT]) -> RequestT:
+    """The request in a long body, in a thread.
+
+    The decoder keeps Python's interpreter lock, and what makes it slow is the collector: for each
+    of half a million empty lists it would look at all the others again.
+    """
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return decode_request(body, kind)
+    finally:
+        if was_collecting:
+            gc.enable()
 
 
 def make_head(service: Service, prefix: str, request_id: str) -> Head:

@@ -11,7 +11,7 @@ from device_runtime.api.errors import unsupported
 from device_runtime.api.job import EncodedPrompt, Job, Wishes, make_choices, stream_mode
 from device_runtime.api.logprobs import completion_logprobs
 from device_runtime.api.parameters import check_model
-from device_runtime.api.prompts import Prompt, encode_prompt, split_prompts
+from device_runtime.api.prompts import Prompt, decode_ids, encode_prompt, split_prompts
 from device_runtime.api.request_id import request_id_of
 from device_runtime.api.requests import CompletionRequest
 from device_runtime.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
@@ -57,7 +57,9 @@ async def _encode(service: Service, fields: CompletionRequest, prompt: Prompt) -
     ids = await encode_prompt(service.tokenizer, prompt, add_special_tokens, vocab_size)
     if not fields.echo:
         return EncodedPrompt(ids)
-    return EncodedPrompt(ids, prompt if isinstance(prompt, str) else service.tokenizer.decode(ids))
+    if isinstance(prompt, str):
+        return EncodedPrompt(ids, prompt)
+    return EncodedPrompt(ids, await decode_ids(service.tokenizer, ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from device_runtime.api.errors import invalid, unsupported
 from device_runtime.api.requests import MAX_PROMPTS, ContentPart, Message
 from device_runtime.chat_template import ChatTemplate, ChatTemplateError
-from device_runtime.tokenizer import Tokenizer
+from device_runtime.tokenizer import MANY_TOKENS, Tokenizer
 
 # Longer texts take the tokenizer several milliseconds, in which streams would stand still.
 _LONG_TEXT_CHARACTERS = 10_000
@@ -26,6 +26,15 @@ class ChatOptions:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
+async def decode_ids(
+    tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool = True
+) -> str:
+    """The text of token ids, without holding up the event loop for long."""
+    if len(ids) < MANY_TOKENS:
+        return tokenizer.decode(ids, skip_special_tokens)
+    return await asyncio.to_thread(tokenizer.decode, ids, skip_special_tokens)
+
+
 async def encode_text(tokenizer: Tokenizer, text: str, add_special_tokens: bool) -> list[int]:
     """Token ids of a text, without holding up the event loop for long."""
     if len(text) < _LONG_TEXT_CHARACTERS:
@@ -41,15 +50,16 @@ def split_prompts(prompt: str | Sequence[str | int | list[int]]) -> list[Prompt]
     """
     if isinstance(prompt, str):
         return [prompt]
-    texts = [item for item in prompt if isinstance(item, str)]
-    ids = [item for item in prompt if isinstance(item, int)]
-    lists = [item for item in prompt if isinstance(item, list)]
-    if len(ids) == len(prompt):
-        return [ids]
+    if isinstance(prompt[0], int):
+        ids = [item for item in prompt if isinstance(item, int)]
+        if len(ids) == len(prompt):
+            return [ids]
     if len(prompt) > MAX_PROMPTS:
         raise invalid(
             "prompt", f"prompt: expected at most {MAX_PROMPTS} prompts, got {len(prompt)}"
         )
+    texts = [item for item in prompt if isinstance(item, str)]
+    lists = [item for item in prompt if isinstance(item, list)]
     if len(texts) == len(prompt):
         return list(texts)
     if len(lists) == len(prompt):

@@ -1,11 +1,13 @@
 """POST /tokenize and /detokenize, as vLLM has them."""
 
+import asyncio
+
 from aiohttp import web
 
 from device_runtime.api.answering import json_response, read_request
 from device_runtime.api.errors import invalid
 from device_runtime.api.parameters import check_model
-from device_runtime.api.prompts import ChatOptions, encode_chat, encode_text
+from device_runtime.api.prompts import ChatOptions, decode_ids, encode_chat, encode_text
 from device_runtime.api.requests import DetokenizeRequest, TokenizeRequest
 from device_runtime.api.service import SERVICE, Service
 
@@ -16,7 +18,7 @@ async def tokenize(request: web.Request) -> web.Response:
     fields = await read_request(request, TokenizeRequest)
     check_model(fields.model, service.model)
     ids = await _encode(service, fields)
-    texts = [_text(service, token_id) for token_id in ids] if fields.return_token_strs else None
+    texts = await asyncio.to_thread(_texts, service, ids) if fields.return_token_strs else None
     return json_response(
         {
             "count": len(ids),
@@ -32,9 +34,8 @@ async def detokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     fields = await read_request(request, DetokenizeRequest)
     check_model(fields.model, service.model)
-    return json_response(
-        {"prompt": service.tokenizer.decode(fields.tokens, skip_special_tokens=False)}
-    )
+    text = await decode_ids(service.tokenizer, fields.tokens, skip_special_tokens=False)
+    return json_response({"prompt": text})
 
 
 async def _encode(service: Service, fields: TokenizeRequest) -> list[int]:
@@ -52,5 +53,6 @@ async def _encode(service: Service, fields: TokenizeRequest) -> list[int]:
     return await encode_chat(service.tokenizer, service.template, messages, options)
 
 
-def _text(service: Service, token_id: int) -> str:
-    return service.tokenizer.token_bytes(token_id).decode(errors="replace")
+def _texts(service: Service, ids: list[int]) -> list[str]:
+    token_bytes = service.tokenizer.token_bytes
+    return [token_bytes(token_id).decode(errors="replace") for token_id in ids]
