@@ -19,7 +19,8 @@ class DeviceConfig:
     `cors_origins` are the web pages that may ask, `allowed_hosts` the names under which the
     endpoint may be asked beside those of this machine (none given: any name, where it listens on
     more than this machine).
-    `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud.
+    `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud, and a cloud
+    that is silent for `heartbeat_s` is lost.
     `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
     """
 
@@ -48,5 +49,6 @@ class DeviceConfig:
     kept_sessions: int = 4
     drain_timeout_s: float = 30.0
     reconnect_timeout_s: float = 30.0
+    heartbeat_s: float = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

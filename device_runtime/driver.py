@@ -277,6 +277,7 @@ class Driver:
         self._stats.output_s += now - started_s
         self._stats.timeline.worked("verify", started_s, now, len(tokens))
         self._parts.outage.advanced()
+        self._most_cached_tokens = 0
         self._learn_ahead(len(tokens), now)
         actions = self._session.on_chosen(tokens, now)
         if self._stats.num_output_tokens > 0:

@@ -5,26 +5,25 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from chunking.state_monitor import StateMonitor
-from device_runtime.link_config import LinkConfig, link_url, tls_context
-from device_runtime.link_connection import LinkConnection, LinkTotals, LostError, RefusedError
+from device_runtime.dialing import MAX_FRAME_TOKENS, Dial, Dialer
+from device_runtime.link_config import LinkConfig, Patience, link_url
+from device_runtime.link_connection import LinkConnection, LinkTotals, RefusedError
 from device_runtime.link_meter import LinkMeter
 from device_runtime.link_session import LinkLostError, LinkSession
+from device_runtime.link_socket import LinkSocket, LostError
 from device_runtime.outbox import max_prefill_rows
-from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s
+from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
 from wire.errors import RemoteProtocolError
-from wire.limits import ITEM_BYTES, MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES
-from wire.messages import Codec, Dtype, Welcome
+from wire.messages import Codec, Welcome
 
 _log = logging.getLogger(__name__)
-
-MAX_FRAME_TOKENS = 4096
-"""Rows per frame, whatever the cloud would take; bounds what a frame of it can make us allocate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +48,33 @@ class LinkStatus:
 class Link:
     """Connects in the background, for ever; `open` works while it is connected.
 
-    `monitor` learns of the link over all of its connections.
+    `monitor` learns of the link over all of its connections. `dial` opens its sockets; `clock` is
+    monotonic, in seconds.
 
     Raises:
-        LinkConfigError: when made, for an address or CA file that cannot be used.
+        LinkConfigError: when made, for an address, CA file or proxy that cannot be used.
     """
 
-    def __init__(self, config: LinkConfig, monitor: StateMonitor | None = None) -> None:
+    def __init__(
+        self,
+        config: LinkConfig,
+        monitor: StateMonitor | None = None,
+        dial: Dial | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self.monitor = StateMonitor() if monitor is None else monitor
-        self._url = link_url(config.url)
-        self._where = urlsplit(self._url).netloc
-        self._tls = tls_context(self._url, config.ca_file)
+        self._where = urlsplit(link_url(config.url)).netloc
+        self._dialer = Dialer(config)
+        self._dial: Dial = dial or self._dialer
+        self._clock = clock
         self._connection: LinkConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
         self.totals = LinkTotals()
         self._lost_s: float | None = None
+        self._asked_for_tls: Refusal | None = None
+        self._wants_tls = False
         self.limits: LinkLimits | None = None
         self.status = LinkStatus(False, f"connecting to the cloud at {self._where}")
 
@@ -84,13 +93,18 @@ class Link:
         self.status = LinkStatus(False, "the link is closed")
 
     @property
+    def patience(self) -> Patience:
+        """How long it waits for what."""
+        return self._config.patience
+
+    @property
     def is_leaving(self) -> bool:
         """Whether the cloud takes no new sessions, so that another connection comes next."""
         return self._connection is not None and self._connection.is_leaving
 
     def was_up_within(self, seconds: float) -> bool:
         """Whether it is up, or was so short a while ago."""
-        is_recent = self._lost_s is not None and time.monotonic() - self._lost_s < seconds
+        is_recent = self._lost_s is not None and self._clock() - self._lost_s < seconds
         return self.status.is_connected or is_recent
 
     async def connected(self) -> None:
@@ -124,39 +138,30 @@ class Link:
 
     async def _run(self) -> None:
         """Connect, carry, lose, wait, and so on."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._config.patience.connect_s)
         attempt = 0
         was_draining = False
-        async with aiohttp.ClientSession(timeout=timeout) as client:
-            while True:
-                num_connections = self.totals.num_connections
-                refusal = await self._connect_and_carry(client)
-                # A cloud that drains lets itself be connected to: again and again is too often.
-                is_same_again = was_draining and refusal.is_draining
-                if self.totals.num_connections > num_connections and not is_same_again:
-                    attempt = 0
-                was_draining = refusal.is_draining
-                delay_s = self._delay_s(refusal, attempt)
-                if refusal.reason != self.status.reason:
-                    _log.warning("%s", refusal.reason)
-                if self.status.is_connected:
-                    self._lost_s = time.monotonic()
-                self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
-                self._fail_sessions()
-                attempt += 1
-                await asyncio.sleep(delay_s)
+        while True:
+            num_connections = self.totals.num_connections
+            refusal = await self._connect_and_carry()
+            # A cloud that drains lets itself be connected to: again and again is too often.
+            is_same_again = was_draining and refusal.is_draining
+            if self.totals.num_connections > num_connections and not is_same_again:
+                attempt = 0
+            was_draining = refusal.is_draining
+            if self.status.is_connected:
+                self._lost_s = self._clock()
+            delay_s = self._delay_s(refusal, attempt)
+            if refusal.reason != self.status.reason:
+                _log.warning("%s", refusal.reason)
+            self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
+            self._fail_sessions()
+            attempt += 1
+            await asyncio.sleep(delay_s)
 
-    async def _connect_and_carry(self, client: aiohttp.ClientSession) -> Refusal:
+    async def _connect_and_carry(self) -> Refusal:
         """One connection from beginning to end; why it ended."""
         try:
-            async with self._socket(client) as ws:
-                meter = LinkMeter(self.monitor, time.monotonic)
-                connection = LinkConnection(
-                    ws, self._config.patience, self.totals, meter, self._connected.clear
-                )
-                welcome = await connection.handshake(self._config.hello())
-                self._up(connection, welcome)
-                await connection.run()
+            await self._carry()
         except RefusedError as error:
             return of_fault(error.fault, self._where)
         except (
@@ -166,7 +171,7 @@ class Link:
             OSError,
             TimeoutError,
         ) as error:
-            return of_error(error, self._where)
+            return await self._told(error)
         except Exception:
             # A bug here must not end the link for good.
             _log.exception("the link to the cloud failed")
@@ -175,17 +180,31 @@ class Link:
             self._connected.clear()
         raise AssertionError("a connection ends with an error")
 
-    def _socket(self, client: aiohttp.ClientSession) -> "_Socket":
-        row_bytes = self._config.model.hidden_size * ITEM_BYTES[Dtype.FP32]
-        max_bytes = max(MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES + MAX_FRAME_TOKENS * row_bytes)
-        return client.ws_connect(
-            self._url,
-            ssl=self._tls if self._tls is not None else True,
-            heartbeat=self._config.patience.heartbeat_s,
-            compress=0,
-            max_msg_size=max_bytes,
-            timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
-        )
+    async def _carry(self) -> None:
+        """Open a socket and greet the cloud, all within one deadline; then carry messages."""
+        patience = self._config.patience
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(patience.connect_s):
+                ws = await stack.enter_async_context(self._dial())
+                socket = LinkSocket(ws, patience.heartbeat_s, self._clock)
+                stack.push_async_callback(socket.close)
+                meter = LinkMeter(self.monitor, self._clock)
+                connection = LinkConnection(
+                    socket, patience, self.totals, meter, self._connected.clear
+                )
+                welcome = await connection.handshake(self._config.hello())
+            self._up(connection, welcome)
+            await connection.run()
+
+    async def _told(self, error: Exception) -> Refusal:
+        """The words for an error; a cloud that wants TLS only breaks off, so it is asked once."""
+        refusal = of_error(error, self._where)
+        if self._lost_s is not None or self.status.is_connected or not _is_broken_off(error):
+            return refusal
+        if self._asked_for_tls != refusal:
+            self._asked_for_tls = refusal
+            self._wants_tls = await self._dialer.finds_tls()
+        return speaks_tls(self._where) if self._wants_tls else refusal
 
     def _up(self, connection: LinkConnection, welcome: Welcome) -> None:
         """Sessions may be opened from here on."""
@@ -213,11 +232,22 @@ class Link:
 
     def _delay_s(self, refusal: Refusal, attempt: int) -> float:
         patience = self._config.patience
-        if refusal.is_permanent:
+        has_lasted = self._lost_s is None or (
+            self._clock() - self._lost_s >= patience.permanent_after_s
+        )
+        if refusal.is_permanent and has_lasted:
             return patience.refused_retry_s
         draw = random.random()
         delay_s = retry_delay_s(attempt, draw, patience.min_retry_s, patience.max_retry_s)
         return max(delay_s, min(refusal.retry_after_s, patience.refused_retry_s))
 
 
-_Socket = contextlib.AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse[bool]]
+def _is_broken_off(error: Exception) -> bool:
+    """Whether an opening ended in a way that one without TLS may end at a cloud that wants it."""
+    match error:
+        case aiohttp.ClientConnectorError():
+            return False
+        case aiohttp.ClientResponseError():
+            return error.status in (0, 400)
+        case _:
+            return isinstance(error, OSError | aiohttp.ClientConnectionError)

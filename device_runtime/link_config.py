@@ -1,10 +1,12 @@
 """How the device reaches its cloud: address, greeting, secrets and patience."""
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from device_runtime.proxies import Proxy, ProxyError, proxy_for
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.messages import Dtype, Hello
 from wire.numbers import SUPPORTED_CODECS
@@ -18,18 +20,22 @@ class LinkConfigError(ValueError):
 class Patience:
     """How long the link waits for what.
 
-    Reconnecting starts at `min_retry_s`, doubles up to `max_retry_s`, and comes back every
-    `refused_retry_s` while the cloud refuses this device for good. The heartbeat is slow because a
-    ping waits behind a chunk that is being written: 4 MB take 7 s at 5 Mbit/s.
+    `connect_s` is for a whole opening, from the look-up of the name to the Welcome; a link that is
+    silent for `heartbeat_s` is lost. Of one session nothing may be heard for `open_s` while it is
+    opened and for `reply_s` later, before it is opened again by its key. Reconnecting starts at
+    `min_retry_s`, doubles up to `max_retry_s`, and comes back every `refused_retry_s` while the
+    cloud refuses this device for good; on a link that has worked, what has not lasted for
+    `permanent_after_s` is not for good.
     """
 
     connect_s: float = 10.0
     open_s: float = 60.0
     reply_s: float = 60.0
-    heartbeat_s: float = 30.0
+    heartbeat_s: float = 10.0
     min_retry_s: float = 0.25
     max_retry_s: float = 5.0
     refused_retry_s: float = 30.0
+    permanent_after_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class LinkConfig:
     model: ModelIdentity
     secret: bytes = field(default=b"", repr=False)
     ca_file: Path | None = None
+    proxy: Proxy | None = None
     patience: Patience = field(default_factory=Patience)
 
     def hello(self) -> Hello:
@@ -85,6 +92,18 @@ def link_url(cloud: str) -> str:
         raise LinkConfigError(f"expected a cloud address like wss://host:port, got {cloud!r}")
     path = LINK_PATH if parts.path in ("", "/") else parts.path
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def link_proxy(cloud: str, environ: Mapping[str, str]) -> Proxy | None:
+    """The HTTP proxy that the environment names for this cloud, if any.
+
+    Raises:
+        LinkConfigError: one that cannot be used, or the cloud's address is none.
+    """
+    try:
+        return proxy_for(link_url(cloud), environ)
+    except ProxyError as error:
+        raise LinkConfigError(str(error)) from error
 
 
 def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:

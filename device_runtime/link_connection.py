@@ -2,18 +2,15 @@
 
 import asyncio
 import contextlib
-import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_bytes
-
-import aiohttp
 
 from device_runtime.generation import CloudUnavailableError
 from device_runtime.link_config import Patience
 from device_runtime.link_meter import LinkMeter
 from device_runtime.link_session import LinkSession, SessionRefusedError
+from device_runtime.link_socket import LinkSocket, LostError
 from device_runtime.outbox import Outbox, RowsFrame
 from wire.codec import decode, encode
 from wire.connection import DeviceConnection
@@ -33,12 +30,6 @@ from wire.messages import (
     Welcome,
 )
 
-WebSocket = aiohttp.ClientWebSocketResponse[bool]
-
-# Python 3.11 does not name it; the numbers are those of the kernels' headers.
-_TCP_NOTSENT_LOWAT = {"linux": 25, "darwin": 0x201}.get(sys.platform)
-_UNSENT_BYTES = 65_536
-
 _LAST_WORDS_S = 1.0
 
 
@@ -48,10 +39,6 @@ class RefusedError(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.code.name)
         self.fault = fault
-
-
-class LostError(Exception):
-    """The socket closed."""
 
 
 @dataclass
@@ -72,13 +59,13 @@ class LinkConnection:
 
     def __init__(
         self,
-        ws: WebSocket,
+        socket: LinkSocket,
         patience: Patience,
         totals: LinkTotals,
         meter: LinkMeter,
         on_leaving: Callable[[], None],
     ) -> None:
-        self._ws = ws
+        self._socket = socket
         self._patience = patience
         self._totals = totals
         self._meter = meter
@@ -91,20 +78,21 @@ class LinkConnection:
         self._on_leaving = on_leaving
         self._is_deserted = asyncio.Event()
         self.is_leaving = False
+        self._is_given_up = asyncio.Event()
+        self._given_up_for = ""
         self.dtype = Dtype.FP32
-        self.num_bytes_up = 0
+        self.num_events = 0
+        self.is_writing = False
 
     async def handshake(self, hello: Hello) -> Welcome:
         """Greet the cloud.
 
         Raises:
             RefusedError: it does not want this device.
-            RemoteProtocolError, LostError, TimeoutError: it is no cloud, or not now.
+            RemoteProtocolError, LostError: it is no cloud, or not now.
         """
-        keep_send_buffer_short(self._ws)
-        async with asyncio.timeout(self._patience.connect_s):
-            await self._write(hello)
-            welcome, _ = await self._read()
+        await self._write(hello)
+        welcome, _ = await self._read()
         if not isinstance(welcome, Welcome):
             reason = f"expected Welcome, got {type(welcome).__name__}"
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
@@ -116,7 +104,8 @@ class LinkConnection:
         """Carry messages until the socket is lost; always raises, as `handshake` does."""
         writer = asyncio.create_task(self._write_all())
         reader = asyncio.create_task(self._read_all())
-        tasks = (reader, writer, asyncio.create_task(self._leave()))
+        ends = (self._socket.watch(), self._end_when_given_up(), self._leave())
+        tasks = (*(asyncio.create_task(end) for end in ends), reader, writer)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if writer.done() and not reader.done():
@@ -143,7 +132,7 @@ class LinkConnection:
     def reopen(self, lost: LinkSession) -> LinkSession:
         """Ask for a session of an earlier connection, or one that the cloud has ended."""
         session = self._open(Open(self._next_session(), lost.key, lost.max_tokens))
-        session.bytes_up, session.bytes_down = lost.bytes_up, lost.bytes_down
+        session.continues(lost)
         return session
 
     def put_rows(self, frame: RowsFrame) -> None:
@@ -155,6 +144,17 @@ class LinkConnection:
         if self._sessions.pop(session, None) is not None:
             self._put(Close(session))
             self._note_if_deserted()
+
+    def abandon_session(self, session: SessionId) -> None:
+        """Forget a session that the cloud is to keep: it is opened again by its key."""
+        if self._sessions.pop(session, None) is not None:
+            self._outbox.discard(session)
+            self._note_if_deserted()
+
+    def give_up(self, reason: str) -> None:
+        """End the connection: it carries nothing any more, though its socket lives."""
+        self._given_up_for = reason
+        self._is_given_up.set()
 
     async def flush(self) -> None:
         """Wait a moment until everything that may be sent is sent."""
@@ -177,6 +177,10 @@ class LinkConnection:
         await self._is_deserted.wait()
         await self.flush()
         raise RefusedError(Fault(FaultCode.DRAINING, NO_SESSION, 0.0, ""))
+
+    async def _end_when_given_up(self) -> None:
+        await self._is_given_up.wait()
+        raise LostError(self._given_up_for)
 
     def _note_if_deserted(self) -> None:
         if self.is_leaving and not self._sessions:
@@ -216,11 +220,10 @@ class LinkConnection:
         self._rules.send(message)
         frame = encode(message)
         self._meter.on_write(message, len(frame))
-        try:
-            await self._ws.send_bytes(frame)
-        except (ConnectionError, aiohttp.ClientError) as error:
-            raise LostError("the socket closed while writing") from error
-        self.num_bytes_up += len(frame)
+        self.is_writing = True
+        await self._socket.send(frame)
+        self.is_writing = False
+        self.num_events += 1
         self._totals.bytes_up += len(frame)
         return len(frame)
 
@@ -231,20 +234,15 @@ class LinkConnection:
 
     async def _read(self) -> tuple[Message, int]:
         """The next message, checked against the rules, and the bytes of its frame."""
-        packet = await self._ws.receive()
-        match packet.type:
-            case aiohttp.WSMsgType.BINARY:
-                message = decode(packet.data)
-                self._rules.receive(message)
-                self._meter.on_read(message, len(packet.data))
-                self._totals.bytes_down += len(packet.data)
-            case aiohttp.WSMsgType.TEXT:
-                raise RemoteProtocolError(FaultCode.BAD_FRAME, "expected a binary frame, got text")
-            case _:
-                raise LostError("the socket closed")
+        frame = await self._socket.receive()
+        message = decode(frame)
+        self._rules.receive(message)
+        self._meter.on_read(message, len(frame))
+        self._totals.bytes_down += len(frame)
+        self.num_events += 1
         if isinstance(message, Fault) and message.session == NO_SESSION:
             raise RefusedError(message)
-        return message, len(packet.data)
+        return message, len(frame)
 
     def _hand_out(self, message: Message, num_bytes: int) -> None:
         """Give a message to its session; one that is over wants nothing any more."""
@@ -266,13 +264,3 @@ class LinkConnection:
             case _:
                 # Credit: the rules have taken it in, and a frame may be able to go now.
                 self._changed.set()
-
-
-def keep_send_buffer_short(ws: WebSocket) -> None:
-    """Let the kernel hold little that is not yet sent, so that a late verification overtakes.
-
-    A default send buffer of some MB is seconds of a thin uplink, behind which no priority helps.
-    """
-    sock = ws.get_extra_info("socket")
-    if _TCP_NOTSENT_LOWAT is not None and sock is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

@@ -20,9 +20,20 @@ MAX_QUEUED_FRAMES = 2
 MAX_UNANSWERED_FRAMES = 32
 """Frames a session may have without a reply, which bounds the replies that wait to be taken."""
 
+_LONGER = 2.0
+"""So much longer is the next silence borne, until a reply has come."""
+
 
 class LinkLostError(CloudUnavailableError):
     """There is no connection now; the link is making a new one."""
+
+
+class SessionSilentError(CloudUnavailableError):
+    """The link lives and nothing was heard of one session for long.
+
+    A frame of it was lost on the way, or the cloud computes for that long; opening the session
+    again by its key is right for the one and harmless for the other (rules W17, W27).
+    """
 
 
 class SessionRefusedError(CloudUnavailableError):
@@ -53,10 +64,15 @@ class OutgoingRows:
 
 
 class Carrier(Protocol):
-    """The connection below a session; `num_bytes_up` counts all that was written to it."""
+    """The connection below a session; `num_events` counts all messages, both ways."""
 
     dtype: Dtype
-    num_bytes_up: int
+    num_events: int
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a message is on its way into the socket."""
+        ...
 
     def put_rows(self, frame: RowsFrame) -> None:
         """Queue a frame; `frame_sent` is called once it is written."""
@@ -64,6 +80,14 @@ class Carrier(Protocol):
 
     def close_session(self, session: SessionId) -> None:
         """Forget a session and tell the cloud."""
+        ...
+
+    def abandon_session(self, session: SessionId) -> None:
+        """Forget a session that the cloud is to keep."""
+        ...
+
+    def give_up(self, reason: str) -> None:
+        """End the connection, and with it all of its sessions."""
         ...
 
 
@@ -81,15 +105,21 @@ class LinkSession:
         self.bytes_down = 0
         self._carrier = carrier
         self._patience = patience
+        self._silences = 1.0
+        """How many times the usual silence is borne."""
         self._num_cached_tokens: int | None = None
         self._replies: deque[tuple[Reply, float]] = deque()
         self.reply_came_s = 0.0
         """When the reply that was taken last had come, by the monotonic clock."""
         self._num_queued = 0
-        self._num_unanswered = 0
+        self._unanswered: deque[tuple[int, int]] = deque()
+        self._answered: set[tuple[int, int]] = set()
+        """Frames by epoch and position: those without a reply, and of this epoch those with one."""
+        self._epoch = 0
         self._failure: CloudUnavailableError | None = None
         self._is_closed = False
-        self._num_events = 0
+        self._heard_s = 0.0
+        """When anything last happened to it, by the loop's clock."""
         self._changed = asyncio.Event()
 
     @property
@@ -133,8 +163,11 @@ class LinkSession:
         if rows.parents:
             packed = (Codec.RAW_TREE, rows.want, join_tree(rows.parents, rows.payload))
         states = States(*place, self.dtype, *packed)
+        if rows.epoch != self._epoch:
+            self._epoch = rows.epoch
+            self._answered.clear()
         self._num_queued += 1
-        self._num_unanswered += 1
+        self._unanswered.append((rows.epoch, rows.position))
         self._carrier.put_rows(RowsFrame(states, rows.is_verify))
 
     async def reply(self) -> Reply:
@@ -149,6 +182,21 @@ class LinkSession:
             self._is_closed = True
             self._carrier.close_session(self.session)
 
+    def abandon(self) -> None:
+        """Use it no more, here; the cloud keeps it, to be opened again by its key."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._carrier.abandon_session(self.session)
+
+    def continues(self, lost: "LinkSession") -> None:
+        """Take over what another has counted: it is the same session in the cloud.
+
+        After a silence the next may be longer: a cloud that computes for so long drops what a
+        session has queued when it is opened again.
+        """
+        self.bytes_up, self.bytes_down = lost.bytes_up, lost.bytes_down
+        self._silences = lost._silences
+
     def take_opened(self, cached_tokens: int) -> None:
         """The cloud has the session."""
         self._num_cached_tokens = cached_tokens
@@ -161,16 +209,23 @@ class LinkSession:
         self._happened()
 
     def take_reply(self, reply: Reply, num_bytes: int) -> None:
-        """A reply came.
+        """A reply came; one that came before, or is of an epoch that is over, changes nothing.
+
+        A repeated frame is answered again, wherever it was repeated (rules W17, W25).
 
         Raises:
             RemoteProtocolError: every frame already has its reply.
         """
-        if self._num_unanswered == 0:
-            reason = f"expected no reply, got one for position {reply.position}"
-            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self.bytes_down += num_bytes
-        self._num_unanswered -= 1
+        frame = (reply.epoch, reply.position)
+        if not self._unanswered or frame != self._unanswered[0]:
+            if frame in self._answered or reply.epoch < self._epoch:
+                return
+            if not self._unanswered:
+                reason = f"expected no reply, got one for position {reply.position}"
+                raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        self._answered.add(self._unanswered.popleft())
+        self._silences = 1.0
         self._replies.append((reply, time.monotonic()))
         self._happened()
 
@@ -180,29 +235,48 @@ class LinkSession:
         self._happened()
 
     def _may_queue(self) -> bool:
-        num_open = self._num_unanswered + len(self._replies)
+        num_open = len(self._unanswered) + len(self._replies)
         return self._num_queued < MAX_QUEUED_FRAMES and num_open < MAX_UNANSWERED_FRAMES
 
     def _happened(self) -> None:
-        self._num_events += 1
+        self._heard_s = asyncio.get_running_loop().time()
         self._changed.set()
 
-    async def _until(self, condition: Callable[[], bool], patience_s: float) -> None:
-        """Wait until `condition` is true.
+    async def _until(self, condition: Callable[[], bool], usual_s: float) -> None:
+        """Wait until `condition` is true, for as long as the link lives.
 
-        Patience ends after `patience_s` without any event of this session, and begins anew while
-        its frames wait behind others that are being written: a thin uplink is no dead cloud.
+        A session of which nothing is heard for `usual_s`, or longer after earlier silences, is
+        silent. While something is written the socket's own pulse is what tells.
         """
+        clock = asyncio.get_running_loop().time
+        since_s, num_link_events = clock(), self._carrier.num_events
+        patience_s = self._silences * usual_s
         while True:
-            before = (self._num_events, self._carrier.num_bytes_up)
             try:
-                async with asyncio.timeout(patience_s):
+                async with asyncio.timeout_at(max(since_s, self._heard_s) + patience_s):
                     return await self._until_now(condition)
             except TimeoutError as error:
-                is_uplink_busy = self._num_queued > 0 and self._carrier.num_bytes_up > before[1]
-                if self._num_events == before[0] and not is_uplink_busy:
-                    reason = f"the cloud did not answer within {patience_s:g} s"
-                    raise CloudUnavailableError(reason) from error
+                if clock() < self._heard_s + patience_s:
+                    continue
+                if not self._carrier.is_writing:
+                    self._note_silence(num_link_events, patience_s, error)
+                since_s, num_link_events = clock(), self._carrier.num_events
+
+    def _note_silence(self, num_link_events: int, patience_s: float, error: TimeoutError) -> None:
+        """Nothing was heard for so long.
+
+        While rows wait for credit or behind those of others, what happens on the link counts as
+        well; when nothing does, credit was lost on the way and the whole connection is over.
+
+        Raises:
+            SessionSilentError: nothing waits on this side.
+        """
+        if self._num_queued == 0:
+            self._silences *= _LONGER
+            reason = f"nothing was heard of the session for {patience_s:g} s"
+            raise SessionSilentError(reason) from error
+        if self._carrier.num_events == num_link_events:
+            self._carrier.give_up(f"it took no rows for {patience_s:g} s")
 
     async def _until_now(self, condition: Callable[[], bool]) -> None:
         while True:

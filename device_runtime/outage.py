@@ -3,11 +3,12 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from device_runtime.generation import CloudUnavailableError
 from device_runtime.link import Link
-from device_runtime.link_session import LinkLostError, SessionRefusedError
+from device_runtime.link_session import LinkLostError, SessionRefusedError, SessionSilentError
 from device_runtime.refusals import heals_by_replay, retry_delay_s
 from wire.errors import FaultCode
 
@@ -15,26 +16,49 @@ MAX_RECOVERIES = 8
 """In a row without any progress. What breaks its cloud each time it runs must end."""
 
 _MAX_ANNOUNCED_S = 900.0
-"""However long a cloud says that it will be gone."""
+"""However long a cloud says that it will be gone, or is too busy."""
 
-_MIN_RETRY_S, _MAX_RETRY_S = 0.25, 5.0
+_SLEPT_S = 10.0
+"""A timer that is so late was not late: the machine slept."""
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """Before a recovery that follows one in vain, in seconds: doubling from `min_s` to `max_s`."""
+
+    min_s: float = 0.25
+    max_s: float = 5.0
+
+    def after(self, num_vain: int) -> float:
+        """The pause, half of it by chance."""
+        return retry_delay_s(num_vain, random.random(), self.min_s, self.max_s)
+
+
 class Outage:
-    """One generation's patience; `timeout_s` bounds every stretch without an answer.
+    """One generation's patience; `timeout_s` bounds the waits for a link between two answers.
 
     A cloud that says how long it will be gone, such as one that loads its engine again, is waited
-    for that much longer. `clock` is monotonic, in seconds.
+    for that much longer; one that is too busy is not gone, and is waited for as long as any cloud
+    may announce. `clock` is monotonic, in seconds.
     """
 
-    def __init__(self, link: Link, timeout_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        timeout_s: float,
+        clock: Callable[[], float],
+        pauses: Pauses | None = None,
+    ) -> None:
         self._link = link
         self._timeout_s = timeout_s
         self._clock = clock
+        self._pauses = pauses or Pauses()
         self._deadline_s: float | None = None
+        self._busy_since_s: float | None = None
         self._num_recoveries = 0
+        self._num_busy = 0
 
     def answered(self) -> None:
         """The cloud has replied: the next stretch begins anew."""
@@ -42,34 +66,78 @@ class Outage:
 
     def advanced(self) -> None:
         """Tokens were decided, or more is cached than ever: this generation gets on."""
-        self._num_recoveries = 0
+        self._num_recoveries = self._num_busy = 0
+        self._busy_since_s = None
 
     async def over(self, failure: CloudUnavailableError, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt` gives, tried until it succeeds, first once the link is up again.
+
+        Every recovery without progress since the one before it waits longer.
 
         Raises:
             CloudUnavailableError: the failure, or one of an attempt, does not heal by trying
                 again; or it took too long, or happened too often.
         """
-        self._num_recoveries += 1
-        if self._deadline_s is None:
-            self._deadline_s = self._clock() + self._timeout_s + self._announced_s(failure)
-        num_refusals = 0
+        num_failed = 0
+        self._take_in(failure)
         while heals_by_retry(failure) and self._num_recoveries <= MAX_RECOVERIES:
-            remaining_s = self._deadline_s - self._clock()
-            if remaining_s <= 0:
-                raise self._too_long(failure) from failure
+            await self._wait(failure, num_failed)
+            tried_s = self._clock()
+            try:
+                return await attempt()
+            except CloudUnavailableError as error:
+                # What an attempt takes is no wait for a link.
+                self._deadline_s = self._deadline() + self._clock() - tried_s
+                num_failed += 1
+                failure = error
+                if not isinstance(failure, LinkLostError):
+                    self._take_in(failure, is_first=False)
+        raise failure
+
+    def _take_in(self, failure: CloudUnavailableError, is_first: bool = True) -> None:
+        """Count a failure, and begin its patience, or prolong it where the cloud is only busy."""
+        now = self._clock()
+        if _is_busy(failure):
+            self._num_busy += 1
+            self._busy_since_s = self._busy_since_s or now
+            if now - self._busy_since_s < _MAX_ANNOUNCED_S:
+                self._deadline_s = None
+        elif is_first or isinstance(failure, SessionSilentError):
+            self._num_recoveries += 1
+        if self._deadline_s is None:
+            self._deadline_s = now + self._timeout_s + self._announced_s(failure)
+
+    def _deadline(self) -> float:
+        assert self._deadline_s is not None, "a failure begins the patience"
+        return self._deadline_s
+
+    async def _wait(self, failure: CloudUnavailableError, num_failed: int) -> None:
+        """Return when the time for an attempt has come and there is a link.
+
+        Raises:
+            CloudUnavailableError: that took too long.
+        """
+        while (remaining_s := self._deadline() - self._clock()) > 0:
             try:
                 async with asyncio.timeout(remaining_s):
-                    await asyncio.sleep(_pause_s(failure, num_refusals))
+                    await asyncio.sleep(self._pause_s(failure, num_failed))
                     await self._link.connected()
-                    return await attempt()
+                return
             except TimeoutError:
-                raise self._too_long(failure) from failure
-            except CloudUnavailableError as error:
-                num_refusals += isinstance(error, SessionRefusedError)
-                failure = error
-        raise failure
+                now = self._clock()
+                if now - self._deadline() >= _SLEPT_S:
+                    self._deadline_s = now + self._timeout_s
+        raise self._too_long(failure) from failure
+
+    def _pause_s(self, failure: CloudUnavailableError, num_failed: int) -> float:
+        """Seconds before the next attempt; a lost link, or one that is left, has its own pace."""
+        num_vain = max(0, self._num_recoveries + self._num_busy - 1) + num_failed
+        if not isinstance(failure, SessionRefusedError) or _is_draining(failure):
+            return self._pauses.after(num_vain - 1) if num_vain else 0.0
+        if num_vain == 0 and heals_by_replay(failure.code):
+            return 0.0
+        announced_s = failure.retry_after_s if failure.may_retry else 0.0
+        return max(self._pauses.after(num_vain), announced_s)
 
     def _announced_s(self, failure: CloudUnavailableError) -> float:
         """Seconds that the cloud asked for, unless this generation waits for nothing."""
@@ -89,7 +157,7 @@ class Outage:
 def heals_by_retry(failure: CloudUnavailableError) -> bool:
     """Whether the same session may work once it is opened again."""
     match failure:
-        case LinkLostError():
+        case LinkLostError() | SessionSilentError():
             return True
         case SessionRefusedError():
             return heals_by_replay(failure.code) or failure.may_retry or _is_draining(failure)
@@ -99,7 +167,7 @@ def heals_by_retry(failure: CloudUnavailableError) -> bool:
 
 def heals_by_reconnecting(failure: CloudUnavailableError) -> bool:
     """Whether what was to begin can begin on the link's next connection, which is on its way."""
-    return isinstance(failure, LinkLostError) or _is_draining(failure)
+    return isinstance(failure, LinkLostError | SessionSilentError) or _is_draining(failure)
 
 
 def _is_draining(failure: CloudUnavailableError) -> bool:
@@ -107,11 +175,8 @@ def _is_draining(failure: CloudUnavailableError) -> bool:
     return isinstance(failure, SessionRefusedError) and failure.code is FaultCode.DRAINING
 
 
-def _pause_s(failure: CloudUnavailableError, num_refusals: int) -> float:
-    """Seconds before the next attempt; a lost link, or one that is left, has its own pace."""
-    if not isinstance(failure, SessionRefusedError) or _is_draining(failure):
-        return 0.0
-    if num_refusals == 0 and heals_by_replay(failure.code):
-        return 0.0
-    backoff_s = retry_delay_s(num_refusals, random.random(), _MIN_RETRY_S, _MAX_RETRY_S)
-    return max(backoff_s, failure.retry_after_s if failure.may_retry else 0.0)
+def _is_busy(failure: CloudUnavailableError) -> bool:
+    """Its cloud lives and has more to do than it gets done."""
+    if not isinstance(failure, SessionRefusedError):
+        return False
+    return failure.code is FaultCode.DEADLINE_EXCEEDED and failure.may_retry

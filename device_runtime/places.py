@@ -72,7 +72,7 @@ class Place:
         Raises:
             CloudUnavailableError: no connection, or the cloud does not want it now.
         """
-        self.stream.close()
+        self.stream.abandon()
         self.stream = self._link.reopen(self.stream)
         num_cached_tokens = await self.stream.opened()
         assert self._link.limits is not None, "sessions are opened on a connection"

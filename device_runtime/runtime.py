@@ -21,7 +21,7 @@ from device_runtime.generation import CloudUnavailableError, Emission, Generatio
 from device_runtime.link import Link
 from device_runtime.link_session import MAX_UNANSWERED_FRAMES
 from device_runtime.noise import PositionNoise, draw_seed
-from device_runtime.outage import Outage, heals_by_reconnecting
+from device_runtime.outage import Outage, Pauses, heals_by_reconnecting
 from device_runtime.places import Found, Place, Places
 from device_runtime.prefix_cache import PrefixCacheLimits
 from device_runtime.sampling import Sampler
@@ -156,7 +156,7 @@ class Runtime:
         try:
             stats.queue_s = self._clock() - called_s
             await self._require_link()
-            outage = Outage(self._link, self._config.reconnect_timeout_s, self._clock)
+            outage = self._outage()
             driver = await self._begin(request, sampler, outage, stats)
             place = driver.place
             async with aclosing(driver.run()) as emissions:
@@ -205,6 +205,10 @@ class Runtime:
         if self._heads is not None and not limits.takes_trees:
             reason = "the cloud's engine verifies no trees of tokens; choose another drafter"
             raise CloudUnavailableError(reason, self._link.status.retry_after_s)
+
+    def _outage(self) -> Outage:
+        pauses = Pauses(self._link.patience.min_retry_s, self._link.patience.max_retry_s)
+        return Outage(self._link, self._config.reconnect_timeout_s, self._clock, pauses)
 
     def _unavailable(self) -> CloudUnavailableError:
         status = self._link.status

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +20,13 @@ from device_runtime.chat_template import load_chat_template
 from device_runtime.config import DeviceConfig
 from device_runtime.engines import EngineLoadError, load_engine
 from device_runtime.link import Link
-from device_runtime.link_config import LinkConfig, LinkConfigError, ModelIdentity
+from device_runtime.link_config import (
+    LinkConfig,
+    LinkConfigError,
+    ModelIdentity,
+    Patience,
+    link_proxy,
+)
 from device_runtime.runtime import Runtime
 from device_runtime.tokenizer import load_tokenizer
 from submodels.bundle import MANIFEST_FILE, Bundle, load_bundle
@@ -111,7 +118,16 @@ def _link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         num_layers=manifest.num_middle_layers,
         hidden_size=manifest.shape.hidden_size,
     )
-    return LinkConfig(config.cloud, identity, (config.secret or "").encode(), config.cloud_ca)
+    return LinkConfig(
+        url=config.cloud,
+        model=identity,
+        secret=(config.secret or "").encode(),
+        ca_file=config.cloud_ca,
+        proxy=link_proxy(config.cloud, os.environ),
+        patience=Patience(
+            heartbeat_s=config.heartbeat_s, permanent_after_s=config.reconnect_timeout_s
+        ),
+    )
 
 
 def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:

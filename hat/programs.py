@@ -189,6 +189,11 @@ _DEVICE: Mapping[str, About] = {
     "reconnect_timeout_s": _seconds(
         "Seconds that answers in progress wait for a lost cloud; 0 ends them at once."
     ),
+    "heartbeat_s": About(
+        "Seconds of silence after which the link to the cloud counts as lost.",
+        minimum=1,
+        maximum=3600,
+    ),
     "max_queue": About("Answers that may wait beyond those.", minimum=0, maximum=_MAX_COUNT),
     "kept_sessions": About(
         "Finished answers whose caches are kept for a conversation's next turn; 0: none.",

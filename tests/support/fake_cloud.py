@@ -130,6 +130,15 @@ class FakeCloud:
         ws = web.WebSocketResponse(compress=False, max_msg_size=2**24)
         await ws.prepare(request)
         self._sockets.add(ws)
+        try:
+            await self.serve(ws)
+        finally:
+            self._sockets.discard(ws)
+        await ws.close()
+        return ws
+
+    async def serve(self, ws: web.WebSocketResponse) -> None:
+        """Talk on one socket until it is gone."""
         opened: dict[SessionId, bytes] = {}
         try:
             await self._talk(ws, opened)
@@ -138,14 +147,11 @@ class FakeCloud:
         except ConnectionError:
             pass
         finally:
-            self._sockets.discard(ws)
             for session, key in opened.items():
                 middle = self.live.pop(session, None)
                 if middle is not None and self.keep_tokens > 0:
                     self._kept[key] = middle.fork(min(self.keep_tokens, len(middle.states)))
             self.idle.set()
-        await ws.close()
-        return ws
 
     async def _talk(self, ws: web.WebSocketResponse, opened: dict[SessionId, bytes]) -> None:
         rows = RowLimits(HIDDEN_SIZE, self.dtype, self.max_frame_tokens)

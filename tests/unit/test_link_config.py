@@ -74,7 +74,7 @@ def handshake_error(status):
     [
         (
             aiohttp.ClientConnectorError(connection_key(), OSError(errno.ECONNREFUSED, "refused")),
-            "cannot reach the cloud at cloud:7700: refused; is it running there",
+            "cannot reach the cloud at cloud:7700: connection refused; is it running there",
             False,
         ),
         (

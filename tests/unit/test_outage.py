@@ -127,3 +127,80 @@ def test_recoveries_in_a_row_are_counted_until_the_generation_gets_on() -> None:
             await bench.over(0.1)
 
     run_virtual(run)
+
+
+@pytest.mark.parametrize("code", [FaultCode.POSITION_MISMATCH, FaultCode.UNKNOWN_SESSION])
+def test_recoveries_without_progress_back_off(code: FaultCode) -> None:
+    async def run() -> None:
+        bench = Bench(timeout_s=1000.0)
+        refusal = SessionRefusedError(fault(code))
+        took_s = [await bench.over(0.0, refusal) for _ in range(MAX_RECOVERIES)]
+        assert took_s[0] == 0.0, "what heals by a replay is replayed at once"
+        assert sum(took_s) > 5.0, "never eight of them in a second"
+        assert max(took_s[:3]) < 2.0
+        bench.outage.advanced()
+        assert await bench.over(0.0, refusal) == 0.0
+
+    run_virtual(run)
+
+
+def test_a_cloud_that_is_too_busy_is_waited_for_and_asked_ever_more_seldom() -> None:
+    """It ends a session whose rows waited for too long, and again when that was replayed."""
+
+    async def run() -> None:
+        bench = Bench()
+        busy = SessionRefusedError(fault(FaultCode.DEADLINE_EXCEEDED, 0.5))
+        num_asked = 0
+        while asyncio.get_running_loop().time() < 300.0:
+            await bench.over(0.0, busy)
+            num_asked += 1
+            await asyncio.sleep(4.0)
+        assert 300.0 / 10.0 < num_asked < 300.0 / 6.0
+        bench.outage.answered()
+        bench.outage.advanced()
+        assert await bench.over(0.0, LOST) == 0.0
+
+    run_virtual(run)
+
+
+def test_a_cloud_that_is_too_busy_for_ever_ends_the_answer() -> None:
+    async def run() -> None:
+        bench = Bench()
+
+        async def ask_for_ever() -> None:
+            while True:
+                await bench.over(0.0, SessionRefusedError(fault(FaultCode.DEADLINE_EXCEEDED, 0.5)))
+                await asyncio.sleep(4.0)
+
+        with pytest.raises(CloudUnavailableError, match="waited"):
+            await ask_for_ever()
+        assert 900.0 < asyncio.get_running_loop().time() < 960.0
+
+    run_virtual(run)
+
+
+def test_a_machine_that_slept_has_not_waited() -> None:
+    async def run() -> None:
+        bench = Bench()
+        waiting = asyncio.ensure_future(bench.over(0.8 * PATIENCE_S + 75.0))
+        await asyncio.sleep(0.2 * PATIENCE_S)
+        asyncio.get_running_loop().now_s += 75.0  # type: ignore[attr-defined]
+        assert await waiting == pytest.approx(0.8 * PATIENCE_S + 75.0)
+
+    run_virtual(run)
+
+
+def test_what_an_attempt_takes_is_no_wait_for_a_link() -> None:
+    async def run() -> None:
+        bench = Bench()
+        failures = iter([LOST, LOST])
+
+        async def attempt() -> str:
+            await asyncio.sleep(2 * PATIENCE_S)
+            for failure in failures:
+                raise failure
+            return "done"
+
+        assert await bench.outage.over(LOST, attempt) == "done"
+
+    run_virtual(run)

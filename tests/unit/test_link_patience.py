@@ -1,0 +1,170 @@
+"""How long an answer waits for what, in jumping time: the whole device on a network in memory."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from device_runtime.generation import CloudUnavailableError
+from tests.support.fake_cloud import FakeCloud
+from tests.support.fake_runtime import PROMPT, Bench, expected, request, rest
+from tests.support.memory_link import MemoryNetwork, memory_bench
+from tests.support.virtual_time import run_virtual
+from wire.messages import Fault, Message, Open, Opened, Reply, States
+
+Trouble = Callable[[Bench, MemoryNetwork], Awaitable[None]]
+
+WANTED = request(PROMPT, 30)
+
+
+def run_through(monkeypatch: pytest.MonkeyPatch, trouble: Trouble, **settings: object) -> float:
+    """An answer with trouble after its first tokens has the undisturbed ids; seconds it took."""
+
+    async def run() -> float:
+        cloud = FakeCloud(keep_tokens=96)
+        async with memory_bench(monkeypatch, cloud, drafter="none", **settings) as (bench, network):
+            stream = bench.runtime.generate(WANTED, "test")
+            ids = [token.id for token in (await anext(stream)).tokens]
+            began_s = asyncio.get_running_loop().time()
+            reading = asyncio.ensure_future(rest(stream))
+            await trouble(bench, network)
+            assert ids + await reading == expected(WANTED)
+            return asyncio.get_running_loop().time() - began_s
+
+    return run_virtual(run)
+
+
+@pytest.mark.parametrize("seconds", [59.0, 75.0, 600.0])
+def test_a_cloud_that_computes_for_minutes_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    async def compute(bench: Bench, network: MemoryNetwork) -> None:
+        bench.cloud.going.clear()
+        await asyncio.sleep(seconds)
+        bench.cloud.going.set()
+
+    assert run_through(monkeypatch, compute) == pytest.approx(seconds, abs=2.0)
+
+
+@pytest.mark.parametrize("seconds", [8.0, 12.0, 25.0])
+def test_a_network_that_loses_everything_for_a_while_costs_that_while(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    async def swallow(bench: Bench, network: MemoryNetwork) -> None:
+        network.is_silent = True
+        await asyncio.sleep(seconds)
+        network.is_silent = False
+
+    assert run_through(monkeypatch, swallow) < seconds + 11.0
+
+
+def test_a_silent_link_is_noticed_within_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with memory_bench(monkeypatch) as (bench, network):
+            await asyncio.sleep(100.0)
+            assert network.num_pings >= 10, "an idle link is asked for a sign of life"
+            assert network.num_dials == 1
+            network.is_silent = True
+            await asyncio.sleep(10.0)
+            assert not bench.link.status.is_connected
+            assert "nothing came from it for 10 s" in (bench.link.status.reason or "")
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize("kind", [States, Reply, Open, Opened, Fault])
+def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Message]
+) -> None:
+    """No TCP loses a frame, but a broken proxy may."""
+
+    async def lose(bench: Bench, network: MemoryNetwork) -> None:
+        lost: list[Message] = []
+
+        def swallows(message: Message) -> bool:
+            if lost or not isinstance(message, kind):
+                return False
+            lost.append(message)
+            return True
+
+        network.swallows = swallows
+        if kind in (Open, Opened, Fault):
+            # Only a session that is lost is opened again.
+            await network.cut()
+        await asyncio.sleep(0)
+
+    assert run_through(monkeypatch, lose) < 100.0
+
+
+def test_a_prompt_whose_chunks_are_all_lost_is_sent_again_on_another_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All credit was lost with them, so that connection carries no rows any more."""
+
+    async def run() -> None:
+        cloud = FakeCloud(window_tokens=16, max_frame_tokens=4)
+        async with memory_bench(monkeypatch, cloud, chunk_tokens=4, chunking="fixed") as (
+            bench,
+            network,
+        ):
+            network.swallows = lambda message: isinstance(message, States) and network.num_dials < 2
+            assert await bench.ids(WANTED) == expected(WANTED)
+            assert network.num_dials == 2
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize("has_clock_run", [True, False])
+def test_a_device_that_slept_goes_on(monkeypatch: pytest.MonkeyPatch, has_clock_run: bool) -> None:
+    async def sleep(bench: Bench, network: MemoryNetwork) -> None:
+        bench.cloud.going.clear()
+        await asyncio.sleep(0.1)
+        # The cloud has given the socket up, and the goodbye was lost.
+        network.is_silent = True
+        if has_clock_run:
+            asyncio.get_running_loop().now_s += 75.0  # type: ignore[attr-defined]
+        bench.cloud.going.set()
+        await asyncio.sleep(0.5)
+        await network.cut()
+        network.is_silent = False
+
+    assert run_through(monkeypatch, sleep) < 75.0 * has_clock_run + 15.0
+
+
+def test_a_device_that_slept_while_its_cloud_was_away_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sleep(bench: Bench, network: MemoryNetwork) -> None:
+        network.fails = ConnectionRefusedError()
+        await network.cut()
+        await asyncio.sleep(5.0)
+        asyncio.get_running_loop().now_s += 75.0  # type: ignore[attr-defined]
+        await asyncio.sleep(1.0)
+        network.fails = None
+
+    run_through(monkeypatch, sleep)
+
+
+def test_a_cloud_that_never_answers_an_opening_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang(bench: Bench, network: MemoryNetwork) -> None:
+        network.hangs = True
+        await network.cut()
+        await asyncio.sleep(22.0)
+        assert network.num_dials >= 3
+        assert "does not answer" in (bench.link.status.reason or "")
+        network.hangs = False
+
+    assert run_through(monkeypatch, hang, reconnect_timeout_s=60.0) < 22.0 + 12.0
+
+
+def test_a_cloud_that_is_really_gone_ends_the_answer_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def go(bench: Bench, network: MemoryNetwork) -> None:
+        network.fails = ConnectionRefusedError(111, "refused")
+        await network.cut()
+
+    with pytest.raises(CloudUnavailableError, match="waited 30 s for the cloud to come back"):
+        run_through(monkeypatch, go)
