@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from device_runtime.generation import SamplingParams
 
+_LARGEST = float(np.finfo(np.float64).max)
+"""Where a tiny repetition penalty leaves a logit: infinity less infinity would be no number."""
+
 
 class TokenPenalties:
     """How often each token occurred, and what that does to logits.
@@ -44,14 +47,18 @@ class TokenPenalties:
         if not self.active:
             return
         counts, seen = self._output_counts, self._seen
-        if draft:
+        # An array, since a tuple as an index stands for one place of many dimensions.
+        drafted = np.asarray(draft, dtype=np.int64)
+        if drafted.size:
             counts, seen = counts.copy(), seen.copy()
-            np.add.at(counts, draft, 1)
-            seen[list(draft)] = True
+            np.add.at(counts, drafted, 1)
+            seen[drafted] = True
         params = self._params
         if params.repetition_penalty != 1.0:
             ids = np.flatnonzero(seen)
             values, factor = logits[ids], params.repetition_penalty
-            logits[ids] = np.where(values > 0, values / factor, values * factor)
+            with np.errstate(over="ignore"):
+                raised = np.minimum(values / factor, _LARGEST)
+            logits[ids] = np.where(values > 0, raised, values * factor)
         ids = np.flatnonzero(counts)
         logits[ids] -= params.frequency_penalty * counts[ids] + params.presence_penalty

@@ -57,16 +57,23 @@ def dense(field):
 
 
 @settings(max_examples=300, deadline=None)
-@given(values=rows, request=requests, output=st.lists(token_ids, max_size=5), data=st.data())
+@given(
+    values=rows,
+    request=requests,
+    output=st.lists(token_ids, max_size=5),
+    data=st.data(),
+    # Drafters pass on what they have at hand.
+    sequence=st.sampled_from([list, tuple, np.array]),
+)
 def test_the_distribution_is_the_blackboards_however_the_prefix_is_split_in_output_and_draft(
-    values, request, output, data
+    values, request, output, data, sequence
 ):
     assume(reference.nucleus_margin(values, request, output) > 1e-9)
     expected = reference.distribution(values, request, output)
     cut = data.draw(st.integers(0, len(output)))
     sampler = sampler_after(request, output[:cut])
     for _ in range(2):
-        got = dense(sampler.distribution(as_row(values), output[cut:]))
+        got = dense(sampler.distribution(as_row(values), sequence(output[cut:])))
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-12)
 
 
@@ -83,6 +90,28 @@ def test_greedy_takes_the_lowest_of_the_most_likely_tokens(values, request, outp
     expected = reference.processed(values, greedy, output)
     chosen = sampler_after(greedy, output).choose(as_row(values))
     assert chosen == expected.index(max(expected))
+
+
+@given(
+    values=st.lists(st.floats(-1e4, 1e4), min_size=VOCAB_SIZE, max_size=VOCAB_SIZE),
+    temperature=st.sampled_from([5e-324, 1e-300, 1e-5, 2.0]),
+    top_p=st.sampled_from([0.0, 1e-300, 1.0]),
+    min_p=st.sampled_from([0.0, 5e-324, 1.0]),
+    repetition_penalty=st.sampled_from([5e-324, 1e-300, 1e-9, 10.0]),
+    draft=st.lists(token_ids, max_size=3),
+)
+def test_the_ends_of_every_range_still_give_a_distribution(
+    values, temperature, top_p, min_p, repetition_penalty, draft
+):
+    params = SamplingParams(temperature, top_p, 0, min_p, repetition_penalty=repetition_penalty)
+    request = GenerationRequest(prompt_ids=(0, 1, 2), max_tokens=20, sampling=params)
+    sampler = sampler_after(request, ())
+    field = sampler.distribution(as_row(values), draft)
+    assert np.isfinite(field.weights).all()
+    assert field.weights.max() == 1.0
+    if top_p < 1.0:
+        assert len(field.token_ids) == 1
+    assert sampler.choose(as_row(values), draft) in field.token_ids
 
 
 @given(values=rows, request=requests)
