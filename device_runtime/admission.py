@@ -21,7 +21,11 @@ class Turn:
 
 
 class Admission:
-    """At most `max_running` at once and `max_waiting` behind them."""
+    """At most `max_running` at once and `max_waiting` behind them.
+
+    Who is let in already, with another of its kind, waits beyond that bound. No more come while it
+    is exceeded, so it is by as many at most as one request has at once.
+    """
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
         self._max_running = max_running
@@ -34,7 +38,7 @@ class Admission:
         """How many wait for a turn."""
         return len(self._waiters)
 
-    async def acquire(self) -> Turn:
+    async def acquire(self, is_let_in: bool = False) -> Turn:
         """Wait for a turn.
 
         Raises:
@@ -43,7 +47,7 @@ class Admission:
         if self.num_running < self._max_running:
             self.num_running += 1
             return Turn(self)
-        if len(self._waiters) >= self._max_waiting:
+        if len(self._waiters) >= self._max_waiting and not is_let_in:
             running, waiting = self._max_running, len(self._waiters)
             raise OverloadedError(f"{running} generations are running and {waiting} are waiting")
         turn = asyncio.get_running_loop().create_future()
@@ -51,17 +55,20 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 # The turn had just been given; the next one gets it.
                 self.pass_on()
-            else:
+            elif turn in self._waiters:
                 self._waiters.remove(turn)
             raise
         return Turn(self)
 
     def pass_on(self) -> None:
         """A turn is over; the one who waited longest takes it."""
-        if self._waiters:
-            self._waiters.popleft().set_result(None)
-        else:
-            self.num_running -= 1
+        while self._waiters:
+            turn = self._waiters.popleft()
+            # One who has been cancelled in this moment stands here still.
+            if not turn.cancelled():
+                turn.set_result(None)
+                return
+        self.num_running -= 1

@@ -151,7 +151,7 @@ class Runtime:
             stats.timeline = Timeline(called_s)
         sampler = self._checked_sampler(request)
         self._check_link()
-        turn = await self._admission.acquire()
+        turn = await self._admission.acquire(request.is_let_in)
         place: Place | None = None
         try:
             stats.queue_s = self._clock() - called_s

@@ -32,9 +32,6 @@ from device_runtime.tokenizer import load_tokenizer
 from submodels.bundle import MANIFEST_FILE, Bundle, load_bundle
 from submodels.errors import BundleError
 
-MAX_CHOICES = 64
-"""Sequences of one request, if the device's own queue would hold as many."""
-
 _BACKLOG = 128
 
 
@@ -172,6 +169,6 @@ def _service(
         template=load_chat_template(bundle.path),
         model=model,
         metrics=Metrics(model.id, runtime.figures),
-        max_choices=min(MAX_CHOICES, config.max_num_seqs + config.max_queue),
+        max_side_by_side=config.max_num_seqs,
         access=access,
     )

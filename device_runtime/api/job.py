@@ -1,7 +1,7 @@
 """A request that has been checked: what to generate, and how the answer is to be sent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device_runtime.api.errors import invalid
 from device_runtime.api.parameters import (
@@ -9,22 +9,30 @@ from device_runtime.api.parameters import (
     max_new_tokens,
     min_new_tokens,
     sampling_params,
+    seed_of_choice,
     stop_strings,
     stop_token_ids,
 )
 from device_runtime.api.requests import TIMELINE, CommonFields
 from device_runtime.api.service import Service
-from device_runtime.generation import GenerationRequest
+from device_runtime.api.stop_strings import StopStrings
+from device_runtime.generation import GenerationRequest, SamplingParams
+
+NO_STOPS = StopStrings(())
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One sequence to generate. `echo` is text of the prompt that goes before the answer."""
+    """One sequence to generate. `echo` is text of the prompt that goes before the answer.
+
+    `is_first` of several of one prompt, which counts once.
+    """
 
     index: int
     generation: GenerationRequest
-    stops: tuple[str, ...] = ()
+    stops: StopStrings = NO_STOPS
     echo: str = ""
+    is_first: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +90,25 @@ def make_choices(
         ApiError: 400, a value that does not fit the model or the prompt.
     """
     num_each = request.n or 1
-    check_num_choices(len(prompts), num_each, service.max_choices)
+    check_num_choices(len(prompts), num_each)
+    stops = StopStrings(stop_strings(request))
+    sampling = sampling_params(request, service.generator.vocab_size)
     choices: list[Choice] = []
     for prompt in prompts:
+        first = _generation(service, request, prompt, wishes, sampling)
         for number in range(num_each):
-            generation = _generation(service, request, prompt, wishes, number)
-            stops = stop_strings(request)
-            choices.append(Choice(len(choices), generation, stops, prompt.echo))
+            generation = first if number == 0 else _other(first, request.seed, number)
+            # The queue has a place for the request or has none; what it asks for comes in turn.
+            generation = replace(generation, is_let_in=len(choices) > 0)
+            choices.append(Choice(len(choices), generation, stops, prompt.echo, number == 0))
     return tuple(choices)
+
+
+def _other(first: GenerationRequest, seed: int | None, number: int) -> GenerationRequest:
+    """What another choice of the same prompt does differently."""
+    if seed is not None:
+        seed = seed_of_choice(seed, number)
+    return replace(first, sampling=replace(first.sampling, seed=seed))
 
 
 def stream_mode(request: CommonFields) -> StreamMode | None:
@@ -109,8 +128,13 @@ def stream_mode(request: CommonFields) -> StreamMode | None:
 
 
 def _generation(
-    service: Service, request: CommonFields, prompt: EncodedPrompt, wishes: Wishes, number: int
+    service: Service,
+    request: CommonFields,
+    prompt: EncodedPrompt,
+    wishes: Wishes,
+    sampling: SamplingParams,
 ) -> GenerationRequest:
+    """The first choice of a prompt."""
     vocab_size = service.generator.vocab_size
     max_tokens = max_new_tokens(
         wishes.max_tokens,
@@ -122,7 +146,7 @@ def _generation(
     return GenerationRequest(
         prompt_ids=prompt.ids,
         max_tokens=max_tokens,
-        sampling=sampling_params(request, vocab_size, number),
+        sampling=sampling,
         stop_token_ids=stop_token_ids(request, service.model, vocab_size),
         min_tokens=min_new_tokens(request, max_tokens),
         num_logprobs=wishes.num_logprobs,

@@ -4,9 +4,16 @@ import hashlib
 from collections.abc import Iterable
 
 from device_runtime.api.errors import ApiError, invalid
+from device_runtime.api.logit_bias import logit_biases
 from device_runtime.api.requests import CommonFields
 from device_runtime.api.service import ModelCard
 from device_runtime.generation import SamplingParams
+
+MAX_CHOICES = 128
+"""Sequences of one request. The device generates only so many of them at once as it can."""
+
+MAX_STOP_CHARACTERS = 32_768
+"""Characters of all stop strings of a request: what is prepared for them grows with this."""
 
 
 def check_model(name: str | None, model: ModelCard) -> None:
@@ -20,24 +27,22 @@ def check_model(name: str | None, model: ModelCard) -> None:
         raise ApiError(404, message, code="model_not_found", param="model")
 
 
-def sampling_params(request: CommonFields, vocab_size: int, number: int) -> SamplingParams:
-    """How choice `number` of a prompt is sampled; fields left out have OpenAI's defaults.
+def sampling_params(request: CommonFields, vocab_size: int) -> SamplingParams:
+    """How a prompt's first choice is sampled; fields left out have OpenAI's defaults.
 
     Raises:
-        ApiError: 400, a token id of `logit_bias` outside the vocabulary.
+        ApiError: 400, a wrong key or value of `logit_bias`.
     """
-    bias = request.logit_bias or {}
-    _check_token_ids(bias, vocab_size, "logit_bias")
     return SamplingParams(
         temperature=_or(request.temperature, 1.0),
         top_p=_or(request.top_p, 1.0),
         top_k=max(request.top_k or 0, 0),
         min_p=_or(request.min_p, 0.0),
-        seed=None if request.seed is None else seed_of_choice(request.seed, number),
+        seed=None if request.seed is None else seed_of_choice(request.seed, 0),
         presence_penalty=_or(request.presence_penalty, 0.0),
         frequency_penalty=_or(request.frequency_penalty, 0.0),
         repetition_penalty=_or(request.repetition_penalty, 1.0),
-        logit_bias=bias,
+        logit_bias=logit_biases(request.logit_bias or {}, vocab_size),
     )
 
 
@@ -54,10 +59,18 @@ def seed_of_choice(seed: int, number: int) -> int:
 
 
 def stop_strings(request: CommonFields) -> tuple[str, ...]:
-    """The stop strings, without duplicates."""
-    if request.stop is None:
-        return ()
-    return (request.stop,) if isinstance(request.stop, str) else tuple(dict.fromkeys(request.stop))
+    """The stop strings, without duplicates.
+
+    Raises:
+        ApiError: 400, more text than can be looked for.
+    """
+    given = request.stop or ()
+    stops = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    num_characters = sum(map(len, stops))
+    if num_characters > MAX_STOP_CHARACTERS:
+        came = f"expected at most {MAX_STOP_CHARACTERS} characters in all, got {num_characters}"
+        raise invalid("stop", f"stop: {came}")
+    return stops
 
 
 def stop_token_ids(request: CommonFields, model: ModelCard, vocab_size: int) -> frozenset[int]:
@@ -117,16 +130,16 @@ def min_new_tokens(request: CommonFields, num_new_tokens: int) -> int:
     return minimum
 
 
-def check_num_choices(num_prompts: int, num_each: int, max_choices: int) -> None:
-    """A request may not ask for more sequences than the server would ever hold.
+def check_num_choices(num_prompts: int, num_each: int) -> None:
+    """A request may not ask for more sequences than one answer may hold.
 
     Raises:
         ApiError: 400.
     """
-    if num_prompts * num_each > max_choices:
+    if num_prompts * num_each > MAX_CHOICES:
         raise invalid(
             "n" if num_prompts == 1 else "prompt",
-            f"expected at most {max_choices} choices in all, "
+            f"expected at most {MAX_CHOICES} choices in all, "
             f"got {num_prompts} prompts with {num_each} each",
         )
 

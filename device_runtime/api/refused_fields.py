@@ -1,9 +1,10 @@
 """Fields that would change the meaning of an answer and are not supported: refused by name.
 
-A field is let through with the value that means "as if it were not there".
+A field is let through with the value that means "as if it were not there", alone or by what
+another field says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -58,19 +59,37 @@ _IN_CHAT: Mapping[str, tuple[Any, ...]] = {
 }
 _IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"suffix": ("",)}
 
+_NEUTRAL_BESIDE: Mapping[str, Callable[[Any, Mapping[str, msgspec.Raw]], bool]] = {
+    "response_format": lambda value, _: isinstance(value, dict) and value.get("type") == "text",
+    "best_of": lambda value, fields: bool(value == _value(fields, "n")),
+    "tools": lambda _, fields: _value(fields, "tool_choice") == "none",
+    "tool_choice": lambda value, fields: value == "auto" and not _value(fields, "tools"),
+    "functions": lambda _, fields: _value(fields, "function_call") == "none",
+    "function_call": lambda value, fields: value == "auto" and not _value(fields, "functions"),
+}
+"""What a field may say because of its parts or of another field: tools that none may be called."""
+
 
 def check_refused(fields: Mapping[str, msgspec.Raw], is_chat: bool) -> None:
-    """Look through the fields of a request.
+    """Look through the fields of a request, in the order they came.
 
     Raises:
-        ApiError: 400 `unsupported_parameter`, naming such a field.
+        ApiError: 400 `unsupported_parameter`, naming the first such field.
     """
     refused = {**_IN_BOTH, **(_IN_CHAT if is_chat else _IN_COMPLETIONS)}
-    for name in fields.keys() & refused.keys():
-        neutral = refused[name]
-        value = msgspec.json.decode(fields[name])
-        if value is not None and value not in neutral:
+    for name in fields:
+        if name not in refused:
+            continue
+        value, neutral = _value(fields, name), refused[name]
+        if value is None or value in neutral:
+            continue
+        is_neutral = _NEUTRAL_BESIDE.get(name)
+        if is_neutral is None or not is_neutral(value, fields):
             raise unsupported(name, f"{name} is not supported here{_instead(neutral)}")
+
+
+def _value(fields: Mapping[str, msgspec.Raw], name: str) -> Any:
+    return msgspec.json.decode(fields[name]) if name in fields else None
 
 
 def _instead(neutral: tuple[Any, ...]) -> str:

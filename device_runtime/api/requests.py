@@ -10,15 +10,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from device_runtime.api.errors import ApiError, invalid
+from device_runtime.api.json_body import with_whole_characters, with_whole_numbers, without_mark
 from device_runtime.api.refused_fields import check_refused
 
 # Bounds on counts and lengths, checked while decoding, before anything is allocated for them.
-MAX_N = 16
+MAX_N = 128
 MAX_PROMPTS = 64
 MAX_MESSAGES = 4096
 MAX_PARTS = 256
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 512
 MAX_STOP_TOKEN_IDS = 256
 MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
@@ -30,7 +29,7 @@ TIMELINE = "timeline"
 _Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 _NumTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _NumTopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
-_Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+_Stop = Annotated[str, Meta(min_length=1)]
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -48,22 +47,16 @@ class CommonFields(Struct, frozen=True, kw_only=True):
     max_tokens: _NumTokens | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    top_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
-    logit_bias: (
-        Annotated[
-            dict[_TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]],
-            Meta(max_length=MAX_LOGIT_BIASES),
-        ]
-        | None
-    ) = None
+    logit_bias: Annotated[dict[str, Any], Meta(max_length=MAX_LOGIT_BIASES)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] | None = None
-    stop: _Stop | Annotated[list[_Stop], Meta(max_length=MAX_STOPS)] | None = None
+    stop: _Stop | list[_Stop] | None = None
     stop_token_ids: Annotated[list[_TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -136,6 +129,9 @@ class DetokenizeRequest(Struct, frozen=True, kw_only=True):
 
 RequestT = TypeVar("RequestT", bound=Struct)
 
+# What templates see is left as it came.
+_FREE_FIELDS = frozenset({"chat_template_kwargs"})
+
 
 def decode_request(body: bytes, kind: type[RequestT]) -> RequestT:
     """The request in a body.
@@ -144,15 +140,45 @@ def decode_request(body: bytes, kind: type[RequestT]) -> RequestT:
         ApiError: 400: no JSON object, a known field of a wrong type or out of range, or a field
             that is refused because it would change the meaning of the answer.
     """
+    body = without_mark(body)
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        check_refused(fields, is_chat=kind is ChatRequest)
-        return msgspec.json.decode(body, type=kind)
+        try:
+            return _decode(body, kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            repaired = with_whole_characters(body)
+            if repaired == body or isinstance(error, msgspec.ValidationError):
+                raise
+            return _decode(repaired, kind)
     except msgspec.ValidationError as error:
         raise _described(str(error), body) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"the request body is not valid JSON: {error}"
         raise invalid(None, message, code="invalid_json") from error
+
+
+def _decode(body: bytes, kind: type[RequestT]) -> RequestT:
+    """The request in a body of JSON; errors are those of msgspec."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    check_refused(fields, is_chat=kind is ChatRequest)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    known = {field.name for field in msgspec.structs.fields(kind)}
+    return msgspec.convert(
+        {name: _value(name, raw) for name, raw in fields.items() if name in known}, kind
+    )
+
+
+def _value(name: str, raw: msgspec.Raw) -> Any:
+    """A field's value; where it is the request's, whole numbers are integers."""
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.ValidationError as error:
+        problem = str(error).partition(" - at `")[0]
+        raise msgspec.ValidationError(f"{problem} - at `$.{name}`") from error
+    return value if name in _FREE_FIELDS else with_whole_numbers(value)
 
 
 def _described(problem: str, body: bytes) -> ApiError:

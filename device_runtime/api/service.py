@@ -56,14 +56,17 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts behind the endpoint. `max_choices` bounds the sequences of one request."""
+    """The parts behind the endpoint.
+
+    Of one request `max_side_by_side` choices are generated at once, and others behind them.
+    """
 
     generator: Generator
     tokenizer: Tokenizer
     template: ChatTemplate
     model: ModelCard
     metrics: Metrics
-    max_choices: int
+    max_side_by_side: int
     access: AccessRules = AccessRules()
     timing: Timing = Timing()
     drain: Drain = field(default_factory=Drain)

@@ -34,7 +34,7 @@ def make_service(generator: FakeGenerator, **changes: Any) -> Service:
         template=load_chat_template(MODEL_FOLDER),
         model=ModelCard(MODEL, MODEL, 1_790_000_000, "ab" * 32, eos_token_ids=(1, 2)),
         metrics=Metrics(MODEL, lambda: generator),
-        max_choices=64,
+        max_side_by_side=16,
     )
     return replace(service, **changes)
 

@@ -21,7 +21,7 @@ def refusal(kind, **fields):
     ("name", "value"),
     [
         ("n", 0),
-        ("n", 17),
+        ("n", 129),
         ("n", "2"),
         ("n", 1.5),
         ("n", True),
@@ -33,7 +33,7 @@ def refusal(kind, **fields):
         ("temperature", -0.1),
         ("temperature", 2.01),
         ("temperature", "hot"),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("top_k", -2),
         ("min_p", -0.1),
@@ -44,14 +44,12 @@ def refusal(kind, **fields):
         ("seed", 2**63),
         ("seed", -(2**63) - 1),
         ("seed", 1.5),
-        ("logit_bias", {"5": 101}),
-        ("logit_bias", {"five": 1}),
-        ("logit_bias", {"-5": 1}),
+        ("logit_bias", []),
         ("logit_bias", {str(place): 0 for place in range(1025)}),
         ("stop", ""),
         ("stop", ["a", ""]),
-        ("stop", ["a"] * 17),
-        ("stop", "a" * 513),
+        ("stop", ["a", None]),
+        ("stop", 5),
         ("stop_token_ids", [-1]),
         ("ignore_eos", "yes"),
         ("stream", 1),
@@ -144,3 +142,60 @@ def test_a_body_that_is_no_object_or_lacks_a_field_says_so():
     for body, words in ((b"[]", "expected `object`"), (b"{}", "prompt: this field is required")):
         with pytest.raises(ApiError, match=words):
             decode_request(body, CompletionRequest)
+
+
+BOTH_WAYS = [(0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        (ChatRequest, ("tools", [{}]), ("tool_choice", "required")),
+        (ChatRequest, ("tools", [{}]), ("response_format", {"type": "json_object"})),
+        (CompletionRequest, ("suffix", "end"), ("best_of", 2)),
+    ],
+)
+@pytest.mark.parametrize("order", BOTH_WAYS)
+def test_of_several_refused_fields_the_first_of_the_request_is_named(kind, one, other, order):
+    pair = [one, other]
+    fields = dict(pair[place] for place in order)
+    assert refusal(kind, **fields).param == next(iter(fields))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (ChatRequest, {"tools": [{"type": "function"}], "tool_choice": "none"}),
+        (ChatRequest, {"tool_choice": "none", "tools": [{"type": "function"}]}),
+        (ChatRequest, {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}),
+        (ChatRequest, {"tools": None, "tool_choice": "auto", "parallel_tool_calls": False}),
+        (ChatRequest, {"tool_choice": None, "parallel_tool_calls": None}),
+        (ChatRequest, {"functions": [{"name": "f"}], "function_call": "none"}),
+        (ChatRequest, {"function_call": "auto"}),
+        (ChatRequest, {"response_format": {"type": "text", "extra": None}}),
+        (CompletionRequest, {"best_of": 3, "n": 3}),
+        (CompletionRequest, {"best_of": 2.0, "n": 2}),
+        (CompletionRequest, {"tools": [{}], "messages": []}),
+    ],
+)
+def test_what_says_that_nothing_changes_is_taken(kind, fields):
+    body = {"messages": MESSAGES, "prompt": "hi"}
+    decoded = decode_request(msgspec.json.encode(body | fields), kind)
+    if "n" not in fields:
+        assert decoded == decode_request(msgspec.json.encode(body), kind)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"tools": [{}], "tool_choice": "auto"}, "tools"),
+        ({"tools": [{}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"functions": [{}], "function_call": {"name": "f"}}, "functions"),
+        ({"best_of": 3, "n": 2}, "best_of"),
+        ({"response_format": "text"}, "response_format"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_beside_other_fields_too(fields, name):
+    assert refusal(ChatRequest, **fields).param == name
