@@ -2,36 +2,56 @@
 
 import codecs
 from collections.abc import Sequence
+from itertools import islice, takewhile
 from typing import Protocol
 
 from device_runtime.tokenizer import Tokenizer
 
+_LONGEST_CHARACTER_BYTES = 4
+
 
 class Detokenizer(Protocol):
-    """Tokens in, text out; the pieces joined are the tokenizer's own decoding of all tokens."""
+    """Tokens in, text out; the pieces joined are the tokenizer's own decoding of all tokens.
+
+    Only what the end cuts off in the middle of a character is left out; and a character that the
+    prompt has begun comes whole.
+    """
 
     def push(self, token_id: int) -> str:
         """The text that is certain now; what a later token may still change is held back."""
         ...
 
     def flush(self) -> str:
-        """What was held back, decoded as it is. Nothing may be pushed after it."""
+        """What was held back and is whole. Nothing may be pushed after it."""
         ...
 
 
 def make_detokenizer(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> Detokenizer:
     """A detokenizer for what follows a prompt; it gives no text of the prompt itself."""
+    begun = _begun_character(tokenizer, prompt_ids)
     if tokenizer.is_byte_level:
-        return ByteLevelDetokenizer(tokenizer)
-    return TextDetokenizer(tokenizer, _is_beginning(tokenizer, prompt_ids))
+        return ByteLevelDetokenizer(tokenizer, begun)
+    held = _last_spoken(tokenizer, prompt_ids, len(begun))
+    return TextDetokenizer(tokenizer, _is_beginning(tokenizer, prompt_ids), held)
+
+
+def whole_text(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """The decoding of a sequence without a character that it only begins."""
+    begun = _begun_character(tokenizer, token_ids)
+    if not begun:
+        return tokenizer.decode(token_ids)
+    if tokenizer.is_byte_level:
+        return tokenizer.decode(token_ids).removesuffix("\ufffd")
+    return tokenizer.decode(_last_spoken(tokenizer, token_ids, len(token_ids))[: -len(begun)])
 
 
 class ByteLevelDetokenizer:
     """For byte-level vocabularies: UTF-8 decoding that waits for the rest of a character."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, begun: bytes = b"") -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._utf8.decode(begun)
 
     def push(self, token_id: int) -> str:
         """The characters this token completes."""
@@ -40,8 +60,8 @@ class ByteLevelDetokenizer:
         return self._utf8.decode(self._tokenizer.token_bytes(token_id))
 
     def flush(self) -> str:
-        """A replacement character for an unfinished one."""
-        return self._utf8.decode(b"", final=True)
+        """Nothing: what is held is an unfinished character."""
+        return ""
 
 
 class TextDetokenizer:
@@ -52,10 +72,10 @@ class TextDetokenizer:
     decoded once, hence constant time per token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, is_beginning: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, is_beginning: bool, begun: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._is_beginning = is_beginning
-        self._held: list[int] = []
+        self._held = list(begun)
 
     def push(self, token_id: int) -> str:
         """This token's text, after that of a run of bytes which it ends."""
@@ -64,11 +84,16 @@ class TextDetokenizer:
         self._held.append(token_id)
         if self._tokenizer.is_byte_fallback(token_id):
             return ""
-        return self.flush()
+        return self._take(len(self._held))
 
     def flush(self) -> str:
-        """The text of what is held."""
-        ids, self._held = self._held, []
+        """The text of what is held, without an unfinished character."""
+        held = b"".join(map(self._tokenizer.token_bytes, self._held))
+        return self._take(len(held) - len(_unfinished(held)))
+
+    def _take(self, num_tokens: int) -> str:
+        """The text of so many tokens; nothing is held after it."""
+        ids, self._held = self._held[:num_tokens], []
         continuation = self._tokenizer.decode_continuation(ids)
         if not self._is_beginning or not continuation:
             return continuation
@@ -83,3 +108,24 @@ def _is_beginning(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> bool:
         for token_id in reversed(prompt_ids)
         if not tokenizer.is_special(token_id)
     )
+
+
+def _begun_character(tokenizer: Tokenizer, token_ids: Sequence[int]) -> bytes:
+    """The bytes of a character that a sequence ends in the middle of."""
+    last = _last_spoken(tokenizer, token_ids, _LONGEST_CHARACTER_BYTES)
+    if not tokenizer.is_byte_level:
+        last = list(takewhile(tokenizer.is_byte_fallback, last[::-1]))[::-1]
+    return _unfinished(b"".join(map(tokenizer.token_bytes, last)))
+
+
+def _last_spoken(tokenizer: Tokenizer, token_ids: Sequence[int], most: int) -> list[int]:
+    """The last tokens that are part of the text, at most so many."""
+    spoken = (token_id for token_id in reversed(token_ids) if not tokenizer.is_special(token_id))
+    return list(islice(spoken, most))[::-1]
+
+
+def _unfinished(data: bytes) -> bytes:
+    """What UTF-8 ends in the middle of."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder.decode(data)
+    return decoder.getstate()[0]

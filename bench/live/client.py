@@ -97,7 +97,7 @@ class _Client:
             "seed": job.seed + each.number,
             "ignore_eos": True,
             "stream": True,
-            "stream_options": {"continuous_usage_stats": True},
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "include_hat_stats": "timeline" if each.number in job.timelines else True,
         }
         return await ask(self._http, f"{job.url}/v1/completions", body, due_s)

@@ -90,8 +90,10 @@ async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.Stre
             while (piece := await answers.next_piece()) is not None:
                 pieces[piece.index].append(piece)
             figures = await answers.figures()
+            num_cached_tokens = answers.num_cached_tokens()
     whole = [join_pieces(parts) for parts in pieces.values()]
-    usage = usage_of(job.num_prompt_tokens, sum(each.num_tokens for each in whole))
+    num_tokens = sum(each.num_tokens for each in whole)
+    usage = usage_of(job.num_prompt_tokens, num_tokens, num_cached_tokens)
     document = shape.document(whole, usage, figures if job.wants_figures else UNSET)
     return json_response(document, headers=timing_headers(figures))
 

@@ -23,15 +23,18 @@ class StillSilentError(Exception):
 class Answers:
     """A context in which the choices are generated. Leaving it, in whatever way, ends them.
 
-    One task per choice owns the generation and closes it; they meet in one bounded queue.
+    One task per choice owns the generation and closes it; they meet in one bounded queue. Of many
+    choices the later ones begin as earlier ones end.
     """
 
     def __init__(self, service: Service, job: Job) -> None:
         self._service = service
         self._job = job
         self._num_running = len(job.choices)
+        num_side_by_side = min(len(job.choices), service.max_side_by_side)
+        self._places = asyncio.Semaphore(num_side_by_side)
         self._queue: asyncio.Queue[Piece | Exception] = asyncio.Queue(
-            _QUEUED_PIECES_PER_CHOICE * len(job.choices)
+            _QUEUED_PIECES_PER_CHOICE * num_side_by_side
         )
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._told_all: set[int] = set()
@@ -77,6 +80,11 @@ class Answers:
         self._num_running -= item.finish_reason is not None
         return item
 
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that were in the caches already, as the first choice of each found them."""
+        firsts = (choice.index for choice in self._job.choices if choice.is_first)
+        return sum(self._stats[index].num_reused_tokens for index in firsts if index in self._stats)
+
     async def figures(self) -> HatFigures:
         """What all choices took together, once the last piece of each has been taken."""
         assert not self._num_running, "figures are complete at the end"
@@ -88,7 +96,8 @@ class Answers:
         timer = GenerationTimer(self._service.metrics, num_prompt_tokens, self._job.arrived_s)
         reason = "error"
         try:
-            reason = await self._generate(choice, timer)
+            async with self._places:
+                reason = await self._generate(choice, timer)
         except asyncio.CancelledError:
             if not self._is_left:
                 # Not our cancellation: without this the reader would wait for ever.

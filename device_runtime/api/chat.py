@@ -110,8 +110,11 @@ class ChatShape:
 
     def chunk(self, piece: Piece, usage: ChunkUsage) -> ChatChunk:
         """One event; the first of a choice carries the role, so it never comes before a token."""
-        delta = ChatDelta(role="assistant" if piece.is_first else UNSET, content=piece.text)
-        choice = ChatChunkChoice(piece.index, delta, self._logprobs(piece), piece.finish_reason)
+        delta, logprobs = ChatDelta(), None
+        if piece.finish_reason is None:
+            delta = ChatDelta(role="assistant" if piece.is_first else UNSET, content=piece.text)
+            logprobs = self._logprobs(piece)
+        choice = ChatChunkChoice(piece.index, delta, logprobs, piece.finish_reason)
         return self._chunk([choice], usage)
 
     def last_chunk(self, usage: ChunkUsage, figures: AnswerFigures) -> ChatChunk:

@@ -1,5 +1,6 @@
 """POST /v1/completions."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,14 @@ from device_runtime.api.errors import unsupported
 from device_runtime.api.job import EncodedPrompt, Job, Wishes, make_choices, stream_mode
 from device_runtime.api.logprobs import completion_logprobs
 from device_runtime.api.parameters import check_model
-from device_runtime.api.prompts import Prompt, decode_ids, encode_prompt, split_prompts
+from device_runtime.api.prompts import Prompt, encode_prompt, split_prompts
 from device_runtime.api.request_id import request_id_of
 from device_runtime.api.requests import CompletionRequest
 from device_runtime.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
 from device_runtime.api.service import SERVICE, Service
 from device_runtime.api.shape import AnswerFigures, ChunkUsage, Head
 from device_runtime.api.transcript import Piece
+from device_runtime.detokenizer import whole_text
 from device_runtime.tokenizer import Tokenizer
 
 # OpenAI's default for completions; chat has none.
@@ -59,7 +61,7 @@ async def _encode(service: Service, fields: CompletionRequest, prompt: Prompt) -
         return EncodedPrompt(ids)
     if isinstance(prompt, str):
         return EncodedPrompt(ids, prompt)
-    return EncodedPrompt(ids, await decode_ids(service.tokenizer, ids))
+    return EncodedPrompt(ids, await asyncio.to_thread(whole_text, service.tokenizer, ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ class CompletionShape:
 
     def chunk(self, piece: Piece, usage: ChunkUsage) -> Completion:
         """One event."""
+        if piece.finish_reason is not None:
+            end = CompletionChoice(piece.index, "", None, piece.finish_reason)
+            return self._completion([end], usage)
         return self._completion([self._choice(piece)], usage)
 
     def last_chunk(self, usage: ChunkUsage, figures: AnswerFigures) -> Completion:

@@ -14,7 +14,7 @@ from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.job import Job, StreamMode
 from device_runtime.api.responses import Usage, usage_of
 from device_runtime.api.service import SERVICE, Service
-from device_runtime.api.shape import AnswerShape, ChunkUsage
+from device_runtime.api.shape import AnswerShape, ChunkUsage, with_end
 from device_runtime.api.transcript import Piece
 from device_runtime.logs import describe_error
 
@@ -69,7 +69,7 @@ async def _send_pieces(
     service: Service, job: Job, shape: AnswerShape, answers: Answers, events: "_EventStream"
 ) -> None:
     assert job.stream is not None
-    usage = _StreamUsage(job.stream, job.num_prompt_tokens)
+    usage = _StreamUsage(job.stream, job.num_prompt_tokens, answers)
     while True:
         try:
             piece = await answers.next_piece(service.timing.ping_s)
@@ -78,7 +78,8 @@ async def _send_pieces(
             continue
         if piece is None:
             break
-        await events.write(_event(shape.chunk(piece, usage.after(piece))))
+        so_far = usage.after(piece)
+        await events.write(b"".join(_event(shape.chunk(part, so_far)) for part in with_end(piece)))
     if job.stream.include_usage or job.wants_figures:
         total = usage.total() if job.stream.include_usage else UNSET
         figures = await answers.figures() if job.wants_figures else UNSET
@@ -90,21 +91,23 @@ async def _send_pieces(
 class _StreamUsage:
     """The tokens of a stream so far."""
 
-    def __init__(self, mode: StreamMode, num_prompt_tokens: int) -> None:
+    def __init__(self, mode: StreamMode, num_prompt_tokens: int, answers: Answers) -> None:
         self._mode = mode
+        self._answers = answers
         self._num_prompt_tokens = num_prompt_tokens
         self._num_tokens: dict[int, int] = {}
 
     def after(self, piece: Piece) -> ChunkUsage:
         """What a piece's chunk says about usage."""
         self._num_tokens[piece.index] = piece.num_tokens
-        if self._mode.continuous_usage:
-            return self.total()
-        return None if self._mode.include_usage else UNSET
+        if not self._mode.include_usage:
+            return UNSET
+        return self.total() if self._mode.continuous_usage else None
 
     def total(self) -> Usage:
         """All tokens of all choices."""
-        return usage_of(self._num_prompt_tokens, sum(self._num_tokens.values()))
+        num_tokens = sum(self._num_tokens.values())
+        return usage_of(self._num_prompt_tokens, num_tokens, self._answers.num_cached_tokens())
 
 
 class _EventStream:

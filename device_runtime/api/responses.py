@@ -9,18 +9,26 @@ from device_runtime.api.figures import HatFigures
 from device_runtime.generation import FinishReason
 
 
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Tokens of prompts that an earlier request had left in the caches."""
+
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of all prompts, each once, and of all choices."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
-def usage_of(num_prompt_tokens: int, num_generated_tokens: int) -> Usage:
-    """The three numbers from two."""
+def usage_of(num_prompt_tokens: int, num_generated_tokens: int, num_cached_tokens: int) -> Usage:
+    """All numbers from three."""
     total = num_prompt_tokens + num_generated_tokens
-    return Usage(num_prompt_tokens, num_generated_tokens, total)
+    details = PromptTokensDetails(num_cached_tokens)
+    return Usage(num_prompt_tokens, num_generated_tokens, total, details)
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -87,10 +95,10 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a message grew by; the role comes with its first piece."""
+    """What a message grew by; the role comes with its first piece, nothing with its end."""
 
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str
+    content: str | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """What the two kinds of answer have in common: documents, chunks, and their heads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from msgspec import UnsetType
@@ -54,3 +54,16 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
         is_first=True,
         finish_reason=last.finish_reason,
     )
+
+
+def with_end(piece: Piece) -> Sequence[Piece]:
+    """A piece as a stream sends it: the end of a choice stands alone, after its last text.
+
+    Many clients take a chunk with a finish reason to be empty, as OpenAI's is.
+    """
+    if piece.finish_reason is None:
+        return (piece,)
+    end = replace(piece, text="", tokens=(), is_first=False)
+    if not (piece.text or piece.tokens or piece.is_first):
+        return (end,)
+    return (replace(piece, finish_reason=None), end)

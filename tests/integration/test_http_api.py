@@ -49,6 +49,7 @@ def test_a_chat_answer_ends_at_the_stop_token_with_exact_usage():
         "prompt_tokens": num_prompt,
         "completion_tokens": num_generated,
         "total_tokens": num_prompt + num_generated,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 
@@ -218,7 +219,7 @@ def test_a_request_that_fills_the_context_exactly_is_served():
         (COMPLETIONS, {"prompt": [[1], []]}, "prompt"),
         (COMPLETIONS, {"prompt": ["a", [1]]}, "prompt"),
         (COMPLETIONS, {"prompt": ["a"] * 65}, "prompt"),
-        (COMPLETIONS, {"prompt": ["a"] * 33, "n": 2}, "prompt"),
+        (COMPLETIONS, {"prompt": ["a"] * 2, "n": 65}, "prompt"),
         (COMPLETIONS, {"prompt": "a", "logit_bias": {"512": 1}}, "logit_bias"),
         (COMPLETIONS, {"prompt": "a", "stop_token_ids": [512]}, "stop_token_ids"),
         (COMPLETIONS, {"prompt": "a", "min_tokens": 17}, "min_tokens"),

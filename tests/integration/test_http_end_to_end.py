@@ -19,9 +19,9 @@ def bundles(tmp_path_factory):
 
 
 @asynccontextmanager
-async def openai_client(bundles):
+async def openai_client(bundles, **settings):
     async with (
-        running_stack(bundles) as stack,
+        running_stack(bundles, settings) as stack,
         openai.AsyncOpenAI(base_url=stack.device.url + "/v1", api_key="-", max_retries=0) as client,
     ):
         yield stack, client
@@ -37,7 +37,7 @@ async def streamed(client, prompt, **fields):
     stream = await client.chat.completions.create(
         model="stories260k", messages=messages, stream=True, **fields
     )
-    return "".join([chunk.choices[0].delta.content async for chunk in stream])
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
 
 def test_a_story_is_continued_the_same_in_chat_and_completion_and_stream(bundles):
@@ -101,5 +101,70 @@ def test_closing_a_stream_early_ends_its_generation(bundles):
             await stream.close()
             await until(lambda: stack.runtime.figures().num_running == 0)
             assert await completion(client, PROMPTS[0], max_tokens=4)
+
+    asyncio.run(test())
+
+
+def test_more_choices_than_the_queue_holds_come_in_turn(bundles):
+    fields = {"model": "stories260k", "prompt": PROMPTS[0], "max_tokens": 3, "seed": 5, "n": 128}
+
+    async def test():
+        async with openai_client(bundles, max_num_seqs=2, max_queue=1) as (stack, client):
+            answer = await client.completions.create(**fields)
+            stream = await client.completions.create(**fields, stream=True)
+            streamed = dict.fromkeys(range(128), "")
+            most_waiting = 0
+            async for chunk in stream:
+                [choice] = chunk.choices
+                streamed[choice.index] += choice.text
+                most_waiting = max(most_waiting, stack.runtime.figures().num_waiting)
+            alone = await completion(client, PROMPTS[0], max_tokens=3, seed=5)
+        assert [choice.text for choice in answer.choices] == list(streamed.values())
+        assert answer.choices[0].text == alone
+        assert answer.usage.completion_tokens <= 3 * 128
+        assert most_waiting <= 2
+
+    asyncio.run(test())
+
+
+def test_a_full_queue_refuses_a_request_whatever_its_choices(bundles):
+    async def test():
+        settings = {"max_num_seqs": 1, "max_queue": 1}
+        async with openai_client(bundles, **settings) as (stack, client):
+            others = [
+                asyncio.create_task(completion(client, prompt, max_tokens=300))
+                for prompt in PROMPTS[:2]
+            ]
+            await until(lambda: stack.runtime.figures().num_waiting == 1)
+            with pytest.raises(openai.RateLimitError):
+                await completion(client, PROMPTS[2], n=3, max_tokens=4)
+            assert stack.runtime.figures().num_waiting <= 1
+            for other in others:
+                other.cancel()
+            await until(lambda: stack.runtime.figures().num_running == 0)
+
+    asyncio.run(test())
+
+
+def test_usage_says_how_much_of_a_prompt_was_there_already(bundles):
+    async def test():
+        fields = {"model": "stories260k", "temperature": 0, "max_tokens": 8}
+        stats = {"extra_body": {"include_hat_stats": True}}
+        async with openai_client(bundles) as (_, client):
+            first = await client.completions.create(**fields, prompt=PROMPTS[0])
+            longer = PROMPTS[0] + first.choices[0].text + " One day,"
+            second = await client.completions.create(**fields, **stats, prompt=longer)
+            options = {"include_usage": True}
+            stream = await client.completions.create(
+                **fields, prompt=longer, stream=True, stream_options=options, n=3
+            )
+            chunks = [chunk async for chunk in stream]
+        assert first.usage.prompt_tokens_details.cached_tokens == 0
+        num_cached = second.usage.prompt_tokens_details.cached_tokens
+        assert num_cached == second.model_extra["hat"]["reused_prompt_tokens"]
+        assert first.usage.prompt_tokens < num_cached < second.usage.prompt_tokens
+        streamed = chunks[-1].usage
+        assert streamed.prompt_tokens == second.usage.prompt_tokens
+        assert num_cached <= streamed.prompt_tokens_details.cached_tokens < streamed.prompt_tokens
 
     asyncio.run(test())

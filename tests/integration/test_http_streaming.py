@@ -28,16 +28,23 @@ def chunks(path, body, generator=None, **changes):
     return with_server(lambda client, _: client.chunks(path, body), generator, **changes)
 
 
-def contents(documents, index=0):
+def choices_of(documents, index=0):
     return [
-        choice["delta"]["content"]
+        choice
         for document in documents
         for choice in document["choices"]
         if choice["index"] == index
     ]
 
 
-def test_a_chat_stream_carries_the_role_with_the_first_text_and_the_reason_with_the_last():
+def contents(documents, index=0):
+    """The texts of one chat choice; its end has none."""
+    *choices, end = choices_of(documents, index)
+    assert end["delta"] == {}
+    return [choice["delta"]["content"] for choice in choices]
+
+
+def test_a_chat_stream_carries_the_role_with_the_first_text_and_the_reason_alone():
     documents = chunks(CHAT, BODY)
     choices = [document["choices"][0] for document in documents]
     assert choices[0]["delta"] == {"role": "assistant", "content": " there"}
@@ -65,9 +72,18 @@ def test_usage_comes_last_without_choices_and_only_when_asked_for():
 
 
 def test_continuous_usage_counts_the_tokens_of_rounds_that_decide_several():
-    body = BODY | {"max_tokens": 7, "stream_options": {"continuous_usage_stats": True}}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = BODY | {"max_tokens": 7, "stream_options": options}
     documents = chunks(CHAT, body, story_generator(tokens_per_round=3))
-    assert [document["usage"]["completion_tokens"] for document in documents] == [3, 6, 7]
+    assert [document["usage"]["completion_tokens"] for document in documents] == [3, 6, 7, 7, 7]
+    assert [len(document["choices"]) for document in documents] == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("include_usage", [False, None])
+def test_continuous_usage_needs_usage(include_usage):
+    options = {"include_usage": include_usage, "continuous_usage_stats": True}
+    documents = chunks(CHAT, BODY | {"stream_options": options})
+    assert not any("usage" in document for document in documents)
     assert all(document["choices"] for document in documents)
 
 
@@ -163,6 +179,44 @@ def test_a_character_of_several_tokens_comes_whole():
     assert contents(documents) == [" a", "你 the"]
 
 
+@pytest.mark.parametrize("num_bytes", [1, 2, 3])
+def test_a_character_that_the_length_cuts_off_is_left_out_but_for_its_bytes(num_bytes):
+    ids = [*encoded("a"), 3 + 0xF0, 3 + 0x9F, 3 + 0x98, 3 + 0x80]
+    body = {"max_tokens": 1 + num_bytes, "logprobs": True, "top_logprobs": 0} | BODY
+
+    async def test(client, _):
+        _, document = await client.post(CHAT, body)
+        _, completion = await client.post(
+            COMPLETIONS, {"prompt": "b", "echo": True, "max_tokens": 1 + num_bytes}
+        )
+        return document, completion, await client.chunks(CHAT, body)
+
+    document, completion, documents = with_server(test, FakeGenerator(always(ids)))
+    [whole] = document["choices"]
+    assert whole["message"]["content"] == " a" == "".join(contents(documents))
+    assert completion["choices"][0]["text"] == "b a"
+    sent = [entry["bytes"] for entry in whole["logprobs"]["content"]]
+    assert sent == [[32, 97], [0xF0], [0x9F], [0x98]][: 1 + num_bytes]
+    *parts, end = choices_of(documents)
+    assert [e["bytes"] for part in parts for e in part["logprobs"]["content"]] == sent
+    assert (end["logprobs"], end["finish_reason"]) == (None, "length")
+    assert document["usage"]["completion_tokens"] == 1 + num_bytes
+
+
+def test_a_prompt_of_ids_that_ends_in_half_a_character_is_continued_with_the_whole():
+    prompt = [1, *encoded("a"), 3 + 0xE4, 3 + 0xBD]
+    ids = [3 + 0xA0, *encoded("the")]
+    body = {"prompt": prompt, "max_tokens": len(ids)}
+
+    async def test(client, _):
+        return [
+            (await client.post(COMPLETIONS, {**body, "echo": echo}))[1]["choices"][0]["text"]
+            for echo in (False, True)
+        ]
+
+    assert with_server(test, FakeGenerator(always(ids))) == ["你 the", "a你 the"]
+
+
 def test_text_that_may_begin_a_stop_string_is_held_and_given_at_the_end():
     ids = encoded("One day")
     body = BODY | {"max_tokens": len(ids), "stop": " day and night"}
@@ -170,6 +224,41 @@ def test_text_that_may_begin_a_stop_string_is_held_and_given_at_the_end():
     assert "".join(contents(documents)) == " One day"
     assert contents(documents)[-1] == " day"
     assert documents[-1]["choices"][0]["finish_reason"] == "length"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    path=st.sampled_from([CHAT, COMPLETIONS]),
+    max_tokens=st.integers(1, 14),
+    n=st.integers(1, 3),
+    tokens_per_round=st.integers(1, 5),
+    stop=st.sampled_from([None, "le", " there"]),
+    has_logprobs=st.booleans(),
+    options=st.sampled_from([{}, WITH_USAGE]),
+)
+def test_the_reason_of_an_end_comes_after_the_text_and_with_nothing_else(
+    path, max_tokens, n, tokens_per_round, stop, has_logprobs, options
+):
+    body = {"max_tokens": max_tokens, "n": n, "stop": stop, **options}
+    if path == CHAT:
+        body |= BODY | {"logprobs": has_logprobs}
+    else:
+        body |= {"prompt": "a", "logprobs": 0 if has_logprobs else None}
+    documents = chunks(path, body, story_generator(tokens_per_round=tokens_per_round))
+    if options:
+        assert documents.pop()["choices"] == []
+    for index in range(n):
+        *parts, end = choices_of(documents, index)
+        assert [part["finish_reason"] for part in parts] == [None] * len(parts)
+        assert parts
+        assert end["finish_reason"] in ("stop", "length")
+        assert end["logprobs"] is None
+        assert end.get("delta", {}) == {}
+        assert end.get("text", "") == ""
+        if path == CHAT:
+            assert [part["delta"].get("role") for part in parts] == ["assistant"] + [None] * (
+                len(parts) - 1
+            )
 
 
 @settings(max_examples=10, deadline=None)
@@ -194,4 +283,4 @@ def test_a_stream_and_a_document_say_the_same(tokens_per_round, stop, num_logpro
     assert documents[-1]["usage"] == document["usage"]
     if num_logprobs is not None:
         for name, values in whole["logprobs"].items():
-            assert [value for part in parts for value in part["logprobs"][name]] == values
+            assert [value for part in parts[:-1] for value in part["logprobs"][name]] == values

@@ -86,7 +86,8 @@ async def _unread(stack: Stack, num_choices: int) -> AsyncIterator[None]:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    length = f"Content-Length: {len(body)}"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n"
     try:
         await asyncio.get_running_loop().sock_sendall(sock, (head + body).encode())
         yield

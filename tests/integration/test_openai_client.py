@@ -51,9 +51,14 @@ def test_a_stream_with_usage():
     async def test(client, _):
         stream = await ask(client, stream=True, stream_options={"include_usage": True})
         chunks = [chunk async for chunk in stream]
-        assert "".join(chunk.choices[0].delta.content for chunk in chunks[:-1]) == STORY
+        assert "".join(chunk.choices[0].delta.content for chunk in chunks[:-2]) == STORY
+        assert (chunks[-2].choices[0].delta.content, chunks[-2].choices[0].finish_reason) == (
+            None,
+            "stop",
+        )
         assert chunks[0].choices[0].delta.role == "assistant"
         assert (chunks[-1].choices, chunks[-1].usage.prompt_tokens) == ([], 6)
+        assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 0
 
     with_client(test)
 

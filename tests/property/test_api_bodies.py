@@ -142,7 +142,7 @@ def test_half_a_character_is_a_replacement_character_in_its_place(
     encode, mark, first, second, name, stop, whole_float
 ):
     document = {
-        name: 1,
+        f"{name}, which no field is called": 1,
         "messages": [
             {"role": "user", "content": first, "name": name},
             {"role": "user", "content": [{"type": "text", "text": second}]},
@@ -151,8 +151,6 @@ def test_half_a_character_is_a_replacement_character_in_its_place(
         "chat_template_kwargs": {"word": first},
         "n": 1.0 if whole_float else 1,
     }
-    if name in {*ChatRequest.__struct_fields__, "tools"}:
-        return
     request = decode_request(mark + encode(document), ChatRequest)
     assert request.messages[0].content == mended(first)
     assert request.messages[0].name == mended(name)
