@@ -45,7 +45,7 @@ class Arm:
         return self.where == "split"
 
 
-_WHOLE_FRAMES = {"max_frame_tokens": ONE_SHOT_TOKENS}
+_WHOLE_FRAMES = {"max_frame_tokens": ONE_SHOT_TOKENS, "target_step_s": 0.0}
 _ONE_STEP = {**_WHOLE_FRAMES, "step_budget_tokens": ONE_SHOT_TOKENS}
 _SARATHI = {**_WHOLE_FRAMES, "step_budget_tokens": SARATHI_CHUNK_TOKENS}
 _ONE_CHUNK = {"chunking": "fixed", "chunk_tokens": 0}

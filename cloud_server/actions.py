@@ -1,7 +1,7 @@
 """What the cloud's core asks of its shells: messages to send, and steps for the engine thread."""
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from wire.errors import FaultCode
 from wire.messages import Message, Payload, Want
@@ -15,6 +15,13 @@ Identity = NewType("Identity", str)
 
 SequenceHandle = NewType("SequenceHandle", int)
 """The core's name of an engine sequence; the engine thread maps it to the engine's own id."""
+
+
+class Owner(NamedTuple):
+    """Whose rows wait: a connection and the identity behind it."""
+
+    identity: Identity
+    connection: ConnectionId
 
 
 @dataclass(frozen=True, slots=True)

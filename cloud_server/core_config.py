@@ -6,6 +6,13 @@ from wire.limits import FINGERPRINT_BYTES, RowLimits
 from wire.messages import Codec, Dtype
 from wire.trees import MAX_TREE_ROWS
 
+MAX_SESSION_FRAMES = 64
+"""States frames of a session that may be queued: twice what our device leaves unanswered. An
+identity so has no more than this for each of its sessions."""
+
+MAX_CONNECTION_FRAMES = 1024
+"""And of a connection. Credit bounds rows; this bounds what each frame costs beside its rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class CoreConfig:
@@ -15,10 +22,14 @@ class CoreConfig:
     device in. `credit_window_tokens` bounds the rows a connection may have outstanding, and is at
     least twice `max_frame_tokens`. A frame that wants rows back and has at most `verify_tokens`
     counts as a verification and goes first. Of one session, rows that follow each other may be in
-    `steps_in_flight` steps at once. With `target_step_s` the step budget shrinks until a step is
-    expected to take no longer. While draining, a device that has done nothing for `quiet_s` is
-    sent away. `takes_trees` offers devices frames whose rows branch; each of these is a
-    verification too.
+    `steps_in_flight` steps at once. The step budget shrinks and grows until a step takes
+    `target_step_s`; 0 leaves it as it is. A new session is refused when its first rows would wait
+    longer than `queue_deadline_s`. What has done nothing for `quiet_s` may give way: a session to
+    a new one of somebody with less, a device to a cloud that drains. `takes_trees` offers devices
+    frames whose rows branch; each of these is a verification too.
+
+    While several identities are connected, each may have `identity_share` of the sessions, the KV
+    positions and the connections, and a session of the full context in any case.
 
     Raises:
         ValueError: values that do not fit together.
@@ -41,7 +52,8 @@ class CoreConfig:
     steps_in_flight: int = 1
     verify_tokens: int = 32
     takes_trees: bool = False
-    target_step_s: float | None = None
+    target_step_s: float = 0.25
+    identity_share: float = 0.5
     session_ttl_s: float = 60.0
     queue_deadline_s: float = 30.0
     handshake_timeout_s: float = 10.0
@@ -59,6 +71,9 @@ class CoreConfig:
         self._check_least("verify_tokens", MAX_TREE_ROWS if self.takes_trees else 1)
         self._check_least("credit_window_tokens", 2 * self.max_frame_tokens)
         self._check_least("step_budget_tokens", 2 * self.verify_tokens)
+        if not 0 < self.identity_share <= 1:
+            share = self.identity_share
+            raise ValueError(f"expected an identity_share above 0 and up to 1, got {share}")
 
     @property
     def rows(self) -> RowLimits:
@@ -66,10 +81,21 @@ class CoreConfig:
         codecs = 1 << Codec.RAW | self.takes_trees << Codec.RAW_TREE
         return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
-    @property
-    def chunk_quantum_tokens(self) -> int:
-        """Rows of prefill per turn of a connection: four devices share a step."""
-        return max(1, self.step_budget_tokens // 4)
+    def most_sessions(self, is_alone: bool) -> int:
+        """Sessions that one identity may have."""
+        return self._share_of(self.max_sessions, 1, is_alone)
+
+    def most_connections(self, is_alone: bool) -> int:
+        """Connections that one identity may have."""
+        return self._share_of(self.max_connections, 1, is_alone)
+
+    def most_tokens(self, is_alone: bool) -> int:
+        """KV positions that one identity may reserve."""
+        context_tokens = -(-self.max_context_tokens // self.block_tokens) * self.block_tokens
+        return self._share_of(self.capacity_tokens, context_tokens, is_alone)
+
+    def _share_of(self, num_all: int, least: int, is_alone: bool) -> int:
+        return num_all if is_alone else min(num_all, max(least, int(self.identity_share * num_all)))
 
     def _check_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:

@@ -122,7 +122,7 @@ class CloudDaemon:
     @property
     def is_draining(self) -> bool:
         """Whether new sessions are refused."""
-        return self._core.figures().is_draining
+        return self._core.is_draining
 
     def figures(self) -> CoreFigures:
         """The load at this moment."""

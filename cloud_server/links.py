@@ -1,5 +1,6 @@
 """The sockets of the cloud's core: what is attached to each, and what is to be sent to them."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ class Link:
     wire: CloudConnection
     connected_s: float
     sessions: dict[SessionId, Session] = field(default_factory=dict)
+    is_greeted: bool = False
     busy_s: float = 0.0
     """When its device was last heard of, or rows of it were last seen to run or wait."""
 
@@ -43,10 +45,22 @@ class Links:
 
     def __init__(self) -> None:
         self._links: dict[ConnectionId, Link] = {}
+        self._greeted: Counter[Identity] = Counter()
+        self._num_greeted = 0
         self._outbox: list[Action] = []
 
-    def __len__(self) -> int:
-        return len(self._links)
+    @property
+    def num_greeted(self) -> int:
+        """Sockets whose Hello was accepted; the others hold nothing yet."""
+        return self._num_greeted
+
+    def num_of(self, identity: Identity) -> int:
+        """Accepted sockets of one identity."""
+        return self._greeted[identity]
+
+    def is_alone(self, identity: Identity) -> bool:
+        """Whether no other identity has an accepted socket."""
+        return len(self._greeted) == (identity in self._greeted)
 
     def __iter__(self) -> Iterator[Link]:
         return iter(tuple(self._links.values()))
@@ -77,9 +91,31 @@ class Links:
             raise ValueError(f"expected a new connection, got {link.connection} again")
         self._links[link.connection] = link
 
+    def greet(self, link: Link) -> None:
+        """A socket's Hello was accepted."""
+        link.is_greeted = True
+        self._num_greeted += 1
+        self._greeted[link.identity] += 1
+
+    def replaceable(self, newcomer: Identity, least_s: float, now: float) -> Link | None:
+        """The longest quiet socket without sessions of whoever has most, and more than this one
+        will have; None if there is none."""
+        most = max(self._greeted.values(), default=0)
+        if most <= self._greeted[newcomer] + 1:
+            return None
+        largest = (link for link in self if self._greeted[link.identity] == most)
+        idle = [link for link in largest if link.is_greeted and not link.sessions]
+        oldest = min(idle, key=lambda link: link.busy_s, default=None)
+        return oldest if oldest is not None and now - oldest.busy_s >= least_s else None
+
     def forget(self, link: Link) -> None:
         """Nothing more is sent to a socket."""
         del self._links[link.connection]
+        if link.is_greeted:
+            self._num_greeted -= 1
+            self._greeted[link.identity] -= 1
+            if self._greeted[link.identity] == 0:
+                del self._greeted[link.identity]
 
     def send(self, link: Link, message: Message) -> None:
         """Have a message sent, behind those before it."""

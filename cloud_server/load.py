@@ -1,6 +1,5 @@
-"""How long a step takes by its size, the budget that follows from it, and when to come back."""
+"""How long a step takes by its size, and when a refused device may come back."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,19 +45,6 @@ class StepTimes:
         if not self._buckets:
             return None
         return _interpolate(self._points(), num_tokens)
-
-    def budget_tokens(self, target_s: float, least_tokens: int, most_tokens: int) -> int:
-        """The most rows in `[least_tokens, most_tokens]` whose step stays within `target_s`.
-
-        `least_tokens` when none does, `most_tokens` before the first step.
-        """
-        if not self._buckets:
-            return most_tokens
-        points = self._points()
-        choices = range(least_tokens, most_tokens + 1)
-        # The first size that takes longer than the target; the table never falls, so bisect.
-        num_within = bisect_left(choices, True, key=lambda n: _interpolate(points, n) > target_s)
-        return choices[max(0, num_within - 1)]
 
     def _points(self) -> list[tuple[float, float]]:
         """Mean rows and mean seconds of each size, ascending in both."""

@@ -6,7 +6,7 @@ The rules are those of docs/wire-protocol.md, W16 to W19 (epochs and positions) 
 from collections import deque
 from dataclasses import dataclass, field
 
-from cloud_server.actions import ConnectionId, SequenceHandle, StepWork
+from cloud_server.actions import ConnectionId, Identity, Owner, SequenceHandle, StepWork
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Payload, Reply, SessionId, States, Want
 from wire.trees import Parents, chain_rows, split_tree
@@ -59,7 +59,10 @@ class PieceDone:
 
 
 class Session:
-    """One sequence. Its owner calls it for every frame, step, socket taken up or lost.
+    """One sequence. The core calls it for every frame, step, socket taken up or lost.
+
+    `num_queued_tokens` are the rows of its frames that were in no step yet. `has_run` tells
+    whether a row ever was.
 
     Up to `max_pieces` of its rows may be in steps that have not ended, each of which begins where
     the one before it ends: they follow each other through the stages of a pipeline.
@@ -72,13 +75,36 @@ class Session:
         self.key = key
         self.max_tokens = max_tokens
         self.cached_tokens = 0
-        self.connection: ConnectionId | None = None
+        self.owner: Owner | None = None
+        self.is_attached = False
         self.number = SessionId(0)
-        self.waiting_since_s = 0.0
+        self.quiet_since_s = 0.0
+        self.has_run = False
+        self.num_queued_tokens = 0
         self._epoch = 0
         self._queue: deque[_QueuedFrame] = deque()
         self._max_pieces = max_pieces
         self._running: deque[Piece] = deque()
+
+    @property
+    def connection(self) -> ConnectionId | None:
+        """The socket that it belongs to, if there is one."""
+        return self.owner.connection if self.owner is not None and self.is_attached else None
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose it is, with or without a socket; None before it belongs to anybody."""
+        return None if self.owner is None else self.owner.identity
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing of it runs or waits; `quiet_since_s` says since when."""
+        return not self._queue and not self._running
+
+    @property
+    def num_queued_frames(self) -> int:
+        """Frames that are not wholly computed."""
+        return len(self._queue)
 
     @property
     def is_running(self) -> bool:
@@ -100,11 +126,6 @@ class Session:
         return 0 if frame is None else self._num_waiting(frame)
 
     @property
-    def num_queued_tokens(self) -> int:
-        """Rows of all its frames that were in no step yet."""
-        return sum(self._num_waiting(frame) for frame in self._queue)
-
-    @property
     def certain_tokens(self) -> int:
         """The cached positions that no running or queued frame rewrites."""
         starts = [frame.states.position + frame.num_done for frame in self._queue]
@@ -122,18 +143,21 @@ class Session:
         states = frame.states
         return states.want is not Want.NONE and states.num_rows <= verify_tokens
 
-    def attach(self, connection: ConnectionId, number: SessionId) -> None:
+    def attach(self, owner: Owner, number: SessionId, now: float) -> None:
         """Belong to a connection, under its number; epochs begin anew."""
-        self.connection, self.number = connection, number
+        self.owner, self.number, self.is_attached = owner, number, True
+        self.quiet_since_s = now
         self._epoch = 0
 
     def detach(self) -> int:
         """Lose the connection and all queued rows; a running piece gets no Reply.
 
+        It stays its last owner's until another one takes it up.
+
         Returns:
             How many queued rows were dropped.
         """
-        self.connection = None
+        self.is_attached = False
         return self._drop_queued()
 
     def accept(self, states: States, now: float) -> int:
@@ -153,9 +177,9 @@ class Session:
         self._check_place(states, self._expected_end(with_queue=not is_new_epoch))
         num_dropped = self._drop_queued() if is_new_epoch else 0
         self._epoch = states.epoch
-        if not self._queue:
-            self.waiting_since_s = now
         self._queue.append(_queued(states, now))
+        self.num_queued_tokens += states.num_rows
+        self.quiet_since_s = now
         return num_dropped
 
     def start(self, num_rows: int, now: float) -> tuple[Piece, StepWork]:
@@ -165,6 +189,7 @@ class Session:
         assert frame is not None, "it waits"
         assert 0 < num_rows <= self._num_waiting(frame), "rows of one frame only"
         assert self.connection is not None, "a detached session has nothing queued"
+        self.num_queued_tokens -= num_rows
         if frame.started_s is None:
             frame.started_s = now
         states = frame.states
@@ -189,7 +214,8 @@ class Session:
         assert piece is self._running[0], "pieces end in order"
         self._running.popleft()
         self.cached_tokens = piece.end
-        self.waiting_since_s = now
+        self.quiet_since_s = now
+        self.has_run = True
         if not (self._queue and self._queue[0] is piece.frame):
             return None
         frame = piece.frame
@@ -247,7 +273,7 @@ class Session:
         return frame.states.num_rows - frame.num_done - num_running
 
     def _drop_queued(self) -> int:
-        num_dropped = self.num_queued_tokens
+        num_dropped, self.num_queued_tokens = self.num_queued_tokens, 0
         self._queue.clear()
         return num_dropped
 

@@ -1,4 +1,4 @@
-"""All sessions of the cloud: found by key, admitted by count and KV capacity, kept for a while."""
+"""All sessions of the cloud: found by key, with their KV reserved, kept for a while."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -14,8 +14,7 @@ from wire.errors import FaultCode
 class SessionTable:
     """The sessions that exist, and since when those without a socket wait for one."""
 
-    def __init__(self, max_sessions: int, accounting: KvAccounting, max_pieces: int = 1) -> None:
-        self._max_sessions = max_sessions
+    def __init__(self, accounting: KvAccounting, max_pieces: int = 1) -> None:
         self._max_pieces = max_pieces
         self._accounting = accounting
         self._sessions: dict[SequenceHandle, Session] = {}
@@ -45,29 +44,9 @@ class SessionTable:
             return None
         return session
 
-    def victims(self, max_tokens: int) -> list[Session]:
-        """The sessions without a socket, longest lost first, whose end makes room for a new one.
-
-        Raises:
-            AdmissionError: their end would not be enough; none is to be ended then.
-        """
-        capacity, charge = self._accounting.capacity_tokens, self._accounting.charge
-        max_tokens = charge(max_tokens)
-        if max_tokens > capacity:
-            reason = f"expected at most {capacity} tokens of capacity, got {max_tokens}"
-            raise AdmissionError(FaultCode.CAPACITY, reason, can_retry=False)
-        victims: list[Session] = []
-        num_free_sessions = self._max_sessions - len(self)
-        num_free_tokens = self._accounting.free_tokens
-        candidates = iter(self._detached_s)
-        while num_free_sessions < 1 or num_free_tokens < max_tokens:
-            handle = next(candidates, None)
-            if handle is None:
-                raise self._refusal(num_free_sessions, num_free_tokens, max_tokens)
-            victims.append(self._sessions[handle])
-            num_free_sessions += 1
-            num_free_tokens += charge(self._sessions[handle].max_tokens)
-        return victims
+    def lost(self) -> Iterator[Session]:
+        """The sessions without a socket, the longest lost first."""
+        return (self._sessions[handle] for handle in tuple(self._detached_s))
 
     def add(self, key: bytes, max_tokens: int) -> Session:
         """A new session with its reservation; the caller has made room for it."""
@@ -102,15 +81,8 @@ class SessionTable:
         lost = [handle for handle, since_s in self._detached_s.items() if now - since_s > ttl_s]
         return [self._sessions[handle] for handle in lost]
 
-    def late(self, now: float, deadline_s: float) -> list[Session]:
-        """The sessions whose rows have waited longer than `deadline_s` for a step."""
-        waiting = (each for each in self if each.is_waiting and not each.is_running)
-        return [session for session in waiting if now - session.waiting_since_s > deadline_s]
-
-    def _refusal(self, num_sessions: int, num_tokens: int, max_tokens: int) -> AdmissionError:
-        if num_tokens < max_tokens:
-            reason = f"expected at most {num_tokens} free tokens, got {max_tokens}"
-            return AdmissionError(FaultCode.CAPACITY, reason)
-        reason = f"expected fewer than {self._max_sessions} sessions, got {len(self)}"
-        assert num_sessions < 1, "one of both is short"
-        return AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
+    def unused(self, now: float, ttl_s: float) -> list[Session]:
+        """The sessions with a socket in which nothing ran or waited for longer than `ttl_s`,
+        since they were opened."""
+        unused = (each for each in self if not each.has_run and each.is_attached and each.is_quiet)
+        return [session for session in unused if now - session.quiet_since_s > ttl_s]

@@ -32,11 +32,6 @@ class StepBook:
         return len(self._commands)
 
     @property
-    def num_sessions(self) -> int:
-        """Sessions with pieces in steps that have not ended."""
-        return len({session.handle for pieces in self._running.values() for session, _ in pieces})
-
-    @property
     def has_steps(self) -> bool:
         """Whether a step has not ended."""
         return bool(self._running)

@@ -89,8 +89,20 @@ _CLOUD: Mapping[str, About] = {
     ),
     "max_sessions": About("Most sessions at once.", minimum=1, maximum=_MAX_COUNT),
     "max_connections": About("Most devices at once.", minimum=1, maximum=_MAX_COUNT),
+    "identity_share": About(
+        "Most of the sessions, KV cache and connections that one address may have while others are"
+        " connected, as a share; 1 where a proxy or NAT stands before all devices.",
+        minimum=0.001,
+        maximum=1,
+    ),
     "step_budget_tokens": About(
         "Most rows in one step of the engine.", minimum=1, maximum=_MAX_TOKENS, tokens=True
+    ),
+    "target_step_s": About(
+        "Seconds that a step should take at the most: somebody who decodes beside a long prompt"
+        " waits about two of them. Steps get as few rows as that takes; 0: no such target.",
+        minimum=0,
+        maximum=_DAY_S,
     ),
     "max_frame_tokens": About(
         "Most rows in one frame of a device, which holds up what is behind it on its socket.",
@@ -99,7 +111,9 @@ _CLOUD: Mapping[str, About] = {
         tokens=True,
     ),
     "session_ttl_s": _seconds("Seconds that a session waits for its device to come back."),
-    "queue_deadline_s": _seconds("Seconds after which queued work is refused."),
+    "queue_deadline_s": _seconds(
+        "A new session is refused while its first rows would wait longer; none in being is ended."
+    ),
     "tensor_parallel_size": About(
         "vLLM: GPUs that share each layer.", minimum=1, maximum=_MAX_COUNT
     ),

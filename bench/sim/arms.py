@@ -48,6 +48,7 @@ class SimArm:
             max_frame_tokens=frame_tokens,
             credit_window_tokens=max(config.credit_window_tokens, _WINDOW_FRAMES * frame_tokens),
             step_budget_tokens=budget_tokens,
+            target_step_s=self.cloud.get("target_step_s", config.target_step_s),
             verify_tokens=max(config.verify_tokens, self.cloud.get("verify_tokens", 1)),
         )
 

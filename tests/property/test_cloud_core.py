@@ -32,31 +32,46 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
     """Several devices open, send, repeat, close, vanish and come back in any order."""
 
     @initialize(
-        steps_in_flight=st.sampled_from([1, 2, 3]), block_tokens=st.sampled_from([1, 5, 16])
+        steps_in_flight=st.sampled_from([1, 2, 3]),
+        block_tokens=st.sampled_from([1, 5, 16]),
+        identity_share=st.sampled_from([0.5, 0.75, 1.0]),
     )
-    def begin(self, steps_in_flight: int, block_tokens: int) -> None:
+    def begin(self, steps_in_flight: int, block_tokens: int, identity_share: float) -> None:
         self.steps_in_flight, self.block_tokens = steps_in_flight, block_tokens
-        config = replace(CONFIG, steps_in_flight=steps_in_flight, block_tokens=block_tokens)
-        self.cloud = Cloud(config)
+        self.config = replace(
+            CONFIG,
+            steps_in_flight=steps_in_flight,
+            block_tokens=block_tokens,
+            identity_share=identity_share,
+        )
+        self.cloud = Cloud(self.config)
         self.sequences = {}
         self.by_handle = {}
         self.unnamed = []
         self.steps: list[tuple[Step, list[Running]]] = []
         self.num_rows_made = 0
         self.is_restarting = False
-        for _ in range(2):
-            self.connect()
+        for name in ("house", "office"):
+            self.connect(name)
         for key, connection in ((1, 1), (2, 1), (3, 2)):
             self.open_on(ConnectionId(connection), key, 16)
 
     # Devices
 
     @precondition(lambda self: len(self.cloud.devices) < CONFIG.max_connections)
-    @rule()
-    def connect(self) -> None:
-        connection = self.cloud.connect()
-        (welcome,) = self.cloud.received(connection)
-        assert isinstance(welcome, Welcome)
+    @rule(identity=st.sampled_from(["house", "office"]))
+    def connect(self, identity: str) -> None:
+        identities = [self.cloud.identities[connection] for connection in self.cloud.devices]
+        is_alone = set(identities) <= {identity}
+        most = CONFIG.max_connections
+        most = most if is_alone else max(1, int(self.config.identity_share * most))
+        connection = self.cloud.connect(identity=identity)
+        (answer,) = self.cloud.received(connection)
+        assert isinstance(answer, Welcome) is (identities.count(identity) < most)
+        if not isinstance(answer, Welcome):
+            assert isinstance(answer, Fault)
+            assert answer.code is FaultCode.TOO_MANY_SESSIONS
+            self.cloud.disconnect(connection)
 
     @precondition(lambda self: self.cloud.devices)
     @rule(data=st.data(), key=st.integers(1, 6), max_tokens=st.sampled_from([8, 16, 17, 24]))
@@ -282,8 +297,16 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         self.cloud.pass_time(seconds)
         for sequence in list(self.sequences.values()):
             lost_s = self.cloud.now - sequence.detached_s
-            if sequence.connection is None and lost_s > CONFIG.session_ttl_s:
+            is_lost = sequence.connection is None and lost_s > CONFIG.session_ttl_s
+            if is_lost or self.is_unused(sequence):
                 self.drop(sequence)
+
+    def is_unused(self, sequence: Sequence) -> bool:
+        """Whether nothing ever ran in it and its device says nothing."""
+        if sequence.connection is None or sequence.has_run:
+            return False
+        heard_s = max(sequence.quiet_since_s, self.cloud.heard_s[sequence.connection])
+        return self.cloud.now - heard_s > CONFIG.session_ttl_s
 
     def run_dry(self) -> None:
         """When everything has run, each frame has its Reply and three quarters of the credit."""
@@ -310,6 +333,27 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         assert figures.reserved_tokens == self.num_reserved() <= self.capacity_tokens
         assert figures.num_detached_sessions == len(self.sequences) - len(self.attached())
         assert figures.num_connections == len(self.cloud.devices)
+
+    @invariant()
+    def counters_are_the_sums(self) -> None:
+        if not hasattr(self, "cloud"):
+            return
+        figures, table = self.cloud.core.figures(), self.cloud.core._sessions.table
+        frames = [frame for sequence in self.attached() for frame in sequence.frames]
+        assert figures.queued_tokens == sum(f.states.num_rows - f.num_run for f in frames)
+        assert figures.num_waiting_sessions == sum(session.is_waiting for session in table)
+        assert figures.num_running_sessions == sum(session.is_running for session in table)
+        tally = self.cloud.core._sessions.tally
+        assert tally.total.num_queued_frames == len(frames)
+        for identity, held in tally.identities.items():
+            own = [s for s in self.sequences.values() if s.identity == identity]
+            assert held.num_sessions == len(own) > 0
+            assert held.reserved_tokens == sum(self.charge(s.max_tokens) for s in own)
+        for connection, held in tally.connections.items():
+            own = [s for s in self.attached() if s.connection == connection]
+            assert held.num_queued_frames == sum(len(s.frames) for s in own)
+        assert set(tally.identities) == {s.identity for s in self.sequences.values()}
+        assert set(tally.connections) == {s.connection for s in self.attached()}
 
     @invariant()
     def outstanding_rows_are_within_the_credit(self) -> None:

@@ -1,4 +1,4 @@
-"""Step times: a table that never falls, a budget that follows from it, and a retry time."""
+"""Step times: a table that never falls, and a retry time."""
 
 import itertools
 
@@ -59,22 +59,10 @@ def test_a_linear_cost_is_learned_to_within_the_table(
     assert estimate(times, size) == pytest.approx(fixed + per_token * size)
 
 
-@given(steps=observations, target_s=st.floats(1e-6, 20), least=st.integers(1, 64))
-def test_the_budget_is_the_most_rows_within_the_target(
-    steps: list[tuple[int, float]], target_s: float, least: int
-) -> None:
-    times = observed(steps)
-    budget = times.budget_tokens(target_s, least, 512)
-    assert least <= budget <= 512
-    assert budget == least or estimate(times, budget) <= target_s
-    assert budget == 512 or estimate(times, budget + 1) > target_s
-
-
 def test_before_the_first_step_nothing_is_known() -> None:
     times = StepTimes()
     times.observe(0, 1.0)
     assert times.estimate_s(5) is None
-    assert times.budget_tokens(0.001, 8, 512) == 512
     assert suggest_retry_s(1000, 512, times) == 0.5
 
 

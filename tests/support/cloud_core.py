@@ -159,6 +159,8 @@ class Cloud:
         self._capacity_tokens = config.capacity_tokens
         self.devices: dict[ConnectionId, DeviceConnection] = {}
         self.inbox: dict[ConnectionId, list[Message]] = {}
+        self.identities: dict[ConnectionId, str] = {}
+        self.heard_s: dict[ConnectionId, float] = {}
         self.now = 100.0
         self._num_connections = 0
 
@@ -167,6 +169,7 @@ class Cloud:
         self._num_connections += 1
         connection = ConnectionId(self._num_connections)
         owner = Identity(identity or f"device {connection}")
+        self.identities[connection], self.heard_s[connection] = owner, self.now
         self.devices[connection] = DeviceConnection()
         self.inbox[connection] = []
         self._take(self.core.connect(connection, self.now, owner))
@@ -186,6 +189,7 @@ class Cloud:
     def send_frame(self, connection: ConnectionId, frame: bytes) -> list[Message]:
         """Send bytes; what the cloud answers at once."""
         num_before = len(self.inbox[connection])
+        self.heard_s[connection] = self.now
         self._take(self.core.receive_frame(connection, frame, self.now))
         return self.inbox[connection][num_before:]
 
@@ -201,9 +205,9 @@ class Cloud:
             self.finish_step(step)
         return step
 
-    def finish_step(self, step: Step) -> StepOutcome:
+    def finish_step(self, step: Step, seconds: float = 0.01) -> StepOutcome:
         """Perform a step that was given out."""
-        outcome = self.engine.perform(step)
+        outcome = self.engine.perform(step, seconds)
         self._take(self.core.step_done(step, outcome, self.now))
         return outcome
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from cloud_server.actions import ConnectionId, SequenceHandle
+from cloud_server.core_config import CoreConfig
 from tests.support.cloud_core import (
     CONFIG,
     Cloud,
@@ -43,6 +44,14 @@ class Sequence:
     frames: list[Frame] = field(default_factory=list)
     detached_s: float = 0.0
     num_in_steps: int = 0
+    identity: str = ""
+    quiet_since_s: float = 0.0
+    has_run: bool = False
+
+    def is_idle(self, now: float) -> bool:
+        """Whether it may have to give way to a session of somebody with less."""
+        is_long = now - self.quiet_since_s >= CONFIG.quiet_s
+        return not self.frames and not self.num_in_steps and (is_long or not self.has_run)
 
     @property
     def expected_end(self) -> int:
@@ -65,6 +74,7 @@ class CloudModel:
     """The model beside the cloud that it is compared with."""
 
     cloud: Cloud
+    config: CoreConfig
     steps_in_flight: int
     block_tokens: int
     sequences: dict[int, Sequence]
@@ -118,6 +128,7 @@ class CloudModel:
             sequence.epoch = message.epoch
             sequence.frames.clear()
         sequence.frames.append(Frame(message))
+        sequence.quiet_since_s = self.cloud.now
 
     def expect_moved(self, known: Sequence) -> None:
         """A session that is opened again leaves its former place, which is told."""
@@ -128,33 +139,96 @@ class CloudModel:
         known.frames.clear()
 
     def expect_opened(self, sequence: Sequence, answers: list[Message]) -> None:
-        """There is room, perhaps by the end of the longest lost; or nobody had to leave."""
-        victims = sorted(
-            (s for s in self.sequences.values() if s.connection is None),
-            key=lambda s: s.detached_s,
-        )
-        num_needed = 0
-        while (
-            self.num_reserved() - sum(self.charge(v.max_tokens) for v in victims[:num_needed])
-            > self.capacity_tokens - self.charge(sequence.max_tokens)
-            or len(self.sequences) - num_needed >= CONFIG.max_sessions
-        ):
-            num_needed += 1
-            if num_needed > len(victims):
-                code = self.fault_of(answers, sequence.number)
-                assert code in {FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS}
-                return
+        """There is room, perhaps by the end of who gives way to it; or nobody had to leave."""
+        assert sequence.connection is not None
+        sequence.identity = self.cloud.identities[sequence.connection]
+        sequence.quiet_since_s = self.cloud.now
+        evicted = [s for s in self.attached() if self.was_evicted(s)]
         if Opened(sequence.number, sequence.certain) not in answers:
+            assert evicted == []
+            code = self.fault_of(answers, sequence.number)
             # Sixteen commands wait for the engine, which a test of their own is about.
-            assert self.fault_of(answers, sequence.number) is FaultCode.TOO_MANY_SESSIONS
+            assert code in {FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS}
+            if code is FaultCode.CAPACITY and self.is_within_its_share(sequence, []):
+                assert not self.has_room(sequence, self.lost())
+                for victim in self.idle_victims_of(sequence, [1]):
+                    assert not self.has_room(sequence, [*self.lost(), victim])
             return
-        for victim in victims[:num_needed]:
+        victims = self.victims_of(sequence, evicted)
+        assert self.is_within_its_share(sequence, victims)
+        assert self.has_room(sequence, victims)
+        assert set(evicted) <= set(self.idle_victims_of(sequence, [0, 1]))
+        assert set(evicted) <= set(victims), "nobody else had to leave"
+        for victim in victims:
             self.drop(victim)
         self.sequences[sequence.key] = sequence
         self.unnamed.append(sequence)
 
+    def lost(self) -> list[Sequence]:
+        lost = [s for s in self.sequences.values() if s.connection is None]
+        return sorted(lost, key=lambda s: s.detached_s)
+
+    def victims_of(self, newcomer: Sequence, evicted: list[Sequence]) -> list[Sequence]:
+        """The lost and the evicted of its own until it has its share, then of all until there is
+        room, the longest lost first."""
+        victims: list[Sequence] = []
+        everybody = [*self.lost(), *evicted]
+        for victim in [s for s in everybody if s.identity == newcomer.identity]:
+            if not self.is_within_its_share(newcomer, victims):
+                victims.append(victim)
+        for victim in everybody:
+            if victim not in victims and not self.has_room(newcomer, victims):
+                victims.append(victim)
+        return victims
+
+    def idle_victims_of(self, newcomer: Sequence, measures: list[int]) -> list[Sequence]:
+        """Idle sessions of those who hold more, in sessions (0) or positions (1), than it will."""
+        victims = []
+        for one in self.attached():
+            held, will_hold = self.held(one, newcomer, False), self.held(newcomer, one, True)
+            holds_more = any(held[measure] > will_hold[measure] for measure in measures)
+            if holds_more and one.is_idle(self.cloud.now):
+                victims.append(one)
+        return victims
+
+    def held(self, one: Sequence, other: Sequence, is_new: bool) -> tuple[int, int]:
+        """What the owner of one holds: an identity, or a connection if both are of the same."""
+        is_same = one.identity == other.identity
+        mine = [
+            s
+            for s in self.sequences.values()
+            if (s.connection == one.connection if is_same else s.identity == one.identity)
+        ]
+        mine += [one] if is_new else []
+        return len(mine), sum(self.charge(s.max_tokens) for s in mine)
+
+    def has_room(self, newcomer: Sequence, victims: list[Sequence]) -> bool:
+        left = [s for s in self.sequences.values() if s not in victims]
+        num_tokens = sum(self.charge(s.max_tokens) for s in [*left, newcomer])
+        return num_tokens <= self.capacity_tokens and len(left) < CONFIG.max_sessions
+
+    def is_within_its_share(self, newcomer: Sequence, victims: list[Sequence]) -> bool:
+        devices = self.cloud.devices
+        if {self.cloud.identities[c] for c in devices} <= {newcomer.identity}:
+            return True
+        share = self.config.identity_share
+        context_tokens = self.charge(CONFIG.max_context_tokens)
+        most_tokens = max(context_tokens, int(share * CONFIG.capacity_tokens))
+        own = [s for s in self.sequences.values() if s.identity == newcomer.identity]
+        own = [s for s in own if s not in victims]
+        num_tokens = sum(self.charge(s.max_tokens) for s in [*own, newcomer])
+        return num_tokens <= most_tokens and len(own) < max(1, int(share * CONFIG.max_sessions))
+
+    def was_evicted(self, sequence: Sequence) -> bool:
+        assert sequence.connection is not None
+        messages = self.cloud.inbox[sequence.connection]
+        faults = [m for m in messages if isinstance(m, Fault) and m.session == sequence.number]
+        return any(fault.code is FaultCode.CAPACITY for fault in faults)
+
     def attach(self, sequence: Sequence, connection: ConnectionId, number: SessionId) -> None:
         sequence.connection, sequence.number, sequence.epoch = connection, number, 0
+        sequence.identity = self.cloud.identities[connection]
+        sequence.quiet_since_s = self.cloud.now
 
     def detach(self, sequence: Sequence) -> None:
         sequence.connection, sequence.detached_s = None, self.cloud.now
@@ -188,6 +262,7 @@ class CloudModel:
     def finish(self, piece: Running) -> None:
         piece.sequence.num_in_steps -= 1
         piece.sequence.certain = piece.end
+        piece.sequence.quiet_since_s, piece.sequence.has_run = self.cloud.now, True
         piece.frame.deep += piece.deep
 
     def expect_replies(self) -> None:

@@ -87,10 +87,12 @@ def test_a_socket_that_stays_silent_is_closed() -> None:  # W14
     assert cloud.faults(greeted) == []
 
 
-def test_connections_are_counted() -> None:
+def test_connections_are_counted_once_they_are_greeted() -> None:
     cloud = Cloud()
+    silent = [cloud.connect(None) for _ in range(2 * CONFIG.max_connections)]
     connections = [cloud.connect() for _ in range(CONFIG.max_connections)]
-    late = cloud.connect(None)
+    assert [cloud.received(connection) for connection in silent] == [[]] * len(silent)
+    late = cloud.connect()
     fault = one_fault(cloud.received(late))
     assert fault.code is FaultCode.TOO_MANY_SESSIONS
     assert fault.retry_after_s > 0
