@@ -10,6 +10,7 @@ from aiohttp import web
 from process.door import Visit
 from process.guard import Guard
 from process.handler import GuardedHandler
+from process.refusals import Refusal
 from process.tls_site import TlsListener, bind_all
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -18,15 +19,17 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class GuardedRunner(web.AppRunner):
     """Runs an application behind a guard.
 
-    Plain HTTP may be served by any of aiohttp's sites; `options` are those of its own runner.
+    Plain HTTP may be served by any of aiohttp's sites; `handler` is what serves a connection, and
+    `options` are those of aiohttp's own runner.
     """
 
-    __slots__ = ("_guard",)
+    __slots__ = ("_guard", "_handler")
 
     def __init__(
         self,
         app: web.Application,
         guard: Guard,
+        handler: type[GuardedHandler] = GuardedHandler,
         **options: Any,
     ) -> None:
         limits = guard.limits
@@ -41,6 +44,7 @@ class GuardedRunner(web.AppRunner):
             **options,
         )
         self._guard = guard
+        self._handler = handler
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Serve an address; port 0 takes a free one.
@@ -54,7 +58,7 @@ class GuardedRunner(web.AppRunner):
             await _TlsSite(self, self._guard, host, port, tls).start()
 
     async def _make_server(self) -> web.Server:
-        return _GuardedServer(await super()._make_server(), self._guard)
+        return _GuardedServer(await super()._make_server(), self._guard, self._handler)
 
 
 class _TlsSite(web.BaseSite):
@@ -86,7 +90,7 @@ class _TlsSite(web.BaseSite):
 
 
 class _GuardedServer(web.Server):
-    def __init__(self, server: web.Server, guard: Guard) -> None:
+    def __init__(self, server: web.Server, guard: Guard, handler: type[GuardedHandler]) -> None:
         super().__init__(
             self._check_first(server.request_handler),
             request_factory=server.request_factory,
@@ -95,10 +99,11 @@ class _GuardedServer(web.Server):
             **server._kwargs,
         )
         self._guard = guard
+        self._handler = handler
 
     def __call__(self) -> GuardedHandler:
         """The protocol of a connection that was just accepted."""
-        return GuardedHandler(self, self._guard, loop=self._loop, **self._kwargs)
+        return self._handler(self, self._guard, loop=self._loop, **self._kwargs)
 
     def _check_first(self, handle: _Handler) -> _Handler:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -109,7 +114,11 @@ class _GuardedServer(web.Server):
                 return await handle(request)
             refusal = self._guard.check(request, protocol.visit)
             if refusal is None:
-                return await handle(request)
+                try:
+                    return await handle(request)
+                except web.HTTPExpectationFailed:
+                    # aiohttp's own, from before an application's middlewares.
+                    refusal = Refusal(417, "expectation_failed", "Expect: not met here")
             self._guard.say(protocol.visit, f"{refusal.status} {refusal.code}")
             response = self._guard.refuse(refusal)
             response.force_close()

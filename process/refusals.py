@@ -11,6 +11,10 @@ from process.limits import Limits
 
 _ORIGIN = re.compile(rb"^origin:[ \t]*([^\r\n]{1,512}?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _MAX_REASON_CHARACTERS = 100
+_OTHER_PROTOCOLS = {
+    b"\x16\x03": "this port speaks plain HTTP, and a TLS greeting came: use http://",
+    b"PRI * HTTP/2": "this port speaks HTTP/1.1, and a greeting of HTTP/2 came",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,9 @@ def of_parser(error: BaseException, head: bytes, limits: Limits) -> Refusal:
             return _fields_too_large(limits, origin)
         message = f"the request line is longer than {limits.max_head_bytes} bytes"
         return Refusal(414, "request_line_too_long", message, origin=origin)
+    for beginning, message in _OTHER_PROTOCOLS.items():
+        if head.startswith(beginning):
+            return Refusal(400, "bad_request", message, origin=origin)
     reason = error.message if isinstance(error, HttpProcessingError) else ""
     line = next(iter(reason.splitlines()), "").strip().rstrip(":")[:_MAX_REASON_CHARACTERS]
     if line.startswith("Too many headers"):

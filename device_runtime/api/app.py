@@ -2,12 +2,13 @@
 
 import logging
 import time
+from functools import partial
 
 from aiohttp import hdrs, web
 
 from device_runtime.api.chat import chat_completions
 from device_runtime.api.completions import completions
-from device_runtime.api.cors import add_headers
+from device_runtime.api.cors import add_cors_headers, add_headers
 from device_runtime.api.errors import ApiError
 from device_runtime.api.expectations import check_expectation, leave_to_middleware
 from device_runtime.api.middleware import (
@@ -19,13 +20,15 @@ from device_runtime.api.middleware import (
 )
 from device_runtime.api.models import get_model, list_models
 from device_runtime.api.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
-from device_runtime.api.service import SERVICE, Service
+from device_runtime.api.request_id import HEADER, new_name
+from device_runtime.api.service import SERVICE, AccessRules, Service
 from device_runtime.api.status import about, health, metrics, ready
 from device_runtime.api.tokens import detokenize, tokenize
 from process.guard import Guard
 from process.limits import Limits, default_max_connections, default_max_per_address
 from process.listening import GuardedRunner
 from process.open_files import open_files_limit
+from process.patient_handler import PatientHandler
 from process.quiet_log import QuietLog
 from process.refusals import Refusal
 
@@ -78,13 +81,16 @@ def make_runner(service: Service) -> GuardedRunner:
     """
     max_connections = default_max_connections(open_files_limit())
     limits = Limits(max_connections, default_max_per_address(max_connections))
-    guard = Guard(limits, QuietLog(_log, time.monotonic), _refuse)
-    return GuardedRunner(make_app(service), guard, handler_cancellation=True, shutdown_timeout=2.0)
+    guard = Guard(limits, QuietLog(_log, time.monotonic), partial(_refuse, service.access))
+    return GuardedRunner(
+        make_app(service), guard, PatientHandler, handler_cancellation=True, shutdown_timeout=2.0
+    )
 
 
-def _refuse(refusal: Refusal) -> web.Response:
-    """What the listener refuses, in the envelope."""
-    error = ApiError(refusal.status, refusal.message, code=refusal.code)
+def _refuse(access: AccessRules, refusal: Refusal) -> web.Response:
+    """What the listener refuses, in the envelope and readable by the pages that may ask."""
+    error = ApiError(refusal.status, refusal.message, code=refusal.code, headers=refusal.headers)
     response = error_response(error)
-    response.headers.update(refusal.headers)
+    response.headers[HEADER] = new_name()
+    add_cors_headers(response, refusal.origin, access)
     return response

@@ -35,7 +35,8 @@ def check_page(request: web.Request) -> None:
         raise ApiError(403, message, code="host_not_allowed")
     origins = request.headers.getall(hdrs.ORIGIN, ())
     is_unnamed = not origins and request.headers.get(_FETCH_SITE) == "cross-site"
-    if not all(_is_allowed(request, origin, access) for origin in origins) or (
+    own_host = _own_host(request, access)
+    if not all(allows_origin(each, own_host, access.cors_origins) for each in origins) or (
         is_unnamed and request.method not in _SAFE_METHODS and ANY not in access.cors_origins
     ):
         message = "web pages of this origin may not ask here; allow it with --cors-origins"
@@ -67,20 +68,29 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers[HEADER] = request_id_of(request)
     access = request.app[SERVICE].access
     origin = request.headers.get(hdrs.ORIGIN)
+    add_cors_headers(response, origin, access, _own_host(request, access))
+
+
+def add_cors_headers(
+    response: web.StreamResponse,
+    origin: str | None,
+    access: AccessRules,
+    own_host: str | None = None,
+) -> None:
+    """Let a page read the response, if it may ask; `own_host` is what the request called us."""
     if ANY in access.cors_origins:
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = ANY
     elif origin is not None:
         response.headers.add(hdrs.VARY, "Origin")
-        if not _is_allowed(request, origin, access):
+        if not allows_origin(origin, own_host, access.cors_origins):
             return
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
 
 
-def _is_allowed(request: web.Request, origin: str, access: AccessRules) -> bool:
+def _own_host(request: web.Request, access: AccessRules) -> str | None:
     host = request.headers.get(hdrs.HOST, "")
-    own_host = host if _is_own(host, access) else None
-    return allows_origin(origin, own_host, access.cors_origins)
+    return host if _is_own(host, access) else None
 
 
 def _is_own(host: str, access: AccessRules) -> bool:

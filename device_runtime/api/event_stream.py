@@ -17,6 +17,7 @@ from device_runtime.api.service import SERVICE, Service
 from device_runtime.api.shape import AnswerShape, ChunkUsage, with_end
 from device_runtime.api.transcript import Piece
 from device_runtime.logs import describe_error
+from process.patient_handler import PatientHandler
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -131,6 +132,7 @@ class _EventStream:
         try:
             if not self.response.prepared:
                 await self.response.prepare(self._request)
+                self._fill_with(_PING)
             async with asyncio.timeout(self._write_timeout_s):
                 await self.response.write(data)
         except TimeoutError as error:
@@ -142,6 +144,7 @@ class _EventStream:
 
     async def end(self) -> None:
         """Send the end of the response."""
+        self._fill_with(None)
         try:
             await self.response.write_eof()
             self._request[IS_ANSWERED] = True
@@ -155,6 +158,14 @@ class _EventStream:
         with suppress(ClientGoneError):
             await self.write(b"data: " + error.encode() + b"\n\n")
             await self.end()
+
+    def _fill_with(self, comment: bytes | None) -> None:
+        """What the connection may write by itself to see whether the client is there."""
+        if comment is not None and self._request.version >= HttpVersion11:
+            comment = b"%x\r\n%s\r\n" % (len(comment), comment)
+        protocol = self._request.protocol
+        if isinstance(protocol, PatientHandler):
+            protocol.fill_with(comment)
 
 
 def _event(chunk: object) -> bytes:

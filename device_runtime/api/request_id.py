@@ -14,7 +14,12 @@ _ACCEPTED = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 def name_request(request: web.Request) -> None:
     """Take the client's own name for its request where it is acceptable, else a new one."""
     given = request.headers.get(HEADER, "")
-    request[_KEY] = given if _ACCEPTED.fullmatch(given) else uuid.uuid4().hex
+    request[_KEY] = given if _ACCEPTED.fullmatch(given) else new_name()
+
+
+def new_name() -> str:
+    """A name for a request that brings none."""
+    return uuid.uuid4().hex
 
 
 def request_id_of(request: web.Request) -> str:

@@ -118,3 +118,77 @@ def test_who_does_not_wait_is_not_told():
         assert came.startswith(b"HTTP/1.1 200 ")
 
     with_server(test)
+
+
+LONG = b"X: %b\r\n" % (b"a" * 9_000)
+LOCAL_PAGE = b"Origin: http://localhost:3000\r\n"
+NO_REQUESTS = {
+    b"GET /health HTTP/1.1\r\n" + LOCAL_PAGE + b"Cookie: %b\r\n\r\n" % (b"a" * 33_000): 431,
+    b"GET /health HTTP/1.1\r\n" + LOCAL_PAGE + b"X: a\r\n" * 200 + b"\r\n": 431,
+    b"GET / HTTP/1.1\r\nHost: a\r\n" + LOCAL_PAGE + LONG * 4 + b"\r\n": 431,
+    b"GET /%b HTTP/1.1\r\n\r\n" % (b"a" * 100_000): 414,
+    b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n": 400,
+    b"GET /health HTTP/1.1\r\nHost: a\r\n" + LOCAL_PAGE + b"X : a\r\n\r\n": 400,
+    b"GET /health HTTP/1.1\r\nHost: a\r\n" + LOCAL_PAGE + b"X: \x01\r\n\r\n": 400,
+    b"GET /health HTTP/1.1\r\n" + LOCAL_PAGE + b"\r\n": 400,
+    b"GET /health HTTP/9.9\r\nHost: a\r\n\r\n": 400,
+    b"GET /health HTTP/1.1\nHost: a\n\n": 400,
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n": 400,
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n": 400,
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": 400,
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03": 400,
+    b"\x00\x00\x00": 400,
+    b"OPTIONS * HTTP/1.1\r\nHost: a\r\nExpect: foo\r\nConnection: close\r\n\r\n": 417,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_bytes", "expected"), NO_REQUESTS.items())
+def test_what_is_no_request_is_refused_in_the_envelope(request_bytes, expected, caplog):
+    caplog.set_level("INFO")
+
+    async def test(client, _):
+        return head_and_error(await exchange(client, request_bytes))
+
+    status, headers, error = with_server(test)
+    assert status == expected
+    assert headers["x-request-id"]
+    assert error["message"].isascii()
+    is_known = LOCAL_PAGE in request_bytes
+    assert headers.get("access-control-allow-origin") == (
+        "http://localhost:3000" if is_known else None
+    )
+    for record in caplog.records:
+        assert record.levelname == "INFO"
+        assert len(record.getMessage()) < 100
+        assert "aaaa" not in record.getMessage()
+
+
+def test_another_protocol_is_named():
+    async def test(client, _):
+        for greeting, name in (
+            (b"\x16\x03\x01\x02\x00", "TLS"),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "2"),
+        ):
+            _, _, error = head_and_error(await exchange(client, greeting))
+            assert name in error["message"]
+
+    with_server(test)
+
+
+def test_a_head_of_32_kib_is_served():
+    async def test(client, _):
+        fields = {"Cookie": "a" * 20_000, "Authorization": "Bearer " + "b" * 12_000}
+        async with client.http.get(client.url + "/health", headers=fields) as response:
+            assert response.status == 200
+
+    with_server(test)
+
+
+def test_a_foreign_page_does_not_read_why_its_request_was_refused():
+    async def test(client, _):
+        request = b"GET / HTTP/1.1\r\nHost: a\r\nOrigin: http://evil.example\r\nX : a\r\n\r\n"
+        _, headers, _ = head_and_error(await exchange(client, request))
+        assert "access-control-allow-origin" not in headers
+        assert headers["vary"] == "origin"
+
+    with_server(test)
