@@ -221,6 +221,10 @@ class LinkSession:
         if not self._unanswered or frame != self._unanswered[0]:
             if frame in self._answered or reply.epoch < self._epoch:
                 return
+            if frame in self._unanswered:
+                # Frames run in order: the replies before this one were lost on the way.
+                self.fail(SessionSilentError("a reply was lost on the way"))
+                return
             if not self._unanswered:
                 reason = f"expected no reply, got one for position {reply.position}"
                 raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)

@@ -55,14 +55,14 @@ class Outage:
         self._timeout_s = timeout_s
         self._clock = clock
         self._pauses = pauses or Pauses()
-        self._deadline_s: float | None = None
+        self._left_s: float | None = None
         self._busy_since_s: float | None = None
         self._num_recoveries = 0
         self._num_busy = 0
 
     def answered(self) -> None:
         """The cloud has replied: the next stretch begins anew."""
-        self._deadline_s = None
+        self._left_s = None
 
     def advanced(self) -> None:
         """Tokens were decided, or more is cached than ever: this generation gets on."""
@@ -82,12 +82,9 @@ class Outage:
         self._take_in(failure)
         while heals_by_retry(failure) and self._num_recoveries <= MAX_RECOVERIES:
             await self._wait(failure, num_failed)
-            tried_s = self._clock()
             try:
                 return await attempt()
             except CloudUnavailableError as error:
-                # What an attempt takes is no wait for a link.
-                self._deadline_s = self._deadline() + self._clock() - tried_s
                 num_failed += 1
                 failure = error
                 if not isinstance(failure, LinkLostError):
@@ -101,32 +98,32 @@ class Outage:
             self._num_busy += 1
             self._busy_since_s = self._busy_since_s or now
             if now - self._busy_since_s < _MAX_ANNOUNCED_S:
-                self._deadline_s = None
+                self._left_s = None
         elif is_first or isinstance(failure, SessionSilentError):
             self._num_recoveries += 1
-        if self._deadline_s is None:
-            self._deadline_s = now + self._timeout_s + self._announced_s(failure)
-
-    def _deadline(self) -> float:
-        assert self._deadline_s is not None, "a failure begins the patience"
-        return self._deadline_s
+        if self._left_s is None:
+            self._left_s = self._timeout_s + self._announced_s(failure)
 
     async def _wait(self, failure: CloudUnavailableError, num_failed: int) -> None:
         """Return when the time for an attempt has come and there is a link.
 
+        Only what passes here is a wait for a link: neither the attempts nor what comes between
+        them, when there is one.
+
         Raises:
             CloudUnavailableError: that took too long.
         """
-        while (remaining_s := self._deadline() - self._clock()) > 0:
+        while self._left_s:
+            began_s, left_s = self._clock(), self._left_s
             try:
-                async with asyncio.timeout(remaining_s):
+                async with asyncio.timeout(left_s):
                     await asyncio.sleep(self._pause_s(failure, num_failed))
                     await self._link.connected()
+                self._left_s = max(0.0, left_s - (self._clock() - began_s))
                 return
             except TimeoutError:
-                now = self._clock()
-                if now - self._deadline() >= _SLEPT_S:
-                    self._deadline_s = now + self._timeout_s
+                has_slept = self._clock() - began_s - left_s >= _SLEPT_S
+                self._left_s = self._timeout_s if has_slept else 0.0
         raise self._too_long(failure) from failure
 
     def _pause_s(self, failure: CloudUnavailableError, num_failed: int) -> float:
@@ -165,9 +162,15 @@ def heals_by_retry(failure: CloudUnavailableError) -> bool:
             return False
 
 
-def heals_by_reconnecting(failure: CloudUnavailableError) -> bool:
-    """Whether what was to begin can begin on the link's next connection, which is on its way."""
-    return isinstance(failure, LinkLostError | SessionSilentError) or _is_draining(failure)
+def heals_by_beginning_again(failure: CloudUnavailableError) -> bool:
+    """Whether what was to begin can begin anew: on the link's next connection, or after a loss."""
+    match failure:
+        case LinkLostError() | SessionSilentError():
+            return True
+        case SessionRefusedError():
+            return heals_by_replay(failure.code) or _is_draining(failure)
+        case _:
+            return False
 
 
 def _is_draining(failure: CloudUnavailableError) -> bool:

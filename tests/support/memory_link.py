@@ -5,7 +5,7 @@ Pings are answered by the far end's socket, as they are by a process that lives 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -26,7 +26,9 @@ from wire.messages import Message
 
 T = TypeVar("T")
 
-Swallows = Callable[[Message], bool]
+Passes = Callable[[bool, bytes], Sequence[bytes]]
+"""Which frames the other end gets for one that is sent: perhaps none, or one of long ago."""
+
 _CLOSED = WSMessage(WSMsgType.CLOSED, None, None)
 
 
@@ -44,9 +46,13 @@ class MemorySocket:
         """There is no socket below."""
 
     async def send_bytes(self, frame: bytes) -> None:
-        """A binary frame, unless the network swallows it."""
-        if not self._network.swallows(decode(frame)):
-            self._give(WSMsgType.BINARY, bytes(frame))
+        """A binary frame, as often as the network passes it on."""
+        self.give(bytes(frame))
+
+    def give(self, frame: bytes) -> None:
+        """The same, at once."""
+        for passed in self._network.passes(self._is_device, frame):
+            self._give(WSMsgType.BINARY, passed)
 
     async def ping(self) -> None:
         """Answered by the other end at once."""
@@ -64,6 +70,10 @@ class MemorySocket:
 
     async def close(self) -> None:
         """Both ends learn of it."""
+        self.end()
+
+    def end(self) -> None:
+        """The same, at once."""
         for end in (self, self.peer):
             end._inbox.put_nowait(_CLOSED)
 
@@ -84,13 +94,13 @@ class MemorySocket:
 class MemoryNetwork:
     """Between one link and one cloud. `is_silent` loses all that is sent; `fails` all attempts."""
 
-    def __init__(self, cloud: FakeCloud) -> None:
+    def __init__(self, cloud: Any) -> None:
         self._cloud = cloud
         self._sockets: list[MemorySocket] = []
         self.is_silent = False
         self.fails: Exception | None = None
         self.hangs = False
-        self.swallows: Swallows = lambda message: False
+        self.passes: Passes = lambda is_up, frame: [frame]
         self.num_pings = 0
         self.num_dials = 0
 
@@ -112,14 +122,22 @@ class MemoryNetwork:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
 
+    def swallow(self, should: Callable[[Message], bool]) -> None:
+        """Lose some messages from here on."""
+        self.passes = lambda is_up, frame: [] if should(decode(frame)) else [frame]
+
     async def cut(self) -> None:
         """Close every connection."""
+        self.end()
+
+    def end(self) -> None:
+        """The same, at once."""
         for socket in self._sockets:
-            await socket.close()
+            socket.end()
         self._sockets.clear()
 
     async def _serve(self, far: MemorySocket) -> None:
-        await self._cloud.serve(far)  # type: ignore[arg-type]
+        await self._cloud.serve(far)
         await far.close()
 
 
@@ -146,7 +164,7 @@ class InlineEngine:
 
 @contextlib.asynccontextmanager
 async def memory_bench(
-    monkeypatch: Any, cloud: FakeCloud | None = None, **settings: Any
+    monkeypatch: Any, cloud: Any = None, **settings: Any
 ) -> AsyncIterator[tuple[Bench, MemoryNetwork]]:
     """A connected runtime over a network in memory, all of it on the loop's own clock."""
     clock = asyncio.get_running_loop().time

@@ -87,7 +87,7 @@ def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(
             lost.append(message)
             return True
 
-        network.swallows = swallows
+        network.swallow(swallows)
         if kind in (Open, Opened, Fault):
             # Only a session that is lost is opened again.
             await network.cut()
@@ -107,7 +107,7 @@ def test_a_prompt_whose_chunks_are_all_lost_is_sent_again_on_another_connection(
             bench,
             network,
         ):
-            network.swallows = lambda message: isinstance(message, States) and network.num_dials < 2
+            network.swallow(lambda message: isinstance(message, States) and network.num_dials < 2)
             assert await bench.ids(WANTED) == expected(WANTED)
             assert network.num_dials == 2
 

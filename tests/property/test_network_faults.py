@@ -1,0 +1,117 @@
+"""Whatever a network does with whole frames, the ids are the undisturbed ones.
+
+The whole device, the cloud's real core, and a network in memory between them, in jumping time.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runtime.generation import SamplingParams
+from tests.support.fake_runtime import PROMPT, expected, request
+from tests.support.memory_cloud import CoreCloud
+from tests.support.memory_link import MemoryNetwork, memory_bench
+from tests.support.virtual_time import run_virtual
+
+REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
+WANTED = request(PROMPT, 24, sampling=REPETITIVE)
+
+NUM_FRAMES = 16
+"""About as many go up, and more come down, in an undisturbed answer."""
+
+places = st.tuples(st.booleans(), st.integers(0, NUM_FRAMES - 1))
+
+
+@dataclass
+class Mischief:
+    """What happens to the n-th frame of a direction: it comes twice, again later, or not at all."""
+
+    twice: set[tuple[bool, int]] = field(default_factory=set)
+    later: dict[tuple[bool, int], int] = field(default_factory=dict)
+    lost: set[tuple[bool, int]] = field(default_factory=set)
+    cut: set[tuple[bool, int]] = field(default_factory=set)
+    num_done: int = 0
+    num_connections: int = 0
+
+    def play(self, network: MemoryNetwork) -> None:
+        sent: dict[bool, list[bytes]] = {True: [], False: []}
+
+        def passes(is_up: bool, frame: bytes) -> list[bytes]:
+            place = (is_up, len(sent[is_up]))
+            sent[is_up].append(frame)
+            late = [
+                sent[up][index]
+                for (up, index), pause in self.later.items()
+                if up == is_up and index + pause == place[1]
+            ]
+            self.num_done += len(late) + any(place in kind for kind in self.kinds)
+            if place in self.cut:
+                network.end()
+            copies = [] if place in self.lost | self.cut else [frame] * (1 + (place in self.twice))
+            return [*copies, *late]
+
+        network.passes = passes
+
+    @property
+    def kinds(self) -> tuple[set[tuple[bool, int]], ...]:
+        return (self.twice, self.lost, self.cut)
+
+
+def check(mischief: Mischief, **device: Any) -> int:
+    """An answer under it is the undisturbed one; how often it struck."""
+
+    async def run() -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            cloud = CoreCloud()
+            settings = {"chunking": "fixed", "chunk_tokens": 6, "drafter": "ngram"} | device
+            async with memory_bench(patch, cloud, **settings) as (bench, network):
+                mischief.play(network)
+                assert await bench.ids(WANTED) == expected(WANTED)
+                mischief.num_connections = bench.link.totals.num_connections
+            await cloud.stop()
+        return mischief.num_done
+
+    return run_virtual(run)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_all_frames_of_a_session_may_come_twice(is_up: bool) -> None:
+    """But its Open: that costs the connection, which is made anew."""
+    mischief = Mischief(twice={(is_up, index) for index in range(1, 100)})
+    assert check(mischief) > 12
+    assert mischief.num_connections == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(twice=st.sets(places, max_size=12))
+def test_frames_that_come_twice_change_nothing(twice: set[tuple[bool, int]]) -> None:
+    check(Mischief(twice=twice))
+
+
+@settings(max_examples=25, deadline=None)
+@given(later=st.dictionaries(places, st.integers(1, 6), max_size=4))
+def test_frames_that_come_again_later_change_nothing(later: dict[tuple[bool, int], int]) -> None:
+    check(Mischief(later=later))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    twice=st.sets(places, max_size=3),
+    later=st.dictionaries(places, st.integers(1, 6), max_size=2),
+    lost=st.sets(places, max_size=3),
+    cut=st.sets(places, max_size=3),
+)
+def test_lost_frames_and_connections_change_nothing_either(
+    twice: set[tuple[bool, int]],
+    later: dict[tuple[bool, int], int],
+    lost: set[tuple[bool, int]],
+    cut: set[tuple[bool, int]],
+) -> None:
+    check(Mischief(twice, later, lost, cut))
+
+
+def test_mischief_is_done() -> None:
+    assert check(Mischief(twice={(True, 3), (False, 9)}, cut={(True, 6)})) == 3
