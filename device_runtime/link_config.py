@@ -118,5 +118,10 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
         return None
     try:
         return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise LinkConfigError(f"cannot use the CA file {ca_file}: {error}") from error
+    except ssl.SSLError as error:
+        raise LinkConfigError(
+            f"cannot use the CA file {ca_file}: no certificate is in it"
+        ) from error
+    except OSError as error:
+        why = (error.strerror or "it cannot be read").lower()
+        raise LinkConfigError(f"cannot use the CA file {ca_file}: {why}") from error
