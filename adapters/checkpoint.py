@@ -19,7 +19,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a training is. `states_key` names model, split and text (see `states_key`)."""
+    """How far a training is. `states_key` names model, split and text (see `states_key`).
+
+    `minutes` bound its steps, if given; `training_s` of them are used.
+    """
 
     kind: Kind
     closing_norm: bool
@@ -28,6 +31,7 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     step: int
     training_s: float
     recent_loss: float
+    minutes: float | None = None
 
 
 def save_checkpoint(folder: Path, distillation: Distillation, progress: TrainingProgress) -> None:

@@ -19,7 +19,8 @@ class Recipe:
     """How to train. Defaults are those measured in docs/adapters.md.
 
     One step takes `batch_windows` windows; the learning rate rises for `warmup_steps` to `peak_lr`
-    and falls along a cosine to 1 % of it at the last of `steps`. The loss is SmoothL1 between
+    and falls along a cosine to 1 % of it at the end: the last of `steps`, or when the time is up
+    where a training has one; `steps` are then the most it may take. The loss is SmoothL1 between
     states after the final norm, plus `token_weight` times the cross-entropy to the target's
     distribution, as in the HAT paper.
     """
@@ -40,10 +41,11 @@ class Recipe:
                 f"{self.batch_windows}"
             )
 
-    def learning_rate(self, step: int) -> float:
-        """The rate of step `step`, counted from 0."""
+    def learning_rate(self, step: int, used_share: float = 0.0) -> float:
+        """The rate of step `step`, counted from 0, when that share of the time is used."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         done = min(1.0, max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        done = min(1.0, max(done, used_share))
         return self.peak_lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def windows_of(self, step: int, num_windows: int) -> list[int]:
@@ -68,16 +70,19 @@ class Distillation:
         self._num_windows = num_windows
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.95))
 
-    def run(self, recipe: Recipe) -> Iterator[float]:
-        """Train on to the recipe's last step; yields the loss of every step."""
-        device = self._model.embedding.device
-        while self.step < recipe.steps:
-            batch = self._states.batch(recipe.windows_of(self.step, self._num_windows), device)
-            yield self._one_step(recipe, batch)
+    def run(self, recipe: Recipe, used_share: Callable[[], float] = lambda: 0.0) -> Iterator[float]:
+        """Train on to the recipe's last step, or until all of the time is used.
 
-    def _one_step(self, recipe: Recipe, batch: Batch) -> float:
+        Yields the loss of every step. `used_share` is asked before each of them.
+        """
+        device = self._model.embedding.device
+        while self.step < recipe.steps and (used := used_share()) < 1.0:
+            batch = self._states.batch(recipe.windows_of(self.step, self._num_windows), device)
+            yield self._one_step(recipe, batch, recipe.learning_rate(self.step, used))
+
+    def _one_step(self, recipe: Recipe, batch: Batch, learning_rate: float) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(self.step)
+            group["lr"] = learning_rate
             group["weight_decay"] = recipe.weight_decay
         self.optimizer.zero_grad(set_to_none=True)
         loss = distillation_loss(self.network, self._model, batch, recipe.token_weight)

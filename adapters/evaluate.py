@@ -7,7 +7,6 @@ from adapters.chains import (
     Choose,
     Continuation,
     Coupled,
-    Drafts,
     Forced,
     continue_prompt,
     draft_everywhere,
@@ -91,6 +90,18 @@ def held_out_prompts(corpus: Corpus, trials: TrialOptions) -> list[Sequence[int]
     return prompts
 
 
+def greedy_text(model: WholeModel, prompt: Sequence[int], trials: TrialOptions) -> Continuation:
+    """What the target itself writes after one prompt, for drafters to be tried on."""
+    return _continuation(model, prompt, trials, greedy)
+
+
+def greedy_trial_on(
+    model: WholeModel, adapter: AdapterNetwork, text: Continuation, num_tokens: int
+) -> Trial:
+    """Greedy drafts of so many tokens along a text of `greedy_text`."""
+    return _matching_trial_on(model, adapter, text, num_tokens, greedy)
+
+
 def greedy_trial(
     model: WholeModel,
     adapter: AdapterNetwork,
@@ -122,7 +133,8 @@ def _rejection_trial(
 ) -> Trial:
     """The classic rule's chances along a text that the target sampled."""
     text = _continuation(model, prompt, trials, _noise(trials, index))
-    drafts = _drafts(model, adapter, text, trials, Forced([*text.token_ids, *_padding(trials)]))
+    forced = Forced([*text.token_ids, *_padding(trials)])
+    drafts = draft_everywhere(model, adapter, text, trials.max_draft_tokens, forced)
     target = text.probabilities[text.num_prompt_tokens :]
     shares = rejection_acceptance(drafts.probabilities, target.tolist())
     return Trial(shares, drafts.confidences)
@@ -157,7 +169,17 @@ def _matching_trial(
     choose: Choose,
 ) -> Trial:
     text = _continuation(model, prompt, trials, choose)
-    drafts = _drafts(model, adapter, text, trials, choose)
+    return _matching_trial_on(model, adapter, text, trials.max_draft_tokens, choose)
+
+
+def _matching_trial_on(
+    model: WholeModel,
+    adapter: AdapterNetwork,
+    text: Continuation,
+    num_tokens: int,
+    choose: Choose,
+) -> Trial:
+    drafts = draft_everywhere(model, adapter, text, num_tokens, choose)
     chosen = text.token_ids[text.num_prompt_tokens :]
     return Trial(exact_acceptance(drafts.token_ids, chosen), drafts.confidences)
 
@@ -167,16 +189,6 @@ def _continuation(
 ) -> Continuation:
     stop = _stop_token_ids(model.manifest)
     return continue_prompt(model, prompt, trials.continuation_tokens, choose, stop)
-
-
-def _drafts(
-    model: WholeModel,
-    adapter: AdapterNetwork,
-    text: Continuation,
-    trials: TrialOptions,
-    choose: Choose,
-) -> Drafts:
-    return draft_everywhere(model, adapter, text, trials.max_draft_tokens, choose)
 
 
 def _stop_token_ids(manifest: Manifest) -> frozenset[int]:

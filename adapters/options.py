@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from adapters.comparison import Lookup
 from adapters.corpus import Windows
 from adapters.distill import Recipe
 from adapters.storage import DraftCost, Kind
@@ -14,7 +15,10 @@ Stage = Literal["states", "training", "calibration", "evaluation"]
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """Where the work is: `done` of `total` windows, steps or prompts; `loss` while training."""
+    """Where the work is: `done` of `total` windows, steps or prompts; `loss` while training.
+
+    Of a training by minutes `total` is what is expected at the pace so far.
+    """
 
     stage: Stage
     done: int
@@ -69,16 +73,19 @@ class TrainOptions:
 
     Without `held_out` every twentieth story of `text` is kept out of the training for that.
 
-    `minutes`, where given, sets `recipe.steps` from the measured time of a step; a run with the
-    steps it reports repeats it exactly. `work` keeps states and checkpoint: the same options
-    resume an interrupted training there. `closing_norm` None is the kind's own choice: yes for
-    attention (the paper's second norm), no for layer. `out` None is the device bundle.
+    `minutes`, where given, are those of the steps alone, and `recipe.steps` does not count then.
+    `lookup` is how the device drafts without an adapter, in drafts of `lookup_tokens`. `work` keeps
+    states and checkpoint: the same options resume an interrupted training there. `closing_norm`
+    None is the kind's own choice: yes for attention (the paper's second norm), no for layer. `out`
+    None is the folder `adapter` in `work`.
     """
 
     device_bundle: Path
     cloud_bundle: Path
     text: tuple[Path, ...]
     work: Path
+    lookup: Lookup
+    lookup_tokens: int = 4
     held_out: tuple[Path, ...] = ()
     kind: Kind = "layer"
     closing_norm: bool | None = None
@@ -91,6 +98,11 @@ class TrainOptions:
     cost: DraftCost = field(default_factory=DraftCost)
     out: Path | None = None
     device: str = "cpu"
+
+    @property
+    def out_folder(self) -> Path:
+        """Where the trained adapter is written to."""
+        return self.out or self.work / "adapter"
 
     @property
     def has_closing_norm(self) -> bool:

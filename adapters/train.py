@@ -1,28 +1,33 @@
-"""`train`: text files and two bundles in, an adapter in the device bundle out."""
+"""`train`: text files and two bundles in, an adapter out, measured beside what is there."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adapters.calibration import Calibration, calibrate, held_out_texts
 from adapters.checkpoint import TrainingProgress
+from adapters.comparison import Comparison
 from adapters.corpus import Corpus, Share, Tokens, collect_windows
-from adapters.evaluate import greedy_trial, held_out_prompts
-from adapters.fitting import Fitting
+from adapters.evaluate import held_out_prompts
+from adapters.fitting import Fitting, resumable, why_ended
 from adapters.networks import AdapterNetwork, network_tensors
 from adapters.options import Progress, StageProgress, TrainOptions
-from adapters.rounds import Trial, walk_rounds
 from adapters.states import cached_states, max_tokens_in
 from adapters.storage import (
+    CARD_FILE,
     FORMAT_VERSION,
     AdapterCard,
+    AdapterError,
+    StoredAdapter,
     TrainingFigures,
     adapter_shape,
+    load_adapter,
     write_card,
     write_weights,
 )
-from adapters.threshold import ThresholdFigures, best_threshold, sweep_thresholds
-from adapters.whole_model import WholeModel, load_whole_model
+from adapters.trial_steps import check_minutes
+from adapters.whole_model import load_whole_model
 from submodels.bundle import Bundle
 from submodels.layers import Placed
 from submodels.manifest import Manifest
@@ -30,40 +35,56 @@ from submodels.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class TrainedAdapter:
-    """The adapter that now lies in `path`."""
+    """The adapter that now lies in `path`, and how it stands beside what the bundle has."""
 
     path: Path
     card: AdapterCard
+    comparison: Comparison
 
 
-def train(options: TrainOptions, progress: Progress) -> TrainedAdapter:
-    """Train an adapter, choose its stop threshold, and write it beside the device's parts.
+def train(
+    options: TrainOptions, progress: Progress, clock: Callable[[], float] = time.monotonic
+) -> TrainedAdapter:
+    """Train an adapter, choose its stop threshold, and write it to the folder of the options.
 
-    Interrupted, it goes on from its last checkpoint when called again with the same options, and
-    ends with the same weights.
+    The bundle's own adapter, if it has one, is measured on the same text and stays as it is.
+    Interrupted, a training goes on from its last checkpoint when called again with the same
+    options; bounded by steps, it ends with the same weights. `clock` is monotonic, in seconds.
 
     Raises:
         BundleError: the bundles cannot be used together.
         CorpusError: too little text.
+        TooFewStepsError: too few minutes; nothing long has begun then.
     """
-    started_s = time.monotonic()
-    model = load_whole_model(
-        options.device_bundle, options.cloud_bundle, Placed(device=options.device)
-    )
+    placed = Placed(device=options.device)
+    model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
     # Before the long work, so that a useless held-out text is told at once.
     trained, held_out = _corpora(options, model.device_bundle)
     prompts = held_out_prompts(held_out, options.calibration)
     windows = _windows(options, trained)
+    if options.minutes is not None and resumable(options, model, windows) is None:
+        check_minutes(options.minutes, options, model, windows, clock)
     states = cached_states(
         model, windows, options.work, lambda done, of: progress(StageProgress("states", done, of))
     )
-    network, at = Fitting(options, model, windows, states, progress, started_s).run()
-    trials = _calibration_trials(options, model, network, prompts, progress)
-    chosen = best_threshold(sweep_thresholds(trials, options.cost))
-    figures = _figures(options, at, windows, trials, chosen)
-    folder = options.out or model.device_bundle.path
-    card = _write(folder, options, model.manifest, network, chosen.threshold, figures)
-    return TrainedAdapter(folder, card)
+    network, at = Fitting(options, model, windows, states, progress, clock).run()
+    before = stored_before(model.device_bundle)
+    texts = held_out_texts(options, model, prompts, progress, clock)
+    calibration = calibrate(options, model, network, before, texts)
+    figures = _figures(options, at, windows, calibration)
+    threshold = calibration.stop_threshold
+    card = _write(options, model.manifest, network, threshold, figures)
+    return TrainedAdapter(options.out_folder, card, calibration.comparison)
+
+
+def stored_before(bundle: Bundle) -> StoredAdapter | None:
+    """The adapter that the device drafts with until now; None where it has none it could use."""
+    if CARD_FILE not in bundle.manifest.files:
+        return None
+    try:
+        return load_adapter(bundle.path, bundle.manifest)
+    except AdapterError:
+        return None
 
 
 def _corpora(options: TrainOptions, bundle: Bundle) -> tuple[Corpus, Corpus]:
@@ -84,27 +105,13 @@ def _windows(options: TrainOptions, corpus: Corpus) -> list[Tokens]:
     return collect_windows(corpus, replace(options.windows, max_tokens=longest), max_tokens)
 
 
-def _calibration_trials(
-    options: TrainOptions,
-    model: WholeModel,
-    network: AdapterNetwork,
-    prompts: Sequence[Sequence[int]],
-    progress: Progress,
-) -> list[Trial]:
-    trials = []
-    for index, prompt in enumerate(prompts):
-        trials.append(greedy_trial(model, network, prompt, options.calibration))
-        progress(StageProgress("calibration", index + 1, len(prompts)))
-    return trials
-
-
 def _figures(
     options: TrainOptions,
     at: TrainingProgress,
     windows: Sequence[Tokens],
-    trials: Sequence[Trial],
-    chosen: ThresholdFigures,
+    calibration: Calibration,
 ) -> TrainingFigures:
+    comparison = calibration.comparison
     return TrainingFigures(
         steps=at.step,
         corpus_tokens=sum(map(len, windows)),
@@ -112,14 +119,18 @@ def _figures(
         loss=at.recent_loss,
         training_s=at.training_s,
         seed=at.recipe.seed,
-        tokens_per_round=walk_rounds(trials, 0.0).tokens_per_round,
-        stopped_tokens_per_round=chosen.figures.tokens_per_round,
+        tokens_per_round=calibration.full_tokens_per_round,
+        stopped_tokens_per_round=comparison.now.tokens_per_round,
         cost=options.cost,
+        ended=why_ended(at),
+        num_prompts=comparison.num_prompts,
+        speed=comparison.now.speed,
+        ngram_tokens_per_round=comparison.ngram.tokens_per_round,
+        ngram_speed=comparison.ngram.speed,
     )
 
 
 def _write(
-    folder: Path,
     options: TrainOptions,
     manifest: Manifest,
     network: AdapterNetwork,
@@ -127,6 +138,7 @@ def _write(
     figures: TrainingFigures,
 ) -> AdapterCard:
     """Weights first: until the card follows, the folder's adapter does not pass its checks."""
+    folder = options.out_folder
     folder.mkdir(parents=True, exist_ok=True)
     card = AdapterCard(
         format_version=FORMAT_VERSION,

@@ -1,19 +1,21 @@
 """`hat adapter`: train the network that drafts, and measure what it brings."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hat.bundle_cache import is_bundle_pair
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
-from hat.stage_progress import StageBars
+from hat.stage_progress import stage_progress
+from hat.training_report import installed_line, kept_line, training_report
 
-if TYPE_CHECKING:
-    from adapters.train import TrainedAdapter
+NOT_BETTER = 3
+"""Exit code of a training whose adapter is not worth its place."""
 
 _TRAIN_EPILOG = """
 \b
@@ -21,9 +23,13 @@ Examples:
   hat adapter train stories --text TinyStories-train.txt
   hat adapter train stories --text a.txt --text b.txt --held-out c.txt --minutes 60
 
-Text files hold documents with a line <|endoftext|> between them. Interrupted, the same command
-goes on from its last checkpoint, at most a minute back. The adapter then lies in the device
-bundle, and `hat device` drafts with it; copy that folder again where the device is another machine.
+Text files hold documents with a line <|endoftext|> between them. Interrupted, it leaves the bundle
+as it was, and the same command goes on from its last checkpoint, at most a minute back.
+
+The new adapter is measured on held-out text beside prompt lookup and the adapter that is there. If
+it is the best of them, it goes into the device bundle, and `hat device` drafts with it; copy that
+folder again where the device is another machine. Else the bundle stays as it was, and the exit code
+is 3.
 """
 
 _EVAL_EPILOG = """
@@ -61,7 +67,8 @@ _device_option = click.option(
     "--held-out",
     multiple=True,
     metavar="FILE",
-    help="Text to choose the stop threshold on; left out: every twentieth document of --text.",
+    help="Text to measure and choose the stop threshold on; left out: every twentieth document "
+    "of --text.",
 )
 @click.option(
     "--kind",
@@ -74,22 +81,25 @@ _device_option = click.option(
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     metavar="N",
-    help="Time for the training itself.  [default: 10]",
+    help="Time for the training steps; what comes before and after is not counted.  [default: 10]",
 )
 @click.option(
     "--work",
     metavar="DIR",
     help="Folder for states and checkpoints, up to 4 GiB; left out: BUNDLE/adapter-KIND.",
 )
+@click.option(
+    "--force", is_flag=True, help="Put the adapter into the bundle even if it measures worse."
+)
 @_device_option
-def train(bundle: str, **parameters: Any) -> None:
-    """Train an adapter on text files and put it into the device bundle.
+def train(bundle: str, force: bool, **parameters: Any) -> int:
+    """Train an adapter on text files and put it into the device bundle if it is of use there.
 
     BUNDLE is the folder that `hat split` wrote, with both its parts.
     """
     folder, kind = _bundle_pair(bundle), parameters["kind"]
     work = Path(parameters["work"] or folder / f"adapter-{kind}")
-    with _failures_explained(), StageBars() as progress:
+    with _failures_explained(), _interruption_explained(), stage_progress() as progress:
         from adapters.install import install_adapter
         from adapters.options import TrainOptions
         from adapters.train import train as train_adapter
@@ -100,14 +110,20 @@ def train(bundle: str, **parameters: Any) -> None:
             text=_paths(parameters["text"]),
             held_out=_paths(parameters["held_out"]),
             work=work,
+            lookup=_looked_up,
             kind=kind,
             minutes=parameters["minutes"],
-            out=work / "adapter",
             device=parameters["device"],
         )
         trained = train_adapter(options, progress)
+    click.echo(training_report(trained))
+    if trained.comparison.faster is not None and not force:
+        click.echo(kept_line(trained))
+        return NOT_BETTER
+    with _failures_explained():
         install_adapter(folder, trained.path)
-    click.echo(_summary(trained, folder))
+    click.echo(installed_line(trained, folder / "device"))
+    return 0
 
 
 @adapter.command("eval", epilog=_EVAL_EPILOG)
@@ -127,7 +143,7 @@ def evaluate(bundle: str, **parameters: Any) -> None:
     BUNDLE is the folder that `hat split` wrote, with both its parts.
     """
     folder = _bundle_pair(bundle)
-    with _failures_explained(), StageBars() as progress:
+    with _failures_explained(), stage_progress() as progress:
         from adapters.evaluate import evaluate as evaluate_adapter
         from adapters.options import EvaluateOptions, TrialOptions
         from adapters.report import render_report
@@ -162,24 +178,30 @@ def _failures_explained() -> Iterator[None]:
     with extras_explained():
         from adapters.corpus import CorpusError
         from adapters.storage import AdapterError
+        from adapters.trial_steps import TooFewStepsError
         from submodels.errors import BundleError
 
         try:
             yield
+        except TooFewStepsError as error:
+            raise CommandError(f"--minutes is too short: {error}") from error
         except (BundleError, CorpusError, AdapterError, OSError) as error:
             raise CommandError(str(error)) from error
 
 
-def _summary(trained: "TrainedAdapter", folder: Path) -> str:
-    card = trained.card
-    figures = card.training
-    return "\n".join(
-        [
-            f"Trained a {card.kind} adapter: {figures.steps} steps, loss {figures.loss:.3f}, "
-            f"{figures.training_s / 60:.1f} minutes.",
-            f"  held-out text, greedy: {figures.tokens_per_round:.2f} tokens per round with "
-            f"{card.max_draft_tokens} drafted, {figures.stopped_tokens_per_round:.2f} with drafts "
-            f"that stop below {card.stop_threshold:g}",
-            f"  It lies in {folder / 'device'}, and `hat device` drafts with it.",
-        ]
-    )
+@contextmanager
+def _interruption_explained() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("hat: the bundle is as it was; the same command goes on from here", file=sys.stderr)
+        raise
+
+
+def _looked_up(text: Sequence[int], num_tokens: int) -> Sequence[int]:
+    """What `hat device` drafts without an adapter."""
+    from device_runtime.drafting import NgramDrafter
+
+    drafter = NgramDrafter()
+    drafter.extend(text)
+    return drafter.propose(num_tokens)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adapters.corpus import STORY_END
 from adapters.whole_model import WholeModel, load_whole_model
+from device_runtime.drafting import NgramDrafter
 from submodels.layers import LayerCache, Placed, run_layers
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.split_models import split
@@ -47,6 +48,13 @@ def write_stories(path: Path, num_stories: int, num_words: int = 12, seed: int =
 
     path.write_text(f"\n{STORY_END}\n".join(story() for _ in range(num_stories)))
     return path
+
+
+def looked_up(text: Sequence[int], num_tokens: int) -> Sequence[int]:
+    """What the device drafts without an adapter."""
+    drafter = NgramDrafter()
+    drafter.extend(text)
+    return drafter.propose(num_tokens)
 
 
 class PerfectAdapter:

@@ -10,7 +10,7 @@ from adapters.options import EvaluateOptions, StageProgress, TrainOptions, Trial
 from adapters.report import render_report
 from adapters.storage import AdapterError
 from adapters.train import train
-from tests.support.adapter_models import make_bundles, write_stories
+from tests.support.adapter_models import looked_up, make_bundles, write_stories
 
 TRIALS = TrialOptions(3, prompt_tokens=(6, 12), continuation_tokens=12, max_draft_tokens=3)
 
@@ -29,6 +29,8 @@ def trained(tmp_path: Path, num_output: int = 1) -> EvaluateOptions:
             text=(text,),
             held_out=(text,),
             work=tmp_path / "work",
+            lookup=looked_up,
+            out=device,
             recipe=Recipe(steps=4, batch_windows=2),
             windows=Windows(32, 4),
             calibration=TRIALS,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from adapters import fitting
 from adapters.corpus import Windows
 from adapters.distill import Recipe, distillation_loss
 from adapters.networks import load_network
@@ -18,6 +17,7 @@ from adapters.whole_model import WholeModel
 from submodels.bundle import load_bundle
 from tests.support.adapter_models import (
     PerfectAdapter,
+    looked_up,
     make_bundles,
     make_whole_model,
     write_stories,
@@ -43,6 +43,7 @@ def options(tmp_path: Path, name: str = "work") -> TrainOptions:
         text=(text,),
         held_out=(text,),
         work=tmp_path / name,
+        lookup=looked_up,
         out=tmp_path / f"{name}-out",
         recipe=RECIPE,
         windows=Windows(32, 4),
@@ -162,17 +163,6 @@ def test_a_checkpoint_of_other_options_is_not_taken_up(tmp_path: Path) -> None:
 
     train(replace(options(tmp_path), recipe=replace(RECIPE, peak_lr=1e-3)), watch)
     assert seen[0] == 1
-
-
-def test_minutes_become_steps_that_a_later_run_can_repeat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fitting, "_MAX_PASSES", 3)
-    timed = train(replace(options(tmp_path, "timed"), minutes=10.0), ignore)
-    assert timed.card.training.passes == pytest.approx(3.0)
-    recipe = replace(RECIPE, steps=timed.card.training.steps)
-    again = train(replace(options(tmp_path, "again"), recipe=recipe), ignore)
-    assert weights(timed) == weights(again)
 
 
 def test_a_trained_adapter_loads_for_its_bundle_and_carries_its_figures(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What a training came to, in words: how it ended, every drafter's figures, and what was done."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapters.comparison import Comparison, Standing
+    from adapters.storage import AdapterCard
+    from adapters.train import TrainedAdapter
+
+_ENDINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "minutes": "the time was up",
+        "passes": "the text was gone through often enough",
+        "steps": "those were all",
+    }
+)
+
+
+def training_report(trained: "TrainedAdapter") -> str:
+    """How the training went, and a table of all drafters on the held-out text."""
+    return "\n".join([_ending(trained.card), "", *_table(trained)])
+
+
+def installed_line(trained: "TrainedAdapter", device: Path) -> str:
+    """Where the adapter is now, and a warning if something else would be faster."""
+    line = f"Installed in {device}; `hat device` drafts with it."
+    faster = trained.comparison.faster
+    if faster is None:
+        return line
+    advice = " with --drafter adapter only" if trained.card.training.is_beaten_by_lookup else ""
+    line = line.replace(" drafts with it", f" drafts with it{advice}")
+    return f"{line} It was forced: {faster} measures better."
+
+
+def kept_line(trained: "TrainedAdapter") -> str:
+    """Why nothing was installed, and where the new adapter lies."""
+    return (
+        f"Not installed: {trained.comparison.faster} measures better, and the bundle is as it was. "
+        f"The new adapter lies in {trained.path}; more minutes or more text may help, and the same "
+        "command with --force installs it all the same."
+    )
+
+
+def _ending(card: "AdapterCard") -> str:
+    figures = card.training
+    return (
+        f"Took {figures.steps} steps of training in {_duration(figures.training_s)} "
+        f"({_ENDINGS[figures.ended]}): a {card.kind} adapter, loss {figures.loss:.3f}."
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+
+
+def _table(trained: "TrainedAdapter") -> list[str]:
+    comparison, card = trained.comparison, trained.card
+    cost = card.training.cost
+    title = f"on held-out text ({comparison.num_prompts} prompts)"
+    return [
+        f"{title:<36} tokens per round   speed",
+        *[_row(name, standing) for name, standing in _standings(comparison)],
+        f"Speed: 1 is no drafting, where a draft step costs {100 * cost.step:g} % of a round trip "
+        f"and a drafted row {100 * cost.row:g} %.",
+        f"The new adapter drafts up to {card.max_draft_tokens} tokens, and ends before one that it "
+        f"gives less than {card.stop_threshold:g}.",
+        "",
+    ]
+
+
+def _standings(comparison: "Comparison") -> list[tuple[str, "Standing"]]:
+    from adapters.comparison import NO_DRAFTING
+
+    shown = [("no drafting", NO_DRAFTING), ("prompt lookup (ngram)", comparison.ngram)]
+    if comparison.before is not None:
+        shown.append(("before: the adapter that is there", comparison.before))
+    return [*shown, ("now: the new adapter", comparison.now)]
+
+
+def _row(name: str, standing: "Standing") -> str:
+    return f"  {name:<34} {standing.tokens_per_round:>16.2f}   {standing.speed:>5.2f}"
