@@ -1,8 +1,17 @@
 """The drafting adapter that a device bundle brings."""
 
-from adapters.storage import CARD_FILE, AdapterError, StoredAdapter, load_adapter
+from pathlib import Path
+
+from adapters.storage import (
+    CARD_FILE,
+    AdapterError,
+    StoredAdapter,
+    TrainingFigures,
+    load_adapter,
+    load_card,
+)
 from device_runtime.engine import DraftLimits
-from submodels.bundle import Bundle
+from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 
 
@@ -18,6 +27,41 @@ def stored_adapter(bundle: Bundle) -> StoredAdapter | None:
         return load_adapter(bundle.path, bundle.manifest)
     except AdapterError as error:
         raise BundleError(str(error)) from error
+
+
+def recorded_figures(bundle: Bundle) -> TrainingFigures | None:
+    """What the bundle's adapter was measured at; None when there is no adapter.
+
+    Raises:
+        BundleError: its card cannot be read.
+    """
+    if CARD_FILE not in bundle.manifest.files:
+        return None
+    try:
+        return load_card(bundle.path).training
+    except AdapterError as error:
+        raise BundleError(str(error)) from error
+
+
+def is_worth_its_place(path: Path) -> bool:
+    """Whether the adapter of a bundle is to be preferred to prompt lookup, as far as is known.
+
+    Raises:
+        BundleError: no usable bundle there, or one with a card that cannot be read.
+    """
+    figures = recorded_figures(load_bundle(path, "device"))
+    return figures is None or not figures.is_beaten_by_lookup
+
+
+def drafter_reason(bundle: Bundle) -> str:
+    """The recorded figures behind the choice between adapter and prompt lookup, or nothing."""
+    figures = recorded_figures(bundle)
+    if figures is None or figures.ngram_tokens_per_round is None:
+        return ""
+    return (
+        f" (tokens per round when trained: adapter {figures.stopped_tokens_per_round:.2f}, "
+        f"ngram {figures.ngram_tokens_per_round:.2f})"
+    )
 
 
 def draft_limits(stored: StoredAdapter) -> DraftLimits:

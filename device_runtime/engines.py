@@ -1,5 +1,6 @@
 """Loading the engine that a configuration names; only its own libraries are imported."""
 
+from device_runtime.bundle_adapter import is_worth_its_place
 from device_runtime.config import DeviceConfig
 from device_runtime.engine import DeviceEngine
 from submodels.errors import BundleError
@@ -42,7 +43,9 @@ def _checked(engine: DeviceEngine, config: DeviceConfig) -> DeviceEngine:
 
 
 def _load(config: DeviceConfig) -> DeviceEngine:
-    may_draft = config.drafter in ("auto", "adapter")
+    may_draft = config.drafter == "adapter"
+    if config.drafter == "auto":
+        may_draft = is_worth_its_place(config.bundle)
     if config.engine == "torch":
         from device_runtime.torch_engine import load_torch_engine
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
+from device_runtime.bundle_adapter import drafter_reason
 from device_runtime.config import DeviceConfig
 from device_runtime.logs import configure_logs
 from device_runtime.server import DeviceServer, StartError, serve_device
@@ -79,12 +80,18 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
     return "\n".join(
         [
             f"model     {server.service.model.id}: {layers}, {context}",
-            f"engine    {config.engine}{weights}; drafter {server.runtime.drafter}",
+            f"engine    {config.engine}{weights}; drafter {_drafter(server)}",
             f"cloud     {config.cloud}: {cloud}",
             f"endpoint  {server.url}/v1",
             f"try       {_curl(config, server)}",
         ]
     )
+
+
+def _drafter(server: DeviceServer) -> str:
+    """What drafts here and, where its adapter's card knows, why."""
+    name = server.runtime.drafter
+    return name + drafter_reason(server.bundle) if name in ("adapter", "ngram") else name
 
 
 def _curl(config: DeviceConfig, server: DeviceServer) -> str:

@@ -156,7 +156,8 @@ _DEVICE: Mapping[str, About] = {
     "weights": About("Which of the bundle's ONNX weights to use."),
     "drafter": About(
         "How tokens are drafted: by the bundle's adapter, by prompt lookup (ngram), by the "
-        "bundle's Medusa heads, or not at all; auto: by the adapter if there is one, else ngram."
+        "bundle's Medusa heads, or not at all; auto: by the adapter if there is one "
+        "and it measured faster than ngram, else ngram."
     ),
     "draft_tokens": About(
         "Most tokens per draft; left out: 4, or what the adapter was calibrated for.",
