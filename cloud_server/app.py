@@ -1,29 +1,21 @@
 """The daemon's HTTP face: the devices' WebSocket, health, readiness and metrics."""
 
-import asyncio
-import logging
 from typing import Protocol
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
-from cloud_server.actions import Identity
-from cloud_server.connection import Connection
 from cloud_server.daemon import CloudDaemon
+from cloud_server.device_socket import DeviceSocket
 from cloud_server.metrics import Metrics
+from cloud_server.reception import Reception
 from wire.handshake import LINK_PATH
-
-_log = logging.getLogger(__name__)
-
-_HEARTBEAT_S = 60.0
-"""A ping may wait behind a long reply on a thin link; half of this is the time for its answer."""
-
-_CLOSE_TIMEOUT_S = 2.0
 
 
 class Serving(Protocol):
     """What the HTTP face asks of the server behind it."""
 
     metrics: Metrics
+    reception: Reception
 
     @property
     def daemon(self) -> CloudDaemon | None:
@@ -56,18 +48,7 @@ class _Face:
         if daemon is None or daemon.is_draining:
             reason = _LOADING if daemon is None else _DRAINING
             raise web.HTTPServiceUnavailable(text=reason, headers={"Retry-After": "1"})
-        socket = web.WebSocketResponse(
-            compress=False,
-            heartbeat=_HEARTBEAT_S,
-            timeout=_CLOSE_TIMEOUT_S,
-            # A frame somewhat too long gets a Fault; beyond twice the limit nothing is read.
-            max_msg_size=2 * daemon.max_frame_bytes,
-        )
-        await socket.prepare(request)
-        if request.transport is None:
-            return socket
-        await _serve(daemon, socket, request.transport, Identity(request.remote or ""))
-        return socket
+        return await DeviceSocket(daemon, request, self._serving.reception).serve()
 
     async def health(self, request: web.Request) -> web.Response:
         """200 while a restart would not help."""
@@ -106,23 +87,3 @@ _BROKEN = "the engine fails every step"
 _LOST = "the engine is lost and cannot be loaded"
 _DRAINING = "draining: no new sessions"
 _RESTARTING = "the engine was lost and is being loaded again"
-
-
-async def _serve(
-    daemon: CloudDaemon,
-    socket: web.WebSocketResponse,
-    transport: asyncio.Transport,
-    identity: Identity,
-) -> None:
-    """Read one socket to its end."""
-    connection = Connection(socket, transport, daemon.send_limits)
-    number = daemon.connect(connection, identity)
-    try:
-        async for message in socket:
-            if message.type is WSMsgType.ERROR:
-                _log.info("connection %d broke the WebSocket protocol: %s", number, message.data)
-            else:
-                daemon.receive(number, message.data)
-    finally:
-        daemon.disconnect(number)
-        await connection.end(_CLOSE_TIMEOUT_S)

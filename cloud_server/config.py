@@ -12,12 +12,14 @@ class CloudConfig:
     """Settings of `hat cloud`. `None` means: chosen at start, and printed.
 
     `dtype` is what the layers compute in, `wire_dtype` what rows cross the link in (see
-    `cloud_server.number_format`). `secret` is what devices must present. `capacity_tokens` is the
-    KV capacity over all sessions. `step_budget_tokens` bounds the rows of one engine step, which
-    aims at `target_step_s` within that (0: it does not), `max_frame_tokens` those of one frame.
-    One address has at most `identity_share` of everything while others are connected. A session
-    without a socket is kept for `session_ttl_s`; a new one is refused when its first rows would
-    wait longer than `queue_deadline_s`.
+    `cloud_server.number_format`). `secret` is what devices must present; `trusted_proxies` are
+    addresses and networks whose X-Forwarded-For is believed. `capacity_tokens` is the KV capacity
+    over all sessions. `max_connections` counts devices, `max_sockets` everything that is
+    connected, those included that have shown nothing yet. `step_budget_tokens` bounds the rows of
+    one engine step, which aims at `target_step_s` within that (0: it does not), `max_frame_tokens`
+    those of one frame. One address has at most `identity_share` of everything while others are
+    connected. A session without a socket is kept for `session_ttl_s`; a new one is refused when
+    its first rows would wait longer than `queue_deadline_s`.
 
     The settings from `tensor_parallel_size` on are for the engine vllm, under vLLM's own names;
     `kv_cache_memory` is in bytes per worker, `vllm_args` a JSON object of further ones.
@@ -34,11 +36,14 @@ class CloudConfig:
     secret: str | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    trusted_proxies: tuple[str, ...] = ()
     capacity_tokens: int | None = None
     max_context_tokens: int | None = None
     max_sessions: int = 256
     max_connections: int = 256
     identity_share: float = 0.5
+    max_sockets: int | None = None
+    max_sockets_per_address: int | None = None
     step_budget_tokens: int = 512
     target_step_s: float = 0.25
     max_frame_tokens: int = 512

@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import web
+
+from wire.messages import Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,29 @@ class SendLimits:
     stall_timeout_s: float
 
 
+class Host(Protocol):
+    """Who hears what the core has decided about a device."""
+
+    def greeted(self) -> None:
+        """It was welcomed."""
+        ...
+
+    def refused(self, fault: Fault) -> None:
+        """Its connection ends with this."""
+        ...
+
+
 class Connection:
     """Frames to one socket, in order."""
 
     def __init__(
-        self, socket: web.WebSocketResponse, transport: asyncio.Transport, limits: SendLimits
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        limits: SendLimits,
+        host: Host,
     ) -> None:
+        self.host = host
         self._socket = socket
         self._transport = transport
         self._limits = limits

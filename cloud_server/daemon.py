@@ -24,9 +24,10 @@ from cloud_server.core import CloudCore
 from cloud_server.core_config import CoreConfig, CoreFigures
 from cloud_server.engine_thread import EngineThread
 from cloud_server.metrics import Metrics
+from process.quiet_log import QuietLog
 from wire.codec import encode
 from wire.limits import ITEM_BYTES
-from wire.messages import Fault
+from wire.messages import NO_SESSION, Fault, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class CloudDaemon:
         self._metrics = metrics
         self._rhythm = rhythm
         self._loop = asyncio.get_running_loop()
+        self._faults = QuietLog(_log, self._loop.time, self._loop.call_later)
         self._connections: dict[ConnectionId, Connection] = {}
         self._num_connected = 0
         self._num_running_steps = 0
@@ -128,13 +130,15 @@ class CloudDaemon:
         """The load at this moment."""
         return self._core.figures()
 
-    def connect(self, connection: Connection, identity: Identity) -> ConnectionId:
-        """Take a new socket, and whose it is."""
+    def connect(
+        self, connection: Connection, identity: Identity, begun_s: float | None = None
+    ) -> ConnectionId:
+        """Take a new socket, and whose it is; the time for its Hello counts from `begun_s`."""
         self._num_connected += 1
         number = ConnectionId(self._num_connected)
         self._connections[number] = connection
         _log.debug("connection %d opened", number)
-        self._perform(self._core.connect(number, time.monotonic(), identity))
+        self._perform(self._core.connect(number, begun_s or time.monotonic(), identity))
         return number
 
     def receive(self, number: ConnectionId, frame: bytes | str) -> None:
@@ -223,19 +227,28 @@ class CloudDaemon:
         connection = self._connections.get(number)
         if connection is None:
             return
+        if isinstance(message, Welcome):
+            connection.host.greeted()
         if isinstance(message, Fault):
-            self._metrics.count_fault(message.code)
-            _log.info(
-                "connection %d, session %d: %s (%s)",
-                number,
-                message.session,
-                message.code.name,
-                message.message,
-            )
+            self._note_fault(number, connection, message)
         frame = encode(message)
         self._metrics.count_sent(len(frame))
         if not connection.send(frame):
             _log.warning("connection %d cut: it does not read what it asked for", number)
+
+    def _note_fault(self, number: ConnectionId, connection: Connection, fault: Fault) -> None:
+        self._metrics.count_fault(fault.code)
+        if fault.session == NO_SESSION:
+            connection.host.refused(fault)
+            return
+        self._faults.say(
+            logging.INFO,
+            "connection %d, session %d: %s (%s)",
+            number,
+            fault.session,
+            fault.code.name,
+            fault.message,
+        )
 
     def _pump_soon(self) -> None:
         """Give out a step once all frames that are already here have been taken."""

@@ -17,13 +17,10 @@ from cloud_server.kv_sizing import gib
 from cloud_server.loaded_engine import EngineLoader, LoadedEngine
 from cloud_server.metrics import Metrics
 from cloud_server.number_format import NAMES
+from cloud_server.reception import make_reception
 from cloud_server.step_finisher import steps_in_flight
 from cloud_server.tls import server_tls
-from process.guard import Guard
-from process.limits import Limits, default_max_connections, default_max_per_address
 from process.listening import GuardedRunner
-from process.open_files import open_files_limit
-from process.quiet_log import QuietLog
 from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 from wire.handshake import LINK_PATH
@@ -47,8 +44,10 @@ class CloudServer:
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = _bundle(config)
         self._engine = EngineThread(self._load_engine, wire_dtype(config, self._bundle.manifest))
-        guard = Guard(_limits(), QuietLog(_log, time.monotonic), takes_bodies=False)
-        self._runner = GuardedRunner(make_app(self), guard, shutdown_timeout=_STOP_HTTP_S)
+        self.reception = make_reception(config)
+        self._runner = GuardedRunner(
+            make_app(self), self.reception.guard, shutdown_timeout=_STOP_HTTP_S
+        )
         self._port = config.port
         self.metrics = Metrics(verify_tokens(config))
         self.daemon: CloudDaemon | None = None
@@ -177,11 +176,6 @@ def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
             f"the engine needs torch ({error}): pip install 'hat-serving[cloud]'"
         ) from error
     return load_torch_engine(bundle, config)
-
-
-def _limits() -> Limits:
-    max_connections = default_max_connections(open_files_limit())
-    return Limits(max_connections, default_max_per_address(max_connections))
 
 
 def _bundle(config: CloudConfig) -> Bundle:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.settings import About, Program, program
+from process.addresses import parse_networks
 
 _MAX_TOKENS = 1 << 24
 _MAX_COUNT = 1 << 16
@@ -43,6 +44,14 @@ def _json_object(value: str) -> str | None:
     return None if is_object else "a JSON object"
 
 
+def _networks(values: tuple[str, ...]) -> str | None:
+    try:
+        parse_networks(values)
+    except ValueError:
+        return "addresses or networks such as 10.0.0.1 or 10.0.0.0/8"
+    return None
+
+
 _SECRET = "File with the secret that the device shows to the cloud; without one, any device may in."
 
 _COMMON: Mapping[str, About] = {
@@ -75,6 +84,10 @@ _CLOUD: Mapping[str, About] = {
     "secret": About(_SECRET, secret=True, shared_variable="HAT_SECRET"),
     "tls_certificate": About("Certificate chain (PEM); devices then connect to wss://."),
     "tls_key": About("Private key (PEM) of the certificate."),
+    "trusted_proxies": About(
+        "Addresses or networks, such as 10.0.0.0/8, of proxies whose X-Forwarded-For is believed.",
+        check=_networks,
+    ),
     "capacity_tokens": About(
         "KV cache over all sessions, in tokens; left out: what the memory allows.",
         minimum=1,
@@ -94,6 +107,17 @@ _CLOUD: Mapping[str, About] = {
         " connected, as a share; 1 where a proxy or NAT stands before all devices.",
         minimum=0.001,
         maximum=1,
+    ),
+    "max_sockets": About(
+        "Most sockets at once, those of no device yet included; left out: 1024 or more, as far as "
+        "the limit of open files allows.",
+        minimum=1,
+        maximum=_MAX_COUNT,
+    ),
+    "max_sockets_per_address": About(
+        "Most sockets of one address, and of one /64 in IPv6; left out: half of all.",
+        minimum=1,
+        maximum=_MAX_COUNT,
     ),
     "step_budget_tokens": About(
         "Most rows in one step of the engine.", minimum=1, maximum=_MAX_TOKENS, tokens=True

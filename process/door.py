@@ -9,16 +9,19 @@ from collections.abc import Callable
 
 
 class Visit:
-    """One connection. `address` None is a proxy, whose connections are many peers'."""
+    """One connection. `address` None is a proxy, whose connections are many peers'.
 
-    __slots__ = ("address", "host", "is_proven", "opened_s", "put_out")
+    `begun_s` is when it was accepted, or when the first byte of its latest request came.
+    """
+
+    __slots__ = ("address", "begun_s", "host", "is_proven", "put_out")
 
     def __init__(
-        self, host: str, address: str | None, opened_s: float, put_out: Callable[[], None]
+        self, host: str, address: str | None, begun_s: float, put_out: Callable[[], None]
     ) -> None:
         self.host = host
         self.address = address
-        self.opened_s = opened_s
+        self.begun_s = begun_s
         self.put_out = put_out
         self.is_proven = False
 

@@ -5,12 +5,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_websocket import WebSocketReader
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from process.door import Visit
 from process.guard import Guard
 from process.refusals import FULL, HeadTooLongError, as_bytes, of_parser
+from process.threshold import Threshold
 
 _LONGEST_HEADS = 2
 """A request line and header fields, each of full length; and the line ends, names and version."""
@@ -19,7 +21,7 @@ _LONGEST_HEADS = 2
 class GuardedHandler(RequestHandler):
     """One connection: a deadline for its requests' heads, a bound on what nobody reads."""
 
-    __slots__ = ("_deadline", "_guard", "_head", "_pending_bytes", "_stall", "visit")
+    __slots__ = ("_deadline", "_guard", "_head", "_pending_bytes", "_stall", "_threshold", "visit")
 
     def __init__(self, manager: web.Server, guard: Guard, **options: Any) -> None:
         super().__init__(manager, lingering_time=0, **options)
@@ -28,6 +30,7 @@ class GuardedHandler(RequestHandler):
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._pending_bytes = 0
+        self._threshold: Threshold | None = None
         self.visit: Visit | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -62,6 +65,8 @@ class GuardedHandler(RequestHandler):
             return
         if not self._head and self._request_count:
             self.set_deadline(self._guard.limits.head_timeout_s)
+            if self.visit is not None:
+                self.visit.begun_s = self._loop.time()
         self._head += data
         num_requests = self._request_count
         super().data_received(data)
@@ -91,9 +96,28 @@ class GuardedHandler(RequestHandler):
         result = await super().finish_response(request, resp, start_time)
         if not result[1]:
             await self._drain(request)
-        if self.visit is not None:
-            self._guard.door.doubt(self.visit)
+        self.doubt(None)
         return result
+
+    def set_parser(
+        self,
+        parser: WebSocketReader,
+        data_received_cb: Callable[[], None] | None = None,
+    ) -> None:
+        """Give what comes to a WebSocket's reader, over the threshold if there is one."""
+        if self._threshold is None:
+            super().set_parser(parser, data_received_cb)
+            return
+        self._threshold.guard(parser)
+        # It has the two methods of a reader that are called from here.
+        guarded: Any = self._threshold
+        super().set_parser(guarded, data_received_cb)
+
+    def hold_back(self, max_bytes: int) -> Threshold:
+        """Before a WebSocket is prepared: take one message of so many bytes until it is opened."""
+        assert self.transport is not None
+        self._threshold = Threshold(max_bytes, self.transport)
+        return self._threshold
 
     def set_deadline(self, delay_s: float) -> None:
         """Cut the connection off so much later, unless `prove` comes before."""
@@ -105,6 +129,17 @@ class GuardedHandler(RequestHandler):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def doubt(self, until_s: float | None) -> None:
+        """The connection has to show what it is for, until then at the latest, if a time is given.
+
+        Until it does it makes room for others.
+        """
+        self.clear_deadline()
+        if until_s is not None:
+            self._deadline = self._loop.call_at(until_s, self._too_late)
+        if self.visit is not None:
+            self._guard.door.doubt(self.visit)
 
     def prove(self) -> None:
         """The connection is at work: no deadline, and it makes room for nobody."""

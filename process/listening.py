@@ -1,13 +1,11 @@
 """An aiohttp server whose connections are guarded from the moment they are accepted."""
 
-import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
-from process.door import Visit
 from process.guard import Guard
 from process.handler import GuardedHandler
 from process.refusals import Refusal
@@ -107,8 +105,7 @@ class _GuardedServer(web.Server):
 
     def _check_first(self, handle: _Handler) -> _Handler:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
-            protocol = request.protocol
-            assert isinstance(protocol, GuardedHandler)
+            protocol = handler_of(request)
             protocol.prove()
             if protocol.visit is None:
                 return await handle(request)
@@ -127,14 +124,8 @@ class _GuardedServer(web.Server):
         return handler
 
 
-def visit_of(request: web.BaseRequest) -> Visit:
-    """The connection of a request, with the address that it is counted under."""
+def handler_of(request: web.BaseRequest) -> GuardedHandler:
+    """The connection of a request that a guarded runner serves."""
     protocol = request.protocol
     assert isinstance(protocol, GuardedHandler)
-    assert protocol.visit is not None
-    return protocol.visit
-
-
-def now_s() -> float:
-    """The clock that visits are dated with."""
-    return asyncio.get_running_loop().time()
+    return protocol

@@ -3,28 +3,35 @@
 import logging
 from collections.abc import Callable
 
+_TELL_AFTER_S = 10.0
+
+CallLater = Callable[[float, Callable[[], None]], object]
+
 
 class QuietLog:
     """Writes at most `burst` lines at once, then one every `refill_s`.
 
-    `say` gives the number of lines left out with the next line that is written; `flush` with a
-    line of its own, for somebody who asks regularly.
+    The number of lines left out is told with the next line, or ten seconds after the first of
+    them if none comes. `call_later` is the event loop's; without it a count waits for a line.
     """
 
     def __init__(
         self,
         logger: logging.Logger,
         clock: Callable[[], float],
+        call_later: CallLater | None = None,
         burst: int = 20,
         refill_s: float = 1.0,
     ) -> None:
         self._logger = logger
         self._clock = clock
+        self._call_later = call_later
         self._burst = burst
         self._refill_s = refill_s
         self._room = float(burst)
         self._counted_s = clock()
         self._num_left_out = 0
+        self._is_telling_due = False
 
     def say(self, level: int, message: str, *values: object) -> None:
         """Write a line, if there is room for it."""
@@ -32,14 +39,20 @@ class QuietLog:
         self._room = min(self._burst, self._room + (now - self._counted_s) / self._refill_s)
         self._counted_s = now
         if self._room < 1:
-            self._num_left_out += 1
+            self._leave_out()
             return
         self._room -= 1
         self._tell_left_out()
         self._logger.log(level, message, *values)
 
-    def flush(self) -> None:
-        """Say how many lines were left out since the last one, if any."""
+    def _leave_out(self) -> None:
+        self._num_left_out += 1
+        if self._call_later is not None and not self._is_telling_due:
+            self._is_telling_due = True
+            self._call_later(_TELL_AFTER_S, self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling_due = False
         self._tell_left_out()
 
     def _tell_left_out(self) -> None:

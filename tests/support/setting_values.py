@@ -23,6 +23,9 @@ def values_of(setting: Setting) -> st.SearchStrategy[Value]:
         return st.sampled_from(["ws://a:1", "wss://b", "ws://[::1]:7700"])
     if setting.name == "vllm_args":
         return st.dictionaries(WORDS, WORDS, max_size=2).map(json.dumps)
+    if setting.name == "trusted_proxies":
+        networks = st.sampled_from(["10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1"])
+        return st.lists(networks, min_size=1, max_size=3).map(tuple)
     if kind.choices:
         return st.sampled_from(kind.choices)
     if kind.base is int:

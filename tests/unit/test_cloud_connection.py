@@ -3,6 +3,7 @@
 import asyncio
 
 from cloud_server.connection import Connection, SendLimits
+from wire.messages import Fault
 
 LIMITS = SendLimits(max_backlog_bytes=100, stall_timeout_s=5.0)
 
@@ -40,10 +41,18 @@ class FakeSocket:
         self.is_closed = True
 
 
+class FakeHost:
+    """Hears of no decision: the core is not there."""
+
+    def greeted(self) -> None: ...
+
+    def refused(self, fault: Fault) -> None: ...
+
+
 def _make() -> tuple[Connection, FakeSocket, FakeTransport]:
     transport = FakeTransport()
     socket = FakeSocket(transport)
-    return Connection(socket, transport, LIMITS), socket, transport
+    return Connection(socket, transport, LIMITS, FakeHost()), socket, transport
 
 
 def test_frames_are_written_in_order_and_then_the_socket_is_closed():

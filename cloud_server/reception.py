@@ -1,0 +1,64 @@
+"""What a cloud's port lets in, from its settings: bounds, believed proxies, and two logs."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from cloud_server.config import CloudConfig
+from cloud_server.errors import ConfigError
+from cloud_server.wrong_secrets import WrongSecrets
+from process.addresses import Network, parse_networks
+from process.guard import Guard
+from process.limits import Limits, default_max_connections, default_max_per_address
+from process.open_files import open_files_limit
+from process.quiet_log import QuietLog
+
+_log = logging.getLogger(__name__)
+
+_SPARE_SOCKETS = 256
+"""For probes, for what reads the metrics, and for devices that have not said Hello yet."""
+
+_USUAL_SOCKETS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What all device sockets of a cloud share."""
+
+    guard: Guard
+    visits: QuietLog
+    wrong_secrets: WrongSecrets
+    hello_timeout_s: float
+
+
+def make_reception(config: CloudConfig) -> Reception:
+    """The reception of a cloud; belongs to the running event loop.
+
+    Raises:
+        ConfigError: a trusted proxy is no address.
+    """
+    loop = asyncio.get_running_loop()
+    refusals = QuietLog(_log, loop.time, loop.call_later)
+    limits = socket_limits(config)
+    guard = Guard(limits, refusals, trusted=trusted_proxies(config), takes_bodies=False)
+    visits = QuietLog(_log, loop.time, loop.call_later)
+    return Reception(guard, visits, WrongSecrets(), limits.head_timeout_s)
+
+
+def socket_limits(config: CloudConfig) -> Limits:
+    """How many sockets there may be: as set, or what the limit of open files allows."""
+    wanted = max(_USUAL_SOCKETS, 2 * config.max_connections + _SPARE_SOCKETS)
+    total = config.max_sockets or default_max_connections(open_files_limit(), wanted)
+    return Limits(total, config.max_sockets_per_address or default_max_per_address(total))
+
+
+def trusted_proxies(config: CloudConfig) -> tuple[Network, ...]:
+    """The proxies whose X-Forwarded-For is believed.
+
+    Raises:
+        ConfigError: one of them is no address and no network.
+    """
+    try:
+        return parse_networks(config.trusted_proxies)
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies: {error}") from error
