@@ -21,6 +21,7 @@ class DeviceConfig:
     more than this machine).
     `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud, and a cloud
     that is silent for `heartbeat_s` is lost.
+    The model answers to each `served_model_name`, to the bundle's if there is none.
     `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
     """
 
@@ -42,7 +43,7 @@ class DeviceConfig:
     api_key: str | None = None
     cors_origins: tuple[str, ...] = ("localhost",)
     allowed_hosts: tuple[str, ...] = ()
-    served_model_name: str | None = None
+    served_model_name: tuple[str, ...] = ()
     max_model_len: int | None = None
     max_num_seqs: int = 16
     max_queue: int = 64

@@ -156,8 +156,10 @@ def _service(
     config: DeviceConfig, bundle: Bundle, runtime: Runtime, access: AccessRules
 ) -> Service:
     manifest = bundle.manifest
+    names = tuple(dict.fromkeys(config.served_model_name or (manifest.model_name,)))
     model = ModelCard(
-        id=config.served_model_name or manifest.model_name,
+        id=names[0],
+        aliases=names[1:],
         root=manifest.model_name,
         created=int((bundle.path / MANIFEST_FILE).stat().st_mtime),
         fingerprint=manifest.fingerprint,

@@ -53,13 +53,20 @@ def setting_option(setting: Setting) -> Callable[[F], F]:
         metavar = "TOKENS"
     metavar = setting.about.metavar or metavar
     text = setting.about.help + _default_note(setting.default)
-    return click.option(setting.flag, setting.key, metavar=metavar, help=text)
+    # A list may be given in one text or flag by flag.
+    is_list = setting.kind.base is tuple
+    return click.option(setting.flag, setting.key, metavar=metavar, help=text, multiple=is_list)
 
 
 def flags_of(program: Program[C], parameters: Mapping[str, Any]) -> dict[str, str]:
     """The flags of this program that were given, by setting key, as text."""
     keys = {setting.key for setting in program.settings}
-    return {key: text for key, text in parameters.items() if key in keys and text is not None}
+    given = {key: value for key, value in parameters.items() if key in keys}
+    joined = {
+        key: (",".join(value) if value else None) if isinstance(value, tuple) else value
+        for key, value in given.items()
+    }
+    return {key: text for key, text in joined.items() if text is not None}
 
 
 def config_file(parameters: Mapping[str, Any]) -> Path | None:

@@ -26,6 +26,10 @@ def _not_empty(value: str) -> str | None:
     return None if value.strip() else "some text"
 
 
+def _names(value: tuple[str, ...]) -> str | None:
+    return None if all(name.strip() for name in value) else "names that are not empty"
+
+
 def _websocket_url(value: str) -> str | None:
     expected = "a URL like ws://gpu-server:7700 or wss://gpu-server:7700"
     try:
@@ -217,7 +221,10 @@ _DEVICE: Mapping[str, About] = {
         "Further names under which the endpoint may be asked, such as hat.example or *.example; "
         "* for any."
     ),
-    "served_model_name": About("Name in /v1/models; left out: the bundle's.", check=_not_empty),
+    "served_model_name": About(
+        "Names in /v1/models, the first of which answers carry; left out: the bundle's.",
+        check=_names,
+    ),
     "max_model_len": About(
         "Most tokens of prompt and answer together; left out: the model's context.",
         minimum=2,

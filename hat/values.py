@@ -104,6 +104,8 @@ def from_toml(value: object, kind: ValueType, folder: Path, *, tokens: bool = Fa
         return value
     if kind.base is int and tokens and isinstance(value, str):
         return _token_count(value)
+    if kind.base is tuple and isinstance(value, str):
+        return (value,)
     if kind.base is tuple and isinstance(value, list):
         texts = tuple(part for part in value if isinstance(part, str))
         if len(texts) == len(value):

@@ -9,21 +9,23 @@ from device_runtime.api.service import SERVICE, Service
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """The one model served."""
-    return json_response(ModelList(data=[_entry(request.app[SERVICE])]))
+    """The one model served, under each of its names."""
+    service = request.app[SERVICE]
+    return json_response(ModelList(data=[_entry(service, name) for name in service.model.names]))
 
 
 async def get_model(request: web.Request) -> web.Response:
     """The model of this name, which may have slashes in it."""
     service = request.app[SERVICE]
-    check_model(request.match_info["model"], service.model)
-    return json_response(_entry(service))
+    name = request.match_info["model"]
+    check_model(name, service.model)
+    return json_response(_entry(service, name))
 
 
-def _entry(service: Service) -> Model:
+def _entry(service: Service, name: str) -> Model:
     model = service.model
     return Model(
-        id=model.id,
+        id=name,
         created=model.created,
         root=model.root,
         max_model_len=service.generator.max_context_tokens,

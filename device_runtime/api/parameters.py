@@ -22,8 +22,9 @@ def check_model(name: str | None, model: ModelCard) -> None:
     Raises:
         ApiError: 404 `model_not_found`.
     """
-    if name is not None and name != model.id:
-        message = f"the model {name[:200]!r} does not exist; this server has {model.id!r}"
+    if name is not None and name not in model.names:
+        names = ", ".join(map(repr, model.names))
+        message = f"the model {name[:200]!r} does not exist; this server has {names}"
         raise ApiError(404, message, code="model_not_found", param="model")
 
 

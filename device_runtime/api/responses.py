@@ -162,7 +162,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """All models, which is one."""
+    """All models, which is one under all its names."""
 
     object: Literal["list"] = "list"
     data: list[Model]

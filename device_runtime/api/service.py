@@ -13,13 +13,19 @@ from device_runtime.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The model as clients see it. `fingerprint` is the bundle's (hex)."""
+    """The model as clients see it, by its id or an alias. `fingerprint` is the bundle's (hex)."""
 
     id: str
     root: str
     created: int
     fingerprint: str
     eos_token_ids: tuple[int, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, the id first."""
+        return (self.id, *self.aliases)
 
     @property
     def system_fingerprint(self) -> str:

@@ -124,7 +124,9 @@ def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, f
 
 
 def test_the_first_lines_name_everything_and_not_the_key(bundles, free_port):
-    config = device_config(bundles, free_port, api_key="hush", served_model_name="stories")
+    config = device_config(
+        bundles, free_port, api_key="hush", served_model_name=("stories", "other")
+    )
 
     async def test():
         async with serve_device(config) as device:

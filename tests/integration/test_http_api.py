@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from device_runtime.api.service import ModelCard
 from tests.support.api_server import (
     CHAT,
     COMPLETIONS,
@@ -249,3 +250,23 @@ def test_an_unknown_model_is_not_found_and_a_left_out_one_is_the_one_served():
     assert (status, document["error"]["code"]) == (404, "model_not_found")
     status, _ = post(CHAT, {"messages": USER})
     assert status == 200
+
+
+def test_a_model_of_several_names_answers_to_each_and_carries_the_first():
+    names = (MODEL, "gpt-4o-mini", "Org/Model")
+    model = ModelCard(names[0], "stories", 0, "ab" * 32, eos_token_ids=(2,), aliases=names[1:])
+
+    async def test(client, _):
+        async with client.http.get(client.url + "/v1/models") as response:
+            listed = await response.json()
+        assert [entry["id"] for entry in listed["data"]] == list(names)
+        for name in names:
+            async with client.http.get(f"{client.url}/v1/models/{name}") as response:
+                assert (await response.json())["id"] == name
+            status, document = await client.post(CHAT, {"model": name, "messages": USER})
+            assert (status, document["model"]) == (200, names[0])
+        status, document = await client.post(CHAT, {"model": "gpt-9", "messages": USER})
+        assert status == 404
+        assert all(name in document["error"]["message"] for name in names)
+
+    with_server(test, model=model)

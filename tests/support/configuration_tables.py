@@ -62,7 +62,7 @@ def _values(setting: Setting) -> str:
 def _default(setting: Setting) -> str:
     if setting.required:
         return "required"
-    if setting.default is None:
+    if setting.default is None or setting.default == ():
         return "none"
     if isinstance(setting.default, tuple):
         return ", ".join(f"`{part}`" for part in setting.default)

@@ -107,6 +107,28 @@ def test_print_config_shows_values_with_sources_and_runs_nothing(
     assert 'log_level = "info" # default' in rows
 
 
+@pytest.mark.parametrize("command", [("device", "bundle"), ("up",)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--served-model-name", "a,b/c"),
+        ("--served-model-name", "a", "--served-model-name", "b/c"),
+        ("--served-model-name=a", "--served-model-name= b/c ,"),
+    ],
+)
+def test_a_list_is_one_text_or_flag_by_flag_and_can_be_read_again(
+    command: tuple[str, ...], flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    output = _invoke(*command, *flags, "--print-config").output
+    assert 'served_model_name = ["a", "b/c"] ' in output
+    config = tmp_path / "hat.toml"
+    for text in ('["a", "b/c"]', '"a"', "[]"):
+        config.write_text(f"[device]\nserved_model_name = {text}\n")
+        again = _invoke("device", "bundle", "--config", str(config), "--print-config").output
+        expected = text if text.startswith("[") else f"[{text}]"
+        assert f"served_model_name = {expected} " in " ".join(again.split())
+
+
 def test_up_prints_the_settings_of_both_sides() -> None:
     output = _invoke("up", "--cloud-port", "9", "--port", "10", "--print-config").output
     cloud, _, device = output.partition("[device]")
