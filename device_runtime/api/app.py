@@ -12,6 +12,7 @@ from device_runtime.api.cors import add_cors_headers, add_headers
 from device_runtime.api.errors import ApiError
 from device_runtime.api.expectations import check_expectation, leave_to_middleware
 from device_runtime.api.middleware import (
+    QUIET_LOG,
     check_key,
     check_origin,
     error_response,
@@ -63,6 +64,7 @@ def make_app(service: Service) -> web.Application:
         client_max_size=max_body_bytes,
     )
     app[SERVICE] = service
+    app[QUIET_LOG] = QuietLog(_log, time.monotonic)
     app.on_response_prepare.append(add_headers)
     for method, path, handler in _ROUTES:
         add = app.router.add_get if method == hdrs.METH_GET else app.router.add_post

@@ -14,9 +14,14 @@ from device_runtime.api.not_found import EVERYTHING_ELSE
 from device_runtime.api.request_id import name_request, request_id_of
 from device_runtime.api.service import SERVICE
 from device_runtime.logs import describe_error, with_fields
+from process.quiet_log import QuietLog
 
 # Probes carry no key, and what these two say is harmless.
 OPEN_PATHS = frozenset({"/health", "/ready"})
+
+QUIET_LOG = web.AppKey("quiet_log", QuietLog)
+
+_REFUSED = frozenset({401, 403, 404, 405, 413, 415, 417})
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +42,11 @@ async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResp
         raise
     finally:
         level = logging.DEBUG if request.method in {hdrs.METH_GET, hdrs.METH_HEAD} else logging.INFO
+        if status in _REFUSED:
+            # Whoever may not ask can make a line with each try.
+            name = request_id_of(request)
+            request.app[QUIET_LOG].say(level, "refused %s: %s %s", _route(request), status, name)
+            level = logging.DEBUG
         fields = with_fields(
             method=request.method,
             route=_route(request),

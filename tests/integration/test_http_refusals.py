@@ -192,3 +192,27 @@ def test_a_foreign_page_does_not_read_why_its_request_was_refused():
         assert headers["vary"] == "origin"
 
     with_server(test)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "expected"),
+    [
+        ("POST", CHAT, {}, 401),
+        ("POST", CHAT, {"Origin": "https://evil.example"}, 403),
+        ("POST", "/aaaa/secret", {"Authorization": "Bearer key"}, 404),
+        ("PUT", CHAT, {"Authorization": "Bearer key"}, 405),
+        ("POST", CHAT, {"Content-Encoding": "gzip"}, 415),
+        ("POST", CHAT, {"X": "a" * 33_000}, 431),
+    ],
+)
+def test_refusals_fill_no_log_and_quote_nobody(method, path, headers, expected, caplog):
+    caplog.set_level("INFO")
+
+    async def test(client, _):
+        for _ in range(60):
+            async with client.http.request(method, client.url + path, headers=headers) as response:
+                assert response.status == expected
+
+    with_server(test, access=AccessRules(api_key="key"))
+    assert 20 <= len(caplog.records) <= 40
+    assert not any(word in caplog.text for word in ("evil", "secret", "aaaa", "Bearer"))
