@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import ssl
 
@@ -5,12 +6,11 @@ import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict
-from yarl import URL
 
 from device_runtime.link_config import LinkConfig, LinkConfigError, link_url, tls_context
 from device_runtime.refusals import of_error, of_fault, retry_delay_s
 from tests.support.fake_cloud import MODEL, fault
+from tests.support.link_errors import connection_key, handshake_error, request_info
 from wire.errors import FaultCode, RemoteProtocolError
 
 
@@ -58,15 +58,6 @@ def test_a_ca_file_must_exist_hold_a_certificate_and_be_of_use(tmp_path):
 
 def test_a_secret_does_not_show_in_the_repr():
     assert "hunter2" not in repr(LinkConfig("ws://cloud", MODEL, b"hunter2"))
-
-
-def connection_key():
-    return aiohttp.client_reqrep.ConnectionKey("cloud", 7700, True, None, None, None, None)
-
-
-def handshake_error(status):
-    info = aiohttp.RequestInfo(URL("ws://cloud"), "GET", CIMultiDict(), URL("ws://cloud"))
-    return aiohttp.WSServerHandshakeError(info, (), status=status)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +108,84 @@ def test_retries_back_off_within_bounds(attempt, draw):
     assert 0.125 <= delay_s <= 5.0
     if attempt > 5:
         assert delay_s >= 2.5
+
+
+def subclasses(kind: type[BaseException]) -> set[type[BaseException]]:
+    return {kind}.union(*(subclasses(each) for each in kind.__subclasses__()))
+
+
+FOREIGN = sorted(
+    {
+        kind
+        for base in (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError)
+        for kind in subclasses(base)
+        if kind.__module__.split(".")[0] in ("aiohttp", "builtins", "ssl", "socket", "asyncio")
+    }
+    | {TimeoutError, RemoteProtocolError, ValueError, RuntimeError},
+    key=lambda kind: kind.__qualname__,
+)
+
+
+def made(kind: type[BaseException]) -> list[BaseException]:
+    """Instances of an exception, with and without words; some want arguments of their own."""
+    key, info = connection_key(), request_info()
+    tries = [
+        (),
+        ("some words",),
+        (errno.ECONNRESET, "some words"),
+        (key, OSError(errno.EHOSTUNREACH, "Connect call failed ('10.0.0.1', 7700)")),
+        (key, ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)")),
+        (key, OSError("Multiple exceptions: [Errno 111] Connect call failed")),
+        ("/path", key, OSError()),
+        (b"expected", b"got", "cloud", 7700),
+        (info, ()),
+        (FaultCode.BAD_FRAME, "words"),
+    ]
+    errors = []
+    for arguments in tries:
+        with contextlib.suppress(TypeError, ValueError, AttributeError):
+            errors.append(kind(*arguments))
+    return errors
+
+
+@pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: kind.__qualname__)
+def test_no_name_of_a_class_reaches_a_user(kind):
+    errors = made(kind)
+    assert errors, "none could be made"
+    names = {each.__name__ for each in FOREIGN} | {"_ssl", "Errno", "Connect call", "aiohttp"}
+    for error in errors:
+        reason = of_error(error, "cloud:7700").reason
+        assert "cloud:7700" in reason
+        assert not reason.rstrip().endswith(":")
+        assert [name for name in names if name in reason] == []
+
+
+def certificate_error(code: int, message: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, message
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "may_name_ca"),
+    [
+        (9, "not valid yet", False),
+        (10, "has expired", False),
+        (18, "does not trust", True),
+        (19, "does not trust", True),
+        (20, "does not trust", True),
+        (21, "does not trust", True),
+        (23, "was revoked", False),
+        (62, "for another host name", False),
+        (64, "for another address", False),
+        (66, "cannot be used: EE certificate key too weak", False),
+    ],
+)
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_a_certificate_is_named_for_what_it_is(code, words, may_name_ca, is_wrapped):
+    error = certificate_error(code, "EE certificate key too weak")
+    if is_wrapped:
+        error = aiohttp.ClientConnectorCertificateError(connection_key(), error)
+    reason = of_error(error, "cloud:7700").reason
+    assert words in reason
+    assert ("--cloud-ca" in reason) is may_name_ca

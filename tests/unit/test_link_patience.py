@@ -1,14 +1,21 @@
 """How long an answer waits for what, in jumping time: the whole device on a network in memory."""
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 
+import aiohttp
 import pytest
 
 from device_runtime.generation import CloudUnavailableError
+from device_runtime.link import Link
+from device_runtime.link_config import Patience
+from device_runtime.tunnel import TunnelError
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_runtime import PROMPT, Bench, expected, request, rest
-from tests.support.memory_link import MemoryNetwork, memory_bench
+from tests.support.link_errors import connection_key, handshake_error
+from tests.support.memory_link import MemoryNetwork, MemorySocket, memory_bench
 from tests.support.virtual_time import run_virtual
 from wire.messages import Fault, Message, Open, Opened, Reply, States
 
@@ -157,6 +164,78 @@ def test_a_cloud_that_never_answers_an_opening_is_tried_again(
         network.hangs = False
 
     assert run_through(monkeypatch, hang, reconnect_timeout_s=60.0) < 22.0 + 12.0
+
+
+PASSING = [
+    *(
+        handshake_error(status)
+        for status in (200, 302, 400, 401, 403, 404, 426, 429, 500, 502, 503)
+    ),
+    aiohttp.ClientConnectorCertificateError(connection_key(), ssl.SSLCertVerificationError("no")),
+    aiohttp.ClientConnectorSSLError(connection_key(), ssl.SSLError("wrong version")),
+    aiohttp.ClientConnectorDNSError(connection_key(), socket.gaierror(-2, "not known")),
+    TunnelError("the proxy gave no tunnel"),
+]
+
+
+@pytest.mark.parametrize("seconds", [6.0, 20.0])
+@pytest.mark.parametrize("failure", PASSING, ids=lambda error: type(error).__name__)
+def test_what_passes_on_a_link_that_has_worked_ends_no_answer(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, seconds: float
+) -> None:
+    """A balancer without its backend, a captive portal, a name that is not known for a while."""
+
+    async def fail(bench: Bench, network: MemoryNetwork) -> None:
+        network.fails = failure
+        await network.cut()
+        await asyncio.sleep(seconds)
+        network.fails = None
+
+    assert run_through(monkeypatch, fail) < seconds + 6.0
+
+
+@pytest.mark.parametrize("has_worked", [True, False])
+def test_what_has_lasted_or_was_so_from_the_start_is_tried_seldom(
+    monkeypatch: pytest.MonkeyPatch, has_worked: bool
+) -> None:
+    async def run() -> None:
+        network = MemoryNetwork(FakeCloud())
+        clock = asyncio.get_running_loop().time
+        network.fails = None if has_worked else handshake_error(404)
+        link = Link(
+            FakeCloud().config(url="ws://cloud", patience=Patience()), None, network.dial, clock
+        )
+        link.start()
+        await asyncio.sleep(1.0)
+        network.fails = handshake_error(404)
+        await network.cut()
+        num_dials = network.num_dials
+        await asyncio.sleep(30.0)
+        assert (network.num_dials - num_dials > 5) is has_worked
+        await asyncio.sleep(10.0)
+        num_dials = network.num_dials
+        await asyncio.sleep(300.0)
+        assert 9 <= network.num_dials - num_dials <= 10
+        network.fails = None
+        await asyncio.sleep(31.0)
+        assert link.status.is_connected
+        await link.close()
+
+    run_virtual(run)
+
+
+def test_a_goodbye_that_nobody_takes_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(self: MemorySocket) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with memory_bench(monkeypatch) as (bench, _):
+            monkeypatch.setattr(MemorySocket, "close", hang)
+            began_s = asyncio.get_running_loop().time()
+            await bench.link.close()
+            assert asyncio.get_running_loop().time() - began_s < 4.0
+
+    run_virtual(run)
 
 
 def test_a_cloud_that_is_really_gone_ends_the_answer_with_the_reason(

@@ -1,0 +1,60 @@
+"""Certificates of all kinds, made with openssl."""
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+HAS_OPENSSL = shutil.which("openssl") is not None
+
+_ENDS = {
+    "good": (("-days", "2"),),
+    "expired": (
+        ("-days", "-1"),
+        ("-not_before", "20200101000000Z", "-not_after", "20200201000000Z"),
+    ),
+    "early": (("-not_before", "20800101000000Z", "-not_after", "20800201000000Z"),),
+}
+
+
+class Authority:
+    """Signs certificates below a folder; `ca` is its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.ca = folder / "ca.pem"
+        self._openssl(
+            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test ca"),
+        )
+
+    def server(self, kind: str, names: str) -> ssl.SSLContext | None:
+        """What a server shows: `good`, `expired` or `early`, for these alternative names.
+
+        None where this openssl makes no such certificate.
+        """
+        self._openssl(
+            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={kind}"),
+            *("-keyout", f"{kind}.key", "-out", f"{kind}.csr"),
+        )
+        (self._folder / "names").write_text(f"subjectAltName={names}\n")
+        if not any(self._sign(kind, ends) for ends in _ENDS[kind]):
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._folder / f"{kind}.pem", self._folder / f"{kind}.key")
+        return context
+
+    def _sign(self, kind: str, ends: tuple[str, ...]) -> bool:
+        """Which of the ways works depends on openssl's version."""
+        try:
+            self._openssl(
+                *("x509", "-req", "-in", f"{kind}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+                *("-CAcreateserial", "-extfile", "names", "-out", f"{kind}.pem", *ends),
+            )
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+    def _openssl(self, *arguments: str) -> None:
+        command = ["openssl", *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=self._folder)
