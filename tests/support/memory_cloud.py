@@ -1,6 +1,7 @@
 """The cloud's real core with a middle made of integers, for networks in memory and jumping time."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from cloud_server.actions import (
     ConnectionId,
     Identity,
     OpenSequence,
+    Refusal,
     Send,
     SequenceHandle,
     Step,
@@ -48,7 +50,8 @@ class CoreCloud:
     """Serves sockets in memory; a step takes `fixed_s`, and `row_s` more for each row."""
 
     def __init__(self, fixed_s: float = 0.005, row_s: float = 0.0, **changes: Any) -> None:
-        self.core = CloudCore(replace(CONFIG, **changes))
+        self._config = replace(CONFIG, **changes)
+        self.core = CloudCore(self._config)
         self._clock = asyncio.get_running_loop().time
         self._fixed_s = fixed_s
         self._row_s = row_s
@@ -56,6 +59,7 @@ class CoreCloud:
         self._sockets: dict[ConnectionId, Any] = {}
         self._num_connected = 0
         self._is_stepping = False
+        self.refuses: Callable[[StepWork], Refusal | None] = lambda item: None
         self._ticking = asyncio.create_task(self._tick())
 
     def config(self, **changes: object) -> LinkConfig:
@@ -74,6 +78,12 @@ class CoreCloud:
         finally:
             del self._sockets[number]
             self._perform(self.core.disconnect(number, self._clock()))
+
+    def forget(self) -> None:
+        """Be another cloud, which knows no session; for when no socket is open."""
+        self.core = CloudCore(self._config)
+        self._middles.clear()
+        self._is_stepping = False
 
     async def stop(self) -> None:
         """Look at no deadlines any more."""
@@ -97,13 +107,16 @@ class CoreCloud:
             seconds = self._fixed_s + self._row_s * step.num_tokens
             results = self._run(step)
             outcome = StepOutcome(results, seconds, ())
-            asyncio.get_running_loop().call_later(seconds, self._done, step, outcome)
+            done = (self.core, step, outcome)
+            asyncio.get_running_loop().call_later(seconds, self._done, *done)
 
-    def _done(self, step: Step, outcome: StepOutcome) -> None:
+    def _done(self, core: CloudCore, step: Step, outcome: StepOutcome) -> None:
+        if core is not self.core:
+            return
         self._is_stepping = False
         self._perform(self.core.step_done(step, outcome, self._clock()))
 
-    def _run(self, step: Step) -> tuple[bytes, ...]:
+    def _run(self, step: Step) -> tuple[bytes | Refusal, ...]:
         for command in step.commands:
             if isinstance(command, OpenSequence):
                 source = self._middles.get(command.fork_of) if command.fork_of else None
@@ -111,7 +124,7 @@ class CoreCloud:
                 self._middles[command.handle] = middle
             else:
                 self._middles.pop(command.handle, None)
-        return tuple(self._forward(item) for item in step.items)
+        return tuple(self.refuses(item) or self._forward(item) for item in step.items)
 
     def _forward(self, item: StepWork) -> bytes:
         rows = unpack_rows(item.payload, item.num_rows, HIDDEN_SIZE, Dtype.FP32)

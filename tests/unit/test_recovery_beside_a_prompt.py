@@ -1,0 +1,56 @@
+"""An answer that recovers while another prompt has the credit, over the cloud's real core."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cloud_server.actions import Refusal, StepWork
+from device_runtime.generation import SamplingParams
+from tests.support.fake_runtime import PROMPT, expected, request, rest
+from tests.support.memory_cloud import CoreCloud
+from tests.support.memory_link import memory_bench
+from tests.support.virtual_time import run_virtual
+from wire.errors import FaultCode
+from wire.messages import Want
+
+SHORT = request(PROMPT, 40, sampling=SamplingParams(seed=3))
+LONG = request([(5 * i + 1) % 16 for i in range(88)], 4)
+
+SLOW = {"fixed_s": 0.05, "row_s": 0.25, "credit_window_tokens": 32, "max_frame_tokens": 16}
+"""A prompt takes half a minute, and all the credit there is."""
+
+
+ROUNDS_PER_LOSS = 3
+
+
+@pytest.mark.parametrize("code", [FaultCode.INTERNAL, FaultCode.DEADLINE_EXCEEDED])
+def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tokens(
+    code: FaultCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replay waits for credit, and the interrupted round must not go before it."""
+
+    async def run() -> None:
+        cloud = CoreCloud(**SLOW)
+        device: dict[str, Any] = {"chunking": "fixed", "chunk_tokens": 16, "drafter": "none"}
+        num_rounds = 0
+
+        def refuses(item: StepWork) -> Refusal | None:
+            nonlocal num_rounds
+            is_round = item.num_rows == 1 and item.want is Want.ALL
+            num_rounds += is_round
+            is_lost = is_round and num_rounds % ROUNDS_PER_LOSS == 0
+            return Refusal(code, "lost") if is_lost else None
+
+        async with memory_bench(monkeypatch, cloud, **device) as (bench, _):
+            short = bench.runtime.generate(SHORT, "short")
+            ids = [token.id for token in (await anext(short)).tokens]
+            cloud.refuses = refuses
+            prompts = [asyncio.ensure_future(bench.ids(LONG)) for _ in range(3)]
+            await asyncio.sleep(1.0)
+            assert ids + await rest(short) == expected(SHORT)
+            assert await asyncio.gather(*prompts) == [expected(LONG)] * 3
+            assert short.stats.num_recoveries >= 10
+        await cloud.stop()
+
+    run_virtual(run)
