@@ -1,0 +1,85 @@
+"""Signs of life over real sockets: a thin and full uplink is no dead cloud, a hole is."""
+
+import asyncio
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from device_runtime.link import Link
+from device_runtime.link_session import LinkLostError, LinkSession, OutgoingRows
+from tests.support.event_loop import until
+from tests.support.fake_cloud import IMPATIENT, FakeCloud
+from tests.support.fake_model import shallow_rows
+from tests.support.thin_link import ThinLink, thin_link
+from wire.messages import Dtype, Want
+from wire.numbers import pack_rows
+
+SILENCE_S = 1.0
+NUM_ROWS = 4096
+CHUNK_BYTES = NUM_ROWS * 16
+THIN_BYTES_PER_S = CHUNK_BYTES / (2.5 * SILENCE_S)
+NO_BYTES_PER_S = 0.001
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems do not tell what has arrived"
+)
+
+
+async def send(session: LinkSession, position: int) -> None:
+    payload = pack_rows(shallow_rows([1] * NUM_ROWS, position), Dtype.FP32)
+    await session.send(OutgoingRows(1, position, NUM_ROWS, Want.LAST, payload, False))
+
+
+def over(talk, bytes_per_s):
+    """Talk to a cloud behind an uplink of such a rate."""
+
+    async def run() -> None:
+        cloud = FakeCloud(window_tokens=8 * NUM_ROWS, max_frame_tokens=NUM_ROWS)
+        await cloud.start()
+        async with thin_link(cloud.port, bytes_per_s) as uplink:
+            patience = replace(IMPATIENT, heartbeat_s=SILENCE_S)
+            link = Link(cloud.config(url=uplink.url, patience=patience))
+            link.start()
+            try:
+                async with asyncio.timeout(30.0):
+                    await link.connected()
+                    await talk(link, uplink)
+            finally:
+                await link.close()
+                await cloud.stop()
+
+    asyncio.run(run())
+
+
+def test_a_chunk_that_takes_longer_than_the_silence_that_is_borne_loses_no_link():
+    async def talk(link: Link, uplink: ThinLink) -> None:
+        session = link.open(8 * NUM_ROWS)
+        started_s = time.monotonic()
+        for index in range(2):
+            await send(session, index * NUM_ROWS)
+        for _ in range(2):
+            await session.reply()
+        assert time.monotonic() - started_s > 3 * SILENCE_S
+        assert link.totals.num_connections == 1
+
+    over(talk, THIN_BYTES_PER_S)
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_hole_on_the_way_up_is_noticed_in_time_whatever_waits_before_it(is_busy):
+    async def talk(link: Link, uplink: ThinLink) -> None:
+        session = link.open(8 * NUM_ROWS)
+        await session.opened()
+        if is_busy:
+            await send(session, 0)
+        uplink.bytes_per_s = NO_BYTES_PER_S
+        started_s = time.monotonic()
+        await until(lambda: not link.status.is_connected)
+        assert time.monotonic() - started_s < 2 * SILENCE_S, "twice as long on a busy machine"
+        assert "nothing came from it for 1 s" in (link.status.reason or "")
+        with pytest.raises(LinkLostError):
+            await session.reply()
+
+    over(talk, 1e6)
