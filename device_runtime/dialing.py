@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -42,7 +43,9 @@ class Dialer:
     async def __call__(self) -> AsyncIterator[WebSocket]:
         """A socket on which nothing was said yet."""
         client = aiohttp.ClientSession(
-            connector=self._connector(), timeout=aiohttp.ClientTimeout(total=None)
+            connector=self._connector(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=[_no_redirects()],
         )
         try:
             yield await client.ws_connect(
@@ -80,3 +83,19 @@ class Dialer:
         if self._proxy is None:
             return aiohttp.TCPConnector(force_close=True)
         return TunnelConnector(self._proxy, self._tls)
+
+
+def _no_redirects() -> aiohttp.TraceConfig:
+    """The secret is for the cloud that was named, not for one that it names."""
+
+    async def refuse(
+        client: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        redirect: aiohttp.TraceRequestRedirectParams,
+    ) -> None:
+        answer = redirect.response
+        raise aiohttp.WSServerHandshakeError(answer.request_info, (), status=answer.status)
+
+    traces = aiohttp.TraceConfig()
+    traces.on_request_redirect.append(refuse)
+    return traces

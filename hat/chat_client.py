@@ -11,6 +11,9 @@ import aiohttp
 from hat.errors import CommandError
 
 _CONNECT_TIMEOUT_S = 10.0
+_SILENCE_S = 900.0
+"""Longer than any prompt is worked on before its first token."""
+
 _MODELS_TIMEOUT_S = 30.0
 _MAX_ERROR_BYTES = 1 << 16
 
@@ -51,7 +54,9 @@ class ChatClient:
     def __init__(self, options: ChatOptions) -> None:
         self._options = options
         headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_S
+        )
         self._http = aiohttp.ClientSession(headers=headers, timeout=timeout)
 
     async def close(self) -> None:
@@ -104,7 +109,9 @@ class ChatClient:
         if isinstance(error, aiohttp.ClientConnectorError):
             reason = _system_reason(error.os_error)
             return EndpointError(f"no endpoint at {url}: {reason}; `hat up` starts one")
-        return EndpointError(f"no answer from {url}: {str(error) or type(error).__name__}")
+        if isinstance(error, TimeoutError):
+            return EndpointError(f"no answer from {url}: it is silent")
+        return EndpointError(f"no answer from {url}: it broke off the connection")
 
 
 def _system_reason(error: OSError) -> str:

@@ -194,3 +194,27 @@ def test_whoever_takes_the_connection_and_never_answers_is_left_for_another_try(
         server.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_the_secret_is_not_shown_to_whom_an_answer_points_at(status: int) -> None:
+    async def run() -> None:
+        other = FakeCloud()
+        await other.start()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            where = f"http://127.0.0.1:{other.port}/v1/link"
+            answer = f"HTTP/1.1 {status} Elsewhere\r\nLocation: {where}\r\nContent-Length: 0"
+            writer.write(f"{answer}\r\n\r\n".encode())
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
+        async with link_to(cloud, patience=QUICK) as link:
+            await told(link, f"answers HTTP {status} instead of opening a link")
+            assert not link.totals.num_connections
+        server.close()
+        await other.stop()
+
+    asyncio.run(run())
