@@ -1,6 +1,7 @@
 """How long a generation waits for its cloud, under a clock that the test moves."""
 
 import asyncio
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -202,5 +203,78 @@ def test_what_an_attempt_takes_is_no_wait_for_a_link() -> None:
             return "done"
 
         assert await bench.outage.over(LOST, attempt) == "done"
+
+    run_virtual(run)
+
+
+class Attempts:
+    """Fails as often as told, and remembers when it was tried."""
+
+    def __init__(self, failures: list[CloudUnavailableError]) -> None:
+        self._failures = failures
+        self.tried_s: list[float] = []
+
+    async def __call__(self) -> None:
+        self.tried_s.append(asyncio.get_running_loop().time())
+        if self._failures:
+            raise self._failures.pop(0)
+
+
+def refusal(code: FaultCode, retry_after_s: float = 0.0) -> SessionRefusedError:
+    return SessionRefusedError(fault(code, retry_after_s))
+
+
+@pytest.mark.parametrize("code", [FaultCode.UNKNOWN_SESSION, FaultCode.POSITION_MISMATCH])
+def test_a_session_that_is_gone_is_opened_again_at_once_and_then_ever_more_seldom(
+    code: FaultCode,
+) -> None:
+    async def run() -> None:
+        bench, attempts = Bench(timeout_s=60.0), Attempts([refusal(code) for _ in range(5)])
+        await bench.outage.over(refusal(code), attempts)
+        pauses = [after - before for before, after in pairwise([0.0, *attempts.tried_s])]
+        assert len(pauses) == 6
+        assert pauses[0] == 0.0
+        assert all(0.1 < pause <= 5.0 for pause in pauses[1:])
+        # Half of each is by chance.
+        assert pauses[-1] > pauses[1]
+
+    run_virtual(run)
+
+
+def test_an_attempt_waits_as_long_as_the_cloud_says() -> None:
+    async def run() -> None:
+        bench = Bench(timeout_s=60.0)
+        attempts = Attempts([refusal(FaultCode.CAPACITY, 9.0)])
+        await bench.outage.over(refusal(FaultCode.CAPACITY, 7.0), attempts)
+        first_s, second_s = attempts.tried_s
+        assert 7.0 <= first_s < 12.0
+        assert 9.0 <= second_s - first_s < 14.0
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize(
+    ("failure", "heals"),
+    [
+        (LOST, True),
+        (refusal(FaultCode.DRAINING), True),
+        (refusal(FaultCode.UNKNOWN_SESSION), True),
+        (refusal(FaultCode.CAPACITY, 1.0), True),
+        (refusal(FaultCode.CAPACITY), False),
+        (refusal(FaultCode.CONTEXT_EXCEEDED), False),
+        (CloudUnavailableError("no"), False),
+    ],
+)
+def test_only_what_may_heal_is_tried_again(failure: CloudUnavailableError, heals: bool) -> None:
+    async def run() -> None:
+        bench, attempts = Bench(), Attempts([])
+        if heals:
+            await bench.outage.over(failure, attempts)
+            assert len(attempts.tried_s) == 1
+            return
+        with pytest.raises(CloudUnavailableError) as caught:
+            await bench.outage.over(failure, attempts)
+        assert caught.value is failure
+        assert attempts.tried_s == []
 
     run_virtual(run)
