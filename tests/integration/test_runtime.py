@@ -281,6 +281,28 @@ def test_a_next_turn_continues_the_cached_conversation_and_says_the_same():
     asyncio.run(run())
 
 
+def test_a_continued_session_goes_on_in_later_epochs_and_counts_its_own_bytes():
+    async def run():
+        async with bench(kept=KEEP_SOME, drafter="ngram") as it:
+            num_frames, epochs, text = 0, [], PROMPTS[6]
+            # Each turn keeps a part of the answer before it, and so fits into the same session.
+            for num_tokens, num_kept in ((20, 6), (8, 2), (5, 0)):
+                turn = request(text, num_tokens, sampling=REPETITIVE)
+                generation = it.runtime.generate(turn, "test")
+                answer = [t.id async for emission in generation for t in emission.tokens]
+                frames, num_frames = it.cloud.frames[num_frames:], len(it.cloud.frames)
+                num_bytes = sum(len(frame.payload) + STATES.size for frame in frames)
+                assert generation.stats.bytes_up == num_bytes
+                # A frame of an older epoch is dropped by a cloud without a word.
+                assert not epochs or frames[0].epoch > epochs[-1]
+                epochs += [frame.epoch for frame in frames]
+                text = [*text, *answer[:num_kept], 9]
+            assert epochs == sorted(epochs)
+            assert len({frame.session for frame in it.cloud.frames}) == 1
+
+    asyncio.run(run())
+
+
 def test_a_prompt_that_shares_only_a_beginning_forks_it_and_leaves_the_origin():
     async def run():
         async with bench(kept=KEEP_SOME) as it:
@@ -312,14 +334,42 @@ def test_a_fork_that_is_refused_uploads_the_prompt_instead():
     asyncio.run(run())
 
 
-def test_kept_sessions_make_room_when_the_cloud_is_full():
+@pytest.mark.parametrize("code", [FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS])
+def test_kept_sessions_make_room_when_the_cloud_is_full(code):
     async def run():
         async with bench(kept=KEEP_SOME) as it:
             await it.ids(request([1, 2, 3, 4, 5], 2))
-            it.cloud.refuse_open = [fault(FaultCode.CAPACITY, 9.0)]
+            it.cloud.refuse_open = [fault(code, 9.0)]
             wanted = request([9, 9, 9, 9, 9], 2)
             assert await it.ids(wanted) == expected(wanted)
             await it.freed(num_kept=1)
+
+    asyncio.run(run())
+
+
+def test_kept_sessions_are_given_up_as_soon_as_the_cloud_says_that_it_stops():
+    async def run():
+        async with bench(kept=KEEP_SOME, reconnect_timeout_s=0) as it:
+            await it.ids(request([1, 2, 3, 4, 5], 2))
+            it.cloud.is_draining = True
+            with pytest.raises(CloudUnavailableError):
+                await it.ids(request([9, 9, 9, 9, 9], 2))
+            assert it.runtime.figures().num_kept_sessions == 0
+            await it.freed(num_kept=0)
+
+    asyncio.run(run())
+
+
+def test_a_new_session_that_is_said_to_hold_something_is_a_broken_promise():
+    class Forgetful(FakeCloud):
+        def _open(self, message):
+            return replace(super()._open(message), cached_tokens=3)
+
+    async def run():
+        async with bench(Forgetful()) as it:
+            with pytest.raises(CloudUnavailableError, match="expected 0 cached tokens, got 3"):
+                await it.ids(request([1, 2, 3, 4, 5], 2))
+            await it.freed()
 
     asyncio.run(run())
 
