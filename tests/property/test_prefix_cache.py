@@ -107,6 +107,14 @@ def test_idle_and_lost_sessions_are_given_up():
     assert not cache.remove(fresh)
 
 
+def test_keeping_one_gives_up_those_that_were_idle_too_long():
+    cache = make_cache()
+    idle, fresh = Place(1), Place(2)
+    cache.keep(kept([1], idle, expires_s=5.0), 0.0)
+    assert cache.keep(kept([2], fresh), 5.0) == [idle]
+    assert len(cache) == 1
+
+
 def test_a_session_larger_than_all_room_is_given_up_at_once():
     cache, place = make_cache(max_tokens=10), Place(1)
     assert cache.keep(kept([1], place, reserved_tokens=11), 0.0) == [place]

@@ -87,6 +87,16 @@ def test_tokens_of_log_probabilities_begin_in_the_text_they_are_sent_with(token_
 
 
 @given(token_ids=ids, cuts=cuts_lists)
+def test_the_text_of_a_token_stands_where_its_log_probability_says(token_ids, cuts):
+    whole = join_pieces(pieces_of(choice(), token_ids, cuts, "length"))
+    for scored in whole.tokens:
+        # Bytes wait for the rest of their character, and have no text of their own.
+        if scored.token.id >= BYTES[1]:
+            own = story_tokenizer().token_bytes(scored.token.id).decode()
+            assert whole.text[scored.offset :].startswith(own)
+
+
+@given(token_ids=ids, cuts=cuts_lists)
 def test_a_stop_token_counts_but_has_neither_text_nor_log_probability(token_ids, cuts):
     with_stop = join_pieces(pieces_of(choice(), [*token_ids, EOS], cuts, "stop"))
     without = join_pieces(pieces_of(choice(), token_ids, cuts, "length"))

@@ -126,6 +126,31 @@ def test_yarn_scales_attention_and_lengthens_the_context() -> None:
     assert shape.max_context_tokens == 512
     stretched = read_model(LLAMA | {"rope_scaling": scaling, "max_position_embeddings": 512})
     assert stretched.shape.max_context_tokens == 512
+    longer = read_model(LLAMA | {"rope_scaling": scaling, "max_position_embeddings": 2048})
+    assert longer.shape.max_context_tokens == 2048
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"factor": 2.0},
+        {"original_max_position_embeddings": 64},
+        {"attention_factor": 1.5},
+        {"beta_fast": 16.0},
+        {"beta_slow": 8.0},
+        {"mscale": 0.7, "mscale_all_dim": 0.5},
+        {"truncate": False},
+    ],
+    ids=str,
+)
+def test_whatever_changes_the_rotary_numbers_is_among_what_the_fingerprint_covers(
+    change: dict[str, Any],
+) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+    one = read_model(LLAMA | {"rope_scaling": scaling})
+    other = read_model(LLAMA | {"rope_scaling": scaling | change})
+    assert one.shape.rope != other.shape.rope
+    assert one.rope_parameters != other.rope_parameters
 
 
 def test_mistral_slides_in_all_layers_or_none() -> None:
@@ -164,6 +189,12 @@ REFUSED = {
     },
     "rope type 'invented'": {"rope_scaling": {"rope_type": "invented"}},
     "partial_rotary_factor is 0.5": {"partial_rotary_factor": 0.5},
+    "rope parameters per layer type": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }
+    },
     "'rope_type'='linear': {'factor'}": {"rope_scaling": {"rope_type": "linear"}},
     "num_layers: expected a whole number": {"num_hidden_layers": 10**15},
     "vocab_size: expected a whole number": {"vocab_size": 0},
