@@ -194,7 +194,10 @@ def _interruption_explained() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("hat: the bundle is as it was; the same command goes on from here", file=sys.stderr)
+        print(
+            "hat: the bundle is as it was; the same command goes on from its last checkpoint",
+            file=sys.stderr,
+        )
         raise
 
 
