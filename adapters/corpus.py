@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from submodels.bundle import Bundle
-from submodels.tokenizer_files import TOKENIZER_FILE
+from submodels.special_tokens import TOKENIZER_FILE
 
 Tokens = NDArray[np.int32]
 

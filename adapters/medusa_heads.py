@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.whole_files import write_float32, write_json
-from submodels.bundle import load_bundle, sha256_of
+from submodels.bundle import load_bundle
 from submodels.bundle_files import replace_files
+from submodels.file_hashes import sha256_of
 from submodels.manifest import BundleFile, Manifest
 from submodels.tensor_file import TensorFile, TensorFileError
 from wire.trees import MAX_TREE_ROWS
@@ -137,7 +138,7 @@ def load_heads(folder: Path, manifest: Manifest) -> MedusaHeads:
         MedusaError: missing, corrupt, for another model, or the device has output layers.
     """
     card = _read_card(folder / HEADS_CARD_FILE)
-    if card.fingerprint != manifest.fingerprint:
+    if card.fingerprint not in (manifest.fingerprint, manifest.source_fingerprint):
         raise MedusaError(f"{folder}: the heads are of another model than the bundle")
     if manifest.num_output_layers > 0:
         raise MedusaError(

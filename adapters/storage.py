@@ -9,7 +9,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from adapters.whole_files import write_float32, write_json
-from submodels.bundle import sha256_of
+from submodels.file_hashes import sha256_of
 from submodels.manifest import BundleFile, Manifest, ModelShape
 from submodels.tensor_file import TensorFile, TensorFileError
 from submodels.tensor_layout import layer_name, layer_tensor_shapes
@@ -193,7 +193,7 @@ def _read_card(path: Path) -> AdapterCard:
 
 
 def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
-    if card.fingerprint != manifest.fingerprint:
+    if card.fingerprint not in (manifest.fingerprint, manifest.source_fingerprint):
         raise AdapterError(
             f"{path}: trained for the model with fingerprint {card.fingerprint[:16]}, "
             f"this bundle's is {manifest.fingerprint[:16]}"

@@ -21,6 +21,8 @@ class CloudConfig:
     connected. A session without a socket is kept for `session_ttl_s`; a new one is refused when
     its first rows would wait longer than `queue_deadline_s`.
 
+    `verify_weights` hashes every file of the bundle, also those that were hashed before.
+
     The settings from `tensor_parallel_size` on are for the engine vllm, under vLLM's own names;
     `kv_cache_memory` is in bytes per worker, `vllm_args` a JSON object of further ones.
     """
@@ -30,6 +32,7 @@ class CloudConfig:
     port: int = 7700
     engine: Literal["torch", "vllm"] = "torch"
     device: str = "auto"
+    verify_weights: bool = False
     dtype: DtypeSetting = "auto"
     wire_dtype: DtypeSetting = "auto"
     threads: int | None = None

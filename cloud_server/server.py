@@ -180,7 +180,7 @@ def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
 
 def _bundle(config: CloudConfig) -> Bundle:
     try:
-        return load_bundle(config.bundle, "cloud")
+        return load_bundle(config.bundle, "cloud", config.verify_weights)
     except BundleError as error:
         raise ConfigError(str(error)) from error
 

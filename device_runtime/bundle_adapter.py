@@ -4,6 +4,7 @@ from pathlib import Path
 
 from adapters.storage import (
     CARD_FILE,
+    WEIGHTS_FILE,
     AdapterError,
     StoredAdapter,
     TrainingFigures,
@@ -23,6 +24,8 @@ def stored_adapter(bundle: Bundle) -> StoredAdapter | None:
     """
     if CARD_FILE not in bundle.manifest.files:
         return None
+    if WEIGHTS_FILE not in bundle.manifest.files:
+        raise BundleError(f"{bundle.path} lists {CARD_FILE} and not {WEIGHTS_FILE}")
     try:
         return load_adapter(bundle.path, bundle.manifest)
     except AdapterError as error:

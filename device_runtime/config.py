@@ -9,6 +9,7 @@ from typing import Literal
 class DeviceConfig:
     """Settings of `hat device`. `None` means: chosen at start, and printed.
 
+    `verify_weights` hashes every file of the bundle, also those that were hashed before.
     `weights` picks the ONNX weights of input and output layers and head: float32 computes what
     the checkpoint says, int8 and int4 are smaller and faster and change answers. `secret` is
     what the cloud expects, `api_key` what HTTP clients must present (`None`: anyone).
@@ -31,6 +32,7 @@ class DeviceConfig:
     cloud: str = "ws://127.0.0.1:7700"
     engine: Literal["onnx", "torch"] = "onnx"
     weights: Literal["float32", "int8", "int4"] = "float32"
+    verify_weights: bool = False
     threads: int | None = None
     drafter: Literal["auto", "adapter", "ngram", "medusa", "none"] = "auto"
     draft_tokens: int | None = None

@@ -8,8 +8,9 @@ import msgspec
 import tokenizers
 
 from submodels.errors import BundleError
+from submodels.model_files import model_files
+from submodels.special_tokens import TOKENIZER_FILE
 
-TOKENIZER_FILE = "tokenizer.json"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 MANY_TOKENS = 2_000
@@ -108,14 +109,16 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a bundle.
+    """The tokenizer of a bundle, or of a checkpoint's folder.
 
     Raises:
-        BundleError: tokenizer.json is missing or cannot be read as one.
+        BundleError: tokenizer.json is missing, not listed, or cannot be read as one.
     """
-    path = folder / TOKENIZER_FILE
-    if not path.is_file():
-        raise BundleError(f"{path} is missing: the device needs the model's fast tokenizer")
+    path = model_files(folder).path(TOKENIZER_FILE)
+    if path is None:
+        raise BundleError(
+            f"{folder / TOKENIZER_FILE} is missing: the device needs the model's fast tokenizer"
+        )
     try:
         return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))
     except Exception as error:  # the library raises bare Exception

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,22 +10,7 @@ import click
 from hat.default_model import adapter_folders, heads_folders
 from hat.errors import CommandError
 from hat.splitting import SplitRequest, split_model
-
-CACHE_VARIABLE = "HAT_CACHE"
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where bundles are kept: HAT_CACHE, or `hat` in the user's cache folder of this platform.
-
-    Source: XDG Base Directory Specification 0.8; Apple, "File System Programming Guide".
-    """
-    if environ.get(CACHE_VARIABLE):
-        return Path(environ[CACHE_VARIABLE]).expanduser()
-    if environ.get("XDG_CACHE_HOME"):
-        return Path(environ["XDG_CACHE_HOME"]) / "hat"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "hat"
-    return Path.home() / ".cache" / "hat"
+from submodels.cache_folder import cache_folder
 
 
 def is_bundle_pair(folder: Path) -> bool:
@@ -40,11 +24,15 @@ def is_sound(folder: Path) -> bool:
     from submodels.errors import BundleError
 
     try:
-        load_bundle(folder, "device")
-        load_bundle(folder, "cloud")
+        load_bundle(folder, "device", say=_say)
+        load_bundle(folder, "cloud", say=_say)
     except BundleError:
         return False
     return True
+
+
+def _say(text: str) -> None:
+    click.echo(f"hat: {text}", err=True)
 
 
 def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -> Path:

@@ -53,6 +53,8 @@ def setting_option(setting: Setting) -> Callable[[F], F]:
         metavar = "TOKENS"
     metavar = setting.about.metavar or metavar
     text = setting.about.help + _default_note(setting.default)
+    if setting.kind.base is bool:
+        return click.option(setting.flag, setting.key, flag_value="true", help=text)
     # A list may be given in one text or flag by flag.
     is_list = setting.kind.base is tuple
     return click.option(setting.flag, setting.key, metavar=metavar, help=text, multiple=is_list)

@@ -59,6 +59,9 @@ def _networks(values: tuple[str, ...]) -> str | None:
 _SECRET = "File with the secret that the device shows to the cloud; without one, any device may in."
 
 _COMMON: Mapping[str, About] = {
+    "verify_weights": About(
+        "Hash every file of the bundle; left out: large ones once for each version of them."
+    ),
     "threads": About(
         "Threads of the engine; left out: one fewer than there are cores.", minimum=1, maximum=1024
     ),

@@ -1,30 +1,32 @@
 """Reading a bundle: what `hat split` wrote, checked before anything is loaded. Needs no torch."""
 
-import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 
+from submodels.bundle_contents import Hashing, check_contents, say_in_the_log
+from submodels.cache_folder import cache_folder
 from submodels.errors import BundleError
-from submodels.manifest import FORMAT_VERSION, Manifest, Role
+from submodels.file_hashes import VerifiedFiles
+from submodels.fingerprint import fingerprint_of
+from submodels.manifest import Manifest, Role
+from submodels.manifest_file import MANIFEST_FILE, read_manifest
+from submodels.model_files import ModelFiles
 from submodels.shape_checks import check_shape, check_split
 from submodels.tensor_file import TensorFile, TensorFileError
-from submodels.tensor_layout import Part, Placement, placements
+from submodels.tensor_layout import Part, placements
 
-MANIFEST_FILE = "hat.json"
+__all__ = ["MANIFEST_FILE", "Bundle", "load_bundle"]
+
 _PARTS: Mapping[Role, tuple[Part, ...]] = {
     "device": (Part.INPUT, Part.OUTPUT),
     "cloud": (Part.MIDDLE,),
 }
-# hat.json is a few KiB; the bound keeps a wrong file from being read whole.
-_MAX_MANIFEST_BYTES = 16 << 20
-# Files up to this size are hashed on every load: configuration and tokenizer settings.
-_ALWAYS_VERIFIED_BYTES = 1 << 20
-_HASH_PIECE_BYTES = 1 << 22
+_VERIFIED_FOLDER = "verified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+
+    @property
+    def files(self) -> ModelFiles:
+        """Its files by name: those that `hat.json` lists, and no others."""
+        return ModelFiles(self.path, frozenset(self.manifest.files))
 
     def open_tensors(self, part: Part) -> TensorFile:
         """The safetensors file of a part, memory-mapped.
@@ -53,38 +60,41 @@ class Bundle:
         """
         return self.open_tensors(part).read(name)
 
+    def unlisted(self) -> tuple[str, ...]:
+        """Names of what lies in the folder and is not the bundle's; hidden files do not count."""
+        known = {MANIFEST_FILE, *self.manifest.files}
+        names = sorted(path.name for path in self.path.iterdir())
+        return tuple(name for name in names if name not in known and not name.startswith("."))
 
-def load_bundle(path: Path, role: Role, verify: bool = False) -> Bundle:
+
+def load_bundle(
+    path: Path,
+    role: Role,
+    verify: bool = False,
+    say: Callable[[str], None] = say_in_the_log,
+) -> Bundle:
     """The bundle at `path`: the role's own folder, or the folder `hat split` wrote.
 
-    Sizes of all files and headers of all tensor files are checked; SHA-256 only of small files,
-    or of all with `verify`.
+    Every file is hashed, large ones once for each version of them (inode, size, times), which is
+    remembered in the user's cache; with `verify` always. `say` is told when that takes long.
 
     Raises:
-        BundleError: missing, incomplete, corrupt, of the other role, or of a newer format.
+        BundleError: missing, incomplete, corrupt, of the other role, or of another format; it
+            lists a link out of its folder, or weights that its fingerprint does not cover.
     """
     folder = _find(path, role)
-    manifest = _read_manifest(folder / MANIFEST_FILE)
+    manifest = read_manifest(folder)
     if manifest.role != role:
         raise BundleError(f"{folder} is a {manifest.role} bundle, expected a {role} bundle")
     _check_manifest(folder, manifest)
-    try:
-        for name in manifest.files:
-            _check_file(folder, name, manifest, verify)
-    except OSError as error:
-        raise BundleError(f"cannot read the bundle {folder}: {error}") from error
-    for part in _PARTS[role]:
-        _check_tensors(folder / part.value, part, manifest)
+    placed = placements(manifest.shape, manifest.num_input_layers, manifest.num_output_layers)
+    parts = {
+        part.value: {placement.name: placement for placement in placed if placement.part is part}
+        for part in _PARTS[role]
+    }
+    verified = VerifiedFiles(cache_folder(os.environ) / _VERIFIED_FOLDER)
+    check_contents(folder, manifest, parts, Hashing(verified, verify, say))
     return Bundle(folder, manifest)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 (hex) of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_HASH_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _find(path: Path, role: Role) -> Path:
@@ -97,70 +107,22 @@ def _find(path: Path, role: Role) -> Path:
     )
 
 
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes")
-        text = path.read_bytes()
-        version = msgspec.json.decode(text, type=dict[str, Any]).get("format_version")
-        if not isinstance(version, int) or version < 1:
-            raise BundleError(f"{path}: expected a format_version of 1 or more, got {version!r}")
-        if version > FORMAT_VERSION:
-            raise BundleError(
-                f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}: "
-                "update it, or split again"
-            )
-        return msgspec.json.decode(text, type=Manifest)
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} is not a valid manifest: {error}") from error
-
-
 def _check_manifest(folder: Path, manifest: Manifest) -> None:
     try:
         check_shape(manifest.shape)
         check_split(
             manifest.shape.num_layers, manifest.num_input_layers, manifest.num_output_layers
         )
-        if len(bytes.fromhex(manifest.fingerprint)) != 32:
-            raise ValueError(f"fingerprint: expected 64 hex digits, got {manifest.fingerprint!r}")
+        served = fingerprint_of(manifest.shape, manifest.rope_parameters, manifest.tensors)
+        if manifest.fingerprint != served:
+            raise ValueError(
+                f"fingerprint: its tensors give {served}, it says {manifest.fingerprint!r}"
+            )
     except ValueError as error:
         raise BundleError(f"{folder / MANIFEST_FILE}: {error}") from error
     missing = {part.value for part in _PARTS[manifest.role]} - manifest.files.keys()
     if missing:
         raise BundleError(f"{folder / MANIFEST_FILE} does not list {', '.join(sorted(missing))}")
-
-
-def _check_file(folder: Path, name: str, manifest: Manifest, verify: bool) -> None:
-    expected = manifest.files[name]
-    if not name or Path(name).name != name or name == "..":
-        raise BundleError(f"{folder / MANIFEST_FILE}: {name!r} is not a plain file name")
-    path = folder / name
-    if not path.is_file():
-        raise BundleError(f"{path} is missing; the bundle is incomplete, split again")
-    num_bytes = path.stat().st_size
-    if num_bytes != expected.num_bytes:
-        raise BundleError(f"{path}: expected {expected.num_bytes} bytes, found {num_bytes}")
-    if verify or num_bytes <= _ALWAYS_VERIFIED_BYTES:
-        came = sha256_of(path)
-        if came != expected.sha256:
-            raise BundleError(f"{path} is corrupt: expected SHA-256 {expected.sha256}, got {came}")
-
-
-def _check_tensors(path: Path, part: Part, manifest: Manifest) -> None:
-    """Names and shapes in the file are those of the manifest's split."""
-    placed = placements(manifest.shape, manifest.num_input_layers, manifest.num_output_layers)
-    expected: dict[str, Placement] = {p.name: p for p in placed if p.part is part}
-    tensors = _open(path).tensors
-    if tensors.keys() != expected.keys():
-        differing = sorted(tensors.keys() ^ expected.keys())
-        raise BundleError(f"{path}: tensors do not match {MANIFEST_FILE}: {differing[:5]}")
-    for name, info in tensors.items():
-        if info.shape != expected[name].shape:
-            raise BundleError(
-                f"{path}: {name} has shape {info.shape}, expected {expected[name].shape}"
-            )
 
 
 def _open(path: Path) -> TensorFile:

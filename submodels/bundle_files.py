@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from submodels.bundle import MANIFEST_FILE, Bundle, sha256_of
+from submodels.bundle import MANIFEST_FILE, Bundle
+from submodels.file_hashes import sha256_of
 from submodels.manifest import BundleFile, Manifest
 
 

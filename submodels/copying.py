@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from submodels.checkpoint import Checkpoint
-from submodels.fingerprint import Fingerprint
-from submodels.manifest import BundleFile
+from submodels.fingerprint import fingerprint_of
+from submodels.manifest import BundleFile, WrittenTensor
 from submodels.number_format import cast, item_bytes
 from submodels.plan import SourceModel
 from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
@@ -20,9 +20,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What was learnt on the way: the fingerprint, and size and hash of each part's file."""
+    """What was learnt on the way: hashes of all tensors, and size and hash of each part's file.
+
+    `fingerprint` is of what was written, `source_fingerprint` of what was read.
+    """
 
     fingerprint: str
+    source_fingerprint: str
+    tensors: Mapping[str, WrittenTensor]
     files: Mapping[Path, BundleFile]
 
 
@@ -36,8 +41,6 @@ def copy_tensors(
 ) -> Copied:
     """Write each part's safetensors file; `dtype` (safetensors name) None keeps every tensor's.
 
-    The fingerprint is of the source, whatever is written.
-
     Raises:
         CheckpointError: a file of the checkpoint ends early.
         SplitError: a number does not fit the target format.
@@ -45,7 +48,8 @@ def copy_tensors(
     targets = {p.source: dtype or checkpoint.tensors[p.source].info.dtype for p in placed}
     # Wider numbers come first so that all are aligned; the sort keeps the order otherwise.
     ordered = sorted(placed, key=lambda p: -item_bytes(targets[p.source]))
-    fingerprint = Fingerprint(model.shape, model.rope_parameters)
+    read: dict[str, WrittenTensor] = {}
+    tensors: dict[str, WrittenTensor] = {}
     num_bytes = sum(checkpoint.tensors[p.source].info.num_bytes for p in ordered)
     num_done = 0
     with ExitStack() as stack:
@@ -57,16 +61,26 @@ def copy_tensors(
         }
         for placement in ordered:
             tensor = checkpoint.tensors[placement.source]
-            digest = hashlib.sha256()
+            target = targets[tensor.name]
+            source_digest = hashlib.sha256()
+            digest = source_digest if target == tensor.info.dtype else hashlib.sha256()
             for piece in tensor.pieces():
-                digest.update(piece)
-                written = cast(piece, tensor.info.dtype, targets[tensor.name], tensor.name)
+                source_digest.update(piece)
+                written = cast(piece, tensor.info.dtype, target, tensor.name)
+                if digest is not source_digest:
+                    digest.update(written)
                 writers[placement.part].write(placement.name, written)
                 num_done += len(piece)
                 progress(num_done, num_bytes)
-            fingerprint.add(tensor.name, tensor.info.dtype, tensor.info.shape, digest.hexdigest())
+            read[tensor.name] = _hashed(tensor.info.dtype, source_digest)
+            tensors[tensor.name] = _hashed(target, digest)
         files = {paths[part]: writer.finish() for part, writer in writers.items()}
-    return Copied(fingerprint.hexdigest(), files)
+    fingerprints = [fingerprint_of(model.shape, model.rope_parameters, t) for t in (tensors, read)]
+    return Copied(fingerprints[0], fingerprints[1], tensors, files)
+
+
+def _hashed(dtype: str, digest: "hashlib._Hash") -> WrittenTensor:
+    return WrittenTensor(dtype=dtype, sha256=digest.hexdigest())
 
 
 def _announced(

@@ -5,28 +5,36 @@ from collections.abc import Mapping
 
 import msgspec
 
-from submodels.manifest import ModelShape
+from submodels.manifest import ModelShape, WrittenTensor
+from submodels.tensor_layout import placements
+
+RopeParameters = Mapping[str, float | str]
 
 
-class Fingerprint:
-    """SHA-256 over the shape and over every tensor's name, number format, shape and bytes.
+def fingerprint_of(
+    shape: ModelShape, rope_parameters: RopeParameters, tensors: Mapping[str, WrittenTensor]
+) -> str:
+    """SHA-256 (hex) over the shape and over every tensor's name, number format, shape and bytes.
 
-    Tensors may come in any order. Rotary numbers are left out in favour of the parameters they
-    were computed from, since their last bit may differ between machines.
+    Rotary numbers are left out in favour of the parameters they were computed from, since their
+    last bit may differ between machines.
+
+    Args:
+        shape: The whole model's.
+        rope_parameters: What its rotary numbers were computed from.
+        tensors: By their names in the checkpoint; those the model does not have count for nothing.
     """
-
-    def __init__(self, shape: ModelShape, rope_parameters: Mapping[str, float | str]) -> None:
-        fields = msgspec.to_builtins(shape)
-        fields["rope"] = dict(rope_parameters)
-        self._config = msgspec.json.encode(fields, order="sorted")
-        self._tensors: dict[str, tuple[str, tuple[int, ...], str]] = {}
-
-    def add(self, name: str, dtype: str, shape: tuple[int, ...], sha256: str) -> None:
-        """Take in one tensor of the checkpoint; `sha256` (hex) is that of its bytes."""
-        self._tensors[name] = (dtype, shape, sha256)
-
-    def hexdigest(self) -> str:
-        """The fingerprint as 64 hex digits."""
-        digest = hashlib.sha256(self._config)
-        digest.update(msgspec.json.encode(self._tensors, order="sorted"))
-        return digest.hexdigest()
+    fields = msgspec.to_builtins(shape)
+    fields["rope"] = dict(rope_parameters)
+    digest = hashlib.sha256(msgspec.json.encode(fields, order="sorted"))
+    named = {
+        placement.source: (
+            tensors[placement.source].dtype,
+            placement.shape,
+            tensors[placement.source].sha256,
+        )
+        for placement in placements(shape, 0, 0)
+        if placement.source in tensors
+    }
+    digest.update(msgspec.json.encode(named, order="sorted"))
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Role = Literal["device", "cloud"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -51,12 +51,21 @@ class BundleFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class WrittenTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor as the bundles hold it: safetensors name of its format, and hash of its bytes."""
+
+    dtype: str
+    sha256: str
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of `hat.json`.
 
     The input submodel holds layers `[0, num_input_layers)`, the middle
     `[num_input_layers, num_layers - num_output_layers)`, the output submodel the rest.
-    `fingerprint` is the SHA-256 (hex) of the source weights and shape, the same on both sides.
+    `tensors` names every tensor of the model, of both sides, as in the checkpoint. `fingerprint`
+    (hex) follows from them, the shape and `rope_parameters`; it is the same on both sides.
+    `source_fingerprint` is that of the checkpoint, another one only where numbers were cast.
     `files` lists every file but `hat.json` itself, by its name in the bundle.
     """
 
@@ -69,6 +78,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fingerprint: str
     shape: ModelShape
     files: dict[str, BundleFile]
+    tensors: dict[str, WrittenTensor]
+    rope_parameters: dict[str, float | str]
+    source_fingerprint: str
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     onnx_weights: tuple[str, ...] = ()

@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from submodels.bundle import MANIFEST_FILE, sha256_of
+from submodels.bundle import MANIFEST_FILE
 from submodels.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, read_json
 from submodels.cloud_config import cloud_config
 from submodels.copying import Copied, Progress, copy_tensors
 from submodels.errors import CheckpointError, SplitError
+from submodels.file_hashes import sha256_of
 from submodels.hub import model_name, resolve_model
 from submodels.manifest import FORMAT_VERSION, BundleFile, DtypeName, Manifest, Role
 from submodels.number_format import SAFETENSORS_NAMES, main_dtype
@@ -111,12 +112,20 @@ def _read_source(options: SplitOptions) -> _Source:
 
 
 def _with_tying_on_disk(model: SourceModel, checkpoint: Checkpoint) -> SourceModel:
-    """Without a head on disk the embedding is the head; two different ones are not tied.
+    """A tied head need not be on disk; one that is there and differs is not tied.
 
     Source: `PreTrainedModel.tie_weights` of transformers 5.
+
+    Raises:
+        CheckpointError: the configuration says that it is not tied, and there is none.
     """
-    tied = LM_HEAD not in checkpoint.tensors
-    if not tied and model.shape.tied_embeddings and EMBEDDING in checkpoint.tensors:
+    tied = model.shape.tied_embeddings
+    if LM_HEAD not in checkpoint.tensors and not tied:
+        raise CheckpointError(
+            f"{checkpoint.path} has no {LM_HEAD}, and config.json does not tie the head to the "
+            "embedding: a shard is lost, or tie_word_embeddings should be true"
+        )
+    if tied and {EMBEDDING, LM_HEAD} <= checkpoint.tensors.keys():
         tied = checkpoint.same_bytes(EMBEDDING, LM_HEAD)
     shape = msgspec.structs.replace(model.shape, tied_embeddings=tied)
     return SourceModel(model.family, shape, model.rope_parameters, model.layer_types)
@@ -150,6 +159,9 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
     target = None if options.dtype == "keep" else SAFETENSORS_NAMES[options.dtype]
     copied = copy_tensors(source.checkpoint, source.model, source.placed, paths, target, progress)
     copy_tokenizer(source.path, device)
+    # Once more: a tokenizer of an older format has its ids only now.
+    special = special_tokens(device, source.config, source.model.shape.vocab_size)
+    source = replace(source, special=special)
     _write_onnx(source, options, device)
     config = cloud_config(source.config, source.model, _middle(source, options), source.dtype)
     (cloud / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
@@ -184,6 +196,9 @@ def _manifest(
         fingerprint=copied.fingerprint,
         shape=source.model.shape,
         files=_files(folder, copied.files),
+        tensors=dict(sorted(copied.tensors.items())),
+        rope_parameters=dict(source.model.rope_parameters),
+        source_fingerprint=copied.source_fingerprint,
         bos_token_id=source.special.bos_token_id if on_device else None,
         eos_token_ids=source.special.eos_token_ids if on_device else (),
         onnx_weights=options.onnx_weights if on_device else (),

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from submodels.checkpoint import read_json
-from submodels.errors import CheckpointError
+from submodels.errors import BundleError, CheckpointError
+from submodels.model_files import ModelFiles
+from submodels.special_tokens import (
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    tokenizer_eos_id,
+)
 
-TOKENIZER_FILE = "tokenizer.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 _COPIED_FILES = (
     TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
     "added_tokens.json",
     GENERATION_CONFIG_FILE,
     "chat_template.jinja",
@@ -48,16 +54,26 @@ def copy_tokenizer(source: Path, device_folder: Path) -> None:
 
 
 def special_tokens(source: Path, config: Mapping[str, Any], vocab_size: int) -> SpecialTokens:
-    """The special ids: generation_config.json has precedence over config.json.
+    """The special ids that the model's files name.
+
+    generation_config.json has precedence over config.json. The tokenizer's own end of text ends
+    an answer as well: of a fine-tune, often only its files were changed. So has vLLM it.
 
     Raises:
-        CheckpointError: something that is not an id of the vocabulary.
+        CheckpointError: something that is not an id of the vocabulary, or a file that cannot be
+            read.
     """
     path = source / GENERATION_CONFIG_FILE
     generation = read_json(path) if path.is_file() else {}
     bos = _ids("bos_token_id", generation, config, vocab_size)
     eos = _ids("eos_token_id", generation, config, vocab_size)
-    return SpecialTokens(bos[0] if bos else None, eos)
+    try:
+        own = tokenizer_eos_id(ModelFiles(source))
+    except BundleError as error:
+        raise CheckpointError(str(error)) from error
+    if own is not None and own < vocab_size:
+        eos = (*eos, own)
+    return SpecialTokens(bos[0] if bos else None, tuple(dict.fromkeys(eos)))
 
 
 def _ids(

@@ -34,6 +34,7 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
         ConfigError: vLLM is missing, or it, the bundle and the settings do not go together.
     """
     manifest = bundle.manifest
+    _check_folder(bundle)
     _check_settings(config, manifest)
     shape = _shape(manifest, config)
     kv_bytes = kv_bytes_per_token(manifest, shape.dtype)
@@ -50,6 +51,7 @@ def run_bundle_workers(bundle: Bundle, config: CloudConfig) -> None:
     Raises:
         ConfigError: as for `load_vllm_engine`.
     """
+    _check_folder(bundle)
     _check_settings(config, bundle.manifest)
     shape = _shape(bundle.manifest, config)
     kv_bytes = kv_bytes_per_token(bundle.manifest, shape.dtype)
@@ -61,6 +63,16 @@ def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
     shape = manifest.shape
     numbers = 2 * shape.num_key_value_heads * shape.head_dim * manifest.num_middle_layers
     return numbers * ITEM_BYTES[dtype]
+
+
+def _check_folder(bundle: Bundle) -> None:
+    """vLLM reads a whole folder: every safetensors file in it, and settings by their names."""
+    unlisted = bundle.unlisted()
+    if unlisted:
+        raise ConfigError(
+            f"engine vllm reads the whole folder, and {bundle.path / unlisted[0]} is not listed in "
+            "hat.json; take it away"
+        )
 
 
 def _check_settings(config: CloudConfig, manifest: Manifest) -> None:

@@ -8,7 +8,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from submodels.bundle import MANIFEST_FILE, sha256_of
+from submodels.bundle import MANIFEST_FILE
+from submodels.file_hashes import sha256_of, tensor_hash
+from submodels.fingerprint import fingerprint_of
 from submodels.manifest import (
     FORMAT_VERSION,
     BundleFile,
@@ -17,7 +19,8 @@ from submodels.manifest import (
     ModelShape,
     Rope,
 )
-from submodels.tensor_layout import Part, layer_name, layer_tensor_shapes
+from submodels.tensor_file import read_header
+from submodels.tensor_layout import Part, layer_name, layer_tensor_shapes, placements
 
 HEAD_DIM = 64
 """The smallest that every attention kernel of vLLM takes, on CPUs and GPUs."""
@@ -121,7 +124,14 @@ def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
             tensors[layer_name(index, name)] = scaled.astype(np.float32)
     weights = path / Part.MIDDLE.value
     save_file(tensors, weights, {"format": "pt"})
-    digest = sha256_of(weights)
+    infos = read_header(weights)
+    written = {
+        placement.source: tensor_hash(weights, infos[placement.name])
+        for placement in placements(model_shape, _NUM_OUTER_LAYERS, _NUM_OUTER_LAYERS)
+        if placement.part is Part.MIDDLE
+    }
+    fingerprint = fingerprint_of(model_shape, {}, written)
+    listed = BundleFile(num_bytes=weights.stat().st_size, sha256=sha256_of(weights))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         role="cloud",
@@ -129,9 +139,12 @@ def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
         dtype="float32",
         num_input_layers=_NUM_OUTER_LAYERS,
         num_output_layers=_NUM_OUTER_LAYERS,
-        fingerprint=digest,
+        fingerprint=fingerprint,
         shape=model_shape,
-        files={weights.name: BundleFile(num_bytes=weights.stat().st_size, sha256=digest)},
+        files={weights.name: listed},
+        tensors=written,
+        rope_parameters={},
+        source_fingerprint=fingerprint,
     )
     (path / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
     return RandomBundle(path, None, _NUM_OUTER_LAYERS, shape.num_middle_layers)

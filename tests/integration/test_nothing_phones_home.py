@@ -94,5 +94,6 @@ def test_a_split_and_a_device_leave_nothing_in_the_users_folders(tmp_path):
             assert await process.wait_for_end(60) == 0
 
     asyncio.run(test())
-    left = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
-    assert left == []
+    left = [path.relative_to(home) for path in home.rglob("*") if path.is_file()]
+    # Ours are notes of which files were verified.
+    assert [str(path) for path in left if not path.is_relative_to("cache/hat/verified")] == []

@@ -83,7 +83,7 @@ def test_a_changed_file_is_caught_by_its_hash_before_anything_runs(
     change_one_weight(changeable, WEIGHT, 3.0, keeps_hash=True)
     code, report = _verify(capsys, changeable)
     assert code == 1
-    assert "model.safetensors is corrupt: expected SHA-256" in _line(report, "files")
+    assert "model.safetensors is corrupt: " in _line(report, "files")
 
 
 def test_bfloat16_shows_margins_and_does_not_fail(

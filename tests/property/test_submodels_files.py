@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from submodels.bundle import load_bundle
 from submodels.errors import BundleError
-from submodels.fingerprint import Fingerprint
-from submodels.manifest import ModelShape, Rope
+from submodels.fingerprint import fingerprint_of
+from submodels.manifest import ModelShape, Rope, WrittenTensor
 from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
 from submodels.tensor_file import NUMPY_DTYPES, TensorFile, TensorFileError
 from submodels.tensor_layout import Part, placements
@@ -126,17 +126,29 @@ def test_every_tensor_has_one_place_and_layers_are_numbered_from_zero(
     assert any(p.source == "lm_head.weight" for p in placed) != shape.tied_embeddings
 
 
-@given(shape=shapes, order=st.permutations(["a", "b", "c"]))
-def test_the_fingerprint_does_not_depend_on_the_order_of_tensors(
-    shape: ModelShape, order: list[str]
+def tensors_of(shape: ModelShape) -> dict[str, WrittenTensor]:
+    return {
+        placement.source: WrittenTensor(dtype="F32", sha256=placement.source)
+        for placement in placements(shape, 0, 0)
+    }
+
+
+@given(shape=shapes, data=st.data())
+def test_the_fingerprint_covers_every_tensor_in_any_order(
+    shape: ModelShape, data: st.DataObject
 ) -> None:
-    fingerprints = set()
-    for names in (["a", "b", "c"], order):
-        fingerprint = Fingerprint(shape, {"rope_type": "default", "rope_theta": 1.0})
-        for name in names:
-            fingerprint.add(name, "F32", (2,), name * 64)
-        fingerprints.add(fingerprint.hexdigest())
-    assert len(fingerprints) == 1
+    parameters = {"rope_type": "default", "rope_theta": 1.0}
+    tensors = tensors_of(shape)
+    fingerprint = fingerprint_of(shape, parameters, tensors)
+    order = data.draw(st.permutations(list(tensors)))
+    assert fingerprint_of(shape, parameters, {name: tensors[name] for name in order}) == fingerprint
+    changed = data.draw(st.sampled_from(order))
+    for other in (
+        {**tensors, changed: WrittenTensor(dtype="F32", sha256="another")},
+        {**tensors, changed: WrittenTensor(dtype="BF16", sha256=changed)},
+        {name: tensor for name, tensor in tensors.items() if name != changed},
+    ):
+        assert fingerprint_of(shape, parameters, other) != fingerprint
 
 
 @given(shape=shapes)
@@ -145,9 +157,10 @@ def test_the_fingerprint_ignores_the_computed_frequencies_but_not_their_paramete
 ) -> None:
     moved = msgspec.structs.replace(shape, rope=Rope(inv_freq=(1.0 + 2**-23,)))
     parameters: dict[str, float | str] = {"rope_type": "default", "rope_theta": 1.0}
-    same = {Fingerprint(s, parameters).hexdigest() for s in (shape, moved)}
+    tensors = tensors_of(shape)
+    same = {fingerprint_of(s, parameters, tensors) for s in (shape, moved)}
     assert len(same) == 1
-    assert Fingerprint(shape, parameters | {"rope_theta": 2.0}).hexdigest() not in same
+    assert fingerprint_of(shape, parameters | {"rope_theta": 2.0}, tensors) not in same
 
 
 @pytest.fixture(scope="module")

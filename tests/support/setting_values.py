@@ -28,6 +28,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Value]:
         return st.lists(networks, min_size=1, max_size=3).map(tuple)
     if kind.choices:
         return st.sampled_from(kind.choices)
+    if kind.base is bool:
+        return st.booleans()
     if kind.base is int:
         return st.integers(int(about.minimum or 0), int(about.maximum or 1 << 20))
     if kind.base is float:

@@ -82,7 +82,7 @@ def test_an_adapter_of_another_model_or_split_is_refused(
     tmp_path: Path, manifest: Manifest
 ) -> None:
     store(tmp_path / "adapter", manifest, "layer", closing_norm=False)
-    other = msgspec.structs.replace(manifest, fingerprint="0" * 64)
+    other = msgspec.structs.replace(manifest, fingerprint="0" * 64, source_fingerprint="0" * 64)
     with pytest.raises(AdapterError, match="fingerprint"):
         load_adapter(tmp_path / "adapter", other)
     other = msgspec.structs.replace(manifest, num_input_layers=2)

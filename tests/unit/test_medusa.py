@@ -102,7 +102,7 @@ def test_trained_heads_can_be_loaded_for_their_model_only(tmp_path: Path) -> Non
     assert heads.tree == card.tree
     assert len(card.tree) <= 5
     assert heads.logits(np.ones(32, np.float32)).shape == (4, manifest.shape.vocab_size)
-    other = msgspec.structs.replace(manifest, fingerprint="0" * 64)
+    other = msgspec.structs.replace(manifest, fingerprint="0" * 64, source_fingerprint="0" * 64)
     with pytest.raises(MedusaError, match="of another model"):
         load_heads(options.out, other)
     weights = options.out / HEADS_WEIGHTS_FILE

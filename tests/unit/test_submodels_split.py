@@ -107,14 +107,20 @@ def test_the_cloud_config_is_one_of_its_family_for_the_middle_layers(
 def test_the_fingerprint_is_the_same_on_both_sides_and_for_every_split(
     model: Path, tmp_path: Path
 ) -> None:
-    results = [
-        split(model, tmp_path / "a", 1, 1),
-        split(model, tmp_path / "b", 0, 0, dtype="bfloat16"),
-        split(model, tmp_path / "c", 2, 1, name="other"),
-    ]
+    results = [split(model, tmp_path / "a", 1, 1), split(model, tmp_path / "b", 2, 1, name="other")]
     assert (
         len({r.device.fingerprint for r in results} | {r.cloud.fingerprint for r in results}) == 1
     )
+
+
+def test_cast_numbers_have_their_own_fingerprint_and_still_name_their_source(
+    model: Path, tmp_path: Path
+) -> None:
+    whole = split(model, tmp_path / "a", 1).device
+    cast = split(model, tmp_path / "b", 1, dtype="bfloat16")
+    assert cast.device.fingerprint == cast.cloud.fingerprint != whole.fingerprint
+    assert cast.device.source_fingerprint == whole.source_fingerprint == whole.fingerprint
+    load_bundle(tmp_path / "b", "device", verify=True)
 
 
 def test_sharding_does_not_change_the_fingerprint(model: Path, tmp_path: Path) -> None:
@@ -199,11 +205,16 @@ def test_mixed_number_formats_are_kept_and_the_commonest_is_named(
     assert np.array_equal(written["lm_head.weight"], narrow["lm_head.weight"])
 
 
-def test_a_model_without_a_head_on_disk_is_tied(own_model: Path, tmp_path: Path) -> None:
+def test_a_head_that_is_not_on_disk_is_tied_or_lost_as_the_configuration_says(
+    own_model: Path, tmp_path: Path
+) -> None:
     tensors = load_file(own_model / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, own_model / "model.safetensors")
-    assert split(own_model, tmp_path / "out", 1).device.shape.tied_embeddings
+    with pytest.raises(CheckpointError, match=r"has no lm_head\.weight, .* a shard is lost"):
+        split(own_model, tmp_path / "a", 1)
+    _change(own_model, tie_word_embeddings=True)
+    assert split(own_model, tmp_path / "b", 1).device.shape.tied_embeddings
 
 
 def test_a_tied_model_with_a_head_on_disk_is_tied_only_if_they_are_equal(
@@ -255,10 +266,12 @@ def test_a_model_without_a_tokenizer_is_refused(own_model: Path, tmp_path: Path)
         split(own_model, tmp_path / "out", 1)
 
 
-def test_stop_tokens_come_from_the_generation_config_first(own_model: Path, tmp_path: Path) -> None:
+def test_stop_tokens_are_the_generation_configs_first_and_the_tokenizers_own(
+    own_model: Path, tmp_path: Path
+) -> None:
     (own_model / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
     result = split(own_model, tmp_path / "out", 1)
-    assert result.device.eos_token_ids == (7, 9)
+    assert result.device.eos_token_ids == (7, 9, 257)
     assert result.device.bos_token_id == 256
     (own_model / "generation_config.json").write_text('{"eos_token_id": 100000}')
     with pytest.raises(CheckpointError, match=r"eos_token_id: expected ids in \[0, 261\)"):
