@@ -1,38 +1,28 @@
 """A conversation as one text, by the model's own template."""
 
-import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import msgspec
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from submodels.errors import BundleError
-
-PLAIN_TEMPLATE = "{{ messages | map(attribute='content') | join('\\n') }}"
-"""For a model without a template, so a base model: it continues the messages, one per line."""
-
-_RENDER_ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
+from device_runtime.content_forms import ContentForm, Message, find_forms, in_form
+from device_runtime.template_process import (
+    TemplateEndlessError,
+    TemplateLimits,
+    TemplateProcessError,
+    TemplateProcesses,
 )
+from submodels.errors import BundleError
+from submodels.model_files import ModelFiles, model_files
+from submodels.special_tokens import TOKENIZER_CONFIG_FILE, named_special_tokens
 
 _RESERVED_NAMES = ("messages", "add_generation_prompt", "tools", "documents")
 
 TEMPLATE_FILE = "chat_template.jinja"
-CONFIG_FILE = "tokenizer_config.json"
+
+_log = logging.getLogger(__name__)
 
 
 class ChatTemplateError(ValueError):
@@ -48,9 +38,10 @@ class RenderedChat:
 
 
 class ChatTemplate:
-    """A compiled template with the names and functions that templates of models rely on.
+    """A template with the names and functions that templates of models rely on.
 
-    Source of these names: "Chat templates" in the documentation of transformers.
+    A model without one is a base model: it continues the messages, one per line. `forms` says for
+    each role how the template reads what a message says.
     """
 
     def __init__(
@@ -58,18 +49,27 @@ class ChatTemplate:
         source: str | None,
         special_tokens: Mapping[str, str],
         now: Callable[[], datetime] = datetime.now,
+        limits: TemplateLimits | None = None,
     ) -> None:
-        """Compile a template; None is the plain one.
+        """Compile a template and look at how it reads messages; None is the plain one.
 
         Raises:
-            ChatTemplateError: it does not compile.
+            ChatTemplateError: it does not compile, or does not end.
         """
         self.is_plain = source is None
+        self.forms: Mapping[str, ContentForm] = {}
         self._special_tokens = dict(special_tokens)
-        environment = _environment(now)
+        self._now = now
+        self._processes = None
+        if source is None:
+            return
+        self._processes = TemplateProcesses(source, limits or TemplateLimits())
         try:
-            self._template = environment.from_string(PLAIN_TEMPLATE if source is None else source)
-        except jinja2.TemplateError as error:
+            self._processes.compile()
+            self.forms = find_forms(self._probed)
+        except TemplateEndlessError as error:
+            raise ChatTemplateError(f"the chat template does not end: {error}") from error
+        except TemplateProcessError as error:
             raise ChatTemplateError(f"the chat template does not compile: {error}") from error
 
     @property
@@ -77,108 +77,110 @@ class ChatTemplate:
         """Names a client may not set, since they are this side's to set."""
         return frozenset({*_RESERVED_NAMES, *self._special_tokens})
 
+    @property
+    def leaves_out(self) -> tuple[str, ...]:
+        """Roles whose words the template never writes."""
+        return tuple(role for role, form in self.forms.items() if form == "none")
+
     def render(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> RenderedChat:
-        """The conversation as the model was trained to read it.
+        """The conversation as the model was trained to read it; waits for another process.
 
         A model's template writes its special tokens itself, so the tokenizer must add none: the
-        beginning would be there twice. The plain template leaves them to the tokenizer.
+        beginning would be there twice. The plain one leaves them to the tokenizer.
+
+        Args:
+            messages: Their content is a text, or a list of parts with a `text` each.
+            add_generation_prompt: Whether the assistant's turn is opened.
+            variables: Further names for the template.
 
         Raises:
-            ChatTemplateError: the template refused the messages or failed on them.
+            ChatTemplateError: the template refused the messages, failed on them, or took too much.
         """
-        names: dict[str, Any] = {"tools": None, "documents": None}
-        names |= {**(variables or {}), **self._special_tokens}
+        shaped = [in_form(m, self.forms.get(m.get("role", ""), "text")) for m in messages]
+        if self._processes is None:
+            text = "\n".join(message["content"] for message in shaped)
+            return RenderedChat(text, add_special_tokens=True)
         try:
-            text = self._template.render(
-                names, messages=list(messages), add_generation_prompt=add_generation_prompt
-            )
-        except _RENDER_ERRORS as error:
+            text = self._rendered(shaped, add_generation_prompt, variables or {})
+        except TemplateProcessError as error:
             raise ChatTemplateError(f"the model's chat template failed: {error}") from error
-        return RenderedChat(text, add_special_tokens=self.is_plain)
+        return RenderedChat(text, add_special_tokens=False)
+
+    def close(self) -> None:
+        """End the processes that render."""
+        if self._processes is not None:
+            self._processes.close()
+
+    def _probed(self, messages: Sequence[Message]) -> str | None:
+        try:
+            return self._rendered(messages, True, {})
+        except TemplateEndlessError:
+            raise
+        except TemplateProcessError:
+            return None
+
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        assert self._processes is not None
+        names: dict[str, Any] = {"tools": None, "documents": None}
+        names |= {**variables, **self._special_tokens}
+        names |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return self._processes.render(names, self._now().isoformat())
 
 
 def load_chat_template(folder: Path) -> ChatTemplate:
     """The template of a bundle: chat_template.jinja, else tokenizer_config.json's, else plain.
 
     Raises:
-        BundleError: the files cannot be read, or the template does not compile.
+        BundleError: the files cannot be read, or the template does not compile or end.
     """
+    files = model_files(folder)
+    name, source = _template_source(files)
     try:
-        config = _read_config(folder / CONFIG_FILE)
-        template_path = folder / TEMPLATE_FILE
-        if template_path.is_file():
-            source: str | None = template_path.read_text(encoding="utf-8")
-        else:
-            source = _default_template(config.get("chat_template"))
-        return ChatTemplate(source, _special_tokens(config))
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError, ChatTemplateError) as error:
-        raise BundleError(f"{folder}: {error}") from error
+        template = ChatTemplate(source, named_special_tokens(files))
+    except ChatTemplateError as error:
+        raise BundleError(f"{folder / name}: {error}") from error
+    if template.leaves_out:
+        _log.warning("the chat template leaves out messages of %s", ", ".join(template.leaves_out))
+    return template
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+def _template_source(files: ModelFiles) -> tuple[str, str | None]:
+    """The file that holds the template, and the template."""
+    source = files.text(TEMPLATE_FILE)
+    if source is not None:
+        return TEMPLATE_FILE, source
+    config = files.json(TOKENIZER_CONFIG_FILE)
+    try:
+        return TOKENIZER_CONFIG_FILE, _default_template(config.get("chat_template"))
+    except ChatTemplateError as error:
+        raise BundleError(f"{files.folder / TOKENIZER_CONFIG_FILE}: {error}") from error
 
 
 def _default_template(value: object) -> str | None:
     """The template of a tokenizer configuration: a string, or a list of named ones."""
     if isinstance(value, list):
-        named = {entry.get("name"): entry.get("template") for entry in value}
-        value = named.get("default")
+        named = {}
+        for entry in value:
+            if not isinstance(entry, dict):
+                raise ChatTemplateError(f"expected chat templates with names, got {entry!r:.80}")
+            named[str(entry.get("name"))] = entry.get("template")
+        if "default" not in named:
+            there = ", ".join(sorted(named)) or "no name"
+            raise ChatTemplateError(
+                f"expected a chat template of the name default, got {there}; put the one to use "
+                f"into {TEMPLATE_FILE}"
+            )
+        value = named["default"]
     if value is None or isinstance(value, str):
         return value
     raise ChatTemplateError(f"expected a chat template as text, got {type(value).__name__}")
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and the like, which are strings or objects with their content."""
-    tokens = {}
-    for name, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(content, str):
-            tokens[name] = content
-    return tokens
-
-
-def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
-    return environment
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks the assistant's words for training; here it is transparent."""
-
-    tags = {"generation"}  # noqa: RUF012  (as the library declares it)
-
-    def parse(self, parser: Parser) -> list[Node]:
-        """The statements inside the block."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise_exception(message: str) -> str:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without the HTML escapes of jinja2's own filter."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
