@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from adapters.medusa_heads import MedusaError, MedusaHeads, load_heads
+from adapters.medusa_heads import (
+    HEADS_CARD_FILE,
+    HEADS_WEIGHTS_FILE,
+    MedusaError,
+    MedusaHeads,
+    load_heads,
+)
 from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
 from device_runtime.api.metrics import Metrics
@@ -68,13 +74,15 @@ async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
         stack.callback(listener.close)
         access = _access(config, listener)
         try:
-            bundle = load_bundle(config.bundle, "device")
+            bundle = load_bundle(config.bundle, "device", config.verify_weights)
             monitor = StateMonitor(is_robust=config.chunking != "paper")
             link = Link(_link_config(config, bundle), monitor)
             engine = await asyncio.to_thread(load_engine, config)
             runtime = Runtime(engine, link, config, heads=_heads(config, bundle))
             stack.push_async_callback(runtime.close)
             service = _service(config, bundle, runtime, access)
+            stack.callback(service.text_work.close)
+            stack.callback(service.template.close)
         except (BundleError, EngineLoadError, LinkConfigError) as error:
             raise StartError(str(error)) from error
         runtime.start()
@@ -130,6 +138,8 @@ def _link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
 def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:
     if config.drafter != "medusa":
         return None
+    if not {HEADS_CARD_FILE, HEADS_WEIGHTS_FILE} <= bundle.manifest.files.keys():
+        raise StartError(f"drafter medusa: {bundle.path} holds no heads")
     try:
         return load_heads(bundle.path, bundle.manifest)
     except MedusaError as error:

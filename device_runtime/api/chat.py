@@ -61,7 +61,7 @@ async def _make_job(
         add_special_tokens=fields.add_special_tokens,
         variables=variables,
     )
-    ids = await encode_chat(service.tokenizer, service.template, fields.messages, options)
+    ids = await encode_chat(service, fields.messages, options)
     check_ids(ids, service.generator.vocab_size, "messages")
     asked = fields.max_completion_tokens or fields.max_tokens
     wishes = Wishes("messages", asked, None, num_logprobs)

@@ -1,6 +1,5 @@
 """POST /v1/completions."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,8 @@ from device_runtime.api.answering import answer, make_head, read_request
 from device_runtime.api.errors import unsupported
 from device_runtime.api.job import EncodedPrompt, Job, Wishes, make_choices, stream_mode
 from device_runtime.api.logprobs import completion_logprobs
-from device_runtime.api.parameters import check_model
-from device_runtime.api.prompts import Prompt, encode_prompt, split_prompts
+from device_runtime.api.parameters import check_model, check_num_choices
+from device_runtime.api.prompts import encode_prompts, split_prompts
 from device_runtime.api.request_id import request_id_of
 from device_runtime.api.requests import CompletionRequest
 from device_runtime.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
@@ -45,7 +44,7 @@ async def _make_job(
     if fields.echo and fields.logprobs is not None:
         message = "logprobs with echo is not supported here: prompts have no log probabilities"
         raise unsupported("logprobs", message)
-    prompts = [await _encode(service, fields, prompt) for prompt in split_prompts(fields.prompt)]
+    prompts = await _encode(service, fields)
     wishes = Wishes("prompt", fields.max_tokens, DEFAULT_MAX_TOKENS, fields.logprobs)
     choices = make_choices(service, fields, prompts, wishes)
     num_prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
@@ -53,15 +52,21 @@ async def _make_job(
     return Job(request_id, arrived_s, choices, num_prompt_tokens, mode, wants_figures)
 
 
-async def _encode(service: Service, fields: CompletionRequest, prompt: Prompt) -> EncodedPrompt:
-    add_special_tokens = fields.add_special_tokens is not False
-    vocab_size = service.generator.vocab_size
-    ids = await encode_prompt(service.tokenizer, prompt, add_special_tokens, vocab_size)
+async def _encode(service: Service, fields: CompletionRequest) -> list[EncodedPrompt]:
+    prompts = split_prompts(fields.prompt)
+    check_num_choices(len(prompts), fields.n or 1)
+    encoded = await encode_prompts(service, prompts, fields.add_special_tokens is not False)
     if not fields.echo:
-        return EncodedPrompt(ids)
-    if isinstance(prompt, str):
-        return EncodedPrompt(ids, prompt)
-    return EncodedPrompt(ids, await asyncio.to_thread(whole_text, service.tokenizer, ids))
+        return [EncodedPrompt(ids) for ids in encoded]
+    return [
+        EncodedPrompt(ids, prompt if isinstance(prompt, str) else await _text(service, ids))
+        for ids, prompt in zip(encoded, prompts, strict=True)
+    ]
+
+
+async def _text(service: Service, ids: list[int]) -> str:
+    tokenizer = service.tokenizer
+    return await service.text_work.tokenize(len(ids), lambda: whole_text(tokenizer, ids))
 
 
 @dataclass(frozen=True, slots=True)

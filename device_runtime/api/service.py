@@ -6,6 +6,7 @@ from aiohttp import web
 
 from device_runtime.api.drain import Drain
 from device_runtime.api.metrics import Metrics
+from device_runtime.api.text_work import TextWork
 from device_runtime.chat_template import ChatTemplate
 from device_runtime.generation import Generator
 from device_runtime.tokenizer import Tokenizer
@@ -76,6 +77,7 @@ class Service:
     access: AccessRules = AccessRules()
     timing: Timing = Timing()
     drain: Drain = field(default_factory=Drain)
+    text_work: TextWork = field(default_factory=TextWork)
 
 
 SERVICE = web.AppKey("service", Service)

@@ -22,7 +22,7 @@ LISTS = [[]] * 250_000
         (CHAT, {"messages": USER, "tools": LISTS}, 400),
         (CHAT, {"messages": USER * 20_000}, 400),
         (CHAT, {"messages": USER, "chat_template_kwargs": {"a": LISTS}}, 200),
-        ("/tokenize", {"prompt": "a " * 20_000}, 200),
+        ("/tokenize", {"prompt": "a " * 20_000}, 400),
         ("/detokenize", {"tokens": [300] * 100_000}, 200),
     ],
 )

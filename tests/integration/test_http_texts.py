@@ -1,0 +1,176 @@
+"""Texts and templates beside streams: bounded, in threads of their own, and never in the way."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from device_runtime.api.text_work import TextWork
+from device_runtime.chat_template import ChatTemplate
+from device_runtime.generation import OverloadedError
+from tests.support.api_server import CHAT, COMPLETIONS, USER, post, with_server
+from tests.support.tokenizers import story_tokenizer
+
+FAR_TOO_LONG = "a " * 450_000
+PARTS_ONLY = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}"
+
+
+class CountingTokenizer:
+    """The story tokenizer, which says in which threads it worked and on how many characters."""
+
+    def __init__(self):
+        self.num_characters = 0
+        self.threads = set()
+
+    def __getattr__(self, name):
+        return getattr(story_tokenizer(), name)
+
+    def encode(self, text, add_special_tokens=True):
+        self.num_characters += len(text)
+        self.threads.add(threading.current_thread())
+        return story_tokenizer().encode(text, add_special_tokens)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (COMPLETIONS, {"prompt": FAR_TOO_LONG}, "prompt"),
+        (COMPLETIONS, {"prompt": ["Once", FAR_TOO_LONG]}, "prompt"),
+        (CHAT, {"messages": [{"role": "user", "content": FAR_TOO_LONG}]}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": "a " * 225}] * 2000}, "messages"),
+        ("/tokenize", {"prompt": FAR_TOO_LONG}, "prompt"),
+    ],
+)
+def test_a_text_far_beyond_the_context_is_refused_before_it_is_tokenised(path, body, param):
+    tokenizer = CountingTokenizer()
+
+    async def test(client, _):
+        return await client.post(path, body)
+
+    status, answer = with_server(test, tokenizer=tokenizer)
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+    assert answer["error"]["param"] == param
+    assert "512 tokens" in answer["error"]["message"]
+    assert tokenizer.num_characters < 20_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"prompt": "Once"}),
+        (CHAT, {"messages": USER}),
+        ("/tokenize", {"prompt": "Once"}),
+        ("/tokenize", {"messages": USER}),
+    ],
+)
+def test_nothing_is_tokenised_on_the_event_loop(path, body):
+    tokenizer = CountingTokenizer()
+
+    async def test(client, _):
+        status, _ = await client.post(path, body)
+        assert status == 200
+        return threading.current_thread()
+
+    assert with_server(test, tokenizer=tokenizer) not in tokenizer.threads
+    assert tokenizer.threads
+
+
+def test_tokens_beyond_the_context_can_still_be_counted():
+    status, answer = post("/tokenize", {"prompt": "Once upon a time, " * 120})
+    assert status == 200
+    assert answer["count"] > answer["max_model_len"]
+
+
+def test_long_texts_wait_for_each_other_and_short_ones_for_none():
+    async def test():
+        work = TextWork(most_long=2)
+        gate = threading.Event()
+        long = [asyncio.create_task(work.tokenize(10**6, gate.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await work.tokenize(10**6, gate.wait)
+        assert await work.tokenize(10, lambda: 7) == 7
+        assert await work.render(lambda: 8) == 8
+        gate.set()
+        await asyncio.gather(*long)
+        assert await work.tokenize(10**6, lambda: 9) == 9
+        work.close()
+
+    asyncio.run(test())
+
+
+def test_work_whose_client_has_left_is_not_begun():
+    async def test():
+        work = TextWork()
+        gate, done = threading.Event(), []
+        first = asyncio.create_task(work.tokenize(10**6, gate.wait))
+        second = asyncio.create_task(work.tokenize(10**6, lambda: done.append(1)))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        gate.set()
+        await first
+        assert await work.tokenize(10**6, lambda: 3) == 3
+        assert done == []
+        work.close()
+
+    asyncio.run(test())
+
+
+def test_too_many_waiting_texts_are_a_429():
+    async def test(client, _):
+        status, answer = await client.post("/tokenize", {"prompt": "x" * 20_000})
+        return status, answer["error"]["code"]
+
+    assert with_server(test, text_work=TextWork(most_long=0)) == (429, "overloaded")
+
+
+def test_an_endless_template_holds_up_no_stream_and_ends():
+    source = (
+        "{{ messages[0].content }}{% if messages[0].content == 'hang' %}"
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    )
+    template = ChatTemplate(source, {})
+
+    async def test(client, _):
+        body = {"messages": [{"role": "user", "content": "hang"}]}
+        hanging = asyncio.create_task(client.post(CHAT, body))
+        longest_s = 0.0
+        while not hanging.done():
+            begun_s = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest_s = max(longest_s, time.monotonic() - begun_s)
+        return longest_s, await hanging
+
+    longest_s, (status, answer) = with_server(test, template=template)
+    assert (status, answer["error"]["code"]) == (400, "chat_template_failed")
+    # It ran for two seconds of processor time; nobody here waited for that.
+    assert longest_s < 1.5
+    template.close()
+
+
+@pytest.mark.parametrize("content", ["words", [{"type": "text", "text": "words"}]])
+def test_words_reach_a_template_that_reads_parts_only(content):
+    template = ChatTemplate(PARTS_ONLY, {})
+
+    async def test(client, _):
+        body = {"messages": [{"role": "user", "content": content}], "return_token_strs": True}
+        return await client.post("/tokenize", body)
+
+    status, answer = with_server(test, template=template)
+    assert status == 200
+    assert "".join(answer["token_strs"]).strip() == "words"
+    template.close()
+
+
+def test_a_template_that_leaves_the_user_out_is_a_400():
+    template = ChatTemplate("nothing of it", {})
+
+    async def test(client, _):
+        return await client.post(CHAT, {"messages": USER})
+
+    status, answer = with_server(test, template=template)
+    assert (status, answer["error"]["code"]) == (400, "chat_template_failed")
+    assert "leaves out what the user says" in answer["error"]["message"]
+    template.close()
