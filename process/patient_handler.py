@@ -1,6 +1,8 @@
 """A guarded connection whose client may stop sending before it has its answer."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from aiohttp import web
@@ -102,3 +104,15 @@ class PatientHandler(GuardedHandler):
         if request is not None and request.writer.output_size:
             return True
         return self._begun.send_ahead()
+
+
+@contextmanager
+def unproven(request: web.BaseRequest) -> Iterator[None]:
+    """While a request's body is awaited, its connection makes room for others like an idle one."""
+    handler = request.protocol
+    if not isinstance(handler, GuardedHandler) or request.content.is_eof():
+        yield
+        return
+    handler.doubt(None)
+    yield
+    handler.prove()

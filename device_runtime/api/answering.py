@@ -21,6 +21,7 @@ from device_runtime.api.responses import usage_of
 from device_runtime.api.service import SERVICE, Service
 from device_runtime.api.shape import AnswerShape, Head, join_pieces
 from device_runtime.api.transcript import Piece
+from process.patient_handler import unproven
 
 # A longer body can hold enough to keep streams and probes waiting while it is looked through.
 _LONG_BODY_BYTES = 32 << 10
@@ -41,8 +42,9 @@ async def read_request(request: web.Request, kind: type[RequestT]) -> RequestT:
     ask_for_body(request)
     read_s = request.app[SERVICE].timing.read_s
     try:
-        async with asyncio.timeout(read_s):
-            body = await request.read()
+        with unproven(request):
+            async with asyncio.timeout(read_s):
+                body = await request.read()
     except TimeoutError as error:
         message = f"the request body did not come within {read_s:g} s"
         raise ApiError(408, message, code="request_timeout") from error
