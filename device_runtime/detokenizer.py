@@ -8,13 +8,14 @@ from typing import Protocol
 from device_runtime.tokenizer import Tokenizer
 
 _LONGEST_CHARACTER_BYTES = 4
+_REPLACEMENT = "\ufffd"
 
 
 class Detokenizer(Protocol):
     """Tokens in, text out; the pieces joined are the tokenizer's own decoding of all tokens.
 
-    Only what the end cuts off in the middle of a character is left out; and a character that the
-    prompt has begun comes whole.
+    Only bytes that are no character by the end are left out, U+FFFD in the decoding; and a
+    character that the prompt has begun comes whole.
     """
 
     def push(self, token_id: int) -> str:
@@ -30,9 +31,10 @@ def make_detokenizer(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> Detoken
     """A detokenizer for what follows a prompt; it gives no text of the prompt itself."""
     begun = _begun_character(tokenizer, prompt_ids)
     if tokenizer.is_byte_level:
-        return ByteLevelDetokenizer(tokenizer, begun)
+        return _WithoutEndingMarks(ByteLevelDetokenizer(tokenizer, begun))
     held = _last_spoken(tokenizer, prompt_ids, len(begun))
-    return TextDetokenizer(tokenizer, _is_beginning(tokenizer, prompt_ids), held)
+    is_beginning = _is_beginning(tokenizer, prompt_ids)
+    return _WithoutEndingMarks(TextDetokenizer(tokenizer, is_beginning, held))
 
 
 def whole_text(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
@@ -41,8 +43,32 @@ def whole_text(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     if not begun:
         return tokenizer.decode(token_ids)
     if tokenizer.is_byte_level:
-        return tokenizer.decode(token_ids).removesuffix("\ufffd")
+        return tokenizer.decode(token_ids).removesuffix(_REPLACEMENT)
     return tokenizer.decode(_last_spoken(tokenizer, token_ids, len(token_ids))[: -len(begun)])
+
+
+class _WithoutEndingMarks:
+    """Replacement characters wait for other text behind them, as they do in vLLM."""
+
+    def __init__(self, inner: Detokenizer) -> None:
+        self._inner = inner
+        self._num_held = 0
+
+    def push(self, token_id: int) -> str:
+        """The text up to its last character."""
+        text = self._inner.push(token_id)
+        shown = text.rstrip(_REPLACEMENT)
+        if not shown:
+            self._num_held += len(text)
+            return ""
+        shown = _REPLACEMENT * self._num_held + shown
+        self._num_held = len(text) - len(text.rstrip(_REPLACEMENT))
+        return shown
+
+    def flush(self) -> str:
+        """The text that is left, up to its last character."""
+        shown = self._inner.flush().rstrip(_REPLACEMENT)
+        return _REPLACEMENT * self._num_held + shown if shown else ""
 
 
 class ByteLevelDetokenizer:

@@ -168,3 +168,20 @@ def test_usage_says_how_much_of_a_prompt_was_there_already(bundles):
         assert num_cached <= streamed.prompt_tokens_details.cached_tokens < streamed.prompt_tokens
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("wanted", [b"\xf0\x9f\x98\x80", b"\xf0", b"\xe4\xbd", b"\xff"])
+def test_bytes_that_become_no_character_are_no_text(bundles, wanted):
+    """Biased to byte tokens, which come in whatever order the model likes."""
+    bias = {str(3 + byte): 100 for byte in wanted}
+    fields = {"logit_bias": bias, "temperature": 0}
+
+    async def test():
+        async with openai_client(bundles) as (_, client):
+            for max_tokens in range(1, 7):
+                text = await completion(client, PROMPTS[0], max_tokens=max_tokens, **fields)
+                chat = await streamed(client, PROMPTS[0], max_tokens=max_tokens, **fields)
+                assert text == chat
+                assert not text.endswith("\ufffd")
+
+    asyncio.run(test())

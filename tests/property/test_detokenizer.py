@@ -80,6 +80,13 @@ def test_a_byte_level_character_is_given_as_soon_as_it_is_whole(text):
         assert given_out == received.decode(errors="ignore")
 
 
+@pytest.mark.parametrize("tokenizer", [story_tokenizer(), byte_level_tokenizer()])
+@given(token_ids=st.one_of(ids, byte_ids).map(lambda ids: [min(id_, 319) for id_ in ids]))
+def test_no_text_ends_in_a_replacement_character(tokenizer, token_ids):
+    *pieces, rest = pieces_of(tokenizer, token_ids, [])
+    assert not any(piece.endswith("\ufffd") for piece in [*pieces, rest])
+
+
 def whole_characters(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """By the bytes: those of the first token of a text begin with a space that is not its own."""
     data = b"".join(tokenizer.token_bytes(token_id) for token_id in token_ids)
