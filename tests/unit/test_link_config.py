@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.link_config import LinkConfig, LinkConfigError, link_url, tls_context
+from device_runtime.link_config import (
+    LinkConfig,
+    LinkConfigError,
+    link_proxy,
+    link_url,
+    tls_context,
+)
 from device_runtime.refusals import of_error, of_fault, retry_delay_s
 from tests.support.fake_cloud import MODEL, fault
 from tests.support.link_errors import connection_key, handshake_error, request_info
@@ -54,6 +60,15 @@ def test_a_ca_file_must_exist_hold_a_certificate_and_be_of_use(tmp_path):
     with pytest.raises(LinkConfigError, match="use wss://"):
         tls_context("ws://cloud/v1/link", empty)
     assert tls_context("ws://cloud/v1/link", None) is None
+
+
+def test_a_proxy_of_the_environment_is_taken_or_refused_as_a_setting_is():
+    environ = {"HTTPS_PROXY": "http://me:hunter2@proxy:3128", "HTTP_PROXY": "socks5://proxy:1080"}
+    proxy = link_proxy("wss://cloud", environ)
+    assert "hunter2" not in repr(LinkConfig("wss://cloud", MODEL, proxy=proxy))
+    with pytest.raises(LinkConfigError, match="of kind socks5://"):
+        link_proxy("ws://cloud", environ)
+    assert link_proxy("ws://127.0.0.1:7700", environ) is None
 
 
 def test_a_secret_does_not_show_in_the_repr():
