@@ -124,12 +124,48 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
         return sum(count for _, count in self.emissions)
 
 
+UNFINISHED = "unfinished"
+"""The error of a request that was under way when its run was cut off."""
+
+
+class SteadyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a run under open-ended load came to rest. `state`: settled, growing or undecided.
+
+    The requests of its cell are those that came in `[warm_up_s, until_s]`; those that were under
+    way when a run was cut off have the error "unfinished". In that time the backlog, requests that
+    had come and were not answered, grew by `growth_per_s` requests a second in the mean, with that
+    standard error, and was `backlog` at its end.
+    """
+
+    state: str
+    warm_up_s: float
+    until_s: float
+    growth_per_s: float
+    growth_error_per_s: float
+    backlog: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the figures would be the same in a longer run."""
+        return self.state == "settled"
+
+    @property
+    def text(self) -> str:
+        """A few words for tables and pictures."""
+        if self.is_settled:
+            return f"settled after {self.warm_up_s:g} s"
+        if self.state == "growing":
+            growth = f"{self.growth_per_s:.3g} requests/s"
+            return f"not settled: the queue still grows by {growth} after {self.until_s:g} s"
+        return f"not settled: no level to be seen after {self.until_s:g} s"
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One arm at one setting. `cloud_step_s` are the engine's steps, in their order, and
     `cloud_step_tokens` the rows of each where they are known.
 
     Arms of a run that share `setting` differ in nothing but the method. `repeat` counts the
-    interleaved passes.
+    interleaved passes. `steady` is there where requests never ceased.
     """
 
     arm: str
@@ -143,6 +179,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     cloud_step_tokens: list[int] = []
     num_replicas: int = 1
     notes: list[str] = []
+    steady: SteadyRecord | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

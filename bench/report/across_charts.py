@@ -1,12 +1,16 @@
 """Pictures over many settings: prompt length, round trip, load."""
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from bench.report.axes import milliseconds_axis
 from bench.report.drawing import Picture, finished, legend_below, panels
 from bench.report.palette import Look, step_looks
-from bench.report.series import CurveSet, LoadSeries
+from bench.report.series import CurveSet, LoadLine, LoadSeries
 from bench.report.summary import Quantiles, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Inches: two of these stand side by side.
 _HALF_PAGE = (6.4, 4.3)
@@ -75,6 +79,19 @@ _LOAD_PANELS: tuple[tuple[str, Callable[[Summary], float | None]], ...] = (
 )
 
 
+UNSETTLED = (
+    "A ring marks a run that did not settle: its queue still grew when it was cut off, and a "
+    "longer run would show longer times."
+)
+_RING: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 10,
+    "markerfacecolor": "none",
+}
+_ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+
+
 def _median_ms(quantiles: Quantiles | None) -> float | None:
     return None if quantiles is None else 1000 * quantiles.p50
 
@@ -102,6 +119,7 @@ def load_picture(series: LoadSeries, looks: Mapping[str, Look], number: int) -> 
                 markersize=4.5,
                 label=_replicas(line.num_replicas) if styles else line.arm,
             )
+            _mark_unsettled(axes[place], line, value_of, look)
         axes[place].set_xlabel("requests per second")
         axes[place].set_xlim(0, None)
         axes[place].set_title(label.partition(",")[0])
@@ -113,7 +131,20 @@ def load_picture(series: LoadSeries, looks: Mapping[str, Look], number: int) -> 
     legend_below(figure, axes, num_columns=8 if styles else 6)
     caption = "Each point is a run of its own. A request is within both limits when its TTFT and "
     caption += "its mean TBT are."
+    if any(summary.num_unsettled for line in series.lines for _, summary in line.points):
+        caption += f" {UNSETTLED}"
     return finished(figure, f"load-{number}", f"Under load: {series.title}", caption)
+
+
+def _mark_unsettled(
+    axes: "Axes", line: LoadLine, value_of: Callable[[Summary], float | None], look: Look
+) -> None:
+    """A ring around points whose queue still grew, and the words."""
+    for rate, summary in line.points:
+        value = value_of(summary)
+        if summary.num_unsettled and value is not None:
+            axes.plot([rate], [value], color=look.colour, **_RING)
+            axes.annotate("not settled", (rate, value), xytext=(0, 8), **_ABOVE)
 
 
 def _replicas(number: int) -> str:

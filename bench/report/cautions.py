@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.records import LinkRecord, Receipt
-from bench.report.groups import LIVE, Group, Source
+from bench.records import UNFINISHED, LinkRecord, Receipt, RequestRecord
+from bench.report.groups import LIVE, ArmResult, Group, Source
 from bench.report.same_text import agreements
 from bench.report.side_by_side import paper_rows
 
@@ -25,8 +25,8 @@ class Caution:
 
 def cautions(sources: Sequence[Source], groups: Sequence[Group]) -> list[Caution]:
     """All of them, what is wrong first."""
-    found = [*_of_texts(groups), *_of_failures(groups), *_of_paper(sources)]
-    found += [*_of_sources(sources), *_of_links(groups), *_of_models(groups)]
+    found = [*_of_texts(groups), *_of_unsettled(groups), *_of_failures(groups)]
+    found += [*_of_paper(sources), *_of_sources(sources), *_of_links(groups), *_of_models(groups)]
     return sorted(found, key=lambda caution: not caution.is_wrong)
 
 
@@ -39,18 +39,32 @@ def _of_texts(groups: Sequence[Group]) -> Iterator[Caution]:
                 yield Caution(f"{text} at {group.name} ({group.kind}).", True, anchor_of(group))
 
 
+def _of_unsettled(groups: Sequence[Group]) -> Iterator[Caution]:
+    for group in groups:
+        for result in group.arms:
+            states = [cell.steady for cell in result.cells if cell.steady is not None]
+            if restless := [steady for steady in states if not steady.is_settled]:
+                text = f"{result.arm} at {group.name} ({group.kind}): {restless[0].text}."
+                yield Caution(text, True, anchor_of(group))
+
+
 def _of_failures(groups: Sequence[Group]) -> Iterator[Caution]:
     for group in groups:
         for result in group.arms:
             if not result.requests:
                 text = f"{result.arm} has no requests at {group.name} ({group.kind})."
                 yield Caution(text, True, anchor_of(group))
-            elif result.num_failed:
-                failed = [r for r in result.requests if r.error is not None or not r.emissions]
+            elif failed := _failed(result):
                 codes = sorted({request.error or "no text" for request in failed})
-                text = f"{result.num_failed} of {len(result.requests)} requests of {result.arm} "
+                text = f"{len(failed)} of {len(result.requests)} requests of {result.arm} "
                 text += f"failed at {group.name} ({group.kind}): {', '.join(codes)}."
                 yield Caution(text, True, anchor_of(group))
+
+
+def _failed(result: ArmResult) -> list[RequestRecord]:
+    """Without those that a cut left under way, of which `_of_unsettled` tells."""
+    ended = [request for request in result.requests if request.error != UNFINISHED]
+    return [each for each in ended if each.error is not None or not each.emissions]
 
 
 def _of_paper(sources: Sequence[Source]) -> Iterator[Caution]:

@@ -29,7 +29,8 @@ class Quantiles:
 class Summary:
     """None stands for what this arm has no figure of. Failed requests count in `sla` alone.
 
-    `accept_length` and `acceptance` are None as well when the model's weights are random.
+    `num_unsettled` are repeats under open-ended load that did not come to rest. `accept_length`
+    and `acceptance` are None as well when the model's weights are random.
     """
 
     num_requests: int
@@ -46,6 +47,7 @@ class Summary:
     cloud_step_deviation_s: float | None
     sla: float | None
     goodput_per_s: float | None
+    num_unsettled: int
 
 
 def summarise(result: ArmResult, limits: Limits) -> Summary:
@@ -75,6 +77,7 @@ def summarise(result: ArmResult, limits: Limits) -> Summary:
         cloud_step_deviation_s=statistics.pstdev(steps) if steps else None,
         sla=met / len(result.requests) if result.requests else None,
         goodput_per_s=statistics.fmean(goodputs) if goodputs else None,
+        num_unsettled=sum(cell.steady is not None and not cell.steady.is_settled for cell in cells),
     )
 
 

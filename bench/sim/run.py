@@ -1,6 +1,7 @@
 """A scenario from its first arrival to its last token."""
 
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -16,6 +17,7 @@ from bench.sim.device_link import Channels, DeviceLink
 from bench.sim.generation import Asking
 from bench.sim.kernel import Kernel, Process
 from bench.sim.link import Channel, PlainChannel, way_down, way_up
+from bench.sim.open_end import OpenEnd
 from bench.sim.scenario import Request, Scenario
 from bench.sim.tcp import TcpChannel
 from bench.sim.times import NO_OVERHEADS, NO_TIME, DeviceTimes
@@ -35,14 +37,43 @@ def simulate(scenario: Scenario) -> Cell:
     return run.cell()
 
 
+class _AllEnded:
+    """The end of a run with a fixed number of requests: when each of them has ended."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._num_left = len(requests)
+        self._counted = {request.number for request in requests if request.is_counted}
+        self._records: list[RequestRecord] = []
+
+    @property
+    def is_over(self) -> bool:
+        return self._num_left == 0
+
+    def take(self, record: RequestRecord) -> None:
+        self._num_left -= 1
+        if record.number in self._counted:
+            self._records.append(record)
+
+    def records(self) -> list[RequestRecord]:
+        return self._records
+
+    def steady(self) -> None:
+        """Nothing is said of a load that ends."""
+
+
+def _end_of(scenario: Scenario, kernel: Kernel) -> _AllEnded | OpenEnd:
+    if scenario.open_load is None:
+        return _AllEnded(scenario.requests)
+    return OpenEnd(kernel, scenario.open_load, scenario.requests)
+
+
 class _Run:
     def __init__(self, scenario: Scenario) -> None:
         self.kernel = Kernel()
         self._scenario = scenario
         cloud = _cloud_of(scenario)
         self._replicas = [Replica(self.kernel, cloud) for _ in range(scenario.num_replicas)]
-        self._records: list[RequestRecord] = []
-        self._num_ended = 0
+        self._end = _end_of(scenario, self.kernel)
         self._asking = Asking(scenario, self._take)
         self._devices: dict[int, Device] = {}
         self._edges: dict[int, Channels] = {}
@@ -56,13 +87,11 @@ class _Run:
                 self._start_at(request)
 
     def is_over(self) -> bool:
-        """Whether every request has ended."""
-        return self._num_ended == len(self._scenario.requests)
+        """Whether the scenario has been played."""
+        return self._end.is_over
 
     def _take(self, request: Request, record: RequestRecord) -> None:
-        self._num_ended += 1
-        if request.is_counted:
-            self._records.append(record)
+        self._end.take(record)
 
     def cell(self) -> Cell:
         """What was seen."""
@@ -76,11 +105,12 @@ class _Run:
             model=scenario.model,
             link=scenario.link,
             workload=scenario.workload,
-            requests=sorted(self._records, key=lambda record: record.number),
+            requests=sorted(self._end.records(), key=lambda record: record.number),
             cloud_step_s=[round(seconds, 9) for _, seconds in steps],
             cloud_step_tokens=[num_tokens for num_tokens, _ in steps],
             num_replicas=scenario.num_replicas,
             notes=list(scenario.notes),
+            steady=self._end.steady(),
         )
 
     def _start_at(self, request: Request) -> None:

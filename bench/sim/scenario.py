@@ -1,5 +1,6 @@
 """What is simulated: who asks when for how much, over which link, of which cloud, by which arm."""
 
+import math
 from dataclasses import dataclass, field
 
 from bench.link.spec import LinkSpec
@@ -55,8 +56,27 @@ class TreeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenLoad:
+    """Requests that never cease: the run is looked at after `looks` times `duration_s`, until it
+    has settled (`bench.sim.open_end`). The first look is only for what will not settle."""
+
+    duration_s: float
+    requests_per_s: float
+    looks: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+
+    @property
+    def num_requests(self) -> int:
+        """Enough to go on after the last look, until those that count have ended."""
+        return math.ceil((self.looks[-1] + 1) * self.duration_s * self.requests_per_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
-    """One cell. `setting` and the records are what its results are filed under."""
+    """One cell. `setting` and the records are what its results are filed under.
+
+    With `open_load` the run ends when it has settled, not with the last of `requests`, whose
+    numbers are their places.
+    """
 
     arm: SimArm
     setting: str
@@ -72,6 +92,7 @@ class Scenario:
     tree: TreeSpec | None = None
     num_replicas: int = 1
     is_closed: bool = False
+    open_load: OpenLoad | None = None
     by_segments: bool = False
     keeps_pieces: bool = True
     num_timelines: int = 0

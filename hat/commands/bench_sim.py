@@ -1,7 +1,9 @@
 """`hat bench sim`: devices, links and clouds under virtual time."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,9 +20,36 @@ from hat.errors import CommandError
 _Rows = Callable[[Cell], str]
 
 
+class _Numbers(click.ParamType[Any]):
+    """Numbers above 0 with commas between them."""
+
+    name = "numbers"
+    kind: type[int] | type[float] = int
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...] | tuple[float, ...]:
+        """The numbers, in the order given."""
+        try:
+            numbers = tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(0 < number < math.inf for number in numbers):
+            self.fail(f"expected numbers above 0 with commas between them, got {value!r}")
+        return numbers
+
+
+class _Counts(_Numbers):
+    kind = int
+
+
+class _Rates(_Numbers):
+    kind = float
+
+
 @click.command()
 @click.option("--paper", "is_paper", is_flag=True, help="The paper's setting, beside its figures.")
-@click.option("--scale", "is_scale", is_flag=True, help="1,000 devices over load and clouds.")
+@click.option("--scale", "is_scale", is_flag=True, help="Many devices over load and clouds.")
 @click.option(
     "--like",
     "live_file",
@@ -45,6 +74,30 @@ _Rows = Callable[[Cell], str]
 @click.option(
     "--num-devices", type=int, default=scale.NUM_DEVICES, show_default=True, help="Of --scale."
 )
+@click.option(
+    "--clouds",
+    type=_Counts(),
+    default=",".join(map(str, scale.REPLICAS)),
+    show_default=True,
+    metavar="N,...",
+    help="Of --scale.",
+)
+@click.option(
+    "--loads",
+    type=_Rates(),
+    default=",".join(f"{load:g}" for load in scale.LOADS_PER_S),
+    show_default=True,
+    metavar="R,...",
+    help="Of --scale, requests per second over all devices.",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=1),
+    default=scale.DURATION_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Of --scale, simulated time of each point; up to four times as long until it has settled.",
+)
 @click.option("--arm", default="hat", show_default=True, help="Of --scale.")
 @click.option(
     "--arrivals",
@@ -62,6 +115,9 @@ def sim(
     seed: int,
     num_requests: int,
     num_devices: int,
+    clouds: tuple[int, ...],
+    loads: tuple[float, ...],
+    duration: float,
     arm: str,
     arrivals: str,
 ) -> None:
@@ -73,16 +129,16 @@ def sim(
         raise click.UsageError("give one of --paper, --scale and --like")
     beside: Sequence[Comparison] = ()
     if is_paper:
-        cells = _simulated(paper.scenarios(seed, num_requests), lambda cell: "")
+        chosen = list(paper.scenarios(seed, num_requests))
+        cells = _simulated(chosen, len(chosen), lambda cell: "")
         beside = comparisons(cells)
         click.echo("\n".join(paper_table.lines(cells)))
         command = ["--paper", "--num-requests", str(num_requests)]
     elif is_scale:
+        sweep = scale.Sweep(arm, arrivals, num_devices, duration, clouds, loads, seed)
         click.echo(scale.HEADER)
-        chosen = scale.scenarios(seed, arm, arrivals, num_devices=num_devices)
-        cells = _simulated(chosen, scale.line)
-        settings = ["--num-devices", str(num_devices), "--arm", arm, "--arrivals", arrivals]
-        command = ["--scale", *settings]
+        cells = _simulated(scale.scenarios(sweep), sweep.num_points, scale.line)
+        command = ["--scale", *_flags(sweep)]
     else:
         assert live_file is not None
         if not calibration_files:
@@ -95,12 +151,25 @@ def sim(
     click.echo(f"wrote {out}")
 
 
-def _simulated(scenarios: Iterable[Scenario], row: _Rows) -> list[Cell]:
+def _flags(sweep: scale.Sweep) -> list[str]:
+    given = {
+        "--num-devices": str(sweep.num_devices),
+        "--clouds": ",".join(map(str, sweep.replicas)),
+        "--loads": ",".join(f"{load:g}" for load in sweep.loads_per_s),
+        "--duration": f"{sweep.duration_s:g}",
+        "--arm": sweep.arm,
+        "--arrivals": sweep.arrivals,
+    }
+    return [word for pair in given.items() for word in pair]
+
+
+def _simulated(scenarios: Iterable[Scenario], num_scenarios: int, row: _Rows) -> list[Cell]:
     cells = []
-    for scenario in scenarios:
+    for number, scenario in enumerate(scenarios, start=1):
+        name = f"{scenario.setting}: {scenario.arm.name}"
+        click.echo(f"{number} of {num_scenarios}, {name}", err=True)
         cell = simulate(scenario)
         cells.append(cell)
-        click.echo(f"{cell.setting}: {cell.arm}", err=True)
         if text := row(cell):
             click.echo(text)
     return cells
@@ -110,7 +179,8 @@ def _like(live_file: Path, calibration_files: Sequence[Path], seed: int) -> list
     try:
         live = read_run(live_file)
         learned_from = [read_run(file) for file in calibration_files]
-        cells = _simulated(like_scenarios(live, learned_from, seed), lambda cell: "")
+        chosen = list(like_scenarios(live, learned_from, seed))
+        cells = _simulated(chosen, len(chosen), lambda cell: "")
     except (RunFileError, LikeError) as error:
         raise CommandError(str(error)) from error
     click.echo("\n".join(like_lines(live.cells, cells)))

@@ -3,9 +3,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.records import Cell, Comparison, RequestRecord, Run, write_run
+from bench.records import (
+    UNFINISHED,
+    Cell,
+    Comparison,
+    RequestRecord,
+    Run,
+    SteadyRecord,
+    write_run,
+)
+from bench.report.across_charts import UNSETTLED as UNSETTLED_CAPTION
+from bench.report.across_charts import load_picture
 from bench.report.cautions import cautions
 from bench.report.groups import Group, group_cells, read_sources
+from bench.report.palette import looks
 from bench.report.ratios import default_baseline, mean_tbt_s, median_ttft_s, paired_ratio
 from bench.report.same_text import agreements
 from bench.report.series import load_series, tbt_over_rtt, ttft_over_prompt
@@ -226,6 +237,42 @@ def test_what_failed_and_what_is_empty_is_told_first(tmp_path: Path) -> None:
     simulated = _run(made_up_cell(model=RANDOM_MODEL), kind="sim")
     (text,) = _cautions(tmp_path, simulated)
     assert text.startswith("random-110m: simulated without weights.")
+
+
+UNSETTLED = SteadyRecord(
+    state="growing",
+    warm_up_s=20.0,
+    until_s=40.0,
+    growth_per_s=43.21,
+    growth_error_per_s=1.0,
+    backlog=900,
+)
+
+
+def test_a_run_that_did_not_settle_is_told_before_all_and_its_cut_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    requests = [made_up_request([(0.3, 1), (0.4, 2)]), made_up_request([], error=UNFINISHED)]
+    (text,) = _cautions(tmp_path, _run(made_up_cell(requests=requests, steady=UNSETTLED)))
+    assert text.startswith("hat at storybook-7m, tinystories x 24")
+    assert "not settled: the queue still grows by 43.2 requests/s after 40 s." in text
+    settled = msgspec.structs.replace(UNSETTLED, state="settled")
+    assert _cautions(tmp_path, _run(made_up_cell(steady=settled))) == []
+
+
+def test_a_picture_under_load_marks_what_did_not_settle(tmp_path: Path) -> None:
+    sweep = load_sweep(replicas=(1,))
+    captions = []
+    for steady in (None, UNSETTLED):
+        cells = [msgspec.structs.replace(cell, steady=steady) for cell in sweep.cells]
+        groups = _groups(tmp_path, msgspec.structs.replace(sweep, cells=cells))
+        (series,) = load_series(groups, Limits())
+        picture = load_picture(series, looks([line.arm for line in series.lines]), 1)
+        captions.append((picture.caption, picture.svg.count("not settled")))
+    assert UNSETTLED_CAPTION not in captions[0][0]
+    assert UNSETTLED_CAPTION in captions[1][0]
+    assert captions[0][1] == 0
+    assert captions[1][1] > 0
 
 
 def test_files_of_different_commits_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from msgspec import structs
 from bench.link.spec import LinkSpec, link_text
 from bench.measures import accept_length
 from bench.receipts import simulation_receipt
-from bench.records import LinkRecord, Run, read_run
+from bench.records import Cell, LinkRecord, Run, read_run
 from bench.sim.acceptance import AcceptanceTable
 from bench.sim.hardware import A6000, VICUNA_7B, RooflineStep, device_times
 from bench.sim.large_models import Load
@@ -33,8 +33,9 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     for hash_seed in ("1", "2"):
         out = tmp_path / f"{hash_seed}.json"
         command = [sys.executable, "-m", "hat", "bench", "sim", "--scale", "--num-devices", "12"]
+        small = ["--clouds", "1,2", "--loads", "2", "--duration", "8"]
         subprocess.run(
-            [*command, "--out", str(out)],
+            [*command, *small, "--out", str(out)],
             check=True,
             capture_output=True,
             env={"PYTHONHASHSEED": hash_seed, "PATH": "/usr/bin:/bin"},
@@ -224,6 +225,38 @@ def test_one_kind_of_simulation_is_asked_for_at_a_time(tmp_path: Path) -> None:
     for flags in ([], ["--paper", "--scale"], ["--like", "missing.json"]):
         assert CliRunner().invoke(sim, [*flags, *out]).exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def _scaled(tmp_path: Path, *flags: str) -> tuple[str, list[Cell]]:
+    out = tmp_path / "scale.json"
+    command = ["--scale", "--num-devices", "12", "--clouds", "1", *flags, "--out", str(out)]
+    result = CliRunner().invoke(sim, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output, read_run(out).cells
+
+
+def test_load_goes_on_for_the_asked_time_however_few_devices_there_are(tmp_path: Path) -> None:
+    _, cells = _scaled(tmp_path, "--loads", "1,2", "--duration", "12")
+    for cell, rate in zip(cells, (1.0, 2.0), strict=True):
+        assert cell.steady is not None
+        assert cell.steady.until_s >= 12
+        seconds = cell.steady.until_s - cell.steady.warm_up_s
+        assert len(cell.requests) == pytest.approx(rate * seconds, abs=4 * (rate * seconds) ** 0.5)
+
+
+def test_a_point_that_did_not_settle_says_so(tmp_path: Path) -> None:
+    output, (cell,) = _scaled(tmp_path, "--loads", "320", "--duration", "8")
+    assert cell.steady is not None
+    assert cell.steady.state == "growing"
+    assert "not settled: the queue still grows by" in output
+    assert "1 of 1, poisson 320/s, 1 cloud: hat" in output
+
+
+@pytest.mark.parametrize("flags", [("--loads", "0"), ("--clouds", "1,x"), ("--loads", "")])
+def test_loads_and_clouds_are_numbers_above_0(tmp_path: Path, flags: tuple[str, str]) -> None:
+    result = CliRunner().invoke(sim, ["--scale", *flags, "--out", str(tmp_path / "out.json")])
+    assert result.exit_code == 2
+    assert "numbers above 0" in result.output
 
 
 def test_the_papers_tables_name_every_arm(tmp_path: Path) -> None:
