@@ -16,6 +16,8 @@ _OTHER_MARKS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
+# JSON begins with characters of ASCII, whose codes have zero bytes in these encodings.
+_ZEROS = {(0, 2): "UTF-16", (1, 3): "UTF-16", (0, 1, 2): "UTF-32", (1, 2, 3): "UTF-32"}
 
 # An escaped backslash, so that what follows it is no escape; both halves; or any half.
 _HALVES = re.compile(
@@ -34,11 +36,10 @@ def without_mark(body: bytes) -> bytes:
     for mark, encoding in _OTHER_MARKS:
         if body.startswith(mark):
             raise _wrong_encoding(encoding)
-    body = body.removeprefix(_BYTE_ORDER_MARK)
-    if 0 in body[:4]:
-        # JSON begins with a character of ASCII, which has zero bytes in these encodings alone.
-        raise _wrong_encoding("UTF-32" if body[:4].count(0) > 2 else "UTF-16")
-    return body
+    zeros = tuple(place for place, byte in enumerate(body[:4]) if byte == 0)
+    if zeros in _ZEROS:
+        raise _wrong_encoding(_ZEROS[zeros])
+    return body.removeprefix(_BYTE_ORDER_MARK)
 
 
 def with_whole_characters(body: bytes) -> bytes:

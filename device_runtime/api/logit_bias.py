@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from device_runtime.api.errors import ApiError, invalid
 
 MAX_BIAS = 100.0
@@ -26,7 +28,7 @@ def _bias(key: str, value: Any, vocab_size: int) -> tuple[int, float]:
         raise _wrong(f"expected token ids below {vocab_size} as keys, got {key[:40]!r}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not -MAX_BIAS <= value <= MAX_BIAS:
-        came = "something else" if isinstance(value, dict | list) else repr(value)[:40]
+        came = msgspec.json.encode(value)[:40].decode(errors="ignore")
         raise _wrong(f"expected a number from -100 to 100 for the token {key!r}, got {came}")
     return int(match[1]), float(value)
 

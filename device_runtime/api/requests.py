@@ -190,8 +190,10 @@ def _described(problem: str, body: bytes) -> ApiError:
             name = problem.split("`")[1]
             return invalid(name, f"{name}: this field is required", code="missing_field")
         return invalid(None, f"the request body: {_lowered(problem)}")
-    came = "" if ", got " in problem else _came(body, path)
-    return invalid(path, f"{path}: {_lowered(problem)}{came}")
+    came = _came(body, path)
+    if came or ", got " not in problem:
+        problem = problem.partition(", got ")[0] + came
+    return invalid(path, f"{path}: {_lowered(problem)}")
 
 
 def _lowered(problem: str) -> str:

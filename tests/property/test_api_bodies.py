@@ -178,6 +178,13 @@ def test_another_encoding_is_named(encoding):
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
 
 
+@pytest.mark.parametrize("body", [b"\0{}", b"\0" * 9, b"{\0", b"\xef\xbb\xbf\0", b"\0"])
+def test_zero_bytes_that_are_no_encoding_are_not_called_one(body):
+    with pytest.raises(ApiError, match=r"not valid JSON: (JSON|Input)") as caught:
+        decode_request(body, CompletionRequest)
+    assert caught.value.code == "invalid_json"
+
+
 @given(body=st.binary(max_size=30))
 def test_a_mark_changes_nothing_else(body):
     def outcome(sent):
@@ -186,7 +193,7 @@ def test_a_mark_changes_nothing_else(body):
         except ApiError as error:
             return error.status, error.param, error.code
 
-    if not body.startswith((MARK, b"\xff\xfe", b"\xfe\xff")):
+    if not body.startswith((MARK, b"\xff\xfe", b"\xfe\xff")) and 0 not in body[:4]:
         assert outcome(MARK + body) == outcome(body)
 
 

@@ -91,6 +91,7 @@ def test_an_error_about_a_range_says_what_came():
     assert refusal(ChatRequest, temperature=3.5).message == (
         "temperature: expected `float` <= 2.0, got 3.5"
     )
+    assert refusal(ChatRequest, n=16.5).message == "n: expected `int | null`, got 16.5"
 
 
 @pytest.mark.parametrize(
