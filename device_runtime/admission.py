@@ -23,8 +23,8 @@ class Turn:
 class Admission:
     """At most `max_running` at once and `max_waiting` behind them.
 
-    Who is let in already, with another of its kind, waits beyond that bound. No more come while it
-    is exceeded, so it is by as many at most as one request has at once.
+    Who is let in already, with another of its request, waits beyond that bound. While it is
+    exceeded no other comes, so it is exceeded by about as many as one request has at once.
     """
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
