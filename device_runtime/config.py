@@ -23,6 +23,9 @@ class DeviceConfig:
     `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud, and a cloud
     that is silent for `heartbeat_s` is lost.
     The model answers to each `served_model_name`, to the bundle's if there is none.
+    Requests that say nothing are sampled by `sampling_defaults` (texts like `temperature=0.6`),
+    then by the model's generation_config.json (`generation_config` none: not), then as OpenAI has
+    it.
     `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
     """
 
@@ -47,6 +50,8 @@ class DeviceConfig:
     allowed_hosts: tuple[str, ...] = ()
     served_model_name: tuple[str, ...] = ()
     max_model_len: int | None = None
+    generation_config: Literal["auto", "none"] = "auto"
+    sampling_defaults: tuple[str, ...] = ()
     max_num_seqs: int = 16
     max_queue: int = 64
     kept_sessions: int = 4

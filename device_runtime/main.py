@@ -84,6 +84,7 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
             f"cloud     {config.cloud}: {cloud}",
             f"endpoint  {server.url}/v1",
             f"try       {_curl(config, server)}",
+            f"sampling  {server.service.sampling.described()}",
         ]
     )
 

@@ -21,6 +21,7 @@ from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.origins import is_host_pattern
+from device_runtime.api.sampling_defaults import FILE, SamplingDefaults, sampling_defaults
 from device_runtime.api.service import AccessRules, ModelCard, Service
 from device_runtime.chat_template import load_chat_template
 from device_runtime.config import DeviceConfig
@@ -183,4 +184,13 @@ def _service(
         metrics=Metrics(model.id, runtime.figures),
         max_side_by_side=config.max_num_seqs,
         access=access,
+        sampling=_sampling(config, bundle),
     )
+
+
+def _sampling(config: DeviceConfig, bundle: Bundle) -> SamplingDefaults:
+    file = bundle.files.json(FILE) if config.generation_config == "auto" else {}
+    try:
+        return sampling_defaults(file, config.sampling_defaults)
+    except ValueError as error:
+        raise StartError(f"sampling_defaults: {error}") from error

@@ -234,6 +234,13 @@ _DEVICE: Mapping[str, About] = {
         maximum=_MAX_TOKENS,
         tokens=True,
     ),
+    "generation_config": About(
+        "Whether requests that say nothing are sampled as the model's generation_config.json says."
+    ),
+    "sampling_defaults": About(
+        "How they are sampled instead: temperature, top_p, top_k, min_p, repetition_penalty.",
+        metavar="NAME=VALUE,...",
+    ),
     "max_num_seqs": About("Answers generated at once.", minimum=1, maximum=_MAX_COUNT),
     "reconnect_timeout_s": _seconds(
         "Seconds that answers in progress wait for a lost cloud; 0 ends them at once."

@@ -206,11 +206,14 @@ class Fleet:
 
 
 def _device_flags(arm: Arm) -> dict[str, Any]:
-    """What every device gets. Kept sessions would spare a repeated prompt its prefill."""
+    """What every device gets. Kept sessions would spare a repeated prompt its prefill; greedy
+    is to mean greedy, without a model's own penalties.
+    """
     return {
         "host": "127.0.0.1",
         "threads": 1,
         "kept_sessions": 0,
+        "generation_config": "none",
         "log_level": "warning",
         **arm.device,
     }

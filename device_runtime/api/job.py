@@ -92,7 +92,7 @@ def make_choices(
     num_each = request.n or 1
     check_num_choices(len(prompts), num_each)
     stops = StopStrings(stop_strings(request))
-    sampling = sampling_params(request, service.generator.vocab_size)
+    sampling = sampling_params(request, service.generator.vocab_size, service.sampling)
     choices: list[Choice] = []
     for prompt in prompts:
         first = _generation(service, request, prompt, wishes, sampling)

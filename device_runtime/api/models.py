@@ -4,7 +4,8 @@ from aiohttp import web
 
 from device_runtime.api.answering import json_response
 from device_runtime.api.parameters import check_model
-from device_runtime.api.responses import Model, ModelList
+from device_runtime.api.responses import Model, ModelList, SamplingDefault
+from device_runtime.api.sampling_defaults import OPENAI
 from device_runtime.api.service import SERVICE, Service
 
 
@@ -29,4 +30,8 @@ def _entry(service: Service, name: str) -> Model:
         created=model.created,
         root=model.root,
         max_model_len=service.generator.max_context_tokens,
+        sampling_defaults={
+            name: SamplingDefault(value, service.sampling.sources.get(name, OPENAI))
+            for name, value in service.sampling.values().items()
+        },
     )

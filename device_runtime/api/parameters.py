@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from device_runtime.api.errors import ApiError, invalid
 from device_runtime.api.logit_bias import logit_biases
 from device_runtime.api.requests import CommonFields
+from device_runtime.api.sampling_defaults import SamplingDefaults
 from device_runtime.api.service import ModelCard
 from device_runtime.generation import SamplingParams
 
@@ -28,21 +29,23 @@ def check_model(name: str | None, model: ModelCard) -> None:
         raise ApiError(404, message, code="model_not_found", param="model")
 
 
-def sampling_params(request: CommonFields, vocab_size: int) -> SamplingParams:
-    """How a prompt's first choice is sampled; fields left out have OpenAI's defaults.
+def sampling_params(
+    request: CommonFields, vocab_size: int, defaults: SamplingDefaults
+) -> SamplingParams:
+    """How a prompt's first choice is sampled; fields left out have the server's defaults.
 
     Raises:
         ApiError: 400, a wrong key or value of `logit_bias`.
     """
     return SamplingParams(
-        temperature=_or(request.temperature, 1.0),
-        top_p=_or(request.top_p, 1.0),
-        top_k=max(request.top_k or 0, 0),
-        min_p=_or(request.min_p, 0.0),
+        temperature=_or(request.temperature, defaults.temperature),
+        top_p=_or(request.top_p, defaults.top_p),
+        top_k=defaults.top_k if request.top_k is None else max(request.top_k, 0),
+        min_p=_or(request.min_p, defaults.min_p),
         seed=None if request.seed is None else seed_of_choice(request.seed, 0),
         presence_penalty=_or(request.presence_penalty, 0.0),
         frequency_penalty=_or(request.frequency_penalty, 0.0),
-        repetition_penalty=_or(request.repetition_penalty, 1.0),
+        repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
         logit_bias=logit_biases(request.logit_bias or {}, vocab_size),
     )
 

@@ -149,6 +149,13 @@ Document = ChatCompletion | Completion
 Chunk = ChatChunk | Completion
 
 
+class SamplingDefault(msgspec.Struct, frozen=True):
+    """What a field has that a request leaves out, and where that is from."""
+
+    value: float
+    source: str
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """An entry of the model list."""
 
@@ -159,6 +166,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     parent: None = None
     max_model_len: int
+    sampling_defaults: dict[str, SamplingDefault]
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

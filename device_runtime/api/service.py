@@ -6,6 +6,7 @@ from aiohttp import web
 
 from device_runtime.api.drain import Drain
 from device_runtime.api.metrics import Metrics
+from device_runtime.api.sampling_defaults import SamplingDefaults
 from device_runtime.api.text_work import TextWork
 from device_runtime.chat_template import ChatTemplate
 from device_runtime.generation import Generator
@@ -78,6 +79,7 @@ class Service:
     timing: Timing = Timing()
     drain: Drain = field(default_factory=Drain)
     text_work: TextWork = field(default_factory=TextWork)
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
 
 SERVICE = web.AppKey("service", Service)

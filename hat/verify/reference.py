@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from hat.verify.compare import Reference, Text
@@ -15,20 +15,20 @@ Advance = Callable[[], None]
 
 
 class UnsplitModel:
-    """The whole model of a checkpoint folder. `stop_ids` end a text.
+    """The whole model of a checkpoint folder. `stop_ids` are those that transformers reads there.
 
     Raises:
         OSError, ValueError: transformers cannot load it.
     """
 
-    def __init__(self, folder: Path, dtype: Dtype, stop_ids: Sequence[int]) -> None:
+    def __init__(self, folder: Path, dtype: Dtype) -> None:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         self._model: Any = loaded.eval()
+        self.stop_ids = _ends_of_text(folder, self._model)
         # The checkpoint's own settings may hold penalties, which greedy must not mean.
         self._model.generation_config = GenerationConfig()
-        self._stop_ids = sorted(stop_ids)
 
     def greedy(self, prompt_ids: Sequence[int], max_tokens: int) -> Reference:
         """Greedy continuation; a stop token that ended it is included.
@@ -45,7 +45,7 @@ class UnsplitModel:
                 use_cache=getattr(self._model.config, "sliding_window", None) != 1,
                 return_dict_in_generate=True,
                 output_logits=True,
-                eos_token_id=self._stop_ids or None,
+                eos_token_id=sorted(self.stop_ids) or None,
                 pad_token_id=0,
             )
         logits = torch.stack(out.logits)[:, 0].float()
@@ -75,3 +75,17 @@ class UnsplitModel:
             }
             advance()
         return beginnings
+
+
+def _ends_of_text(folder: Path, model: Any) -> frozenset[int]:
+    """The ids that end a text by transformers' own reading of model and tokenizer.
+
+    Nothing of ours takes part in it: a check that shares its assumptions finds nothing.
+    """
+    named = model.generation_config.eos_token_id
+    named = model.config.eos_token_id if named is None else named
+    ids = set(named if isinstance(named, list) else [] if named is None else [named])
+    own = AutoTokenizer.from_pretrained(folder).eos_token_id
+    if own is not None:
+        ids.add(own)
+    return frozenset(token_id for token_id in ids if token_id < model.config.vocab_size)

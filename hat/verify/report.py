@@ -1,6 +1,6 @@
 """The results of `hat verify` as lines to read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +70,19 @@ def files_check(problem: str | None) -> Check:
     if problem is not None:
         return Check("files", "FAILED", problem)
     return Check("files", "ok", "all as they were split, by SHA-256")
+
+
+def ends_check(
+    expected: Collection[int], came: Collection[int], name: Callable[[int], str]
+) -> Check:
+    """Whether the same tokens end a text on both sides."""
+    missing, surplus = set(expected) - set(came), set(came) - set(expected)
+    if missing or surplus:
+        details = [f"{name(token)} ends a text of the unsplit model only" for token in missing]
+        details += [f"{name(token)} ends a text of the split model only" for token in surplus]
+        return Check("ends", "FAILED", "other tokens end a text", tuple(sorted(details)))
+    names = ", ".join(name(token) for token in sorted(expected)) or "no token"
+    return Check("ends", "ok", f"a text ends with {names}, as transformers reads the files")
 
 
 def greedy_check(

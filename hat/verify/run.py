@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,14 @@ from hat.errors import CommandError
 from hat.verify.compare import Reference, Text, distances
 from hat.verify.prompts import REPETITIVE, EncodedPrompts, encode_prompts, read_prompts
 from hat.verify.reference import UnsplitModel
-from hat.verify.report import Check, GreedyCase, files_check, greedy_check, sampled_check
+from hat.verify.report import (
+    Check,
+    GreedyCase,
+    ends_check,
+    files_check,
+    greedy_check,
+    sampled_check,
+)
 from hat.verify.settings import VerifyOptions
 from hat.verify.split_model import Questions, SplitAnswers, ask_split_model
 from submodels.bundle import Bundle, load_bundle
@@ -37,6 +45,7 @@ class Progress(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Unsplit:
     references: list[Reference]
+    stop_ids: frozenset[int]
     target: dict[Text, float]
 
 
@@ -63,7 +72,8 @@ def verify(options: VerifyOptions, progress: Progress) -> list[Check]:
     unsplit = _ask_unsplit(options, questions, progress)
     gc.collect()
     split = _ask_split(options, questions, progress)
-    return [files, *_compared(options, prompts, tokenizer, (unsplit, split))]
+    ends = ends_check(unsplit.stop_ids, stop_ids, _named(tokenizer))
+    return [files, ends, *_compared(options, prompts, tokenizer, (unsplit, split))]
 
 
 def _check_files(bundle: Path) -> Check:
@@ -94,7 +104,7 @@ def _ask_unsplit(options: VerifyOptions, questions: Questions, progress: Progres
     num_tokens = options.sampled.num_tokens if options.sampled.num_draws else 0
     progress.begin("unsplit model", len(questions.prompts) + num_tokens)
     try:
-        model = UnsplitModel(options.model, options.dtype, sorted(questions.stop_ids))
+        model = UnsplitModel(options.model, options.dtype)
     except (OSError, ValueError) as error:
         raise CommandError(f"transformers cannot load {options.model}: {error}") from error
     references = []
@@ -104,13 +114,20 @@ def _ask_unsplit(options: VerifyOptions, questions: Questions, progress: Progres
     target: dict[Text, float] = {}
     if num_tokens:
         target = model.target(questions.sampled_prompt, options.sampled, progress.advance)
-    return _Unsplit(references, target)
+    return _Unsplit(references, model.stop_ids, target)
 
 
 def _ask_split(options: VerifyOptions, questions: Questions, progress: Progress) -> SplitAnswers:
     progress.begin("split model", len(questions.prompts) + options.sampled.num_draws)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(ask_split_model(options, questions, progress.advance))
+
+
+def _named(tokenizer: Tokenizer) -> Callable[[int], str]:
+    def name(token_id: int) -> str:
+        return f"{token_id} ({tokenizer.token_bytes(token_id).decode(errors='replace')})"
+
+    return name
 
 
 def _compared(

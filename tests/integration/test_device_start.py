@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,6 +124,28 @@ def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, f
     asyncio.run(test())
 
 
+def test_the_models_own_sampling_is_used_and_named(bundles, free_port, tmp_path):
+    own = tmp_path / "model"
+    shutil.copytree(MODEL_FOLDER, own)
+    values = {"eos_token_id": [1, 2], "temperature": 0.6, "top_k": 1}
+    (own / "generation_config.json").write_text(json.dumps(values))
+    split = split_for_serving(own, tmp_path / "out", 1)
+    config = device_config(split, free_port)
+
+    async def test():
+        async with serve_device(config) as device:
+            taken = start_lines(config, device)
+        async with serve_device(replace(config, generation_config="none")) as device:
+            none = start_lines(config, device)
+        wrong = await fails_to_start(replace(config, sampling_defaults=("top_p=7",)))
+        return taken, none, wrong
+
+    taken, none, wrong = asyncio.run(test())
+    assert "sampling  temperature 0.6, top_k 1 (generation_config.json)" in taken
+    assert "sampling  OpenAI's defaults" in none
+    assert "sampling_defaults: expected" in wrong
+
+
 def test_the_first_lines_name_everything_and_not_the_key(bundles, free_port):
     config = device_config(
         bundles, free_port, api_key="hush", served_model_name=("stories", "other")
@@ -139,6 +162,7 @@ def test_the_first_lines_name_everything_and_not_the_key(bundles, free_port):
     assert f"endpoint  {url}/v1" in lines
     assert f"curl {url}/v1/completions" in lines
     assert "$HAT_API_KEY" in lines
+    assert "sampling  OpenAI's defaults (temperature 1)" in lines
     assert "hush" not in lines
 
 

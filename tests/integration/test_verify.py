@@ -1,5 +1,6 @@
 """`hat verify` on the model in the repository: right as it is, wrong with one number changed."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -40,9 +41,22 @@ def test_the_model_in_the_repository_passes(
 ) -> None:
     code, report = _verify(capsys, bundles, "--num-draws", "200")
     assert code == 0, report
-    for name in ("files", "greedy", "logprobs", "sampled"):
+    for name in ("files", "ends", "greedy", "logprobs", "sampled"):
         assert " ok " in _line(report, name)
     assert "16 prompts" in report
+
+
+def test_an_end_of_text_that_the_bundle_does_not_know_fails_by_name(
+    capsys: pytest.CaptureFixture[str], changeable: Path
+) -> None:
+    path = changeable / "device" / "hat.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"eos_token_ids": [1, 5]}))
+    code, report = _verify(capsys, changeable, "--num-draws", "0", "--num-prompts", "2")
+    assert code == 1
+    assert "FAILED" in _line(report, "ends")
+    assert "2 (</s>) ends a text of the unsplit model only" in report
+    assert "5 (" in report
 
 
 def test_prompts_of_a_file_are_used(capsys: pytest.CaptureFixture[str], bundles: Path) -> None:
