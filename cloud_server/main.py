@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
+from cloud_server.exposure import exposure_of
 from cloud_server.logs import configure_logs
 from cloud_server.server import CloudServer, load_chosen_engine
+from process.exposure import tell
 from submodels.errors import BundleError
 
 _log = logging.getLogger(__name__)
@@ -68,8 +71,15 @@ async def _serve(config: CloudConfig) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     server = CloudServer(config, load_chosen_engine)
+    limits = server.reception.guard.limits
+    obstacle = tell(exposure_of(config, limits, datetime.now(UTC)), _log)
+    if obstacle is not None:
+        raise ConfigError(obstacle)
     await server.open()
     _log.info("listening on %s, loading the model", server.url)
+    _log.info(
+        "room for %d sockets, %d of one address", limits.max_connections, limits.max_per_address
+    )
     stop = loop.create_task(signals.get())
     load = loop.create_task(server.load())
     try:

@@ -11,8 +11,10 @@ from typing import Any
 
 from device_runtime.bundle_adapter import drafter_reason
 from device_runtime.config import DeviceConfig
+from device_runtime.exposure import exposure_of
 from device_runtime.logs import configure_logs
 from device_runtime.server import DeviceServer, StartError, serve_device
+from process.exposure import tell
 
 OK = 0
 FAILED = 1
@@ -33,6 +35,9 @@ def run(config: DeviceConfig) -> int:
     """
     configure_logs(config.log_level, config.log_format)
     try:
+        obstacle = tell(exposure_of(config), _log)
+        if obstacle is not None:
+            raise StartError(obstacle)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(_serve(config))
     except StartError as error:

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from typing import NoReturn
 
-from hat.cli import run
+from hat.early_interrupt import leave_at_once
 
 GRACE_S = 5.0
 """How long running work may take once the parent is gone."""
@@ -15,8 +14,11 @@ GRACE_S = 5.0
 
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
+    leave_at_once()
     end_with_parent()
-    sys.exit(run(sys.argv[1:]))
+    from hat.cli import main as run_and_exit
+
+    run_and_exit()
 
 
 def end_with_parent(grace_s: float = GRACE_S) -> None:

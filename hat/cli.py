@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 import click
 
@@ -13,12 +14,12 @@ from hat.commands.programs import cloud, device
 from hat.commands.split import split
 from hat.commands.up import up
 from hat.commands.verify import verify
+from hat.early_interrupt import INTERRUPTED, leave_at_once, raise_again
 from hat.errors import CommandError, ConfigError
 
 OK = 0
 FAILED = 1
 USAGE = 2
-INTERRUPTED = 130
 
 _EPILOG = """
 \b
@@ -77,9 +78,15 @@ for _command in (up, split, cloud, device, chat, adapter, verify, bench):
     hat.add_command(_command)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line of this process and exit."""
-    sys.exit(run(sys.argv[1:]))
+    raise_again()
+    try:
+        code = run(sys.argv[1:])
+    finally:
+        # What the interpreter does at its end is not the user's business.
+        leave_at_once()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

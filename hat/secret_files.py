@@ -1,8 +1,10 @@
 """Secrets come from files and variables, never from the command line, where `ps` shows them."""
 
+import os
 from pathlib import Path
 
 from hat.errors import ConfigError
+from process.exposure import file_notice
 
 MAX_SECRET_CHARS = 4096
 
@@ -19,6 +21,17 @@ def read_secret(path: Path, source: str) -> str:
     except OSError as error:
         raise ConfigError(f"{source}: cannot read {path}: {error.strerror}") from error
     return usable_secret(data.decode("ascii", errors="replace").rstrip("\r\n"), f"{source} {path}")
+
+
+def readable_note(path: Path) -> str | None:
+    """Who else may read a file with a secret, if anybody."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    user = os.geteuid() if hasattr(os, "geteuid") else status.st_uid
+    notice = file_notice(str(path), status.st_mode, status.st_uid, user)
+    return None if notice is None else notice.text
 
 
 def usable_secret(text: str, source: str) -> str:

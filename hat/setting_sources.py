@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hat.errors import ConfigError
-from hat.secret_files import read_secret, usable_secret
+from hat.secret_files import read_secret, readable_note, usable_secret
 from hat.settings import C, Given, Program, Resolved, Setting, closest, resolve
 from hat.values import ValueType, from_text, from_toml
 
@@ -47,7 +47,12 @@ def load(program: Program[C], sources: Sources) -> Resolved[C]:
     environment, notes = _from_environment(program, sources.environ)
     file = {} if sources.file is None else _from_file(program, sources.file)
     resolved = resolve(program, [_from_flags(program, sources), environment, file])
-    return replace(resolved, notes=notes)
+    files = [given.file for given in resolved.given.values() if given.file is not None]
+    key = resolved.given.get("tls_key")
+    if key is not None and isinstance(key.value, Path):
+        files.append(key.value)
+    readable = [note for note in map(readable_note, files) if note is not None]
+    return replace(resolved, notes=(*notes, *readable))
 
 
 def _from_flags(program: Program[C], sources: Sources) -> dict[str, Given]:

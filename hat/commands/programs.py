@@ -1,5 +1,6 @@
 """`hat cloud` and `hat device`: read the settings, then run the program."""
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import click
 
 from cloud_server.errors import ConfigError
+from device_runtime.config import DeviceConfig
+from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 from hat.options import config_file, flags_of, settings_options, show_notes
@@ -59,9 +62,9 @@ def cloud(**parameters: Any) -> int:
         return 0
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise click.UsageError("--tls-certificate and --tls-key go together")
-    with extras_explained():
+    with extras_explained(), NothingBegun():
         from cloud_server.main import run
-
+    with extras_explained():
         return run(config)
 
 
@@ -75,10 +78,19 @@ def device(**parameters: Any) -> int:
     config = _settings(device_program(), parameters)
     if config is None:
         return 0
-    with extras_explained():
+    with extras_explained(), NothingBegun():
+        _say_loading(config)
         from device_runtime.main import run
-
+    with extras_explained():
         return run(config)
+
+
+def _say_loading(config: DeviceConfig) -> None:
+    """Before what takes long is imported."""
+    from device_runtime.logs import configure_logs
+
+    configure_logs(config.log_level, config.log_format)
+    logging.getLogger(__name__).info("loading %s", config.bundle)
 
 
 def _self_test(parameters: dict[str, Any]) -> int:

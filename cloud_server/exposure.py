@@ -1,0 +1,44 @@
+"""What a cloud's settings expose to whom."""
+
+from datetime import datetime
+from pathlib import Path
+
+from cloud_server.config import CloudConfig
+from process.certificates import CertificateError, validities
+from process.exposure import Notice, certificate_notices, is_loopback, secret_notices
+from process.limits import Limits
+from wire.limits import MAX_CREDENTIAL_BYTES
+
+
+def exposure_of(config: CloudConfig, limits: Limits, now: datetime) -> list[Notice]:
+    """What the user should know, or what can never work."""
+    notices = secret_notices(config.secret, MAX_CREDENTIAL_BYTES)
+    if not is_loopback(config.host):
+        notices += _open_to_others(config)
+    if config.tls_certificate is not None:
+        notices += _certificate_notices(config.tls_certificate, now)
+    if limits.max_connections < config.max_connections:
+        text = f"there is room for {limits.max_connections} sockets and not for"
+        notices.append(Notice(f"{text} {config.max_connections} devices: raise `ulimit -n`"))
+    return notices
+
+
+def _open_to_others(config: CloudConfig) -> list[Notice]:
+    where = f"on {config.host}"
+    notices = []
+    if config.secret is None:
+        text = f"whoever reaches this cloud {where} may use it: give it a --secret-file"
+        notices.append(Notice(text))
+    if config.tls_certificate is None:
+        what = "rows" if config.secret is None else "rows and the secret"
+        text = f"{what} come in unencrypted {where}: give it --tls-certificate and --tls-key"
+        notices.append(Notice(f"{text}, or put a proxy with TLS before it"))
+    return notices
+
+
+def _certificate_notices(path: Path, now: datetime) -> list[Notice]:
+    try:
+        return certificate_notices(str(path), validities(path.read_bytes()), now)
+    except (OSError, CertificateError):
+        # Whether it can be used at all is said by who uses it.
+        return []

@@ -1,0 +1,158 @@
+"""What programs say at their start about what their settings expose."""
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cloud_server.config import CloudConfig
+from cloud_server.exposure import exposure_of as exposure_of_cloud
+from device_runtime.config import DeviceConfig
+from device_runtime.exposure import exposure_of as exposure_of_device
+from hat.secret_files import readable_note
+from process.certificates import CertificateError, Validity, validities
+from process.exposure import certificate_notices, file_notice, is_loopback
+from process.limits import Limits
+from tests.support.guarded import make_certificate
+from wire.limits import MAX_CREDENTIAL_BYTES
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+LONG = "s" * 40
+CLOUD = CloudConfig(Path("bundle"), secret=LONG)
+DEVICE = DeviceConfig(Path("bundle"), secret=LONG)
+
+
+def _cloud(**changes: object) -> str:
+    notices = exposure_of_cloud(replace(CLOUD, **changes), Limits(1024, 512), NOW)
+    return "; ".join(("fatal: " if each.fatal else "") + each.text for each in notices)
+
+
+def _device(**changes: object) -> str:
+    notices = exposure_of_device(replace(DEVICE, **changes))
+    return "; ".join(("fatal: " if each.fatal else "") + each.text for each in notices)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost", "a.localhost"])
+def test_programs_that_only_this_machine_reaches_have_nothing_to_say(host):
+    assert _cloud(host=host, secret=None) == ""
+    assert _device(host=host, secret=None) == ""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-server", ""])
+def test_programs_that_others_reach_say_what_they_leave_open(host):
+    assert "--secret-file" in _cloud(host=host, secret=None)
+    assert "--secret-file" not in _cloud(host=host)
+    assert "rows and the secret come in unencrypted" in _cloud(host=host)
+    assert "--api-key-file" in _device(host=host)
+    assert "--api-key-file" not in _device(host=host, api_key=LONG)
+    assert "the API key travel unencrypted" in _device(host=host, api_key=LONG)
+
+
+@pytest.mark.parametrize(
+    ("cloud", "is_said"),
+    [
+        ("ws://gpu-server:7700", True),
+        ("ws://10.0.0.1", True),
+        ("wss://gpu-server:7700", False),
+        ("ws://127.0.0.1:7700", False),
+        ("ws://[::1]:7700", False),
+        ("ws://localhost:7700", False),
+    ],
+)
+def test_a_secret_in_clear_to_another_host_is_said(cloud, is_said):
+    assert ("the secret and rows go" in _device(cloud=cloud)) == is_said
+
+
+def test_a_secret_that_no_hello_can_carry_is_fatal_on_both_sides():
+    for told in (_cloud, _device):
+        assert told(secret="s" * MAX_CREDENTIAL_BYTES) == ""
+        assert told(secret="s" * (MAX_CREDENTIAL_BYTES + 1)).startswith("fatal: the secret is 1025")
+    # An API key travels in an HTTP header.
+    assert _device(api_key="s" * 4096) == ""
+
+
+def test_short_secrets_are_said_but_never_shown():
+    assert "5 characters" in _cloud(secret="guess")
+    assert "guess" not in _cloud(secret="guess").replace("guessed", "")
+    assert "API key" in _device(api_key="short")
+
+
+def test_a_limit_of_open_files_below_the_devices_is_said():
+    [notice] = exposure_of_cloud(CLOUD, Limits(100, 50), NOW)
+    assert "ulimit -n" in notice.text
+    assert not notice.fatal
+
+
+def test_certificates_are_judged_by_their_dates():
+    def told(begins_days: float, ends_days: float, place: int = 0) -> list[tuple[str, bool]]:
+        day = timedelta(days=1)
+        fine = Validity(NOW - 100 * day, NOW + 100 * day)
+        chain = [fine] * place + [Validity(NOW + begins_days * day, NOW + ends_days * day)]
+        return [(each.text, each.fatal) for each in certificate_notices("c.pem", chain, NOW)]
+
+    assert told(-30, 30) == []
+    assert [fatal for _, fatal in told(-30, -1)] == [True]
+    assert [fatal for _, fatal in told(-30, -1, place=1)] == [False]
+    assert "expires on 2026-06-04" in told(-30, 3)[0][0]
+    assert "not valid before 2026-06-02" in told(1, 300)[0][0]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_the_dates_of_certificates_are_those_that_openssl_wrote(tmp_path):
+    now = datetime.now(UTC)
+    for days in (1, 30, 40_000):
+        certificate, key = make_certificate(tmp_path, "-days", str(days))
+        [validity] = validities(certificate.read_bytes())
+        assert abs(validity.begins - now) < timedelta(minutes=10)
+        assert abs(validity.ends - now - timedelta(days=days)) < timedelta(minutes=10)
+    chain = certificate.read_bytes() * 3 + key.read_bytes()
+    assert len(validities(chain)) == 3
+    notices = exposure_of_cloud(
+        replace(CLOUD, tls_certificate=certificate, tls_key=key),
+        Limits(1024, 512),
+        now + timedelta(days=50_000),
+    )
+    assert [each.fatal for each in notices] == [True]
+
+
+def test_what_is_no_certificate_is_not_read_as_one():
+    assert validities(b"") == []
+    begin, end = b"-----BEGIN CERTIFICATE-----\n", b"\n-----END CERTIFICATE-----\n"
+    for body in (b"AAAA", b"MIIB", b"MAMCAQA=", b"A"):
+        with pytest.raises(CertificateError):
+            validities(begin + body + end)
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_own", "who"),
+    [
+        (0o600, True, None),
+        (0o400, True, None),
+        (0o640, True, "its group"),
+        (0o440, False, None),
+        (0o644, True, "every user"),
+        (0o444, False, "every user"),
+        (0o666, True, "every user"),
+    ],
+)
+def test_files_with_secrets_that_others_may_read_are_said(mode, is_own, who):
+    notice = file_notice("secret", mode, 1000, 1000 if is_own else 1001)
+    assert (notice is None) == (who is None)
+    assert notice is None or who in notice.text
+
+
+def test_a_real_file_is_looked_at(tmp_path):
+    path = tmp_path / "secret"
+    path.write_text(LONG)
+    path.chmod(0o600)
+    assert readable_note(path) is None
+    path.chmod(0o644)
+    assert "chmod 600" in readable_note(path)
+    assert readable_note(tmp_path / "none") is None
+
+
+def test_names_that_only_look_like_this_machine_are_others():
+    for host in ("localhost.evil.example", "127.0.0.1.example", "0.0.0.0", "", "::"):
+        assert not is_loopback(host)
