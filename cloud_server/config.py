@@ -18,8 +18,9 @@ class CloudConfig:
     connected, those included that have shown nothing yet. `step_budget_tokens` bounds the rows of
     one engine step, which aims at `target_step_s` within that (0: it does not), `max_frame_tokens`
     those of one frame. One address has at most `identity_share` of everything while others are
-    connected. A session without a socket is kept for `session_ttl_s`; a new one is refused when
-    its first rows would wait longer than `queue_deadline_s`.
+    connected. A device that is silent for `heartbeat_s` is gone. A session without a socket is
+    kept for `session_ttl_s`; a new one is refused when its first rows would wait longer than
+    `queue_deadline_s`.
 
     `verify_weights` hashes every file of the bundle, also those that were hashed before.
 
@@ -51,6 +52,7 @@ class CloudConfig:
     target_step_s: float = 0.25
     max_frame_tokens: int = 512
     session_ttl_s: float = 60.0
+    heartbeat_s: float = 20.0
     queue_deadline_s: float = 30.0
     drain_timeout_s: float = 30.0
     tensor_parallel_size: int = 1

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class Connection:
         self._is_finishing = False
         self._wake = asyncio.Event()
         self._progress = (0, 0.0)
+        self.on_write: Callable[[int], None] = lambda num_bytes: None
         self._writer = asyncio.create_task(self._write())
 
     def send(self, frame: bytes) -> bool:
@@ -108,6 +110,7 @@ class Connection:
                     continue
                 frame = self._outbox.popleft()
                 self._handed_bytes += len(frame)
+                self.on_write(len(frame))
                 await self._socket.send_bytes(frame)
                 self._backlog_bytes -= len(frame)
             await self._socket.close()

@@ -60,10 +60,11 @@ class EngineRhythm:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often deadlines are looked at, and how long a device may take nothing."""
+    """How often deadlines are looked at, and how long a device may take nothing or be silent."""
 
     tick_s: float = 1.0
     stall_timeout_s: float = 30.0
+    silence_s: float = 20.0
 
 
 class CloudDaemon:
@@ -96,6 +97,7 @@ class CloudDaemon:
         backlog_bytes = 2 * settings.credit_window_tokens * row_bytes + _SPARE_BACKLOG_BYTES
         self.send_limits = SendLimits(backlog_bytes, patience.stall_timeout_s)
         self._tick_s = patience.tick_s
+        self.silence_s = patience.silence_s
         engine.listen(self)
         self._ticking = self._loop.create_task(self._tick())
 

@@ -11,7 +11,9 @@ from cloud_server.daemon import CloudDaemon
 from cloud_server.reception import Reception
 from cloud_server.turns import Turns
 from process.handler import GuardedHandler
+from process.heartbeat import Heartbeat
 from process.listening import handler_of
+from process.socket_progress import TELLS_PROGRESS
 from process.threshold import Threshold
 from wire.errors import FaultCode
 from wire.limits import MAX_HANDSHAKE_BYTES
@@ -22,8 +24,8 @@ HELLO_GRACE_S = 2.0
 
 CLOSE_TIMEOUT_S = 2.0
 
-_HEARTBEAT_S = 60.0
-"""A ping may wait behind a long reply on a thin link; half of this is the time for its answer."""
+_OWN_HEARTBEAT_S = 60.0
+"""Where the system does not tell what has come; a ping may wait behind a long reply."""
 
 # Stands for a frame that is too long for a handshake, and of which nothing was read.
 _TOO_LONG = bytes(MAX_HANDSHAKE_BYTES + 1)
@@ -54,7 +56,7 @@ class DeviceSocket:
         socket = _Socket(
             Turns(self._loop.time),
             compress=False,
-            heartbeat=_HEARTBEAT_S,
+            heartbeat=None if TELLS_PROGRESS else _OWN_HEARTBEAT_S,
             timeout=CLOSE_TIMEOUT_S,
             # A frame somewhat too long gets a Fault; beyond twice the limit nothing is read.
             max_msg_size=2 * self._daemon.max_frame_bytes,
@@ -73,9 +75,14 @@ class DeviceSocket:
         self._threshold.on_too_large = lambda: self._daemon.receive(number, _TOO_LONG)
         if self._threshold.is_too_large:
             self._threshold.on_too_large()
+        sock = transport.get_extra_info("socket")
+        heartbeat = Heartbeat(transport, sock, socket.ping, self._loop.time)
+        connection.on_write = heartbeat.wrote
+        watching = self._loop.create_task(self._watch(connection, heartbeat))
         try:
             await self._read(socket)
         finally:
+            watching.cancel()
             self._daemon.disconnect(number)
             self._note_end()
             await connection.end(CLOSE_TIMEOUT_S)
@@ -110,6 +117,16 @@ class DeviceSocket:
             self._daemon.receive(self._number, message.data)
             await turns.take()
 
+    async def _watch(self, connection: Connection, heartbeat: Heartbeat) -> None:
+        """End the connection of a device that fell silent."""
+        if not TELLS_PROGRESS:
+            return
+        await heartbeat.until_silent(self._daemon.silence_s)
+        self._reception.visits.say(
+            logging.INFO, "connection %d: the device at %s is silent", self._number, self._identity
+        )
+        connection.abort()
+
     async def _wait_for_wrong_secrets(self) -> None:
         now = self._loop.time()
         delay_s = self._reception.wrong_secrets.delay_s(self._identity, now)
@@ -131,7 +148,7 @@ class DeviceSocket:
 class _Socket(web.WebSocketResponse):
     """Its pings take turns as well: aiohttp answers them without letting others in."""
 
-    def __init__(self, turns: Turns, **options: float | bool) -> None:
+    def __init__(self, turns: Turns, **options: float | bool | None) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
         self._turns = turns
 

@@ -40,7 +40,7 @@ class CloudServer:
     ) -> None:
         self._config = config
         self._loader = load_engine
-        self._patience = patience or Patience()
+        self._patience = patience or Patience(silence_s=config.heartbeat_s)
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = _bundle(config)
         self._engine = EngineThread(self._load_engine, wire_dtype(config, self._bundle.manifest))

@@ -141,6 +141,9 @@ _CLOUD: Mapping[str, About] = {
         maximum=_MAX_TOKENS,
         tokens=True,
     ),
+    "heartbeat_s": About(
+        "Seconds of silence after which a device counts as gone.", minimum=1, maximum=3600
+    ),
     "session_ttl_s": _seconds("Seconds that a session waits for its device to come back."),
     "queue_deadline_s": _seconds(
         "A new session is refused while its first rows would wait longer; none in being is ended."

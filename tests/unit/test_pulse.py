@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.pulse import LOOKS, Beat, Progress, Pulse
+from process.pulse import LOOKS, Beat, Progress, Pulse
 
 SILENCE_S = 10.0
 TICK_S = SILENCE_S / LOOKS

@@ -17,6 +17,10 @@ _SO_NWRITE = 0x1024
 _NOTSENT_LOWAT = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 
 
+TELLS_PROGRESS = sys.platform == "linux"
+"""Whether the system tells what has come of a message that is not whole yet."""
+
+
 def num_received_bytes(sock: Any) -> int | None:
     """Bytes that have come, read by this program or not; None where the system does not tell."""
     if sys.platform != "linux":
