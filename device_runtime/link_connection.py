@@ -82,6 +82,7 @@ class LinkConnection:
         self._given_up_for = ""
         self.dtype = Dtype.FP32
         self.num_events = 0
+        self.longest_wait_s = 0.0
         self.is_writing = False
 
     async def handshake(self, hello: Hello) -> Welcome:

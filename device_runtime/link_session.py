@@ -23,6 +23,9 @@ MAX_UNANSWERED_FRAMES = 32
 _LONGER = 2.0
 """So much longer is the next silence borne, until a reply has come."""
 
+_WAITS = 4.0
+"""So many times the longest wait for a reply on this link is no silence: its cloud is slow."""
+
 
 class LinkLostError(CloudUnavailableError):
     """There is no connection now; the link is making a new one."""
@@ -64,10 +67,14 @@ class OutgoingRows:
 
 
 class Carrier(Protocol):
-    """The connection below a session; `num_events` counts all messages, both ways."""
+    """The connection below a session.
+
+    `num_events` counts all messages, both ways; `longest_wait_s` is what a reply took at most.
+    """
 
     dtype: Dtype
     num_events: int
+    longest_wait_s: float
 
     @property
     def is_writing(self) -> bool:
@@ -113,13 +120,14 @@ class LinkSession:
         """When the reply that was taken last had come, by the monotonic clock."""
         self._num_queued = 0
         self._unanswered: deque[tuple[int, int]] = deque()
+        self._asked_s: deque[float] = deque()
         self._answered: set[tuple[int, int]] = set()
         """Frames by epoch and position: those without a reply, and of this epoch those with one."""
         self._epoch = 0
         self._failure: CloudUnavailableError | None = None
         self._is_closed = False
         self._heard_s = 0.0
-        """When anything last happened to it, by the loop's clock."""
+        """When anything last happened to it, by the loop's clock, as `_asked_s` has it."""
         self._changed = asyncio.Event()
 
     @property
@@ -168,6 +176,7 @@ class LinkSession:
             self._answered.clear()
         self._num_queued += 1
         self._unanswered.append((rows.epoch, rows.position))
+        self._asked_s.append(asyncio.get_running_loop().time())
         self._carrier.put_rows(RowsFrame(states, rows.is_verify))
 
     async def reply(self) -> Reply:
@@ -232,6 +241,8 @@ class LinkSession:
         self._silences = 1.0
         self._replies.append((reply, time.monotonic()))
         self._happened()
+        wait_s = self._heard_s - self._asked_s.popleft()
+        self._carrier.longest_wait_s = max(self._carrier.longest_wait_s, wait_s)
 
     def fail(self, failure: CloudUnavailableError) -> None:
         """The session is over; whoever waits for it learns why."""
@@ -249,13 +260,14 @@ class LinkSession:
     async def _until(self, condition: Callable[[], bool], usual_s: float) -> None:
         """Wait until `condition` is true, for as long as the link lives.
 
-        A session of which nothing is heard for `usual_s`, or longer after earlier silences, is
-        silent. While something is written the socket's own pulse is what tells.
+        A session of which nothing is heard for `usual_s`, or longer after earlier silences and with
+        a cloud that is known to be slow, is silent. While something is written the socket's own
+        pulse is what tells.
         """
         clock = asyncio.get_running_loop().time
         since_s, num_link_events = clock(), self._carrier.num_events
-        patience_s = self._silences * usual_s
         while True:
+            patience_s = self._silences * max(usual_s, _WAITS * self._carrier.longest_wait_s)
             try:
                 async with asyncio.timeout_at(max(since_s, self._heard_s) + patience_s):
                     return await self._until_now(condition)

@@ -53,6 +53,31 @@ def test_a_cloud_that_computes_for_minutes_is_waited_for(
     assert run_through(monkeypatch, compute) == pytest.approx(seconds, abs=2.0)
 
 
+@pytest.mark.parametrize(("is_known", "num_recoveries"), [(True, 0), (False, 1)])
+def test_a_cloud_that_is_known_to_be_slow_is_asked_nothing_again(
+    monkeypatch: pytest.MonkeyPatch, is_known: bool, num_recoveries: int
+) -> None:
+    """To open a session again costs a busy cloud what it had queued of it."""
+
+    async def run() -> None:
+        async with memory_bench(monkeypatch, FakeCloud(keep_tokens=96), drafter="none") as (
+            bench,
+            _,
+        ):
+            stream = bench.runtime.generate(WANTED, "test")
+            ids = [token.id for token in (await anext(stream)).tokens]
+            for seconds in (40.0, 100.0) if is_known else (100.0,):
+                bench.cloud.going.clear()
+                reading = asyncio.ensure_future(anext(stream))
+                await asyncio.sleep(seconds)
+                bench.cloud.going.set()
+                ids += [token.id for token in (await reading).tokens]
+            assert ids + await rest(stream) == expected(WANTED)
+            assert stream.stats.num_recoveries == num_recoveries
+
+    run_virtual(run)
+
+
 @pytest.mark.parametrize("seconds", [8.0, 12.0, 25.0])
 def test_a_network_that_loses_everything_for_a_while_costs_that_while(
     monkeypatch: pytest.MonkeyPatch, seconds: float
