@@ -40,6 +40,7 @@ class Answers:
         self._told_all: set[int] = set()
         self._stats: dict[int, GenerationStats] = {}
         self._is_left = False
+        self._is_failed = False
 
     async def __aenter__(self) -> Self:
         for choice in self._job.choices:
@@ -97,7 +98,7 @@ class Answers:
         reason = "error"
         try:
             async with self._places:
-                reason = await self._generate(choice, timer)
+                reason = "abort" if self._is_failed else await self._generate(choice, timer)
         except asyncio.CancelledError:
             if not self._is_left:
                 # Not our cancellation: without this the reader would wait for ever.
@@ -106,6 +107,7 @@ class Answers:
             reason = "abort"
             raise
         except Exception as error:  # a task's error reaches the reader through the queue
+            self._is_failed = True
             await self._queue.put(error)
         finally:
             timer.ended(reason, self._stats.get(choice.index) or GenerationStats())

@@ -164,13 +164,55 @@ def test_choices_run_side_by_side_and_are_told_apart_by_their_index():
     with_server(test, FakeGenerator(always(encoded(STORY)), gates=gates))
 
 
+def test_later_choices_begin_as_earlier_ones_end():
+    async def test(client, generator):
+        streamed = await client.chunks(CHAT, BODY | {"n": 7, "max_tokens": 3})
+        _, document = await client.post(CHAT, BODY | {"n": 7, "max_tokens": 3})
+        texts = [choice["message"]["content"] for choice in document["choices"]]
+        assert texts == ["".join(contents(streamed, index)) for index in range(7)]
+        assert generator.most_open == 2
+        assert [request.is_let_in for request in generator.requests] == ([False] + [True] * 6) * 2
+
+    with_server(test, MeasuredGenerator(always(encoded(STORY))), max_side_by_side=2)
+
+
+class MeasuredGenerator(FakeGenerator):
+    """Counts how many run at once."""
+
+    most_open = 0
+
+    async def _rounds(self, request):
+        self.most_open = max(self.most_open, self.num_open)
+        async for emission in super()._rounds(request):
+            await asyncio.sleep(0)
+            yield emission
+
+
+def test_choices_that_wait_for_others_end_with_them():
+    async def test(client, generator):
+        events = await client.events(CHAT, BODY | {"n": 9, "max_tokens": 9})
+        assert msgspec.json.decode(events[-1])["error"]["code"] == "cloud_unavailable"
+        assert (generator.num_open, generator.num_closed) == (0, 2)
+        generator.errors.clear()
+        generator.gates[1] = asyncio.Event()
+        body = BODY | {"n": 9, "stream": True}
+        async with client.http.post(client.url + CHAT, json=body) as response:
+            await response.content.readuntil(b"\n\n")
+        await generator.until_all_closed()
+        assert generator.num_closed == 4
+
+    errors = {3: CloudUnavailableError("lost")}
+    with_server(test, MeasuredGenerator(always(encoded(STORY)), errors=errors), max_side_by_side=2)
+
+
 def test_one_failing_choice_ends_them_all():
     async def test(client, generator):
         events = await client.events(COMPLETIONS, {"prompt": ["a", "b"], "max_tokens": 9, "n": 2})
         assert msgspec.json.decode(events[-1])["error"]["code"] == "cloud_unavailable"
         assert (generator.num_open, generator.num_closed) == (0, 4)
 
-    with_server(test, story_generator(errors={3: CloudUnavailableError("lost")}))
+    errors = {3: CloudUnavailableError("lost")}
+    with_server(test, MeasuredGenerator(always(encoded(STORY)), errors=errors))
 
 
 def test_a_character_of_several_tokens_comes_whole():
