@@ -11,6 +11,7 @@ from cloud_server.core_config import MAX_CONNECTION_FRAMES, MAX_SESSION_FRAMES
 from tests.support.cloud_core import (
     CONFIG,
     Cloud,
+    figures,
     one_fault,
     opening,
     shallow_rows,
@@ -80,6 +81,19 @@ def test_who_has_most_gives_way_and_never_below_the_newcomer() -> None:
     assert len(cloud.faults(hog)) == 11, "ten that gave way, and the one that was refused"
 
 
+def test_nobody_gives_way_when_that_would_leave_him_less_than_the_newcomer() -> None:
+    cloud = Cloud(replace(CONFIG, max_context_tokens=64, identity_share=1.0))
+    first, late = cloud.connect(), cloud.connect()
+    for number in (1, 2, 3):
+        cloud.send(first, opening(number, key=number, max_tokens=16))
+    cloud.pass_time(CONFIG.quiet_s)
+    fault = one_fault(cloud.send(late, opening(1, key=100, max_tokens=40)))
+    assert fault.code is FaultCode.CAPACITY
+    assert figures(cloud) == (3, 48), "one of 16 would not have been enough, and two too much"
+    assert cloud.send(late, opening(2, key=100, max_tokens=24)) == [Opened(SessionId(2), 0)]
+    assert figures(cloud) == (3, 56)
+
+
 def test_a_session_that_runs_or_waits_gives_way_to_nobody() -> None:
     cloud = Cloud(MANY)
     busy = cloud.connect(identity="busy")
@@ -145,6 +159,30 @@ def test_the_longest_quiet_socket_of_who_has_most_gives_way_to_a_new_identity() 
     assert isinstance(cloud.received(other)[0], Welcome)
     assert cloud.faults(many[1]) == [FaultCode.TOO_MANY_SESSIONS]
     assert cloud.faults(cloud.connect(identity="hog")) == [FaultCode.TOO_MANY_SESSIONS]
+
+
+@pytest.mark.parametrize("num_connections", [1, 4])
+def test_a_neighbour_is_in_the_next_step_however_many_sockets_another_has(
+    num_connections: int,
+) -> None:
+    cloud = Cloud(MANY)
+    modest = cloud.connect(identity="modest")
+    cloud.send(modest, opening(1, key=100))
+    hogs = [cloud.connect(identity="hog") for _ in range(num_connections)]
+    for number, hog in enumerate(hogs):
+        for session in range(1, 3):
+            cloud.send(hog, opening(session, key=10 * number + session))
+    sizes = []
+    for _ in range(6):
+        for hog in hogs:
+            for session in range(1, 3):
+                if cloud.devices[hog].num_available_tokens >= 6:
+                    cloud.send(hog, states(session, 0, A[:3]))
+        cloud.send(modest, states(1, 0, A[:2]))
+        step = cloud.run_step()
+        assert step is not None
+        sizes.append([item.num_rows for item in step.items])
+        assert len(cloud.replies(modest)) == 1, sizes
 
 
 def queue_frames(cloud: Cloud, connection: ConnectionId, session: int, num_frames: int) -> None:
