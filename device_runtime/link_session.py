@@ -289,7 +289,7 @@ class LinkSession:
         """
         if self._num_queued == 0:
             self._silences *= _LONGER
-            reason = f"nothing was heard of the session for {patience_s:g} s"
+            reason = f"the cloud did not answer within {patience_s:g} s"
             raise SessionSilentError(reason) from error
         if self._carrier.num_events == num_link_events:
             self._carrier.give_up(f"it took no rows for {patience_s:g} s")

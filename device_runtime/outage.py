@@ -162,15 +162,9 @@ def heals_by_retry(failure: CloudUnavailableError) -> bool:
             return False
 
 
-def heals_by_beginning_again(failure: CloudUnavailableError) -> bool:
-    """Whether what was to begin can begin anew: on the link's next connection, or after a loss."""
-    match failure:
-        case LinkLostError() | SessionSilentError():
-            return True
-        case SessionRefusedError():
-            return heals_by_replay(failure.code) or _is_draining(failure)
-        case _:
-            return False
+def heals_by_reconnecting(failure: CloudUnavailableError) -> bool:
+    """Whether what was to begin can begin on the link's next connection, or once it is heard."""
+    return isinstance(failure, LinkLostError | SessionSilentError) or _is_draining(failure)
 
 
 def _is_draining(failure: CloudUnavailableError) -> bool:

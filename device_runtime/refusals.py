@@ -161,6 +161,9 @@ def _of_network(error: BaseException, where: str) -> Refusal:
 
 def _system_words(error: OSError) -> str:
     """The system's own words; asyncio puts a description of the call in their place."""
+    words = error.strerror
+    if isinstance(words, str) and words.replace(" ", "").isalpha():
+        return words.lower()
     if isinstance(error.errno, int) and error.errno > 0:
         return os.strerror(error.errno).lower()
     return "the connection broke"

@@ -21,7 +21,7 @@ from device_runtime.generation import CloudUnavailableError, Emission, Generatio
 from device_runtime.link import Link
 from device_runtime.link_session import MAX_UNANSWERED_FRAMES
 from device_runtime.noise import PositionNoise, draw_seed
-from device_runtime.outage import Outage, Pauses, heals_by_beginning_again
+from device_runtime.outage import Outage, Pauses, heals_by_reconnecting
 from device_runtime.places import Found, Place, Places
 from device_runtime.prefix_cache import PrefixCacheLimits
 from device_runtime.sampling import Sampler
@@ -236,7 +236,7 @@ class Runtime:
         try:
             driver, begun_s = await self._places.find(*wanted)
         except CloudUnavailableError as failure:
-            if not heals_by_beginning_again(failure):
+            if not heals_by_reconnecting(failure):
                 raise
             driver, begun_s = await outage.over(failure, lambda: self._places.find(*wanted))
         # With chunks under way, who waits for the session to be open waits for their replies.

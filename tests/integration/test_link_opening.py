@@ -16,7 +16,7 @@ from tests.support.connect_proxy import ConnectProxy
 from tests.support.event_loop import until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud
 
-QUICK = replace(IMPATIENT, connect_s=0.3)
+QUICK = replace(IMPATIENT, connect_s=0.5)
 
 needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="openssl makes the certificates")
 

@@ -77,7 +77,7 @@ def test_a_hole_on_the_way_up_is_noticed_in_time_whatever_waits_before_it(is_bus
         uplink.bytes_per_s = NO_BYTES_PER_S
         started_s = time.monotonic()
         await until(lambda: not link.status.is_connected)
-        assert time.monotonic() - started_s < 2 * SILENCE_S, "twice as long on a busy machine"
+        assert time.monotonic() - started_s < 4 * SILENCE_S, "more than once, on a busy machine"
         assert "nothing came from it for 1 s" in (link.status.reason or "")
         with pytest.raises(LinkLostError):
             await session.reply()

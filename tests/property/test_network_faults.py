@@ -15,6 +15,8 @@ from tests.support.fake_runtime import PROMPT, expected, request
 from tests.support.memory_cloud import CoreCloud
 from tests.support.memory_link import MemoryNetwork, memory_bench
 from tests.support.virtual_time import run_virtual
+from wire.codec import decode
+from wire.messages import Open
 
 REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
 WANTED = request(PROMPT, 24, sampling=REPETITIVE)
@@ -50,7 +52,10 @@ class Mischief:
             self.num_done += len(late) + any(place in kind for kind in self.kinds)
             if place in self.cut:
                 network.end()
-            copies = [] if place in self.lost | self.cut else [frame] * (1 + (place in self.twice))
+            # An Open that is lost looks as one that was refused, and that is told.
+            is_lost = place in self.lost and not isinstance(decode(frame), Open)
+            is_gone = is_lost or place in self.cut
+            copies = [] if is_gone else [frame] * (1 + (place in self.twice))
             return [*copies, *late]
 
         network.passes = passes
