@@ -16,9 +16,9 @@ MIN_STEPS = 100
 """An adapter that has taken fewer has hardly left its warm-up; a good one takes thousands."""
 
 _USUAL_STEPS = 2000
-_MIN_TRIAL_STEPS, _MAX_TRIAL_STEPS = 2, 12
+_MIN_TRIAL_STEPS, _MAX_TRIAL_STEPS = 4, 12
 # A machine that is busy at first gets this share of the minutes to show its pace.
-_TRIAL_SHARE = 0.1
+_TRIAL_SHARE = 0.2
 
 
 class TooFewStepsError(ValueError):

@@ -32,6 +32,7 @@ def installed_line(trained: "TrainedAdapter", device: Path) -> str:
         return line
     advice = " with --drafter adapter only" if trained.card.training.is_beaten_by_lookup else ""
     line = line.replace(" drafts with it", f" drafts with it{advice}")
+    faster = faster.replace("is there", "was there")
     return f"{line} It was forced: {faster} measures better."
 
 

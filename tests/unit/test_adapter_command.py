@@ -89,7 +89,7 @@ def test_a_worse_adapter_is_not_installed_and_every_figure_is_shown(
     assert str(bundle / "adapter-attention" / "adapter") in shown
     assert contents(bundle) == before
     assert run([*command, "--force"]) == OK
-    assert "It was forced: the adapter that is there measures better." in capsys.readouterr().out
+    assert "It was forced: the adapter that was there measures better." in capsys.readouterr().out
     device = load_bundle(bundle, "device", verify=True)
     assert load_adapter(device.path, device.manifest).card.kind == "attention"
 
