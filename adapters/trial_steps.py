@@ -19,6 +19,8 @@ _USUAL_STEPS = 2000
 _MIN_TRIAL_STEPS, _MAX_TRIAL_STEPS = 4, 12
 # A machine that is busy at first gets this share of the minutes to show its pace.
 _TRIAL_SHARE = 0.2
+# No machine is so busy that it will be faster by this factor in a moment.
+_HOPELESS = 10
 
 
 class TooFewStepsError(ValueError):
@@ -45,7 +47,7 @@ def check_minutes(
         return
     needed, usual = (math.ceil(num * step_s / 60) for num in (MIN_STEPS, _USUAL_STEPS))
     raise TooFewStepsError(
-        f"a training step takes {step_s:.3g} s here, so {minutes:g} minutes are "
+        f"a training step takes {step_s:.3g} s here, so in {minutes:g} min there are "
         f"{int(60 * minutes / step_s)} steps; a training needs {MIN_STEPS} at the very least "
         f"({needed} min), and about {_USUAL_STEPS} to be good ({usual} min)"
     )
@@ -65,10 +67,13 @@ def _step_s(
         states = cached_states(model, sample, Path(folder), lambda done, of: None)
         began_s = last_s = clock()
         fastest_s = math.inf
-        for step, _ in enumerate(new_distillation(options, model, states, len(sample)).run(recipe)):
+        trial = new_distillation(options, model, states, len(sample))
+        for _ in trial.run(recipe):
             now = clock()
             fastest_s, last_s = min(fastest_s, now - last_s), now
-            is_long = step + 1 >= _MIN_TRIAL_STEPS and now - began_s > _TRIAL_SHARE * budget_s
-            if is_long or MIN_STEPS * fastest_s <= budget_s:
+            needed_s = MIN_STEPS * fastest_s
+            is_hopeless = trial.step > 1 and needed_s > _HOPELESS * budget_s
+            is_long = trial.step >= _MIN_TRIAL_STEPS and now - began_s > _TRIAL_SHARE * budget_s
+            if is_hopeless or is_long or needed_s <= budget_s:
                 break
     return fastest_s

@@ -144,7 +144,9 @@ def test_minutes_that_are_too_short_are_refused_with_those_that_are_not(
     assert run([*command, "--minutes", "0.00001"]) == FAILED
     said = capsys.readouterr().err
     assert said.startswith("hat: --minutes is too short: a training step takes ")
-    assert "so 1e-05 minutes are 0 steps; a training needs 100 at the very least (1 min)" in said
+    assert (
+        "so in 1e-05 min there are 0 steps; a training needs 100 at the very least (1 min)" in said
+    )
     assert contents(bundle) == before
 
 

@@ -155,7 +155,7 @@ def test_minutes_too_short_are_refused_before_anything_long_begins(
     with pytest.raises(TooFewStepsError) as refused:
         train(chosen, machine.progress, clock)
     words = str(refused.value)
-    assert f"takes {step_s:.3g} s here, so 1 minutes are {int(60 / step_s)} steps" in words
+    assert f"takes {step_s:.3g} s here, so in 1 min there are {int(60 / step_s)} steps" in words
     assert f"needs {MIN_STEPS} at the very least" in words
     assert machine.seen == []
     assert not (chosen.work / STATES_FILE).exists()
