@@ -1,0 +1,147 @@
+"""`python -m bench.hostile`: an honest device's verifications, quiet and attacked, in turns.
+
+The cloud is a process of its own with the model in this repository, the attacker another, at the
+lowest priority (nice 19): where cores are few, the cloud and not the attacker's own work is what
+is measured. The honest device is in this process. Peers have addresses of their own (127.0.0.2 and
+127.0.0.3), as on a network; with --same-address all share one, as behind one NAT.
+"""
+
+import argparse
+import asyncio
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.hostile.attacks import ATTACKS
+from bench.hostile.peer import PeerError, Target, health_times, verification_times
+from bench.live.processes import Child, Command, first_of
+from bench.machine import machine_lines
+from bench.measures import percentile
+from submodels.split import SplitOptions, split_checkpoint
+
+_MODEL = Path(__file__).resolve().parents[2] / "models" / "stories260k"
+_START_S = 120.0
+_LEAD_IN_S = 2.0
+_PAUSE_S = 1.0
+
+
+@dataclass
+class Samples:
+    """Seconds, over all periods of one kind."""
+
+    rounds_s: list[float] = field(default_factory=list)
+    health_s: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    async def take(self, honest: Target, seconds: float) -> None:
+        """One period."""
+        rounds, health = await asyncio.gather(
+            verification_times(honest, seconds),
+            health_times(honest, seconds),
+            return_exceptions=True,
+        )
+        if isinstance(rounds, PeerError):
+            self.failures.append(str(rounds))
+        elif isinstance(rounds, BaseException):
+            raise rounds
+        else:
+            self.rounds_s += rounds
+        if isinstance(health, BaseException):
+            raise health
+        self.health_s += health
+
+
+@asynccontextmanager
+async def _cloud(bundle: Path, secret: Path, port: int) -> AsyncIterator[Child]:
+    ready = asyncio.Event()
+
+    def take(line: bytes) -> None:
+        if b"serving " in line:
+            ready.set()
+
+    command = [sys.executable, "-m", "hat", "cloud", str(bundle / "cloud"), "--port", str(port)]
+    child = await Child.start(Command("cloud", [*command, "--secret-file", str(secret)]), take)
+    try:
+        await first_of(child, ready, _START_S, "ready")
+        yield child
+    finally:
+        await child.stop()
+
+
+@asynccontextmanager
+async def _attacked(name: str, target: Target, secret: Path) -> AsyncIterator[None]:
+    command = [sys.executable, "-m", "bench.hostile.attacks", name, str(target.port)]
+    command += [str(target.bundle), str(secret), target.source]
+    nice = ["nice", "-n", "19"] if os.name == "posix" else []
+    child = await Child.start(Command(name, [*nice, *command]))
+    try:
+        await asyncio.sleep(_LEAD_IN_S)
+        yield
+    finally:
+        await child.stop()
+
+
+async def _measure(given: argparse.Namespace, bundle: Path) -> list[str]:
+    secret = bundle / "secret"
+    secret.write_text(secrets.token_urlsafe(32))
+    secret.chmod(0o600)
+    word = secret.read_text()
+    honest = Target(given.port, bundle, word, "127.0.0.2")
+    hostile = Target(given.port, bundle, word, honest.source if given.same_address else "127.0.0.3")
+    rows = []
+    async with _cloud(bundle, secret, given.port):
+        await Samples().take(honest, 2.0)
+        for name in given.attack or ATTACKS:
+            quiet, attacked = Samples(), Samples()
+            for _ in range(given.rounds):
+                await quiet.take(honest, given.seconds)
+                async with _attacked(name, hostile, secret):
+                    await attacked.take(honest, given.seconds)
+                await asyncio.sleep(_PAUSE_S)
+            rows.append(_row(name, quiet, attacked))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _row(name: str, quiet: Samples, attacked: Samples) -> str:
+    cells = [name]
+    for percent in (50, 99):
+        before, during = _ms(quiet.rounds_s, percent), _ms(attacked.rounds_s, percent)
+        cells += [f"{before:.1f}", f"{during:.1f}", f"{during / before:.1f}"]
+    cells += [f"{max(quiet.health_s):.2f}", f"{max(attacked.health_s):.2f}"]
+    cells.append(str(len(attacked.rounds_s)))
+    cells.append("; ".join(quiet.failures + attacked.failures) or "none")
+    return f"| {' | '.join(cells)} |"
+
+
+def _ms(times_s: Sequence[float], percent: float) -> float:
+    return 1e3 * percentile(times_s, percent) if times_s else float("nan")
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each period")
+    parser.add_argument("--rounds", type=int, default=3, help="quiet and attacked periods in turn")
+    parser.add_argument("--attack", action="append", choices=ATTACKS, help="only these")
+    parser.add_argument("--port", type=int, default=7799)
+    parser.add_argument("--same-address", action="store_true")
+    given = parser.parse_args()
+    print(*machine_lines(), sep="\n")
+    print(f"{given.rounds} x {given.seconds:g} s quiet and attacked in turn, attacker nice 19")
+    print("| attack | p50 quiet ms | attacked | ratio | p99 quiet ms | attacked | ratio |", end="")
+    print(" /health worst s, quiet | attacked | rounds | failures |")
+    print("|---" * 11 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder)
+        split_checkpoint(SplitOptions(str(_MODEL), bundle, 1, onnx_weights=()))
+        asyncio.run(_measure(given, bundle))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""`python -m bench.hostile.attacks NAME ...`: one attack from one address, until it is ended."""
+
+import argparse
+import asyncio
+import contextlib
+import gzip
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import aiohttp
+
+from bench.hostile.peer import Peer, PeerError, Target, hello_for, linked
+from wire.handshake import LINK_PATH
+from wire.messages import Close, Want
+
+_HALF_HEAD = b"GET /v1/link HTTP/1.1\r\nHost: cloud\r\nX-Rest: "
+_UPGRADE = (
+    b"GET /v1/link HTTP/1.1\r\nHost: cloud\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+_WHOLE_CONTEXT = 512
+_FAILURES = (aiohttp.ClientError, OSError, PeerError, TimeoutError)
+
+
+async def _hold(target: Target, num_sockets: int, firsts: tuple[bytes, ...]) -> None:
+    """Keep so many sockets open that have said this and no more."""
+    held: list[socket.socket] = []
+    while True:
+        held = [each for each in held if _is_open(each)]
+        for number in range(min(50, num_sockets - len(held))):
+            made = socket.socket()
+            made.settimeout(1.0)
+            try:
+                made.bind((target.source, 0))
+                made.connect(("127.0.0.1", target.port))
+                made.send(firsts[number % len(firsts)])
+                made.setblocking(False)
+                held.append(made)
+            except OSError:
+                made.close()
+        await asyncio.sleep(0.05)
+
+
+def _is_open(made: socket.socket) -> bool:
+    try:
+        while made.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    made.close()
+    return False
+
+
+async def _silent(target: Target) -> None:
+    await _hold(target, 1000, (b"", _HALF_HEAD))
+
+
+async def _no_hello(target: Target) -> None:
+    await _hold(target, 300, (_UPGRADE,))
+
+
+async def _wrong_secrets(target: Target) -> None:
+    hello = hello_for(target.manifest, "a-guess-that-is-wrong")
+
+    async def guess(client: aiohttp.ClientSession) -> None:
+        while True:
+            with contextlib.suppress(*_FAILURES):
+                async with client.ws_connect(LINK_PATH) as made:
+                    await Peer(made, 1).greet(hello)
+
+    async with target.client() as client:
+        await asyncio.gather(*(guess(client) for _ in range(16)))
+
+
+async def _gzip(target: Target) -> None:
+    packed = gzip.compress(bytes(1 << 30), 9)
+    while True:
+        with contextlib.suppress(*_FAILURES):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", target.port, local_addr=(target.source, 0)
+            )
+            head = f"Content-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
+            writer.write(b"POST /health HTTP/1.1\r\nHost: cloud\r\n" + head.encode() + packed)
+            await reader.read(100)
+            writer.transport.abort()
+        await asyncio.sleep(0.2)
+
+
+async def _one_row(target: Target) -> None:
+    async with target.client() as client, linked(target, client) as peer:
+        reading = asyncio.create_task(peer.read_on())
+        sessions = [await peer.open(_WHOLE_CONTEXT) for _ in range(64)]
+        turn = 0
+        while not reading.done():
+            if peer.credit > 0:
+                turn += 1
+                await peer.rows(sessions[turn % len(sessions)], 0, 1, Want.ALL)
+            if turn % 64 == 0 or peer.credit <= 0:
+                await asyncio.sleep(0.001)
+
+
+async def _refused_opens(target: Target) -> None:
+    """One-row frames wait on eight links, and sessions are asked for that cannot be had."""
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(target.client())
+        peers = [await stack.enter_async_context(linked(target, client)) for _ in range(9)]
+        reading = [asyncio.create_task(peer.read_on()) for peer in peers]
+        asking, *waiting = peers
+        sessions = [await peer.open(_WHOLE_CONTEXT) for peer in waiting]
+        while not all(each.done() for each in reading):
+            for peer, session in zip(waiting, sessions, strict=True):
+                while peer.credit > 0:
+                    await peer.rows(session, 0, 1, Want.NONE)
+            for _ in range(20):
+                await asking.open(_WHOLE_CONTEXT)
+            await asyncio.sleep(0)
+
+
+async def _churn(target: Target) -> None:
+    async with target.client() as client, linked(target, client) as peer:
+        reading = asyncio.create_task(peer.read_on())
+        while not reading.done():
+            for _ in range(20):
+                await peer.send(Close(await peer.open(_WHOLE_CONTEXT)))
+            await asyncio.sleep(0)
+
+
+ATTACKS: Mapping[str, Callable[[Target], Awaitable[None]]] = MappingProxyType(
+    {
+        "silent sockets": _silent,
+        "no Hello": _no_hello,
+        "wrong secrets": _wrong_secrets,
+        "gzip bodies": _gzip,
+        "one-row frames": _one_row,
+        "refused Opens": _refused_opens,
+        "open and close": _churn,
+    }
+)
+
+
+async def _attack(name: str, target: Target) -> None:
+    """Once it is cut off, again."""
+    while True:
+        with contextlib.suppress(*_FAILURES):
+            await ATTACKS[name](target)
+        await asyncio.sleep(0.1)
+
+
+def main() -> None:
+    """Attack until this process is ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=ATTACKS)
+    parser.add_argument("port", type=int)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("secret_file", type=Path)
+    parser.add_argument("source")
+    given = parser.parse_args()
+    target = Target(given.port, given.bundle, given.secret_file.read_text().strip(), given.source)
+    asyncio.run(_attack(given.name, target))
+
+
+if __name__ == "__main__":
+    main()
