@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from aiohttp import WSMsgType, web
 
@@ -9,7 +10,7 @@ from cloud_server.actions import ConnectionId, Identity
 from cloud_server.connection import Connection
 from cloud_server.daemon import CloudDaemon
 from cloud_server.reception import Reception
-from cloud_server.turns import Turns
+from cloud_server.turns import PING_S, Turns
 from process.handler import GuardedHandler
 from process.heartbeat import Heartbeat
 from process.listening import handler_of
@@ -53,8 +54,16 @@ class DeviceSocket:
         deadline_s = self._reception.hello_timeout_s + HELLO_GRACE_S
         self._threshold = self._handler.hold_back(MAX_HANDSHAKE_BYTES)
         self._handler.doubt(self._begun_s + deadline_s)
+        turns = Turns(self._reception.shares, self._identity)
+        try:
+            return await self._serve(turns)
+        finally:
+            turns.end()
+
+    async def _serve(self, turns: Turns) -> web.StreamResponse:
+        assert self._threshold is not None
         socket = _Socket(
-            Turns(self._loop.time),
+            turns,
             compress=False,
             heartbeat=None if TELLS_PROGRESS else _OWN_HEARTBEAT_S,
             timeout=CLOSE_TIMEOUT_S,
@@ -80,7 +89,7 @@ class DeviceSocket:
         connection.on_write = heartbeat.wrote
         watching = self._loop.create_task(self._watch(connection, heartbeat))
         try:
-            await self._read(socket)
+            await self._read(socket, turns)
         finally:
             watching.cancel()
             self._daemon.disconnect(number)
@@ -104,8 +113,8 @@ class DeviceSocket:
             self._reception.wrong_secrets.note(self._identity, self._loop.time())
         self._refuse(f"{fault.code.name} ({fault.message})")
 
-    async def _read(self, socket: web.WebSocketResponse) -> None:
-        turns = Turns(self._loop.time)
+    async def _read(self, socket: web.WebSocketResponse, turns: Turns) -> None:
+        clock = time.perf_counter
         is_first = True
         async for message in socket:
             if message.type is WSMsgType.ERROR:
@@ -114,8 +123,9 @@ class DeviceSocket:
             if is_first:
                 is_first = False
                 await self._wait_for_wrong_secrets()
+            begun_s = clock()
             self._daemon.receive(self._number, message.data)
-            await turns.take()
+            await turns.take(clock() - begun_s)
 
     async def _watch(self, connection: Connection, heartbeat: Heartbeat) -> None:
         """End the connection of a device that fell silent."""
@@ -154,5 +164,5 @@ class _Socket(web.WebSocketResponse):
 
     async def pong(self, message: bytes = b"") -> None:
         """Answer a ping."""
-        await self._turns.take()
+        await self._turns.take(PING_S)
         await super().pong(message)

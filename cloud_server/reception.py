@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError
+from cloud_server.turns import Shares
 from cloud_server.wrong_secrets import WrongSecrets
 from process.addresses import Network, parse_networks
 from process.guard import Guard
@@ -28,6 +29,7 @@ class Reception:
     guard: Guard
     visits: QuietLog
     wrong_secrets: WrongSecrets
+    shares: Shares
     hello_timeout_s: float
 
 
@@ -42,7 +44,10 @@ def make_reception(config: CloudConfig) -> Reception:
     limits = socket_limits(config)
     guard = Guard(limits, refusals, trusted=trusted_proxies(config), takes_bodies=False)
     visits = QuietLog(_log, loop.time, loop.call_later)
-    return Reception(guard, visits, WrongSecrets(), limits.head_timeout_s)
+    # Half of what an address may have of the rest: the engine needs the interpreter as well.
+    share = 1.0 if config.identity_share >= 1 else config.identity_share / 2
+    shares = Shares(share, loop.time)
+    return Reception(guard, visits, WrongSecrets(), shares, limits.head_timeout_s)
 
 
 def socket_limits(config: CloudConfig) -> Limits:

@@ -1,0 +1,104 @@
+"""How much of the event loop one device may have while there are others."""
+
+import asyncio
+
+import pytest
+
+from cloud_server.actions import Identity
+from cloud_server.turns import BURST_S, MAX_S, Shares, Turns
+
+HERE, THERE = Identity("here"), Identity("there")
+
+
+class Clock:
+    """Time that passes when a link works or pauses."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _used_share(links: list[tuple[Identity, float]], share: float, seconds: float = 20.0) -> float:
+    """The part of the time that the first link, always ready, works; the others say nothing."""
+    clock = Clock()
+    shares = Shares(share, clock)
+    greedy, *_ = [(identity, shares.enter(identity)) for identity, _ in links]
+    worked_s = 0.0
+    while clock.now < seconds:
+        clock.now += MAX_S
+        worked_s += MAX_S
+        clock.now += shares.pause_s(*greedy, MAX_S)
+    return worked_s / clock.now
+
+
+def test_who_is_alone_may_have_all_of_it():
+    assert _used_share([(HERE, 1.0)], share=0.25) == 1.0
+
+
+@pytest.mark.parametrize("other", [HERE, THERE])
+def test_who_floods_beside_others_has_a_share(other):
+    used = _used_share([(HERE, 1.0), (other, 0.0)], share=0.25)
+    assert used == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_share_may_be_given_up():
+    assert _used_share([(HERE, 1.0), (THERE, 0.0)], share=1.0) == 1.0
+
+
+def test_links_of_one_identity_share_its_part():
+    clock = Clock()
+    shares = Shares(0.25, clock)
+    links = [shares.enter(HERE) for _ in range(10)]
+    shares.enter(THERE)
+    free_s = [0.0] * len(links)
+    worked_s = 0.0
+    while clock.now < 20:
+        ready = min(range(len(links)), key=lambda index: free_s[index])
+        clock.now = max(clock.now, free_s[ready]) + MAX_S
+        worked_s += MAX_S
+        free_s[ready] = clock.now + shares.pause_s(HERE, links[ready], MAX_S)
+    assert worked_s / clock.now == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_burst_of_verifications_waits_for_nobody():
+    clock = Clock()
+    shares = Shares(0.25, clock)
+    own = shares.enter(HERE)
+    shares.enter(THERE)
+    for _ in range(50):
+        clock.now += 1.0
+        pauses = [shares.pause_s(HERE, own, MAX_S) for _ in range(int(BURST_S / MAX_S) - 1)]
+        assert max(pauses) == 0.0
+
+
+def test_frames_that_are_there_let_others_in():
+    async def main() -> None:
+        turns = Turns(Shares(0.25, asyncio.get_running_loop().time), HERE)
+        num_turns = 0
+
+        async def other() -> None:
+            nonlocal num_turns
+            while True:
+                num_turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        for _ in range(1000):
+            await turns.take(0.00001)
+        assert num_turns >= 1000 // 32
+        task.cancel()
+        turns.end()
+
+    asyncio.run(main())
+
+
+def test_links_that_ended_leave_nothing_behind():
+    shares = Shares(0.25, Clock())
+    for _ in range(3):
+        turns = [Turns(shares, identity) for identity in (HERE, HERE, THERE)]
+        for each in turns:
+            each.end()
+    assert shares.num_links == {}
+    assert not shares._allowances
