@@ -132,14 +132,12 @@ def _of_tls(error: BaseException, where: str) -> Refusal:
 
 def _of_answer(error: aiohttp.ClientResponseError, where: str) -> Refusal:
     """Something answered, and it was no upgrade to a WebSocket."""
-    match error.status:
-        case 503:
-            what = "takes no devices now: it loads its model, or is about to stop"
-            return Refusal(f"the cloud at {where} {what}")
-        case 101 | 0:
-            what = "does not answer as a WebSocket does"
-        case status:
-            what = f"answers HTTP {status} instead of opening a link"
+    if error.status == 503:
+        what = "takes no devices now: it loads its model, or is about to stop"
+        return Refusal(f"the cloud at {where} {what}")
+    what = f"answers HTTP {error.status} instead of opening a link"
+    if not isinstance(error, aiohttp.WSServerHandshakeError) or error.status == 101:
+        what = "does not answer as a WebSocket does"
     is_permanent = error.status in (400, 404, 426)
     return Refusal(f"{where} {what}; is it a hat cloud?", is_permanent)
 

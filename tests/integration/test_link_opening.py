@@ -218,3 +218,23 @@ def test_the_secret_is_not_shown_to_whom_an_answer_points_at(status: int) -> Non
         await other.stop()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "says", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"+OK ready\r\n"]
+)
+def test_what_speaks_another_language_is_told_as_such(says: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(says)
+        await writer.drain()
+        await reader.read(-1)
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
+        async with link_to(cloud, patience=QUICK) as link:
+            await told(link, "does not answer as a WebSocket does; is it a hat cloud?")
+        server.close()
+
+    asyncio.run(run())
