@@ -159,7 +159,8 @@ def _access(config: DeviceConfig, listener: socket.socket) -> AccessRules:
             raise StartError(f"allowed_hosts: expected {expected}, got {name!r}")
     address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
     checks_names = address.is_loopback or bool(config.allowed_hosts)
-    allowed_hosts = config.allowed_hosts if checks_names else None
+    own = (config.host,) if is_host_pattern(config.host) else ()
+    allowed_hosts = (*config.allowed_hosts, *own) if checks_names else None
     return AccessRules(config.api_key, config.cors_origins, allowed_hosts)
 
 

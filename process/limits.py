@@ -15,8 +15,9 @@ class Limits:
     `head_timeout_s` counts from accept (or a later request's first byte) to the end of the request
     head, the TLS handshake included, and bytes do not renew it. `idle_timeout_s` is for the time
     between two requests, `stall_timeout_s` for a peer that takes nothing of what is sent to it.
-    `max_head_bytes` bounds the request line and, apart from it, all header fields together. Of a
-    body that nobody read, `max_unread_bytes` are thrown away; then the connection is closed.
+    `max_head_bytes` bounds the request line and, apart from it, all header fields together, and
+    `max_path_bytes` the path, which aiohttp's router copies for each slash in it. Of a body that
+    nobody read, `max_unread_bytes` are thrown away; then the connection is closed.
     """
 
     max_connections: int
@@ -25,6 +26,7 @@ class Limits:
     idle_timeout_s: float = 75.0
     stall_timeout_s: float = 60.0
     unread_timeout_s: float = 2.0
+    max_path_bytes: int = 8 << 10
     max_head_bytes: int = 32 << 10
     max_headers: int = 128
     max_unread_bytes: int = 256 << 10

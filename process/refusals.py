@@ -46,6 +46,9 @@ def check_head(request: web.BaseRequest, limits: Limits, takes_bodies: bool) -> 
     size = sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
     if size > limits.max_head_bytes:
         return _fields_too_large(limits, origin)
+    if len(request.raw_path.partition("?")[0]) > limits.max_path_bytes:
+        message = f"the path is longer than {limits.max_path_bytes} bytes"
+        return Refusal(414, "request_line_too_long", message, origin=origin)
     for encoding in request.headers.getall(hdrs.CONTENT_ENCODING, ()):
         if encoding.strip().lower() not in ("", "identity"):
             message = "the body must not be compressed: leave Content-Encoding out"

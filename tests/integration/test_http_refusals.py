@@ -127,6 +127,7 @@ NO_REQUESTS = {
     b"GET /health HTTP/1.1\r\n" + LOCAL_PAGE + b"X: a\r\n" * 200 + b"\r\n": 431,
     b"GET / HTTP/1.1\r\nHost: a\r\n" + LOCAL_PAGE + LONG * 4 + b"\r\n": 431,
     b"GET /%b HTTP/1.1\r\n\r\n" % (b"a" * 100_000): 414,
+    b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a/" * 4_200): 414,
     b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n": 400,
     b"GET /health HTTP/1.1\r\nHost: a\r\n" + LOCAL_PAGE + b"X : a\r\n\r\n": 400,
     b"GET /health HTTP/1.1\r\nHost: a\r\n" + LOCAL_PAGE + b"X: \x01\r\n\r\n": 400,
