@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from yarl import URL
 
 from process.guard import Guard
 from process.handler import GuardedHandler
@@ -91,7 +93,7 @@ class _GuardedServer(web.Server):
     def __init__(self, server: web.Server, guard: Guard, handler: type[GuardedHandler]) -> None:
         super().__init__(
             self._check_first(server.request_handler),
-            request_factory=server.request_factory,
+            request_factory=_with_target(server.request_factory),
             handler_cancellation=server.handler_cancellation,
             loop=server._loop,
             **server._kwargs,
@@ -129,3 +131,16 @@ def handler_of(request: web.BaseRequest) -> GuardedHandler:
     protocol = request.protocol
     assert isinstance(protocol, GuardedHandler)
     return protocol
+
+
+def _with_target(make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """aiohttp's parser lets `CONNECT` without a target pass, and its request then has no URL."""
+
+    def make(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        # A class of C, whose fields have no types.
+        whole: Any = message
+        if whole.url is None:
+            whole = whole._replace(path="/", url=URL("/"))
+        return make_request(whole, *rest)
+
+    return make

@@ -275,5 +275,6 @@ def test_the_root_says_what_this_is():
 
 
 def test_a_long_prompt_is_encoded_beside_the_event_loop():
-    status, document = post("/tokenize", {"prompt": "the " * 20_000})
+    generator = story_generator(max_context_tokens=1 << 16)
+    status, document = post("/tokenize", {"prompt": "the " * 20_000}, generator)
     assert (status, document["count"]) == (200, len(encoded("the " * 20_000)) + 1)

@@ -139,6 +139,7 @@ NO_REQUESTS = {
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": 400,
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03": 400,
     b"\x00\x00\x00": 400,
+    b"CONNECT  \r\nHost: a\r\nConnection: close\r\n\r\n": 405,
     b"OPTIONS * HTTP/1.1\r\nHost: a\r\nExpect: foo\r\nConnection: close\r\n\r\n": 417,
 }  # fmt: skip
 
