@@ -54,6 +54,7 @@ FOREIGN_FLAGS = {
     "--uid",
     "--user-group",
     "--wheel-dir",
+    "--sysctl",
 }
 """Of docker, pip, uv, useradd and kubectl."""
 
