@@ -26,12 +26,13 @@ _START = (
 class TemplateLimits:
     """What one rendering may take.
 
-    Thousands of messages take a template some tenths of a second of processor time. `wall_s` is
-    for a process that is stopped, or that a busy machine does not let run.
+    Thousands of messages take a template some hundredths of a second of processor time. `wall_s`
+    is for a busy machine, on which a second of it may take many, and `start_s` for starting.
     """
 
-    cpu_s: float = 2.0
-    wall_s: float = 30.0
+    cpu_s: float = 1.0
+    wall_s: float = 3.0
+    start_s: float = 30.0
     memory_bytes: int = 512 << 20
     max_characters: int = 1 << 24
     num_processes: int = 2
@@ -75,7 +76,8 @@ class TemplateProcesses:
             TemplateProcessError: the template failed or took too much.
         """
         with self._process() as process:
-            return self._ask(process, {"variables": variables, "now": now})
+            request = {"variables": variables, "now": now}
+            return self._ask(process, request, self._limits.wall_s)
 
     def close(self) -> None:
         """End the processes that are idle; those at work end with their work."""
@@ -113,13 +115,13 @@ class TemplateProcesses:
         )
         weakref.finalize(self, _end, process)
         try:
-            self._ask(process, {"source": self._source})
+            self._ask(process, {"source": self._source}, self._limits.start_s)
         except TemplateProcessError:
             _end(process)
             raise
         return process
 
-    def _ask(self, process: subprocess.Popen[bytes], request: object) -> str:
+    def _ask(self, process: subprocess.Popen[bytes], request: object, wall_s: float) -> str:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -129,7 +131,7 @@ class TemplateProcesses:
         except OSError:
             _end(process)
         try:
-            if not _readable(process, self._limits.wall_s):
+            if not _readable(process, wall_s):
                 _end(process)
             body = read_document(process.stdout)
         except (OSError, ValueError):
@@ -137,7 +139,8 @@ class TemplateProcesses:
         if body is None:
             _end(process)
             raise TemplateEndlessError(
-                f"it takes more than {self._limits.cpu_s:g} s of processor time, or too much memory"
+                f"it takes more than {self._limits.cpu_s:g} s of processor time, "
+                f"{self._limits.wall_s:g} s in all, or too much memory"
             )
         answer = json.loads(body)
         if "error" in answer:
