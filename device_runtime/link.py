@@ -16,7 +16,7 @@ from device_runtime.dialing import MAX_FRAME_TOKENS, Dial, Dialer
 from device_runtime.link_config import LinkConfig, Patience, link_url
 from device_runtime.link_connection import LinkConnection, LinkTotals, RefusedError
 from device_runtime.link_meter import LinkMeter
-from device_runtime.link_session import LinkLostError, LinkSession
+from device_runtime.link_session import LinkLostError, LinkSession, Slowness
 from device_runtime.link_socket import LinkSocket, LostError
 from device_runtime.outbox import max_prefill_rows
 from device_runtime.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
@@ -72,6 +72,7 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
         self.totals = LinkTotals()
+        self._slowness = Slowness()
         self._lost_s: float | None = None
         self._asked_for_tls: Refusal | None = None
         self._wants_tls = False
@@ -190,7 +191,7 @@ class Link:
                 stack.push_async_callback(socket.close)
                 meter = LinkMeter(self.monitor, self._clock)
                 connection = LinkConnection(
-                    socket, patience, self.totals, meter, self._connected.clear
+                    socket, patience, self.totals, meter, self._connected.clear, self._slowness
                 )
                 welcome = await connection.handshake(self._config.hello())
             self._up(connection, welcome)

@@ -9,7 +9,7 @@ from secrets import token_bytes
 from device_runtime.generation import CloudUnavailableError
 from device_runtime.link_config import Patience
 from device_runtime.link_meter import LinkMeter
-from device_runtime.link_session import LinkSession, SessionRefusedError
+from device_runtime.link_session import LinkSession, SessionRefusedError, Slowness
 from device_runtime.link_socket import LinkSocket, LostError
 from device_runtime.outbox import Outbox, RowsFrame
 from wire.codec import decode, encode
@@ -64,6 +64,7 @@ class LinkConnection:
         totals: LinkTotals,
         meter: LinkMeter,
         on_leaving: Callable[[], None],
+        slowness: Slowness,
     ) -> None:
         self._socket = socket
         self._patience = patience
@@ -82,7 +83,7 @@ class LinkConnection:
         self._given_up_for = ""
         self.dtype = Dtype.FP32
         self.num_events = 0
-        self.longest_wait_s = 0.0
+        self.slowness = slowness
         self.is_writing = False
 
     async def handshake(self, hello: Hello) -> Welcome:

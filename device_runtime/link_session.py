@@ -20,11 +20,30 @@ MAX_QUEUED_FRAMES = 2
 MAX_UNANSWERED_FRAMES = 32
 """Frames a session may have without a reply, which bounds the replies that wait to be taken."""
 
-_LONGER = 2.0
-"""So much longer is the next silence borne, until a reply has come."""
-
 _WAITS = 4.0
-"""So many times the longest wait for a reply on this link is no silence: its cloud is slow."""
+"""So many times the longest wait for a reply is no silence: its cloud is slow."""
+
+_LONGEST_S = 900.0
+"""But no longer: a frame may be lost on the way to a slow cloud too."""
+
+
+@dataclass
+class Slowness:
+    """What is known of a cloud that takes long; of one link, over all of its connections."""
+
+    longest_wait_s: float = 0.0
+    num_silences: int = 0
+    """In a row, without a reply of any session."""
+
+    def patience_s(self, usual_s: float) -> float:
+        """How long a session may be silent that usually may for `usual_s`."""
+        known_s = max(usual_s, _WAITS * self.longest_wait_s) * 2.0 ** min(self.num_silences, 16)
+        return max(usual_s, min(known_s, _LONGEST_S))
+
+    def answered(self, wait_s: float) -> None:
+        """A reply came, so long after its frame was queued."""
+        self.longest_wait_s = max(self.longest_wait_s, wait_s)
+        self.num_silences = 0
 
 
 class LinkLostError(CloudUnavailableError):
@@ -67,14 +86,11 @@ class OutgoingRows:
 
 
 class Carrier(Protocol):
-    """The connection below a session.
-
-    `num_events` counts all messages, both ways; `longest_wait_s` is what a reply took at most.
-    """
+    """The connection below a session; `num_events` counts all messages, both ways."""
 
     dtype: Dtype
     num_events: int
-    longest_wait_s: float
+    slowness: Slowness
 
     @property
     def is_writing(self) -> bool:
@@ -112,8 +128,6 @@ class LinkSession:
         self.bytes_down = 0
         self._carrier = carrier
         self._patience = patience
-        self._silences = 1.0
-        """How many times the usual silence is borne."""
         self._num_cached_tokens: int | None = None
         self._replies: deque[tuple[Reply, float]] = deque()
         self.reply_came_s = 0.0
@@ -198,13 +212,8 @@ class LinkSession:
             self._carrier.abandon_session(self.session)
 
     def continues(self, lost: "LinkSession") -> None:
-        """Take over what another has counted: it is the same session in the cloud.
-
-        After a silence the next may be longer: a cloud that computes for so long drops what a
-        session has queued when it is opened again.
-        """
+        """Take over what another has counted: it is the same session in the cloud."""
         self.bytes_up, self.bytes_down = lost.bytes_up, lost.bytes_down
-        self._silences = lost._silences
 
     def take_opened(self, cached_tokens: int) -> None:
         """The cloud has the session."""
@@ -238,11 +247,9 @@ class LinkSession:
                 reason = f"expected no reply, got one for position {reply.position}"
                 raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self._answered.add(self._unanswered.popleft())
-        self._silences = 1.0
         self._replies.append((reply, time.monotonic()))
         self._happened()
-        wait_s = self._heard_s - self._asked_s.popleft()
-        self._carrier.longest_wait_s = max(self._carrier.longest_wait_s, wait_s)
+        self._carrier.slowness.answered(self._heard_s - self._asked_s.popleft())
 
     def fail(self, failure: CloudUnavailableError) -> None:
         """The session is over; whoever waits for it learns why."""
@@ -267,7 +274,7 @@ class LinkSession:
         clock = asyncio.get_running_loop().time
         since_s, num_link_events = clock(), self._carrier.num_events
         while True:
-            patience_s = self._silences * max(usual_s, _WAITS * self._carrier.longest_wait_s)
+            patience_s = self._carrier.slowness.patience_s(usual_s)
             try:
                 async with asyncio.timeout_at(max(since_s, self._heard_s) + patience_s):
                     return await self._until_now(condition)
@@ -288,10 +295,11 @@ class LinkSession:
             SessionSilentError: nothing waits on this side.
         """
         if self._num_queued == 0:
-            self._silences *= _LONGER
+            self._carrier.slowness.num_silences += 1
             reason = f"the cloud did not answer within {patience_s:g} s"
             raise SessionSilentError(reason) from error
         if self._carrier.num_events == num_link_events:
+            self._carrier.slowness.num_silences += 1
             self._carrier.give_up(f"it took no rows for {patience_s:g} s")
 
     async def _until_now(self, condition: Callable[[], bool]) -> None:

@@ -54,3 +54,20 @@ def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tokens(
         await cloud.stop()
 
     run_virtual(run)
+
+
+@pytest.mark.parametrize("step_s", [70.0, 300.0, 800.0])
+def test_a_cloud_whose_steps_take_minutes_is_waited_for(
+    step_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All credit is under way and nothing comes: as if everything had been lost."""
+
+    async def run() -> None:
+        cloud = CoreCloud(**(SLOW | {"fixed_s": step_s, "row_s": 0.0}), queue_deadline_s=3600.0)
+        device: dict[str, Any] = {"chunking": "fixed", "chunk_tokens": 16, "drafter": "none"}
+        async with memory_bench(monkeypatch, cloud, **device) as (bench, _):
+            answers = [asyncio.ensure_future(bench.ids(LONG)) for _ in range(6)]
+            assert await asyncio.gather(*answers) == [expected(LONG)] * 6
+        await cloud.stop()
+
+    run_virtual(run)
