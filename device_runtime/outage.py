@@ -163,8 +163,17 @@ def heals_by_retry(failure: CloudUnavailableError) -> bool:
 
 
 def heals_by_reconnecting(failure: CloudUnavailableError) -> bool:
-    """Whether what was to begin can begin on the link's next connection, or once it is heard."""
-    return isinstance(failure, LinkLostError | SessionSilentError) or _is_draining(failure)
+    """Whether what was to begin can begin again: on another connection, or once it is heard.
+
+    A new session whose frames do not follow each other has lost one of them on the way.
+    """
+    match failure:
+        case LinkLostError() | SessionSilentError():
+            return True
+        case SessionRefusedError():
+            return failure.code is FaultCode.POSITION_MISMATCH or _is_draining(failure)
+        case _:
+            return False
 
 
 def _is_draining(failure: CloudUnavailableError) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from device_runtime.generation import SamplingParams
@@ -109,6 +109,8 @@ def test_frames_that_come_again_later_change_nothing(later: dict[tuple[bool, int
     lost=st.sets(places, max_size=3),
     cut=st.sets(places, max_size=3),
 )
+@example(twice=set(), later={}, lost={(True, 1), (False, 0)}, cut=set())
+@example(twice=set(), later={(True, 1): 2}, lost={(False, 1), (True, 7), (False, 11)}, cut=set())
 def test_lost_frames_and_connections_change_nothing_either(
     twice: set[tuple[bool, int]],
     later: dict[tuple[bool, int], int],
