@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from device_runtime.chat_template import load_chat_template
 from device_runtime.tokenizer import Tokenizer, load_tokenizer
 from hat.errors import CommandError
 from hat.verify.compare import Reference, Text, distances
@@ -24,6 +25,7 @@ from hat.verify.report import (
 )
 from hat.verify.settings import VerifyOptions
 from hat.verify.split_model import Questions, SplitAnswers, ask_split_model
+from hat.verify.templates import template_check
 from submodels.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 
@@ -73,7 +75,8 @@ def verify(options: VerifyOptions, progress: Progress) -> list[Check]:
     gc.collect()
     split = _ask_split(options, questions, progress)
     ends = ends_check(unsplit.stop_ids, stop_ids, _named(tokenizer))
-    return [files, ends, *_compared(options, prompts, tokenizer, (unsplit, split))]
+    template = _check_template(options.model, device.path)
+    return [files, ends, template, *_compared(options, prompts, tokenizer, (unsplit, split))]
 
 
 def _check_files(bundle: Path) -> Check:
@@ -121,6 +124,14 @@ def _ask_split(options: VerifyOptions, questions: Questions, progress: Progress)
     progress.begin("split model", len(questions.prompts) + options.sampled.num_draws)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(ask_split_model(options, questions, progress.advance))
+
+
+def _check_template(model: Path, device: Path) -> Check:
+    template = load_chat_template(device)
+    try:
+        return template_check(model, template)
+    finally:
+        template.close()
 
 
 def _named(tokenizer: Tokenizer) -> Callable[[int], str]:
