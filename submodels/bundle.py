@@ -16,6 +16,7 @@ from submodels.fingerprint import fingerprint_of
 from submodels.manifest import Manifest, Role
 from submodels.manifest_file import MANIFEST_FILE, read_manifest
 from submodels.model_files import ModelFiles
+from submodels.rope_checks import check_rope
 from submodels.shape_checks import check_shape, check_split
 from submodels.tensor_file import TensorFile, TensorFileError
 from submodels.tensor_layout import Part, placements
@@ -113,6 +114,7 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
         check_split(
             manifest.shape.num_layers, manifest.num_input_layers, manifest.num_output_layers
         )
+        check_rope(manifest.shape.rope, manifest.rope_parameters, manifest.shape.head_dim)
         served = fingerprint_of(manifest.shape, manifest.rope_parameters, manifest.tensors)
         if manifest.fingerprint != served:
             raise ValueError(

@@ -29,6 +29,7 @@ MAX_CONTEXT_TOKENS = 1024
 
 _VOCAB_SIZE = 320
 _NUM_OUTER_LAYERS = 1
+_ROPE_THETA = 10000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,8 @@ def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
         for placement in placements(model_shape, _NUM_OUTER_LAYERS, _NUM_OUTER_LAYERS)
         if placement.part is Part.MIDDLE
     }
-    fingerprint = fingerprint_of(model_shape, {}, written)
+    rope: dict[str, float | str] = {"rope_type": "default", "rope_theta": _ROPE_THETA}
+    fingerprint = fingerprint_of(model_shape, rope, written)
     listed = BundleFile(num_bytes=weights.stat().st_size, sha256=sha256_of(weights))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -143,7 +145,7 @@ def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
         shape=model_shape,
         files={weights.name: listed},
         tensors=written,
-        rope_parameters={},
+        rope_parameters=rope,
         source_fingerprint=fingerprint,
     )
     (path / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
@@ -165,6 +167,6 @@ def _model_shape(shape: RandomShape) -> ModelShape:
         rms_norm_eps=1e-6,
         hidden_act="silu",
         max_context_tokens=MAX_CONTEXT_TOKENS,
-        rope=Rope(inv_freq=tuple((10000.0**-half).tolist())),
+        rope=Rope(inv_freq=tuple((_ROPE_THETA**-half).tolist())),
         sliding_windows=(None,) * num_layers,
     )

@@ -263,3 +263,17 @@ def test_an_engine_that_reads_whole_folders_is_given_none_with_other_files(bundl
     bundle = load_bundle(bundles, "cloud")
     with pytest.raises(ConfigError, match=r"more\.safetensors is not listed"):
         run_bundle_workers(bundle, CloudConfig(bundles, engine="vllm"))
+
+
+def test_rotary_numbers_fit_the_parameters_that_the_fingerprint_covers(bundles: Path) -> None:
+    folder = bundles / "cloud"
+    document = manifest_of(folder)
+    for change in (
+        {"inv_freq": [2.0, *document["shape"]["rope"]["inv_freq"][1:]]},
+        {"attention_scaling": 1.2},
+    ):
+        changed = json.loads(json.dumps(document))
+        changed["shape"]["rope"] |= change
+        (folder / "hat.json").write_text(json.dumps(changed))
+        with pytest.raises(BundleError, match="rope: "):
+            load_bundle(folder, "cloud")
