@@ -9,8 +9,8 @@ _FIRST_TOKENS = 16
 _CHANGE = 4
 """A budget grows and shrinks by this factor at most from one step to the next."""
 
-_QUICK_TOKENS = 4
-"""Steps of so few rows show what a step takes at the least."""
+_QUICK_TOKENS = 8
+"""Steps of so few rows show what a step takes at the least: a draft and little else."""
 
 _PAST_WEIGHT = 0.8
 """Weight of the past in the least step's time; one late step does not make an engine slow."""

@@ -27,7 +27,7 @@ class Engine:
     @property
     def limit_s(self) -> float:
         """Twice the least step, where that is beyond the target."""
-        return max(TARGET_S, 2 * self.seconds(4, 0))
+        return max(TARGET_S, 2 * self.seconds(8, 0))
 
 
 engines = st.builds(Engine, st.floats(0.0, 0.1), st.floats(1e-6, 0.02))

@@ -338,16 +338,20 @@ def test_steps_end_in_order_with_one_result_of_the_right_length_per_item() -> No
 
 
 def test_a_step_shrinks_to_the_target_time_and_a_verification_stays_whole() -> None:
-    cloud = Cloud(replace(CONFIG, target_step_s=0.001))
+    config = replace(CONFIG, step_budget_tokens=32, target_step_s=0.001)
+    cloud = Cloud(config)
     connection = cloud.connect()
-    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, opening(1, key=1, max_tokens=32))
     cloud.send(connection, states(1, 0, A))
+    cloud.send(connection, states(1, 12, A))
+    cloud.send(connection, opening(2, key=2, max_tokens=4))
     sizes = []
     while (step := cloud.core.next_step(cloud.now)) is not None:
         cloud.finish_step(step, seconds=0.001 * step.num_tokens)
         sizes.append(step.num_tokens)
-    assert sizes == [8, 2, 2]
-    cloud.send(connection, states(1, 12, A[: CONFIG.verify_tokens]))
+    # By a factor of 4 at the most, and not below what takes twice the least step.
+    assert sizes == [12, 4, 8]
+    cloud.send(connection, states(2, 0, A[: CONFIG.verify_tokens]))
     step = cloud.run_step()
     assert step is not None
     assert step.num_tokens == CONFIG.verify_tokens
