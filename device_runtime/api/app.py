@@ -83,6 +83,7 @@ def make_runner(service: Service) -> GuardedRunner:
     """
     max_connections = default_max_connections(open_files_limit())
     limits = Limits(max_connections, default_max_per_address(max_connections))
+    _log.info("room for %d connections, %d of one address", max_connections, limits.max_per_address)
     guard = Guard(limits, QuietLog(_log, time.monotonic), partial(_refuse, service.access))
     return GuardedRunner(
         make_app(service), guard, PatientHandler, handler_cancellation=True, shutdown_timeout=2.0
