@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import queue
 import select
 import subprocess
@@ -20,6 +21,10 @@ _START = (
     "from device_runtime.template_worker import main; "
     "main({cpu_s}, {memory_bytes}, {max_characters})"
 )
+
+# What Python itself needs to start; secrets among the user's variables are none of a template's
+# business.
+_KEPT_VARIABLES = ("PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class TemplateProcesses:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
         )
         weakref.finalize(self, _end, process)
         try:

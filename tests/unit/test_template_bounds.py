@@ -136,6 +136,20 @@ def test_a_process_that_was_killed_from_outside_is_replaced() -> None:
     template.close()
 
 
+def test_its_process_knows_nothing_of_the_users_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAT_SECRET", "hush")
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children")
+    environs = [
+        Path(f"/proc/{child}/environ").read_bytes()
+        for child in children.read_text().split()
+        if b"template_worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    assert environs
+    assert not any(b"hush" in environ for environ in environs)
+    template.close()
+
+
 def test_its_process_ends_with_its_parent_even_in_the_middle_of_a_loop() -> None:
     program = (
         "import os, sys, threading, time\n"
