@@ -19,7 +19,7 @@ from process.limits import Limits
 from process.listening import GuardedRunner
 from process.quiet_log import QuietLog
 
-LIMITS = Limits(64, 32, head_timeout_s=0.4, idle_timeout_s=0.4, unread_timeout_s=0.4)
+LIMITS = Limits(64, 32, head_timeout_s=1.0, idle_timeout_s=1.0, unread_timeout_s=0.5)
 EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
