@@ -8,6 +8,7 @@ from cloud_server.daemon import CloudDaemon
 from cloud_server.device_socket import DeviceSocket
 from cloud_server.metrics import Metrics
 from cloud_server.reception import Reception
+from process.paced import Paced
 from wire.handshake import LINK_PATH
 
 
@@ -41,6 +42,7 @@ def make_app(serving: Serving) -> web.Application:
 class _Face:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._page = Paced(self._render)
 
     async def link(self, request: web.Request) -> web.StreamResponse:
         """One device: frames to the daemon until the socket is gone."""
@@ -66,10 +68,13 @@ class _Face:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The Prometheus page."""
+        page = await self._page.page()
+        content_type = self._serving.metrics.content_type
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+    def _render(self) -> bytes:
         daemon = self._serving.daemon
-        metrics = self._serving.metrics
-        page = metrics.render(None if daemon is None else daemon.figures())
-        return web.Response(body=page, headers={"Content-Type": metrics.content_type})
+        return self._serving.metrics.render(None if daemon is None else daemon.figures())
 
     def _not_ready(self) -> str | None:
         daemon = self._serving.daemon

@@ -1,0 +1,55 @@
+"""A page that anybody may ask for costs a bounded share of the time and is never stale."""
+
+import asyncio
+import time
+
+import pytest
+
+from process.paced import Paced
+
+
+def test_all_who_wait_get_one_page_and_making_it_takes_a_share_of_the_time():
+    made: list[float] = []
+
+    def make() -> bytes:
+        begun_s = time.perf_counter()
+        while time.perf_counter() - begun_s < 0.01:
+            pass
+        made.append(time.perf_counter())
+        return str(len(made)).encode()
+
+    async def ask(paced: Paced, end_s: float) -> int:
+        num_pages = 0
+        while time.perf_counter() < end_s:
+            num_made = len(made)
+            # Made after it was asked for.
+            assert int(await paced.page()) > num_made
+            num_pages += 1
+        return num_pages
+
+    async def main() -> None:
+        paced = Paced(make)
+        assert await paced.page() == b"1"
+        counts = await asyncio.gather(*(ask(paced, time.perf_counter() + 1.0) for _ in range(20)))
+        assert sum(counts) > 5 * len(made)
+        assert len(made) * 0.01 < 0.25
+
+    asyncio.run(main())
+
+
+def test_a_page_that_fails_fails_for_those_who_asked_and_is_made_again():
+    results: list[bytes | None] = [None, b"page"]
+
+    def make() -> bytes:
+        result = results.pop(0)
+        if result is None:
+            raise ValueError("not now")
+        return result
+
+    async def main() -> None:
+        paced = Paced(make)
+        with pytest.raises(ValueError, match="not now"):
+            await paced.page()
+        assert await paced.page() == b"page"
+
+    asyncio.run(main())
