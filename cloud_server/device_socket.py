@@ -1,6 +1,7 @@
 """One device's WebSocket, from its upgrade to its end: little is taken from it before its Hello."""
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -89,7 +90,9 @@ class DeviceSocket:
         connection.on_write = heartbeat.wrote
         watching = self._loop.create_task(self._watch(connection, heartbeat))
         try:
-            await self._read(socket, turns)
+            # A pong may meet a socket that is gone; that is how devices leave.
+            with contextlib.suppress(ConnectionError):
+                await self._read(socket, turns)
         finally:
             watching.cancel()
             self._daemon.disconnect(number)

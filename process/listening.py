@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpVersion11, RawRequestMessage
 from yarl import URL
 
 from process.guard import Guard
 from process.handler import GuardedHandler
-from process.refusals import Refusal
+from process.refusals import HTTP_1, Refusal
 from process.tls_site import TlsListener, bind_all
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -119,6 +119,8 @@ class _GuardedServer(web.Server):
                     # aiohttp's own, from before an application's middlewares.
                     refusal = Refusal(417, "expectation_failed", "Expect: not met here")
             self._guard.say(protocol.visit, f"{refusal.status} {refusal.code}")
+            if request.version not in HTTP_1:
+                request._version = HttpVersion11
             response = self._guard.refuse(refusal)
             response.force_close()
             return response

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from process.limits import Limits
 
 _ORIGIN = re.compile(rb"^origin:[ \t]*([^\r\n]{1,512}?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _MAX_REASON_CHARACTERS = 100
+# aiohttp's parser lets some others pass, and would answer in them.
+HTTP_1 = (HttpVersion10, HttpVersion11)
 _OTHER_PROTOCOLS = {
     b"\x16\x03": "this port speaks plain HTTP, and a TLS greeting came: use http://",
     b"PRI * HTTP/2": "this port speaks HTTP/1.1, and a greeting of HTTP/2 came",
@@ -43,19 +46,35 @@ FULL = Refusal(503, "too_many_connections", "too many connections", {"Retry-Afte
 def check_head(request: web.BaseRequest, limits: Limits, takes_bodies: bool) -> Refusal | None:
     """What is wrong with a request, as far as its head says; nothing of its body is read."""
     origin = request.headers.get(hdrs.ORIGIN)
+    if request.version not in HTTP_1:
+        major, minor = request.version
+        message = f"this port speaks HTTP/1.1, and HTTP/{major}.{minor} was asked for"
+        return Refusal(400, "bad_request", message, origin=origin)
     size = sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
     if size > limits.max_head_bytes:
         return _fields_too_large(limits, origin)
     if len(request.raw_path.partition("?")[0]) > limits.max_path_bytes:
         message = f"the path is longer than {limits.max_path_bytes} bytes"
         return Refusal(414, "request_line_too_long", message, origin=origin)
-    for encoding in request.headers.getall(hdrs.CONTENT_ENCODING, ()):
-        if encoding.strip().lower() not in ("", "identity"):
-            message = "the body must not be compressed: leave Content-Encoding out"
-            headers = {str(hdrs.ACCEPT_ENCODING): "identity"}
-            return Refusal(415, "unsupported_content_encoding", message, headers, origin)
+    field = _compressing_field(request)
+    if field is not None:
+        message = f"the body must not be compressed: leave {field} out"
+        headers = {str(hdrs.ACCEPT_ENCODING): "identity"}
+        return Refusal(415, "unsupported_content_encoding", message, headers, origin)
     if not takes_bodies and request.can_read_body:
         return Refusal(413, "body_not_allowed", "nothing here takes a body", origin=origin)
+    return None
+
+
+def _compressing_field(request: web.BaseRequest) -> str | None:
+    """The header field that says that a body is not what it seems, chunks aside."""
+    for name, harmless in (
+        (hdrs.CONTENT_ENCODING, {"", "identity"}),
+        (hdrs.TRANSFER_ENCODING, {"", "identity", "chunked"}),
+    ):
+        given = ",".join(request.headers.getall(name, ())).split(",")
+        if any(encoding.strip().lower() not in harmless for encoding in given):
+            return str(name)
     return None
 
 

@@ -24,7 +24,15 @@ async def check_expectation(request: web.Request, handler: Handler) -> web.Strea
 
 
 def ask_for_body(request: web.Request) -> None:
-    """Tell a client that waits for it to go on."""
+    """Tell a client that waits for it to go on.
+
+    Raises:
+        HTTPRequestEntityTooLarge: its body would be longer than the server takes. A client that
+            does not wait is told later: it would not read the answer while it sends.
+    """
     waits = request.version >= HttpVersion11 and hdrs.EXPECT in request.headers
     if waits and request.transport is not None and not request.content.is_eof():
+        num_bytes = request.content_length or 0
+        if num_bytes > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, num_bytes)
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 from device_runtime.api.cors import answer_preflight, check_page, is_preflight
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.event_stream import IS_ANSWERED
-from device_runtime.api.not_found import EVERYTHING_ELSE
+from device_runtime.api.not_found import EVERYTHING_ELSE, nothing_here
 from device_runtime.api.request_id import name_request, request_id_of
 from device_runtime.api.service import SERVICE
 from device_runtime.logs import describe_error, with_fields
@@ -61,7 +61,7 @@ async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResp
 async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every failure with the one envelope."""
     try:
-        return await handler(request)
+        return await _found(request, handler)
     except web.HTTPException as error:
         return error_response(_of_http(error))
     except Exception as error:
@@ -102,6 +102,14 @@ def error_response(error: ApiError) -> web.Response:
         headers=error.headers,
         content_type="application/json",
     )
+
+
+async def _found(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The answer, also to what is no path and so not even `EVERYTHING_ELSE`: `OPTIONS *`."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return await nothing_here(request)
 
 
 def _of_http(error: web.HTTPException) -> ApiError:

@@ -89,7 +89,12 @@ def check_refused(fields: Mapping[str, msgspec.Raw], is_chat: bool) -> None:
 
 
 def _value(fields: Mapping[str, msgspec.Raw], name: str) -> Any:
-    return msgspec.json.decode(fields[name]) if name in fields else None
+    if name not in fields:
+        return None
+    try:
+        return msgspec.json.decode(fields[name])
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
 
 
 def _instead(neutral: tuple[Any, ...]) -> str:

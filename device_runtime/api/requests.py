@@ -185,6 +185,7 @@ def _described(problem: str, body: bytes) -> ApiError:
     """The validator's words, with the field first and what came last."""
     problem, _, path = problem.partition(" - at `")
     path = path.rstrip("`").removeprefix("key` in `").removeprefix("$").removeprefix(".")
+    path = path.removesuffix("[...]")
     if not path:
         if "missing required field" in problem:
             name = problem.split("`")[1]

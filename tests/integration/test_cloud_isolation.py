@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from tests.support.cloud_client import (
     welcomed,
 )
 from tests.support.fake_middle_engine import POISON, FakeMiddleEngine, deep_rows
+from tests.support.guarded import EVENT_LOOPS, run_on
 from wire.codec import encode
 from wire.errors import FaultCode
 from wire.messages import Close, Open, SessionId, Want
@@ -92,6 +94,25 @@ def test_a_broken_websocket_leaves_the_others_alone(config, bundle, engine):
                 await assert_serves(client, 1, seed=1)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("event_loop", EVENT_LOOPS)
+def test_a_device_that_leaves_amid_its_pings_is_no_error(
+    config, bundle, engine, event_loop, caplog
+):
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        async with serve_cloud(config, engine.load) as server:
+            async with welcomed(server.link_url, hello_for(bundle.manifest)) as client:
+                transport = client.socket._writer.transport
+                transport.write((b"\x89\x81" + bytes(4) + b"x") * 4000)
+                await asyncio.sleep(0.02)
+                transport.abort()
+            await until(lambda: "left" in caplog.text)
+
+    run_on(event_loop, main())
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_rows_that_are_not_finite_end_their_session_alone(config, bundle, engine):

@@ -52,6 +52,10 @@ def test_a_compressed_body_is_refused_and_never_unpacked(event_loop):
                 answer = await served.ask(_post(headers, packed))
                 assert _status(answer) == 415
                 assert b"Accept-Encoding: identity" in answer
+            for encoding in ("gzip, chunked", "x-gzip, identity, chunked"):
+                headers = f"Transfer-Encoding: {encoding}\r\n"
+                chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
+                assert _status(await served.ask(_post(headers, chunks))) == 415
             assert served.calls == []
             headers = "Content-Encoding: identity\r\nContent-Length: 2\r\nConnection: close\r\n"
             assert _status(await served.ask(_post(headers, b"{}"))) == 200

@@ -54,6 +54,16 @@ def test_an_address_that_is_not_served_is_named_with_those_that_are(method, path
     with_server(test)
 
 
+def test_the_server_as_a_whole_is_no_address():
+    async def test(client, _):
+        request = b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        return head_and_error(await exchange(client, request))
+
+    status, _, error = with_server(test)
+    assert (status, error["code"]) == (404, "not_found")
+    assert error["message"].startswith("OPTIONS * is not served here; what is: GET /v1/models")
+
+
 def test_a_wrong_method_says_which_are_right():
     async def test(client, _):
         for method, path, allowed in (
@@ -104,6 +114,14 @@ def test_a_client_that_waits_with_its_body_is_told_to_go_on():
     with_server(test)
 
 
+def test_a_body_that_is_too_large_is_not_asked_for():
+    async def test(client, _):
+        came = await exchange(client, WAITING + b"Content-Length: 9999999\r\n\r\n", until=b"}}")
+        assert came.startswith(b"HTTP/1.1 413 ")
+
+    with_server(test)
+
+
 def test_a_body_is_not_asked_for_before_the_key_was_seen():
     async def test(client, _):
         came = await exchange(client, WAITING + b"Content-Length: 9\r\n\r\n", until=b"}}")
@@ -133,13 +151,16 @@ NO_REQUESTS = {
     b"GET /health HTTP/1.1\r\nHost: a\r\n" + LOCAL_PAGE + b"X: \x01\r\n\r\n": 400,
     b"GET /health HTTP/1.1\r\n" + LOCAL_PAGE + b"\r\n": 400,
     b"GET /health HTTP/9.9\r\nHost: a\r\n\r\n": 400,
+    b"GET /health HTTP/2.0\r\nHost: a\r\n\r\n": 400,
+    b"GET /health\r\n\r\n": 400,
     b"GET /health HTTP/1.1\nHost: a\n\n": 400,
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n": 415,
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n": 400,
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n": 400,
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": 400,
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03": 400,
     b"\x00\x00\x00": 400,
-    b"CONNECT  \r\nHost: a\r\nConnection: close\r\n\r\n": 405,
+    b"CONNECT  \r\nHost: a\r\nConnection: close\r\n\r\n": 400,
     b"OPTIONS * HTTP/1.1\r\nHost: a\r\nExpect: foo\r\nConnection: close\r\n\r\n": 417,
 }  # fmt: skip
 

@@ -200,3 +200,19 @@ def test_what_says_that_nothing_changes_is_taken(kind, fields):
 )
 def test_what_would_change_the_answer_is_refused_beside_other_fields_too(fields, name):
     assert refusal(ChatRequest, **fields).param == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("best_of", b"1" * 5000),
+        ("suffix", b"1e400"),
+        ("logit_bias", b'{"5": 1e400}'),
+        ("logit_bias", b'{"5": ' + b"1" * 5000 + b"}"),
+    ],
+)
+def test_a_number_that_no_machine_holds_is_refused_by_the_fields_name(name, value):
+    with pytest.raises(ApiError) as caught:
+        decode_request(b'{"prompt": "hi", "%s": %s}' % (name.encode(), value), CompletionRequest)
+    assert (caught.value.status, caught.value.param) == (400, name)
+    assert caught.value.message.startswith(f"{name}: ")
