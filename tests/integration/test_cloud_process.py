@@ -43,8 +43,8 @@ def _start(**settings: object) -> subprocess.Popen[str]:
 
 
 def _complaint(**settings: object) -> str:
-    """The one line of a daemon that cannot start."""
-    process = _start(log_level="warning", **settings)
+    """The one line of a daemon that cannot start, beside what it warns of."""
+    process = _start(log_level="error", **settings)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     (line,) = err.splitlines()

@@ -31,7 +31,7 @@ from wire.messages import (
     Want,
     Welcome,
 )
-from wire.numbers import pack_rows, unpack_rows
+from wire.numbers import unpack_rows
 
 Rows = NDArray[np.float32]
 
@@ -139,7 +139,7 @@ async def assert_serves(client: CloudClient, number: int, seed: int) -> None:
 
 
 def states(number: int, position: int, rows: Rows, want: Want = Want.ALL) -> States:
-    """A States message of epoch 0."""
+    """A States message of epoch 0; a test may send numbers that no device would."""
     return States(
         session=SessionId(number),
         epoch=0,
@@ -148,7 +148,7 @@ def states(number: int, position: int, rows: Rows, want: Want = Want.ALL) -> Sta
         dtype=Dtype.FP32,
         codec=Codec.RAW,
         want=want,
-        payload=pack_rows(rows, Dtype.FP32),
+        payload=rows.astype("<f4").tobytes(),
     )
 
 
