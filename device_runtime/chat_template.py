@@ -21,6 +21,8 @@ from submodels.special_tokens import TOKENIZER_CONFIG_FILE, named_special_tokens
 _RESERVED_NAMES = ("messages", "add_generation_prompt", "tools", "documents")
 
 TEMPLATE_FILE = "chat_template.jinja"
+PROCESSOR_TEMPLATE_FILE = "chat_template.json"
+"""Where checkpoints with a processor for pictures have it; some of them have it there only."""
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +140,9 @@ class ChatTemplate:
 
 
 def load_chat_template(folder: Path) -> ChatTemplate:
-    """The template of a bundle: chat_template.jinja, else tokenizer_config.json's, else plain.
+    """The template of a bundle; a model whose files have none has the plain one.
+
+    chat_template.jinja has it, else tokenizer_config.json, else chat_template.json.
 
     Raises:
         BundleError: the files cannot be read, or the template does not compile or end.
@@ -159,11 +163,14 @@ def _template_source(files: ModelFiles) -> tuple[str, str | None]:
     source = files.text(TEMPLATE_FILE)
     if source is not None:
         return TEMPLATE_FILE, source
-    config = files.json(TOKENIZER_CONFIG_FILE)
-    try:
-        return TOKENIZER_CONFIG_FILE, _default_template(config.get("chat_template"))
-    except ChatTemplateError as error:
-        raise BundleError(f"{files.folder / TOKENIZER_CONFIG_FILE}: {error}") from error
+    for name in (TOKENIZER_CONFIG_FILE, PROCESSOR_TEMPLATE_FILE):
+        try:
+            source = _default_template(files.json(name).get("chat_template"))
+        except ChatTemplateError as error:
+            raise BundleError(f"{files.folder / name}: {error}") from error
+        if source is not None:
+            return name, source
+    return TOKENIZER_CONFIG_FILE, None
 
 
 def _default_template(value: object) -> str | None:

@@ -1,5 +1,6 @@
 """Whether conversations become the text that transformers makes of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def template_check(folder: Path, template: ChatTemplate) -> Check:
     What both refuse is the same. A model without a template has none here as well.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _template_of_processor(folder)
     if tokenizer.chat_template is None and template.is_plain:
         return Check("template", "ok", "the model has none: messages are lines")
     if tokenizer.chat_template is None or template.is_plain:
@@ -41,6 +44,15 @@ def template_check(folder: Path, template: ChatTemplate) -> Check:
         return Check("template", "FAILED", "conversations become other texts", tuple(different))
     line = f"{len(_CONVERSATIONS)} conversations become the text that transformers makes of them"
     return Check("template", "ok", line)
+
+
+def _template_of_processor(folder: Path) -> str | None:
+    """What a checkpoint's processor has; asked for by name, since it needs more packages."""
+    path = folder / "chat_template.json"
+    if not path.is_file():
+        return None
+    template: str | None = json.loads(path.read_text()).get("chat_template")
+    return template
 
 
 def _ours(template: ChatTemplate, conversation: Sequence[Mapping[str, Any]]) -> str | None:

@@ -113,3 +113,14 @@ def test_a_template_that_is_no_text_is_refused_by_its_type(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": 3}')
     with pytest.raises(BundleError, match="got int"):
         load_chat_template(tmp_path)
+
+
+def test_a_template_that_only_the_processor_has_is_used(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    (tmp_path / "chat_template.json").write_text(
+        '{"chat_template": "{{ bos_token }}[{{ messages[0].content }}]"}'
+    )
+    template = load_chat_template(tmp_path)
+    assert template.render([{"role": "user", "content": "hi"}]).text == "<s>[hi]"
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "the tokenizer\'s own"}')
+    assert load_chat_template(tmp_path).render([]).text == "the tokenizer's own"

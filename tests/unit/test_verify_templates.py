@@ -35,6 +35,14 @@ def test_what_the_checkpoints_files_say_is_rendered_alike(model: Path, source: s
     template.close()
 
 
+def test_a_processors_template_is_rendered_alike(model: Path) -> None:
+    (model / "chat_template.json").write_text(json.dumps({"chat_template": CHATML}))
+    template = load_chat_template(model)
+    check = template_check(model, template)
+    assert (check.verdict, "conversations" in check.line) == ("ok", True)
+    template.close()
+
+
 def test_names_of_the_older_file_are_rendered_alike(model: Path) -> None:
     (model / "chat_template.jinja").write_text(CHATML)
     config = json.loads((model / "tokenizer_config.json").read_text())
