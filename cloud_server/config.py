@@ -52,7 +52,7 @@ class CloudConfig:
     target_step_s: float = 0.25
     max_frame_tokens: int = 512
     session_ttl_s: float = 60.0
-    heartbeat_s: float = 20.0
+    heartbeat_s: float = 120.0
     queue_deadline_s: float = 30.0
     drain_timeout_s: float = 30.0
     tensor_parallel_size: int = 1

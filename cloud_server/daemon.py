@@ -64,7 +64,7 @@ class Patience:
 
     tick_s: float = 1.0
     stall_timeout_s: float = 30.0
-    silence_s: float = 20.0
+    silence_s: float = 120.0
 
 
 class CloudDaemon:

@@ -1,9 +1,12 @@
 """Whether a far end lives, by what comes from it and what it takes."""
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud_server.config import CloudConfig
 from process.pulse import LOOKS, Beat, Progress, Pulse
 
 SILENCE_S = 10.0
@@ -103,3 +106,18 @@ def test_a_machine_that_slept_asks_before_it_believes(is_asked):
     pulse.pinged(28)
     assert pulse.look(Progress(0, 28), 75.0 + TICK_S) is Beat.CALM
     assert pulse.look(Progress(2, 28), 75.0 + 2 * TICK_S) is Beat.CALM
+
+
+def test_a_cloud_bears_a_device_whose_program_does_not_read_for_a_minute_and_a_half():
+    defaults = {field.name: field.default for field in fields(CloudConfig)}
+    silence_s = defaults["heartbeat_s"]
+    pulse = Pulse(silence_s, 0.0)
+    now, num_written = 0.0, 0
+    while now < 90:
+        now += silence_s / LOOKS
+        match pulse.look(Progress(0, num_written), now):
+            case Beat.PING:
+                num_written += 14
+                pulse.pinged(num_written)
+            case beat:
+                assert beat is Beat.CALM
