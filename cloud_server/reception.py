@@ -1,6 +1,7 @@
 """What a cloud's port lets in, from its settings: bounds, believed proxies, and two logs."""
 
 import asyncio
+import hmac
 import logging
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from process.guard import Guard
 from process.limits import Limits, default_max_connections, default_max_per_address
 from process.open_files import open_files_limit
 from process.quiet_log import QuietLog
+from wire.codec import decode
+from wire.errors import RemoteProtocolError
+from wire.messages import Hello
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +35,17 @@ class Reception:
     wrong_secrets: WrongSecrets
     shares: Shares
     hello_timeout_s: float
+    secret: bytes
+
+    def knows(self, frame: bytes | str) -> bool:
+        """Whether a first frame shows the secret; such a device waits for nobody's wrong ones."""
+        if isinstance(frame, str):
+            return False
+        try:
+            message = decode(frame)
+        except RemoteProtocolError:
+            return False
+        return isinstance(message, Hello) and hmac.compare_digest(message.credential, self.secret)
 
 
 def make_reception(config: CloudConfig) -> Reception:
@@ -47,7 +62,8 @@ def make_reception(config: CloudConfig) -> Reception:
     # Half of what an address may have of the rest: the engine needs the interpreter as well.
     share = 1.0 if config.identity_share >= 1 else config.identity_share / 2
     shares = Shares(share, loop.time)
-    return Reception(guard, visits, WrongSecrets(), shares, limits.head_timeout_s)
+    secret = (config.secret or "").encode()
+    return Reception(guard, visits, WrongSecrets(), shares, limits.head_timeout_s, secret)
 
 
 def socket_limits(config: CloudConfig) -> Limits:

@@ -1,4 +1,4 @@
-"""What a wrong secret costs: the address that showed it waits, longer with each."""
+"""What a wrong secret costs: the next wrong one of its address waits, longer with each."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,7 @@ from cloud_server.actions import Identity
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
-"""Well within the time for a Hello, since a good device behind the same address waits as well."""
+"""Well within the time for a Hello, so that the answer says what is wrong."""
 
 _FORGET_S = 60.0
 _MAX_ADDRESSES = 4096
@@ -35,7 +35,7 @@ class WrongSecrets:
             self._failures.popitem(last=False)
 
     def delay_s(self, address: Identity, now: float) -> float:
-        """How long the next Hello from there waits before it is looked at."""
+        """How long the next wrong Hello from there waits for its answer."""
         num_failures = self._num_failures(address, now)
         if num_failures == 0:
             return 0.0
