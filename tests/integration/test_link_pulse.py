@@ -16,10 +16,14 @@ from tests.support.thin_link import ThinLink, thin_link
 from wire.messages import Dtype, Want
 from wire.numbers import pack_rows
 
-SILENCE_S = 1.0
+SILENCE_S = 2.0
+"""Well above what a busy machine holds a process up for."""
+
 NUM_ROWS = 4096
 CHUNK_BYTES = NUM_ROWS * 16
-THIN_BYTES_PER_S = CHUNK_BYTES / (2.5 * SILENCE_S)
+THIN_BYTES_PER_S = CHUNK_BYTES / (1.25 * SILENCE_S)
+"""The relay holds some 15 KB that it has acknowledged: 0.6 s, in which no ping is answered."""
+
 NO_BYTES_PER_S = 0.001
 
 pytestmark = pytest.mark.skipif(
@@ -61,7 +65,7 @@ def test_a_chunk_that_takes_longer_than_the_silence_that_is_borne_loses_no_link(
             await send(session, index * NUM_ROWS)
         for _ in range(2):
             await session.reply()
-        assert time.monotonic() - started_s > 3 * SILENCE_S
+        assert time.monotonic() - started_s > 2 * SILENCE_S
         assert link.totals.num_connections == 1
 
     over(talk, THIN_BYTES_PER_S)
@@ -78,7 +82,7 @@ def test_a_hole_on_the_way_up_is_noticed_in_time_whatever_waits_before_it(is_bus
         started_s = time.monotonic()
         await until(lambda: not link.status.is_connected)
         assert time.monotonic() - started_s < 4 * SILENCE_S, "more than once, on a busy machine"
-        assert "nothing came from it for 1 s" in (link.status.reason or "")
+        assert f"nothing came from it for {SILENCE_S:g} s" in (link.status.reason or "")
         with pytest.raises(LinkLostError):
             await session.reply()
 
