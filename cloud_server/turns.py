@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 
 from cloud_server.actions import Identity
 
-MAX_FRAMES = 32
-"""Dealt with in one go; some 2 ms of one-row frames."""
+MAX_FRAMES = 8
+"""Dealt with in one go; about half a millisecond of one-row frames, as long as a short step."""
 
-MAX_S = 0.002
+MAX_S = 0.0005
 PING_S = 0.0001
 """About what a ping and its pong cost."""
 
-BURST_S = 0.05
-"""What a device may use at once, after it used little: some hundred verifications."""
+BURST_S = 0.01
+"""What a device may use at once, after it used little: some twenty verifications."""
 
 MOST_DEBT_S = 0.25
 """What the links of one address may owe together; at a quarter, a pause of a second."""
