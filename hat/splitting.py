@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hat.default_model import adapter_folders, heads_folders
+from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 
@@ -42,7 +43,7 @@ def model_folder(model: str) -> Path:
     Raises:
         CommandError: no such folder, and no such model that can be had.
     """
-    with extras_explained():
+    with extras_explained(), NothingBegun():
         from submodels.errors import SplitError
         from submodels.hub import resolve_model
     try:
@@ -62,7 +63,7 @@ def split_model(
     Raises:
         CommandError: the model, the checkpoint, the layer counts or the target are refused.
     """
-    with extras_explained():
+    with extras_explained(), NothingBegun():
         from submodels.checkpoint import CONFIG_FILE, read_json
         from submodels.errors import SplitError
         from submodels.hub import model_name

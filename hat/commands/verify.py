@@ -8,6 +8,7 @@ import click
 
 from hat.bundle_cache import is_bundle_pair, prepared_bundle
 from hat.default_model import default_model
+from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 from hat.programs import device_program
@@ -87,7 +88,7 @@ def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
     options = _options(name, bundle, parameters)
     from hat.verify.report import passed, render
 
-    with extras_explained():
+    with extras_explained(), NothingBegun():
         from hat.verify.run import verify as run_checks
     with extras_explained(), _ProgressBar() as progress:
         checks = run_checks(options, progress)
