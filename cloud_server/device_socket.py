@@ -11,7 +11,7 @@ from cloud_server.actions import ConnectionId, Identity
 from cloud_server.connection import Connection
 from cloud_server.daemon import CloudDaemon
 from cloud_server.reception import Reception
-from cloud_server.turns import PING_S, Turns
+from cloud_server.turns import PING_S, Turns, cost_s
 from process.handler import GuardedHandler
 from process.heartbeat import Heartbeat
 from process.listening import handler_of
@@ -129,7 +129,7 @@ class DeviceSocket:
                     await self._wait_for_wrong_secrets()
             begun_s = clock()
             self._daemon.receive(self._number, message.data)
-            await turns.take(clock() - begun_s)
+            await turns.take(cost_s(message.data, clock() - begun_s))
 
     async def _watch(self, connection: Connection, heartbeat: Heartbeat) -> None:
         """End the connection of a device that fell silent."""

@@ -10,19 +10,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloud_server.actions import Identity
+from wire.codec import MessageType
 
 MAX_FRAMES = 8
 """Dealt with in one go; about half a millisecond of one-row frames, as long as a short step."""
 
 MAX_S = 0.0005
+_COSTLY = (bytes([MessageType.OPEN]), bytes([MessageType.CLOSE]))
+
 PING_S = 0.0001
 """About what a ping and its pong cost."""
+
+_AFTERMATH = 2.0
+"""A session that opens or ends costs the engine's thread later what it costs the loop now."""
 
 BURST_S = 0.01
 """What a device may use at once, after it used little: some twenty verifications."""
 
 MOST_DEBT_S = 0.25
 """What the links of one address may owe together; at a quarter, a pause of a second."""
+
+
+def cost_s(frame: bytes | str, seconds: float) -> float:
+    """What a frame costs everybody that took the loop so long."""
+    is_costly = frame[:1] in _COSTLY
+    return _AFTERMATH * seconds if is_costly else seconds
 
 
 class Allowance:

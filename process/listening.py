@@ -10,8 +10,8 @@ from yarl import URL
 
 from process.guard import Guard
 from process.handler import GuardedHandler
+from process.listener import Listener, bind_all
 from process.refusals import HTTP_1, Refusal
-from process.tls_site import TlsListener, bind_all
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -52,20 +52,22 @@ class GuardedRunner(web.AppRunner):
         Raises:
             OSError: it cannot be used.
         """
-        if tls is None:
-            await web.TCPSite(self, host, port).start()
-        else:
-            await _TlsSite(self, self._guard, host, port, tls).start()
+        await _Site(self, self._guard, host, port, tls).start()
 
     async def _make_server(self) -> web.Server:
         return _GuardedServer(await super()._make_server(), self._guard, self._handler)
 
 
-class _TlsSite(web.BaseSite):
+class _Site(web.BaseSite):
     __slots__ = ("_context", "_guard", "_host", "_port")
 
     def __init__(
-        self, runner: GuardedRunner, guard: Guard, host: str, port: int, context: ssl.SSLContext
+        self,
+        runner: GuardedRunner,
+        guard: Guard,
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None,
     ) -> None:
         super().__init__(runner)
         self._guard = guard
@@ -76,7 +78,8 @@ class _TlsSite(web.BaseSite):
     @property
     def name(self) -> str:
         """Where it listens."""
-        return f"https://{self._host}:{self._port}"
+        scheme = "http" if self._context is None else "https"
+        return f"{scheme}://{self._host}:{self._port}"
 
     async def start(self) -> None:
         """Listen on every address of the host."""
@@ -85,7 +88,7 @@ class _TlsSite(web.BaseSite):
         assert isinstance(server, _GuardedServer)
         sockets = bind_all(self._host, self._port)
         # All that aiohttp asks of a site's server is its sockets, and to close.
-        listener: Any = TlsListener(sockets, self._guard, self._context, server)
+        listener: Any = Listener(sockets, self._guard, self._context, server)
         self._server = listener
 
 

@@ -276,3 +276,30 @@ def test_connections_that_are_reset_leave_nothing_behind(event_loop, caplog):
     with caplog.at_level(logging.DEBUG):
         run_on(event_loop, main())
     assert "Traceback" not in caplog.text
+
+
+def test_many_connections_at_once_leave_the_loop_to_others_between_each_two(event_loop):
+    num_connections = 60
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with guarded() as served:
+            num_turns, longest = 0, 0
+            num_inside = len(served.guard.door)
+            made = [socket.socket() for _ in range(num_connections)]
+            for each in made:
+                each.setblocking(False)
+                each.connect_ex(("127.0.0.1", served.port))
+            end_s = loop.time() + 10
+            while num_inside < LIMITS.max_per_address and loop.time() < end_s:
+                await asyncio.sleep(0)
+                longest = max(longest, len(served.guard.door) - num_inside)
+                num_inside = len(served.guard.door)
+                num_turns += 1
+            assert num_inside == LIMITS.max_per_address
+            assert longest == 1
+            assert num_turns > LIMITS.max_per_address
+            for each in made:
+                each.close()
+
+    run_on(event_loop, main())

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from cloud_server.actions import Identity
-from cloud_server.turns import BURST_S, MAX_S, Shares, Turns
+from cloud_server.turns import BURST_S, MAX_S, Shares, Turns, cost_s
+from wire.codec import encode
+from wire.messages import Close, Codec, Dtype, Open, States, Want
 
 HERE, THERE = Identity("here"), Identity("there")
 
@@ -92,6 +94,14 @@ def test_frames_that_are_there_let_others_in():
         turns.end()
 
     asyncio.run(main())
+
+
+def test_opening_and_closing_count_for_what_they_cost_later():
+    rows = States(1, 0, 0, 1, Dtype.FP32, Codec.RAW, Want.ALL, bytes(4))
+    assert cost_s(encode(rows), 0.001) == 0.001
+    assert cost_s("text", 0.001) == 0.001
+    for message in (Open(1, bytes(16), 10), Close(1)):
+        assert cost_s(encode(message), 0.001) > 0.0015
 
 
 def test_links_that_ended_leave_nothing_behind():

