@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters.rounds import Trial, exact_acceptance, walk_rounds
+from adapters.data.rounds import Trial, exact_acceptance, walk_rounds
 from adapters.storage import DraftCost
 from adapters.threshold import tokens_per_trip
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adapters.data.states import Batch, StateFile
+from adapters.data.whole_model import WholeModel
 from adapters.networks import AdapterNetwork
-from adapters.states import Batch, StateFile
-from adapters.whole_model import WholeModel
-from submodels.layers import LayerCache, run_layers
+from submodels.bundle.layers import LayerCache, run_layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from adapters.storage import (
     StoredAdapter,
     load_adapter,
 )
-from submodels.bundle import load_bundle
-from submodels.bundle_files import replace_files
-from submodels.onnx_files import WEIGHTS_FORMATS, Graph, graph_file
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.files import replace_files
+from submodels.onnx.files import WEIGHTS_FORMATS, Graph, graph_file
 
 
 def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
@@ -55,9 +55,9 @@ def write_adapter_onnx(
     Returns:
         The names of the files written.
     """
-    from submodels.onnx_builder import GraphBuilder
-    from submodels.onnx_graphs import weights_format
-    from submodels.onnx_layers import add_decoder_stack
+    from submodels.onnx.builder import GraphBuilder
+    from submodels.onnx.graphs import weights_format
+    from submodels.onnx.layers import add_decoder_stack
 
     card, tensors = stored.card, stored.tensors()
     written: list[str] = []

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.whole_files import write_float32, write_json
-from submodels.bundle import load_bundle
-from submodels.bundle_files import replace_files
-from submodels.file_hashes import sha256_of
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.files import replace_files
 from submodels.manifest import BundleFile, Manifest
-from submodels.tensor_file import TensorFile, TensorFileError
+from submodels.tensors.file_hashes import sha256_of
+from submodels.tensors.tensor_file import TensorFile, TensorFileError
 from wire.trees import MAX_TREE_ROWS
 
 HEADS_CARD_FILE = "medusa.json"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.storage import CLOSING_NORM, Kind, StoredAdapter, tensor_shapes
-from submodels.layers import (
+from submodels.bundle.layers import (
     ACTIVATIONS,
     DecoderLayer,
     LayerCache,
@@ -25,7 +25,7 @@ from submodels.layers import (
     visible_keys,
 )
 from submodels.manifest import ModelShape
-from submodels.tensor_layout import layer_name
+from submodels.tensors.tensor_layout import layer_name
 
 _LAYER_PREFIX = layer_name(0, "")
 # On a CPU, rows in blocks against the keys they can see take 0.57 of the time that torch takes for

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from adapters.comparison import Lookup
-from adapters.corpus import Windows
+from adapters.data.corpus import Windows
 from adapters.distill import Recipe
 from adapters.storage import DraftCost, Kind
 

@@ -9,10 +9,10 @@ import msgspec
 from numpy.typing import NDArray
 
 from adapters.whole_files import write_float32, write_json
-from submodels.file_hashes import sha256_of
 from submodels.manifest import BundleFile, Manifest, ModelShape
-from submodels.tensor_file import TensorFile, TensorFileError
-from submodels.tensor_layout import layer_name, layer_tensor_shapes
+from submodels.tensors.file_hashes import sha256_of
+from submodels.tensors.tensor_file import TensorFile, TensorFileError
+from submodels.tensors.tensor_layout import layer_name, layer_tensor_shapes
 
 CARD_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"

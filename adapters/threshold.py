@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.rounds import RoundFigures, Trial, walk_rounds
+from adapters.data.rounds import RoundFigures, Trial, walk_rounds
 from adapters.storage import DraftCost
 
 # Fine where weak drafters live (measured best: 0.2 to 0.4), up to the paper's 0.6 and beyond.

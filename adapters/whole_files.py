@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from submodels.manifest import BundleFile
-from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
+from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
 
 
 def write_float32(path: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.model_shapes import SHAPES, ModelShape
 from bench.workloads.data_files import GPT2_TOKENIZER
-from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
+from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
 
 MARK, SEED_KEY = "hat_random_weights", "hat_random_seed"
 """What config.json says of such a model."""

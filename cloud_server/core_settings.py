@@ -1,10 +1,10 @@
 """The core's settings, from what the operator said, the bundle holds and the engine offers."""
 
 from cloud_server.config import CloudConfig
-from cloud_server.core_config import CoreConfig
-from cloud_server.engine import MiddleEngine
+from cloud_server.core.config import CoreConfig
+from cloud_server.daemon.step_finisher import steps_in_flight
+from cloud_server.engines.engine import MiddleEngine
 from cloud_server.number_format import FORMATS, wire_format
-from cloud_server.step_finisher import steps_in_flight
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype

@@ -6,7 +6,7 @@ from pathlib import Path
 from cloud_server.config import CloudConfig
 from process.certificates import CertificateError, validities
 from process.exposure import Notice, certificate_notices, is_loopback, secret_notices
-from process.limits import Limits
+from process.listening.limits import Limits
 from wire.limits import MAX_CREDENTIAL_BYTES
 
 

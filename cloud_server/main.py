@@ -55,7 +55,7 @@ def run(config: CloudConfig) -> int:
 
 
 def _follow(config: CloudConfig) -> int:
-    from cloud_server.vllm_engine.follower import follow
+    from cloud_server.engines.vllm.follower import follow
 
     try:
         follow(config)

@@ -1,6 +1,6 @@
 """Which number format the middle layers compute in, and which one rows cross the link in.
 
-Decides, and measures nothing: the times come from `cloud_server.torch_probe`.
+Decides, and measures nothing: the times come from `cloud_server.engines.torch.probe`.
 """
 
 from collections.abc import Mapping

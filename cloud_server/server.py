@@ -6,22 +6,22 @@ import os
 import time
 from collections.abc import AsyncIterator
 
-from cloud_server.app import make_app
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
-from cloud_server.daemon import CloudDaemon, EngineRhythm, Patience
+from cloud_server.daemon.app import make_app
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
+from cloud_server.daemon.engine_thread import EngineThread
+from cloud_server.daemon.metrics import Metrics
+from cloud_server.daemon.reception import make_reception
+from cloud_server.daemon.step_finisher import steps_in_flight
+from cloud_server.daemon.tls import server_tls
 from cloud_server.engine_settings import check_torch_settings
-from cloud_server.engine_thread import EngineThread
+from cloud_server.engines.loading import EngineLoader, LoadedEngine
+from cloud_server.engines.sizing import gib
 from cloud_server.errors import ConfigError
-from cloud_server.kv_sizing import gib
-from cloud_server.loaded_engine import EngineLoader, LoadedEngine
-from cloud_server.metrics import Metrics
 from cloud_server.number_format import NAMES
-from cloud_server.reception import make_reception
-from cloud_server.step_finisher import steps_in_flight
-from cloud_server.tls import server_tls
-from process.listening import GuardedRunner
-from submodels.bundle import Bundle, load_bundle
+from process.listening.runner import GuardedRunner
+from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 from wire.handshake import LINK_PATH
 
@@ -165,12 +165,12 @@ def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
         ConfigError: what it needs is not installed, or it refuses.
     """
     if config.engine == "vllm":
-        from cloud_server.vllm_engine.bundle import load_vllm_engine
+        from cloud_server.engines.vllm.bundle import load_vllm_engine
 
         return load_vllm_engine(bundle, config)
     check_torch_settings(config)
     try:
-        from cloud_server.torch_bundle import load_torch_engine
+        from cloud_server.engines.torch.bundle import load_torch_engine
     except ImportError as error:
         raise ConfigError(
             f"the engine needs torch ({error}): pip install 'hat-serving[cloud]'"

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from device_runtime.bundle_adapter import drafter_reason
 from device_runtime.config import DeviceConfig
+from device_runtime.engines.bundle_adapter import drafter_reason
 from device_runtime.exposure import exposure_of
 from device_runtime.logs import configure_logs
 from device_runtime.server import DeviceServer, StartError, serve_device

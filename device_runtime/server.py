@@ -19,24 +19,24 @@ from adapters.medusa_heads import (
 )
 from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
+from device_runtime.api.manners.origins import is_host_pattern
 from device_runtime.api.metrics import Metrics
-from device_runtime.api.origins import is_host_pattern
-from device_runtime.api.sampling_defaults import FILE, SamplingDefaults, sampling_defaults
+from device_runtime.api.request.sampling_defaults import FILE, SamplingDefaults, sampling_defaults
 from device_runtime.api.service import AccessRules, ModelCard, Service
-from device_runtime.chat_template import load_chat_template
 from device_runtime.config import DeviceConfig
-from device_runtime.engines import EngineLoadError, load_engine
-from device_runtime.link import Link
-from device_runtime.link_config import (
+from device_runtime.engines.loading import EngineLoadError, load_engine
+from device_runtime.link.config import (
     LinkConfig,
     LinkConfigError,
     ModelIdentity,
     Patience,
     link_proxy,
 )
-from device_runtime.runtime import Runtime
-from device_runtime.tokenizer import load_tokenizer
-from submodels.bundle import MANIFEST_FILE, Bundle, load_bundle
+from device_runtime.link.link import Link
+from device_runtime.runtime.runtime import Runtime
+from device_runtime.text.chat_template import load_chat_template
+from device_runtime.text.tokenizer import load_tokenizer
+from submodels.bundle.bundle import MANIFEST_FILE, Bundle, load_bundle
 from submodels.errors import BundleError
 
 _BACKLOG = 128

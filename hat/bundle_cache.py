@@ -10,7 +10,7 @@ import click
 from hat.default_model import adapter_folders, heads_folders
 from hat.errors import CommandError
 from hat.splitting import SplitRequest, split_model
-from submodels.cache_folder import cache_folder
+from submodels.bundle.cache_folder import cache_folder
 
 
 def is_bundle_pair(folder: Path) -> bool:
@@ -20,7 +20,7 @@ def is_bundle_pair(folder: Path) -> bool:
 
 def is_sound(folder: Path) -> bool:
     """Whether both bundles of a folder are there and pass their checks."""
-    from submodels.bundle import load_bundle
+    from submodels.bundle.bundle import load_bundle
     from submodels.errors import BundleError
 
     try:

@@ -10,7 +10,7 @@ from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 
 if TYPE_CHECKING:
-    from submodels.copying import Progress
+    from submodels.checkpoint.copying import Progress
     from submodels.manifest import Manifest
     from submodels.split import OnnxWeights, SplitResult
 
@@ -44,8 +44,8 @@ def model_folder(model: str) -> Path:
         CommandError: no such folder, and no such model that can be had.
     """
     with extras_explained(), NothingBegun():
+        from submodels.checkpoint.hub import resolve_model
         from submodels.errors import SplitError
-        from submodels.hub import resolve_model
     try:
         return resolve_model(model)
     except SplitError as error:
@@ -64,9 +64,9 @@ def split_model(
         CommandError: the model, the checkpoint, the layer counts or the target are refused.
     """
     with extras_explained(), NothingBegun():
-        from submodels.checkpoint import CONFIG_FILE, read_json
+        from submodels.checkpoint.checkpoint import CONFIG_FILE, read_json
+        from submodels.checkpoint.hub import model_name
         from submodels.errors import SplitError
-        from submodels.hub import model_name
         from submodels.split import SplitOptions, split_checkpoint
     try:
         num_input_layers = request.num_input_layers
@@ -94,7 +94,7 @@ def _with_adapter(result: "SplitResult", model: Path) -> "Manifest":
     """The device bundle's manifest, once it has the first adapter that is made for it."""
     from adapters.install import install_adapter
     from adapters.storage import AdapterError
-    from submodels.bundle import load_bundle
+    from submodels.bundle.bundle import load_bundle
 
     device = result.out / "device"
     for adapter in adapter_folders(model):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adapters.comparison import Comparison, Standing
     from adapters.storage import AdapterCard
-    from adapters.train import TrainedAdapter
+    from adapters.training.train import TrainedAdapter
 
 _ENDINGS: Mapping[str, str] = MappingProxyType(
     {

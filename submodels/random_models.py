@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from submodels.families import FAMILIES
 from submodels.manifest import DtypeName
+from submodels.plan.families import FAMILIES
 
 NUM_BYTE_TOKENS = 256
 BOS_TOKEN, EOS_TOKEN = "<s>", "</s>"

@@ -8,21 +8,21 @@ from typing import Any, Literal
 
 import msgspec
 
-from submodels.bundle import MANIFEST_FILE
-from submodels.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, read_json
-from submodels.cloud_config import cloud_config
-from submodels.copying import Copied, Progress, copy_tensors
+from submodels.bundle.bundle import MANIFEST_FILE
+from submodels.bundle.cloud_config import cloud_config
+from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, read_json
+from submodels.checkpoint.copying import Copied, Progress, copy_tensors
+from submodels.checkpoint.hub import model_name, resolve_model
+from submodels.checkpoint.staging import staged_folder
+from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
 from submodels.errors import CheckpointError, SplitError
-from submodels.file_hashes import sha256_of
-from submodels.hub import model_name, resolve_model
 from submodels.manifest import FORMAT_VERSION, BundleFile, DtypeName, Manifest, Role
-from submodels.number_format import SAFETENSORS_NAMES, main_dtype
-from submodels.plan import SourceModel, read_model
-from submodels.shape_checks import check_split
-from submodels.staging import staged_folder
-from submodels.tensor_file import NUMPY_DTYPES
-from submodels.tensor_layout import EMBEDDING, LM_HEAD, Part, Placement, placements
-from submodels.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
+from submodels.plan.plan import SourceModel, read_model
+from submodels.plan.shape_checks import check_split
+from submodels.tensors.file_hashes import sha256_of
+from submodels.tensors.number_format import SAFETENSORS_NAMES, main_dtype
+from submodels.tensors.tensor_file import NUMPY_DTYPES
+from submodels.tensors.tensor_layout import EMBEDDING, LM_HEAD, Part, Placement, placements
 
 OnnxWeights = Literal["float32", "int8", "int4"]
 
@@ -208,7 +208,7 @@ def _manifest(
 def _write_onnx(source: _Source, options: SplitOptions, device: Path) -> None:
     if not options.onnx_weights:
         return
-    from submodels.onnx_graphs import write_onnx
+    from submodels.onnx.graphs import write_onnx
 
     write_onnx(
         device,

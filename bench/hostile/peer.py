@@ -11,7 +11,7 @@ from typing import TypeVar
 import aiohttp
 import numpy as np
 
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from submodels.manifest import Manifest
 from wire.codec import decode, encode
 from wire.handshake import LINK_PATH

@@ -13,7 +13,7 @@ from bench.models import has_real_weights
 from bench.records import ModelRecord, WorkloadRecord
 from bench.workloads.arrivals import CLOSED, arrivals
 from bench.workloads.prompts import load_prompts
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 
 MOST_WHOLE_MODELS = 8
 """Devices that run the whole model in one run: each is a torch of its own, 260 MB when idle."""

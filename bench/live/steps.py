@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 _STEP = re.compile(r"step of (\d+) rows of \d+ sequences took ([\d.]+) s")
-"""`cloud_server.daemon.STEP_LINE`, once it is filled in."""
+"""`cloud_server.daemon.daemon.STEP_LINE`, once it is filled in."""
 
 
 class _LogLine(msgspec.Struct):

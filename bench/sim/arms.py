@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.arms import Where, find_arm
-from cloud_server.core_config import CoreConfig
+from cloud_server.core.config import CoreConfig
 from device_runtime.config import DeviceConfig
 
 Drafts = Literal["adapter", "medusa", "none"]

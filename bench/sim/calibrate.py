@@ -16,7 +16,7 @@ import numpy as np
 from bench.records import Cell, LinkRecord, RequestRecord
 from bench.sim.times import DeviceTimes, Overheads
 from chunking.cost import LinearTime
-from cloud_server.actions import Step
+from cloud_server.core.actions import Step
 
 _PLAIN_ARMS = ("u-shape", "u-sarathi", "hat-no-speculation")
 

@@ -14,7 +14,7 @@ from bench.sim.frames import frame_bytes, websocket_bytes
 from bench.sim.kernel import Kernel
 from bench.sim.link import Channel
 from bench.sim.times import NO_OVERHEADS, Overheads, StepTime
-from cloud_server.actions import (
+from cloud_server.core.actions import (
     Action,
     CloseConnection,
     ConnectionId,
@@ -23,7 +23,7 @@ from cloud_server.actions import (
     Step,
     StepOutcome,
 )
-from cloud_server.core import CloudCore, CoreConfig
+from cloud_server.core.core import CloudCore, CoreConfig
 from wire.messages import Dtype, Message
 
 ROW_HIDDEN_SIZE = 1

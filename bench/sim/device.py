@@ -13,11 +13,11 @@ from bench.sim.device_link import DeviceLink, SimStream
 from bench.sim.kernel import Kernel, Process, Turnstile
 from bench.sim.times import Overheads
 from device_runtime.config import DeviceConfig
-from device_runtime.engine import SequenceId
-from device_runtime.generation import CloudUnavailableError
-from device_runtime.link_session import SessionRefusedError
-from device_runtime.prefix_cache import Kept, Match, PrefixCache, PrefixCacheLimits
-from device_runtime.refusals import heals_by_replay, retry_delay_s
+from device_runtime.engines.engine import SequenceId
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.refusals import heals_by_replay, retry_delay_s
+from device_runtime.link.session import SessionRefusedError
+from device_runtime.session.prefix_cache import Kept, Match, PrefixCache, PrefixCacheLimits
 from wire.errors import FaultCode
 
 _KEEP_SHARE = 0.8

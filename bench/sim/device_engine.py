@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from bench.sim.acceptance import Guesses
 from bench.sim.times import DeviceTimes
-from device_runtime.engine import DraftLimits, DraftRequest, SequenceId
-from device_runtime.sampling import Sampler
+from device_runtime.engines.engine import DraftLimits, DraftRequest, SequenceId
+from device_runtime.sampling.sampler import Sampler
 
 
 @dataclass(slots=True)

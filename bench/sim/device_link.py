@@ -20,16 +20,16 @@ from bench.sim.frames import frame_bytes, websocket_bytes
 from bench.sim.kernel import Kernel, Process, Signal
 from bench.sim.link import Channel
 from chunking.state_monitor import StateMonitor
-from cloud_server.actions import ConnectionId
-from device_runtime.generation import CloudUnavailableError
-from device_runtime.link import LinkLimits
-from device_runtime.link_meter import LinkMeter
-from device_runtime.link_session import (
+from cloud_server.core.actions import ConnectionId
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.link import LinkLimits
+from device_runtime.link.meter import LinkMeter
+from device_runtime.link.outbox import Outbox, RowsFrame, max_prefill_rows
+from device_runtime.link.session import (
     MAX_QUEUED_FRAMES,
     MAX_UNANSWERED_FRAMES,
     SessionRefusedError,
 )
-from device_runtime.outbox import Outbox, RowsFrame, max_prefill_rows
 from wire.connection import DeviceConnection
 from wire.messages import (
     NO_SESSION,

@@ -1,6 +1,6 @@
 """One generation under virtual time: performs a production session's actions as `Driver` does.
 
-The methods are those of `device_runtime.driver`, with waits in the place of awaits; what is
+The methods are those of `device_runtime.runtime.driver`, with waits in the place of awaits; what is
 measured, and when, is the same.
 """
 
@@ -14,8 +14,13 @@ from bench.sim.device_engine import SimEngine
 from bench.sim.device_link import Rows, SimStream
 from bench.sim.kernel import Process
 from bench.sim.timeline import Timeline
-from device_runtime.acceptance import walk
-from device_runtime.actions import (
+from device_runtime.drafting.choice import Drafting
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.tokens import Emission, Token
+from device_runtime.runtime.outage import MAX_RECOVERIES
+from device_runtime.session.acceptance import walk
+from device_runtime.session.actions import (
     Action,
     AwaitReply,
     Choose,
@@ -26,11 +31,7 @@ from device_runtime.actions import (
     Finish,
     Reopen,
 )
-from device_runtime.drafters import Drafting
-from device_runtime.generation import CloudUnavailableError, Emission, Token
-from device_runtime.outage import MAX_RECOVERIES
-from device_runtime.session import ReplyFacts, Session
-from device_runtime.stats import GenerationStats
+from device_runtime.session.session import ReplyFacts, Session
 from wire.messages import Reply
 
 _ROWS_PER_PREPARATION = 32

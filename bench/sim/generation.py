@@ -18,18 +18,18 @@ from bench.sim.scenario import Request, Scenario
 from bench.sim.timeline import Timeline
 from chunking.chooser import ChunkChooser
 from device_runtime.api.figures import phases_of
-from device_runtime.chunk_planning import chunk_chooser
-from device_runtime.draft_length import FixedDraftLength
-from device_runtime.drafters import Drafting, choose_drafting
-from device_runtime.generation import (
+from device_runtime.drafting.choice import Drafting, choose_drafting
+from device_runtime.generation.request import (
     CloudUnavailableError,
-    Emission,
     GenerationRequest,
     SamplingParams,
 )
-from device_runtime.link_session import MAX_UNANSWERED_FRAMES
-from device_runtime.session import Session, SessionLimits
-from device_runtime.stats import GenerationStats
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.tokens import Emission
+from device_runtime.link.session import MAX_UNANSWERED_FRAMES
+from device_runtime.runtime.chunk_planning import chunk_chooser
+from device_runtime.session.draft_length import FixedDraftLength
+from device_runtime.session.session import Session, SessionLimits
 
 _GREEDY = SamplingParams(temperature=0.0)
 _REQUEST_BYTES, _BYTES_PER_PROMPT_TOKEN, _EVENT_BYTES = 400, 4, 220

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from bench.sim.times import DeviceTimes
 from chunking.cost import LinearTime
-from cloud_server.actions import Step
+from cloud_server.core.actions import Step
 
 _ITEM_BYTES = 2
 

@@ -12,7 +12,7 @@ from bench.sim.calibrate import CalibrationError, Tables, calibrate, usable
 from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.workloads.arrivals import CLOSED
-from device_runtime.engine import DraftLimits
+from device_runtime.engines.engine import DraftLimits
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 

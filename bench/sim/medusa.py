@@ -11,8 +11,8 @@ from typing import cast
 
 from bench.sim.acceptance import Text
 from bench.sim.device_engine import SimEngine
-from device_runtime.adapter_drafter import AdapterDrafter
-from device_runtime.engine import SequenceId
+from device_runtime.drafting.adapter import AdapterDrafter
+from device_runtime.engines.engine import SequenceId
 
 
 class TreeDrafter:

@@ -22,7 +22,7 @@ from bench.sim.scenario import Request, Scenario
 from bench.sim.tcp import TcpChannel
 from bench.sim.times import NO_OVERHEADS, NO_TIME, DeviceTimes
 from chunking.state_monitor import StateMonitor
-from cloud_server.actions import ConnectionId
+from cloud_server.core.actions import ConnectionId
 
 _CONNECTS_BEFORE_S = 1.0
 """A device's program is there some time before its user asks."""

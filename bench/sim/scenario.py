@@ -10,7 +10,7 @@ from bench.sim.arms import SimArm
 from bench.sim.cloud import CloudSpec
 from bench.sim.times import NO_OVERHEADS, DeviceTimes, Overheads
 from chunking.cost import LinearTime
-from device_runtime.engine import DraftLimits
+from device_runtime.engines.engine import DraftLimits
 
 _PAPER_DRAFTS = DraftLimits(stop_threshold=0.6, max_tokens=6)
 """The threshold is in the acceptance table; it is not looked at here."""

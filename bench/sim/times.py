@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from chunking.cost import LinearTime
-from cloud_server.actions import Step
+from cloud_server.core.actions import Step
 
 NO_TIME = LinearTime(0.0, 0.0)
 

@@ -8,10 +8,9 @@ from aiohttp import hdrs, web
 
 from device_runtime.api.chat import chat_completions
 from device_runtime.api.completions import completions
-from device_runtime.api.cors import add_cors_headers, add_headers
 from device_runtime.api.errors import ApiError
-from device_runtime.api.expectations import check_expectation, leave_to_middleware
-from device_runtime.api.middleware import (
+from device_runtime.api.manners.cors import add_cors_headers, add_headers
+from device_runtime.api.manners.middleware import (
     QUIET_LOG,
     check_key,
     check_origin,
@@ -19,19 +18,20 @@ from device_runtime.api.middleware import (
     name_and_log,
     shape_errors,
 )
+from device_runtime.api.manners.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
+from device_runtime.api.manners.request_id import HEADER, new_name
 from device_runtime.api.models import get_model, list_models
-from device_runtime.api.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
-from device_runtime.api.request_id import HEADER, new_name
+from device_runtime.api.request.expectations import check_expectation, leave_to_middleware
 from device_runtime.api.service import SERVICE, AccessRules, Service
 from device_runtime.api.status import about, health, metrics, ready
 from device_runtime.api.tokens import detokenize, tokenize
-from process.guard import Guard
-from process.limits import Limits, default_max_connections, default_max_per_address
-from process.listening import GuardedRunner
+from process.listening.guard import Guard
+from process.listening.limits import Limits, default_max_connections, default_max_per_address
+from process.listening.patient_handler import PatientHandler
+from process.listening.refusals import Refusal
+from process.listening.runner import GuardedRunner
 from process.open_files import open_files_limit
-from process.patient_handler import PatientHandler
 from process.quiet_log import QuietLog
-from process.refusals import Refusal
 
 _log = logging.getLogger(__name__)
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from aiohttp import web
 from msgspec import UNSET
 
-from device_runtime.api.answering import answer, make_head, read_request
 from device_runtime.api.errors import invalid
-from device_runtime.api.job import (
+from device_runtime.api.job.job import (
     EncodedPrompt,
     Job,
     Wishes,
     make_choices,
     stream_mode,
 )
-from device_runtime.api.logprobs import chat_logprobs
-from device_runtime.api.parameters import check_model
-from device_runtime.api.prompts import ChatOptions, check_ids, encode_chat
-from device_runtime.api.request_id import request_id_of
-from device_runtime.api.requests import ChatRequest
-from device_runtime.api.responses import (
+from device_runtime.api.job.parameters import check_model
+from device_runtime.api.job.prompts import ChatOptions, check_ids, encode_chat
+from device_runtime.api.manners.request_id import request_id_of
+from device_runtime.api.request.body import ChatRequest
+from device_runtime.api.response.answering import answer, make_head, read_request
+from device_runtime.api.response.logprobs import chat_logprobs
+from device_runtime.api.response.messages import (
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -30,10 +30,10 @@ from device_runtime.api.responses import (
     ChatMessage,
     Usage,
 )
+from device_runtime.api.response.shape import AnswerFigures, ChunkUsage, Head
+from device_runtime.api.response.transcript import Piece
 from device_runtime.api.service import SERVICE, Service
-from device_runtime.api.shape import AnswerFigures, ChunkUsage, Head
-from device_runtime.api.transcript import Piece
-from device_runtime.tokenizer import Tokenizer
+from device_runtime.text.tokenizer import Tokenizer
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:

@@ -6,20 +6,25 @@ from dataclasses import dataclass
 from aiohttp import web
 from msgspec import UNSET
 
-from device_runtime.api.answering import answer, make_head, read_request
 from device_runtime.api.errors import unsupported
-from device_runtime.api.job import EncodedPrompt, Job, Wishes, make_choices, stream_mode
-from device_runtime.api.logprobs import completion_logprobs
-from device_runtime.api.parameters import check_model, check_num_choices
-from device_runtime.api.prompts import encode_prompts, split_prompts
-from device_runtime.api.request_id import request_id_of
-from device_runtime.api.requests import CompletionRequest
-from device_runtime.api.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
+from device_runtime.api.job.job import EncodedPrompt, Job, Wishes, make_choices, stream_mode
+from device_runtime.api.job.parameters import check_model, check_num_choices
+from device_runtime.api.job.prompts import encode_prompts, split_prompts
+from device_runtime.api.manners.request_id import request_id_of
+from device_runtime.api.request.body import CompletionRequest
+from device_runtime.api.response.answering import answer, make_head, read_request
+from device_runtime.api.response.logprobs import completion_logprobs
+from device_runtime.api.response.messages import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    Usage,
+)
+from device_runtime.api.response.shape import AnswerFigures, ChunkUsage, Head
+from device_runtime.api.response.transcript import Piece
 from device_runtime.api.service import SERVICE, Service
-from device_runtime.api.shape import AnswerFigures, ChunkUsage, Head
-from device_runtime.api.transcript import Piece
-from device_runtime.detokenizer import whole_text
-from device_runtime.tokenizer import Tokenizer
+from device_runtime.text.detokenizer import whole_text
+from device_runtime.text.tokenizer import Tokenizer
 
 # OpenAI's default for completions; chat has none.
 DEFAULT_MAX_TOKENS = 16

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from device_runtime.generation import CloudUnavailableError, OverloadedError
+from device_runtime.generation.request import CloudUnavailableError, OverloadedError
 
 
 class ApiError(Exception):

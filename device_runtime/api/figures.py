@@ -7,8 +7,8 @@ from msgspec import UNSET, UnsetType
 
 from chunking.cost import LinearTime
 from chunking.estimates import Estimates
-from device_runtime.stats import GenerationStats
-from device_runtime.timeline import Lane, Work
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.timeline import Lane, Work
 
 
 class PhaseSeconds(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from device_runtime.api.figures import PhaseSeconds, phases_of
-from device_runtime.stats import GenerationStats
+from device_runtime.generation.stats import GenerationStats
 
 _LABEL = "model_name"
 # vLLM's buckets, so that dashboards made for it show comparable histograms.

@@ -2,10 +2,10 @@
 
 from aiohttp import web
 
-from device_runtime.api.answering import json_response
-from device_runtime.api.parameters import check_model
-from device_runtime.api.responses import Model, ModelList, SamplingDefault
-from device_runtime.api.sampling_defaults import OPENAI
+from device_runtime.api.job.parameters import check_model
+from device_runtime.api.request.sampling_defaults import OPENAI
+from device_runtime.api.response.answering import json_response
+from device_runtime.api.response.messages import Model, ModelList, SamplingDefault
 from device_runtime.api.service import SERVICE, Service
 
 

@@ -6,11 +6,11 @@ from aiohttp import web
 
 from device_runtime.api.drain import Drain
 from device_runtime.api.metrics import Metrics
-from device_runtime.api.sampling_defaults import SamplingDefaults
+from device_runtime.api.request.sampling_defaults import SamplingDefaults
 from device_runtime.api.text_work import TextWork
-from device_runtime.chat_template import ChatTemplate
-from device_runtime.generation import Generator
-from device_runtime.tokenizer import Tokenizer
+from device_runtime.generation.request import Generator
+from device_runtime.text.chat_template import ChatTemplate
+from device_runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
-from device_runtime.api.answering import json_response
 from device_runtime.api.errors import unavailable
+from device_runtime.api.response.answering import json_response
 from device_runtime.api.service import SERVICE
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

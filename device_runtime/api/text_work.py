@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from device_runtime.generation import OverloadedError
+from device_runtime.generation.request import OverloadedError
 
 # A tokenizer takes some milliseconds for these.
 _SHORT_CHARACTERS = 10_000

@@ -2,11 +2,11 @@
 
 from aiohttp import web
 
-from device_runtime.api.answering import json_response, read_request
 from device_runtime.api.errors import invalid
-from device_runtime.api.parameters import check_model
-from device_runtime.api.prompts import ChatOptions, encode_chat, encode_texts
-from device_runtime.api.requests import DetokenizeRequest, TokenizeRequest
+from device_runtime.api.job.parameters import check_model
+from device_runtime.api.job.prompts import ChatOptions, encode_chat, encode_texts
+from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest
+from device_runtime.api.response.answering import json_response, read_request
 from device_runtime.api.service import SERVICE, Service
 
 

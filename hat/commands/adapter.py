@@ -11,8 +11,8 @@ import click
 from hat.bundle_cache import is_bundle_pair
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
-from hat.stage_progress import stage_progress
 from hat.training_report import installed_line, kept_line, training_report
+from hat.up.stage_progress import stage_progress
 
 NOT_BETTER = 3
 """Exit code of a training whose adapter is not worth its place."""
@@ -102,7 +102,7 @@ def train(bundle: str, force: bool, **parameters: Any) -> int:
     with _failures_explained(), _interruption_explained(), stage_progress() as progress:
         from adapters.install import install_adapter
         from adapters.options import TrainOptions
-        from adapters.train import train as train_adapter
+        from adapters.training.train import train as train_adapter
 
         options = TrainOptions(
             device_bundle=folder,
@@ -144,9 +144,9 @@ def evaluate(bundle: str, **parameters: Any) -> None:
     """
     folder = _bundle_pair(bundle)
     with _failures_explained(), stage_progress() as progress:
-        from adapters.evaluate import evaluate as evaluate_adapter
+        from adapters.measuring.evaluate import evaluate as evaluate_adapter
+        from adapters.measuring.report import render_report
         from adapters.options import EvaluateOptions, TrialOptions
-        from adapters.report import render_report
 
         options = EvaluateOptions(
             device_bundle=folder,
@@ -176,9 +176,9 @@ def _paths(names: tuple[str, ...]) -> tuple[Path, ...]:
 def _failures_explained() -> Iterator[None]:
     """What the user can do something about becomes one line."""
     with extras_explained():
-        from adapters.corpus import CorpusError
+        from adapters.data.corpus import CorpusError
         from adapters.storage import AdapterError
-        from adapters.trial_steps import TooFewStepsError
+        from adapters.training.trial_steps import TooFewStepsError
         from submodels.errors import BundleError
 
         try:
@@ -203,7 +203,7 @@ def _interruption_explained() -> Iterator[None]:
 
 def _looked_up(text: Sequence[int], num_tokens: int) -> Sequence[int]:
     """What `hat device` drafts without an adapter."""
-    from device_runtime.drafting import NgramDrafter
+    from device_runtime.drafting.policy import NgramDrafter
 
     drafter = NgramDrafter()
     drafter.extend(text)

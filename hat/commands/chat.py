@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from hat.first_steps import DEFAULT_URL
-from hat.secret_files import read_secret, usable_secret
+from hat.settings.secret_files import read_secret, usable_secret
+from hat.up.first_steps import DEFAULT_URL
 
 _EPILOG = """
 \b
@@ -37,8 +37,8 @@ def chat(url: str, model: str | None, system: str | None, **parameters: Any) -> 
     """
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url: expected a URL like {DEFAULT_URL}, got {url!r}")
-    from hat.chat_client import ChatOptions
-    from hat.chat_terminal import talk
+    from hat.chat.client import ChatOptions
+    from hat.chat.terminal import talk
 
     sampling = {name: parameters[name] for name in _SAMPLING if parameters[name] is not None}
     api_key = _api_key(parameters["api_key_file"])

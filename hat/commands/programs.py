@@ -13,11 +13,11 @@ from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
-from hat.options import config_file, flags_of, settings_options, show_notes
-from hat.print_config import as_toml
-from hat.programs import cloud_program, device_program
-from hat.setting_sources import Sources, load
-from hat.settings import C, Given, Program, Resolved
+from hat.settings.options import config_file, flags_of, settings_options, show_notes
+from hat.settings.print_config import as_toml
+from hat.settings.programs import cloud_program, device_program
+from hat.settings.sources import Sources, load
+from hat.settings.tables import C, Given, Program, Resolved
 
 _EPILOG = """
 \b

@@ -11,20 +11,20 @@ import click
 from hat.bundle_cache import is_bundle_pair, prepared_bundle
 from hat.default_model import default_model
 from hat.errors import ConfigError
-from hat.first_steps import Endpoint, first_steps, is_chat_model
-from hat.options import (
+from hat.settings.options import (
     config_file,
     config_option,
     flags_of,
     print_config_option,
     setting_option,
 )
-from hat.print_config import as_toml
-from hat.programs import cloud_program, device_program
+from hat.settings.print_config import as_toml
+from hat.settings.programs import cloud_program, device_program
 from hat.splitting import SplitRequest, model_folder
+from hat.up.first_steps import Endpoint, first_steps, is_chat_model
 
 if TYPE_CHECKING:
-    from hat.up_plan import UpSettings
+    from hat.up.plan import UpSettings
 
 _EPILOG = """
 \b
@@ -72,7 +72,7 @@ def up(model: str | None, **parameters: Any) -> None:
     Splits the model, if that was not done before, starts the cloud and the device, and prints
     how to talk to them.
     """
-    from hat.up_plan import require_free_ports
+    from hat.up.plan import require_free_ports
 
     settings = _settings(parameters)
     if parameters["print_config"]:
@@ -83,7 +83,7 @@ def up(model: str | None, **parameters: Any) -> None:
 
 
 def _settings(parameters: Mapping[str, Any]) -> "UpSettings":
-    from hat.up_plan import up_settings
+    from hat.up.plan import up_settings
 
     cloud_flags = {"port": parameters["cloud_port"], "log_level": parameters["log_level"]}
     return up_settings(
@@ -118,8 +118,8 @@ def _bundle(model: str | None, request: SplitRequest) -> Path:
 
 
 def _serve(settings: "UpSettings", bundle: Path) -> None:
-    from hat.pair import Pair
-    from hat.up_plan import sides
+    from hat.up.pair import Pair
+    from hat.up.plan import sides
 
     endpoint = Endpoint(
         settings.device_address,

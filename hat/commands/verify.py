@@ -11,7 +11,7 @@ from hat.default_model import default_model
 from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError
 from hat.missing_packages import extras_explained
-from hat.programs import device_program
+from hat.settings.programs import device_program
 from hat.splitting import SplitRequest, model_folder
 
 if TYPE_CHECKING:

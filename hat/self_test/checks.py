@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloud_server.engine import EngineFullError, MiddleEngine, SequenceId, StepItem
-from cloud_server.step_checks import num_wanted_rows
+from cloud_server.engines.checks import num_wanted_rows
+from cloud_server.engines.engine import EngineFullError, MiddleEngine, SequenceId, StepItem
 from hat.self_test.streams import Stream, Streams, beginning
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cloud_server.config import CloudConfig
-from cloud_server.engine import MiddleEngine
+from cloud_server.engines.engine import MiddleEngine
 from hat.self_test.checks import MIN_STEP_TOKENS
 from hat.self_test.quiet import Quiet
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 
 Mode = Literal["eager", "compiled"]
 

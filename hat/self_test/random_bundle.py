@@ -8,9 +8,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from submodels.bundle import MANIFEST_FILE
-from submodels.file_hashes import sha256_of, tensor_hash
-from submodels.fingerprint import fingerprint_of
+from submodels.bundle.bundle import MANIFEST_FILE
+from submodels.bundle.fingerprint import fingerprint_of
 from submodels.manifest import (
     FORMAT_VERSION,
     BundleFile,
@@ -19,8 +18,9 @@ from submodels.manifest import (
     ModelShape,
     Rope,
 )
-from submodels.tensor_file import read_header
-from submodels.tensor_layout import Part, layer_name, layer_tensor_shapes, placements
+from submodels.tensors.file_hashes import sha256_of, tensor_hash
+from submodels.tensors.tensor_file import read_header
+from submodels.tensors.tensor_layout import Part, layer_name, layer_tensor_shapes, placements
 
 HEAD_DIM = 64
 """The smallest that every attention kernel of vLLM takes, on CPUs and GPUs."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cloud_server.config import CloudConfig
+from cloud_server.engines.host_memory import available_bytes
 from cloud_server.errors import ConfigError
-from cloud_server.host_memory import available_bytes
 from cloud_server.logs import configure_logs
 from hat.self_test.checks import MIN_CONTEXT_TOKENS, Outcome, run_checks, tolerance_of
 from hat.self_test.engines import (

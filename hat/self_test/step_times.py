@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from cloud_server.engine import (
+from cloud_server.engines.engine import (
     EngineFullError,
     MiddleEngine,
     PipelinedEngine,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.engine import MiddleEngine, StepItem
+from cloud_server.engines.engine import MiddleEngine, StepItem
 from wire.messages import Want
 from wire.numbers import NUMPY_DTYPES
 

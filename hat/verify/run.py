@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from device_runtime.chat_template import load_chat_template
-from device_runtime.tokenizer import Tokenizer, load_tokenizer
+from device_runtime.text.chat_template import load_chat_template
+from device_runtime.text.tokenizer import Tokenizer, load_tokenizer
 from hat.errors import CommandError
 from hat.verify.compare import Reference, Text, distances
 from hat.verify.prompts import REPETITIVE, EncodedPrompts, encode_prompts, read_prompts
@@ -26,7 +26,7 @@ from hat.verify.report import (
 from hat.verify.settings import VerifyOptions
 from hat.verify.split_model import Questions, SplitAnswers, ask_split_model
 from hat.verify.templates import template_check
-from submodels.bundle import Bundle, load_bundle
+from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 
 _DRAWS_SEED = 7

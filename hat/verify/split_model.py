@@ -12,8 +12,12 @@ from cloud_server.config import CloudConfig
 from cloud_server.errors import ConfigError as CloudConfigError
 from cloud_server.server import serve_cloud
 from device_runtime.config import DeviceConfig
-from device_runtime.generation import CloudUnavailableError, GenerationRequest, SamplingParams
-from device_runtime.runtime import Runtime
+from device_runtime.generation.request import (
+    CloudUnavailableError,
+    GenerationRequest,
+    SamplingParams,
+)
+from device_runtime.runtime.runtime import Runtime
 from device_runtime.server import StartError, serve_device
 from hat.errors import CommandError
 from hat.verify.compare import Continuation, Text

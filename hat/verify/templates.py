@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from device_runtime.chat_template import ChatTemplate, ChatTemplateError
-from device_runtime.content_forms import in_form
+from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError
+from device_runtime.text.content_forms import in_form
 from hat.verify.report import Check
 
 _SYSTEM = {"role": "system", "content": "You are terse."}

@@ -11,9 +11,9 @@ import torch
 from adapters.install import install_adapter
 from adapters.networks import AdapterNetwork, load_network
 from adapters.storage import Kind, load_adapter
-from device_runtime.engine import DraftRequest, Rows, SequenceId
-from device_runtime.submodel_engine import SubmodelEngine
-from submodels.bundle import load_bundle
+from device_runtime.engines.engine import DraftRequest, Rows, SequenceId
+from device_runtime.engines.submodel_engine import SubmodelEngine
+from submodels.bundle.bundle import load_bundle
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.device_engines import DRAFTING_ENGINES, random_rows
 from tests.support.split_models import random_tokens, split

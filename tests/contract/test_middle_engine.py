@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cloud_server.engine import EngineFullError, MiddleEngine, PipelinedEngine, StepItem
+from cloud_server.engines.engine import EngineFullError, MiddleEngine, PipelinedEngine, StepItem
 from tests.support.middle_engines import (
     CAPACITY_TOKENS,
     ENGINES,

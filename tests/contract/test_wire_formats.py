@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cloud_server.actions import OpenSequence, Refusal, SequenceHandle, Step, StepWork
-from cloud_server.engine import MiddleEngine, Rows
-from cloud_server.step_runner import StepRunner
+from cloud_server.core.actions import OpenSequence, Refusal, SequenceHandle, Step, StepWork
+from cloud_server.daemon.step_runner import StepRunner
+from cloud_server.engines.engine import MiddleEngine, Rows
 from tests.support.middle_engines import ENGINES, as_rows, run_one
 from tests.support.middle_models import MiddleModel, make_middle_model
 from tests.support.vllm_engines import HEAD_DIM, has_vllm

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.chains import (
+from adapters.data.chains import (
     Choose,
     Continuation,
     Coupled,
@@ -13,12 +13,12 @@ from adapters.chains import (
     draft_everywhere,
     greedy,
 )
+from adapters.data.rounds import exact_acceptance, rejection_acceptance
+from adapters.data.whole_model import WholeModel
 from adapters.networks import build_network
-from adapters.rounds import exact_acceptance, rejection_acceptance
 from adapters.storage import adapter_shape
-from adapters.whole_model import WholeModel
+from submodels.bundle.layers import LayerCache, Placed, embed, run_layers
 from submodels.errors import BundleError
-from submodels.layers import LayerCache, Placed, embed, run_layers
 from tests.support.adapter_models import (
     SMALL,
     PerfectAdapter,
@@ -124,7 +124,7 @@ def test_sampled_text_repeats_with_its_seed_and_follows_the_distribution(tmp_pat
 def test_bundles_of_two_splits_do_not_make_a_model(tmp_path: Path) -> None:
     device, _ = make_bundles(tmp_path, 1, 0, SMALL)
     _, cloud = make_bundles(tmp_path, 2, 0, SMALL)
-    from adapters.whole_model import load_whole_model
+    from adapters.data.whole_model import load_whole_model
 
     with pytest.raises(BundleError, match="not of one split"):
         load_whole_model(device, cloud, Placed())

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from adapters.data.whole_model import WholeModel
 from adapters.networks import AdapterNetwork, build_network, start_as
 from adapters.storage import Kind, adapter_shape
-from adapters.whole_model import WholeModel
-from submodels.layers import LayerCache
+from submodels.bundle.layers import LayerCache
 from tests.support.adapter_models import make_whole_model
 
 

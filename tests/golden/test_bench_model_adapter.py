@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from adapters.corpus import Corpus
-from adapters.evaluate import greedy_trial, held_out_prompts
+from adapters.data.corpus import Corpus
+from adapters.data.rounds import walk_rounds
+from adapters.data.whole_model import load_whole_model
+from adapters.measuring.evaluate import greedy_trial, held_out_prompts
 from adapters.networks import load_network
 from adapters.options import TrialOptions
-from adapters.rounds import walk_rounds
 from adapters.storage import load_adapter
-from adapters.whole_model import load_whole_model
 from hat.splitting import SplitRequest, split_model
-from submodels.bundle import load_bundle
-from submodels.layers import Placed
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.layers import Placed
 
 ROOT = Path(__file__).resolve().parents[2]
 STORYBOOK = ROOT / "models" / "storybook-7m"

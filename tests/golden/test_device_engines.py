@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_runtime.engine import Rows
-from device_runtime.onnx_engine import load_onnx_engine
-from device_runtime.submodel_engine import SubmodelEngine
+from device_runtime.engines.engine import Rows
+from device_runtime.engines.onnx_engine import load_onnx_engine
+from device_runtime.engines.submodel_engine import SubmodelEngine
 from submodels.random_models import make_random_model
 from tests.support.device_engines import (
     DEVICE_VARIANTS,

@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from adapters.corpus import Corpus
-from adapters.evaluate import greedy_trial, held_out_prompts
+from adapters.data.corpus import Corpus
+from adapters.data.rounds import RoundFigures, walk_rounds
+from adapters.data.whole_model import load_whole_model
+from adapters.measuring.evaluate import greedy_trial, held_out_prompts
 from adapters.networks import load_network
 from adapters.options import TrialOptions
-from adapters.rounds import RoundFigures, walk_rounds
 from adapters.storage import AdapterCard, load_adapter
-from adapters.whole_model import load_whole_model
-from submodels.layers import Placed
+from submodels.bundle.layers import Placed
 from tests.support.reference import STORIES
 from tests.support.split_models import split
 

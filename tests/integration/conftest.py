@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloud_server.config import CloudConfig
-from submodels.bundle import Bundle, load_bundle
+from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.split import SplitOptions, split_checkpoint
 from tests.support.fake_middle_engine import FakeMiddleEngine
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.generation import GenerationRequest
-from device_runtime.runtime import Runtime
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.runtime.runtime import Runtime
 from device_runtime.server import StartError
-from device_runtime.stats import GenerationStats
 from tests.support.reference import (
     STORIES,
     Greedy,

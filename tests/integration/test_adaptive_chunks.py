@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from chunking.chooser import ChunkChoice
-from device_runtime.generation import GenerationRequest
-from device_runtime.runtime import Runtime
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.runtime.runtime import Runtime
 from tests.support.reference import STORIES, Greedy, first_difference, greedy, load_reference
 from tests.support.split_models import random_tokens
 from tests.support.stack import (

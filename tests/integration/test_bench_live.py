@@ -8,8 +8,8 @@ import pytest
 from adapters.medusa_heads import install_heads
 from bench.arms import ARMS, Arm
 from bench.records import Cell, read_run
-from device_runtime.generation import GenerationRequest
-from device_runtime.stats import GenerationStats
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.stats import GenerationStats
 from hat.cli import run
 from tests.support.stack import GREEDY, generate_with_stats, running_stack, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from cloud_server.config import CloudConfig
+from cloud_server.engines.loading import LoadedEngine
 from cloud_server.errors import ConfigError
-from cloud_server.loaded_engine import LoadedEngine
 from cloud_server.server import CloudServer, serve_cloud
-from submodels.bundle import Bundle
-from submodels.layers import LayerCache, Placed, load_layers, run_layers
-from submodels.tensor_layout import Part
+from submodels.bundle.bundle import Bundle
+from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers
+from submodels.tensors.tensor_layout import Part
 from tests.support.cloud_client import (
     HIDDEN,
     QUICK,

@@ -10,9 +10,9 @@ import aiohttp
 import numpy as np
 import pytest
 
-from cloud_server.daemon import Patience
+from cloud_server.daemon.daemon import Patience
 from cloud_server.server import CloudServer, serve_cloud
-from submodels.bundle import Bundle
+from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import (
     HIDDEN,
     QUICK,

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from device_runtime.generation import CloudUnavailableError
+from device_runtime.generation.request import CloudUnavailableError
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_runtime import KEEP_SOME, PROMPT, Bench, bench, expected, request, rest

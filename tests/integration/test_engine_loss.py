@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_server import engine_thread
 from cloud_server import server as cloud_server
 from cloud_server.config import CloudConfig
-from cloud_server.engine import Rows, StepItem
+from cloud_server.daemon import engine_thread
+from cloud_server.engines.engine import Rows, StepItem
+from cloud_server.engines.loading import LoadedEngine
 from cloud_server.errors import ConfigError
-from cloud_server.loaded_engine import LoadedEngine
 from cloud_server.server import CloudServer, serve_cloud
-from submodels.bundle import Bundle
+from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import (
     CloudClient,
     assert_serves,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from cloud_server.config import CloudConfig
-from cloud_server.engine import MiddleEngine, Rows, StepItem
-from cloud_server.loaded_engine import LoadedEngine
+from cloud_server.engines.engine import MiddleEngine, Rows, StepItem
+from cloud_server.engines.loading import LoadedEngine
 from cloud_server.server import load_chosen_engine, serve_cloud
-from device_runtime.generation import GenerationRequest
-from submodels.bundle import Bundle
+from device_runtime.generation.request import GenerationRequest
+from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import http_get, until
 from tests.support.fake_pipeline import lost
 from tests.support.reference import STORIES, story_prompts

@@ -13,9 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device_runtime.api.requests import ChatRequest, CommonFields, CompletionRequest
-from device_runtime.noise import PositionNoise
-from device_runtime.sampling import Sampler
+from device_runtime.api.request.body import ChatRequest, CommonFields, CompletionRequest
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
 from tests.support.api_server import CHAT, COMPLETIONS, MODEL
 from tests.support.every_drafter import Answer, EveryDrafter, Told, every_drafter
 from tests.support.reference import STORIES, load_reference

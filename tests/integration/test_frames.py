@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from cloud_server.daemon import CloudDaemon
-from device_runtime.generation import GenerationRequest
-from submodels.bundle import load_bundle
+from cloud_server.daemon.daemon import CloudDaemon
+from device_runtime.generation.request import GenerationRequest
+from submodels.bundle.bundle import load_bundle
 from tests.support.cloud_client import QUICK, hello_for
 from tests.support.event_loop import until
 from tests.support.load import resident_bytes

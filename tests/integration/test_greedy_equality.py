@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.generation import GenerationRequest
-from device_runtime.runtime import Runtime
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.runtime.runtime import Runtime
 from submodels.random_models import make_random_model
 from tests.support.reference import (
     STORIES,

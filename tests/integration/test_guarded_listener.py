@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from process.refusals import plain
+from process.listening.refusals import plain
 from tests.support.event_loop import until
 from tests.support.guarded import EVENT_LOOPS, LIMITS, guarded, make_certificate, read_all, run_on
 

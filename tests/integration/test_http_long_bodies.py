@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from device_runtime.api import answering
 from device_runtime.api.errors import ApiError
-from device_runtime.api.prompts import split_prompts
+from device_runtime.api.job.prompts import split_prompts
+from device_runtime.api.response import answering
 from tests.support.api_server import CHAT, COMPLETIONS, USER, with_server
 from tests.support.tokenizers import story_tokenizer
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from device_runtime.api.service import AccessRules
-from device_runtime.generation import CloudUnavailableError, OverloadedError
+from device_runtime.generation.request import CloudUnavailableError, OverloadedError
 from tests.support.api_server import (
     CHAT,
     MODEL,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runtime.api.service import Timing
-from device_runtime.generation import CloudUnavailableError
+from device_runtime.generation.request import CloudUnavailableError
 from tests.support.api_server import (
     CHAT,
     COMPLETIONS,

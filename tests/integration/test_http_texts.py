@@ -7,8 +7,8 @@ import time
 import pytest
 
 from device_runtime.api.text_work import TextWork
-from device_runtime.chat_template import ChatTemplate
-from device_runtime.generation import OverloadedError
+from device_runtime.generation.request import OverloadedError
+from device_runtime.text.chat_template import ChatTemplate
 from tests.support.api_server import CHAT, COMPLETIONS, USER, post, with_server
 from tests.support.tokenizers import story_tokenizer
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from device_runtime.generation import CloudUnavailableError, SamplingParams
+from device_runtime.generation.request import CloudUnavailableError, SamplingParams
 from tests.support.event_loop import until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_runtime import KEEP_SOME, PROMPT, bench, expected, request

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from device_runtime.generation import CloudUnavailableError
-from device_runtime.link_config import Patience
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.config import Patience
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_runtime import KEEP_SOME, PROMPT, bench, expected, request, rest

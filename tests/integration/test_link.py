@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from device_runtime.generation import CloudUnavailableError
-from device_runtime.link import Link
-from device_runtime.link_session import OutgoingRows, SessionRefusedError, SessionSilentError
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.link import Link
+from device_runtime.link.session import OutgoingRows, SessionRefusedError, SessionSilentError
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import IMPATIENT, SECRET, FakeCloud, fault, running
 from tests.support.fake_model import shallow_rows

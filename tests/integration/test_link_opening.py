@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.link import Link
-from device_runtime.proxies import Proxy, proxy_for
+from device_runtime.link.link import Link
+from device_runtime.link.proxies import Proxy, proxy_for
 from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.connect_proxy import ConnectProxy
 from tests.support.event_loop import until

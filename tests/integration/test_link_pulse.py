@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from device_runtime.link import Link
-from device_runtime.link_session import LinkLostError, LinkSession, OutgoingRows
+from device_runtime.link.link import Link
+from device_runtime.link.session import LinkLostError, LinkSession, OutgoingRows
 from tests.support.event_loop import until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud
 from tests.support.fake_model import shallow_rows

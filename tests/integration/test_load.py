@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from tests.support.cloud_client import hello_for, random_rows, session_key, states, welcomed
 from tests.support.event_loop import until
 from tests.support.load import Client, asks, nothing_is_held, resident_bytes

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from adapters.medusa_heads import MedusaError, install_heads
-from device_runtime.generation import CloudUnavailableError, GenerationRequest, SamplingParams
+from device_runtime.generation.request import (
+    CloudUnavailableError,
+    GenerationRequest,
+    SamplingParams,
+)
 from device_runtime.server import StartError
 from hat.splitting import SplitRequest, split_model
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from tests.support.broken_link import broken_link
 from tests.support.reference import (
     STORIES,

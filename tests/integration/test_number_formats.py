@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from cloud_server import torch_probe
+from cloud_server.engines.torch import probe as torch_probe
 from cloud_server.number_format import FORMATS, FormatTimes
-from device_runtime.generation import CloudUnavailableError, GenerationRequest
+from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
 from hat.cli import hat
 from hat.verify import split_model
 from submodels.random_models import RandomModel, make_random_model

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from device_runtime.api.service import AccessRules
-from device_runtime.generation import CloudUnavailableError
+from device_runtime.generation.request import CloudUnavailableError
 from tests.support.api_server import EOS, MODEL, STORY, encoded, story_generator, with_server
 from tests.support.fake_generator import FakeGenerator
 

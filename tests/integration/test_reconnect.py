@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapters.install import install_adapter
-from device_runtime.generation import CloudUnavailableError, GenerationRequest
-from device_runtime.runtime import Runtime
+from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
+from device_runtime.runtime.runtime import Runtime
 from tests.support.broken_link import BrokenLink, broken_link
 from tests.support.cloud_process import CloudProcess, cloud_process
 from tests.support.event_loop import until

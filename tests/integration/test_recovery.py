@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from device_runtime.generation import CloudUnavailableError, SamplingParams
-from device_runtime.outage import MAX_RECOVERIES
+from device_runtime.generation.request import CloudUnavailableError, SamplingParams
+from device_runtime.runtime.outage import MAX_RECOVERIES
 from tests.support.broken_link import broken_link
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud, fault

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cloud_server.server import CloudServer
-from device_runtime.generation import GenerationRequest
-from device_runtime.runtime import Runtime
-from device_runtime.stats import GenerationStats
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.runtime.runtime import Runtime
 from tests.support.broken_link import BrokenLink, broken_link
 from tests.support.reference import STORIES, Greedy, greedy, load_reference, story_prompts
 from tests.support.stack import (

@@ -2,11 +2,7 @@ import asyncio
 
 import pytest
 
-from device_runtime.generation import (
-    CloudUnavailableError,
-    OverloadedError,
-    SamplingParams,
-)
+from device_runtime.generation.request import CloudUnavailableError, OverloadedError, SamplingParams
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine

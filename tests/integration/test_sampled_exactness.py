@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from adapters.install import install_adapter
-from device_runtime.engine import Rows, SequenceId
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.submodel_engine import SubmodelEngine
+from device_runtime.engines.engine import Rows, SequenceId
+from device_runtime.engines.submodel_engine import SubmodelEngine
+from device_runtime.generation.request import GenerationRequest, SamplingParams
 from tests.support.reference import STORIES, load_reference
 from tests.support.stack import gather_bounded, generate_ids, running_stack, split_for_serving
 from tests.support.stored_adapters import ADAPTER

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.daemon import Patience
-from submodels.bundle import load_bundle
+from cloud_server.daemon.daemon import Patience
+from submodels.bundle.bundle import load_bundle
 from tests.support.broken_link import broken_link
 from tests.support.cloud_client import hello_for, until, welcomed
 from tests.support.fake_middle_engine import FakeMiddleEngine

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cloud_server.server import serve_cloud
-from device_runtime.generation import GenerationRequest
+from device_runtime.generation.request import GenerationRequest
 from tests.support.cloud_client import http_get, until
 from tests.support.reference import Greedy, greedy, load_reference, story_prompts
 from tests.support.stack import (

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.acceptance import accept, walk
+from device_runtime.session.acceptance import accept, walk
 
 tokens = st.integers(0, 3)
 

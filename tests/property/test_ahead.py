@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.ahead import AheadSwitch, Branch, kept_tokens
+from device_runtime.drafting.ahead import AheadSwitch, Branch, kept_tokens
 
 tokens = st.lists(st.integers(0, 2), max_size=6)
 branches = st.lists(st.builds(Branch, st.integers(0, 6), tokens.map(tuple)), max_size=4)

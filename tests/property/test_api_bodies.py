@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_runtime.api.errors import ApiError
-from device_runtime.api.requests import (
+from device_runtime.api.request.body import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.api.origins import (
+from device_runtime.api.manners.origins import (
     allows_host,
     allows_origin,
     is_host_pattern,

@@ -11,7 +11,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cloud_server.actions import ConnectionId, OpenSequence, Step
+from cloud_server.core.actions import ConnectionId, OpenSequence, Step
 from tests.support.cloud_core import (
     CONFIG,
     Cloud,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.detokenizer import make_detokenizer, whole_text
-from device_runtime.tokenizer import Tokenizer
+from device_runtime.text.detokenizer import make_detokenizer, whole_text
+from device_runtime.text.tokenizer import Tokenizer
 from tests.support.tokenizers import byte_level_tokenizer, story_tokenizer
 
 BOS = 1

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.draft_length import FixedDraftLength, GoodputDraftLength
+from device_runtime.session.draft_length import FixedDraftLength, GoodputDraftLength
 
 BASE_S = 0.05
 

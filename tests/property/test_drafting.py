@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.drafting import NgramDrafter, NoDrafter
+from device_runtime.drafting.policy import NgramDrafter, NoDrafter
 
 texts = st.lists(st.integers(0, 3), max_size=60)
 

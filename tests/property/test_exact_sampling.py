@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from device_runtime.generation import SamplingParams
-from device_runtime.noise import PositionNoise
-from device_runtime.sampling import Sampler
+from device_runtime.generation.request import SamplingParams
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
 from tests.support.speculative_text import (
     PROMPT,
     VOCAB_SIZE,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.actions import SequenceHandle
-from cloud_server.kv_accounting import KvAccounting, KvFullError
+from cloud_server.core.actions import SequenceHandle
+from cloud_server.core.scheduling.kv_accounting import KvAccounting, KvFullError
 
 turns = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 60)), max_size=60)
 

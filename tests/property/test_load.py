@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.load import StepTimes, suggest_retry_s
+from cloud_server.core.scheduling.load import StepTimes, suggest_retry_s
 
 observations = st.lists(
     st.tuples(st.integers(1, 4096), st.floats(1e-6, 10.0)), min_size=1, max_size=40

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from device_runtime.generation import SamplingParams
+from device_runtime.generation.request import SamplingParams
 from tests.support.fake_runtime import PROMPT, expected, request
 from tests.support.memory_cloud import CoreCloud
 from tests.support.memory_link import MemoryNetwork, memory_bench

@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.outbox import Outbox, RowsFrame, max_prefill_rows
+from device_runtime.link.outbox import Outbox, RowsFrame, max_prefill_rows
 from wire.credit import CreditGiver, CreditTaker
 from wire.messages import NO_SESSION, Close, Codec, Dtype, Open, SessionId, States, Want
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_server.pace import Pace
+from cloud_server.core.scheduling.pace import Pace
 from tests.support.cloud_core import CONFIG
 
 TARGET_S = 0.25

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cloud_server.engine import EngineFullError, SequenceId
-from cloud_server.vllm_engine.paged_cache import PagedCache, Placement, Span
+from cloud_server.engines.engine import EngineFullError, SequenceId
+from cloud_server.engines.vllm.paged_cache import PagedCache, Placement, Span
 
 
 @dataclass(slots=True)

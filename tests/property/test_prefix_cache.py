@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.prefix_cache import Kept, PrefixCache, PrefixCacheLimits
+from device_runtime.session.prefix_cache import Kept, PrefixCache, PrefixCacheLimits
 
 texts = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 

@@ -5,7 +5,7 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from process.addresses import address_key, client_host, parse_networks
+from process.listening.addresses import address_key, client_host, parse_networks
 
 TRUSTED = parse_networks(["10.0.0.0/8", "fd00::/8", "192.0.2.1"])
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from process.door import Door, FullError, Visit
+from process.listening.door import Door, FullError, Visit
 
 MAX_ALL, MAX_PER_ADDRESS = 6, 3
 ADDRESSES = ("a", "b", "c", "d", None)

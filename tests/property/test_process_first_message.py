@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from process.first_message import FirstMessage, TooLargeError
+from process.listening.first_message import FirstMessage, TooLargeError
 
 MAX_BYTES = 2048
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from device_runtime.filters import candidates
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.logprobs import log_probabilities, most_likely
-from device_runtime.noise import PositionNoise
-from device_runtime.sampling import Sampler
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.sampling.filters import candidates
+from device_runtime.sampling.logprobs import log_probabilities, most_likely
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
 from tests.support import sampling_reference as reference
 
 VOCAB_SIZE = 12

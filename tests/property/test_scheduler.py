@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_server.actions import ConnectionId, Identity, Owner, SequenceHandle
-from cloud_server.scheduler import FairQueue, Scheduler
+from cloud_server.core.actions import ConnectionId, Identity, Owner, SequenceHandle
+from cloud_server.core.scheduling.scheduler import FairQueue, Scheduler
 
 VERIFY = 4
 BUDGET = 32

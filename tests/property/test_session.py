@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunking.planner import FixedSizePlanner
-from device_runtime.acceptance import walk
-from device_runtime.actions import (
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
+from device_runtime.session.acceptance import walk
+from device_runtime.session.actions import (
     AwaitReply,
     Choose,
     ComputeAndSend,
@@ -16,11 +19,8 @@ from device_runtime.actions import (
     FeedOutput,
     Finish,
 )
-from device_runtime.draft_length import FixedDraftLength
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.noise import PositionNoise
-from device_runtime.sampling import Sampler
-from device_runtime.session import Phase, ReplyFacts, Session, SessionLimits
+from device_runtime.session.draft_length import FixedDraftLength
+from device_runtime.session.session import Phase, ReplyFacts, Session, SessionLimits
 from tests.support.fake_model import (
     VOCAB_SIZE,
     FakeDeviceEngine,

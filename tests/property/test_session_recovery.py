@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunking.planner import FixedSizePlanner
-from device_runtime.actions import AwaitReply, ComputeAndSend, Emit, Finish, Reopen
-from device_runtime.draft_length import FixedDraftLength
-from device_runtime.session import Phase, Session, SessionLimits
+from device_runtime.session.actions import AwaitReply, ComputeAndSend, Emit, Finish, Reopen
+from device_runtime.session.draft_length import FixedDraftLength
+from device_runtime.session.session import Phase, Session, SessionLimits
 from tests.property.test_session import CONTEXT, World, check_caches, requests
 from tests.support.fake_model import FakeDeviceEngine
 

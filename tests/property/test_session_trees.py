@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunking.planner import FixedSizePlanner
-from device_runtime.actions import ComputeAndSend, Draft, Finish
-from device_runtime.draft_length import FixedDraftLength
-from device_runtime.session import Phase, Session, SessionLimits
+from device_runtime.session.actions import ComputeAndSend, Draft, Finish
+from device_runtime.session.draft_length import FixedDraftLength
+from device_runtime.session.session import Phase, Session, SessionLimits
 from tests.property.test_session import CONTEXT, requests
 from tests.property.test_session_recovery import LossyWorld
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, FakeMiddle, shallow_rows

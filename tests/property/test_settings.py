@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hat.print_config import as_toml
-from hat.programs import cloud_program, device_program
-from hat.setting_sources import Sources, load
-from hat.settings import Program, Resolved
-from hat.values import ValueType, from_text
+from hat.settings.print_config import as_toml
+from hat.settings.programs import cloud_program, device_program
+from hat.settings.sources import Sources, load
+from hat.settings.tables import Program, Resolved
+from hat.settings.values import ValueType, from_text
 from tests.support.setting_values import (
     ENVIRONMENT,
     FILE,

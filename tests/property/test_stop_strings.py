@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.api.stop_strings import StopMatcher, StopStrings
+from device_runtime.text.stop_strings import StopMatcher, StopStrings
 
 # Few letters, so that stop strings overlap themselves and each other.
 words = st.text("abc", min_size=1, max_size=5)

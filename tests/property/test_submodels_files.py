@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.fingerprint import fingerprint_of
 from submodels.errors import BundleError
-from submodels.fingerprint import fingerprint_of
 from submodels.manifest import ModelShape, Rope, WrittenTensor
-from submodels.safetensors_writer import SafetensorsWriter, TensorToWrite
-from submodels.tensor_file import NUMPY_DTYPES, TensorFile, TensorFileError
-from submodels.tensor_layout import Part, placements
+from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
+from submodels.tensors.tensor_file import NUMPY_DTYPES, TensorFile, TensorFileError
+from submodels.tensors.tensor_layout import Part, placements
 from tests.support.split_models import split
 
 # One temporary folder per test is enough: examples overwrite their own file.

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from device_runtime.text_bounds import TextTooLongError, encode_within
-from device_runtime.tokenizer import Tokenizer
+from device_runtime.text.bounds import TextTooLongError, encode_within
+from device_runtime.text.tokenizer import Tokenizer
 from tests.support.tokenizers import byte_level_backend, byte_level_tokenizer, story_tokenizer
 
 

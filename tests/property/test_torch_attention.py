@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_server import torch_attention
-from cloud_server.torch_attention import (
+from cloud_server.engines.torch import attention as torch_attention
+from cloud_server.engines.torch.attention import (
     Block,
     FusedAttention,
     HeadLayout,

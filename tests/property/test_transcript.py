@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.api.job import Choice
-from device_runtime.api.shape import join_pieces
-from device_runtime.api.stop_strings import StopStrings
-from device_runtime.api.transcript import Piece, Transcript
-from device_runtime.detokenizer import make_detokenizer
-from device_runtime.generation import Emission, GenerationRequest, SamplingParams, Token
+from device_runtime.api.job.job import Choice
+from device_runtime.api.response.shape import join_pieces
+from device_runtime.api.response.transcript import Piece, Transcript
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.generation.tokens import Emission, Token
+from device_runtime.text.detokenizer import make_detokenizer
+from device_runtime.text.stop_strings import StopStrings
 from tests.support.tokenizers import story_tokenizer
 
 EOS = 2

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapters.corpus import STORY_END
-from adapters.whole_model import WholeModel, load_whole_model
-from device_runtime.drafting import NgramDrafter
-from submodels.layers import LayerCache, Placed, run_layers
+from adapters.data.corpus import STORY_END
+from adapters.data.whole_model import WholeModel, load_whole_model
+from device_runtime.drafting.policy import NgramDrafter
+from submodels.bundle.layers import LayerCache, Placed, run_layers
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.split_models import split
 

@@ -14,7 +14,7 @@ from device_runtime.api.app import make_runner
 from device_runtime.api.drain import Drain
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.service import ModelCard, Service
-from device_runtime.chat_template import load_chat_template
+from device_runtime.text.chat_template import load_chat_template
 from tests.support.fake_generator import FakeGenerator, always
 from tests.support.tokenizers import MODEL_FOLDER, story_tokenizer
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from submodels.fingerprint import fingerprint_of
+from submodels.bundle.fingerprint import fingerprint_of
+from submodels.bundle.manifest_file import MANIFEST_FILE, read_manifest
 from submodels.manifest import WrittenTensor
-from submodels.manifest_file import MANIFEST_FILE, read_manifest
-from submodels.tensor_layout import Part, placements
+from submodels.tensors.tensor_layout import Part, placements
 
 
 def change_one_weight(bundle: Path, tensor: str, addend: float, keeps_hash: bool) -> None:

@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.daemon import Patience
+from cloud_server.daemon.daemon import Patience
 from submodels.manifest import Manifest
 from tests.support.fake_middle_engine import deep_rows
 from wire.codec import decode, encode

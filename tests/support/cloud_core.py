@@ -4,7 +4,7 @@ from binascii import crc32
 from collections.abc import Sequence
 from typing import Any
 
-from cloud_server.actions import (
+from cloud_server.core.actions import (
     Action,
     CloseConnection,
     ConnectionId,
@@ -17,7 +17,7 @@ from cloud_server.actions import (
     StepOutcome,
     StepWork,
 )
-from cloud_server.core import CloudCore, CoreConfig
+from cloud_server.core.core import CloudCore, CoreConfig
 from wire.codec import encode
 from wire.connection import DeviceConnection
 from wire.errors import FaultCode

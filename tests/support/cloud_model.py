@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from cloud_server.actions import ConnectionId, SequenceHandle
-from cloud_server.core_config import CoreConfig
+from cloud_server.core.actions import ConnectionId, SequenceHandle
+from cloud_server.core.config import CoreConfig
 from tests.support.cloud_core import (
     CONFIG,
     Cloud,

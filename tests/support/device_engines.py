@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from device_runtime.engine import Rows, SequenceId
-from device_runtime.onnx_engine import load_onnx_engine
-from device_runtime.submodel_engine import SubmodelEngine
-from device_runtime.torch_engine import load_torch_engine
+from device_runtime.engines.engine import Rows, SequenceId
+from device_runtime.engines.onnx_engine import load_onnx_engine
+from device_runtime.engines.submodel_engine import SubmodelEngine
+from device_runtime.engines.torch_engine import load_torch_engine
 from submodels.random_models import RandomModel
 from tests.support.split_models import VARIANTS
 

@@ -12,9 +12,10 @@ import aiohttp
 import msgspec
 
 from adapters.medusa_heads import install_heads
-from device_runtime.generation import Emission, GenerationRequest, Token
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.tokens import Emission, Token
 from device_runtime.server import DeviceServer
-from device_runtime.stats import GenerationStats
 from tests.support.reference import STORIES
 from tests.support.stack import cloud_config, connected_device, serve_cloud
 from tests.support.stored_adapters import ADAPTER, split_with_adapter

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from aiohttp import WSMsgType, web
 
-from device_runtime.link import Link
-from device_runtime.link_config import LinkConfig, ModelIdentity, Patience
+from device_runtime.link.config import LinkConfig, ModelIdentity, Patience
+from device_runtime.link.link import Link
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
 from wire.codec import decode, encode
 from wire.connection import CloudConnection

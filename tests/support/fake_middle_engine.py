@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cloud_server.config import CloudConfig
-from cloud_server.engine import EngineFullError, Rows, SequenceId, StepItem
-from cloud_server.loaded_engine import LoadedEngine
-from submodels.bundle import Bundle
+from cloud_server.engines.engine import EngineFullError, Rows, SequenceId, StepItem
+from cloud_server.engines.loading import LoadedEngine
+from submodels.bundle.bundle import Bundle
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES
 

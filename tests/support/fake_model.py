@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from device_runtime.engine import DraftLimits, DraftRequest, Rows, SequenceId
-from device_runtime.generation import GenerationRequest
-from device_runtime.sampling import Noise, Sampler
+from device_runtime.engines.engine import DraftLimits, DraftRequest, Rows, SequenceId
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.sampling.sampler import Noise, Sampler
 from wire.trees import Parents, chain_rows, row_depths
 
 HIDDEN_SIZE = 4

@@ -9,7 +9,7 @@ import socket
 import sys
 
 from hat.errors import CommandError
-from hat.pair import Pair, Side
+from hat.up.pair import Pair, Side
 
 
 def _side(name: str, manner: str) -> Side:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.engine import (
+from cloud_server.engines.engine import (
     EngineFullError,
     EngineLostError,
     PendingRows,
@@ -17,7 +17,7 @@ from cloud_server.engine import (
     SequenceId,
     StepItem,
 )
-from cloud_server.vllm_engine.plan import StepPlan
+from cloud_server.engines.vllm.plan import StepPlan
 from tests.support.fake_middle_engine import FakeMiddleEngine
 from wire.messages import Dtype
 from wire.numbers import NUMPY_DTYPES

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.config import DeviceConfig
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.link import Link
-from device_runtime.noise import PositionNoise
-from device_runtime.prefix_cache import PrefixCacheLimits
-from device_runtime.runtime import Generation, Runtime
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.link.link import Link
+from device_runtime.runtime.runtime import Generation, Runtime
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.session.prefix_cache import PrefixCacheLimits
 from tests.support.event_loop import until
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text

@@ -14,9 +14,9 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from process.guard import Guard
-from process.limits import Limits
-from process.listening import GuardedRunner
+from process.listening.guard import Guard
+from process.listening.limits import Limits
+from process.listening.runner import GuardedRunner
 from process.quiet_log import QuietLog
 
 LIMITS = Limits(64, 32, head_timeout_s=1.0, idle_timeout_s=1.0, unread_timeout_s=0.5)

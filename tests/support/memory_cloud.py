@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cloud_server.actions import (
+from cloud_server.core.actions import (
     Action,
     CloseConnection,
     ConnectionId,
@@ -20,8 +20,8 @@ from cloud_server.actions import (
     StepOutcome,
     StepWork,
 )
-from cloud_server.core import CloudCore, CoreConfig
-from device_runtime.link_config import LinkConfig
+from cloud_server.core.core import CloudCore, CoreConfig
+from device_runtime.link.config import LinkConfig
 from tests.support.fake_cloud import FINGERPRINT, MODEL, SECRET, FakeCloud
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
 from wire.codec import encode

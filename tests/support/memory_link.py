@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from aiohttp import WSMessage, WSMsgType
 
-import device_runtime.runtime
+import device_runtime.runtime.runtime
 from device_runtime.config import DeviceConfig
-from device_runtime.engine import DeviceEngine
-from device_runtime.link import Link
-from device_runtime.link_config import Patience
-from device_runtime.runtime import Runtime
+from device_runtime.engines.engine import DeviceEngine
+from device_runtime.link.config import Patience
+from device_runtime.link.link import Link
+from device_runtime.runtime.runtime import Runtime
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_model import FakeDeviceEngine
 from tests.support.fake_runtime import KEEP_NONE, Bench
@@ -168,8 +168,8 @@ async def memory_bench(
 ) -> AsyncIterator[tuple[Bench, MemoryNetwork]]:
     """A connected runtime over a network in memory, all of it on the loop's own clock."""
     clock = asyncio.get_running_loop().time
-    monkeypatch.setattr(device_runtime.runtime, "EngineThread", InlineEngine)
-    monkeypatch.setattr(device_runtime.runtime.time, "monotonic", clock)
+    monkeypatch.setattr(device_runtime.runtime.runtime, "EngineThread", InlineEngine)
+    monkeypatch.setattr(device_runtime.runtime.runtime.time, "monotonic", clock)
     cloud = cloud or FakeCloud()
     network = MemoryNetwork(cloud)
     engine = FakeDeviceEngine()

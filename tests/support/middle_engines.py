@@ -8,13 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cloud_server import torch_linear
-from cloud_server.engine import MiddleEngine, StepItem
-from cloud_server.torch_attention import Attention, FusedAttention, MatmulAttention
-from cloud_server.torch_engine import EngineLimits
-from cloud_server.torch_linear import why_not_packed
-from cloud_server.torch_loading import EnginePlan, build_engine
-from cloud_server.torch_rows import rows_of, torch_dtype
+from cloud_server.engines.engine import MiddleEngine, StepItem
+from cloud_server.engines.torch import linear as torch_linear
+from cloud_server.engines.torch.attention import Attention, FusedAttention, MatmulAttention
+from cloud_server.engines.torch.engine import EngineLimits
+from cloud_server.engines.torch.linear import why_not_packed
+from cloud_server.engines.torch.loading import EnginePlan, build_engine
+from cloud_server.engines.torch.rows import rows_of, torch_dtype
 from tests.support.middle_models import FIRST_LAYER, MAX_CONTEXT, NUM_MIDDLE_LAYERS, MiddleModel
 from tests.support.vllm_engines import PARALLEL, Parallel, vllm_engine
 from wire.messages import Dtype, Want

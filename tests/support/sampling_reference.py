@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from device_runtime.generation import GenerationRequest
+from device_runtime.generation.request import GenerationRequest
 
 
 def processed(

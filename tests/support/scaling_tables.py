@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md, as `bench.sizing` computes them.
+"""The tables of docs/scaling.md, as `bench.steps.sizing` computes them.
 
 `python -m tests.support.scaling_tables` writes them into the document.
 """
@@ -6,8 +6,8 @@
 import re
 from pathlib import Path
 
-from bench.sizing import known_models
-from bench.sizing_tables import all_tables
+from bench.steps.sizing import known_models
+from bench.steps.sizing_tables import all_tables
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 _MARKED = "<!-- computed: {name} -->\n{table}\n<!-- end -->"

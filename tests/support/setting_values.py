@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from hat.settings import C, Given, Program, Setting
-from hat.values import Value
+from hat.settings.tables import C, Given, Program, Setting
+from hat.settings.values import Value
 
 WORDS = st.text('abcdefghijklmnopqrstuvwxyz-_. é"\\', min_size=1, max_size=12).filter(str.strip)
 Layers = dict[str, dict[str, Value]]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from device_runtime.acceptance import walk
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.noise import PositionNoise
-from device_runtime.sampling import Sampler
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
+from device_runtime.session.acceptance import walk
 from tests.support import sampling_reference
 
 VOCAB_SIZE = 3

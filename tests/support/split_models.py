@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from submodels.bundle import Bundle, load_bundle
-from submodels.layers import (
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.layers import (
     LayerCache,
     Placed,
     embed,
@@ -22,7 +22,7 @@ from submodels.layers import (
 )
 from submodels.random_models import RandomModel
 from submodels.split import SplitOptions, SplitResult, split_checkpoint
-from submodels.tensor_layout import Part
+from submodels.tensors.tensor_layout import Part
 
 _LLAMA3 = {
     "rope_type": "llama3",

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from cloud_server.config import CloudConfig
 from cloud_server.server import CloudServer, serve_cloud
 from device_runtime.config import DeviceConfig
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.runtime import Runtime
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.runtime.runtime import Runtime
 from device_runtime.server import DeviceServer, serve_device
-from device_runtime.stats import GenerationStats
 from submodels.split import SplitOptions, split_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from adapters.data.whole_model import load_whole_model
 from adapters.install import install_adapter
 from adapters.networks import AdapterNetwork, build_network, network_tensors, start_as
 from adapters.storage import (
@@ -16,8 +17,7 @@ from adapters.storage import (
     write_card,
     write_weights,
 )
-from adapters.whole_model import load_whole_model
-from submodels.layers import Placed
+from submodels.bundle.layers import Placed
 from submodels.manifest import Manifest
 from submodels.split import SplitOptions, split_checkpoint
 from tests.support.reference import STORIES

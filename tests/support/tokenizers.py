@@ -6,7 +6,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from device_runtime.tokenizer import Tokenizer, load_tokenizer
+from device_runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 MODEL_FOLDER = Path(__file__).parents[2] / "models" / "stories260k"
 _LINES = ["the quick brown fox", "Größe, 你好 and 👩‍👩‍👧", "Once upon a time, there was"]

@@ -14,10 +14,10 @@ from types import MappingProxyType
 from safetensors.torch import save_file
 
 from cloud_server.config import CloudConfig
-from cloud_server.vllm_engine.engine import EngineShape, VllmMiddleEngine
-from cloud_server.vllm_engine.paged_cache import PagedCache
-from cloud_server.vllm_engine.plugin import PREFIX
-from cloud_server.vllm_engine.start import StartedEngine, start_engine
+from cloud_server.engines.vllm.engine import EngineShape, VllmMiddleEngine
+from cloud_server.engines.vllm.paged_cache import PagedCache
+from cloud_server.engines.vllm.plugin import PREFIX
+from cloud_server.engines.vllm.start import StartedEngine, start_engine
 from tests.support.middle_models import FIRST_LAYER, MAX_CONTEXT, NUM_MIDDLE_LAYERS, MiddleModel
 from wire.messages import Dtype
 from wire.numbers import NUMPY_DTYPES

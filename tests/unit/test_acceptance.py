@@ -1,6 +1,6 @@
 import pytest
 
-from device_runtime.acceptance import Verdict, accept, walk
+from device_runtime.session.acceptance import Verdict, accept, walk
 
 
 def test_an_empty_draft_accepts_nothing_and_takes_the_targets_token():

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from adapters import fitting, trial_steps
 from adapters.options import StageProgress
 from adapters.storage import load_adapter
+from adapters.training import fitting, trial_steps
 from hat.cli import FAILED, INTERRUPTED, OK, USAGE, run
 from hat.commands.adapter import NOT_BETTER
-from hat.stage_progress import StageLines
-from submodels.bundle import load_bundle
+from hat.up.stage_progress import StageLines
+from submodels.bundle.bundle import load_bundle
 from submodels.random_models import RandomModel
 from tests.support.adapter_models import make_bundles, write_stories
 from tests.support.stored_adapters import install_early_adapter

@@ -3,12 +3,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from device_runtime.adapter_drafter import AdapterDrafter
-from device_runtime.engine import SequenceId
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.noise import PositionNoise
-from device_runtime.sampling import Sampler
-from device_runtime.submodel_engine import SubmodelEngine
+from device_runtime.drafting.adapter import AdapterDrafter
+from device_runtime.engines.engine import SequenceId
+from device_runtime.engines.submodel_engine import SubmodelEngine
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
 from tests.support.device_engines import DRAFTING_ENGINES
 from tests.support.reference import STORIES, story_prompts
 from tests.support.stored_adapters import ADAPTER, split_with_adapter

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import train as training
-from adapters.checkpoint import TrainingProgress
 from adapters.comparison import Comparison, Standing, lookup_standing, lookup_trial
-from adapters.corpus import CorpusError, Windows
+from adapters.data.corpus import CorpusError, Windows
+from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.distill import Recipe
 from adapters.install import install_adapter
 from adapters.networks import AdapterNetwork, build_network, start_as
 from adapters.options import StageProgress, TrainOptions, TrialOptions
 from adapters.storage import DraftCost, adapter_shape
-from adapters.train import train
-from adapters.whole_model import WholeModel, load_whole_model
-from submodels.bundle import load_bundle
-from submodels.layers import Placed
+from adapters.training import train as training
+from adapters.training.checkpoint import TrainingProgress
+from adapters.training.train import train
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.layers import Placed
 from submodels.random_models import RandomModel
 from tests.support.adapter_models import looked_up, make_bundles, write_stories
 from tests.support.stored_adapters import random_network, store_random_adapter

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import corpus
-from adapters.corpus import (
+from adapters.data import corpus
+from adapters.data.corpus import (
     STORY_END,
     Corpus,
     CorpusError,
@@ -15,7 +15,7 @@ from adapters.corpus import (
     encoded_stories,
     stories,
 )
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import make_bundles, write_stories
 
 BOS = 1

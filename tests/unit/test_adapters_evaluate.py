@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from adapters.corpus import CorpusError, Windows
+from adapters.data.corpus import CorpusError, Windows
 from adapters.distill import Recipe
-from adapters.evaluate import evaluate
+from adapters.measuring.evaluate import evaluate
+from adapters.measuring.report import render_report
 from adapters.options import EvaluateOptions, StageProgress, TrainOptions, TrialOptions
-from adapters.report import render_report
 from adapters.storage import AdapterError
-from adapters.train import train
+from adapters.training.train import train
 from tests.support.adapter_models import looked_up, make_bundles, write_stories
 
 TRIALS = TrialOptions(3, prompt_tokens=(6, 12), continuation_tokens=12, max_draft_tokens=3)

@@ -5,7 +5,7 @@ import pytest
 
 from adapters.install import install_adapter
 from adapters.storage import AdapterError, Kind, load_adapter
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from submodels.errors import BundleError
 from submodels.random_models import make_random_model
 from tests.support.adapter_models import SMALL, make_bundles

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from adapters import fitting
-from adapters.corpus import Windows
+from adapters.data.corpus import Windows
+from adapters.data.states import STATES_FILE
 from adapters.distill import Recipe
 from adapters.options import StageProgress, TrainOptions, TrialOptions
-from adapters.states import STATES_FILE
-from adapters.train import train
-from adapters.trial_steps import MIN_STEPS, TooFewStepsError
+from adapters.training import fitting
+from adapters.training.train import train
+from adapters.training.trial_steps import MIN_STEPS, TooFewStepsError
 from tests.support.adapter_models import looked_up, make_bundles, write_stories
 
 RECIPE = Recipe(steps=1, batch_windows=2, warmup_steps=5)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from adapters.rounds import (
+from adapters.data.rounds import (
     RoundFigures,
     Trial,
     acceptance_by_position,

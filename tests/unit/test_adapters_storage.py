@@ -19,11 +19,11 @@ from adapters.storage import (
     write_card,
     write_weights,
 )
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from submodels.manifest import Manifest
-from submodels.onnx_builder import GraphBuilder
-from submodels.onnx_files import Graph
-from submodels.onnx_layers import add_decoder_stack
+from submodels.onnx.builder import GraphBuilder
+from submodels.onnx.files import Graph
+from submodels.onnx.layers import add_decoder_stack
 from tests.support.adapter_models import make_bundles
 from tests.support.stored_adapters import FIGURES
 

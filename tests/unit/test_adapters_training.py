@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.corpus import Windows
+from adapters.data.corpus import Windows
+from adapters.data.states import STATES_FILE, Batch, cached_states
+from adapters.data.whole_model import WholeModel
 from adapters.distill import Recipe, distillation_loss
 from adapters.networks import load_network
 from adapters.options import StageProgress, TrainOptions, TrialOptions
-from adapters.states import STATES_FILE, Batch, cached_states
 from adapters.storage import WEIGHTS_FILE, Kind, load_adapter
-from adapters.train import TrainedAdapter, train
-from adapters.whole_model import WholeModel
-from submodels.bundle import load_bundle
+from adapters.training.train import TrainedAdapter, train
+from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import (
     PerfectAdapter,
     looked_up,

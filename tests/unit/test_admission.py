@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from device_runtime.admission import Admission
-from device_runtime.generation import OverloadedError
+from device_runtime.generation.request import OverloadedError
+from device_runtime.runtime.admission import Admission
 from tests.support.event_loop import settle
 
 

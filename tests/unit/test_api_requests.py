@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from device_runtime.api.errors import ApiError
-from device_runtime.api.requests import ChatRequest, CompletionRequest, decode_request
+from device_runtime.api.request.body import ChatRequest, CompletionRequest, decode_request
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -8,8 +8,8 @@ import pytest
 from bench.arms import ARMS, Arm, arm_names, find_arm
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
-from hat.programs import cloud_program, device_program
-from hat.setting_sources import Sources, load
+from hat.settings.programs import cloud_program, device_program
+from hat.settings.sources import Sources, load
 
 ALL = [pytest.param(arm, id=arm.name) for arm in ARMS]
 

@@ -23,7 +23,7 @@ from bench.live.plan import (
 from bench.live.steps import loaded_engine, logged_step
 from bench.live.texts import different_texts
 from bench.records import Cell, RequestRecord
-from cloud_server.daemon import STEP_LINE
+from cloud_server.daemon.daemon import STEP_LINE
 from tests.support.bench_runs import LINK, MODEL, WORKLOAD
 from tests.support.stack import split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER

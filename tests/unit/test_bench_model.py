@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from bench.model_shapes import SHAPES, ModelShape
 from bench.models import has_real_weights, make_model
 from hat.commands.bench_model import make_model as make_model_command
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from submodels.split import SplitOptions, split_checkpoint
-from submodels.tensor_file import TensorFile
+from submodels.tensors.tensor_file import TensorFile
 
 ROOT = Path(__file__).resolve().parents[2]
 END_TOKEN_ID = 50_256

@@ -7,11 +7,11 @@ import pytest
 
 from adapters.install import install_adapter
 from adapters.storage import TrainingFigures, load_card, write_card
-from device_runtime.bundle_adapter import drafter_reason, is_worth_its_place
 from device_runtime.config import DeviceConfig
-from device_runtime.drafters import drafter_name
-from device_runtime.engines import load_engine
-from submodels.bundle import load_bundle
+from device_runtime.drafting.choice import drafter_name
+from device_runtime.engines.bundle_adapter import drafter_reason, is_worth_its_place
+from device_runtime.engines.loading import load_engine
+from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import make_bundles
 from tests.support.stored_adapters import FIGURES, store_random_adapter
 

@@ -13,16 +13,17 @@ import pytest
 from onnx import TensorProto, helper
 
 from cloud_server.config import CloudConfig
+from cloud_server.engines.vllm.bundle import run_bundle_workers
 from cloud_server.errors import ConfigError
-from cloud_server.vllm_engine.bundle import run_bundle_workers
-from device_runtime.chat_template import load_chat_template
-from submodels import bundle_contents, file_hashes
-from submodels.bundle import load_bundle
-from submodels.cache_folder import CACHE_VARIABLE
+from device_runtime.text.chat_template import load_chat_template
+from submodels.bundle import contents as bundle_contents
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.cache_folder import CACHE_VARIABLE
+from submodels.bundle.model_files import model_files
 from submodels.errors import BundleError
-from submodels.model_files import model_files
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
+from submodels.tensors import file_hashes
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from hat.chat_client import ChatClient, ChatOptions, EndpointError, Message
+from hat.chat.client import ChatClient, ChatOptions, EndpointError, Message
 from tests.support.chat_endpoint import BREAK, HANG, ChatEndpoint, serving
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from device_runtime.chat_template import ChatTemplate, ChatTemplateError, load_chat_template
+from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, load_chat_template
 from submodels.errors import BundleError
 
 CHATML = (

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cloud_server.connection import Connection, SendLimits
+from cloud_server.daemon.connection import Connection, SendLimits
 from wire.messages import Fault
 
 LIMITS = SendLimits(max_backlog_bytes=100, stall_timeout_s=5.0)

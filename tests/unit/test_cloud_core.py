@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cloud_server.actions import (
+from cloud_server.core.actions import (
     CloseConnection,
     Send,
 )

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from cloud_server.actions import (
+from cloud_server.core.actions import (
     OpenSequence,
     ReleaseSequence,
     StepOutcome,
 )
-from cloud_server.core import CoreConfig
+from cloud_server.core.core import CoreConfig
 from tests.support.cloud_core import (
     CONFIG,
     Cloud,

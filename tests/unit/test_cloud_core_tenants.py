@@ -6,8 +6,8 @@ from types import FrameType
 
 import pytest
 
-from cloud_server.actions import ConnectionId
-from cloud_server.core_config import MAX_CONNECTION_FRAMES, MAX_SESSION_FRAMES
+from cloud_server.core.actions import ConnectionId
+from cloud_server.core.config import MAX_CONNECTION_FRAMES, MAX_SESSION_FRAMES
 from tests.support.cloud_core import (
     CONFIG,
     Cloud,

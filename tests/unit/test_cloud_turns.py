@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from cloud_server.actions import Identity
-from cloud_server.turns import BURST_S, MAX_S, Shares, Turns, cost_s
+from cloud_server.core.actions import Identity
+from cloud_server.daemon.turns import BURST_S, MAX_S, Shares, Turns, cost_s
 from wire.codec import encode
 from wire.messages import Close, Codec, Dtype, Open, States, Want
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from hat.cli import hat, run
 from hat.errors import CommandError
 from hat.missing_packages import EXTRAS, extras_explained
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "stories260k"

@@ -18,12 +18,12 @@ import yaml
 from aiohttp import web
 from click.testing import CliRunner
 
-from cloud_server.app import Serving, make_app
 from cloud_server.config import CloudConfig
-from cloud_server.metrics import Metrics
+from cloud_server.daemon.app import Serving, make_app
+from cloud_server.daemon.metrics import Metrics
 from device_runtime.api.app import make_app as make_device_app
 from hat.cli import hat
-from hat.programs import cloud_program, device_program
+from hat.settings.programs import cloud_program, device_program
 from tests.support.scaling_tables import DOCUMENT
 from wire.handshake import LINK_PATH
 

@@ -13,17 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime import onnx_stack
 from device_runtime.config import DeviceConfig
-from device_runtime.engine import SequenceId
-from device_runtime.engines import EngineLoadError, load_engine
-from device_runtime.kv_buffers import KvBuffers, KvShape
-from device_runtime.onnx_engine import load_onnx_engine
-from device_runtime.onnx_stack import open_session
-from device_runtime.rotary import RotaryTables, rotary_tables
-from device_runtime.submodel_engine import SubmodelEngine
+from device_runtime.engines import onnx_stack
+from device_runtime.engines.engine import SequenceId
+from device_runtime.engines.kv_buffers import KvBuffers, KvShape
+from device_runtime.engines.loading import EngineLoadError, load_engine
+from device_runtime.engines.onnx_engine import load_onnx_engine
+from device_runtime.engines.onnx_stack import open_session
+from device_runtime.engines.rotary import RotaryTables, rotary_tables
+from device_runtime.engines.submodel_engine import SubmodelEngine
+from submodels.bundle.layers import rope_table
 from submodels.errors import BundleError
-from submodels.layers import rope_table
 from submodels.manifest import Rope
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.device_engines import rows_in_chunks
@@ -171,7 +171,7 @@ import sys
 from pathlib import Path
 sys.modules[{module!r}] = None
 from device_runtime.config import DeviceConfig
-from device_runtime.engines import EngineLoadError, load_engine
+from device_runtime.engines.loading import EngineLoadError, load_engine
 try:
     load_engine(DeviceConfig(Path({str(bundle)!r}), engine={engine!r}))
 except EngineLoadError as error:
@@ -188,7 +188,7 @@ def test_the_onnx_engine_runs_without_torch(bundle: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from device_runtime.onnx_engine import load_onnx_engine
+from device_runtime.engines.onnx_engine import load_onnx_engine
 engine = load_onnx_engine(Path({str(bundle)!r}), "int8", 1, None)
 engine.logits(engine.open(), engine.input_rows(engine.open(), [1, 2], 0), 0, 1)
 print([name for name in ("torch", "transformers", "onnx", "safetensors") if name in sys.modules])

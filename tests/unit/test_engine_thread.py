@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from device_runtime.engine_thread import EngineThread
+from device_runtime.engines.thread import EngineThread
 from tests.support.fake_model import FakeDeviceEngine
 
 

@@ -11,10 +11,10 @@ from cloud_server.config import CloudConfig
 from cloud_server.exposure import exposure_of as exposure_of_cloud
 from device_runtime.config import DeviceConfig
 from device_runtime.exposure import exposure_of as exposure_of_device
-from hat.secret_files import readable_note
+from hat.settings.secret_files import readable_note
 from process.certificates import CertificateError, Validity, validities
 from process.exposure import certificate_notices, file_notice, is_loopback
-from process.limits import Limits
+from process.listening.limits import Limits
 from tests.support.guarded import make_certificate
 from wire.limits import MAX_CREDENTIAL_BYTES
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cloud_server.host_memory import available_bytes
+from cloud_server.engines.host_memory import available_bytes
 
 GIB = 1 << 30
 

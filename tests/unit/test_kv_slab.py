@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cloud_server.kv_slab import KvShape, KvSlab, slab_tokens
+from cloud_server.engines.torch.kv_slab import KvShape, KvSlab, slab_tokens
 
 
 def _shape(transposed: bool) -> KvShape:

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.link_config import (
+from device_runtime.link.config import (
     LinkConfig,
     LinkConfigError,
     link_proxy,
     link_url,
     tls_context,
 )
-from device_runtime.refusals import of_error, of_fault, retry_delay_s
+from device_runtime.link.refusals import of_error, of_fault, retry_delay_s
 from tests.support.fake_cloud import MODEL, fault
 from tests.support.link_errors import connection_key, handshake_error, request_info
 from wire.errors import FaultCode, RemoteProtocolError

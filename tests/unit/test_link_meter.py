@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from chunking.state_monitor import AnsweredFrame, StateMonitor
-from device_runtime.link_meter import LinkMeter
+from device_runtime.link.meter import LinkMeter
 from tests.support.cloud_core import opening, shallow_rows, states
 from wire.messages import Close, Codec, Dtype, Opened, Reply, SessionId
 

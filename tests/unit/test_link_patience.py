@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import pytest
 
-from device_runtime.generation import CloudUnavailableError
-from device_runtime.link import Link
-from device_runtime.link_config import Patience
-from device_runtime.tunnel import TunnelError
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.config import Patience
+from device_runtime.link.link import Link
+from device_runtime.link.tunnel import TunnelError
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_runtime import PROMPT, Bench, expected, request, rest
 from tests.support.link_errors import connection_key, handshake_error

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from cloud_server.actions import ConnectionId
+from cloud_server.core.actions import ConnectionId
 from tests.support.cloud_core import CONFIG, Cloud, opening, shallow_rows, states
 from wire.messages import Fault, Reply, Want
 

@@ -16,19 +16,19 @@ from adapters.medusa_heads import (
     TreeNode,
     load_heads,
 )
-from adapters.medusa_training import (
+from adapters.options import TrialOptions
+from adapters.training.medusa_training import (
     HeadsNetwork,
     HeadsOptions,
     choose_tree,
     tokens_per_round,
     train_heads,
 )
-from adapters.options import TrialOptions
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.medusa_drafter import MedusaDrafter
-from device_runtime.noise import PositionNoise
-from device_runtime.sampling import Sampler
-from submodels.bundle import load_bundle
+from device_runtime.drafting.medusa import MedusaDrafter
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
+from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import make_bundles, write_stories
 from tests.support.reference import STORIES
 

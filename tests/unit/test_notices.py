@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.vllm_engine.notices import FAILED, NoticeReader, NoticeWriter, named_pipe
+from cloud_server.engines.vllm.exchange.notices import (
+    FAILED,
+    NoticeReader,
+    NoticeWriter,
+    named_pipe,
+)
 
 PATIENCE_S = 30.0
 
@@ -58,7 +63,7 @@ def test_the_end_of_the_writer_is_heard_of_at_once(path):
     reader = NoticeReader(path)
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from cloud_server.vllm_engine.notices import NoticeWriter\n"
+        "from cloud_server.engines.vllm.exchange.notices import NoticeWriter\n"
         "NoticeWriter(Path(sys.argv[1])).tell(1, 2)\n"
         "os.kill(os.getpid(), 9)\n"
     )

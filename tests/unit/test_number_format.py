@@ -19,9 +19,9 @@ from cloud_server.number_format import (
     is_open,
     wire_format,
 )
-from hat.print_config import as_toml
-from hat.programs import cloud_program
-from hat.setting_sources import Sources, load
+from hat.settings.print_config import as_toml
+from hat.settings.programs import cloud_program
+from hat.settings.sources import Sources, load
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from submodels import onnx_matrices
-from submodels.onnx_files import LOGITS, ROWS, Graph, graph_file
-from submodels.onnx_graphs import write_onnx
-from submodels.onnx_matrices import pad_heads, padded_head_dim, padded_matrix, plain_matrix, stacked
-from submodels.onnx_quantisation import BLOCK, block_scales, num_blocks, quantise
+from submodels.onnx import matrices as onnx_matrices
+from submodels.onnx.files import LOGITS, ROWS, Graph, graph_file
+from submodels.onnx.graphs import write_onnx
+from submodels.onnx.matrices import pad_heads, padded_head_dim, padded_matrix, plain_matrix, stacked
+from submodels.onnx.quantisation import BLOCK, block_scales, num_blocks, quantise
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.split_models import split
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from device_runtime.generation import CloudUnavailableError
-from device_runtime.link import Link
-from device_runtime.link_session import LinkLostError, SessionRefusedError
-from device_runtime.outage import MAX_RECOVERIES, Outage
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.link import Link
+from device_runtime.link.session import LinkLostError, SessionRefusedError
+from device_runtime.runtime.outage import MAX_RECOVERIES, Outage
 from tests.support.fake_cloud import fault
 from tests.support.virtual_time import run_virtual
 from wire.errors import FaultCode

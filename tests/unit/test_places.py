@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from device_runtime.engine_thread import EngineThread
-from device_runtime.link import Link
-from device_runtime.link_session import LinkSession
-from device_runtime.places import Place, Places
-from device_runtime.prefix_cache import PrefixCacheLimits
+from device_runtime.engines.thread import EngineThread
+from device_runtime.link.link import Link
+from device_runtime.link.session import LinkSession
+from device_runtime.runtime.places import Place, Places
+from device_runtime.session.prefix_cache import PrefixCacheLimits
 from tests.support.virtual_time import run_virtual
 
 ROOM = PrefixCacheLimits(max_sessions=4, max_tokens=1000, min_shared_tokens=1)

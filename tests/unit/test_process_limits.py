@@ -2,9 +2,9 @@
 
 import logging
 
-from cloud_server.actions import Identity
-from cloud_server.wrong_secrets import WrongSecrets
-from process.limits import default_max_connections, default_max_per_address
+from cloud_server.core.actions import Identity
+from cloud_server.daemon.wrong_secrets import WrongSecrets
+from process.listening.limits import default_max_connections, default_max_per_address
 from process.quiet_log import QuietLog
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.proxies import Proxy, ProxyError, proxy_for
+from device_runtime.link.proxies import Proxy, ProxyError, proxy_for
 
 PROXY = {"HTTPS_PROXY": "http://proxy.example:3128"}
 

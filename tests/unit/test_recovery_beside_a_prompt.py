@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cloud_server.actions import Refusal, StepWork
-from device_runtime.generation import SamplingParams
+from cloud_server.core.actions import Refusal, StepWork
+from device_runtime.generation.request import SamplingParams
 from tests.support.fake_runtime import PROMPT, expected, request, rest
 from tests.support.memory_cloud import CoreCloud
 from tests.support.memory_link import memory_bench

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from submodels.manifest import Rope
+from submodels.plan.rope_checks import check_rope
 from submodels.random_models import make_random_model
-from submodels.rope_checks import check_rope
 from tests.support.split_models import VARIANTS, split
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cloud_server.vllm_engine.row_exchange import (
+from cloud_server.engines.vllm.exchange.rows import (
     SHARED_MEMORY,
     ExchangeShape,
     NamedExchange,

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from device_runtime.generation import GenerationRequest, SamplingParams, Token
-from device_runtime.noise import PositionNoise, draw_seed
-from device_runtime.sampling import LogitsError, Sampler
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.generation.tokens import Token
+from device_runtime.sampling.noise import PositionNoise, draw_seed
+from device_runtime.sampling.sampler import LogitsError, Sampler
 
 GREEDY = SamplingParams(temperature=0.0)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from device_runtime.api.sampling_defaults import SamplingDefaults, sampling_defaults
+from device_runtime.api.request.sampling_defaults import SamplingDefaults, sampling_defaults
 from tests.support.api_server import CHAT, COMPLETIONS, USER, story_generator, with_server
 
 QWEN3 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True, "max_new_tokens": 9}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cloud_server.config import CloudConfig
-from cloud_server.engine import EngineLostError, SequenceId, StepItem
+from cloud_server.engines.engine import EngineLostError, SequenceId, StepItem
 from hat.self_test.checks import Gap, Outcome, run_checks, tolerance_of
 from hat.self_test.engines import for_checks, for_random_model, in_mode, modes
 from hat.self_test.quiet import Quiet
@@ -18,7 +18,7 @@ from hat.self_test.random_bundle import shape_for, unsplit_bundle
 from hat.self_test.report import Column, outcome_line, summary_line, times_table
 from hat.self_test.step_times import LOADS, VERIFY_8, Load, StepTimes, measure
 from hat.self_test.streams import OwnStreams, Stream
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from tests.support.fake_middle_engine import FakeMiddleEngine
 from wire.messages import Want
 

@@ -1,10 +1,19 @@
 import pytest
 
 from chunking.planner import FixedSizePlanner
-from device_runtime.actions import AwaitReply, Choose, ComputeAndSend, Draft, Emit, Finish, Reopen
-from device_runtime.draft_length import FixedDraftLength
-from device_runtime.generation import Emission, GenerationRequest, SamplingParams, Token
-from device_runtime.session import ReplyFacts, Session, SessionLimits
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.generation.tokens import Emission, Token
+from device_runtime.session.actions import (
+    AwaitReply,
+    Choose,
+    ComputeAndSend,
+    Draft,
+    Emit,
+    Finish,
+    Reopen,
+)
+from device_runtime.session.draft_length import FixedDraftLength
+from device_runtime.session.session import ReplyFacts, Session, SessionLimits
 from wire.messages import Want
 
 

@@ -6,10 +6,10 @@ from chunking.chooser import ChunkChooser
 from chunking.cost import Backlog, LinearTime
 from chunking.estimates import Estimates
 from chunking.planner import WAIT, FixedSizePlanner, Prefill
-from device_runtime.actions import AwaitReply, Choose, ComputeAndSend, FeedOutput
-from device_runtime.draft_length import FixedDraftLength
-from device_runtime.generation import GenerationRequest, SamplingParams
-from device_runtime.session import ReplyFacts, Session, SessionLimits
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.session.actions import AwaitReply, Choose, ComputeAndSend, FeedOutput
+from device_runtime.session.draft_length import FixedDraftLength
+from device_runtime.session.session import ReplyFacts, Session, SessionLimits
 from wire.messages import Want
 
 PROMPT = (5, 6, 7, 8, 9, 10)

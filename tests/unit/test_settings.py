@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from hat.errors import ConfigError
-from hat.print_config import as_toml
-from hat.programs import cloud_program, device_program
-from hat.setting_sources import Sources, load
-from hat.settings import About, program
+from hat.settings.print_config import as_toml
+from hat.settings.programs import cloud_program, device_program
+from hat.settings.sources import Sources, load
+from hat.settings.tables import About, program
 
 CLOUD = cloud_program()
 DEVICE = device_program()

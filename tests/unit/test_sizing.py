@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from bench.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, StepTraffic, known_models
+from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, StepTraffic, known_models
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings
-from cloud_server.kv_slab import KvShape
+from cloud_server.engines.torch.kv_slab import KvShape
 from hat.splitting import default_input_layers
 from tests.support.scaling_tables import DOCUMENT, with_fresh_tables
 from wire.messages import Dtype

@@ -9,9 +9,9 @@ import tokenizers
 from tokenizers import AddedToken, models
 from transformers import AutoTokenizer
 
+from submodels.bundle.model_files import ModelFiles
+from submodels.checkpoint.special_tokens import named_special_tokens, tokenizer_eos_id
 from submodels.errors import BundleError
-from submodels.model_files import ModelFiles
-from submodels.special_tokens import named_special_tokens, tokenizer_eos_id
 
 _WORDS = ("<a>", "<b>", "<c>", "<plain>", "<img>")
 _AS_OBJECT = {"__type": "AddedToken", "content": "<b>", "lstrip": False, "special": True}

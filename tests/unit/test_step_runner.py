@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cloud_server.actions import (
+from cloud_server.core.actions import (
     OpenSequence,
     Refusal,
     ReleaseSequence,
@@ -13,7 +13,7 @@ from cloud_server.actions import (
     Step,
     StepWork,
 )
-from cloud_server.step_runner import StepRunner
+from cloud_server.daemon.step_runner import StepRunner
 from tests.support.fake_middle_engine import POISON, FakeMiddleEngine, deep_rows
 from wire.errors import FaultCode
 from wire.limits import ITEM_BYTES

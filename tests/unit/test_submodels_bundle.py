@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
 from submodels.errors import BundleError
 from submodels.random_models import RandomModel, make_random_model
-from submodels.tensor_layout import Part
+from submodels.tensors.tensor_layout import Part
 from tests.support.split_models import split
 
 
@@ -196,8 +196,8 @@ def test_reading_a_bundle_loads_neither_torch_nor_transformers(whole: Path) -> N
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from submodels.bundle import load_bundle\n"
-        "from submodels.tensor_layout import Part\n"
+        "from submodels.bundle.bundle import load_bundle\n"
+        "from submodels.tensors.tensor_layout import Part\n"
         "load_bundle(Path(sys.argv[1]), 'device').open_tensors(Part.INPUT)\n"
         "assert not {'torch', 'transformers', 'onnx'} & sys.modules.keys()\n"
     )

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from submodels.checkpoint import open_checkpoint
+from submodels.checkpoint.checkpoint import open_checkpoint
+from submodels.checkpoint.hub import model_name, resolve_model
 from submodels.errors import CheckpointError
-from submodels.hub import model_name, resolve_model
-from submodels.tensor_file import TensorFile, TensorFileError
+from submodels.tensors.tensor_file import TensorFile, TensorFileError
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -133,7 +133,7 @@ def _resolve_offline(hub_id: str, cache: Path) -> str:
     """In a fresh process, since the hub client reads its settings when imported."""
     program = (
         "import sys\n"
-        "from submodels.hub import resolve_model\n"
+        "from submodels.checkpoint.hub import resolve_model\n"
         "from submodels.errors import CheckpointError\n"
         "try:\n"
         "    print(resolve_model(sys.argv[1]))\n"

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from submodels import split as split_module
-from submodels import staging
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
+from submodels.checkpoint import staging
 from submodels.errors import BundleError, SplitError
 from submodels.random_models import RandomModel, make_random_model
-from submodels.safetensors_writer import SafetensorsWriter
+from submodels.tensors.safetensors_writer import SafetensorsWriter
 from tests.support.split_models import split
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from submodels.bundle import load_bundle
-from submodels.layers import LayerCache, Placed, load_layers, run_layers, visible_keys
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers, visible_keys
 from submodels.random_models import RandomModel, make_random_model
-from submodels.tensor_layout import Part
+from submodels.tensors.tensor_layout import Part
 from tests.support.split_models import split
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from submodels.errors import UnsupportedModelError
-from submodels.plan import read_model
+from submodels.plan.plan import read_model
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

@@ -12,12 +12,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
-from submodels import checkpoint
 from submodels import split as split_module
-from submodels.bundle import load_bundle
+from submodels.bundle.bundle import load_bundle
+from submodels.checkpoint import checkpoint
 from submodels.errors import CheckpointError, SplitError
 from submodels.random_models import EOS_TOKEN_ID, RandomModel, make_random_model
-from submodels.tensor_layout import Part
+from submodels.tensors.tensor_layout import Part
 from tests.support.split_models import split
 
 LAYERS = 4

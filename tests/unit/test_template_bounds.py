@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.chat_template import ChatTemplate, ChatTemplateError, load_chat_template
-from device_runtime.template_process import TemplateLimits
+from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, load_chat_template
+from device_runtime.text.template_process import TemplateLimits
 from submodels.errors import BundleError
 
 USER = [{"role": "user", "content": "hi"}]
@@ -153,8 +153,8 @@ def test_its_process_knows_nothing_of_the_users_secrets(monkeypatch: pytest.Monk
 def test_its_process_ends_with_its_parent_even_in_the_middle_of_a_loop() -> None:
     program = (
         "import os, sys, threading, time\n"
-        "from device_runtime.chat_template import ChatTemplate\n"
-        "from device_runtime.template_process import TemplateLimits\n"
+        "from device_runtime.text.chat_template import ChatTemplate\n"
+        "from device_runtime.text.template_process import TemplateLimits\n"
         f"source = {guarded(ENDLESS[0])!r}\n"
         "template = ChatTemplate(source, {}, limits=TemplateLimits(cpu_s=1.0, num_processes=1))\n"
         "threads = os.listdir('/proc/self/task')\n"

@@ -1,6 +1,6 @@
 """The bars of a request's timeline."""
 
-from device_runtime.timeline import Span, Timeline
+from device_runtime.generation.timeline import Span, Timeline
 
 
 def test_nothing_is_kept_unless_asked_for() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from device_runtime.tokenizer import load_tokenizer
+from device_runtime.text.tokenizer import load_tokenizer
 from submodels.errors import BundleError
 from tests.support.tokenizers import byte_level_tokenizer, story_tokenizer
 

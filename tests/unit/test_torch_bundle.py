@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_server import torch_bundle, torch_probe
 from cloud_server.config import CloudConfig
-from cloud_server.engine import StepItem
+from cloud_server.engines.engine import StepItem
+from cloud_server.engines.torch import bundle as torch_bundle
+from cloud_server.engines.torch import probe as torch_probe
+from cloud_server.engines.torch.bundle import default_threads, load_torch_engine
 from cloud_server.errors import ConfigError
 from cloud_server.number_format import FORMATS, NAMES, FormatTimes
-from cloud_server.torch_bundle import default_threads, load_torch_engine
-from submodels.bundle import Bundle, load_bundle
-from submodels.layers import LayerCache, Placed, load_layers, run_layers
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
-from submodels.tensor_layout import Part
+from submodels.tensors.tensor_layout import Part
 from wire.messages import Dtype, Want
 
 

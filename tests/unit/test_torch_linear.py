@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cloud_server import torch_linear
-from cloud_server.torch_linear import make_linear, why_not_packed
+from cloud_server.engines.torch import linear as torch_linear
+from cloud_server.engines.torch.linear import make_linear, why_not_packed
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from cloud_server import torch_probe
+from cloud_server.engines.torch import probe as torch_probe
+from cloud_server.engines.torch.probe import measure_formats, measured_format, num_weights
 from cloud_server.number_format import FormatTimes, Room
-from cloud_server.torch_probe import measure_formats, measured_format, num_weights
 from submodels.manifest import ModelShape
 from tests.support.middle_models import make_middle_model
 from wire.messages import Dtype

@@ -11,11 +11,11 @@ import pytest
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
 from hat.default_model import default_model
 from hat.errors import CommandError, ConfigError
-from hat.first_steps import Endpoint, first_steps, is_chat_model
-from hat.ports import reachable_host, require_free_port
-from hat.settings import Given
+from hat.settings.tables import Given
 from hat.splitting import SplitRequest, default_input_layers, split_model
-from hat.up_plan import UpSettings, sides, up_settings
+from hat.up.first_steps import Endpoint, first_steps, is_chat_model
+from hat.up.plan import UpSettings, sides, up_settings
+from hat.up.ports import reachable_host, require_free_port
 
 REQUEST = SplitRequest(None, None, "keep", ())
 CHILD = (sys.executable, "-m", "hat.child")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.chat_template import ChatTemplate, load_chat_template
+from device_runtime.text.chat_template import ChatTemplate, load_chat_template
 from hat.verify.templates import template_check
 from tests.support.tokenizers import MODEL_FOLDER
 

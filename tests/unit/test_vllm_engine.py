@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from cloud_server.engine import (
+from cloud_server.daemon.step_finisher import steps_in_flight
+from cloud_server.engines.engine import (
     EngineFullError,
     EngineLostError,
     MiddleEngine,
     PipelinedEngine,
     StepItem,
 )
-from cloud_server.step_finisher import steps_in_flight
-from cloud_server.vllm_engine.engine import EngineShape, VllmMiddleEngine
-from cloud_server.vllm_engine.paged_cache import PagedCache, Placement
-from cloud_server.vllm_engine.plan import make_plan, rows_as_numbers, split_rows
+from cloud_server.engines.vllm.engine import EngineShape, VllmMiddleEngine
+from cloud_server.engines.vllm.paged_cache import PagedCache, Placement
+from cloud_server.engines.vllm.plan import make_plan, rows_as_numbers, split_rows
 from tests.support.fake_pipeline import NumpyWorkers, small_numbers
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES

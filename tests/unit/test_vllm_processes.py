@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_server.vllm_engine.notices import FAILED
-from cloud_server.vllm_engine.plan import StepPlan
-from cloud_server.vllm_engine.processes import ProcessWorkers, answering_rank
-from cloud_server.vllm_engine.row_exchange import ExchangeShape
-from cloud_server.vllm_engine.shared_rows import RowPaths, SharedRows, WorkerRows, share_rows
+from cloud_server.engines.vllm.exchange.notices import FAILED
+from cloud_server.engines.vllm.exchange.rows import ExchangeShape
+from cloud_server.engines.vllm.exchange.shared_rows import (
+    RowPaths,
+    SharedRows,
+    WorkerRows,
+    share_rows,
+)
+from cloud_server.engines.vllm.plan import StepPlan
+from cloud_server.engines.vllm.processes import ProcessWorkers, answering_rank
 
 SHAPE = ExchangeShape(num_slots=2, max_rows=6, row_items=4, item="float32")
 NOTHING = np.zeros(0, np.int32)

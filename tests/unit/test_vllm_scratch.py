@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.vllm_engine import scratch
+from cloud_server.engines.vllm.exchange import scratch
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from cloud_server.config import CloudConfig
+from cloud_server.engines.vllm import bundle as vllm_bundle
+from cloud_server.engines.vllm.arguments import check_names, engine_arguments
+from cloud_server.engines.vllm.engine import EngineShape
+from cloud_server.engines.vllm.facts import WorkerFacts, check_facts
+from cloud_server.engines.vllm.plugin import BASES, PREFIX
+from cloud_server.engines.vllm.versions import installed_version
 from cloud_server.errors import ConfigError
-from cloud_server.vllm_engine import bundle as vllm_bundle
-from cloud_server.vllm_engine.arguments import check_names, engine_arguments
-from cloud_server.vllm_engine.engine import EngineShape
-from cloud_server.vllm_engine.facts import WorkerFacts, check_facts
-from cloud_server.vllm_engine.plugin import BASES, PREFIX
-from cloud_server.vllm_engine.versions import installed_version
-from submodels.bundle import Bundle, load_bundle
-from submodels.families import FAMILIES
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.plan.families import FAMILIES
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
 from wire.messages import Dtype
@@ -136,7 +136,7 @@ def installed(monkeypatch, **versions: str) -> None:
         except KeyError:
             raise importlib.metadata.PackageNotFoundError(package) from None
 
-    monkeypatch.setattr("cloud_server.vllm_engine.versions.version", version)
+    monkeypatch.setattr("cloud_server.engines.vllm.versions.version", version)
 
 
 @pytest.mark.parametrize("found", ["0.32.0", "0.32.1+cpu", "0.32.9.post2", "0.32.0rc1"])
@@ -329,4 +329,4 @@ def test_a_cloud_bundle_names_a_class_of_the_plugin(plain):
 
 def test_the_entry_point_is_installed_under_vllm_s_group():
     found = importlib.metadata.entry_points(group="vllm.general_plugins")
-    assert "cloud_server.vllm_engine.plugin:register" in {point.value for point in found}
+    assert "cloud_server.engines.vllm.plugin:register" in {point.value for point in found}

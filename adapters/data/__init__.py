@@ -1,0 +1,1 @@
+"""Texts, hidden states and rounds that an adapter learns from and is measured on."""

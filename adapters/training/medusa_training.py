@@ -1,0 +1,263 @@
+"""Training Medusa-1 heads: `python -m adapters.training.medusa_training --help`.
+
+The target stays as it is. Head d learns the target's own distribution d places further on, along
+the text it reads: cross-entropy to the target's probabilities, not to the text's tokens.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adapters.data.chains import continue_prompt, greedy
+from adapters.data.corpus import Corpus, Share, Windows, collect_windows
+from adapters.data.states import Batch, StateFile, cached_states
+from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.distill import Recipe
+from adapters.measuring.evaluate import held_out_prompts
+from adapters.medusa_heads import (
+    HEADS_FORMAT_VERSION,
+    HeadsCard,
+    HeadsTraining,
+    TreeNode,
+    write_heads_card,
+    write_heads_weights,
+)
+from adapters.options import TrialOptions
+from submodels.bundle.layers import Placed
+from submodels.manifest import BundleFile
+
+_MAX_RANK = 8
+"""Guesses of a head that a tree may hold."""
+_LOSS_MEMORY = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsOptions:
+    """What to train: `num_heads` heads and a tree of `num_nodes` guesses."""
+
+    device_bundle: Path
+    cloud_bundle: Path
+    text: tuple[Path, ...]
+    work: Path
+    out: Path
+    recipe: Recipe
+    num_heads: int = 4
+    num_nodes: int = 16
+    max_tokens: int = 1_000_000
+    trials: TrialOptions = field(default_factory=TrialOptions)
+
+
+class HeadsNetwork(nn.Module):
+    """All heads over rows after the final norm; they begin as the model's own LM head."""
+
+    def __init__(self, num_heads: int, lm_head: Tensor) -> None:
+        super().__init__()
+        hidden_size = lm_head.shape[1]
+        self.blocks = nn.Parameter(torch.zeros(num_heads, hidden_size, hidden_size))
+        self.biases = nn.Parameter(torch.zeros(num_heads, hidden_size))
+        self.vocabularies = nn.Parameter(lm_head.float().repeat(num_heads, 1, 1))
+
+    def forward(self, final: Tensor) -> Tensor:
+        """Logits `[N, R, V]` of rows `[R, H]`."""
+        gate = torch.einsum("nkh,rh->nrk", self.blocks, final) + self.biases[:, None]
+        hidden = final + nn.functional.silu(gate)
+        return torch.einsum("nvh,nrh->nrv", self.vocabularies, hidden)
+
+
+def heads_loss(network: HeadsNetwork, model: WholeModel, batch: Batch) -> Tensor:
+    """Mean cross-entropy to the target's probabilities, summed over heads."""
+    final = model.final(batch.top).float()
+    with torch.no_grad():
+        probabilities = model.head.lm_head(final).float().softmax(-1)
+    num_heads = network.blocks.shape[0]
+    # Rows from which every head still finds a target in its own window.
+    known = batch.known[:, num_heads:]
+    logits = network(final[:, :-num_heads][known])
+    loss: Tensor = logits.new_zeros(())
+    for index in range(num_heads):
+        end = probabilities.shape[1] - num_heads + 1 + index
+        target = probabilities[:, 1 + index : end][known]
+        loss = loss + nn.functional.cross_entropy(logits[index], target)
+    return loss
+
+
+def fit_heads(
+    options: HeadsOptions, model: WholeModel, states: StateFile, num_windows: int
+) -> tuple[HeadsNetwork, float]:
+    """Trained heads, and the loss of about the last hundred steps."""
+    recipe = options.recipe
+    network = HeadsNetwork(options.num_heads, model.head.lm_head.weight.detach())
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.95))
+    recent_loss = 0.0
+    for step in range(recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(step)
+            group["weight_decay"] = recipe.weight_decay
+        optimizer.zero_grad(set_to_none=True)
+        loss = heads_loss(network, model, states.batch(recipe.windows_of(step, num_windows)))
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+        optimizer.step()
+        memory = _LOSS_MEMORY if step else 0.0
+        recent_loss = memory * recent_loss + (1 - memory) * float(loss.detach())
+        if step % 100 == 99:
+            print(f"step {step + 1} of {recipe.steps}: loss {recent_loss:.4f}", flush=True)
+    return network.eval(), recent_loss
+
+
+Ranks = tuple[int, ...]
+"""Where the target's next tokens stand among each head's guesses, best first."""
+
+
+@torch.inference_mode()
+def greedy_ranks(
+    model: WholeModel, network: HeadsNetwork, prompts: Sequence[Sequence[int]], num_tokens: int
+) -> list[list[Ranks]]:
+    """Per prompt, the ranks at every position of what the target writes greedily after it."""
+    found = []
+    stop = frozenset(model.manifest.eos_token_ids)
+    num_heads = network.blocks.shape[0]
+    for prompt in prompts:
+        text = continue_prompt(model, prompt, num_tokens, greedy, stop)
+        first, end = text.num_prompt_tokens - 1, len(text.token_ids) - num_heads - 1
+        if end <= first:
+            continue
+        logits = network(model.final(text.deep[first:end]).float())
+        ids = torch.tensor(text.token_ids)
+        columns = []
+        for index in range(num_heads):
+            chosen = ids[first + 2 + index : end + 2 + index, None]
+            own = logits[index].gather(1, chosen)
+            columns.append((logits[index] > own).sum(1).tolist())
+        found.append(list(zip(*columns, strict=True)))
+    return found
+
+
+def choose_tree(texts: Sequence[Sequence[Ranks]], num_nodes: int) -> tuple[TreeNode, ...]:
+    """The likeliest `num_nodes` paths of ranks, the one of first choices before all others.
+
+    A path is accepted where the ranks begin with it, so its share of all starts is what its last
+    node brings in tokens per round. Every beginning of a path is at least as likely as the path.
+    """
+    paths: Counter[Ranks] = Counter()
+    for ranks in (ranks for text in texts for ranks in text):
+        for depth in range(1, len(ranks) + 1):
+            if max(ranks[:depth]) < _MAX_RANK:
+                paths[ranks[:depth]] += 1
+    likely = sorted(paths, key=lambda path: (-paths[path], len(path), path))[:num_nodes]
+    likely.sort(key=lambda path: max(path) > 0)
+    rows = {(): 0} | {path: row for row, path in enumerate(likely, start=1)}
+    return tuple(TreeNode(rows[path[:-1]], path[-1]) for path in likely)
+
+
+def tree_paths(tree: Sequence[TreeNode]) -> set[Ranks]:
+    """The path of ranks that leads to each node."""
+    paths: list[Ranks] = [()]
+    for node in tree:
+        paths.append((*paths[node.parent], node.rank))
+    return set(paths[1:])
+
+
+def tokens_per_round(texts: Sequence[Sequence[Ranks]], tree: Sequence[TreeNode]) -> float:
+    """Rounds that follow each other through the texts: accepted guesses and one token each."""
+    paths = tree_paths(tree)
+    num_rounds = num_tokens = 0
+    for text in texts:
+        start = 0
+        while start < len(text):
+            depth = 0
+            while depth < len(text[start]) and text[start][: depth + 1] in paths:
+                depth += 1
+            start += depth + 1
+            num_tokens += depth + 1
+            num_rounds += 1
+    return num_tokens / num_rounds
+
+
+def train_heads(options: HeadsOptions) -> HeadsCard:
+    """Train heads, choose their tree, and write both to `options.out`."""
+    started_s = time.monotonic()
+    model = load_whole_model(options.device_bundle, options.cloud_bundle, Placed())
+    manifest = model.manifest
+    if manifest.num_output_layers > 0:
+        raise SystemExit("expected bundles without output layers")
+    corpus = Corpus(model.device_bundle, options.text, Share.TRAINED)
+    longest = min(512, manifest.shape.max_context_tokens)
+    windows = collect_windows(corpus, Windows(max_tokens=longest), options.max_tokens)
+    states = cached_states(model, windows, options.work, lambda done, of: None)
+    print(f"{len(windows)} windows, {time.monotonic() - started_s:.0f} s", flush=True)
+    network, loss = fit_heads(options, model, states, len(windows))
+    training_s = time.monotonic() - started_s
+    held_out = Corpus(model.device_bundle, options.text, Share.HELD_OUT)
+    prompts = held_out_prompts(held_out, options.trials)
+    texts = greedy_ranks(model, network, prompts, options.trials.continuation_tokens)
+    for num_nodes in sorted({4, 8, 12, 16, 20, 24, options.num_nodes}):
+        figure = tokens_per_round(texts, choose_tree(texts, num_nodes))
+        print(f"tree of {num_nodes}: {figure:.3f} tokens per round", flush=True)
+    tree = choose_tree(texts, options.num_nodes)
+    ranks = np.array([ranks for text in texts for ranks in text])
+    card = HeadsCard(
+        format_version=HEADS_FORMAT_VERSION,
+        fingerprint=manifest.fingerprint,
+        hidden_size=manifest.shape.hidden_size,
+        vocab_size=manifest.shape.vocab_size,
+        num_heads=options.num_heads,
+        rms_norm_eps=manifest.shape.rms_norm_eps,
+        tree=tree,
+        training=HeadsTraining(
+            steps=options.recipe.steps,
+            corpus_tokens=sum(map(len, windows)),
+            loss=loss,
+            training_s=round(training_s, 1),
+            seed=options.recipe.seed,
+            first_choice_shares=tuple(round(float(s), 4) for s in (ranks == 0).mean(0)),
+            tokens_per_round=round(tokens_per_round(texts, tree), 4),
+        ),
+        weights=_write(options.out, network, model),
+    )
+    write_heads_card(options.out, card)
+    return card
+
+
+def _write(folder: Path, network: HeadsNetwork, model: WholeModel) -> BundleFile:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"norm": model.head.norm.float().numpy()}
+    parts = (network.blocks, network.biases, network.vocabularies)
+    for index, (block, bias, vocabulary) in enumerate(zip(*parts, strict=True)):
+        tensors[f"{index}.block.weight"] = block.detach().numpy()
+        tensors[f"{index}.block.bias"] = bias.detach().numpy()
+        tensors[f"{index}.vocabulary.weight"] = vocabulary.detach().numpy()
+    return write_heads_weights(folder, tensors)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--split", type=Path, required=True, help="folder of both bundles")
+    parser.add_argument("--text", type=Path, action="append", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch-windows", type=int, default=16)
+    parser.add_argument("--peak-lr", type=float, default=1e-2)
+    parser.add_argument("--nodes", type=int, default=16)
+    chosen = parser.parse_args()
+    recipe = Recipe(chosen.steps, chosen.batch_windows, chosen.peak_lr)
+    bundles = (chosen.split / "device", chosen.split / "cloud")
+    card = train_heads(
+        HeadsOptions(
+            *bundles, tuple(chosen.text), chosen.work, chosen.out, recipe, num_nodes=chosen.nodes
+        )
+    )
+    print(card.training)
+
+
+if __name__ == "__main__":
+    main()

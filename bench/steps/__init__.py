@@ -1,0 +1,1 @@
+"""Steps and rounds of single parts, timed."""

@@ -1,0 +1,201 @@
+"""Steps of the middle on vLLM against the same steps on the torch engine, in turn, in one run.
+
+`python -m bench.steps.engine_step` needs vLLM beside torch. Both engines load the same random
+weights and get the same rows; each step of one is followed by the same step of the other. vLLM's
+worker and the torch engine have one core each to compute on. What a step on vLLM takes beyond its
+model call is our own: the plan, the way to the worker and back, metadata, splitting. It is taken
+from steps of vLLM one behind the other, as a server runs them.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.machine import machine_lines
+from cloud_server.config import CloudConfig
+from cloud_server.engines.engine import MiddleEngine, SequenceId, StepItem
+from cloud_server.engines.torch.bundle import load_torch_engine
+from cloud_server.engines.torch.rows import rows_of
+from cloud_server.engines.vllm.engine import EngineShape
+from cloud_server.engines.vllm.start import StartedEngine, start_engine
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.random_models import RandomModel, make_random_model
+from submodels.split import SplitOptions, split_checkpoint
+from wire.messages import Dtype, Want
+
+_HIDDEN, _LAYERS, _HEADS = 1024, 8, 16
+_CONTEXT, _MOST_ROWS = 1024, 1024
+_KV_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many sessions send so many rows each, on so many cached ones."""
+
+    num_sessions: int
+    num_rows: int
+    num_cached: int = 128
+
+    @property
+    def name(self) -> str:
+        """Sessions x rows."""
+        return f"{self.num_sessions} x {self.num_rows}"
+
+
+LOADS = (Load(1, 8), Load(8, 5), Load(32, 5), Load(1, 256))
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds, step by step; `beyond_s` is what vLLM's steps took outside the model call."""
+
+    load: Load
+    vllm_s: list[float]
+    torch_s: list[float]
+    beyond_s: list[float]
+    largest_error: float
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-steps", type=int, default=30)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile in vLLM")
+    chosen = parser.parse_args()
+    # One core for the worker, as for the torch engine.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", str(max(os.sched_getaffinity(0))))
+    torch.set_num_threads(1)
+    lines = machine_lines()
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = _bundle(Path(folder))
+        config = CloudConfig(bundle.path, dtype="bfloat16", threads=1, device="cpu")
+        plain = load_torch_engine(bundle, config).engine
+        started = _started(bundle, chosen.compiled)
+        try:
+            # The worker has bound itself to the other core.
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            results = [measure(load, started, plain, chosen.num_steps) for load in LOADS]
+        finally:
+            started.close()
+    print("\n".join(lines))
+    how = "compiled" if chosen.compiled else "eager"
+    print(f"{started.version}, {how}, {started.facts[0].attention[0]}; hidden {_HIDDEN}, ", end="")
+    print(f"{_LAYERS} layers, bfloat16, {LOADS[0].num_cached} cached tokens, medians")
+    print("| sessions x rows | vLLM ms | torch ms | torch / vLLM | beyond the model ms | error |")
+    print("|---|---|---|---|---|---|")
+    for each in results:
+        print(_row(each))
+
+
+def measure(load: Load, started: StartedEngine, plain: MiddleEngine, num_steps: int) -> Times:
+    """The same steps on both, in turn; every second pair the other way round."""
+    rng = np.random.default_rng(0)
+    both = (started.engine, plain)
+    sequences = [_filled(engine, load) for engine in both]
+    times_s: tuple[list[float], list[float]] = ([], [])
+    error = 0.0
+    for number in range(num_steps + 2):
+        rows = _rows(rng, load.num_sessions * load.num_rows)
+        answers: dict[int, Sequence[np.ndarray]] = {}
+        for index in (0, 1) if number % 2 else (1, 0):
+            answers[index], seconds = _timed(both[index], sequences[index], rows, load)
+            if number >= 2:
+                times_s[index].append(seconds)
+        error = max(error, _error(answers[0], answers[1]))
+    beyond_s = _beyond_s(started, sequences[0], load, num_steps)
+    for engine, names in zip(both, sequences, strict=True):
+        for name in names:
+            engine.release(name)
+    return Times(load, times_s[0], times_s[1], beyond_s, error)
+
+
+def _beyond_s(
+    started: StartedEngine, sequences: Sequence[SequenceId], load: Load, num_steps: int
+) -> list[float]:
+    """What steps took outside the worker's model call."""
+    rows = _rows(np.random.default_rng(2), load.num_sessions * load.num_rows)
+    beyond_s = []
+    for _ in range(num_steps):
+        _, seconds = _timed(started.engine, sequences, rows, load)
+        beyond_s.append(seconds - started.workers.model_s())
+    return beyond_s
+
+
+def _timed(
+    engine: MiddleEngine, sequences: Sequence[SequenceId], rows: np.ndarray, load: Load
+) -> tuple[Sequence[np.ndarray], float]:
+    parts = np.split(rows, load.num_sessions)
+    batch = [
+        StepItem(sequence, load.num_cached, part, Want.ALL)
+        for sequence, part in zip(sequences, parts, strict=True)
+    ]
+    started_s = time.perf_counter()
+    answer = engine.step(batch)
+    return answer, time.perf_counter() - started_s
+
+
+def _filled(engine: MiddleEngine, load: Load) -> list[SequenceId]:
+    """Sequences with the same cached rows on every engine."""
+    rng = np.random.default_rng(1)
+    sequences = []
+    for _ in range(load.num_sessions):
+        sequences.append(engine.open(load.num_cached + load.num_rows))
+        rows = _rows(rng, load.num_cached)
+        engine.step([StepItem(sequences[-1], 0, rows, Want.NONE)])
+    return sequences
+
+
+def _rows(rng: np.random.Generator, num_rows: int) -> np.ndarray:
+    states = torch.from_numpy(rng.standard_normal((num_rows, _HIDDEN)).astype(np.float32))
+    return rows_of(states.to(torch.bfloat16))
+
+
+def _error(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """The largest difference, relative to the largest number."""
+    left = np.concatenate(ours).astype(np.float32)
+    right = np.concatenate(theirs).astype(np.float32)
+    return float(np.abs(left - right).max() / np.abs(right).max())
+
+
+def _row(times: Times) -> str:
+    ratios = [slow / quick for slow, quick in zip(times.torch_s, times.vllm_s, strict=True)]
+    middle = statistics.median
+    return (
+        f"| {times.load.name} | {1000 * middle(times.vllm_s):.2f} | "
+        f"{1000 * middle(times.torch_s):.2f} | {middle(ratios):.2f} | "
+        f"{1000 * middle(times.beyond_s):.2f} | {times.largest_error:.4f} |"
+    )
+
+
+def _bundle(folder: Path) -> Bundle:
+    model = RandomModel(
+        hidden_size=_HIDDEN,
+        num_layers=_LAYERS,
+        num_attention_heads=_HEADS,
+        num_key_value_heads=_HEADS,
+        intermediate_size=_HIDDEN * 11 // 4,
+        max_context_tokens=_CONTEXT,
+        dtype="bfloat16",
+    )
+    make_random_model(model, folder / "model")
+    options = SplitOptions(str(folder / "model"), folder / "split", 0, onnx_weights=())
+    return load_bundle(split_checkpoint(options).out, "cloud")
+
+
+def _started(bundle: Bundle, is_compiled: bool) -> StartedEngine:
+    arguments = '{"enforce_eager": false}' if is_compiled else '{"enforce_eager": true}'
+    config = CloudConfig(bundle.path, engine="vllm", dtype="bfloat16", vllm_args=arguments)
+    shape = EngineShape(_HIDDEN, Dtype.BF16, _CONTEXT, _MOST_ROWS)
+    return start_engine(bundle.path, config, shape, _KV_BYTES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The cloud's decisions without clock or socket: connections, sessions, queues, steps."""

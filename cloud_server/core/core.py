@@ -1,0 +1,283 @@
+"""The cloud's pure heart: sockets' messages and finished steps in, messages and steps out."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cloud_server.core.actions import (
+    Action,
+    ConnectionId,
+    Identity,
+    OpenSequence,
+    Refusal,
+    Step,
+    StepOutcome,
+)
+from cloud_server.core.config import CoreConfig, CoreFigures
+from cloud_server.core.links import Link, Links
+from cloud_server.core.scheduling.pace import Pace
+from cloud_server.core.scheduling.scheduler import Scheduler
+from cloud_server.core.session import PieceDone
+from cloud_server.core.sessions import Sessions
+from cloud_server.core.step_book import Running, StepBook
+from wire.codec import Frame
+from wire.connection import CloudConnection
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.handshake import CloudTerms, answer_hello
+from wire.messages import (
+    NO_SESSION,
+    Close,
+    Fault,
+    Hello,
+    Message,
+    Open,
+    States,
+)
+
+__all__ = ["CloudCore", "CoreConfig", "CoreFigures"]
+
+
+class CloudCore:
+    """Sessions, credit, admission and scheduling; performs nothing itself.
+
+    One owner calls it from one thread. `now` is a monotonic clock in seconds. It never raises
+    for what a device did: the device gets a Fault.
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self._config = config
+        self._rows = config.rows
+        self._terms = CloudTerms(
+            fingerprint=config.fingerprint,
+            first_layer=config.first_layer,
+            num_layers=config.num_layers,
+            credential=config.credential,
+            rows=self._rows,
+            max_context_tokens=config.max_context_tokens,
+            credit_limit_tokens=config.credit_window_tokens,
+            session_ttl_s=config.session_ttl_s,
+        )
+        self._scheduler = Scheduler(config.verify_tokens)
+        self._pace = Pace(config)
+        self._links = Links()
+        self._steps = StepBook(self._rows.row_bytes)
+        self._sessions = Sessions(config, self._links, self._scheduler, self._steps, self._pace)
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The longest frame a device may send; the limit for the WebSocket."""
+        return self._rows.max_frame_bytes
+
+    def connect(self, connection: ConnectionId, now: float, identity: Identity) -> list[Action]:
+        """Take a new socket; its first frame must be Hello, within `handshake_timeout_s`."""
+        wire = CloudConnection(self._rows, self._config.credit_window_tokens)
+        self._links.add(Link(connection, identity, wire, now, busy_s=now))
+        return self._links.take_actions()
+
+    def receive_frame(
+        self, connection: ConnectionId, frame: Frame | str, now: float
+    ) -> list[Action]:
+        """Decode one frame and take its message; a malformed or text one ends the connection."""
+        link = self._links.get(connection)
+        if link is None:
+            return []
+        try:
+            message = link.decode(frame)
+        except RemoteProtocolError as error:
+            self._fault_connection(link, error.code, error.message, now)
+            return self._links.take_actions()
+        return self.receive(connection, message, now)
+
+    def receive(self, connection: ConnectionId, message: Message, now: float) -> list[Action]:
+        """Take one decoded message. Messages of a forgotten connection are ignored."""
+        link = self._links.get(connection)
+        if link is None:
+            return []
+        link.busy_s = now
+        try:
+            link.wire.receive(message)
+            match message:
+                case Hello():
+                    self._greet(link, message, now)
+                case Open():
+                    self._sessions.open(link, message, now)
+                case States():
+                    self._sessions.take_states(link, message, now)
+                case Close() if message.session in link.sessions:
+                    self._sessions.end(link.sessions[message.session])
+        except RemoteProtocolError as error:
+            self._fault_connection(link, error.code, error.message, now)
+        return self._links.take_actions()
+
+    def disconnect(self, connection: ConnectionId, now: float) -> list[Action]:
+        """Forget a socket; its sessions wait `session_ttl_s` for another. Repeats are harmless."""
+        link = self._links.get(connection)
+        if link is not None:
+            self._forget(link, now)
+        return self._links.take_actions()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `next_step` would give a step."""
+        if self._sessions.restart_s is not None:
+            return False
+        return self._steps.num_commands > 0 or self._scheduler.has_work
+
+    def next_step(self, now: float) -> Step | None:
+        """The next turn of the engine thread. May be called while earlier steps still run."""
+        if not self.has_work:
+            return None
+        work = []
+        for grant in self._scheduler.plan(self._pace.budget_tokens):
+            session = self._sessions.table.get(grant.handle)
+            assert session is not None, "only live sessions wait"
+            piece, item = session.start(grant.num_rows, now)
+            work.append(((session, piece), item))
+            self._sessions.offer(session)
+        return self._steps.begin(work)
+
+    def step_done(self, step: Step, outcome: StepOutcome, now: float) -> list[Action]:
+        """Take a step's results; steps end in the order in which they were given out."""
+        pieces = self._steps.end(step, outcome)
+        num_tokens = step.num_tokens
+        self._pace.observe(num_tokens, outcome.seconds)
+        for (session, piece), result in zip(pieces, outcome.results, strict=True):
+            if isinstance(result, Refusal):
+                self._sessions.refuse(session.handle, result)
+            elif self._sessions.table.get(session.handle) is not None:
+                done = PieceDone(result, outcome.seconds, num_tokens)
+                self._sessions.finish(session, piece, done, now)
+        for handle, refusal in outcome.failed_opens:
+            self._sessions.refuse(handle, refusal)
+        self._give_back_pieces(pieces)
+        return self._links.take_actions()
+
+    def step_failed(self, step: Step, reason: str, now: float) -> list[Action]:
+        """The engine raised: every session of the step is ended with INTERNAL; others go on.
+
+        `reason` is safe to show. Releases of the step are asked for again.
+        """
+        pieces = self._steps.end_failed(step)
+        refusal = Refusal(FaultCode.INTERNAL, reason)
+        for command in step.commands:
+            if isinstance(command, OpenSequence):
+                self._sessions.refuse(command.handle, refusal)
+        for session, _ in pieces:
+            self._sessions.refuse(session.handle, refusal)
+        self._give_back_pieces(pieces)
+        return self._links.take_actions()
+
+    def engine_lost(self, reason: str, restart_s: float) -> list[Action]:
+        """The engine and all its caches are gone; a new one is expected in about `restart_s`.
+
+        Every session ends with INTERNAL and that time; new ones are refused with the same until
+        `engine_ready`. Results of steps that were given out are not to come any more.
+        """
+        self._sessions.restart_s = restart_s
+        pieces = self._steps.abandon()
+        for session in list(self._sessions.table):
+            self._sessions.refuse(session.handle, Refusal(FaultCode.INTERNAL, reason))
+        self._steps.forget_commands()
+        self._give_back_pieces(pieces)
+        return self._links.take_actions()
+
+    def engine_ready(self) -> None:
+        """A new engine of the same kind is there: sessions are welcome again."""
+        self._sessions.restart_s = None
+
+    def tick(self, now: float) -> list[Action]:
+        """End what is overdue, and in a drain what is quiet; call it about once a second."""
+        self._sessions.expire(now)
+        for link in self._links.silent(now, self._config.handshake_timeout_s):
+            reason = f"expected a Hello within {self._config.handshake_timeout_s:g} s"
+            self._fault_connection(link, FaultCode.DEADLINE_EXCEEDED, reason, now)
+        quiet = self._links.quiet(now, self._config.quiet_s)
+        for link in quiet if self.is_draining else ():
+            self._fault_connection(link, FaultCode.DRAINING, "the cloud stops", now)
+        return self._links.take_actions()
+
+    def drain(self) -> None:
+        """Refuse new sessions from here on and let the running ones finish."""
+        self._sessions.is_draining = True
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new sessions are refused for good."""
+        return self._sessions.is_draining
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no device holds a session any more and no step runs."""
+        has_sessions = len(self._sessions.table) > self._sessions.table.num_detached
+        return self.is_draining and not has_sessions and not self._steps.has_steps
+
+    def shut_down(self, now: float) -> list[Action]:
+        """End every session and connection with DRAINING."""
+        self._sessions.is_draining = True
+        for link in self._links:
+            self._fault_connection(link, FaultCode.DRAINING, "the cloud stops", now)
+        for session in list(self._sessions.table):
+            self._sessions.end(session)
+        return self._links.take_actions()
+
+    def figures(self) -> CoreFigures:
+        """The load at this moment; each figure is a counter, whatever is queued."""
+        table, total = self._sessions.table, self._sessions.tally.total
+        budget_tokens = self._pace.budget_tokens
+        return CoreFigures(
+            num_connections=self._links.num_greeted,
+            num_sessions=len(table),
+            num_detached_sessions=table.num_detached,
+            num_running_sessions=total.num_running,
+            num_waiting_sessions=total.num_waiting,
+            reserved_tokens=self._sessions.accounting.reserved_tokens,
+            capacity_tokens=self._sessions.accounting.capacity_tokens,
+            queued_tokens=total.num_queued_tokens,
+            step_budget_tokens=budget_tokens,
+            step_seconds=self._pace.estimate_s(budget_tokens),
+            retry_after_s=self._sessions.retry_s,
+            is_draining=self.is_draining,
+        )
+
+    def _greet(self, link: Link, hello: Hello, now: float) -> None:
+        """Answer a Hello; a device that fits is in if there is room for its connection.
+
+        Raises:
+            RemoteProtocolError: it does not fit, or there is none.
+        """
+        welcome = answer_hello(hello, self._terms)
+        is_alone = self._links.is_alone(link.identity)
+        most = self._config.most_connections(is_alone)
+        if self._links.num_of(link.identity) >= most:
+            reason = f"expected at most {most} connections of one address"
+            raise RemoteProtocolError(FaultCode.TOO_MANY_SESSIONS, reason)
+        if self._links.num_greeted >= self._config.max_connections:
+            self._replace_connection(link, now)
+        self._links.greet(link)
+        self._links.send(link, welcome)
+
+    def _replace_connection(self, newcomer: Link, now: float) -> None:
+        reason = f"expected at most {self._config.max_connections} connections"
+        idle = self._links.replaceable(newcomer.identity, self._config.quiet_s, now)
+        if idle is None:
+            raise RemoteProtocolError(FaultCode.TOO_MANY_SESSIONS, reason)
+        self._fault_connection(idle, FaultCode.TOO_MANY_SESSIONS, reason, now)
+
+    def _fault_connection(self, link: Link, code: FaultCode, reason: str, now: float) -> None:
+        """Tell a device why, and forget its connection; its sessions wait for another."""
+        can_retry = code in (FaultCode.TOO_MANY_SESSIONS, FaultCode.DRAINING)
+        retry_s = self._sessions.retry_s if can_retry else 0.0
+        self._links.send(link, Fault(code, NO_SESSION, retry_s, reason))
+        self._links.close(link)
+        self._forget(link, now)
+
+    def _forget(self, link: Link, now: float) -> None:
+        link.wire.close()
+        self._sessions.lose(link, now)
+        self._links.forget(link)
+
+    def _give_back_pieces(self, pieces: Sequence[Running]) -> None:
+        num_rows: Counter[ConnectionId] = Counter()
+        for _, piece in pieces:
+            num_rows[piece.connection] += piece.num_rows
+        for connection, num_returned in num_rows.items():
+            self._links.give_back(connection, num_returned)

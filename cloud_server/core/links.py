@@ -1,0 +1,141 @@
+"""The sockets of the cloud's core: what is attached to each, and what is to be sent to them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cloud_server.core.actions import Action, CloseConnection, ConnectionId, Identity, Send
+from cloud_server.core.session import Session
+from wire.codec import Frame, decode
+from wire.connection import CloudConnection, Phase
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.limits import MAX_HANDSHAKE_BYTES
+from wire.messages import Message, SessionId
+
+
+@dataclass(slots=True)
+class Link:
+    """One socket: its place in the protocol and the sessions attached to it."""
+
+    connection: ConnectionId
+    identity: Identity
+    wire: CloudConnection
+    connected_s: float
+    sessions: dict[SessionId, Session] = field(default_factory=dict)
+    is_greeted: bool = False
+    busy_s: float = 0.0
+    """When its device was last heard of, or rows of it were last seen to run or wait."""
+
+    def decode(self, frame: Frame | str) -> Message:
+        """The message of a WebSocket frame; `str` is a text frame (rules W1, W4).
+
+        Raises:
+            RemoteProtocolError: BAD_FRAME when it is none.
+        """
+        if isinstance(frame, str):
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, "expected a binary frame, got text")
+        if self.wire.phase is Phase.HELLO and len(frame) > MAX_HANDSHAKE_BYTES:
+            reason = f"expected a Hello of at most {MAX_HANDSHAKE_BYTES}, got {len(frame)}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        return decode(frame)
+
+
+class Links:
+    """All sockets, and the actions that have piled up for the shell."""
+
+    def __init__(self) -> None:
+        self._links: dict[ConnectionId, Link] = {}
+        self._greeted: Counter[Identity] = Counter()
+        self._num_greeted = 0
+        self._outbox: list[Action] = []
+
+    @property
+    def num_greeted(self) -> int:
+        """Sockets whose Hello was accepted; the others hold nothing yet."""
+        return self._num_greeted
+
+    def num_of(self, identity: Identity) -> int:
+        """Accepted sockets of one identity."""
+        return self._greeted[identity]
+
+    def is_alone(self, identity: Identity) -> bool:
+        """Whether no other identity has an accepted socket."""
+        return len(self._greeted) == (identity in self._greeted)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(tuple(self._links.values()))
+
+    def get(self, connection: ConnectionId | None) -> Link | None:
+        """The socket of this number, if it is still there."""
+        return None if connection is None else self._links.get(connection)
+
+    def silent(self, now: float, timeout_s: float) -> list[Link]:
+        """The sockets that have not said Hello in time."""
+        waiting = (link for link in self if link.wire.phase is Phase.HELLO)
+        return [link for link in waiting if now - link.connected_s > timeout_s]
+
+    def quiet(self, now: float, least_s: float) -> list[Link]:
+        """The sockets with nothing to do for so long; to be asked about once a second."""
+        for link in self:
+            if any(session.is_running or session.is_waiting for session in link.sessions.values()):
+                link.busy_s = now
+        return [link for link in self if now - max(link.busy_s, link.connected_s) >= least_s]
+
+    def add(self, link: Link) -> None:
+        """Take in a new socket.
+
+        Raises:
+            ValueError: its number is in use.
+        """
+        if link.connection in self._links:
+            raise ValueError(f"expected a new connection, got {link.connection} again")
+        self._links[link.connection] = link
+
+    def greet(self, link: Link) -> None:
+        """A socket's Hello was accepted."""
+        link.is_greeted = True
+        self._num_greeted += 1
+        self._greeted[link.identity] += 1
+
+    def replaceable(self, newcomer: Identity, least_s: float, now: float) -> Link | None:
+        """The longest quiet socket without sessions of whoever has most, and more than this one
+        will have; None if there is none."""
+        most = max(self._greeted.values(), default=0)
+        if most <= self._greeted[newcomer] + 1:
+            return None
+        largest = (link for link in self if self._greeted[link.identity] == most)
+        idle = [link for link in largest if link.is_greeted and not link.sessions]
+        oldest = min(idle, key=lambda link: link.busy_s, default=None)
+        return oldest if oldest is not None and now - oldest.busy_s >= least_s else None
+
+    def forget(self, link: Link) -> None:
+        """Nothing more is sent to a socket."""
+        del self._links[link.connection]
+        if link.is_greeted:
+            self._num_greeted -= 1
+            self._greeted[link.identity] -= 1
+            if self._greeted[link.identity] == 0:
+                del self._greeted[link.identity]
+
+    def send(self, link: Link, message: Message) -> None:
+        """Have a message sent, behind those before it."""
+        link.wire.send(message)
+        self._outbox.append(Send(link.connection, message))
+
+    def close(self, link: Link) -> None:
+        """Have a socket closed once what was sent to it is written."""
+        self._outbox.append(CloseConnection(link.connection))
+
+    def give_back(self, connection: ConnectionId, num_rows: int) -> None:
+        """Rows of a connection are done with; tell it when that is worth a frame."""
+        link = self._links.get(connection)
+        if link is None or num_rows == 0:
+            return
+        credit = link.wire.give_back(num_rows)
+        if credit is not None and link.wire.phase is Phase.OPEN:
+            self.send(link, credit)
+
+    def take_actions(self) -> list[Action]:
+        """What is to be done since the last call, in order."""
+        actions, self._outbox = self._outbox, []
+        return actions

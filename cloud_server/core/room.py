@@ -1,0 +1,160 @@
+"""Whether there is room for one more session, and whose sessions give way to it.
+
+Sessions that have lost their socket go first, the longest lost before others. Then who holds less
+may take from who holds more, and only what lies idle: nothing has run in it for `quiet_s`, or ever.
+The largest holder loses first, and never so much that it would hold less than the newcomer.
+Identities are compared with each other; devices of one identity, such as those behind one address,
+are compared by connection.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from cloud_server.core.admission import AdmissionError
+from cloud_server.core.config import CoreConfig
+from cloud_server.core.links import Link, Links
+from cloud_server.core.scheduling.kv_accounting import KvAccounting
+from cloud_server.core.session import Session
+from cloud_server.core.session_table import SessionTable
+from cloud_server.core.tally import Holding, Tally
+from wire.errors import FaultCode
+
+
+@dataclass(slots=True)
+class _Need:
+    """What is still short: places for sessions, and KV positions."""
+
+    num_sessions: int
+    num_tokens: int
+
+    @property
+    def is_met(self) -> bool:
+        return self.num_sessions <= 0 and self.num_tokens <= 0
+
+
+class Room:
+    """The cloud's places and positions, and who has them."""
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        accounting: KvAccounting,
+        table: SessionTable,
+        tally: Tally,
+        links: Links,
+    ) -> None:
+        self._config = config
+        self._accounting = accounting
+        self._table = table
+        self._tally = tally
+        self._links = links
+
+    def victims(self, link: Link, max_tokens: int, now: float) -> list[Session]:
+        """The sessions whose end makes room for a new one of so many positions.
+
+        Raises:
+            AdmissionError: their end would not be enough, or its identity has its share; none is
+                to be ended then.
+        """
+        charge, capacity = self._accounting.charge(max_tokens), self._accounting.capacity_tokens
+        if charge > capacity:
+            reason = f"expected at most {capacity} tokens of capacity, got {charge}"
+            raise AdmissionError(FaultCode.CAPACITY, reason, can_retry=False)
+        own = self._own_victims(link, charge, now)
+        num_freed = sum(self._accounting.charge(victim.max_tokens) for victim in own)
+        num_free_tokens = self._accounting.free_tokens + num_freed
+        num_sessions = len(self._table) - len(own)
+        need = _Need(num_sessions + 1 - self._config.max_sessions, charge - num_free_tokens)
+        candidates = chain(self._table.lost(), self._idle(link, charge, need, now, self._links))
+        others = self._taken((each for each in candidates if each not in own), need)
+        if need.num_tokens > 0:
+            num_free_tokens = charge - need.num_tokens
+            reason = f"expected at most {num_free_tokens} free tokens, got {charge}"
+            raise AdmissionError(FaultCode.CAPACITY, reason)
+        if need.num_sessions > 0:
+            reason = f"expected fewer than {self._config.max_sessions} sessions, got {num_sessions}"
+            raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
+        return own + others
+
+    def _own_victims(self, link: Link, charge: int, now: float) -> list[Session]:
+        """An identity's own sessions whose end keeps it within its share."""
+        if self._links.is_alone(link.identity):
+            return []
+        most_sessions = self._config.most_sessions(is_alone=False)
+        most_tokens = self._config.most_tokens(is_alone=False)
+        held = self._tally.of_identity(link.identity)
+        need = _Need(
+            held.num_sessions + 1 - most_sessions, held.reserved_tokens + charge - most_tokens
+        )
+        lost = (each for each in self._table.lost() if each.identity == link.identity)
+        own_links = [each for each in self._links if each.identity == link.identity]
+        victims = self._taken(chain(lost, self._idle(link, charge, need, now, own_links)), need)
+        if need.num_tokens > 0:
+            reason = (
+                f"expected at most {most_tokens} tokens of one address, got {need.num_tokens} more"
+            )
+            raise AdmissionError(FaultCode.CAPACITY, reason)
+        if need.num_sessions > 0:
+            reason = f"expected at most {most_sessions} sessions of one address"
+            raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
+        return victims
+
+    def _taken(self, candidates: Iterable[Session], need: _Need) -> list[Session]:
+        """As many of the first candidates as it takes."""
+        taken: list[Session] = []
+        for session in candidates:
+            if need.is_met:
+                break
+            need.num_sessions -= 1
+            need.num_tokens -= self._accounting.charge(session.max_tokens)
+            taken.append(session)
+        return taken
+
+    def _idle(
+        self, link: Link, charge: int, need: _Need, now: float, others: Iterable[Link]
+    ) -> Iterator[Session]:
+        """Idle sessions of those who hold more than the newcomer will, the largest first."""
+        if need.is_met:
+            return
+        measure = _tokens if need.num_tokens > 0 else _sessions
+        newcomer = charge if need.num_tokens > 0 else 1
+        candidates = [
+            (-excess, session.quiet_since_s, session.handle, session, name)
+            for name, excess, rival in self._rivals(link, others, measure)
+            for session in rival.sessions.values()
+            if excess > newcomer and self._is_idle(session, now)
+        ]
+        taken: Counter[object] = Counter()
+        for minus_excess, _, _, session, name in sorted(candidates, key=lambda each: each[:3]):
+            if -minus_excess - taken[name] > newcomer:
+                is_tokens = measure is _tokens
+                taken[name] += self._accounting.charge(session.max_tokens) if is_tokens else 1
+                yield session
+
+    def _rivals(
+        self, link: Link, others: Iterable[Link], measure: Callable[[Holding], int]
+    ) -> Iterator[tuple[object, int, Link]]:
+        """The other sockets, under whose name each holds, and how much more that is."""
+        own_identity = measure(self._tally.of_identity(link.identity))
+        own_connection = measure(self._tally.of_connection(link.connection))
+        for other in others:
+            if other.identity != link.identity:
+                held = measure(self._tally.of_identity(other.identity))
+                yield other.identity, held - own_identity, other
+            elif other is not link:
+                held = measure(self._tally.of_connection(other.connection))
+                yield other.connection, held - own_connection, other
+
+    def _is_idle(self, session: Session, now: float) -> bool:
+        is_long = now - session.quiet_since_s >= self._config.quiet_s
+        return session.is_quiet and (is_long or not session.has_run)
+
+
+def _tokens(holding: Holding) -> int:
+    return holding.reserved_tokens
+
+
+def _sessions(holding: Holding) -> int:
+    return holding.num_sessions

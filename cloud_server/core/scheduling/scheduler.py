@@ -1,0 +1,200 @@
+"""What runs in the next step: verifications first, then prefill chunks, fair between identities.
+
+Both kinds wait in a ring of identities, each with a ring of its connections, each with a ring of
+its sequences. A turn gives an identity a quantum of rows, and within it a connection one (deficit
+round robin: Shreedhar and Varghese, SIGCOMM 1995), so a share grows neither with sockets nor with
+sessions or frames, and the wait is bounded: at most every other identity's turn comes first.
+Decoding work goes before prefill as in Sarathi-Serve (arXiv:2403.02310), but while prefill waits an
+eighth of the budget is its own.
+"""
+
+from dataclasses import dataclass, field
+
+from cloud_server.core.actions import ConnectionId, Identity, Owner, SequenceHandle
+
+_CHUNK_SHARE = 8
+"""Prefill gets at least one row in this many of a step's budget while it waits."""
+
+_CHUNK_TURNS = 4
+"""A turn of prefill is one in this many of a step's budget: so many identities share a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Rows of one sequence's first frame that go into the step."""
+
+    handle: SequenceHandle
+    num_rows: int
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What is left of somebody's turn."""
+
+    deficit_tokens: int = 0
+    has_turn: bool = False
+
+    def begin(self, quantum_tokens: int) -> None:
+        """Be at the head of a ring, which begins a turn unless it has begun."""
+        if not self.has_turn:
+            self.has_turn = True
+            self.deficit_tokens += quantum_tokens
+
+
+@dataclass(slots=True)
+class _Flow(_Turn):
+    """One connection's waiting sequences with their rows."""
+
+    waiting: dict[SequenceHandle, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Share(_Turn):
+    """One identity's connections with something waiting."""
+
+    flows: dict[ConnectionId, _Flow] = field(default_factory=dict)
+
+
+class FairQueue:
+    """Sequences that wait for rows of a step, served in turns of some rows.
+
+    With `can_split` a turn may end inside a sequence's rows; without it an offer is taken whole
+    and must not exceed a turn. A turn that the end of a step cuts short goes on in the next one.
+    """
+
+    def __init__(self, can_split: bool) -> None:
+        self._can_split = can_split
+        self._shares: dict[Identity, _Share] = {}
+        self.num_tokens = 0
+
+    def offer(self, owner: Owner, handle: SequenceHandle, num_rows: int) -> None:
+        """Let a sequence wait with so many rows; behind all others unless it waits already."""
+        share = self._shares.setdefault(owner.identity, _Share())
+        flow = share.flows.setdefault(owner.connection, _Flow())
+        self.num_tokens += num_rows - flow.waiting.get(handle, 0)
+        flow.waiting[handle] = num_rows
+
+    def withdraw(self, owner: Owner, handle: SequenceHandle) -> None:
+        """Let a sequence wait no longer, if it does. Its owner keeps its place in the ring, and
+        what is left of its turn, until it is met there with nothing."""
+        share = self._shares.get(owner.identity)
+        flow = None if share is None else share.flows.get(owner.connection)
+        if flow is not None:
+            self.num_tokens -= flow.waiting.pop(handle, 0)
+
+    def take(self, budget_tokens: int, quantum_tokens: int) -> list[Grant]:
+        """At most `budget_tokens` rows, in turns; what is granted waits no longer.
+
+        An offer that is larger than the budget and must not be split is granted alone.
+        """
+        granted: dict[tuple[Owner, SequenceHandle], int] = {}
+        while budget_tokens > 0 and (owner := self._begin_turn(quantum_tokens)) is not None:
+            handle, num_rows = self._next_of(owner)
+            if num_rows == 0:
+                self._end_turn(owner)
+                continue
+            if num_rows > budget_tokens and not self._can_split and granted:
+                break
+            if self._can_split:
+                num_rows = min(num_rows, budget_tokens)
+            budget_tokens -= num_rows
+            granted[owner, handle] = granted.get((owner, handle), 0) + num_rows
+            self._serve(owner, handle, num_rows)
+        for owner, handle in granted:
+            # Of what is left of it the caller makes a new offer, in the same place: see withdraw.
+            self.withdraw(owner, handle)
+        return [Grant(handle, num_rows) for (_, handle), num_rows in granted.items()]
+
+    def _begin_turn(self, quantum_tokens: int) -> Owner | None:
+        """Whose turn it is; those with nothing are left out from now on."""
+        while self._shares:
+            identity, share = next(iter(self._shares.items()))
+            while share.flows:
+                connection, flow = next(iter(share.flows.items()))
+                if flow.waiting:
+                    share.begin(quantum_tokens)
+                    flow.begin(quantum_tokens)
+                    return Owner(identity, connection)
+                del share.flows[connection]
+            del self._shares[identity]
+        return None
+
+    def _next_of(self, owner: Owner) -> tuple[SequenceHandle, int]:
+        """The sequence that is served next, and how many rows its owner may have now."""
+        share, flow = self._at(owner)
+        allowed_tokens = min(share.deficit_tokens, flow.deficit_tokens)
+        handle, num_waiting = next(iter(flow.waiting.items()))
+        if self._can_split:
+            return handle, min(num_waiting, allowed_tokens)
+        return handle, num_waiting if num_waiting <= allowed_tokens else 0
+
+    def _serve(self, owner: Owner, handle: SequenceHandle, num_rows: int) -> None:
+        """Take rows off an offer; what is left of it goes behind the connection's others."""
+        share, flow = self._at(owner)
+        share.deficit_tokens -= num_rows
+        flow.deficit_tokens -= num_rows
+        self.num_tokens -= num_rows
+        num_left = flow.waiting.pop(handle) - num_rows
+        if num_left:
+            flow.waiting[handle] = num_left
+        if not flow.waiting:
+            del share.flows[owner.connection]
+
+    def _end_turn(self, owner: Owner) -> None:
+        """The connection's turn, or that of its identity, has too few rows left for what waits."""
+        share, flow = self._at(owner)
+        least_tokens = 1 if self._can_split else next(iter(flow.waiting.values()))
+        if flow.deficit_tokens < least_tokens:
+            flow.has_turn = False
+            share.flows[owner.connection] = share.flows.pop(owner.connection)
+        else:
+            share.has_turn = False
+            self._shares[owner.identity] = self._shares.pop(owner.identity)
+
+    def _at(self, owner: Owner) -> tuple[_Share, _Flow]:
+        share = self._shares[owner.identity]
+        return share, share.flows[owner.connection]
+
+
+class Scheduler:
+    """Shares the rows of each step among the sequences that have something to run."""
+
+    def __init__(self, verify_tokens: int) -> None:
+        self._verify_tokens = verify_tokens
+        self._verifications = FairQueue(can_split=False)
+        self._chunks = FairQueue(can_split=True)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a sequence waits."""
+        return bool(self._verifications.num_tokens or self._chunks.num_tokens)
+
+    def offer_verification(self, owner: Owner, handle: SequenceHandle, num_rows: int) -> None:
+        """Let a sequence wait with at most `verify_tokens` rows, which run together."""
+        assert num_rows <= self._verify_tokens, "a verification fits a turn"
+        self._chunks.withdraw(owner, handle)
+        self._verifications.offer(owner, handle, num_rows)
+
+    def offer_chunk(self, owner: Owner, handle: SequenceHandle, num_rows: int) -> None:
+        """Let a sequence wait with rows that may be split over several steps."""
+        self._verifications.withdraw(owner, handle)
+        self._chunks.offer(owner, handle, num_rows)
+
+    def withdraw(self, owner: Owner, handle: SequenceHandle) -> None:
+        """Let a sequence wait no longer, if it does."""
+        self._verifications.withdraw(owner, handle)
+        self._chunks.withdraw(owner, handle)
+
+    def plan(self, budget_tokens: int) -> list[Grant]:
+        """The next step's rows, at most one grant per sequence; they wait no longer.
+
+        Within the budget, but for one verification and prefill's share beside it, which always
+        fit: a budget may be as small as one row, and both kinds go on.
+        """
+        if budget_tokens < 1:
+            raise ValueError(f"expected a budget of at least 1 token, got {budget_tokens}")
+        share = min(max(1, budget_tokens // _CHUNK_SHARE), self._chunks.num_tokens)
+        grants = self._verifications.take(max(1, budget_tokens - share), self._verify_tokens)
+        num_left = budget_tokens - sum(grant.num_rows for grant in grants)
+        quantum_tokens = max(1, budget_tokens // _CHUNK_TURNS)
+        return grants + self._chunks.take(max(share, num_left), quantum_tokens)

@@ -1,0 +1,228 @@
+"""Sessions from their Open to their end: whose they are, what waits, who gives way."""
+
+from cloud_server.core.actions import OpenSequence, Owner, Refusal, SequenceHandle
+from cloud_server.core.admission import AdmissionError, check_demand, fork_source
+from cloud_server.core.config import (
+    MAX_CONNECTION_FRAMES,
+    MAX_SESSION_FRAMES,
+    CoreConfig,
+)
+from cloud_server.core.links import Link, Links
+from cloud_server.core.room import Room
+from cloud_server.core.scheduling.kv_accounting import KvAccounting
+from cloud_server.core.scheduling.pace import Pace
+from cloud_server.core.scheduling.scheduler import Scheduler
+from cloud_server.core.session import Piece, PieceDone, Session
+from cloud_server.core.session_table import SessionTable
+from cloud_server.core.step_book import StepBook
+from cloud_server.core.tally import Tally
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.messages import Fault, Open, Opened, SessionId, States
+
+_MAX_REASON_CHARACTERS = 200
+"""Of an engine's words in a Fault; well below the protocol's bound in bytes."""
+
+
+class Sessions:
+    """All sessions, with table, tally and scheduler kept in step.
+
+    `restart_s` is set while the engine is being loaded again; `is_draining` once the cloud takes
+    no new sessions.
+    """
+
+    def __init__(
+        self, config: CoreConfig, links: Links, scheduler: Scheduler, steps: StepBook, pace: Pace
+    ) -> None:
+        self._config = config
+        self._links = links
+        self._scheduler = scheduler
+        self._steps = steps
+        self._pace = pace
+        self.accounting = KvAccounting(config.capacity_tokens, config.block_tokens)
+        self.table = SessionTable(self.accounting, config.steps_in_flight)
+        self.tally = Tally(self.accounting.charge)
+        self._room = Room(config, self.accounting, self.table, self.tally, links)
+        self.is_draining = False
+        self.restart_s: float | None = None
+
+    @property
+    def retry_s(self) -> float:
+        """When a device refused now may come back."""
+        if self.restart_s is not None:
+            return self.restart_s
+        return self._pace.retry_s(self.tally.total.num_queued_tokens)
+
+    def open(self, link: Link, message: Open, now: float) -> None:
+        """Take a session up again by its key, or make one, empty or as a fork."""
+        known = self.table.find(message.key)
+        if known is not None and known.max_tokens == message.max_tokens:
+            self._take_up(link, message.session, known, now)
+            return
+        if known is not None:
+            self._tell_replaced(known)
+            self.end(known)
+        try:
+            session = self._begin(link, message, now)
+        except AdmissionError as error:
+            retry_s = self.retry_s if error.can_retry else 0.0
+            self._links.send(link, Fault(error.code, message.session, retry_s, error.message))
+            return
+        self._attach(link, message.session, session, now)
+
+    def take_states(self, link: Link, states: States, now: float) -> None:
+        """Queue rows of a session, or refuse them."""
+        session = link.sessions.get(states.session)
+        if session is None:
+            self._take_stray_states(link, states)
+            return
+        try:
+            num_dropped = session.accept(states, now)
+        except RemoteProtocolError as error:
+            self._links.give_back(link.connection, states.num_rows)
+            self._links.send(link, Fault(error.code, states.session, 0.0, error.message))
+            self.end(session)
+            return
+        self.offer(session)
+        self._links.give_back(link.connection, num_dropped)
+        reason = self._too_many_frames(link, session)
+        if reason is not None:
+            self.refuse(session.handle, Refusal(FaultCode.CAPACITY, reason))
+
+    def offer(self, session: Session) -> None:
+        """Let scheduler and tally know what the session has to run now."""
+        self.tally.note(session)
+        owner, handle = session.owner, session.handle
+        if owner is None or not session.is_attached:
+            return
+        if not session.is_waiting:
+            self._scheduler.withdraw(owner, handle)
+        elif session.is_verification(self._config.verify_tokens):
+            self._scheduler.offer_verification(owner, handle, session.num_head_tokens)
+        else:
+            self._scheduler.offer_chunk(owner, handle, session.num_head_tokens)
+
+    def finish(self, session: Session, piece: Piece, done: PieceDone, now: float) -> None:
+        """Take what a step gave for a session that still exists."""
+        reply = session.finish(piece, done, now)
+        link = self._links.get(session.connection)
+        if reply is not None and link is not None:
+            self._links.send(link, reply)
+        self.offer(session)
+
+    def refuse(self, handle: SequenceHandle, refusal: Refusal) -> None:
+        """End one session with a Fault, if it still exists."""
+        session = self.table.get(handle)
+        if session is None:
+            return
+        link = self._links.get(session.connection)
+        if link is not None:
+            retry_s = 0.0 if refusal.code is FaultCode.BAD_FRAME else self.retry_s
+            reason = refusal.message[:_MAX_REASON_CHARACTERS]
+            fault = Fault(refusal.code, session.number, retry_s, reason)
+            self._links.send(link, fault)
+        self.end(session)
+
+    def end(self, session: Session) -> None:
+        """End a session, whatever the reason; its engine sequence goes in the next step."""
+        self._detach(session)
+        self.table.remove(session)
+        self.tally.forget(session)
+        self._steps.release(session.handle)
+
+    def lose(self, link: Link, now: float) -> None:
+        """A socket is gone; its sessions wait for another."""
+        for session in list(link.sessions.values()):
+            self._detach(session)
+            self.table.mark_detached(session, now)
+
+    def expire(self, now: float) -> None:
+        """End the sessions that have waited too long for a socket, or for their first rows on a
+        socket that is as silent."""
+        ttl_s = self._config.session_ttl_s
+        for session in self.table.expired(now, ttl_s):
+            self.end(session)
+        for session in self.table.unused(now, ttl_s):
+            link = self._links.get(session.connection)
+            assert link is not None, "it has a socket"
+            held = self.tally.of_connection(link.connection)
+            if now - link.busy_s > ttl_s and not held.num_queued_frames:
+                reason = f"expected rows within {ttl_s:g} s"
+                self.refuse(session.handle, Refusal(FaultCode.DEADLINE_EXCEEDED, reason))
+
+    def _begin(self, link: Link, message: Open, now: float) -> Session:
+        source = fork_source(message, link.sessions)
+        if self.is_draining:
+            raise AdmissionError(FaultCode.DRAINING, "the cloud takes no new sessions")
+        if self.restart_s is not None:
+            raise AdmissionError(FaultCode.INTERNAL, "the engine restarts")
+        check_demand(self._config, message, self._steps.num_commands)
+        self._check_wait(link)
+        for victim in self._room.victims(link, message.max_tokens, now):
+            reason = "it was idle, and another device had less"
+            self.refuse(victim.handle, Refusal(FaultCode.CAPACITY, reason))
+        session = self.table.add(message.key, message.max_tokens)
+        session.cached_tokens = message.fork_tokens
+        fork_of = None if source is None else source.handle
+        self._steps.open(
+            OpenSequence(session.handle, session.max_tokens, fork_of, message.fork_tokens)
+        )
+        return session
+
+    def _check_wait(self, link: Link) -> None:
+        """Refuse what would wait too long for its first rows, in turns with all that waits now."""
+        tally = self.tally
+        own_turns = tally.of_identity(link.identity).num_waiting + 1
+        num_turns = min(tally.total.num_waiting, own_turns * len(tally.identities))
+        # A turn is a step at the most; behind it are the rows that do not come before the new ones.
+        num_rows = min(tally.total.num_queued_tokens, num_turns * self._pace.budget_tokens)
+        wait_s = self._pace.run_s(num_rows)
+        if wait_s > self._config.queue_deadline_s:
+            reason = f"expected rows to wait {self._config.queue_deadline_s:g} s at most"
+            raise AdmissionError(FaultCode.DEADLINE_EXCEEDED, f"{reason}, not {wait_s:.0f} s")
+
+    def _too_many_frames(self, link: Link, session: Session) -> str | None:
+        """Why a session's last frame is one too many, if it is."""
+        if session.num_queued_frames > MAX_SESSION_FRAMES:
+            return f"expected at most {MAX_SESSION_FRAMES} frames of a session to wait"
+        if self.tally.of_connection(link.connection).num_queued_frames > MAX_CONNECTION_FRAMES:
+            return f"expected at most {MAX_CONNECTION_FRAMES} frames of a connection to wait"
+        return None
+
+    def _take_stray_states(self, link: Link, states: States) -> None:
+        """Rows of a session that is over, or that never was."""
+        self._links.give_back(link.connection, states.num_rows)
+        if not link.wire.was_opened(states.session):
+            reason = f"expected a session opened here, got {states.session}"
+            fault = Fault(FaultCode.UNKNOWN_SESSION, states.session, 0.0, reason)
+            self._links.send(link, fault)
+
+    def _take_up(self, link: Link, number: SessionId, session: Session, now: float) -> None:
+        """Move a session, with or without a socket, to this connection."""
+        if session.is_attached:
+            self._tell_replaced(session)
+            self._detach(session)
+        self._attach(link, number, session, now)
+
+    def _tell_replaced(self, session: Session) -> None:
+        link = self._links.get(session.connection)
+        if link is not None:
+            reason = "opened again with the same key"
+            self._links.send(link, Fault(FaultCode.UNKNOWN_SESSION, session.number, 0.0, reason))
+
+    def _attach(self, link: Link, number: SessionId, session: Session, now: float) -> None:
+        session.attach(Owner(link.identity, link.connection), number, now)
+        self.table.mark_attached(session)
+        self.tally.note(session)
+        link.sessions[number] = session
+        self._links.send(link, Opened(number, session.certain_tokens))
+
+    def _detach(self, session: Session) -> None:
+        """Take a session off its connection; queued rows are dropped and their credit is back."""
+        link = self._links.get(session.connection)
+        if link is None or session.owner is None:
+            return
+        self._scheduler.withdraw(session.owner, session.handle)
+        del link.sessions[session.number]
+        num_dropped = session.detach()
+        self.tally.note(session)
+        self._links.give_back(link.connection, num_dropped)

@@ -1,0 +1,94 @@
+"""The steps that were given out and not ended, and what the next one must do to the engine."""
+
+from collections.abc import Sequence
+
+from cloud_server.core.actions import (
+    Command,
+    OpenSequence,
+    Refusal,
+    ReleaseSequence,
+    SequenceHandle,
+    Step,
+    StepOutcome,
+    StepWork,
+)
+from cloud_server.core.session import Piece, Session
+
+Running = tuple[Session, Piece]
+
+
+class StepBook:
+    """Numbers steps, keeps their pieces until they end, and orders the engine's commands."""
+
+    def __init__(self, row_bytes: int) -> None:
+        self._row_bytes = row_bytes
+        self._commands: list[Command] = []
+        self._running: dict[int, tuple[Running, ...]] = {}
+        self._num_steps = 0
+
+    @property
+    def num_commands(self) -> int:
+        """Sequences to open or release with the next step."""
+        return len(self._commands)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step has not ended."""
+        return bool(self._running)
+
+    def open(self, command: OpenSequence) -> None:
+        """Have a sequence opened before anything of the next step runs."""
+        self._commands.append(command)
+
+    def release(self, handle: SequenceHandle) -> None:
+        """Have a sequence released, after what was asked for before."""
+        self._commands.append(ReleaseSequence(handle))
+
+    def begin(self, work: Sequence[tuple[Running, StepWork]]) -> Step:
+        """The next step, with all commands that have piled up."""
+        self._num_steps += 1
+        self._running[self._num_steps] = tuple(running for running, _ in work)
+        commands, self._commands = tuple(self._commands), []
+        return Step(self._num_steps, commands, tuple(item for _, item in work))
+
+    def end(self, step: Step, outcome: StepOutcome) -> tuple[Running, ...]:
+        """The pieces of a step that ran.
+
+        Raises:
+            ValueError: it is not the oldest one, or its results are not one per item with exactly
+                the wanted rows.
+        """
+        if len(outcome.results) != len(step.items):
+            raise ValueError(f"expected {len(step.items)} results, got {len(outcome.results)}")
+        for item, result in zip(step.items, outcome.results, strict=True):
+            expected_bytes = item.num_wanted_rows * self._row_bytes
+            if not isinstance(result, Refusal) and len(result) != expected_bytes:
+                raise ValueError(f"expected {expected_bytes} bytes of rows, got {len(result)}")
+        return self._pop(step)
+
+    def end_failed(self, step: Step) -> tuple[Running, ...]:
+        """The pieces of a step that raised; its releases are asked for again.
+
+        Raises:
+            ValueError: it is not the oldest one.
+        """
+        pieces = self._pop(step)
+        # First of all: sequences to be opened next may count on their room.
+        self._commands[:0] = [c for c in step.commands if isinstance(c, ReleaseSequence)]
+        return pieces
+
+    def abandon(self) -> list[Running]:
+        """Forget every step that has not ended; their pieces."""
+        pieces = [running for pieces in self._running.values() for running in pieces]
+        self._running.clear()
+        return pieces
+
+    def forget_commands(self) -> None:
+        """Forget what was asked of an engine that is gone."""
+        self._commands.clear()
+
+    def _pop(self, step: Step) -> tuple[Running, ...]:
+        expected = next(iter(self._running), None)
+        if step.number != expected:
+            raise ValueError(f"expected the end of step {expected}, got {step.number}")
+        return self._running.pop(step.number)

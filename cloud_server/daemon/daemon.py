@@ -1,0 +1,288 @@
+"""The core, the engine's thread and the devices' sockets, joined in one event loop.
+
+Decides nothing: it tells the core what came, and does what the core answers.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloud_server.core.actions import (
+    Action,
+    CloseConnection,
+    ConnectionId,
+    Identity,
+    Send,
+    Step,
+    StepOutcome,
+)
+from cloud_server.core.config import CoreConfig, CoreFigures
+from cloud_server.core.core import CloudCore
+from cloud_server.daemon.connection import Connection, SendLimits
+from cloud_server.daemon.engine_thread import EngineThread
+from cloud_server.daemon.metrics import Metrics
+from process.quiet_log import QuietLog
+from wire.codec import encode
+from wire.limits import ITEM_BYTES
+from wire.messages import NO_SESSION, Fault, Welcome
+
+_log = logging.getLogger(__name__)
+
+STEP_LINE = "step of %d rows of %d sequences took %.6f s"
+"""What is logged of every step, for whom the histogram of the metrics is too coarse."""
+
+_BROKEN_AFTER_FAILED_STEPS = 3
+"""So many steps in a row that raise are not one session's fault, but an engine that is lost."""
+
+_SPARE_BACKLOG_BYTES = 1 << 20
+"""For messages without rows, above two windows of rows."""
+
+_LAST_WRITES_S = 2.0
+
+_RESTARTS_WITHOUT_A_STEP = 3
+"""So many losses with no step between them: what is asked of the engine breaks it each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRhythm:
+    """How many steps an engine works on at once, and about how long it takes to load.
+
+    With one stage a step given out early would hold fewer sessions: those that answer the running
+    one are not in it.
+    """
+
+    steps_in_flight: int = 1
+    load_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often deadlines are looked at, and how long a device may take nothing or be silent."""
+
+    tick_s: float = 1.0
+    stall_timeout_s: float = 30.0
+    silence_s: float = 120.0
+
+
+class CloudDaemon:
+    """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        settings: CoreConfig,
+        engine: EngineThread,
+        metrics: Metrics,
+        patience: Patience,
+        rhythm: EngineRhythm,
+    ) -> None:
+        self._core = CloudCore(settings)
+        self._engine = engine
+        self._metrics = metrics
+        self._rhythm = rhythm
+        self._loop = asyncio.get_running_loop()
+        self._faults = QuietLog(_log, self._loop.time, self._loop.call_later)
+        self._connections: dict[ConnectionId, Connection] = {}
+        self._num_connected = 0
+        self._num_running_steps = 0
+        self._num_failed_in_a_row = 0
+        self._num_lost_in_a_row = 0
+        self._is_restarting = False
+        self._is_given_up = False
+        self._is_pump_due = False
+        self._drained = asyncio.Event()
+        row_bytes = settings.hidden_size * ITEM_BYTES[settings.dtype]
+        backlog_bytes = 2 * settings.credit_window_tokens * row_bytes + _SPARE_BACKLOG_BYTES
+        self.send_limits = SendLimits(backlog_bytes, patience.stall_timeout_s)
+        self._tick_s = patience.tick_s
+        self.silence_s = patience.silence_s
+        engine.listen(self)
+        self._ticking = self._loop.create_task(self._tick())
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The longest frame that a device may send."""
+        return self._core.max_frame_bytes
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the engine seems lost; it is tried again with every step."""
+        if self._is_given_up or self._num_lost_in_a_row >= _RESTARTS_WITHOUT_A_STEP:
+            return True
+        return self._num_failed_in_a_row >= _BROKEN_AFTER_FAILED_STEPS
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether a lost engine could not be loaded again."""
+        return self._is_given_up
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the engine was lost and is being loaded again."""
+        return self._is_restarting
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new sessions are refused."""
+        return self._core.is_draining
+
+    def figures(self) -> CoreFigures:
+        """The load at this moment."""
+        return self._core.figures()
+
+    def connect(
+        self, connection: Connection, identity: Identity, begun_s: float | None = None
+    ) -> ConnectionId:
+        """Take a new socket, and whose it is; the time for its Hello counts from `begun_s`."""
+        self._num_connected += 1
+        number = ConnectionId(self._num_connected)
+        self._connections[number] = connection
+        _log.debug("connection %d opened", number)
+        self._perform(self._core.connect(number, begun_s or time.monotonic(), identity))
+        return number
+
+    def receive(self, number: ConnectionId, frame: bytes | str) -> None:
+        """Take one frame of a socket; `str` is a text frame."""
+        self._metrics.count_received(len(frame))
+        self._perform(self._core.receive_frame(number, frame, time.monotonic()))
+
+    def disconnect(self, number: ConnectionId) -> None:
+        """Forget a socket that is gone."""
+        if self._connections.pop(number, None) is not None:
+            _log.debug("connection %d closed", number)
+        self._perform(self._core.disconnect(number, time.monotonic()))
+
+    def on_step_done(self, step: Step, outcome: StepOutcome) -> None:
+        """See `StepListener`."""
+        self._num_running_steps -= 1
+        if step.items:
+            self._note_success()
+            _log.debug(STEP_LINE, step.num_tokens, len(step.items), outcome.seconds)
+        self._metrics.count_step(step, outcome.seconds)
+        actions = self._core.step_done(step, outcome, time.monotonic())
+        # The engine first: sending what came out can wait until it is at work again.
+        self._pump()
+        self._perform(actions)
+
+    def on_step_failed(self, step: Step, reason: str) -> None:
+        """See `StepListener`."""
+        self._num_failed_in_a_row += 1
+        self._num_running_steps -= 1
+        self._metrics.count_failed_step()
+        if self._num_failed_in_a_row == _BROKEN_AFTER_FAILED_STEPS:
+            _log.error(
+                "%d steps failed in a row: not ready until one succeeds", _BROKEN_AFTER_FAILED_STEPS
+            )
+        self._perform(self._core.step_failed(step, reason, time.monotonic()))
+
+    def on_engine_lost(self, reason: str) -> None:
+        """See `StepListener`."""
+        self._num_lost_in_a_row += 1
+        self._num_running_steps = 0
+        self._is_restarting = True
+        self._metrics.count_lost_engine()
+        self._perform(self._core.engine_lost(reason, self._rhythm.load_s))
+
+    def on_engine_ready(self) -> None:
+        """See `StepListener`."""
+        self._is_restarting = False
+        # What failed did so in the one that is gone; while not ready, nobody would try this one.
+        self._num_failed_in_a_row = 0
+        self._core.engine_ready()
+        self._pump_soon()
+
+    def on_engine_given_up(self) -> None:
+        """See `StepListener`."""
+        self._is_given_up = True
+        _log.error("the engine could not be loaded again: this cloud must be started anew")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new sessions, and wait until the others are closed or time is up."""
+        self._core.drain()
+        self._note_if_drained()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), timeout_s)
+
+    async def shut_down(self) -> None:
+        """Tell every device to go, and close its socket."""
+        self._ticking.cancel()
+        connections = list(self._connections.values())
+        self._perform(self._core.shut_down(time.monotonic()))
+        await asyncio.gather(*(connection.end(_LAST_WRITES_S) for connection in connections))
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case CloseConnection():
+                    connection = self._connections.get(action.connection)
+                    if connection is not None:
+                        connection.finish()
+        self._note_if_drained()
+        self._pump_soon()
+
+    def _send(self, action: Send) -> None:
+        number, message = action.connection, action.message
+        connection = self._connections.get(number)
+        if connection is None:
+            return
+        if isinstance(message, Welcome):
+            connection.host.greeted()
+        if isinstance(message, Fault):
+            self._note_fault(number, connection, message)
+        frame = encode(message)
+        self._metrics.count_sent(len(frame))
+        if not connection.send(frame):
+            _log.warning("connection %d cut: it does not read what it asked for", number)
+
+    def _note_fault(self, number: ConnectionId, connection: Connection, fault: Fault) -> None:
+        self._metrics.count_fault(fault.code)
+        if fault.session == NO_SESSION:
+            connection.host.refused(fault)
+            return
+        self._faults.say(
+            logging.INFO,
+            "connection %d, session %d: %s (%s)",
+            number,
+            fault.session,
+            fault.code.name,
+            fault.message,
+        )
+
+    def _pump_soon(self) -> None:
+        """Give out a step once all frames that are already here have been taken."""
+        if not self._is_pump_due and self._core.has_work:
+            self._is_pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_pump_due = False
+        while self._num_running_steps < self._rhythm.steps_in_flight:
+            step = self._core.next_step(time.monotonic())
+            if step is None:
+                return
+            self._num_running_steps += 1
+            self._engine.submit(step)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            now = time.monotonic()
+            self._perform(self._core.tick(now))
+            for number, connection in self._connections.items():
+                if connection.is_stalled(now):
+                    _log.warning("connection %d cut: nothing could be sent to it", number)
+                    connection.abort()
+
+    def _note_success(self) -> None:
+        if self.is_broken:
+            _log.warning("the engine works again")
+        self._num_failed_in_a_row = 0
+        self._num_lost_in_a_row = 0
+
+    def _note_if_drained(self) -> None:
+        if self._core.is_drained:
+            self._drained.set()

@@ -1,0 +1,231 @@
+"""The one thread that owns the engine: loads it, begins steps, loads it again when lost."""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from cloud_server.core.actions import Step, StepOutcome
+from cloud_server.daemon.step_finisher import StepFinisher, steps_in_flight
+from cloud_server.daemon.step_runner import RunningStep, StepRunner
+from cloud_server.engines.engine import EngineLostError
+from cloud_server.engines.loading import LoadedEngine
+from wire.messages import Dtype
+
+_log = logging.getLogger(__name__)
+
+_RELOAD_PAUSES_S = (0.0, 2.0, 10.0, 30.0)
+"""Before each attempt to load a lost engine again; after the last one it is given up."""
+
+_MOST_STEPS = 64
+"""More stages than any pipeline has."""
+
+
+class StepListener(Protocol):
+    """Told in the event loop how steps ended, in their order, and when the engine is lost."""
+
+    def on_step_done(self, step: Step, outcome: StepOutcome) -> None:
+        """A step ran."""
+        ...
+
+    def on_step_failed(self, step: Step, reason: str) -> None:
+        """A step raised; `reason` is safe to show. The thread goes on with the next one."""
+        ...
+
+    def on_engine_lost(self, reason: str) -> None:
+        """The engine and its caches are gone. No step that was submitted before will be told of,
+        and none is to be submitted until `on_engine_ready`."""
+        ...
+
+    def on_engine_ready(self) -> None:
+        """A lost engine was loaded again."""
+        ...
+
+    def on_engine_given_up(self) -> None:
+        """A lost engine could not be loaded again; the thread has ended."""
+        ...
+
+
+class EngineThread:
+    """Loads an engine and performs queued steps, as many at once as the engine can.
+
+    A thread rather than a process: torch's operators let go of the interpreter lock, and hidden
+    states need not be copied through pipes. `wire` is the number format of rows in steps.
+    """
+
+    def __init__(self, load: Callable[[], LoadedEngine], wire: Dtype) -> None:
+        self._load = load
+        self._wire = wire
+        self._steps: queue.Queue[Step | None] = queue.Queue(_MOST_STEPS)
+        self._is_stopping = threading.Event()
+        # A daemon thread: loading cannot be interrupted, and must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._loop = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[LoadedEngine] | None = self._loop.create_future()
+        self._listener: StepListener | None = None
+
+    async def load(self) -> LoadedEngine:
+        """Start the thread, and wait until the engine is there. To be called once.
+
+        Raises:
+            Exception: what the loader raised; the thread has ended then.
+        """
+        assert self._loaded is not None, "an engine is loaded once"
+        self._thread.start()
+        loaded = await self._loaded
+        self._loaded = None  # a lost engine is not to be kept alive from here
+        return loaded
+
+    def listen(self, listener: StepListener) -> None:
+        """Say who is told of steps, before the first one."""
+        self._listener = listener
+
+    def submit(self, step: Step) -> None:
+        """Queue a step.
+
+        Raises:
+            queue.Full: far more steps than any engine works on at once.
+        """
+        self._steps.put_nowait(step)
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Let the running steps end and drop the queued ones.
+
+        Returns:
+            Whether the thread has ended; one that is still loading is left behind.
+        """
+        self._is_stopping.set()
+        with contextlib.suppress(queue.Full):
+            self._steps.put_nowait(None)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            loaded: LoadedEngine | None = self._load()
+        except Exception as error:
+            self._call(self._settle, error)
+            return
+        self._call(self._settle, loaded)
+        while loaded is not None:
+            reason = self._serve(loaded)
+            self._close(loaded)
+            loaded = None  # its memory is free before another engine asks for its own
+            if reason is not None:
+                loaded = self._replace_lost(reason)
+
+    def _serve(self, loaded: LoadedEngine) -> str | None:
+        """Perform steps until the thread is to end (None) or the engine is lost (why)."""
+        runner = StepRunner(loaded.engine, time.perf_counter, self._wire)
+        finisher = None
+        if steps_in_flight(loaded.engine) > 1:
+            finisher = StepFinisher(self._finish, lambda: self._steps.put(None))
+        try:
+            while (step := self._steps.get()) is not None and not self._is_stopping.is_set():
+                self._begin(runner, step, finisher)
+            return finisher.stop() if finisher is not None else None
+        except EngineLostError as error:
+            if finisher is not None:
+                finisher.stop()
+            return str(error)
+
+    def _begin(self, runner: StepRunner, step: Step, finisher: StepFinisher | None) -> None:
+        try:
+            running = runner.begin(step)
+        except EngineLostError:
+            raise
+        except Exception as error:
+            self._report_failure(step, error, finisher)
+            return
+        if finisher is None:
+            self._finish(step, running)
+        else:
+            finisher.add(step, running)
+
+    def _report_failure(self, step: Step, error: Exception, finisher: StepFinisher | None) -> None:
+        """Tell that a step did not begin, after those before it have ended."""
+        if finisher is None:
+            self._fail(step, error)
+        else:
+            finisher.add_failure(lambda: self._fail(step, error))
+
+    def _finish(self, step: Step, running: RunningStep) -> None:
+        """Wait for a step and tell of it.
+
+        Raises:
+            EngineLostError: the engine is gone; nothing was told.
+        """
+        listener = self._listener
+        assert listener is not None, "someone listens before the first step"
+        try:
+            outcome = running.finish()
+        except EngineLostError:
+            raise
+        except Exception as error:
+            self._fail(step, error)
+        else:
+            self._call(listener.on_step_done, step, outcome)
+
+    def _fail(self, step: Step, error: Exception) -> None:
+        # The top of the engine's loop: whatever it was, other sessions go on.
+        assert self._listener is not None, "someone listens before the first step"
+        _log.error("step %d of %d rows failed", step.number, step.num_tokens, exc_info=error)
+        reason = f"the engine failed: {type(error).__name__}"
+        self._call(self._listener.on_step_failed, step, reason)
+
+    def _replace_lost(self, reason: str) -> LoadedEngine | None:
+        """Load the engine again; None when that is given up or the thread is to end."""
+        listener = self._listener
+        assert listener is not None, "someone listens before the first step"
+        _log.error("%s; loading the engine again", reason)
+        has_heard = threading.Event()
+        self._call(listener.on_engine_lost, reason)
+        self._call(has_heard.set)
+        for pause_s in _RELOAD_PAUSES_S:
+            if self._is_stopping.wait(pause_s):
+                return None
+            try:
+                loaded = self._load()
+            except Exception as error:
+                _log.error("the engine could not be loaded: %s", error)
+                continue
+            has_heard.wait()
+            self._forget_steps()
+            self._call(listener.on_engine_ready)
+            _log.warning("the engine is back")
+            return loaded
+        self._call(listener.on_engine_given_up)
+        return None
+
+    def _close(self, loaded: LoadedEngine) -> None:
+        try:
+            loaded.close()
+        except Exception:
+            # Its processes may be dead in any state; the next one is loaded all the same.
+            _log.exception("the engine did not close in order")
+
+    def _forget_steps(self) -> None:
+        """Drop what was submitted before the loss was known."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._steps.get_nowait()
+        if self._is_stopping.is_set():
+            self._steps.put_nowait(None)
+
+    def _settle(self, result: LoadedEngine | Exception) -> None:
+        if self._loaded is None or self._loaded.cancelled():
+            return
+        if isinstance(result, Exception):
+            self._loaded.set_exception(result)
+        else:
+            self._loaded.set_result(result)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have the event loop call a function, unless it is closed: the program ends then."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)

@@ -1,0 +1,112 @@
+"""What the daemon counts, for Prometheus. Labels are fault codes; nothing a device sent."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from cloud_server.core.actions import Step, StepWork
+from cloud_server.core.config import CoreFigures
+from wire.errors import FaultCode
+from wire.messages import Want
+
+_PREFIX = "hat_cloud"
+
+# From a tiny model on a CPU to a long chunk on a slow one.
+_STEP_SECONDS = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10,
+)  # fmt: skip
+_BATCH_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics:
+    """The daemon's own registry; gauges are read when a page is rendered."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, verify_tokens: int) -> None:
+        self._verify_tokens = verify_tokens
+        self._registry = CollectorRegistry()
+        self._gauges = {
+            name: Gauge(name, about, namespace=_PREFIX, registry=self._registry)
+            for name, about in _GAUGES.items()
+        }
+        self._step_seconds = self._histogram("step_seconds", "Time of one step.", _STEP_SECONDS)
+        self._batch_tokens = self._histogram("batch_tokens", "Rows of one step.", _BATCH_TOKENS)
+        self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
+        self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
+        self._failed_steps = self._counter("failed_steps", "Steps that raised.")
+        self._lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
+        self._received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
+        self._sent_bytes = self._counter("sent_bytes", "Bytes of frames to devices.")
+        self._faults = Counter(
+            "faults", "Faults sent.", ["code"], namespace=_PREFIX, registry=self._registry
+        )
+        for code in FaultCode:
+            self._faults.labels(code.name)
+
+    def count_step(self, step: Step, seconds: float) -> None:
+        """A step ran."""
+        if not step.items:
+            return
+        self._step_seconds.observe(seconds)
+        self._batch_tokens.observe(step.num_tokens)
+        num_verified = sum(item.num_rows for item in step.items if self._is_verification(item))
+        self._verify_tokens_run.inc(num_verified)
+        self._prefill_tokens.inc(step.num_tokens - num_verified)
+
+    def count_failed_step(self) -> None:
+        """A step raised."""
+        self._failed_steps.inc()
+
+    def count_lost_engine(self) -> None:
+        """The engine is gone and is being loaded again."""
+        self._lost_engines.inc()
+
+    def count_fault(self, code: FaultCode) -> None:
+        """A device was refused something."""
+        self._faults.labels(code.name).inc()
+
+    def count_received(self, num_bytes: int) -> None:
+        """A frame came in."""
+        self._received_bytes.inc(num_bytes)
+
+    def count_sent(self, num_bytes: int) -> None:
+        """A frame goes out."""
+        self._sent_bytes.inc(num_bytes)
+
+    def render(self, figures: CoreFigures | None) -> bytes:
+        """The page for a scraper; without figures (while loading) the gauges are 0."""
+        if figures is not None:
+            values = {
+                "num_requests_running": figures.num_running_sessions,
+                "num_requests_waiting": figures.num_waiting_sessions,
+                "kv_cache_usage_perc": figures.reserved_tokens / figures.capacity_tokens,
+                "kv_cache_capacity_tokens": figures.capacity_tokens,
+                "queued_tokens": figures.queued_tokens,
+                "connections": figures.num_connections,
+                "sessions": figures.num_sessions,
+                "detached_sessions": figures.num_detached_sessions,
+            }
+            for name, value in values.items():
+                self._gauges[name].set(value)
+        return generate_latest(self._registry)
+
+    def _is_verification(self, item: StepWork) -> bool:
+        """As the core counts it, but by piece: small, and wanted back."""
+        return item.want is not Want.NONE and item.num_rows <= self._verify_tokens
+
+    def _counter(self, name: str, about: str) -> Counter:
+        return Counter(name, about, namespace=_PREFIX, registry=self._registry)
+
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, about, namespace=_PREFIX, registry=self._registry, buckets=buckets)
+
+
+_GAUGES = {
+    "num_requests_running": "Sessions in a step.",
+    "num_requests_waiting": "Sessions with rows that wait for a step.",
+    "kv_cache_usage_perc": "Reserved share of the KV cache; 1 is all of it.",
+    "kv_cache_capacity_tokens": "KV positions over all sessions.",
+    "queued_tokens": "Rows that wait for a step.",
+    "connections": "Devices connected.",
+    "sessions": "Sessions that hold a KV cache.",
+    "detached_sessions": "Sessions that wait for their device to come back.",
+}

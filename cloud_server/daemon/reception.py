@@ -1,0 +1,85 @@
+"""What a cloud's port lets in, from its settings: bounds, believed proxies, and two logs."""
+
+import asyncio
+import hmac
+import logging
+from dataclasses import dataclass
+
+from cloud_server.config import CloudConfig
+from cloud_server.daemon.turns import Shares
+from cloud_server.daemon.wrong_secrets import WrongSecrets
+from cloud_server.errors import ConfigError
+from process.listening.addresses import Network, parse_networks
+from process.listening.guard import Guard
+from process.listening.limits import Limits, default_max_connections, default_max_per_address
+from process.open_files import open_files_limit
+from process.quiet_log import QuietLog
+from wire.codec import decode
+from wire.errors import RemoteProtocolError
+from wire.messages import Hello
+
+_log = logging.getLogger(__name__)
+
+_SPARE_SOCKETS = 256
+"""For probes, for what reads the metrics, and for devices that have not said Hello yet."""
+
+_USUAL_SOCKETS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What all device sockets of a cloud share."""
+
+    guard: Guard
+    visits: QuietLog
+    wrong_secrets: WrongSecrets
+    shares: Shares
+    hello_timeout_s: float
+    secret: bytes
+
+    def knows(self, frame: bytes | str) -> bool:
+        """Whether a first frame shows the secret; such a device waits for nobody's wrong ones."""
+        if isinstance(frame, str):
+            return False
+        try:
+            message = decode(frame)
+        except RemoteProtocolError:
+            return False
+        return isinstance(message, Hello) and hmac.compare_digest(message.credential, self.secret)
+
+
+def make_reception(config: CloudConfig) -> Reception:
+    """The reception of a cloud; belongs to the running event loop.
+
+    Raises:
+        ConfigError: a trusted proxy is no address.
+    """
+    loop = asyncio.get_running_loop()
+    refusals = QuietLog(_log, loop.time, loop.call_later)
+    limits = socket_limits(config)
+    guard = Guard(limits, refusals, trusted=trusted_proxies(config), takes_bodies=False)
+    visits = QuietLog(_log, loop.time, loop.call_later)
+    # Half of what an address may have of the rest: the engine needs the interpreter as well.
+    share = 1.0 if config.identity_share >= 1 else config.identity_share / 2
+    shares = Shares(share, loop.time)
+    secret = (config.secret or "").encode()
+    return Reception(guard, visits, WrongSecrets(), shares, limits.head_timeout_s, secret)
+
+
+def socket_limits(config: CloudConfig) -> Limits:
+    """How many sockets there may be: as set, or what the limit of open files allows."""
+    wanted = max(_USUAL_SOCKETS, 2 * config.max_connections + _SPARE_SOCKETS)
+    total = config.max_sockets or default_max_connections(open_files_limit(), wanted)
+    return Limits(total, config.max_sockets_per_address or default_max_per_address(total))
+
+
+def trusted_proxies(config: CloudConfig) -> tuple[Network, ...]:
+    """The proxies whose X-Forwarded-For is believed.
+
+    Raises:
+        ConfigError: one of them is no address and no network.
+    """
+    try:
+        return parse_networks(config.trusted_proxies)
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies: {error}") from error

@@ -1,0 +1,1 @@
+"""What runs the middle layers, and what the daemon asks of it."""

@@ -1,0 +1,1 @@
+"""The middle layers on torch."""

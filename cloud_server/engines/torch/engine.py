@@ -1,0 +1,172 @@
+"""The embedded middle engine: one ragged forward per step, on a CPU or one GPU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cloud_server.engines.checks import check_items, check_opening, num_wanted_rows
+from cloud_server.engines.engine import EngineFullError, Rows, SequenceId, StepItem
+from cloud_server.engines.torch.attention import Block, plan_blocks, plan_tree_blocks
+from cloud_server.engines.torch.kv_slab import KvShape, KvSlab
+from cloud_server.engines.torch.layer import LayerSettings, MiddleLayer, Ragged, Span
+from cloud_server.engines.torch.rows import rows_of, tensor_of
+from wire.messages import Dtype
+from wire.trees import chain_rows, row_depths
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """KV positions over all sequences, and the most one sequence may have."""
+
+    capacity_tokens: int
+    max_context_tokens: int
+
+
+class TorchMiddleEngine:
+    """A `MiddleEngine` of torch operators.
+
+    Linear layers run over the rows of all items together, attention per sequence. A sequence's
+    reservation counts against the capacity at once; its memory grows as it is used.
+
+    `windows` are the layers' attention windows, one per layer.
+    """
+
+    block_tokens = 1
+    takes_trees = True
+
+    def __init__(
+        self,
+        layers: Sequence[MiddleLayer],
+        windows: Sequence[int | None],
+        settings: LayerSettings,
+        kv_shape: KvShape,
+        dtype: Dtype,
+        limits: EngineLimits,
+    ) -> None:
+        self.hidden_size = settings.shape.hidden_size
+        self.dtype = dtype
+        self.capacity_tokens = limits.capacity_tokens
+        self.max_context_tokens = limits.max_context_tokens
+        self._layers = layers
+        self._windows = tuple(dict.fromkeys(windows))
+        self._settings = settings
+        self._kv_shape = kv_shape
+        self._device = kv_shape.device
+        self._inv_freq = torch.tensor(
+            settings.shape.rope.inv_freq, dtype=torch.float32, device=kv_shape.device
+        )
+        self._slabs: dict[SequenceId, KvSlab] = {}
+        self._num_opened = 0
+        self._reserved_tokens = 0
+
+    @torch.inference_mode()
+    def open(
+        self, max_tokens: int, fork_of: SequenceId | None = None, fork_tokens: int = 0
+    ) -> SequenceId:
+        """See `MiddleEngine.open`.
+
+        Raises:
+            ValueError: a length outside what this engine or the forked sequence has.
+        """
+        source = None if fork_of is None else self._slab(fork_of)
+        check_opening(max_tokens, self.max_context_tokens, fork_tokens, source)
+        free_tokens = self.capacity_tokens - self._reserved_tokens
+        if max_tokens > free_tokens:
+            raise EngineFullError(
+                f"{max_tokens} positions asked for, {free_tokens} of {self.capacity_tokens} free"
+            )
+        slab = KvSlab(self._kv_shape, max_tokens)
+        if source is not None:
+            slab.copy_prefix(source, fork_tokens)
+        self._num_opened += 1
+        self._reserved_tokens += max_tokens
+        sequence = SequenceId(self._num_opened)
+        self._slabs[sequence] = slab
+        return sequence
+
+    def release(self, sequence: SequenceId) -> None:
+        """See `MiddleEngine.release`.
+
+        Raises:
+            ValueError: no such sequence.
+        """
+        self._reserved_tokens -= self._slab(sequence).max_tokens
+        del self._slabs[sequence]
+
+    @torch.inference_mode()
+    def step(self, batch: Sequence[StepItem]) -> list[Rows]:
+        """See `MiddleEngine.step`. Nothing changes when an item is refused.
+
+        Raises:
+            ValueError: an item that names an unknown sequence, a sequence twice, a position
+                beyond what it holds or may hold, or rows of another shape or number format.
+        """
+        if not batch:
+            return []
+        check_items(batch, self._slab, self.hidden_size, self.dtype, takes_trees=True)
+        for item in batch:
+            slab = self._slab(item.sequence)
+            slab.length = item.position
+            slab.reserve(item.position + len(item.rows))
+        ragged = self._ragged(batch)
+        rows = tensor_of([item.rows for item in batch], self.dtype, self._device)
+        for layer in self._layers:
+            rows = layer.forward(rows, ragged)
+        wanted = _wanted(rows, batch)
+        for item in batch:
+            num_rows = chain_rows(item.parents, len(item.rows))
+            self._slab(item.sequence).length = item.position + num_rows
+        return wanted
+
+    def _slab(self, sequence: SequenceId) -> KvSlab:
+        if sequence not in self._slabs:
+            raise ValueError(f"no sequence {sequence}")
+        return self._slabs[sequence]
+
+    def _ragged(self, batch: Sequence[StepItem]) -> Ragged:
+        spans = []
+        positions = []
+        for item in batch:
+            num_rows = len(item.rows)
+            blocks = {window: self._blocks(item, window) for window in self._windows}
+            spans.append(Span(self._slab(item.sequence), num_rows, item.position, blocks))
+            is_tree = bool(item.parents)
+            offsets = torch.tensor(row_depths(item.parents)) if is_tree else torch.arange(num_rows)
+            positions.append(item.position + offsets)
+        return Ragged(spans, *self._rotation(torch.cat(positions).to(self._device)))
+
+    def _blocks(self, item: StepItem, window: int | None) -> list[Block]:
+        if item.parents:
+            return plan_tree_blocks(item.position, item.parents, window, self._device)
+        place = (item.position, len(item.rows), window)
+        return plan_blocks(*place, self._settings.heads, self._device)
+
+    def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines `[T, Hq + KV, D]`, as `Ragged` has them.
+
+        Angles are computed in float32 and rounded to the engine's format, as transformers does.
+        """
+        shape = self._settings.shape
+        angles = positions.float().unsqueeze(1) * self._inv_freq
+        cos, sin = angles.cos(), angles.sin()
+        factors = torch.full(
+            (shape.num_attention_heads + shape.num_key_value_heads, 1),
+            shape.rope.attention_scaling,
+            device=self._device,
+        )
+        factors[: shape.num_attention_heads] *= shape.head_dim**-0.5
+        both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        rounded = [(side.unsqueeze(1) * factors).to(self._kv_shape.dtype) for side in both]
+        return rounded[0], rounded[1]
+
+
+def _wanted(rows: torch.Tensor, batch: Sequence[StepItem]) -> list[Rows]:
+    """The rows each item asked for, on the host, in arrays of their own."""
+    answers = []
+    end_row = 0
+    for item in batch:
+        end_row += len(item.rows)
+        part = rows[end_row - num_wanted_rows(item) : end_row]
+        answers.append(rows_of(part.cpu()).copy())
+    return answers

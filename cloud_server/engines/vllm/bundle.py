@@ -1,0 +1,151 @@
+"""The vLLM engine of a cloud bundle: lengths, number format and memory chosen, then started."""
+
+import logging
+import time
+
+from cloud_server.config import CloudConfig
+from cloud_server.engine_settings import check_vllm_settings, context_tokens
+from cloud_server.engines.host_memory import available_bytes
+from cloud_server.engines.loading import LoadedEngine
+from cloud_server.engines.vllm.engine import EngineShape
+from cloud_server.engines.vllm.start import (
+    StartedEngine,
+    is_cpu_build,
+    run_workers,
+    start_engine,
+)
+from cloud_server.errors import ConfigError
+from cloud_server.number_format import FORMATS, FormatChoice, Room, given_format, is_open
+from submodels.bundle.bundle import Bundle
+from submodels.manifest import Manifest
+from wire.limits import ITEM_BYTES
+from wire.messages import Dtype
+
+_log = logging.getLogger(__name__)
+
+_MOST_BLOCK_TOKENS = 128
+"""The largest KV block that vLLM chooses by itself."""
+
+
+def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
+    """The bundle's middle layers in vLLM's processes.
+
+    Raises:
+        ConfigError: vLLM is missing, or it, the bundle and the settings do not go together.
+    """
+    manifest = bundle.manifest
+    _check_folder(bundle)
+    _check_settings(config, manifest)
+    shape = _shape(manifest, config)
+    kv_bytes = kv_bytes_per_token(manifest, shape.dtype)
+    started = start_engine(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
+    _log.info("vLLM is up: %s", _facts_line(started))
+    return LoadedEngine(
+        started.engine, _description(config, started), kv_bytes, close=started.close
+    )
+
+
+def run_bundle_workers(bundle: Bundle, config: CloudConfig) -> None:
+    """This machine's share of the bundle's layers, for machine 0, until a worker ends.
+
+    Raises:
+        ConfigError: as for `load_vllm_engine`.
+    """
+    _check_folder(bundle)
+    _check_settings(config, bundle.manifest)
+    shape = _shape(bundle.manifest, config)
+    kv_bytes = kv_bytes_per_token(bundle.manifest, shape.dtype)
+    run_workers(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
+
+
+def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
+    """Bytes of one position in all middle layers, keys and values, over all workers."""
+    shape = manifest.shape
+    numbers = 2 * shape.num_key_value_heads * shape.head_dim * manifest.num_middle_layers
+    return numbers * ITEM_BYTES[dtype]
+
+
+def _check_folder(bundle: Bundle) -> None:
+    """vLLM reads a whole folder: every safetensors file in it, and settings by their names."""
+    unlisted = bundle.unlisted()
+    if unlisted:
+        raise ConfigError(
+            f"engine vllm reads the whole folder, and {bundle.path / unlisted[0]} is not listed in "
+            "hat.json; take it away"
+        )
+
+
+def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
+    check_vllm_settings(config)
+    first = manifest.num_input_layers
+    windows = manifest.shape.sliding_windows[first : first + manifest.num_middle_layers]
+    if len(set(windows)) > 1:
+        raise ConfigError("engine vllm: expected one sliding window for all layers; use torch")
+    shape = manifest.shape
+    if (
+        shape.model_type == "qwen2"
+        and shape.head_dim * shape.num_attention_heads != shape.hidden_size
+    ):
+        raise ConfigError("engine vllm: expected qwen2's heads to fill the hidden size; use torch")
+    if config.pipeline_parallel_size > manifest.num_middle_layers:
+        raise ConfigError(
+            f"pipeline_parallel_size {config.pipeline_parallel_size}: expected at most one stage "
+            f"per layer, the bundle has {manifest.num_middle_layers}"
+        )
+    heads = shape.num_attention_heads
+    if heads % config.tensor_parallel_size:
+        raise ConfigError(
+            f"tensor_parallel_size {config.tensor_parallel_size}: expected a divisor of the "
+            f"model's {heads} attention heads"
+        )
+
+
+def _shape(manifest: Manifest, config: CloudConfig) -> EngineShape:
+    context = context_tokens(config, manifest.shape.max_context_tokens)
+    choice = _format(manifest, config, context)
+    _log.info("number format %s", choice.reason)
+    return EngineShape(
+        manifest.shape.hidden_size, choice.dtype, context, max(2, config.step_budget_tokens)
+    )
+
+
+def _format(manifest: Manifest, config: CloudConfig, context: int) -> FormatChoice:
+    """The engine's number format; several nodes, which must agree, measure nothing."""
+    stored = FORMATS[manifest.dtype]
+    may_measure = is_open(config.dtype, stored, is_cpu=config.nnodes == 1)
+    if not (may_measure and is_cpu_build()):
+        return given_format(config.dtype, stored)
+    from cloud_server.engines.torch.probe import measured_format, num_weights
+
+    shape, num_layers = manifest.shape, manifest.num_middle_layers
+    kv_tokens = config.capacity_tokens or context
+    needed_bytes = num_weights(shape, num_layers) * ITEM_BYTES[Dtype.FP32]
+    needed_bytes += kv_tokens * kv_bytes_per_token(manifest, Dtype.FP32)
+    room = Room(needed_bytes, available_bytes())
+    return measured_format(shape, num_layers, stored, room, time.perf_counter)
+
+
+def _kv_memory_bytes(config: CloudConfig, kv_bytes: int) -> int | None:
+    """What a worker needs for the capacity that was asked for; None leaves it to vLLM."""
+    if config.capacity_tokens is None or config.kv_cache_memory is not None:
+        return config.kv_cache_memory
+    # Its share of layers and heads may be rounded up to a layer, or to a head that is copied:
+    # half as much again is room enough for all but the most lopsided split.
+    num_blocks = -(-config.capacity_tokens // _MOST_BLOCK_TOKENS) + 2
+    whole_bytes = num_blocks * _MOST_BLOCK_TOKENS * kv_bytes
+    num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
+    return whole_bytes if num_workers == 1 else min(whole_bytes, 3 * whole_bytes // num_workers)
+
+
+def _description(config: CloudConfig, started: StartedEngine) -> str:
+    parallel = f"TP {config.tensor_parallel_size}, PP {config.pipeline_parallel_size}"
+    attention = ", ".join(started.facts[0].attention)
+    return f"{started.version} on {started.facts[0].device}, {parallel}, {attention}"
+
+
+def _facts_line(started: StartedEngine) -> str:
+    facts = started.facts[0]
+    return (
+        f"{len(started.facts)} workers, {facts.num_blocks} KV blocks of "
+        f"{started.engine.block_tokens} tokens, runner {facts.runner}"
+    )

@@ -1,0 +1,1 @@
+"""Rows between the daemon's process and vLLM's workers."""

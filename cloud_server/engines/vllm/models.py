@@ -1,0 +1,74 @@
+"""vLLM's model classes narrowed to their middle layers: hidden states in, hidden states out.
+
+Each class of `plugin.BASES` with `HatMiddle` before its name is an attribute of this module, made
+when it is first asked for.
+"""
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from cloud_server.engines.vllm.plugin import BASES, PREFIX
+
+_LAYERS = "model.layers."
+
+
+class ResidualSum(nn.Module):
+    """Stands where the final norm was: layers carry a split residual, this closes it."""
+
+    def forward(
+        self, rows: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The hidden state `[T, H]` after the last layer, as `transformers` has it."""
+        return rows if residual is None else (rows + residual, residual)
+
+
+def middle_of(base: type[Any]) -> type[Any]:
+    """A model class of vLLM without final norm; its embedding and head are never used."""
+
+    class Middle(base):  # type: ignore[misc]
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+            from vllm.distributed.parallel_state import get_pp_group
+
+            if get_pp_group().is_last_rank:
+                self.model.norm = ResidualSum()
+
+        def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+            """Load the middle layers of a bundle, or of a whole checkpoint."""
+            first = getattr(self.config, "hat_first_layer", 0)
+            layers = range(first, first + self.config.num_hidden_layers)
+            loaded = set(super().load_weights(_middle_weights(weights, layers)))
+            for name, parameter in self.named_parameters():
+                if not name.startswith(_LAYERS):
+                    parameter.data.zero_()
+                    loaded.add(name)
+            return loaded
+
+    Middle.__name__ = Middle.__qualname__ = PREFIX + base.__name__
+    Middle.__module__ = __name__
+    return Middle
+
+
+def _middle_weights(
+    weights: Iterable[tuple[str, torch.Tensor]], layers: range
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of `layers`, which are renumbered from 0."""
+    for name, weight in weights:
+        if not name.startswith(_LAYERS):
+            continue
+        number, rest = name.removeprefix(_LAYERS).split(".", 1)
+        if int(number) in layers:
+            yield f"{_LAYERS}{int(number) - layers.start}.{rest}", weight
+
+
+def __getattr__(name: str) -> Any:
+    base = name.removeprefix(PREFIX)
+    if not name.startswith(PREFIX) or base not in BASES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"vllm.model_executor.models.{BASES[base]}")
+    made = globals()[name] = middle_of(getattr(module, base))
+    return made

@@ -1,0 +1,29 @@
+"""vLLM's entry point: every process of it, workers too, learns the middle's model classes."""
+
+from types import MappingProxyType
+from typing import Final
+
+BASES: Final = MappingProxyType(
+    {
+        "LlamaForCausalLM": "llama",
+        "MistralForCausalLM": "mistral",
+        "Qwen2ForCausalLM": "qwen2",
+        "Qwen3ForCausalLM": "qwen3",
+        "Qwen3MoeForCausalLM": "qwen3_moe",
+    }
+)
+"""vLLM's model classes that a middle is made of, and their modules in `vllm.model_executor`."""
+
+PREFIX: Final = "HatMiddle"
+"""A cloud bundle's config.json names this and the base class as its architecture."""
+
+
+def register() -> None:
+    """Register the classes by name; nothing of them is imported before a model is loaded."""
+    from vllm import ModelRegistry
+
+    known = set(ModelRegistry.get_supported_archs())
+    for base in BASES:
+        name = PREFIX + base
+        if name not in known:
+            ModelRegistry.register_model(name, f"cloud_server.engines.vllm.models:{name}")

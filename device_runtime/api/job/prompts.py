@@ -1,0 +1,193 @@
+"""Prompts as token ids, whatever form they came in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from device_runtime.api.errors import ApiError, invalid, unsupported
+from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
+from device_runtime.api.service import Service
+from device_runtime.text.bounds import TextTooLongError, encode_within
+from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, RenderedChat
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+Prompt = str | list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How a conversation is rendered. `add_special_tokens` None: as the template needs it."""
+
+    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+def split_prompts(prompt: str | Sequence[str | int | list[int]]) -> list[Prompt]:
+    """The prompts of a completion: one text, one list of ids, or a list of either.
+
+    Raises:
+        ApiError: 400, the forms are mixed, or there are too many.
+    """
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt[0], int):
+        ids = [item for item in prompt if isinstance(item, int)]
+        if len(ids) == len(prompt):
+            return [ids]
+    if len(prompt) > MAX_PROMPTS:
+        raise invalid(
+            "prompt", f"prompt: expected at most {MAX_PROMPTS} prompts, got {len(prompt)}"
+        )
+    texts = [item for item in prompt if isinstance(item, str)]
+    if len(texts) == len(prompt):
+        return list(texts)
+    lists = [item for item in prompt if isinstance(item, list)]
+    if len(lists) == len(prompt):
+        return list(lists)
+    raise invalid(
+        "prompt", "prompt: expected only texts, only token ids, or only lists of token ids"
+    )
+
+
+async def encode_texts(
+    service: Service, texts: Sequence[str], add_special_tokens: bool, param: str
+) -> list[list[int]]:
+    """Token ids of texts, in a thread; what is far beyond the context is not tokenised whole.
+
+    `param` names the field they came in.
+
+    Raises:
+        ApiError: 400 `context_length_exceeded`.
+        OverloadedError: too many texts wait already.
+    """
+    tokenizer, max_tokens = service.tokenizer, service.generator.max_context_tokens
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens)
+
+    def encode_all() -> list[list[int]]:
+        return [list(encode_within(encode, text, max_tokens)) for text in texts]
+
+    try:
+        return await service.text_work.tokenize(sum(map(len, texts)), encode_all)
+    except TextTooLongError as error:
+        raise _far_too_long(max_tokens, error.num_tokens, param) from error
+
+
+async def encode_prompts(
+    service: Service, prompts: Sequence[Prompt], add_special_tokens: bool
+) -> list[list[int]]:
+    """Token ids of the prompts of a completion.
+
+    Raises:
+        ApiError: 400, no token at all, a token id outside the vocabulary, or far too long a text.
+        OverloadedError: too many texts wait already.
+    """
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(await encode_texts(service, texts, add_special_tokens, "prompt"))
+    ids = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for each in ids:
+        check_ids(each, service.generator.vocab_size, "prompt")
+    return ids
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Whether a model can read these; a tokenizer may know tokens that the model does not.
+
+    Raises:
+        ApiError: 400, no token at all, or a token id outside the vocabulary.
+    """
+    if not ids:
+        raise invalid(param, f"{param}: expected at least one token, got none")
+    if max(ids) >= vocab_size:
+        raise invalid(param, f"{param}: expected token ids below {vocab_size}, got {max(ids)}")
+
+
+async def encode_chat(
+    service: Service, messages: Sequence[Message], options: ChatOptions
+) -> list[int]:
+    """Token ids of a conversation as the model was trained to read it.
+
+    Raises:
+        ApiError: 400, a message or part that is not understood, refused by the template, or far
+            too long.
+        OverloadedError: too many conversations wait already.
+    """
+    template = service.template
+    reserved = template.reserved_names & options.variables.keys()
+    if reserved:
+        name = f"chat_template_kwargs.{min(reserved)}"
+        raise invalid(name, f"{name} is not for the request to set")
+    plain = [_plain_message(message, place) for place, message in enumerate(messages)]
+    _check_words(template, plain)
+
+    def render() -> RenderedChat:
+        return template.render(plain, options.add_generation_prompt, options.variables)
+
+    try:
+        chat = await service.text_work.render(render)
+    except ChatTemplateError as error:
+        raise invalid("messages", str(error), code="chat_template_failed") from error
+    add_special_tokens = options.add_special_tokens
+    if add_special_tokens is None:
+        add_special_tokens = chat.add_special_tokens
+    [ids] = await encode_texts(service, [chat.text], add_special_tokens, "messages")
+    return ids
+
+
+def _check_words(template: ChatTemplate, messages: Sequence[Mapping[str, Any]]) -> None:
+    """The user's words may not vanish: an answer to nothing looks like an answer."""
+    if "user" in template.leaves_out and any(
+        message["role"] == "user" and message["content"] for message in messages
+    ):
+        reason = "the model's chat template leaves out what the user says"
+        raise invalid("messages", reason, code="chat_template_failed")
+
+
+def _far_too_long(max_tokens: int, num_tokens: int, param: str) -> ApiError:
+    message = (
+        f"This model's maximum context length is {max_tokens} tokens. However, the first part of "
+        f"your prompt alone has {num_tokens} tokens. Please reduce the length of the prompt."
+    )
+    return invalid(param, message, code="context_length_exceeded")
+
+
+def _plain_message(message: Message, place: int) -> dict[str, Any]:
+    """The message as templates know it: its content is a text, or parts that are texts."""
+    where = f"messages[{place}]"
+    role = _ROLES.get(message.role)
+    if role is None:
+        came = f"expected one of {', '.join(_ROLES)}, got {message.role[:40]!r}"
+        raise invalid(f"{where}.role", f"{where}.role: {came}")
+    for name in ("tool_calls", "function_call", "audio"):
+        if getattr(message, name):
+            raise unsupported(f"{where}.{name}", f"{where}.{name} is not supported here")
+    plain: dict[str, Any] = {"role": role, "content": _content_of(message, where)}
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.reasoning_content is not None:
+        plain["reasoning_content"] = message.reasoning_content
+    return plain
+
+
+def _content_of(message: Message, where: str) -> str | list[dict[str, str]]:
+    if isinstance(message.content, str):
+        return message.content
+    if message.content is None:
+        if message.role == "assistant":
+            return ""
+        raise invalid(f"{where}.content", f"{where}.content: expected text, got null")
+    parts = enumerate(message.content)
+    texts = [_part_text(part, f"{where}.content[{place}]") for place, part in parts]
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def _part_text(part: ContentPart, where: str) -> str:
+    if part.type != "text":
+        message = f"{where}.type: expected 'text', got {part.type[:40]!r}; only text is supported"
+        raise unsupported(f"{where}.type", message)
+    if part.text is None:
+        raise invalid(f"{where}.text", f"{where}.text: this field is required", "missing_field")
+    return part.text

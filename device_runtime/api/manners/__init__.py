@@ -1,0 +1,1 @@
+"""What every request meets: names, keys, origins, CORS, unknown paths."""

@@ -1,0 +1,129 @@
+"""What every request goes through: a name, a log line, one shape of errors, the key."""
+
+import asyncio
+import hmac
+import logging
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from device_runtime.api.errors import ApiError, as_api_error, internal_error
+from device_runtime.api.manners.cors import answer_preflight, check_page, is_preflight
+from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
+from device_runtime.api.manners.request_id import name_request, request_id_of
+from device_runtime.api.response.event_stream import IS_ANSWERED
+from device_runtime.api.service import SERVICE
+from device_runtime.logs import describe_error, with_fields
+from process.quiet_log import QuietLog
+
+# Probes carry no key, and what these two say is harmless.
+OPEN_PATHS = frozenset({"/health", "/ready"})
+
+QUIET_LOG = web.AppKey("quiet_log", QuietLog)
+
+_REFUSED = frozenset({401, 403, 404, 405, 413, 415, 417})
+
+_logger = logging.getLogger(__name__)
+
+
+@web.middleware
+async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its name, and say in one line how it ended."""
+    name_request(request)
+    clock = request.app[SERVICE].metrics.clock
+    begun_s = clock()
+    status: int | str = "failed"
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    except asyncio.CancelledError:
+        status = 200 if IS_ANSWERED in request else "left"
+        raise
+    finally:
+        level = logging.DEBUG if request.method in {hdrs.METH_GET, hdrs.METH_HEAD} else logging.INFO
+        if status in _REFUSED:
+            # Whoever may not ask can make a line with each try.
+            name = request_id_of(request)
+            request.app[QUIET_LOG].say(level, "refused %s: %s %s", _route(request), status, name)
+            level = logging.DEBUG
+        fields = with_fields(
+            method=request.method,
+            route=_route(request),
+            status=status,
+            duration_s=round(clock() - begun_s, 4),
+            request_id=request_id_of(request),
+        )
+        _logger.log(level, "request", extra=fields)
+
+
+@web.middleware
+async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every failure with the one envelope."""
+    try:
+        return await _found(request, handler)
+    except web.HTTPException as error:
+        return error_response(_of_http(error))
+    except Exception as error:
+        known = as_api_error(error)
+        if known is None:
+            _logger.error("a request failed: %s", describe_error(error))
+        return error_response(known or internal_error())
+
+
+@web.middleware
+async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let no foreign web page in, and answer the questions that browsers ask beforehand."""
+    check_page(request)
+    if is_preflight(request):
+        return answer_preflight(request)
+    return await handler(request)
+
+
+@web.middleware
+async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let only those in who have the key, if there is one."""
+    api_key = request.app[SERVICE].access.api_key
+    if api_key is not None and request.path not in OPEN_PATHS:
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(errors="replace"), api_key.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            message = "expected the API key as `Authorization: Bearer KEY`"
+            headers = {str(hdrs.WWW_AUTHENTICATE): "Bearer"}
+            raise ApiError(401, message, code="invalid_api_key", headers=headers)
+    return await handler(request)
+
+
+def error_response(error: ApiError) -> web.Response:
+    """An error as a response."""
+    return web.Response(
+        body=error.encode(),
+        status=error.status,
+        headers=error.headers,
+        content_type="application/json",
+    )
+
+
+async def _found(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The answer, also to what is no path and so not even `EVERYTHING_ELSE`: `OPTIONS *`."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return await nothing_here(request)
+
+
+def _of_http(error: web.HTTPException) -> ApiError:
+    """What aiohttp itself found wrong with a request."""
+    match error:
+        case web.HTTPRequestEntityTooLarge():
+            return ApiError(413, "the request body is too large", code="request_too_large")
+        case _:
+            return ApiError(error.status, error.reason, code="http_error")
+
+
+def _route(request: web.Request) -> str:
+    """The route's pattern: a path that nobody serves is the client's own text."""
+    resource = request.match_info.route.resource
+    if resource is None or resource.canonical == EVERYTHING_ELSE:
+        return "none"
+    return resource.canonical

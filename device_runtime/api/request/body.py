@@ -1,0 +1,212 @@
+"""What clients may send: types and ranges of every field that is understood.
+
+Fields not named here or in `refused_fields` are ignored, as clients of many servers send them.
+`null` is the same as leaving a field out.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from device_runtime.api.errors import ApiError, invalid
+from device_runtime.api.request.json_body import (
+    with_whole_characters,
+    with_whole_numbers,
+    without_mark,
+)
+from device_runtime.api.request.refused_fields import check_refused
+
+# Bounds on counts and lengths, checked while decoding, before anything is allocated for them.
+MAX_N = 128
+MAX_PROMPTS = 64
+MAX_MESSAGES = 4096
+MAX_PARTS = 256
+MAX_STOP_TOKEN_IDS = 256
+MAX_LOGIT_BIASES = 1024
+MAX_TOP_LOGPROBS = 20
+MAX_TEMPLATE_VARIABLES = 64
+
+TIMELINE = "timeline"
+"""The value of `include_hat_stats` that asks for the timeline beside the figures."""
+
+_Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+_NumTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+_NumTopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
+_Stop = Annotated[str, Meta(min_length=1)]
+_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class StreamOptions(Struct, frozen=True):
+    """What a stream says about usage."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class CommonFields(Struct, frozen=True, kw_only=True):
+    """Fields of both kinds of request."""
+
+    model: str | None = None
+    max_tokens: _NumTokens | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    logit_bias: Annotated[dict[str, Any], Meta(max_length=MAX_LOGIT_BIASES)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_N)] | None = None
+    stop: _Stop | list[_Stop] | None = None
+    stop_token_ids: Annotated[list[_TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    include_hat_stats: bool | Literal["timeline"] | None = None
+    add_special_tokens: bool | None = None
+
+
+class ContentPart(Struct, frozen=True):
+    """A part of a message's content; only text is understood."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(Struct, frozen=True):
+    """A message of a conversation. Tool calls are named so that they can be refused."""
+
+    role: str
+    content: str | Annotated[list[ContentPart], Meta(max_length=MAX_PARTS)] | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+Messages = Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
+TemplateVariables = Annotated[dict[str, Any], Meta(max_length=MAX_TEMPLATE_VARIABLES)]
+
+
+class ChatRequest(CommonFields, frozen=True, kw_only=True):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Messages
+    max_completion_tokens: _NumTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: _NumTopLogprobs | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    reasoning_effort: str | None = None
+
+
+class CompletionRequest(CommonFields, frozen=True, kw_only=True):
+    """The body of POST /v1/completions."""
+
+    prompt: str | Annotated[list[str | _TokenId | list[_TokenId]], Meta(min_length=1)]
+    logprobs: _NumTopLogprobs | None = None
+    echo: bool | None = None
+
+
+class TokenizeRequest(Struct, frozen=True, kw_only=True):
+    """The body of POST /tokenize: a text or a conversation."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Struct, frozen=True, kw_only=True):
+    """The body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[_TokenId]
+
+
+RequestT = TypeVar("RequestT", bound=Struct)
+
+# What templates see is left as it came.
+_FREE_FIELDS = frozenset({"chat_template_kwargs"})
+
+
+def decode_request(body: bytes, kind: type[RequestT]) -> RequestT:
+    """The request in a body.
+
+    Raises:
+        ApiError: 400: no JSON object, a known field of a wrong type or out of range, or a field
+            that is refused because it would change the meaning of the answer.
+    """
+    body = without_mark(body)
+    try:
+        try:
+            return _decode(body, kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            repaired = with_whole_characters(body)
+            if repaired == body or isinstance(error, msgspec.ValidationError):
+                raise
+            return _decode(repaired, kind)
+    except msgspec.ValidationError as error:
+        raise _described(str(error), body) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"the request body is not valid JSON: {error}"
+        raise invalid(None, message, code="invalid_json") from error
+
+
+def _decode(body: bytes, kind: type[RequestT]) -> RequestT:
+    """The request in a body of JSON; errors are those of msgspec."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    check_refused(fields, is_chat=kind is ChatRequest)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    known = {field.name for field in msgspec.structs.fields(kind)}
+    return msgspec.convert(
+        {name: _value(name, raw) for name, raw in fields.items() if name in known}, kind
+    )
+
+
+def _value(name: str, raw: msgspec.Raw) -> Any:
+    """A field's value; where it is the request's, whole numbers are integers."""
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.ValidationError as error:
+        problem = str(error).partition(" - at `")[0]
+        raise msgspec.ValidationError(f"{problem} - at `$.{name}`") from error
+    return value if name in _FREE_FIELDS else with_whole_numbers(value)
+
+
+def _described(problem: str, body: bytes) -> ApiError:
+    """The validator's words, with the field first and what came last."""
+    problem, _, path = problem.partition(" - at `")
+    path = path.rstrip("`").removeprefix("key` in `").removeprefix("$").removeprefix(".")
+    path = path.removesuffix("[...]")
+    if not path:
+        if "missing required field" in problem:
+            name = problem.split("`")[1]
+            return invalid(name, f"{name}: this field is required", code="missing_field")
+        return invalid(None, f"the request body: {_lowered(problem)}")
+    came = _came(body, path)
+    if came or ", got " not in problem:
+        problem = problem.partition(", got ")[0] + came
+    return invalid(path, f"{path}: {_lowered(problem)}")
+
+
+def _lowered(problem: str) -> str:
+    return problem[:1].lower() + problem[1:]
+
+
+def _came(body: bytes, path: str) -> str:
+    """The number at a plain path, as it was written, for an error about its range."""
+    value = bytes(msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(path, msgspec.Raw()))
+    is_number = value[:1].isdigit() or value[:1] == b"-"
+    return f", got {value.decode()}" if is_number and len(value) <= 40 else ""

@@ -1,0 +1,1 @@
+"""From emissions to JSON and event streams."""

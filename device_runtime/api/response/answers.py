@@ -1,0 +1,132 @@
+"""All choices of a job, generated side by side; their pieces in the order they are decided."""
+
+import asyncio
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+from device_runtime.api.figures import HatFigures, figures_of
+from device_runtime.api.job.job import Choice, Job
+from device_runtime.api.metrics import GenerationTimer
+from device_runtime.api.response.transcript import Piece, Transcript
+from device_runtime.api.service import Service
+from device_runtime.generation.stats import GenerationStats
+
+# A slow reader lets its generations run this many pieces ahead and then holds them.
+_QUEUED_PIECES_PER_CHOICE = 4
+
+
+class StillSilentError(Exception):
+    """No choice has grown for a while."""
+
+
+class Answers:
+    """A context in which the choices are generated. Leaving it, in whatever way, ends them.
+
+    One task per choice owns the generation and closes it; they meet in one bounded queue. Of many
+    choices the later ones begin as earlier ones end.
+    """
+
+    def __init__(self, service: Service, job: Job) -> None:
+        self._service = service
+        self._job = job
+        self._num_running = len(job.choices)
+        num_side_by_side = min(len(job.choices), service.max_side_by_side)
+        self._places = asyncio.Semaphore(num_side_by_side)
+        self._queue: asyncio.Queue[Piece | Exception] = asyncio.Queue(
+            _QUEUED_PIECES_PER_CHOICE * num_side_by_side
+        )
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._told_all: set[int] = set()
+        self._stats: dict[int, GenerationStats] = {}
+        self._is_left = False
+        self._is_failed = False
+
+    async def __aenter__(self) -> Self:
+        for choice in self._job.choices:
+            self._tasks[choice.index] = asyncio.create_task(self._produce(choice))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_left = True
+        for index, task in self._tasks.items():
+            # One that has put its last piece is only closing its generation, undisturbed.
+            if index not in self._told_all:
+                task.cancel()
+        # Unlike gather, wait leaves them to finish closing when this task is cancelled again.
+        await asyncio.wait(self._tasks.values())
+
+    async def next_piece(self, within_s: float | None = None) -> Piece | None:
+        """The next piece of any choice, or None when all have ended. May be cancelled.
+
+        Raises:
+            StillSilentError: nothing came in `within_s`; ask again.
+            CloudUnavailableError, OverloadedError: a generation failed, so the answer did.
+            Exception: a bug.
+        """
+        if not self._num_running:
+            return None
+        try:
+            async with asyncio.timeout(within_s):
+                item = await self._queue.get()
+        except TimeoutError:
+            raise StillSilentError from None
+        if isinstance(item, Exception):
+            raise item
+        self._num_running -= item.finish_reason is not None
+        return item
+
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that were in the caches already, as the first choice of each found them."""
+        firsts = (choice.index for choice in self._job.choices if choice.is_first)
+        return sum(self._stats[index].num_reused_tokens for index in firsts if index in self._stats)
+
+    async def figures(self) -> HatFigures:
+        """What all choices took together, once the last piece of each has been taken."""
+        assert not self._num_running, "figures are complete at the end"
+        await asyncio.wait(self._tasks.values())
+        return figures_of(list(self._stats.values()))
+
+    async def _produce(self, choice: Choice) -> None:
+        num_prompt_tokens = len(choice.generation.prompt_ids)
+        timer = GenerationTimer(self._service.metrics, num_prompt_tokens, self._job.arrived_s)
+        reason = "error"
+        try:
+            async with self._places:
+                reason = "abort" if self._is_failed else await self._generate(choice, timer)
+        except asyncio.CancelledError:
+            if not self._is_left:
+                # Not our cancellation: without this the reader would wait for ever.
+                await self._queue.put(RuntimeError("the generation was cancelled from within"))
+                return
+            reason = "abort"
+            raise
+        except Exception as error:  # a task's error reaches the reader through the queue
+            self._is_failed = True
+            await self._queue.put(error)
+        finally:
+            timer.ended(reason, self._stats.get(choice.index) or GenerationStats())
+
+    async def _generate(self, choice: Choice, timer: GenerationTimer) -> str:
+        """Put the pieces of one choice into the queue; how it ended."""
+        transcript = Transcript(choice, self._service.tokenizer)
+        request_id = self._job.request_id
+        if len(self._job.choices) > 1:
+            request_id = f"{request_id}-{choice.index}"
+        generation = self._service.generator.generate(choice.generation, request_id)
+        self._stats[choice.index] = generation.stats
+        async with aclosing(generation):
+            async for emission in generation:
+                piece = transcript.push(emission)
+                timer.emitted(len(emission.tokens))
+                if piece is not None:
+                    await self._queue.put(piece)
+                    if piece.finish_reason is not None:
+                        self._told_all.add(choice.index)
+                        return piece.finish_reason
+        raise RuntimeError("the generation ended without a finish reason")

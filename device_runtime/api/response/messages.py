@@ -1,0 +1,176 @@
+"""What is sent: the documents and chunks of OpenAI's API, in its own field order."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from device_runtime.api.figures import HatFigures
+from device_runtime.generation.tokens import FinishReason
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Tokens of prompts that an earlier request had left in the caches."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of all prompts, each once, and of all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+def usage_of(num_prompt_tokens: int, num_generated_tokens: int, num_cached_tokens: int) -> Usage:
+    """All numbers from three."""
+    total = num_prompt_tokens + num_generated_tokens
+    details = PromptTokensDetails(num_cached_tokens)
+    return Usage(num_prompt_tokens, num_generated_tokens, total, details)
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    """An alternative at one place of a chat answer."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token of a chat answer with its alternatives, most likely first."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """Log probabilities in the shape of chat completions."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class CompletionLogprobs(msgspec.Struct, frozen=True):
+    """Log probabilities in the shape of completions: parallel lists."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """The assistant's message."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    """One answer of a chat completion."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a chat request that does not stream."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    hat: HatFigures | UnsetType = UNSET
+
+
+class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a message grew by; the role comes with its first piece, nothing with its end."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChunkChoice(msgspec.Struct, frozen=True):
+    """One answer's part of a chunk."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a chat stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+    hat: HatFigures | UnsetType = UNSET
+
+
+class CompletionChoice(msgspec.Struct, frozen=True):
+    """One answer of a completion, or its part of a chunk."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a completion request, whole or as one event of its stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage | UnsetType | None = UNSET
+    hat: HatFigures | UnsetType = UNSET
+
+
+Document = ChatCompletion | Completion
+Chunk = ChatChunk | Completion
+
+
+class SamplingDefault(msgspec.Struct, frozen=True):
+    """What a field has that a request leaves out, and where that is from."""
+
+    value: float
+    source: str
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the model list."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "hat"
+    root: str
+    parent: None = None
+    max_model_len: int
+    sampling_defaults: dict[str, SamplingDefault]
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """All models, which is one under all its names."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]

@@ -1,0 +1,1 @@
+"""Guesses at the next tokens, to be verified by the cloud."""

@@ -1,0 +1,138 @@
+"""Drafting with the engine's adapter, by the target's own rule of choice."""
+
+from collections.abc import Sequence
+
+from device_runtime.drafting.ahead import Branch, kept_tokens
+from device_runtime.engines.engine import DeviceEngine, DraftRequest, Rows, SequenceId
+from device_runtime.sampling.sampler import LogitsError, Sampler
+
+_NUM_BRANCHES = 2
+
+
+class AdapterDrafter:
+    """Drafts of one generation; used on the engine's thread.
+
+    A drafted token is what the sampler would choose at its position from the draft model's logits:
+    the likeliest when greedy, else with the position's noise, which the target will use too.
+
+    While a draft is verified, `work_ahead` drafts on behind it, a step at a time, from the tokens
+    that would be chosen first at its end. What matches the decision begins the next draft.
+    """
+
+    def __init__(self, sampler: Sampler, stop_token_ids: frozenset[int]) -> None:
+        self._sampler = sampler
+        self._stop_token_ids = stop_token_ids
+        self._ahead: _Ahead | None = None
+        self._begun: tuple[int, ...] = ()
+        self.num_ahead_tokens = 0
+        """Tokens drafted while a verification was under way."""
+        self.num_kept_tokens = 0
+        """Those of them that were sent with the next draft."""
+
+    def propose(
+        self, engine: DeviceEngine, sequence: SequenceId, text: Sequence[int], num_tokens: int
+    ) -> tuple[int, ...]:
+        """At most `num_tokens` tokens that may follow the text, whose last token is not cached."""
+        assert engine.draft_limits is not None, "chosen only for engines with an adapter"
+        num_tokens = min(num_tokens, engine.draft_limits.max_tokens)
+        begun, self._begun = self._begun[:num_tokens], ()
+        self.num_kept_tokens += len(begun)
+        if len(begun) == num_tokens or (begun and begun[-1] in self._stop_token_ids):
+            return begun
+        request = DraftRequest(
+            token_ids=(text[-1], *begun),
+            position=len(text) - 1,
+            num_tokens=num_tokens - len(begun),
+            choose=lambda logits, drafted: self._choose(logits, (*begun, *drafted)),
+            stop_token_ids=self._stop_token_ids,
+        )
+        return begun + engine.draft(sequence, request)
+
+    def begin_ahead(self, token_ids: Sequence[int], position: int) -> None:
+        """A round was sent: the text's last token, which is at `position`, and its draft."""
+        self._ahead = _Ahead(token_ids[-1], tuple(token_ids[1:]), position)
+
+    def work_ahead(self, engine: DeviceEngine, sequence: SequenceId) -> bool:
+        """Draft one more token behind the draft under way; whether there may be more to do."""
+        ahead = self._ahead
+        if ahead is None or engine.draft_limits is None or engine.num_output_layers > 0:
+            return False
+        if ahead.candidates is None:
+            ahead.candidates = self._candidates(engine, sequence, ahead)
+            return bool(ahead.candidates)
+        if ahead.num_done == len(ahead.candidates):
+            return False
+        if len(ahead.branches) == ahead.num_done:
+            ahead.branches.append([ahead.candidates[ahead.num_done]])
+        branch = ahead.branches[-1]
+        drafted = self._next_token(engine, sequence, ahead, branch)
+        branch.extend(drafted)
+        self.num_ahead_tokens += len(drafted)
+        if not drafted or len(branch) > engine.draft_limits.max_tokens:
+            ahead.num_done += 1
+        return ahead.num_done < len(ahead.candidates)
+
+    def decided(self, token_ids: Sequence[int]) -> None:
+        """The round's outcome: accepted tokens and one of the target's own."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            branches = [Branch(len(ahead.draft), tuple(tokens)) for tokens in ahead.branches]
+            self._begun = kept_tokens(branches, ahead.draft, token_ids)
+
+    def _candidates(
+        self, engine: DeviceEngine, sequence: SequenceId, ahead: "_Ahead"
+    ) -> tuple[int, ...]:
+        """The tokens that would be chosen first at the draft's end, however sure the model is."""
+        found: list[int] = []
+
+        def look(logits: Rows, _: Sequence[int]) -> None:
+            try:
+                found.extend(self._sampler.choices(logits, _NUM_BRANCHES, ahead.draft))
+            except LogitsError:
+                found.clear()
+
+        end = ahead.position + len(ahead.draft)
+        if ahead.last_token not in self._stop_token_ids:
+            request = DraftRequest((ahead.last_token,), end, 1, look, min_probability=0.0)
+            engine.draft(sequence, request)
+        return tuple(token for token in found if token not in self._stop_token_ids)
+
+    def _next_token(
+        self, engine: DeviceEngine, sequence: SequenceId, ahead: "_Ahead", branch: Sequence[int]
+    ) -> tuple[int, ...]:
+        """The token behind a branch, if the model is sure enough of one."""
+        if branch[-1] in self._stop_token_ids:
+            return ()
+        before = (*ahead.draft, *branch)
+        request = DraftRequest(
+            token_ids=branch[-1:],
+            position=ahead.position + len(before),
+            num_tokens=1,
+            choose=lambda logits, _: self._choose(logits, before),
+        )
+        return engine.draft(sequence, request)
+
+    def _choose(self, logits: Rows, draft: Sequence[int]) -> int | None:
+        """The sampler's choice; none where it finds nothing to choose, as a draft may leave out."""
+        try:
+            return self._sampler.choose(logits, draft)
+        except LogitsError:
+            return None
+
+
+class _Ahead:
+    """Drafting on behind one draft, which begins after `position` and may be empty.
+
+    `last_token` is the draft's, or the text's before an empty one.
+
+    Branches are made one after the other, each in place of the one before: of the last one the
+    engine still knows the rows, those of another are computed again in one run.
+    """
+
+    def __init__(self, last_token: int, draft: tuple[int, ...], position: int) -> None:
+        self.last_token = last_token
+        self.draft = draft
+        self.position = position
+        self.candidates: tuple[int, ...] | None = None
+        self.branches: list[list[int]] = []
+        self.num_done = 0

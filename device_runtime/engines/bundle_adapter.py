@@ -1,0 +1,72 @@
+"""The drafting adapter that a device bundle brings."""
+
+from pathlib import Path
+
+from adapters.storage import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    AdapterError,
+    StoredAdapter,
+    TrainingFigures,
+    load_adapter,
+    load_card,
+)
+from device_runtime.engines.engine import DraftLimits
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.errors import BundleError
+
+
+def stored_adapter(bundle: Bundle) -> StoredAdapter | None:
+    """The bundle's adapter; None when it has none.
+
+    Raises:
+        BundleError: it has one that is corrupt, or for another model or split.
+    """
+    if CARD_FILE not in bundle.manifest.files:
+        return None
+    if WEIGHTS_FILE not in bundle.manifest.files:
+        raise BundleError(f"{bundle.path} lists {CARD_FILE} and not {WEIGHTS_FILE}")
+    try:
+        return load_adapter(bundle.path, bundle.manifest)
+    except AdapterError as error:
+        raise BundleError(str(error)) from error
+
+
+def recorded_figures(bundle: Bundle) -> TrainingFigures | None:
+    """What the bundle's adapter was measured at; None when there is no adapter.
+
+    Raises:
+        BundleError: its card cannot be read.
+    """
+    if CARD_FILE not in bundle.manifest.files:
+        return None
+    try:
+        return load_card(bundle.path).training
+    except AdapterError as error:
+        raise BundleError(str(error)) from error
+
+
+def is_worth_its_place(path: Path) -> bool:
+    """Whether the adapter of a bundle is to be preferred to prompt lookup, as far as is known.
+
+    Raises:
+        BundleError: no usable bundle there, or one with a card that cannot be read.
+    """
+    figures = recorded_figures(load_bundle(path, "device"))
+    return figures is None or not figures.is_beaten_by_lookup
+
+
+def drafter_reason(bundle: Bundle) -> str:
+    """The recorded figures behind the choice between adapter and prompt lookup, or nothing."""
+    figures = recorded_figures(bundle)
+    if figures is None or figures.ngram_tokens_per_round is None:
+        return ""
+    return (
+        f" (tokens per round when trained: adapter {figures.stopped_tokens_per_round:.2f}, "
+        f"ngram {figures.ngram_tokens_per_round:.2f})"
+    )
+
+
+def draft_limits(stored: StoredAdapter) -> DraftLimits:
+    """Where drafts of this adapter end, as calibrated when it was trained."""
+    return DraftLimits(stored.card.stop_threshold, stored.card.max_draft_tokens)

@@ -1,0 +1,129 @@
+"""What an engine keeps of a draft model per sequence: a lagging adapter, remembered rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+from device_runtime.engines.engine import DraftLimits, Rows
+from device_runtime.engines.stack_cache import StackCache
+
+# Rows that wait for the adapter are memory beside the caches: 16 MiB at hidden size 4096.
+_MAX_WAITING_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DraftModel:
+    """What stands in for the middle layers while drafting, ready to run.
+
+    `new_cache` makes an empty cache of the adapter, whose rows are estimates of deep rows; `head`
+    turns rows `[R, H]` into logits `[R, V]`, perhaps less exactly than the target's own head.
+    """
+
+    new_cache: Callable[[], StackCache]
+    head: Callable[[Rows], Rows]
+    limits: DraftLimits
+
+
+def top_probability(logits: Rows) -> float:
+    """The likeliest token's probability at temperature 1, of logits `[V]`."""
+    return float(1.0 / np.exp(logits - logits.max()).sum())
+
+
+class LaggingAdapter:
+    """The adapter's cache of one sequence, and the shallow rows it has not seen yet.
+
+    Whoever makes shallow rows adds them; the adapter runs over them when an estimate is wanted, or
+    when there is time. So after a fully accepted draft the last drafted row, which drafting did not
+    need, is simply one that waits, and the prompt's rows delay nothing.
+    """
+
+    def __init__(self, cache: StackCache) -> None:
+        self._cache = cache
+        self._waiting: Rows | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Rows the adapter has not seen."""
+        return 0 if self._waiting is None else len(self._waiting)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions held, seen or waiting."""
+        return self._cache.num_tokens + self.num_waiting
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget what lies from `num_tokens` on."""
+        self._cache.num_tokens = min(self._cache.num_tokens, num_tokens)
+        num_kept = min(self.num_waiting, num_tokens - self._cache.num_tokens)
+        self._waiting = self._waiting[:num_kept] if self._waiting is not None and num_kept else None
+
+    def add(self, rows: Rows) -> None:
+        """Take the shallow rows `[T, H]` that follow."""
+        old = self._waiting
+        self._waiting = rows if old is None else np.concatenate((old, rows))
+        num_old = len(self._waiting) - len(rows)
+        if num_old > 0 and len(self._waiting) > _MAX_WAITING_ROWS:
+            self.catch_up(num_old)
+
+    def catch_up(self, num_rows: int) -> Rows:
+        """Run the adapter over the first `num_rows` waiting rows, at least one; its estimates."""
+        assert self._waiting is not None, "rows come before estimates"
+        seen, rest = self._waiting[:num_rows], self._waiting[num_rows:]
+        estimates = self._cache.run(seen, self._cache.num_tokens)
+        self._waiting = rest if len(rest) else None
+        return estimates
+
+    def fork(self, num_tokens: int) -> "LaggingAdapter":
+        """A copy of the first `num_tokens` positions."""
+        copy = LaggingAdapter(self._cache.fork(min(num_tokens, self._cache.num_tokens)))
+        num_kept = num_tokens - copy.num_tokens
+        if self._waiting is not None and num_kept > 0:
+            copy.add(self._waiting[:num_kept].copy())
+        return copy
+
+
+class RowMemory:
+    """Shallow rows made while drafting, so that the verification need not make them again.
+
+    The rows are those that the input layers' cache holds at `[position, position + len)`.
+    """
+
+    def __init__(self) -> None:
+        self._position = 0
+        self._token_ids: list[int] = []
+        self._rows: list[Rows] = []
+
+    def recall(self, token_ids: Sequence[int], position: int) -> list[Rows]:
+        """Rows `[H]` of the longest beginning of the tokens that is known at `position`.
+
+        What is remembered behind it is forgotten, since other tokens take its place.
+        """
+        offset = position - self._position
+        if not 0 <= offset <= len(self._token_ids):
+            self.forget()
+            return []
+        pairs = zip(self._token_ids[offset:], token_ids, strict=False)
+        num_known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        del self._token_ids[offset + num_known :], self._rows[offset + num_known :]
+        return self._rows[offset:]
+
+    def keep_from(self, position: int) -> None:
+        """Forget what lies before `position`."""
+        num_before = min(max(position - self._position, 0), len(self._token_ids))
+        del self._token_ids[:num_before], self._rows[:num_before]
+        self._position += num_before
+
+    def append(self, token_ids: Sequence[int], rows: Rows, position: int) -> None:
+        """Remember rows `[T, H]` at `position`, which follows what is remembered."""
+        if not self._token_ids:
+            self._position = position
+        assert position == self._position + len(self._token_ids), "remembered rows have no gaps"
+        self._token_ids.extend(token_ids)
+        self._rows.extend(rows)
+
+    def forget(self) -> None:
+        """Remember nothing."""
+        self._token_ids.clear()
+        self._rows.clear()

@@ -1,0 +1,129 @@
+"""The device engine on ONNX Runtime, for machines without torch.
+
+Float32 weights compute what the checkpoint says; int8 and int4 are smaller and faster, and
+change what the whole model answers, since they round the input and output submodels too.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from device_runtime.engines.bundle_adapter import draft_limits, stored_adapter
+from device_runtime.engines.checks import context_limit, num_threads
+from device_runtime.engines.draft_model import DraftModel
+from device_runtime.engines.engine import Rows
+from device_runtime.engines.onnx_stack import OnnxStack, open_session
+from device_runtime.engines.rotary import RotaryTables
+from device_runtime.engines.stack_cache import StackCache
+from device_runtime.engines.submodel_engine import EngineLimits, SubmodelEngine, Submodels
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.errors import BundleError
+from submodels.onnx.files import LOGITS, ROWS, Graph, graph_file
+from submodels.tensors.tensor_layout import EMBEDDING, Part
+
+
+def load_onnx_engine(
+    bundle_path: Path,
+    weights: str,
+    threads: int | None,
+    max_context_tokens: int | None,
+    draft_weights: str | None = None,
+) -> SubmodelEngine:
+    """The engine of a device bundle with `weights` (float32, int8 or int4).
+
+    `threads` None takes all cores but one, `max_context_tokens` None the model's own. It drafts
+    with the bundle's adapter, if there is one in `draft_weights`, and with the head in these too
+    where the bundle has it; None does without.
+
+    Raises:
+        BundleError: no usable bundle, or split without these weights.
+        ValueError: a context longer than the model's, or no thread.
+    """
+    bundle = load_bundle(bundle_path, "device")
+    manifest = bundle.manifest
+    shape = manifest.shape
+    limits = EngineLimits(
+        hidden_size=shape.hidden_size,
+        vocab_size=shape.vocab_size,
+        max_context_tokens=context_limit(shape.max_context_tokens, max_context_tokens),
+        num_output_layers=manifest.num_output_layers,
+    )
+    intra_op_threads = num_threads(threads)
+
+    def session(graph: Graph) -> onnxruntime.InferenceSession:
+        return open_session(_graph_path(bundle, graph, weights), intra_op_threads)
+
+    rotary = RotaryTables(shape.rope, limits.max_context_tokens)
+
+    def new_cache(graph: Graph, num_layers: int) -> Callable[[], StackCache] | None:
+        return OnnxStack(session(graph), shape, rotary).new_cache if num_layers else None
+
+    head = _Head(session(Graph.HEAD))
+
+    submodels = Submodels(
+        embed=_Embedding(bundle.read_tensor(Part.INPUT, EMBEDDING)),
+        new_input_cache=new_cache(Graph.INPUT, manifest.num_input_layers),
+        new_output_cache=new_cache(Graph.OUTPUT, manifest.num_output_layers),
+        head=head,
+        draft_model=None
+        if draft_weights is None
+        else _draft_model(bundle, draft_weights, rotary, intra_op_threads, head),
+    )
+    return SubmodelEngine(submodels, limits)
+
+
+def _draft_model(
+    bundle: Bundle, weights: str, rotary: RotaryTables, threads: int, target_head: "_Head"
+) -> DraftModel | None:
+    """The bundle's adapter in `weights`, if it has one, with a head in these or the target's."""
+    files = bundle.manifest.files
+    adapter_file, head_file = (graph_file(graph, weights) for graph in (Graph.ADAPTER, Graph.HEAD))
+    stored = stored_adapter(bundle)
+    if stored is None or adapter_file not in files:
+        return None
+    adapter = OnnxStack(
+        open_session(bundle.path / adapter_file, threads), stored.card.shape, rotary
+    )
+    head = target_head
+    if head_file in files:
+        head = _Head(open_session(bundle.path / head_file, threads))
+    return DraftModel(adapter.new_cache, head, draft_limits(stored))
+
+
+def _graph_path(bundle: Bundle, graph: Graph, weights: str) -> Path:
+    name = graph_file(graph, weights)
+    if name not in bundle.manifest.files:
+        there = ", ".join(bundle.manifest.onnx_weights) or "none"
+        raise BundleError(
+            f"{bundle.path} holds no {name}: expected ONNX weights {weights}, the bundle has "
+            f"{there}; split again with `hat split --onnx-weights {weights}`, or choose others"
+        )
+    return bundle.path / name
+
+
+class _Embedding:
+    """Rows of the embedding, looked up in the memory-mapped checkpoint tensor.
+
+    It exists once whatever the weights, and only the pages in use are in memory.
+    """
+
+    def __init__(self, table: NDArray[Any]) -> None:
+        self._table = np.asarray(table)
+
+    def __call__(self, token_ids: NDArray[np.int64]) -> Rows:
+        return self._table[token_ids].astype(np.float32)
+
+
+class _Head:
+    """Final norm and LM head."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+
+    def __call__(self, rows: Rows) -> Rows:
+        logits: Rows = self._session.run([LOGITS], {ROWS: rows})[0]
+        return logits

@@ -1,0 +1,178 @@
+"""Decoder layers under ONNX Runtime, with each sequence's caches bound in place.
+
+A run costs a few tens of microseconds beyond its arithmetic: caches stay bound per sequence,
+rows of short runs go through fixed buffers, and positions are numbers written into arrays that
+ONNX Runtime reads where they lie.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from device_runtime.engines.engine import Rows
+from device_runtime.engines.kv_buffers import KvBuffers, KvShape
+from device_runtime.engines.rotary import RotaryTables
+from submodels.errors import BundleError
+from submodels.manifest import ModelShape
+from submodels.onnx.files import (
+    COS,
+    LAST_POSITION,
+    NEW_ROWS,
+    NUM_POSITIONS,
+    ROWS,
+    SIN,
+    past_names,
+    present_names,
+)
+
+# Runs up to this many rows (drafts, verifications) reuse buffers; above, a copy costs nothing.
+_MAX_SHORT_ROWS = 16
+# Attention may hold the scores of all heads, rows and keys of a run at once (older versions of
+# ONNX Runtime do): 64 MiB of float32.
+_MAX_SCORES = 1 << 24
+_MIN_ROWS_PER_RUN = 16
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU whose threads sleep, not spin, between runs.
+
+    Raises:
+        BundleError: ONNX Runtime does not accept the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors have no narrower common ancestor
+        raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error
+
+
+def rows_per_run(num_heads: int, num_positions: int) -> int:
+    """How many rows one run may take when they attend to `num_positions`."""
+    return max(_MIN_ROWS_PER_RUN, _MAX_SCORES // (num_heads * num_positions))
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Memory `[T, H]` for the rows that go into and come out of one run."""
+
+    rows: Rows
+    new_rows: Rows
+
+
+class OnnxStack:
+    """The session of a stack of decoder layers, and what all its sequences share."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, shape: ModelShape, rotary: RotaryTables
+    ) -> None:
+        sizes = {value.name: value.shape for value in session.get_inputs()}
+        num_layers = sum(past_names(index)[0] in sizes for index in range(shape.num_layers))
+        _, num_heads, _, head_dim = sizes[past_names(0)[0]]
+        self.session = session
+        self.rotary = rotary
+        self.kv_shape = KvShape(num_layers, num_heads, head_dim, rotary.max_positions)
+        self.last_position = np.zeros(1, np.int32)
+        self.num_positions = np.zeros((), np.int32)
+        self.num_attention_heads = shape.num_attention_heads
+        sized = [(num_rows, shape.hidden_size) for num_rows in range(1, _MAX_SHORT_ROWS + 1)]
+        self.short_frames = {
+            size[0]: _Frame(np.zeros(size, np.float32), np.zeros(size, np.float32))
+            for size in sized
+        }
+
+    def new_cache(self) -> "OnnxStackCache":
+        """An empty cache."""
+        return OnnxStackCache(self, KvBuffers(self.kv_shape))
+
+
+class OnnxStackCache:
+    """A `StackCache`: one sequence's buffers, bound to the session of its stack."""
+
+    def __init__(self, stack: OnnxStack, buffers: KvBuffers) -> None:
+        self._stack = stack
+        self._buffers = buffers
+        self._binding = stack.session.io_binding()
+        self._frame: _Frame | None = None
+        self._bind_input(LAST_POSITION, stack.last_position)
+        self._bind_input(NUM_POSITIONS, stack.num_positions)
+        self._bind_buffers()
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions held; setting a smaller number is the truncation."""
+        return self._buffers.num_tokens
+
+    @num_tokens.setter
+    def num_tokens(self, num_tokens: int) -> None:
+        self._buffers.num_tokens = num_tokens
+
+    def run(self, rows: Rows, position: int) -> Rows:
+        """See `StackCache.run`."""
+        num_rows = rows.shape[0]
+        if self._buffers.reserve(position, position + num_rows):
+            self._bind_buffers()
+        if num_rows > _MAX_SHORT_ROWS:
+            new_rows = self._run_long(np.ascontiguousarray(rows), position)
+        else:
+            frame = self._stack.short_frames[num_rows]
+            frame.rows[:] = rows
+            self._run_frame(frame, position + num_rows)
+            new_rows = frame.new_rows.copy()
+        self._buffers.num_tokens = position + num_rows
+        return new_rows
+
+    def fork(self, num_tokens: int) -> "OnnxStackCache":
+        """See `StackCache.fork`."""
+        return OnnxStackCache(self._stack, self._buffers.fork(num_tokens))
+
+    def _run_long(self, rows: Rows, position: int) -> Rows:
+        new_rows = np.empty_like(rows)
+        step = rows_per_run(self._stack.num_attention_heads, position + rows.shape[0])
+        for start in range(0, rows.shape[0], step):
+            piece = slice(start, start + step)
+            frame = _Frame(rows[piece], new_rows[piece])
+            self._run_frame(frame, position + start + frame.rows.shape[0])
+        # The binding would keep these rows in memory until the next run.
+        self._bind_frame(self._stack.short_frames[1])
+        return new_rows
+
+    def _run_frame(self, frame: _Frame, num_positions: int) -> None:
+        if self._frame is not frame:
+            self._bind_frame(frame)
+        self._stack.last_position[0] = num_positions - 1
+        self._stack.num_positions[()] = num_positions
+        self._stack.session.run_with_iobinding(self._binding)
+
+    def _bind_frame(self, frame: _Frame) -> None:
+        self._bind_input(ROWS, frame.rows[None])
+        self._bind_output(NEW_ROWS, frame.new_rows[None])
+        self._frame = frame
+
+    def _bind_buffers(self) -> None:
+        kv_shape, arrays = self._stack.kv_shape, self._buffers.arrays
+        for index in range(kv_shape.num_layers):
+            layer_arrays = arrays[2 * index : 2 * index + 2]
+            names = zip(past_names(index), present_names(index), layer_arrays, strict=True)
+            for past, present, array in names:
+                self._bind_input(past, array)
+                self._bind_output(present, array)
+        cos, sin = self._stack.rotary.up_to(self._buffers.capacity, kv_shape.head_dim // 2)
+        self._bind_input(COS, cos)
+        self._bind_input(SIN, sin)
+
+    def _bind_input(self, name: str, array: NDArray[Any]) -> None:
+        # The value lies on the array's own memory, which stack, buffers or frame keep alive.
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        self._binding.bind_ortvalue_input(name, value)
+
+    def _bind_output(self, name: str, array: NDArray[Any]) -> None:
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        self._binding.bind_ortvalue_output(name, value)

@@ -1,0 +1,271 @@
+"""The device engine over any runner of decoder layers: which rows go where, and what is refused."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.engines.checks import check_deep, check_fork, check_span, checked_token_ids
+from device_runtime.engines.draft_model import (
+    DraftModel,
+    LaggingAdapter,
+    RowMemory,
+    top_probability,
+)
+from device_runtime.engines.engine import DraftRequest, Rows, SequenceId
+from device_runtime.engines.stack_cache import StackCache
+from wire.trees import Parents, chain_rows, row_depths
+
+
+@dataclass(frozen=True, slots=True)
+class Submodels:
+    """The device's share of a model, ready to run.
+
+    `embed` maps ids `[T]` to rows `[T, H]`, `head` rows `[R, H]` to logits `[R, V]`. The stacks
+    make an empty cache; None stands for a part without layers, or for no adapter.
+    """
+
+    embed: Callable[[NDArray[np.int64]], Rows]
+    new_input_cache: Callable[[], StackCache] | None
+    new_output_cache: Callable[[], StackCache] | None
+    head: Callable[[Rows], Rows]
+    draft_model: DraftModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """The sizes a device engine announces."""
+
+    hidden_size: int
+    vocab_size: int
+    max_context_tokens: int
+    num_output_layers: int
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """What is held of one sequence; `num_tokens` are the positions whose input rows were made."""
+
+    num_tokens: int = 0
+    input_cache: StackCache | None = None
+    output_cache: StackCache | None = None
+    adapter: LaggingAdapter | None = None
+    drafted: RowMemory = field(default_factory=RowMemory)
+
+    def forget_output(self, num_tokens: int) -> None:
+        """Output layers forget what lies from `num_tokens` on."""
+        if self.output_cache is not None:
+            self.output_cache.num_tokens = min(self.output_cache.num_tokens, num_tokens)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget shallow rows from `num_tokens` on; the input layers do so when they run."""
+        self.num_tokens = num_tokens
+        if self.adapter is not None:
+            self.adapter.truncate(num_tokens)
+
+
+class SubmodelEngine:
+    """A `DeviceEngine` on `Submodels`."""
+
+    def __init__(self, submodels: Submodels, limits: EngineLimits) -> None:
+        self.hidden_size = limits.hidden_size
+        self.vocab_size = limits.vocab_size
+        self.max_context_tokens = limits.max_context_tokens
+        self.num_output_layers = limits.num_output_layers
+        draft_model = submodels.draft_model
+        self.draft_limits = None if draft_model is None else draft_model.limits
+        self.limits = limits
+        self._submodels = submodels
+        self._sequences: dict[SequenceId, _Sequence] = {}
+        self._ids = count(1)
+
+    def open(self) -> SequenceId:
+        """Make an empty sequence."""
+        new_input, new_output = self._submodels.new_input_cache, self._submodels.new_output_cache
+        state = _Sequence(
+            0, new_input() if new_input else None, new_output() if new_output else None
+        )
+        if self._submodels.draft_model is not None:
+            state.adapter = LaggingAdapter(self._submodels.draft_model.new_cache())
+        return self._add(state)
+
+    def input_rows(
+        self,
+        sequence: SequenceId,
+        token_ids: Sequence[int],
+        position: int,
+        parents: Parents = (),
+    ) -> Rows:
+        """Shallow hidden states `[T, H]`; see `DeviceEngine`.
+
+        Output layers forget positions that are given new tokens here.
+        """
+        state = self._sequence(sequence)
+        ids = checked_token_ids(token_ids, self.vocab_size)
+        check_span(position, len(ids), state.num_tokens, self.max_context_tokens)
+        if parents:
+            return self._tree_rows(state, ids, position, parents)
+        rows = self._shallow(state, ids, position)
+        state.drafted.keep_from(position)
+        return rows
+
+    def _tree_rows(
+        self, state: _Sequence, ids: NDArray[np.int64], position: int, parents: Parents
+    ) -> Rows:
+        """Rows `[T, H]` of a tree: branch after branch, each in the place of the one before.
+
+        Every row is computed once, in as many runs as the tree has leaves. The first children come
+        last, so the caches hold the rows that follow each other from the first one.
+        """
+        state.drafted.forget()
+        state.forget_output(position)
+        state.truncate(position)
+        rows = self._submodels.embed(ids)
+        if state.input_cache is not None:
+            depths = row_depths(parents)
+            for branch in _branches(parents):
+                rows[branch] = state.input_cache.run(rows[branch], position + depths[branch[0]])
+        num_held = chain_rows(parents, len(ids))
+        state.num_tokens = position + num_held
+        if state.adapter is not None:
+            state.adapter.add(rows[:num_held])
+        return rows
+
+    def _shallow(
+        self, state: _Sequence, ids: NDArray[np.int64], position: int, *, is_draft: bool = False
+    ) -> Rows:
+        """Rows `[T, H]` of checked token ids in a checked place; only those not known are run."""
+        known = state.drafted.recall(ids.tolist(), position)
+        state.forget_output(position)
+        first = position + len(known)
+        state.truncate(first)
+        if len(known) == len(ids):
+            return np.stack(known)
+        rows = self._submodels.embed(ids[len(known) :])
+        if state.input_cache is not None:
+            rows = state.input_cache.run(rows, first)
+        state.num_tokens = position + len(ids)
+        if state.adapter is not None:
+            state.adapter.add(rows)
+        if is_draft or known:
+            state.drafted.append(ids[len(known) :].tolist(), rows, first)
+        return np.concatenate((np.stack(known), rows)) if known else rows
+
+    def logits(self, sequence: SequenceId, deep: Rows, position: int, num_logits: int) -> Rows:
+        """Next-token logits `[num_logits, V]`; see `DeviceEngine`."""
+        state = self._sequence(sequence)
+        check_deep(deep, self.hidden_size, num_logits)
+        rows, num_rows = deep, deep.shape[0]
+        if state.output_cache is not None:
+            num_held = state.output_cache.num_tokens
+            check_span(position, num_rows, num_held, self.max_context_tokens)
+            rows = state.output_cache.run(deep, position)
+        if num_logits == 0:
+            return np.empty((0, self.vocab_size), np.float32)
+        return self._submodels.head(rows[num_rows - num_logits :])
+
+    def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
+        """Tokens that may follow, by the draft model; see `DeviceEngine`."""
+        state = self._sequence(sequence)
+        draft_model = self._submodels.draft_model
+        if draft_model is None:
+            raise ValueError("expected an engine with an adapter to draft")
+        drafted: list[int] = []
+        new, position = request.token_ids, request.position
+        threshold = request.min_probability
+        if threshold is None:
+            threshold = draft_model.limits.stop_threshold
+        while len(drafted) < request.num_tokens:
+            if position + len(new) > self.max_context_tokens:
+                break
+            logits = draft_model.head(self._estimates(state, new, position)[-1:])[0]
+            if top_probability(logits) < threshold:
+                break
+            token = request.choose(logits, drafted)
+            if token is None:
+                break
+            drafted.append(token)
+            if token in request.stop_token_ids:
+                break
+            new, position = (token,), position + len(new)
+        # Estimates are no past for the target's own deep rows.
+        state.forget_output(request.position)
+        return tuple(drafted)
+
+    def _estimates(self, state: _Sequence, token_ids: Sequence[int], position: int) -> Rows:
+        """Estimated rows `[T, H]` that enter the head, of tokens at `position`."""
+        ids = checked_token_ids(token_ids, self.vocab_size)
+        check_span(position, len(ids), state.num_tokens, self.max_context_tokens)
+        rows = self._shallow(state, ids, position, is_draft=True)
+        assert state.adapter is not None
+        # Once more those it has seen: a repeated beginning of a draft is a row or two.
+        state.adapter.truncate(position)
+        state.adapter.add(rows)
+        estimates = state.adapter.catch_up(state.adapter.num_waiting)[-len(ids) :]
+        if state.output_cache is None:
+            return estimates
+        check_span(position, len(ids), state.output_cache.num_tokens, self.max_context_tokens)
+        return state.output_cache.run(estimates, position)
+
+    def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
+        """Bring the adapter nearer to the present; see `DeviceEngine`."""
+        adapter = self._sequence(sequence).adapter
+        if adapter is None or adapter.num_waiting == 0:
+            return False
+        adapter.catch_up(num_rows)
+        return adapter.num_waiting > 0
+
+    def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
+        """A new sequence that starts as the first `num_tokens` positions of another.
+
+        Raises:
+            ValueError: input or output layers hold fewer positions.
+        """
+        state = self._sequence(sequence)
+        check_fork(num_tokens, state.num_tokens)
+        copy = _Sequence(num_tokens)
+        if state.output_cache is not None:
+            check_fork(num_tokens, state.output_cache.num_tokens)
+            copy.output_cache = state.output_cache.fork(num_tokens)
+        if state.input_cache is not None:
+            copy.input_cache = state.input_cache.fork(num_tokens)
+        if state.adapter is not None:
+            copy.adapter = state.adapter.fork(num_tokens)
+        return self._add(copy)
+
+    def release(self, sequence: SequenceId) -> None:
+        """Forget a sequence and free its caches."""
+        self._sequence(sequence)
+        del self._sequences[sequence]
+
+    def _add(self, state: _Sequence) -> SequenceId:
+        sequence = SequenceId(next(self._ids))
+        self._sequences[sequence] = state
+        return sequence
+
+    def _sequence(self, sequence: SequenceId) -> _Sequence:
+        if sequence not in self._sequences:
+            raise ValueError(f"expected an open sequence, got {sequence}")
+        return self._sequences[sequence]
+
+
+def _branches(parents: Parents) -> list[list[int]]:
+    """The rows of a tree in pieces, each a way down to a leaf from a row whose way is held.
+
+    A piece leaves the last one's way at its first row's parent; the first children come last.
+    """
+    children: list[list[int]] = [[] for _ in parents]
+    for row in range(1, len(parents)):
+        children[parents[row]].append(row)
+    branches: list[list[int]] = []
+    waiting = [0]
+    while waiting:
+        row = waiting.pop()
+        if branches and branches[-1][-1] == parents[row] and row > 0:
+            branches[-1].append(row)
+        else:
+            branches.append([row])
+        waiting += children[row]
+    return branches

@@ -1,0 +1,120 @@
+"""What the HTTP face asks of the runtime: token ids in, token ids out, as they are decided."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.tokens import Emission
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. `temperature` 0 is greedy.
+
+    `top_k` 0 and `top_p` 1.0 and `min_p` 0.0 switch these filters off. Presence and frequency
+    penalties count generated tokens, the repetition penalty also the prompt's (as vLLM does).
+    `seed` None draws one. `logit_bias` maps token id to an addend.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate. Generation ends at a stop token or after `max_tokens` tokens.
+
+    `num_logprobs` None asks for no log probabilities; 0 for the chosen token's alone; n for the
+    n most likely beside it. Stop tokens cannot be chosen before `min_tokens` tokens. The timeline
+    of its work is kept if it `wants_timeline`. One that `is_let_in` waits for its turn however many
+    wait already: it belongs to a request whose first choice was admitted.
+    """
+
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    sampling: SamplingParams
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    num_logprobs: int | None = None
+    wants_timeline: bool = False
+    is_let_in: bool = False
+
+
+class CloudUnavailableError(Exception):
+    """The cloud cannot serve now: unreachable, refusing, or lost on the way.
+
+    `retry_after_s` is a hint for the client; `reason` is safe to show.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(Exception):
+    """The device's own queue is full; try again after `retry_after_s`."""
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class Emissions(Protocol):
+    """A running generation, an async iterator; whoever reads it closes it."""
+
+    def __aiter__(self) -> AsyncIterator[Emission]:
+        """Itself."""
+        ...
+
+    async def __anext__(self) -> Emission:
+        """What the next round decided."""
+        ...
+
+    @property
+    def stats(self) -> GenerationStats:
+        """What it did so far; complete once it has ended."""
+        ...
+
+    async def aclose(self) -> None:
+        """End it and free its session on both sides; repeats are harmless."""
+        ...
+
+
+class Generator(Protocol):
+    """The runtime as the HTTP face sees it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
+        ...
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The most tokens of prompt and output together; may change when the cloud does."""
+        ...
+
+    def generate(self, request: GenerationRequest, request_id: str) -> Emissions:
+        """Generate until a stop token, `max_tokens`, or the iterator is closed.
+
+        Closing the iterator (or cancelling the task that reads it) ends the generation and frees
+        the session on both sides.
+
+        Raises:
+            CloudUnavailableError: before or in the middle of the stream.
+            OverloadedError: before the first emission.
+        """
+        ...
+
+    def ready(self) -> str | None:
+        """None when requests can be served now, else the reason why not."""
+        ...

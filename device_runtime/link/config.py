@@ -1,0 +1,127 @@
+"""How the device reaches its cloud: address, greeting, secrets and patience."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from device_runtime.link.proxies import Proxy, ProxyError, proxy_for
+from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
+from wire.messages import Dtype, Hello
+from wire.numbers import SUPPORTED_CODECS
+
+
+class LinkConfigError(ValueError):
+    """The address or certificate the user gave cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the link waits for what.
+
+    `connect_s` is for a whole opening, from the look-up of the name to the Welcome; a link that is
+    silent for `heartbeat_s` is lost. Of one session nothing may be heard for `open_s` while it is
+    opened and for `reply_s` later, before it is opened again by its key. Reconnecting starts at
+    `min_retry_s`, doubles up to `max_retry_s`, and comes back every `refused_retry_s` while the
+    cloud refuses this device for good; on a link that has worked, what has not lasted for
+    `permanent_after_s` is not for good.
+    """
+
+    connect_s: float = 10.0
+    open_s: float = 60.0
+    reply_s: float = 60.0
+    heartbeat_s: float = 10.0
+    min_retry_s: float = 0.25
+    max_retry_s: float = 5.0
+    refused_retry_s: float = 30.0
+    permanent_after_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model the device holds: what Hello says about it.
+
+    `fingerprint` is 32 bytes; the middle layers are `[first_layer, first_layer + num_layers)`.
+    """
+
+    fingerprint: bytes
+    first_layer: int
+    num_layers: int
+    hidden_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """Everything a link needs. `secret` never shows in a message or a repr."""
+
+    url: str
+    model: ModelIdentity
+    secret: bytes = field(default=b"", repr=False)
+    ca_file: Path | None = None
+    proxy: Proxy | None = None
+    patience: Patience = field(default_factory=Patience)
+
+    def hello(self) -> Hello:
+        """The first frame of every connection."""
+        return Hello(
+            min_version=MIN_VERSION,
+            max_version=VERSION,
+            fingerprint=self.model.fingerprint,
+            first_layer=self.model.first_layer,
+            num_layers=self.model.num_layers,
+            hidden_size=self.model.hidden_size,
+            dtypes=1 << Dtype.FP32 | 1 << Dtype.FP16 | 1 << Dtype.BF16,
+            codecs=SUPPORTED_CODECS,
+            credential=self.secret,
+        )
+
+
+def link_url(cloud: str) -> str:
+    """The WebSocket address of a cloud, with the path of the link if none is given.
+
+    Raises:
+        LinkConfigError: not a ws:// or wss:// address with a host.
+    """
+    try:
+        parts = urlsplit(cloud)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise LinkConfigError(f"the cloud's address {cloud!r} is not a URL: {error}") from error
+    if parts.scheme not in ("ws", "wss") or not has_host or parts.username is not None:
+        raise LinkConfigError(f"expected a cloud address like wss://host:port, got {cloud!r}")
+    path = LINK_PATH if parts.path in ("", "/") else parts.path
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def link_proxy(cloud: str, environ: Mapping[str, str]) -> Proxy | None:
+    """The HTTP proxy that the environment names for this cloud, if any.
+
+    Raises:
+        LinkConfigError: one that cannot be used, or the cloud's address is none.
+    """
+    try:
+        return proxy_for(link_url(cloud), environ)
+    except ProxyError as error:
+        raise LinkConfigError(str(error)) from error
+
+
+def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    """What a wss:// address is checked with: the system's authorities, or `ca_file` alone.
+
+    Raises:
+        LinkConfigError: the file cannot be read, holds no certificate, or the address is ws://.
+    """
+    if not url.startswith("wss:"):
+        if ca_file is not None:
+            raise LinkConfigError("a CA file is of no use for a ws:// address; use wss://")
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise LinkConfigError(
+            f"cannot use the CA file {ca_file}: no certificate is in it"
+        ) from error
+    except OSError as error:
+        why = (error.strerror or "it cannot be read").lower()
+        raise LinkConfigError(f"cannot use the CA file {ca_file}: {why}") from error

@@ -1,0 +1,268 @@
+"""One socket to the cloud, from the greeting to the loss: writes, reads, and hands out."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from secrets import token_bytes
+
+from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.config import Patience
+from device_runtime.link.meter import LinkMeter
+from device_runtime.link.outbox import Outbox, RowsFrame
+from device_runtime.link.session import LinkSession, SessionRefusedError, Slowness
+from device_runtime.link.socket import LinkSocket, LostError
+from wire.codec import decode, encode
+from wire.connection import DeviceConnection
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.limits import KEY_BYTES
+from wire.messages import (
+    NO_SESSION,
+    Close,
+    Dtype,
+    Fault,
+    Hello,
+    Message,
+    Open,
+    Opened,
+    Reply,
+    SessionId,
+    Welcome,
+)
+
+_LAST_WORDS_S = 1.0
+
+
+class RefusedError(Exception):
+    """The cloud refused the whole connection."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.code.name)
+        self.fault = fault
+
+
+@dataclass
+class LinkTotals:
+    """Counted over the life of a link, for metrics."""
+
+    num_connections: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class LinkConnection:
+    """Its owner awaits `handshake`, then `run`; sessions come from `open` in between.
+
+    A cloud that takes no new sessions because it stops is left once the last one here is over;
+    `on_leaving` is called as soon as that is known.
+    """
+
+    def __init__(
+        self,
+        socket: LinkSocket,
+        patience: Patience,
+        totals: LinkTotals,
+        meter: LinkMeter,
+        on_leaving: Callable[[], None],
+        slowness: Slowness,
+    ) -> None:
+        self._socket = socket
+        self._patience = patience
+        self._totals = totals
+        self._meter = meter
+        self._rules = DeviceConnection()
+        self._outbox = Outbox(0)
+        self._sessions: dict[SessionId, LinkSession] = {}
+        self._last_session = NO_SESSION
+        self._changed = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._on_leaving = on_leaving
+        self._is_deserted = asyncio.Event()
+        self.is_leaving = False
+        self._is_given_up = asyncio.Event()
+        self._given_up_for = ""
+        self.dtype = Dtype.FP32
+        self.num_events = 0
+        self.slowness = slowness
+        self.is_writing = False
+
+    async def handshake(self, hello: Hello) -> Welcome:
+        """Greet the cloud.
+
+        Raises:
+            RefusedError: it does not want this device.
+            RemoteProtocolError, LostError: it is no cloud, or not now.
+        """
+        await self._write(hello)
+        welcome, _ = await self._read()
+        if not isinstance(welcome, Welcome):
+            reason = f"expected Welcome, got {type(welcome).__name__}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        self.dtype = welcome.dtype
+        self._outbox = Outbox(welcome.credit_limit_tokens)
+        return welcome
+
+    async def run(self) -> None:
+        """Carry messages until the socket is lost; always raises, as `handshake` does."""
+        writer = asyncio.create_task(self._write_all())
+        reader = asyncio.create_task(self._read_all())
+        ends = (self._socket.watch(), self._end_when_given_up(), self._leave())
+        tasks = (*(asyncio.create_task(end) for end in ends), reader, writer)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if writer.done() and not reader.done():
+                # A refusal may still be unread when writing fails, and says more.
+                await asyncio.wait({reader}, timeout=_LAST_WORDS_S)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._rules.close()
+            self._meter.on_lost()
+
+    def open(
+        self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
+    ) -> LinkSession:
+        """Ask for a session, empty or begun as a copy of another's first tokens."""
+        parent = NO_SESSION if fork_of is None else fork_of.session
+        key = token_bytes(KEY_BYTES)
+        return self._open(Open(self._next_session(), key, max_tokens, parent, fork_tokens))
+
+    def reopen(self, lost: LinkSession) -> LinkSession:
+        """Ask for a session of an earlier connection, or one that the cloud has ended."""
+        session = self._open(Open(self._next_session(), lost.key, lost.max_tokens))
+        session.continues(lost)
+        return session
+
+    def put_rows(self, frame: RowsFrame) -> None:
+        """Queue a session's frame."""
+        self._put(frame)
+
+    def close_session(self, session: SessionId) -> None:
+        """Drop what the session still wants to send, and send Close."""
+        if self._sessions.pop(session, None) is not None:
+            self._put(Close(session))
+            self._note_if_deserted()
+
+    def abandon_session(self, session: SessionId) -> None:
+        """Forget a session that the cloud is to keep: it is opened again by its key."""
+        if self._sessions.pop(session, None) is not None:
+            self._outbox.discard(session)
+            self._note_if_deserted()
+
+    def give_up(self, reason: str) -> None:
+        """End the connection: it carries nothing any more, though its socket lives."""
+        self._given_up_for = reason
+        self._is_given_up.set()
+
+    async def flush(self) -> None:
+        """Wait a moment until everything that may be sent is sent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._is_idle.wait()
+
+    def fail_sessions(self, failure: Callable[[], CloudUnavailableError]) -> None:
+        """The socket is gone, and every session with it."""
+        for session in self._sessions.values():
+            session.fail(failure())
+        self._sessions.clear()
+
+    async def _leave(self) -> None:
+        """Wait until there is nothing left to do for a cloud that stops, and end with its reason.
+
+        Raises:
+            RefusedError: always.
+        """
+        await self._is_deserted.wait()
+        await self.flush()
+        raise RefusedError(Fault(FaultCode.DRAINING, NO_SESSION, 0.0, ""))
+
+    async def _end_when_given_up(self) -> None:
+        await self._is_given_up.wait()
+        raise LostError(self._given_up_for)
+
+    def _note_if_deserted(self) -> None:
+        if self.is_leaving and not self._sessions:
+            self._is_deserted.set()
+
+    def _next_session(self) -> SessionId:
+        self._last_session = SessionId(self._last_session + 1)
+        return self._last_session
+
+    def _open(self, request: Open) -> LinkSession:
+        self._put(request)
+        session = LinkSession(request, self, self._patience)
+        self._sessions[request.session] = session
+        return session
+
+    def _put(self, item: Open | Close | RowsFrame) -> None:
+        self._outbox.put(item)
+        self._is_idle.clear()
+        self._changed.set()
+
+    async def _write_all(self) -> None:
+        while True:
+            item = self._outbox.next(self._rules.num_available_tokens)
+            if item is None:
+                self._is_idle.set()
+                self._changed.clear()
+                await self._changed.wait()
+            elif isinstance(item, RowsFrame):
+                num_bytes = await self._write(item.states)
+                if (session := self._sessions.get(item.states.session)) is not None:
+                    session.take_sent(num_bytes)
+            else:
+                await self._write(item)
+
+    async def _write(self, message: Message) -> int:
+        """Write one message and wait while the socket is congested; the bytes of its frame."""
+        self._rules.send(message)
+        frame = encode(message)
+        self._meter.on_write(message, len(frame))
+        self.is_writing = True
+        await self._socket.send(frame)
+        self.is_writing = False
+        self.num_events += 1
+        self._totals.bytes_up += len(frame)
+        return len(frame)
+
+    async def _read_all(self) -> None:
+        while True:
+            message, num_bytes = await self._read()
+            self._hand_out(message, num_bytes)
+
+    async def _read(self) -> tuple[Message, int]:
+        """The next message, checked against the rules, and the bytes of its frame."""
+        frame = await self._socket.receive()
+        message = decode(frame)
+        self._rules.receive(message)
+        self._meter.on_read(message, len(frame))
+        self._totals.bytes_down += len(frame)
+        self.num_events += 1
+        if isinstance(message, Fault) and message.session == NO_SESSION:
+            raise RefusedError(message)
+        return message, len(frame)
+
+    def _hand_out(self, message: Message, num_bytes: int) -> None:
+        """Give a message to its session; one that is over wants nothing any more."""
+        match message:
+            case Opened():
+                if (session := self._sessions.get(message.session)) is not None:
+                    session.take_opened(message.cached_tokens)
+            case Reply():
+                if (session := self._sessions.get(message.session)) is not None:
+                    session.take_reply(message, num_bytes)
+            case Fault():
+                if (session := self._sessions.pop(message.session, None)) is not None:
+                    self._outbox.discard(message.session)
+                    session.fail(SessionRefusedError(message))
+                if message.code is FaultCode.DRAINING:
+                    self.is_leaving = True
+                    self._on_leaving()
+                self._note_if_deserted()
+            case _:
+                # Credit: the rules have taken it in, and a frame may be able to go now.
+                self._changed.set()

@@ -1,0 +1,101 @@
+"""How the device opens a WebSocket to its cloud: with TLS or without, through a proxy or not."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from device_runtime.link.config import LinkConfig, link_url, tls_context
+from device_runtime.link.socket import CLOSE_S, WebSocket
+from device_runtime.link.tunnel import TunnelConnector
+from wire.limits import ITEM_BYTES, MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES
+from wire.messages import Dtype
+
+MAX_FRAME_TOKENS = 4096
+"""Rows per frame, whatever the cloud would take; bounds what a frame of it can make us allocate."""
+
+_PROBE_S = 3.0
+
+Dial = Callable[[], contextlib.AbstractAsyncContextManager[WebSocket]]
+"""Opens a socket; it is closed by whoever uses it, and what is below it when the context ends."""
+
+
+class Dialer:
+    """A `Dial` for one cloud. Whoever calls it bounds the time it may take.
+
+    Raises:
+        LinkConfigError: when made, for an address, CA file or proxy that cannot be used.
+    """
+
+    def __init__(self, config: LinkConfig) -> None:
+        self._url = link_url(config.url)
+        self._tls = tls_context(self._url, config.ca_file)
+        self._proxy = config.proxy
+        row_bytes = config.model.hidden_size * ITEM_BYTES[Dtype.FP32]
+        frame_bytes = MAX_HEADER_BYTES + MAX_FRAME_TOKENS * row_bytes
+        self._max_frame_bytes = max(MAX_HANDSHAKE_BYTES, frame_bytes)
+
+    @contextlib.asynccontextmanager
+    async def __call__(self) -> AsyncIterator[WebSocket]:
+        """A socket on which nothing was said yet."""
+        client = aiohttp.ClientSession(
+            connector=self._connector(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=[_no_redirects()],
+        )
+        try:
+            yield await client.ws_connect(
+                self._url,
+                ssl=True if self._tls is None else self._tls,
+                autoping=False,
+                compress=0,
+                max_msg_size=self._max_frame_bytes,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+            )
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await client.close()
+
+    async def finds_tls(self) -> bool:
+        """Whether a ws:// address that broke off the opening would have taken TLS."""
+        if self._tls is not None or self._proxy is not None:
+            return False
+        parts = urlsplit(self._url)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Nothing is sent: whose certificate it is does not matter.
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                _, writer = await asyncio.open_connection(
+                    parts.hostname, parts.port or 80, ssl=context
+                )
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._proxy is None:
+            return aiohttp.TCPConnector(force_close=True)
+        return TunnelConnector(self._proxy, self._tls)
+
+
+def _no_redirects() -> aiohttp.TraceConfig:
+    """The secret is for the cloud that was named, not for one that it names."""
+
+    async def refuse(
+        client: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        redirect: aiohttp.TraceRequestRedirectParams,
+    ) -> None:
+        answer = redirect.response
+        raise aiohttp.WSServerHandshakeError(answer.request_info, (), status=answer.status)
+
+    traces = aiohttp.TraceConfig()
+    traces.on_request_redirect.append(refuse)
+    return traces

@@ -1,0 +1,254 @@
+"""The link to the cloud: one socket at a time, made anew whenever it is lost."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from chunking.state_monitor import StateMonitor
+from device_runtime.link.config import LinkConfig, Patience, link_url
+from device_runtime.link.connection import LinkConnection, LinkTotals, RefusedError
+from device_runtime.link.dialing import MAX_FRAME_TOKENS, Dial, Dialer
+from device_runtime.link.meter import LinkMeter
+from device_runtime.link.outbox import max_prefill_rows
+from device_runtime.link.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
+from device_runtime.link.session import LinkLostError, LinkSession, Slowness
+from device_runtime.link.socket import LinkSocket, LostError
+from wire.errors import RemoteProtocolError
+from wire.messages import Codec, Welcome
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """What the cloud allows on this connection."""
+
+    max_context_tokens: int
+    max_frame_tokens: int
+    session_ttl_s: float
+    takes_trees: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """Whether the cloud can be used now, else why not and when the next attempt is due."""
+
+    is_connected: bool
+    reason: str | None = None
+    retry_after_s: float = 1.0
+
+
+class Link:
+    """Connects in the background, for ever; `open` works while it is connected.
+
+    `monitor` learns of the link over all of its connections. `dial` opens its sockets; `clock` is
+    monotonic, in seconds.
+
+    Raises:
+        LinkConfigError: when made, for an address, CA file or proxy that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: LinkConfig,
+        monitor: StateMonitor | None = None,
+        dial: Dial | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self.monitor = StateMonitor() if monitor is None else monitor
+        self._where = urlsplit(link_url(config.url)).netloc
+        self._dialer = Dialer(config)
+        self._dial: Dial = dial or self._dialer
+        self._clock = clock
+        self._connection: LinkConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+        self.totals = LinkTotals()
+        self._slowness = Slowness()
+        self._lost_s: float | None = None
+        self._asked_for_tls: Refusal | None = None
+        self._wants_tls = False
+        self.limits: LinkLimits | None = None
+        self.status = LinkStatus(False, f"connecting to the cloud at {self._where}")
+
+    def start(self) -> None:
+        """Begin to connect; needs a running loop."""
+        self._task = asyncio.create_task(self._run(), name="cloud link")
+
+    async def close(self) -> None:
+        """Send what was to be sent (the ends of sessions), then close the socket for good."""
+        if self._connection is not None:
+            await self._connection.flush()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._fail_sessions()
+        self.status = LinkStatus(False, "the link is closed")
+
+    @property
+    def patience(self) -> Patience:
+        """How long it waits for what."""
+        return self._config.patience
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the cloud takes no new sessions, so that another connection comes next."""
+        return self._connection is not None and self._connection.is_leaving
+
+    def was_up_within(self, seconds: float) -> bool:
+        """Whether it is up, or was so short a while ago."""
+        is_recent = self._lost_s is not None and self._clock() - self._lost_s < seconds
+        return self.status.is_connected or is_recent
+
+    async def connected(self) -> None:
+        """Wait until sessions can be opened."""
+        await self._connected.wait()
+
+    def open(
+        self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
+    ) -> LinkSession:
+        """Ask for a session; rows may follow before its `opened()` tells that it is there.
+
+        Raises:
+            LinkLostError: there is no connection.
+        """
+        return self._live_connection().open(max_tokens, fork_of, fork_tokens)
+
+    def reopen(self, lost: LinkSession) -> LinkSession:
+        """Ask for a lost session by its key; await its `opened()` next, which may be 0.
+
+        Raises:
+            LinkLostError: there is no connection.
+        """
+        return self._live_connection().reopen(lost)
+
+    def _live_connection(self) -> LinkConnection:
+        if self._connection is None:
+            raise self._unavailable()
+        if self._connection.is_leaving:
+            raise LinkLostError(f"the cloud at {self._where} is shutting down")
+        return self._connection
+
+    async def _run(self) -> None:
+        """Connect, carry, lose, wait, and so on."""
+        attempt = 0
+        was_draining = False
+        while True:
+            num_connections = self.totals.num_connections
+            refusal = await self._connect_and_carry()
+            # A cloud that drains lets itself be connected to: again and again is too often.
+            is_same_again = was_draining and refusal.is_draining
+            if self.totals.num_connections > num_connections and not is_same_again:
+                attempt = 0
+            was_draining = refusal.is_draining
+            if self.status.is_connected:
+                self._lost_s = self._clock()
+            delay_s = self._delay_s(refusal, attempt)
+            if refusal.reason != self.status.reason:
+                _log.warning("%s", refusal.reason)
+            self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
+            self._fail_sessions()
+            attempt += 1
+            await asyncio.sleep(delay_s)
+
+    async def _connect_and_carry(self) -> Refusal:
+        """One connection from beginning to end; why it ended."""
+        try:
+            await self._carry()
+        except RefusedError as error:
+            return of_fault(error.fault, self._where)
+        except (
+            LostError,
+            RemoteProtocolError,
+            aiohttp.ClientError,
+            OSError,
+            TimeoutError,
+        ) as error:
+            return await self._told(error)
+        except Exception:
+            # A bug here must not end the link for good.
+            _log.exception("the link to the cloud failed")
+            return Refusal(f"the link to the cloud at {self._where} failed, see the log")
+        finally:
+            self._connected.clear()
+        raise AssertionError("a connection ends with an error")
+
+    async def _carry(self) -> None:
+        """Open a socket and greet the cloud, all within one deadline; then carry messages."""
+        patience = self._config.patience
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(patience.connect_s):
+                ws = await stack.enter_async_context(self._dial())
+                socket = LinkSocket(ws, patience.heartbeat_s, self._clock)
+                stack.push_async_callback(socket.close)
+                meter = LinkMeter(self.monitor, self._clock)
+                connection = LinkConnection(
+                    socket, patience, self.totals, meter, self._connected.clear, self._slowness
+                )
+                welcome = await connection.handshake(self._config.hello())
+            self._up(connection, welcome)
+            await connection.run()
+
+    async def _told(self, error: Exception) -> Refusal:
+        """The words for an error; a cloud that wants TLS only breaks off, so it is asked once."""
+        refusal = of_error(error, self._where)
+        if self._lost_s is not None or self.status.is_connected or not _is_broken_off(error):
+            return refusal
+        if self._asked_for_tls != refusal:
+            self._asked_for_tls = refusal
+            self._wants_tls = await self._dialer.finds_tls()
+        return speaks_tls(self._where) if self._wants_tls else refusal
+
+    def _up(self, connection: LinkConnection, welcome: Welcome) -> None:
+        """Sessions may be opened from here on."""
+        frame_tokens = min(welcome.max_frame_tokens, MAX_FRAME_TOKENS)
+        self.limits = LinkLimits(
+            max_context_tokens=welcome.max_context_tokens,
+            max_frame_tokens=max_prefill_rows(frame_tokens, welcome.credit_limit_tokens),
+            session_ttl_s=welcome.session_ttl_s,
+            takes_trees=bool(welcome.codecs >> Codec.RAW_TREE & 1),
+        )
+        self._connection = connection
+        self.totals.num_connections += 1
+        self.status = LinkStatus(True)
+        self._connected.set()
+        _log.info("connected to the cloud at %s, rows in %s", self._where, welcome.dtype.name)
+
+    def _fail_sessions(self) -> None:
+        """Whoever waits for the lost connection learns why it was lost."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.fail_sessions(self._unavailable)
+
+    def _unavailable(self) -> LinkLostError:
+        return LinkLostError(self.status.reason or "", self.status.retry_after_s)
+
+    def _delay_s(self, refusal: Refusal, attempt: int) -> float:
+        patience = self._config.patience
+        has_lasted = self._lost_s is None or (
+            self._clock() - self._lost_s >= patience.permanent_after_s
+        )
+        if refusal.is_permanent and has_lasted:
+            return patience.refused_retry_s
+        draw = random.random()
+        delay_s = retry_delay_s(attempt, draw, patience.min_retry_s, patience.max_retry_s)
+        return max(delay_s, min(refusal.retry_after_s, patience.refused_retry_s))
+
+
+def _is_broken_off(error: Exception) -> bool:
+    """Whether an opening ended in a way that one without TLS may end at a cloud that wants it."""
+    match error:
+        case aiohttp.ClientConnectorError():
+            return False
+        case aiohttp.ClientResponseError():
+            return error.status in (0, 400)
+        case _:
+            return isinstance(error, OSError | aiohttp.ClientConnectionError)

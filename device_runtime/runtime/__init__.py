@@ -1,0 +1,1 @@
+"""Generations run over engine and link: admission, places, one driver each, outages."""

@@ -1,0 +1,310 @@
+"""The runtime: generations on one engine and one link, each from a queue to its last token."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from adapters.medusa_heads import MedusaHeads
+from chunking.chooser import ChunkChooser
+from device_runtime.config import DeviceConfig
+from device_runtime.drafting.choice import choose_drafting, drafter_name
+from device_runtime.engines.engine import DeviceEngine
+from device_runtime.engines.thread import EngineThread
+from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.timeline import Timeline
+from device_runtime.generation.tokens import Emission
+from device_runtime.link.link import Link
+from device_runtime.link.session import MAX_UNANSWERED_FRAMES
+from device_runtime.runtime.admission import Admission
+from device_runtime.runtime.chunk_planning import chunk_chooser
+from device_runtime.runtime.driver import Driver, Parts
+from device_runtime.runtime.outage import Outage, Pauses, heals_by_reconnecting
+from device_runtime.runtime.places import Found, Place, Places
+from device_runtime.sampling.noise import PositionNoise, draw_seed
+from device_runtime.sampling.sampler import Sampler
+from device_runtime.session.prefix_cache import PrefixCacheLimits
+from device_runtime.session.session import Session, SessionLimits, num_new_tokens
+from wire.errors import RemoteProtocolError
+from wire.limits import ITEM_BYTES
+
+_log = logging.getLogger(__name__)
+
+_MIN_SHARED_TOKENS = 16
+
+_BLINK_S = 2.0
+"""So long a new request waits for a link that was just lost, as when a cloud is exchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFigures:
+    """The runtime's load at one moment."""
+
+    num_running: int
+    num_waiting: int
+    num_kept_sessions: int
+
+
+class Generation(AsyncIterator[Emission]):
+    """A running generation: its emissions, and what it did. Close it when it is not read on."""
+
+    def __init__(self, emissions: AsyncGenerator[Emission], stats: GenerationStats) -> None:
+        self._emissions = emissions
+        self.stats = stats
+
+    async def __anext__(self) -> Emission:
+        return await self._emissions.__anext__()
+
+    async def aclose(self) -> None:
+        """End the generation and free its session on both sides; repeats are harmless."""
+        await self._emissions.aclose()
+
+
+class Runtime:
+    """Implements `device_runtime.generation.request.Generator`.
+
+    The engine is the runtime's from now on and used from a thread of its own. The link is the
+    runtime's too: `start` starts it and `close` closes it. `kept` bounds the finished sessions
+    that wait for a conversation's next turn. `heads` are those of the drafter medusa.
+    """
+
+    def __init__(
+        self,
+        engine: DeviceEngine,
+        link: Link,
+        config: DeviceConfig,
+        kept: PrefixCacheLimits | None = None,
+        heads: MedusaHeads | None = None,
+    ) -> None:
+        self.vocab_size = engine.vocab_size
+        self._hidden_size = engine.hidden_size
+        self._feeds_output_layers = engine.num_output_layers > 0
+        self._own_context_tokens = engine.max_context_tokens
+        if config.max_model_len is not None:
+            self._own_context_tokens = min(config.max_model_len, engine.max_context_tokens)
+        self._config = config
+        self._link = link
+        self._heads = heads
+        self._clock = time.monotonic
+        self._blink_s = min(_BLINK_S, config.reconnect_timeout_s)
+        self._engine = EngineThread(engine)
+        self._admission = Admission(config.max_num_seqs, config.max_queue)
+        if kept is None:
+            # Room for two full conversations, however long a context is.
+            kept = PrefixCacheLimits(
+                config.kept_sessions, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
+            )
+        self._places = Places(self._engine, link, kept, self._clock)
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The most tokens of prompt and output together that device and cloud can hold."""
+        limits = self._link.limits
+        if limits is None:
+            return self._own_context_tokens
+        return min(self._own_context_tokens, limits.max_context_tokens)
+
+    @property
+    def drafter(self) -> str:
+        """What drafts here: `adapter`, `ngram`, `medusa` or `none`."""
+        return drafter_name(self._config, self._engine.engine.draft_limits)
+
+    def start(self) -> None:
+        """Begin to connect; needs a running loop."""
+        self._link.start()
+
+    async def close(self) -> None:
+        """End kept sessions, the link and the engine's thread. Close generations first."""
+        self._places.clear()
+        await self._link.close()
+        self._engine.close()
+
+    def ready(self) -> str | None:
+        """None when requests can be served now, else the reason why not."""
+        return self._link.status.reason
+
+    def figures(self) -> RuntimeFigures:
+        """The load at this moment."""
+        admission = self._admission
+        return RuntimeFigures(admission.num_running, admission.num_waiting, self._places.num_kept)
+
+    def generate(self, request: GenerationRequest, request_id: str) -> Generation:
+        """Generate until a stop token, `max_tokens`, the end of the context, or `aclose`.
+
+        Raises (when iterated):
+            CloudUnavailableError: before or in the middle of the stream.
+            OverloadedError: before the first emission.
+            ValueError: a request that cannot be served as it is.
+        """
+        stats = GenerationStats(num_prompt_tokens=len(request.prompt_ids))
+        return Generation(self._generate(request, request_id, stats), stats)
+
+    async def _generate(
+        self, request: GenerationRequest, request_id: str, stats: GenerationStats
+    ) -> AsyncGenerator[Emission]:
+        """Everything one generation holds is taken here and given back here."""
+        called_s = self._clock()
+        if request.wants_timeline:
+            stats.timeline = Timeline(called_s)
+        sampler = self._checked_sampler(request)
+        self._check_link()
+        turn = await self._admission.acquire(request.is_let_in)
+        place: Place | None = None
+        try:
+            stats.queue_s = self._clock() - called_s
+            await self._require_link()
+            outage = self._outage()
+            driver = await self._begin(request, sampler, outage, stats)
+            place = driver.place
+            async with aclosing(driver.run()) as emissions:
+                async for emission in emissions:
+                    if stats.first_token_s is None:
+                        stats.first_token_s = self._clock() - called_s
+                    if emission.finish_reason is not None:
+                        # Given back before the caller takes the last tokens: it may be slow.
+                        stats.finish_reason = emission.finish_reason
+                        self._keep(driver, stats)
+                        place = None
+                        turn.end()
+                    yield emission
+        except RemoteProtocolError as error:
+            _log.error("generation %s: %s", request_id, error)
+            raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
+        finally:
+            if place is not None:
+                _count_bytes(place, stats)
+                place.release()
+            turn.end()
+            stats.total_s = self._clock() - called_s
+
+    def _checked_sampler(self, request: GenerationRequest) -> Sampler:
+        """The request's sampler, once the request is known to be servable."""
+        num_new_tokens(request, self.max_context_tokens)
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
+            raise ValueError(f"the prompt has a token outside [0, {self.vocab_size})")
+        seed = request.sampling.seed
+        noise = PositionNoise(draw_seed() if seed is None else seed)
+        return Sampler(request, self.vocab_size, noise)
+
+    def _check_link(self) -> None:
+        """Return if there is a link, or one that may be back in a moment."""
+        if not self._link.was_up_within(self._blink_s):
+            raise self._unavailable()
+
+    async def _require_link(self) -> None:
+        """Wait a moment for a link that was just lost, and look at what it allows."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._blink_s):
+                await self._link.connected()
+        limits = self._link.limits
+        if not self._link.status.is_connected or limits is None:
+            raise self._unavailable()
+        if self._heads is not None and not limits.takes_trees:
+            reason = "the cloud's engine verifies no trees of tokens; choose another drafter"
+            raise CloudUnavailableError(reason, self._link.status.retry_after_s)
+
+    def _outage(self) -> Outage:
+        pauses = Pauses(self._link.patience.min_retry_s, self._link.patience.max_retry_s)
+        return Outage(self._link, self._config.reconnect_timeout_s, self._clock, pauses)
+
+    def _unavailable(self) -> CloudUnavailableError:
+        status = self._link.status
+        return CloudUnavailableError(status.reason or "no cloud", status.retry_after_s)
+
+    async def _begin(
+        self,
+        request: GenerationRequest,
+        sampler: Sampler,
+        outage: Outage,
+        stats: GenerationStats,
+    ) -> Driver:
+        """A generation under way, with as much of the prompt in its caches as can be reused."""
+        started_s = self._clock()
+        num_new = num_new_tokens(request, self.max_context_tokens)
+
+        async def begin(found: Found) -> tuple[Driver, float]:
+            stats.num_reused_tokens = found.num_cached_tokens
+            driver = self._driver(request, found, sampler, outage, stats)
+            await driver.begin()
+            return driver, self._clock()
+
+        # The last token is chosen and never computed.
+        wanted = (request.prompt_ids, len(request.prompt_ids) + num_new - 1, begin)
+        try:
+            driver, begun_s = await self._places.find(*wanted)
+        except CloudUnavailableError as failure:
+            if not heals_by_reconnecting(failure):
+                raise
+            driver, begun_s = await outage.over(failure, lambda: self._places.find(*wanted))
+        # With chunks under way, who waits for the session to be open waits for their replies.
+        stats.wait_s += self._clock() - begun_s
+        work_s = stats.input_s + stats.send_s + stats.wait_s
+        stats.open_s = self._clock() - started_s - work_s
+        return driver
+
+    def _driver(
+        self,
+        request: GenerationRequest,
+        found: Found,
+        sampler: Sampler,
+        outage: Outage,
+        stats: GenerationStats,
+    ) -> Driver:
+        """The generation, ready to run."""
+        link_limits = self._link.limits
+        assert link_limits is not None, "a place has been found"
+        limits = SessionLimits(
+            max_context_tokens=self.max_context_tokens,
+            max_frame_tokens=link_limits.max_frame_tokens,
+            max_frames_in_flight=MAX_UNANSWERED_FRAMES,
+            feeds_output_layers=self._feeds_output_layers,
+        )
+        drafting = choose_drafting(
+            self._config,
+            self._engine.engine.draft_limits,
+            sampler,
+            request.stop_token_ids,
+            self._heads,
+        )
+        planner = self._chunk_chooser(found.place, limits)
+        stats.chunks = planner.choices
+        begun = (found.num_cached_tokens, found.place.next_epoch)
+        session = Session(request, limits, planner, drafting.length, *begun)
+        parts = Parts(
+            request,
+            session,
+            found.place,
+            sampler,
+            drafting,
+            outage,
+            self._link.monitor,
+            stats,
+            self._clock,
+        )
+        return Driver(parts, self._engine)
+
+    def _chunk_chooser(self, place: Place, limits: SessionLimits) -> ChunkChooser:
+        """Asked before every chunk, with what is known of link and cloud by then."""
+        monitor = self._link.monitor
+        token_bytes = self._hidden_size * ITEM_BYTES[place.stream.dtype]
+        return chunk_chooser(
+            self._config,
+            lambda: monitor.estimates(token_bytes),
+            self._clock,
+            limits.max_frame_tokens,
+        )
+
+    def _keep(self, driver: Driver, stats: GenerationStats) -> None:
+        """Leave a finished generation's caches to the next turn of its conversation."""
+        _count_bytes(driver.place, stats)
+        self._places.keep(driver.place, driver.valid_text, driver.next_epoch)
+
+
+def _count_bytes(place: Place, stats: GenerationStats) -> None:
+    up, down = place.bytes_before
+    stats.bytes_up = place.stream.bytes_up - up
+    stats.bytes_down = place.stream.bytes_down - down

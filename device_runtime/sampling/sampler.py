@@ -1,0 +1,127 @@
+"""The target's choice at a position: logits in, one token out, the same for greedy and sampled.
+
+Order of processing, each step switched off by its default: logit bias; repetition, frequency and
+presence penalties; stop tokens forbidden before `min_tokens`; then, unless greedy, temperature,
+min_p, top_k, top_p. vLLM masks before it biases and penalises; minus infinity stays what it is
+under both, so the results are the same.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.engines.engine import Rows
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.tokens import Token
+from device_runtime.sampling.filters import Candidates, candidates
+from device_runtime.sampling.logprobs import log_probabilities, most_likely
+from device_runtime.sampling.penalties import TokenPenalties
+
+Noise = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
+"""Unit exponentials `[N]` of (absolute position, ascending token ids `[N]`)."""
+
+
+class LogitsError(ValueError):
+    """The model produced logits no token can be chosen from."""
+
+
+class Sampler:
+    """Chooses the tokens of one generation and remembers what it chose.
+
+    A choice from weights w is `argmin E / w` with the position's exponentials E: an exponential
+    race, won by each token with probability w / sum(w). Whoever asks at the same position with
+    the same distribution gets the same token, which is what makes draft and target agree.
+    """
+
+    def __init__(self, request: GenerationRequest, vocab_size: int, noise: Noise) -> None:
+        self._params = request.sampling
+        self._vocab_size = vocab_size
+        self._noise = noise
+        self._num_prompt_tokens = len(request.prompt_ids)
+        self._num_output_tokens = 0
+        self._min_tokens = request.min_tokens
+        self._num_logprobs = request.num_logprobs
+        self._stop_ids = _ids(token for token in request.stop_token_ids if token < vocab_size)
+        bias = request.sampling.logit_bias
+        self._bias_ids = _ids(bias)
+        if bias and not 0 <= min(bias) <= max(bias) < vocab_size:
+            raise ValueError(f"logit_bias names a token outside [0, {vocab_size})")
+        self._bias = np.array([bias[token] for token in sorted(bias)], dtype=np.float64)
+        self._penalties = TokenPenalties(request.sampling, request.prompt_ids, vocab_size)
+
+    def choose(self, logits: Rows, draft: Sequence[int] = ()) -> int:
+        """The token after everything committed so far and `draft`.
+
+        Args:
+            logits: `[V]`, the model's own, unchanged by this call.
+            draft: Tokens assumed to be committed before this one.
+
+        Raises:
+            LogitsError: a NaN or positive infinity among the logits, or no token left to choose.
+        """
+        if self._params.temperature == 0.0:
+            return int(self._processed(logits, draft).argmax())
+        field = self.distribution(logits, draft)
+        position = self._num_prompt_tokens + self._num_output_tokens + len(draft)
+        draws = self._noise(position, field.token_ids)
+        return int(field.token_ids[(draws / field.weights).argmin()])
+
+    def choices(self, logits: Rows, num_tokens: int, draft: Sequence[int] = ()) -> list[int]:
+        """The token `choose` takes and those it would take without it, in order; fewer if few can.
+
+        Raises:
+            LogitsError: as `choose`.
+        """
+        if self._params.temperature == 0.0:
+            processed = self._processed(logits, draft)
+            return [int(token) for token in np.argsort(-processed, kind="stable")[:num_tokens]]
+        field = self.distribution(logits, draft)
+        position = self._num_prompt_tokens + self._num_output_tokens + len(draft)
+        order = (self._noise(position, field.token_ids) / field.weights).argsort(kind="stable")
+        return [int(token) for token in field.token_ids[order[:num_tokens]]]
+
+    def distribution(self, logits: Rows, draft: Sequence[int] = ()) -> Candidates:
+        """What `choose` samples from at a temperature above 0; arguments and errors as there."""
+        processed = self._processed(logits, draft)
+        return candidates(processed.astype(np.float64, copy=False), self._params)
+
+    def commit(self, token_id: int, logits: Rows) -> Token:
+        """Add a chosen token to the text; `logits` `[V]` are those it was chosen from.
+
+        The log probabilities asked for come from these logits unmodified.
+        """
+        self._num_output_tokens += 1
+        self._penalties.add(token_id)
+        if self._num_logprobs is None:
+            return Token(token_id)
+        logprobs = log_probabilities(logits)
+        return Token(token_id, float(logprobs[token_id]), most_likely(logprobs, self._num_logprobs))
+
+    def _processed(
+        self, logits: Rows, draft: Sequence[int]
+    ) -> NDArray[np.float32] | NDArray[np.float64]:
+        """Logits `[V]` after bias, penalties and mask; the given array itself if none applies."""
+        if logits.shape != (self._vocab_size,):
+            raise LogitsError(f"expected logits [{self._vocab_size}], got {list(logits.shape)}")
+        top = float(logits.max())
+        if np.isnan(top) or top == np.inf:
+            raise LogitsError(f"the largest logit is {top}: the model's numbers are broken")
+        processed: NDArray[np.float32] | NDArray[np.float64] = logits
+        too_early = self._num_output_tokens + len(draft) < self._min_tokens
+        masked = too_early and len(self._stop_ids) > 0
+        if masked or self._penalties.active or len(self._bias):
+            changed = logits.astype(np.float64)
+            changed[self._bias_ids] += self._bias
+            self._penalties.apply(changed, draft)
+            if masked:
+                changed[self._stop_ids] = -np.inf
+            top = float(changed.max())
+            processed = changed
+        if top == -np.inf:
+            raise LogitsError("no token is left to choose: all are forbidden")
+        return processed
+
+
+def _ids(ids: Iterable[int]) -> NDArray[np.int64]:
+    return np.array(sorted(ids), dtype=np.int64)

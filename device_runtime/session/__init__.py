@@ -1,0 +1,1 @@
+"""One generation as a pure state machine: what to compute, send, draft and keep."""

@@ -1,0 +1,87 @@
+"""What a session asks of its driver, one action at a time, in order."""
+
+from dataclasses import dataclass
+
+from device_runtime.generation.tokens import Emission
+from wire.messages import Want
+from wire.trees import Parents
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeAndSend:
+    """Run tokens through the input submodel and send their rows; answered by `on_sent`.
+
+    `token_ids` are those of positions `[position, position + len(token_ids))`, or a tree there
+    with these `parents` (`wire.trees`). A frame of a verification overtakes prefill chunks of
+    other sessions.
+    """
+
+    epoch: int
+    position: int
+    token_ids: tuple[int, ...]
+    want: Want
+    is_verify: bool = False
+    parents: Parents = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReply:
+    """Wait for the reply to the frame named by (epoch, position); answered by `on_reply`."""
+
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedOutput:
+    """Put the deep rows just received through the output layers; needs no answer."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """Choose tokens from the deep rows just received, the first of which is at `position`.
+
+    The last `len(draft) + 1` rows give the target's choices after `draft[:0]`, `draft[:1]` and so
+    on, or along a tree with `parents` (`acceptance.walk`). Answered by `on_chosen`.
+    """
+
+    position: int
+    draft: tuple[int, ...]
+    parents: Parents = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Guess at most `num_tokens` tokens, perhaps none; answered by `on_draft`."""
+
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Hand decided tokens to the caller; needs no answer."""
+
+    emission: Emission
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Take the session up again in the cloud, which may need a new socket and some patience.
+
+    Answered by `on_reopened`, also when the cloud has lost the session and begins an empty one.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing more will be computed; the last `Emit` follows.
+
+    Both caches hold the first `num_valid_tokens` tokens of the text.
+    """
+
+    num_valid_tokens: int
+
+
+Action = ComputeAndSend | AwaitReply | FeedOutput | Choose | Draft | Emit | Reopen | Finish

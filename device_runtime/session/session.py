@@ -1,0 +1,360 @@
+"""The state machine of one generation: prefill in chunks, then rounds of draft, verify, commit.
+
+It knows tokens and positions, and neither clock nor socket. Every method returns the actions to
+perform next, in order; the last of them is the one whose answer the session waits for.
+
+Positions: the text is prompt plus output, token i at position i. The cloud has seen all of it but
+the last token, so a round sends that token and the draft behind it. What a rejected draft left in
+the caches is cut off by the next round, which starts below their length. A draft may be a tree. Of
+its accepted tokens those count as seen that have their places right behind the text, which only
+its first rows have; the next round sends the others again.
+
+A lost socket, or a lost cloud, is noticed where the session waits for it. What the cloud no longer
+holds then goes up again in chunks, and the interrupted round follows with the draft it had. Noise
+belongs to positions, so its tokens are those that it would have chosen.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import takewhile
+
+from chunking.planner import WAIT, Planner, Prefill
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.tokens import Emission, FinishReason, Token
+from device_runtime.session.acceptance import next_row
+from device_runtime.session.actions import (
+    Action,
+    AwaitReply,
+    Choose,
+    ComputeAndSend,
+    Draft,
+    Emit,
+    FeedOutput,
+    Finish,
+    Reopen,
+)
+from device_runtime.session.draft_length import DraftLength
+from wire.errors import FaultCode, RemoteProtocolError
+from wire.messages import Want
+from wire.trees import Parents, chain_rows
+
+
+class Phase(Enum):
+    """What the session waits for."""
+
+    NEW = "new"
+    PREFILLING = "prefilling"
+    DRAFTING = "drafting"
+    VERIFYING = "verifying"
+    CHOOSING = "choosing"
+    REOPENING = "reopening"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What engine, cloud and link allow a session.
+
+    `max_frames_in_flight` bounds the prefill frames without a reply. `feeds_output_layers` is set
+    when the device has output layers, which need every deep row of the text.
+    """
+
+    max_context_tokens: int
+    max_frame_tokens: int
+    max_frames_in_flight: int
+    feeds_output_layers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFacts:
+    """A reply without its rows."""
+
+    epoch: int
+    position: int
+    num_rows: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A sent frame that has no reply yet, and whether tokens are chosen from that reply.
+
+    `num_cached_tokens` of its tokens count as cached once it has run.
+    """
+
+    epoch: int
+    position: int
+    num_tokens: int
+    num_cached_tokens: int
+    want: Want
+    decides: bool
+
+    @property
+    def answer(self) -> ReplyFacts:
+        """The only right reply."""
+        num_rows = {Want.NONE: 0, Want.LAST: 1, Want.ALL: self.num_tokens}[self.want]
+        cached_tokens = self.position + self.num_cached_tokens
+        return ReplyFacts(self.epoch, self.position, num_rows, cached_tokens)
+
+
+def num_new_tokens(request: GenerationRequest, max_context_tokens: int) -> int:
+    """The most tokens the request can generate within the context.
+
+    Raises:
+        ValueError: no prompt, no room for a single token behind it, or `max_tokens` below 1.
+    """
+    num_prompt_tokens = len(request.prompt_ids)
+    if not 1 <= num_prompt_tokens < max_context_tokens:
+        expected = f"expected a prompt of 1 to {max_context_tokens - 1} tokens"
+        raise ValueError(f"{expected}, got {num_prompt_tokens}")
+    if request.max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {request.max_tokens}")
+    return min(request.max_tokens, max_context_tokens - num_prompt_tokens)
+
+
+class Session:
+    """One generation, from the prompt to the last token.
+
+    `num_cached_tokens` positions of the prompt are already in the caches of both sides, at most
+    all but the last. `first_epoch` is above every epoch the cloud has seen in this session.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        limits: SessionLimits,
+        planner: Planner,
+        draft_length: DraftLength,
+        num_cached_tokens: int = 0,
+        first_epoch: int = 1,
+    ) -> None:
+        self._num_new_tokens = num_new_tokens(request, limits.max_context_tokens)
+        self._num_prompt_tokens = len(request.prompt_ids)
+        if not 0 <= num_cached_tokens < self._num_prompt_tokens:
+            expected = f"expected 0 to {self._num_prompt_tokens - 1} cached tokens"
+            raise ValueError(f"{expected}, got {num_cached_tokens}")
+        self.phase = Phase.NEW
+        self.epoch = first_epoch
+        self._text = list(request.prompt_ids)
+        self._stop_token_ids = request.stop_token_ids
+        self._limits = limits
+        self._planner = planner
+        self._draft_length = draft_length
+        self._num_prefill_tokens = self._num_prompt_tokens
+        self._num_sent_tokens = num_cached_tokens
+        self._in_flight: deque[_Frame] = deque()
+        self._draft: tuple[int, ...] = ()
+        self._parents: Parents = ()
+        self._num_valid_tokens = self._num_prompt_tokens
+        """How much of the text a round finds in both caches."""
+        self._max_draft_tokens = 0
+        self._round_started_s: float | None = None
+        self.num_accepted = 0
+        """Drafted tokens that the round decided last has kept."""
+
+    @property
+    def text(self) -> Sequence[int]:
+        """Prompt and output so far."""
+        return self._text
+
+    def start(self) -> list[Action]:
+        """Begin with the first chunk of the prompt."""
+        self._expect(Phase.NEW)
+        self.phase = Phase.PREFILLING
+        return [self._next_prefill_action(0)]
+
+    def on_sent(self, num_waiting_replies: int) -> list[Action]:
+        """The frame is on its way; so many replies have come and were not yet taken."""
+        if self.phase is Phase.VERIFYING:
+            return [self._await_oldest()]
+        self._expect(Phase.PREFILLING)
+        return [self._next_prefill_action(num_waiting_replies)]
+
+    def on_reply(self, reply: ReplyFacts, num_waiting_replies: int) -> list[Action]:
+        """Take the reply awaited.
+
+        Raises:
+            RemoteProtocolError: it is not the answer to the oldest frame in flight.
+        """
+        frame = self._in_flight.popleft()
+        if reply != frame.answer:
+            reason = f"expected {frame.answer}, got {reply}"
+            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
+        first_row = frame.position + frame.num_tokens - reply.num_rows
+        if frame.decides:
+            self.phase = Phase.CHOOSING
+            return [Choose(first_row, self._draft, self._parents)]
+        feed: list[Action] = [FeedOutput(first_row)] if reply.num_rows else []
+        if self.phase is Phase.VERIFYING:
+            return [*feed, self._await_oldest()]
+        self._expect(Phase.PREFILLING)
+        return [*feed, self._next_prefill_action(num_waiting_replies)]
+
+    def on_chosen(self, tokens: Sequence[Token], now: float) -> list[Action]:
+        """Commit a round's tokens: accepted ones of the draft, then one of the target's own.
+
+        Fewer may come if a stop token ended the walk. `now` is a monotonic clock in seconds.
+        """
+        self._expect(Phase.CHOOSING)
+        rows = self._checked_accepted_rows(tokens)
+        self.num_accepted = num_accepted = len(rows)
+        if self._round_started_s is not None:
+            round_s = now - self._round_started_s
+            self._draft_length.on_round(len(self._draft), num_accepted, round_s)
+        # Cached are the text before this round and the accepted drafts in their places, not the
+        # token after them.
+        in_place = takewhile(lambda pair: pair[0] == pair[1], enumerate(rows, start=1))
+        self._num_valid_tokens = len(self._text) + sum(1 for _ in in_place)
+        self._text.extend(token.id for token in tokens)
+        reason = self._finish_reason()
+        emit = Emit(Emission(tuple(tokens), reason))
+        if reason is not None:
+            self.phase = Phase.FINISHED
+            return [Finish(self._num_valid_tokens), emit]
+        self.phase = Phase.DRAFTING
+        self._max_draft_tokens = self._next_draft_tokens()
+        return [emit, Draft(self._max_draft_tokens)]
+
+    def on_draft(
+        self, draft: Sequence[int], started_s: float, parents: Parents = ()
+    ) -> list[Action]:
+        """Verify a draft, perhaps an empty one; drafting began at `started_s`.
+
+        `parents`, one more than the draft has tokens, make it a tree (`acceptance.walk`).
+
+        Raises:
+            ValueError: more tokens than were asked for.
+        """
+        self._expect(Phase.DRAFTING)
+        if len(draft) > self._max_draft_tokens:
+            expected = f"expected a draft of at most {self._max_draft_tokens} tokens"
+            raise ValueError(f"{expected}, got {len(draft)}")
+        self._draft = tuple(draft) if parents else self._until_stop(draft)
+        self._parents = parents
+        self._round_started_s = started_s
+        self.epoch += 1
+        return [self._send_round()]
+
+    def on_lost(self) -> list[Action]:
+        """The cloud is gone under the action last returned, which will not be answered.
+
+        Frames without a reply may have run or not, so the session goes on at the first of them.
+        """
+        is_waiting = self.phase in (Phase.PREFILLING, Phase.VERIFYING)
+        assert is_waiting, f"a session {self.phase.value} does not wait for the cloud"
+        self.phase = Phase.REOPENING
+        if self._in_flight:
+            self._num_sent_tokens = self._in_flight[0].position
+        self._in_flight.clear()
+        # The time of this round says nothing about what drafts are worth.
+        self._round_started_s = None
+        return [Reopen()]
+
+    def on_reopened(self, num_cached_tokens: int, max_frame_tokens: int) -> list[Action]:
+        """Go on where the cloud is: it holds `num_cached_tokens` positions, perhaps none.
+
+        Output layers forget what is computed again here, so its deep rows come down again too.
+        Source: rule W28 of docs/wire-protocol.md.
+        """
+        self._expect(Phase.REOPENING)
+        self.phase = Phase.PREFILLING
+        self.epoch += 1
+        self._limits = replace(self._limits, max_frame_tokens=max_frame_tokens)
+        self._draft = self._draft[: max_frame_tokens - 1]
+        self._parents = self._parents[: len(self._draft) + 1]
+        self._num_sent_tokens = min(self._num_sent_tokens, num_cached_tokens)
+        if self._is_in_round:
+            self._num_prefill_tokens = self._num_valid_tokens = len(self._text) - 1
+        return [self._next_prefill_action(0)]
+
+    @property
+    def _is_in_round(self) -> bool:
+        """Whether the prompt is done and tokens are decided by rounds."""
+        return len(self._text) > self._num_prompt_tokens
+
+    def _next_prefill_action(self, num_waiting_replies: int) -> Action:
+        """The next chunk, or the round after a replay, unless a reply should be taken first."""
+        num_remaining = self._num_prefill_tokens - self._num_sent_tokens
+        is_window_full = len(self._in_flight) >= self._limits.max_frames_in_flight
+        if is_window_full or (num_waiting_replies and self._in_flight):
+            return self._await_oldest()
+        if num_remaining == 0:
+            return self._send_round() if self._is_in_round else self._await_oldest()
+        prefill = Prefill(self._num_prefill_tokens, num_remaining, len(self._in_flight))
+        planned = self._planner.next_chunk_tokens(prefill)
+        if planned == WAIT and self._in_flight:
+            return self._await_oldest()
+        num_tokens = max(1, min(planned, num_remaining, self._limits.max_frame_tokens))
+        position = self._num_sent_tokens
+        self._num_sent_tokens += num_tokens
+        is_last = num_tokens == num_remaining
+        want = Want.LAST if is_last and not self._is_in_round else Want.NONE
+        if self._limits.feeds_output_layers:
+            want = Want.ALL
+        return self._send(position, tuple(self._text[position : position + num_tokens]), want)
+
+    def _send_round(self) -> Action:
+        """The last token, others that are not in their places yet, and the draft behind them."""
+        self.phase = Phase.VERIFYING
+        position = self._num_valid_tokens
+        unseen = self._text[position:]
+        parents = self._parents
+        if parents:
+            last = len(unseen) - 1
+            parents = (0, *range(last), *(last + parent for parent in parents[1:]))
+        return self._send(position, (*unseen, *self._draft), Want.ALL, parents)
+
+    def _send(
+        self, position: int, token_ids: tuple[int, ...], want: Want, parents: Parents = ()
+    ) -> Action:
+        is_verify = self.phase is Phase.VERIFYING
+        num_tokens = len(token_ids)
+        decides = is_verify or position + num_tokens == len(self._text)
+        num_cached = chain_rows(parents, num_tokens)
+        self._in_flight.append(_Frame(self.epoch, position, num_tokens, num_cached, want, decides))
+        return ComputeAndSend(self.epoch, position, token_ids, want, is_verify, parents)
+
+    def _await_oldest(self) -> Action:
+        return AwaitReply(self._in_flight[0].epoch, self._in_flight[0].position)
+
+    def _checked_accepted_rows(self, tokens: Sequence[Token]) -> list[int]:
+        """The rows of the draft's tokens that lead the chosen ones; all but the last must.
+
+        The first token of a draft that is no tree is in row 1 (`acceptance.next_row`).
+        """
+        ids = [token.id for token in tokens]
+        rows: list[int] = []
+        for token_id in ids:
+            row = next_row(self._draft, self._parents, rows[-1] if rows else 0, token_id)
+            if row is None:
+                break
+            rows.append(row)
+        is_stopped = len(ids) == len(rows) > 0 and ids[-1] in self._stop_token_ids
+        if len(ids) != len(rows) + 1 and not is_stopped:
+            raise ValueError(f"expected accepted drafts and one token, got {len(ids)} tokens")
+        return rows
+
+    def _finish_reason(self) -> FinishReason | None:
+        if self._text[-1] in self._stop_token_ids:
+            return "stop"
+        num_generated = len(self._text) - self._num_prompt_tokens
+        return "length" if num_generated == self._num_new_tokens else None
+
+    def _next_draft_tokens(self) -> int:
+        """A round decides one token more than it drafts, so the last token is never drafted."""
+        num_left = self._num_new_tokens - (len(self._text) - self._num_prompt_tokens)
+        num_unseen = len(self._text) - self._num_valid_tokens
+        most = min(num_left - 1, self._limits.max_frame_tokens - num_unseen)
+        return max(0, min(self._draft_length.num_tokens(), most))
+
+    def _until_stop(self, draft: Sequence[int]) -> tuple[int, ...]:
+        """The draft up to its first stop token; nothing can follow that."""
+        for index, token in enumerate(draft):
+            if token in self._stop_token_ids:
+                return tuple(draft[: index + 1])
+        return tuple(draft)
+
+    def _expect(self, phase: Phase) -> None:
+        assert self.phase is phase, f"expected a session {phase.value}, got {self.phase.value}"

@@ -1,0 +1,193 @@
+"""A conversation as one text, by the model's own template."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from device_runtime.text.content_forms import ContentForm, Message, find_forms, in_form
+from device_runtime.text.template_process import (
+    TemplateEndlessError,
+    TemplateLimits,
+    TemplateProcessError,
+    TemplateProcesses,
+)
+from submodels.bundle.model_files import ModelFiles, model_files
+from submodels.checkpoint.special_tokens import TOKENIZER_CONFIG_FILE, named_special_tokens
+from submodels.errors import BundleError
+
+_RESERVED_NAMES = ("messages", "add_generation_prompt", "tools", "documents")
+
+TEMPLATE_FILE = "chat_template.jinja"
+PROCESSOR_TEMPLATE_FILE = "chat_template.json"
+"""Where checkpoints with a processor for pictures have it; some of them have it there only."""
+
+_log = logging.getLogger(__name__)
+
+
+class ChatTemplateError(ValueError):
+    """The template cannot render this conversation; the message says why and is safe to show."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """The text of a conversation, and whether the tokenizer still has to add special tokens."""
+
+    text: str
+    add_special_tokens: bool
+
+
+class ChatTemplate:
+    """A template with the names and functions that templates of models rely on.
+
+    A model without one is a base model: it continues the messages, one per line. `forms` says for
+    each role how the template reads what a message says.
+    """
+
+    def __init__(
+        self,
+        source: str | None,
+        special_tokens: Mapping[str, str],
+        now: Callable[[], datetime] = datetime.now,
+        limits: TemplateLimits | None = None,
+    ) -> None:
+        """Compile a template and look at how it reads messages; None is the plain one.
+
+        Raises:
+            ChatTemplateError: it does not compile, or does not end.
+        """
+        self.is_plain = source is None
+        self.forms: Mapping[str, ContentForm] = {}
+        self._special_tokens = dict(special_tokens)
+        self._now = now
+        self._processes = None
+        if source is None:
+            return
+        self._processes = TemplateProcesses(source, limits or TemplateLimits())
+        try:
+            self._processes.compile()
+            self.forms = find_forms(self._probed)
+        except TemplateEndlessError as error:
+            raise ChatTemplateError(f"the chat template does not end: {error}") from error
+        except TemplateProcessError as error:
+            raise ChatTemplateError(f"the chat template does not compile: {error}") from error
+
+    @property
+    def reserved_names(self) -> frozenset[str]:
+        """Names a client may not set, since they are this side's to set."""
+        return frozenset({*_RESERVED_NAMES, *self._special_tokens})
+
+    @property
+    def leaves_out(self) -> tuple[str, ...]:
+        """Roles whose words the template never writes."""
+        return tuple(role for role, form in self.forms.items() if form == "none")
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> RenderedChat:
+        """The conversation as the model was trained to read it; waits for another process.
+
+        A model's template writes its special tokens itself, so the tokenizer must add none: the
+        beginning would be there twice. The plain one leaves them to the tokenizer.
+
+        Args:
+            messages: Their content is a text, or a list of parts with a `text` each.
+            add_generation_prompt: Whether the assistant's turn is opened.
+            variables: Further names for the template.
+
+        Raises:
+            ChatTemplateError: the template refused the messages, failed on them, or took too much.
+        """
+        shaped = [in_form(m, self.forms.get(m.get("role", ""), "text")) for m in messages]
+        if self._processes is None:
+            text = "\n".join(message["content"] for message in shaped)
+            return RenderedChat(text, add_special_tokens=True)
+        try:
+            text = self._rendered(shaped, add_generation_prompt, variables or {})
+        except TemplateProcessError as error:
+            raise ChatTemplateError(f"the model's chat template failed: {error}") from error
+        return RenderedChat(text, add_special_tokens=False)
+
+    def close(self) -> None:
+        """End the processes that render."""
+        if self._processes is not None:
+            self._processes.close()
+
+    def _probed(self, messages: Sequence[Message]) -> str | None:
+        try:
+            return self._rendered(messages, True, {})
+        except TemplateEndlessError:
+            raise
+        except TemplateProcessError:
+            return None
+
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        assert self._processes is not None
+        names: dict[str, Any] = {"tools": None, "documents": None}
+        names |= {**variables, **self._special_tokens}
+        names |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return self._processes.render(names, self._now().isoformat())
+
+
+def load_chat_template(folder: Path) -> ChatTemplate:
+    """The template of a bundle; a model whose files have none has the plain one.
+
+    chat_template.jinja has it, else tokenizer_config.json, else chat_template.json.
+
+    Raises:
+        BundleError: the files cannot be read, or the template does not compile or end.
+    """
+    files = model_files(folder)
+    name, source = _template_source(files)
+    try:
+        template = ChatTemplate(source, named_special_tokens(files))
+    except ChatTemplateError as error:
+        raise BundleError(f"{folder / name}: {error}") from error
+    if template.leaves_out:
+        _log.warning("the chat template leaves out messages of %s", ", ".join(template.leaves_out))
+    return template
+
+
+def _template_source(files: ModelFiles) -> tuple[str, str | None]:
+    """The file that holds the template, and the template."""
+    source = files.text(TEMPLATE_FILE)
+    if source is not None:
+        return TEMPLATE_FILE, source
+    for name in (TOKENIZER_CONFIG_FILE, PROCESSOR_TEMPLATE_FILE):
+        try:
+            source = _default_template(files.json(name).get("chat_template"))
+        except ChatTemplateError as error:
+            raise BundleError(f"{files.folder / name}: {error}") from error
+        if source is not None:
+            return name, source
+    return TOKENIZER_CONFIG_FILE, None
+
+
+def _default_template(value: object) -> str | None:
+    """The template of a tokenizer configuration: a string, or a list of named ones."""
+    if isinstance(value, list):
+        named = {}
+        for entry in value:
+            if not isinstance(entry, dict):
+                raise ChatTemplateError(f"expected chat templates with names, got {entry!r:.80}")
+            named[str(entry.get("name"))] = entry.get("template")
+        if "default" not in named:
+            there = ", ".join(sorted(named)) or "no name"
+            raise ChatTemplateError(
+                f"expected a chat template of the name default, got {there}; put the one to use "
+                f"into {TEMPLATE_FILE}"
+            )
+        value = named["default"]
+    if value is None or isinstance(value, str):
+        return value
+    raise ChatTemplateError(f"expected a chat template as text, got {type(value).__name__}")

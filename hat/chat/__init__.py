@@ -1,0 +1,1 @@
+"""`hat chat`: a conversation in the terminal."""

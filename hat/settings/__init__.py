@@ -1,0 +1,1 @@
+"""Settings: tables, sources, values, and how they are shown."""

@@ -1,0 +1,1 @@
+"""`hat up`: both sides on one machine."""

@@ -1,0 +1,122 @@
+"""What `hat up` starts: arguments, environment and addresses of the two sides."""
+
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_server.config import CloudConfig
+from device_runtime.config import DeviceConfig
+from hat.errors import ConfigError
+from hat.settings.programs import cloud_program, device_program
+from hat.settings.sources import Sources, load
+from hat.settings.tables import C, Program, Resolved
+from hat.up.pair import Side
+from hat.up.ports import reachable_host, require_free_port
+
+_SECRET_BYTES = 32
+# Beyond the drain: closing sockets, freeing the model, writing the last lines.
+_STOP_MARGIN_S = 10.0
+_SECRET_VARIABLES = ("HAT_SECRET", "HAT_CLOUD_SECRET", "HAT_DEVICE_SECRET")
+
+
+@dataclass(frozen=True, slots=True)
+class UpSettings:
+    """The settings of both sides and the flags they were made from."""
+
+    cloud: Resolved[CloudConfig]
+    device: Resolved[DeviceConfig]
+    cloud_flags: Mapping[str, str]
+    device_flags: Mapping[str, str]
+    file: Path | None
+
+    @property
+    def cloud_address(self) -> str:
+        """Host and port where the device finds the cloud."""
+        return f"{reachable_host(self.cloud.value('host'))}:{self.cloud.value('port')}"
+
+    @property
+    def device_address(self) -> str:
+        """Host and port where programs find the device."""
+        return f"{reachable_host(self.device.value('host'))}:{self.device.value('port')}"
+
+
+def up_settings(
+    cloud_flags: Mapping[str, str],
+    device_flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    file: Path | None,
+) -> UpSettings:
+    """Both sides' settings, each from all its sources.
+
+    Raises:
+        ConfigError: a setting is wrong, or does not go with `hat up`.
+    """
+    spelled = {"port": "--cloud-port"}
+    cloud = load(cloud_program(), Sources(cloud_flags, environ, file, spelled))
+    device = load(device_program(), Sources(device_flags, environ, file))
+    for name in ("tls_certificate", "tls_key"):
+        if cloud.value(name) is not None:
+            source = cloud.given[name].source
+            raise ConfigError(f"{source}: hat up joins both sides without TLS; remove {name}")
+    if cloud.value("port") == device.value("port"):
+        raise ConfigError(f"--port and --cloud-port are both {device.value('port')}")
+    return UpSettings(cloud, device, cloud_flags, device_flags, file)
+
+
+def require_free_ports(settings: UpSettings) -> None:
+    """Return if both sides can listen where they should.
+
+    Raises:
+        CommandError: a port is taken.
+    """
+    require_free_port(settings.device.value("host"), settings.device.value("port"), "--port")
+    require_free_port(settings.cloud.value("host"), settings.cloud.value("port"), "--cloud-port")
+
+
+def sides(settings: UpSettings, bundle: Path, environ: Mapping[str, str]) -> tuple[Side, Side]:
+    """The cloud and the device of one bundle folder, with a secret that only they know."""
+    child_environ = _child_environment(environ)
+    cloud = Side(
+        name="cloud",
+        color="cyan",
+        command=_command(settings, settings.cloud, settings.cloud_flags, bundle),
+        environ=child_environ,
+        ready_url=f"http://{settings.cloud_address}/ready",
+        stop_within_s=settings.cloud.value("drain_timeout_s") + _STOP_MARGIN_S,
+    )
+    device_flags = {**settings.device_flags, "cloud": f"ws://{settings.cloud_address}"}
+    device = Side(
+        name="device",
+        color="green",
+        command=_command(settings, settings.device, device_flags, bundle),
+        environ=child_environ,
+        ready_url=f"http://{settings.device_address}/ready",
+        stop_within_s=settings.device.value("drain_timeout_s") + _STOP_MARGIN_S,
+    )
+    return cloud, device
+
+
+def _command(
+    settings: UpSettings, resolved: Resolved[C], flags: Mapping[str, str], bundle: Path
+) -> tuple[str, ...]:
+    """The command line of one side. What this process relies on is said explicitly."""
+    program: Program[C] = resolved.program
+    explicit = {name: str(resolved.value(name)) for name in ("host", "port")}
+    command = [sys.executable, "-m", "hat.child", program.name, str(bundle / program.name)]
+    for setting in program.settings:
+        text = {**flags, **explicit}.get(setting.key)
+        if text is not None:
+            command += [f"{setting.flag}={text}"]
+    if settings.file is not None:
+        command += [f"--config={settings.file}"]
+    return tuple(command)
+
+
+def _child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment with a fresh secret, and with output that is not held back."""
+    dropped = {f"{name}_FILE" for name in _SECRET_VARIABLES}
+    kept = {name: value for name, value in environ.items() if name not in dropped}
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
+    return {**kept, **dict.fromkeys(_SECRET_VARIABLES, secret), "PYTHONUNBUFFERED": "1"}

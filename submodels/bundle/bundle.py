@@ -1,0 +1,134 @@
+"""Reading a bundle: what `hat split` wrote, checked before anything is loaded. Needs no torch."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from submodels.bundle.cache_folder import cache_folder
+from submodels.bundle.contents import Hashing, check_contents, say_in_the_log
+from submodels.bundle.fingerprint import fingerprint_of
+from submodels.bundle.manifest_file import MANIFEST_FILE, read_manifest
+from submodels.bundle.model_files import ModelFiles
+from submodels.errors import BundleError
+from submodels.manifest import Manifest, Role
+from submodels.plan.rope_checks import check_rope
+from submodels.plan.shape_checks import check_shape, check_split
+from submodels.tensors.file_hashes import VerifiedFiles
+from submodels.tensors.tensor_file import TensorFile, TensorFileError
+from submodels.tensors.tensor_layout import Part, placements
+
+__all__ = ["MANIFEST_FILE", "Bundle", "load_bundle"]
+
+_PARTS: Mapping[Role, tuple[Part, ...]] = {
+    "device": (Part.INPUT, Part.OUTPUT),
+    "cloud": (Part.MIDDLE,),
+}
+_VERIFIED_FOLDER = "verified"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that has passed its checks: `path` is the folder that holds `hat.json`."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def files(self) -> ModelFiles:
+        """Its files by name: those that `hat.json` lists, and no others."""
+        return ModelFiles(self.path, frozenset(self.manifest.files))
+
+    def open_tensors(self, part: Part) -> TensorFile:
+        """The safetensors file of a part, memory-mapped.
+
+        Raises:
+            BundleError: this bundle does not hold the part, or the file changed since loading.
+        """
+        if part not in _PARTS[self.manifest.role]:
+            raise BundleError(f"a {self.manifest.role} bundle has no {part.value}: {self.path}")
+        return _open(self.path / part.value)
+
+    def read_tensor(self, part: Part, name: str) -> NDArray[Any]:
+        """One tensor, memory-mapped and read-only (float32, float16 or ml_dtypes.bfloat16).
+
+        Raises:
+            BundleError: no such part.
+            KeyError: no such tensor.
+        """
+        return self.open_tensors(part).read(name)
+
+    def unlisted(self) -> tuple[str, ...]:
+        """Names of what lies in the folder and is not the bundle's; hidden files do not count."""
+        known = {MANIFEST_FILE, *self.manifest.files}
+        names = sorted(path.name for path in self.path.iterdir())
+        return tuple(name for name in names if name not in known and not name.startswith("."))
+
+
+def load_bundle(
+    path: Path,
+    role: Role,
+    verify: bool = False,
+    say: Callable[[str], None] = say_in_the_log,
+) -> Bundle:
+    """The bundle at `path`: the role's own folder, or the folder `hat split` wrote.
+
+    Every file is hashed, large ones once for each version of them (inode, size, times), which is
+    remembered in the user's cache; with `verify` always. `say` is told when that takes long.
+
+    Raises:
+        BundleError: missing, incomplete, corrupt, of the other role, or of another format; it
+            lists a link out of its folder, or weights that its fingerprint does not cover.
+    """
+    folder = _find(path, role)
+    manifest = read_manifest(folder)
+    if manifest.role != role:
+        raise BundleError(f"{folder} is a {manifest.role} bundle, expected a {role} bundle")
+    _check_manifest(folder, manifest)
+    placed = placements(manifest.shape, manifest.num_input_layers, manifest.num_output_layers)
+    parts = {
+        part.value: {placement.name: placement for placement in placed if placement.part is part}
+        for part in _PARTS[role]
+    }
+    verified = VerifiedFiles(cache_folder(os.environ) / _VERIFIED_FOLDER)
+    check_contents(folder, manifest, parts, Hashing(verified, verify, say))
+    return Bundle(folder, manifest)
+
+
+def _find(path: Path, role: Role) -> Path:
+    for folder in (path, path / role):
+        if (folder / MANIFEST_FILE).is_file():
+            return folder
+    raise BundleError(
+        f"no {role} bundle at {path}: expected {MANIFEST_FILE} there or in {path / role} "
+        "(`hat split` makes bundles)"
+    )
+
+
+def _check_manifest(folder: Path, manifest: Manifest) -> None:
+    try:
+        check_shape(manifest.shape)
+        check_split(
+            manifest.shape.num_layers, manifest.num_input_layers, manifest.num_output_layers
+        )
+        check_rope(manifest.shape.rope, manifest.rope_parameters, manifest.shape.head_dim)
+        served = fingerprint_of(manifest.shape, manifest.rope_parameters, manifest.tensors)
+        if manifest.fingerprint != served:
+            raise ValueError(
+                f"fingerprint: its tensors give {served}, it says {manifest.fingerprint!r}"
+            )
+    except ValueError as error:
+        raise BundleError(f"{folder / MANIFEST_FILE}: {error}") from error
+    missing = {part.value for part in _PARTS[manifest.role]} - manifest.files.keys()
+    if missing:
+        raise BundleError(f"{folder / MANIFEST_FILE} does not list {', '.join(sorted(missing))}")
+
+
+def _open(path: Path) -> TensorFile:
+    try:
+        return TensorFile(path)
+    except TensorFileError as error:
+        raise BundleError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Checkpoints as people have them, read; and what is copied from them."""

@@ -1,0 +1,122 @@
+"""A Hugging Face checkpoint on disk: which file holds which tensor, and its bytes in pieces."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from submodels.errors import CheckpointError
+from submodels.tensors.tensor_file import TensorFileError, TensorInfo, read_header
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+
+# Large enough for full disk speed, small enough that a split of any model runs in little memory.
+PIECE_BYTES = 16 << 20
+# Configuration and index files; the index of the largest models takes a few MiB.
+_MAX_JSON_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """One tensor of a checkpoint and the file that holds it."""
+
+    name: str
+    path: Path
+    info: TensorInfo
+
+    def pieces(self, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
+        """The tensor's bytes in order; every piece but the last has exactly `piece_bytes`.
+
+        Raises:
+            CheckpointError: the file ends before the tensor does.
+        """
+        left = self.info.num_bytes
+        with self.path.open("rb") as file:
+            file.seek(self.info.start)
+            while left:
+                wanted = min(piece_bytes, left)
+                piece = file.read(wanted)
+                if len(piece) < wanted:
+                    raise CheckpointError(f"{self.path} ends inside the tensor {self.name}")
+                left -= len(piece)
+                yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All tensors of a checkpoint, by name."""
+
+    path: Path
+    tensors: Mapping[str, SourceTensor]
+
+    def same_bytes(self, first: str, second: str) -> bool:
+        """Whether two tensors agree in number format, shape and every byte."""
+        one, other = self.tensors[first], self.tensors[second]
+        if (one.info.dtype, one.info.shape) != (other.info.dtype, other.info.shape):
+            return False
+        return all(a == b for a, b in zip(one.pieces(), other.pieces(), strict=True))
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder: one safetensors file, or shards with an index.
+
+    Raises:
+        CheckpointError: no safetensors there, or files that are missing, truncated, corrupt, or
+            at odds with the index.
+    """
+    if (path / SINGLE_FILE).is_file():
+        return Checkpoint(path, MappingProxyType(_read_shard(path / SINGLE_FILE)))
+    if (path / INDEX_FILE).is_file():
+        return Checkpoint(path, MappingProxyType(_read_shards(path)))
+    pickled = sorted(p.name for p in path.glob("*.bin"))
+    hint = f"; {pickled[0]} is pickled, convert it to safetensors first" if pickled else ""
+    raise CheckpointError(f"expected {SINGLE_FILE} or {INDEX_FILE} in {path}{hint}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size.
+
+    Raises:
+        CheckpointError: missing, too large, or not a JSON object.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES} bytes")
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _read_shards(path: Path) -> dict[str, SourceTensor]:
+    weight_map = read_json(path / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path / INDEX_FILE} has no weight_map")
+    tensors: dict[str, SourceTensor] = {}
+    for file_name in sorted({str(name) for name in weight_map.values()}):
+        if Path(file_name).name != file_name:
+            raise CheckpointError(f"{path / INDEX_FILE}: {file_name!r} is not a plain file name")
+        shard = _read_shard(path / file_name)
+        for name in shard.keys() & tensors.keys():
+            raise CheckpointError(f"{name} is both in {tensors[name].path.name} and {file_name}")
+        tensors |= shard
+    for name, file_name in weight_map.items():
+        if name not in tensors or tensors[name].path.name != file_name:
+            raise CheckpointError(f"{path / INDEX_FILE} says {name} is in {file_name}; it is not")
+    return tensors
+
+
+def _read_shard(path: Path) -> dict[str, SourceTensor]:
+    try:
+        header = read_header(path)
+    except TensorFileError as error:
+        raise CheckpointError(str(error)) from error
+    return {name: SourceTensor(name, path, info) for name, info in header.items()}

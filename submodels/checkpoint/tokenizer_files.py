@@ -1,0 +1,109 @@
+"""What the device needs besides weights: the tokenizer, its template, and the special ids."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submodels.bundle.model_files import ModelFiles
+from submodels.checkpoint.checkpoint import read_json
+from submodels.checkpoint.special_tokens import (
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    tokenizer_eos_id,
+)
+from submodels.errors import BundleError, CheckpointError
+
+GENERATION_CONFIG_FILE = "generation_config.json"
+_COPIED_FILES = (
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    "added_tokens.json",
+    GENERATION_CONFIG_FILE,
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """The ids that begin and end a sequence, as far as the model names them."""
+
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+
+
+def copy_tokenizer(source: Path, device_folder: Path) -> None:
+    """Copy the tokenizer's files; make `tokenizer.json` from an older format where it is absent.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or none that can be converted.
+    """
+    for name in _COPIED_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, device_folder / name)
+    if not (device_folder / TOKENIZER_FILE).is_file():
+        _convert(source, device_folder / TOKENIZER_FILE)
+
+
+def special_tokens(source: Path, config: Mapping[str, Any], vocab_size: int) -> SpecialTokens:
+    """The special ids that the model's files name.
+
+    generation_config.json has precedence over config.json. The tokenizer's own end of text ends
+    an answer as well: of a fine-tune, often only its files were changed. So has vLLM it.
+
+    Raises:
+        CheckpointError: something that is not an id of the vocabulary, or a file that cannot be
+            read.
+    """
+    path = source / GENERATION_CONFIG_FILE
+    generation = read_json(path) if path.is_file() else {}
+    bos = _ids("bos_token_id", generation, config, vocab_size)
+    eos = _ids("eos_token_id", generation, config, vocab_size)
+    try:
+        own = tokenizer_eos_id(ModelFiles(source))
+    except BundleError as error:
+        raise CheckpointError(str(error)) from error
+    if own is not None and own < vocab_size:
+        eos = (*eos, own)
+    return SpecialTokens(bos[0] if bos else None, tuple(dict.fromkeys(eos)))
+
+
+def _ids(
+    key: str, generation: Mapping[str, Any], config: Mapping[str, Any], vocab_size: int
+) -> tuple[int, ...]:
+    value = generation.get(key)
+    value = config.get(key) if value is None else value
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for token in ids:
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+            raise CheckpointError(f"{key}: expected ids in [0, {vocab_size}), got {value!r}")
+    return tuple(ids)
+
+
+def _convert(source: Path, target: Path) -> None:
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        # transformers raises whatever the tokenizer's own libraries raise.
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+            tokenizer.save_pretrained(folder)
+        except Exception as error:
+            raise CheckpointError(
+                f"{source} has no {TOKENIZER_FILE}, and none can be made from what is there: "
+                f"{error}"
+            ) from error
+        made = Path(folder, TOKENIZER_FILE)
+        if not made.is_file():
+            raise CheckpointError(
+                f"{source} has no {TOKENIZER_FILE}, and its tokenizer has no fast form"
+            )
+        shutil.copyfile(made, target)

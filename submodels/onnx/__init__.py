@@ -1,0 +1,1 @@
+"""Device submodels as ONNX graphs."""

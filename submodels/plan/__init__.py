@@ -1,0 +1,1 @@
+"""Which layers and weights go where, and the shapes that are supported."""

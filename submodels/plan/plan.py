@@ -1,0 +1,149 @@
+"""From a Hugging Face config.json to the model's shape, or a refusal by name.
+
+The configuration is read through transformers' own classes, so that absent keys, old keys and
+defaults mean here what they mean there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from submodels.errors import UnsupportedModelError
+from submodels.manifest import ModelShape
+from submodels.plan.families import Config, Family, family_of
+from submodels.plan.rope import compute_rope, context_tokens, rope_parameters
+from submodels.plan.shape_checks import check_shape, check_size
+
+SUPPORTED_ACTIVATIONS = ("silu",)
+
+_SIZE_KEYS: Mapping[str, str] = {
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "max_position_embeddings": "max_context_tokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """What a config.json says: the shape, and the parameters its rotary numbers came from.
+
+    `shape.tied_embeddings` is the configuration's word; the tensors on disk have the last one.
+    `layer_types` is None in families that do not know them.
+    """
+
+    family: Family
+    shape: ModelShape
+    rope_parameters: Mapping[str, float | str]
+    layer_types: tuple[str, ...] | None
+
+
+def read_model(config: Mapping[str, Any]) -> SourceModel:
+    """The model that a config.json describes.
+
+    Raises:
+        UnsupportedModelError: a family, quantisation, activation, rope type or mask that cannot
+            be computed right, named in the message; or impossible sizes.
+    """
+    family = family_of(config)
+    _refuse_quantized(config)
+    _refuse_absurd_sizes(config)
+    loaded = family.load_config(config)
+    if loaded.hidden_act not in SUPPORTED_ACTIVATIONS:
+        raise UnsupportedModelError(
+            f"activation {loaded.hidden_act!r} is not supported; "
+            f"supported: {', '.join(SUPPORTED_ACTIVATIONS)}"
+        )
+    parameters = rope_parameters(loaded)
+    shape = _shape(family, loaded)
+    try:
+        check_shape(shape)
+    except ValueError as error:
+        raise UnsupportedModelError(f"config.json: {error}") from error
+    return SourceModel(family, shape, parameters, _layer_types(loaded))
+
+
+def _refuse_quantized(config: Mapping[str, Any]) -> None:
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UnsupportedModelError(
+            f"quantised checkpoints are not supported (quant_method {method!r}): "
+            "split the unquantised one"
+        )
+
+
+def _refuse_absurd_sizes(config: Mapping[str, Any]) -> None:
+    """Look at sizes before any library allocates by them; absent ones have sane defaults."""
+    for key, name in _SIZE_KEYS.items():
+        if config.get(key) is not None:
+            try:
+                check_size(name, config[key])
+            except ValueError as error:
+                raise UnsupportedModelError(f"config.json: {error}") from error
+
+
+def _shape(family: Family, config: Config) -> ModelShape:
+    num_heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return ModelShape(
+        model_type=family.model_type,
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        num_attention_heads=num_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        rms_norm_eps=float(config.rms_norm_eps),
+        hidden_act=config.hidden_act,
+        max_context_tokens=context_tokens(config),
+        rope=compute_rope(family, config),
+        sliding_windows=_sliding_windows(family, config),
+        qkv_bias=family.qkv_bias(config),
+        output_bias=family.output_bias(config),
+        mlp_bias=family.mlp_bias(config),
+        qk_norm=family.qk_norm,
+        tied_embeddings=bool(config.tie_word_embeddings),
+    )
+
+
+def _layer_types(config: Config) -> tuple[str, ...] | None:
+    layer_types = getattr(config, "layer_types", None)
+    return None if layer_types is None else tuple(layer_types)
+
+
+def _sliding_windows(family: Family, config: Config) -> tuple[int | None, ...]:
+    """Per layer, the number of keys a query sees, itself included.
+
+    Mistral slides in all layers or none; Qwen slides where `layer_types` says so; Llama never
+    does in transformers, whatever `sliding_window` says.
+    """
+    layer_types = _layer_types(config)
+    if family.model_type in ("llama", "mistral"):
+        if layer_types is not None and set(layer_types) != {"full_attention"}:
+            raise UnsupportedModelError(
+                f"layer_types {sorted(set(layer_types))} are not supported in a "
+                f"{family.model_type} configuration"
+            )
+        window = config.sliding_window if family.model_type == "mistral" else None
+        if layer_types is not None and window is not None:
+            raise UnsupportedModelError("layer_types beside sliding_window is not supported")
+        windows: tuple[int | None, ...] = (window,) * config.num_hidden_layers
+        return windows
+    return tuple(_window_of(kind, config.sliding_window) for kind in layer_types or ())
+
+
+def _window_of(layer_type: str, window: int | None) -> int | None:
+    if layer_type == "full_attention":
+        return None
+    if layer_type == "sliding_attention" and window is not None:
+        return window
+    raise UnsupportedModelError(
+        f"layer type {layer_type!r} with sliding_window {window} is not supported; supported: "
+        "full_attention, and sliding_attention with use_sliding_window"
+    )
