@@ -1,15 +1,14 @@
 """`python -m bench.hostile`: an honest device's verifications, quiet and attacked, in turns.
 
 The cloud is a process of its own, by default with the smallest model in this repository. The
-attacker is another, at the lowest priority (nice 19): where cores are few, the cloud and not the
-attacker's own work is what is measured. The honest device is in this process. Peers have addresses
+attacker is another, at the lowest priority (of Linux' idle class): where cores are few, the cloud
+and not the attacker's own work is what is measured. The honest device is in this process. Peers have addresses
 of their own (127.0.0.2 and 127.0.0.3), as on a network; with --same-address all share one, as
 behind one NAT.
 """
 
 import argparse
 import asyncio
-import os
 import secrets
 import sys
 import tempfile
@@ -80,8 +79,7 @@ async def _cloud(bundle: Path, secret: Path, port: int) -> AsyncIterator[Child]:
 async def _attacked(name: str, target: Target, secret: Path) -> AsyncIterator[None]:
     command = [sys.executable, "-m", "bench.hostile.attacks", name, str(target.port)]
     command += [str(target.bundle), str(secret), target.source]
-    nice = ["nice", "-n", "19"] if os.name == "posix" else []
-    child = await Child.start(Command(name, [*nice, *command]))
+    child = await Child.start(Command(name, command))
     try:
         await asyncio.sleep(_LEAD_IN_S)
         yield
@@ -138,7 +136,7 @@ def main() -> None:
     given = parser.parse_args()
     print(*machine_lines(), sep="\n")
     periods = f"{given.rounds} x {given.seconds:g} s quiet and attacked in turn"
-    print(f"{given.model.name}, {periods}, attacker nice 19")
+    print(f"{given.model.name}, {periods}, attacker idle class")
     print("| attack | p50 quiet ms | attacked | ratio | p99 quiet ms | attacked | ratio |", end="")
     print(" /health worst s, quiet | attacked | rounds | failures |")
     print("|---" * 11 + "|")
