@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+import random
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -15,6 +17,7 @@ from device_runtime.exposure import exposure_of
 from device_runtime.logs import configure_logs
 from device_runtime.server import DeviceServer, StartError, serve_device
 from process.exposure import tell
+from process.world import World
 
 OK = 0
 FAILED = 1
@@ -33,13 +36,14 @@ def run(config: DeviceConfig) -> int:
         0 after a signal, 1 when the device could not start (said in one line on stderr), 130
         when it was interrupted while starting.
     """
+    world = World(time.monotonic, time.time, random.SystemRandom())
     configure_logs(config.log_level, config.log_format)
     try:
         obstacle = tell(exposure_of(config), _log)
         if obstacle is not None:
             raise StartError(obstacle)
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-            runner.run(_serve(config))
+            runner.run(_serve(config, world))
     except StartError as error:
         print(f"hat: {error}", file=sys.stderr, flush=True)
         return FAILED
@@ -48,9 +52,9 @@ def run(config: DeviceConfig) -> int:
     return OK
 
 
-async def _serve(config: DeviceConfig) -> None:
+async def _serve(config: DeviceConfig, world: World) -> None:
     """The process's life between its signals."""
-    async with serve_device(config) as server:
+    async with serve_device(config, world) as server:
         signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -25,6 +25,7 @@ from device_runtime.api.request.sampling_defaults import FILE, SamplingDefaults,
 from device_runtime.api.service import AccessRules, ModelCard, Service
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.loading import EngineLoadError, load_engine
+from device_runtime.engines.thread import EngineThread
 from device_runtime.link.config import (
     LinkConfig,
     LinkConfigError,
@@ -36,6 +37,7 @@ from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Runtime
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import load_tokenizer
+from process.world import World
 from submodels.bundle.bundle import MANIFEST_FILE, Bundle, load_bundle
 from submodels.errors import BundleError
 
@@ -62,10 +64,11 @@ class DeviceServer:
 
 
 @asynccontextmanager
-async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
+async def serve_device(config: DeviceConfig, world: World) -> AsyncIterator[DeviceServer]:
     """Serve while the context is entered, whether or not the cloud can be reached.
 
-    Port 0 takes a free one. Leaving the context cuts off what is still in progress.
+    Port 0 takes a free one; `world` is the program's time and chance. Leaving the context cuts off
+    what is still in progress.
 
     Raises:
         StartError: no usable bundle, engine or cloud address, or the port is in use.
@@ -77,11 +80,18 @@ async def serve_device(config: DeviceConfig) -> AsyncIterator[DeviceServer]:
         try:
             bundle = load_bundle(config.bundle, "device", config.verify_weights)
             monitor = StateMonitor(is_robust=config.chunking != "paper")
-            link = Link(_link_config(config, bundle), monitor)
+            link = Link(_link_config(config, bundle), world.clock, world.randomness, monitor)
             engine = await asyncio.to_thread(load_engine, config)
-            runtime = Runtime(engine, link, config, heads=_heads(config, bundle))
+            runtime = Runtime(
+                EngineThread(engine),
+                link,
+                config,
+                world.clock,
+                world.randomness,
+                heads=_heads(config, bundle),
+            )
             stack.push_async_callback(runtime.close)
-            service = _service(config, bundle, runtime, access)
+            service = _service(config, bundle, runtime, access, world)
             stack.callback(service.text_work.close)
             stack.callback(service.template.close)
         except (BundleError, EngineLoadError, LinkConfigError) as error:
@@ -165,7 +175,7 @@ def _access(config: DeviceConfig, listener: socket.socket) -> AccessRules:
 
 
 def _service(
-    config: DeviceConfig, bundle: Bundle, runtime: Runtime, access: AccessRules
+    config: DeviceConfig, bundle: Bundle, runtime: Runtime, access: AccessRules, world: World
 ) -> Service:
     manifest = bundle.manifest
     names = tuple(dict.fromkeys(config.served_model_name or (manifest.model_name,)))
@@ -182,7 +192,9 @@ def _service(
         tokenizer=load_tokenizer(bundle.path),
         template=load_chat_template(bundle.path),
         model=model,
-        metrics=Metrics(model.id, runtime.figures),
+        metrics=Metrics(model.id, runtime.figures, world.clock),
+        clock=world.clock,
+        unix_clock=world.unix_clock,
         max_side_by_side=config.max_num_seqs,
         access=access,
         sampling=_sampling(config, bundle),

@@ -1,7 +1,6 @@
 """The endpoint as an aiohttp application."""
 
 import logging
-import time
 from functools import partial
 
 from aiohttp import hdrs, web
@@ -64,7 +63,7 @@ def make_app(service: Service) -> web.Application:
         client_max_size=max_body_bytes,
     )
     app[SERVICE] = service
-    app[QUIET_LOG] = QuietLog(_log, time.monotonic)
+    app[QUIET_LOG] = QuietLog(_log, service.clock)
     app.on_response_prepare.append(add_headers)
     for method, path, handler in _ROUTES:
         add = app.router.add_get if method == hdrs.METH_GET else app.router.add_post
@@ -84,7 +83,7 @@ def make_runner(service: Service) -> GuardedRunner:
     max_connections = default_max_connections(open_files_limit())
     limits = Limits(max_connections, default_max_per_address(max_connections))
     _log.info("room for %d connections, %d of one address", max_connections, limits.max_per_address)
-    guard = Guard(limits, QuietLog(_log, time.monotonic), partial(_refuse, service.access))
+    guard = Guard(limits, QuietLog(_log, service.clock), partial(_refuse, service.access))
     return GuardedRunner(
         make_app(service), guard, PatientHandler, handler_cancellation=True, shutdown_timeout=2.0
     )

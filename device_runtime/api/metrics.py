@@ -1,6 +1,5 @@
 """What Prometheus may read: counts and times under vLLM's names with the prefix `hat_`."""
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from device_runtime.api.figures import PhaseSeconds, phases_of
 from device_runtime.generation.stats import GenerationStats
+from process.world import Clock
 
 _LABEL = "model_name"
 # vLLM's buckets, so that dashboards made for it show comparable histograms.
@@ -50,7 +50,7 @@ class Metrics:
         self,
         model_name: str,
         load: Callable[[], Load],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
         self.clock = clock
         self._registry = CollectorRegistry()

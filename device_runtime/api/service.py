@@ -11,6 +11,7 @@ from device_runtime.api.text_work import TextWork
 from device_runtime.generation.request import Generator
 from device_runtime.text.chat_template import ChatTemplate
 from device_runtime.text.tokenizer import Tokenizer
+from process.world import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ class Service:
     model: ModelCard
     metrics: Metrics
     max_side_by_side: int
+    clock: Clock
+    """Monotonic."""
+    unix_clock: Clock
+    """Seconds since 1970, for the dates of answers."""
     access: AccessRules = AccessRules()
     timing: Timing = Timing()
     drain: Drain = field(default_factory=Drain)

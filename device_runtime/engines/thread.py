@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class EngineThread:
-    """Runs calls on the engine in the order they come.
+    """`Workers` that are one thread.
 
     A generation has at most one call waiting, so turns go round between generations by
     themselves, and the queue is as short as the number of generations.
@@ -26,12 +26,12 @@ class EngineThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device engine")
 
     async def run(self, call: Callable[[DeviceEngine], T]) -> T:
-        """The result of a call. Cancelled while waiting, it does not run; once begun, it ends."""
+        """See `Workers`."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, call, self.engine)
 
     def run_later(self, call: Callable[[DeviceEngine], None]) -> None:
-        """Run a call behind those already waiting; a failure is logged. Not after `close`."""
+        """See `Workers`."""
         if self._is_closed:
             return
         self._executor.submit(call, self.engine).add_done_callback(_log_failure)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from secrets import token_bytes
 
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import Patience
@@ -12,6 +11,7 @@ from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import Outbox, RowsFrame
 from device_runtime.link.session import LinkSession, SessionRefusedError, Slowness
 from device_runtime.link.socket import LinkSocket, LostError
+from process.world import Clock, Randomness
 from wire.codec import decode, encode
 from wire.connection import DeviceConnection
 from wire.errors import FaultCode, RemoteProtocolError
@@ -65,7 +65,11 @@ class LinkConnection:
         meter: LinkMeter,
         on_leaving: Callable[[], None],
         slowness: Slowness,
+        clock: Clock,
+        randomness: Randomness,
     ) -> None:
+        self._clock = clock
+        self._randomness = randomness
         self._socket = socket
         self._patience = patience
         self._totals = totals
@@ -128,7 +132,7 @@ class LinkConnection:
     ) -> LinkSession:
         """Ask for a session, empty or begun as a copy of another's first tokens."""
         parent = NO_SESSION if fork_of is None else fork_of.session
-        key = token_bytes(KEY_BYTES)
+        key = self._randomness.randbytes(KEY_BYTES)
         return self._open(Open(self._next_session(), key, max_tokens, parent, fork_tokens))
 
     def reopen(self, lost: LinkSession) -> LinkSession:
@@ -194,7 +198,7 @@ class LinkConnection:
 
     def _open(self, request: Open) -> LinkSession:
         self._put(request)
-        session = LinkSession(request, self, self._patience)
+        session = LinkSession(request, self, self._patience, self._clock)
         self._sessions[request.session] = session
         return session
 

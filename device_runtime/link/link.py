@@ -3,9 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import random
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -20,6 +17,7 @@ from device_runtime.link.outbox import max_prefill_rows
 from device_runtime.link.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
 from device_runtime.link.session import LinkLostError, LinkSession, Slowness
 from device_runtime.link.socket import LinkSocket, LostError
+from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
 from wire.messages import Codec, Welcome
 
@@ -48,8 +46,9 @@ class LinkStatus:
 class Link:
     """Connects in the background, for ever; `open` works while it is connected.
 
-    `monitor` learns of the link over all of its connections. `dial` opens its sockets; `clock` is
-    monotonic, in seconds.
+    `monitor` learns of the link over all of its connections. `clock` is the event loop's; the keys
+    of sessions come from `randomness`, and so does what retries wait. `dial` opens its sockets,
+    None those of the cloud that the config names.
 
     Raises:
         LinkConfigError: when made, for an address, CA file or proxy that cannot be used.
@@ -58,9 +57,10 @@ class Link:
     def __init__(
         self,
         config: LinkConfig,
+        clock: Clock,
+        randomness: Randomness,
         monitor: StateMonitor | None = None,
         dial: Dial | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self.monitor = StateMonitor() if monitor is None else monitor
@@ -68,6 +68,7 @@ class Link:
         self._dialer = Dialer(config)
         self._dial: Dial = dial or self._dialer
         self._clock = clock
+        self._randomness = randomness
         self._connection: LinkConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -191,7 +192,14 @@ class Link:
                 stack.push_async_callback(socket.close)
                 meter = LinkMeter(self.monitor, self._clock)
                 connection = LinkConnection(
-                    socket, patience, self.totals, meter, self._connected.clear, self._slowness
+                    socket,
+                    patience,
+                    self.totals,
+                    meter,
+                    self._connected.clear,
+                    self._slowness,
+                    self._clock,
+                    self._randomness,
                 )
                 welcome = await connection.handshake(self._config.hello())
             self._up(connection, welcome)
@@ -238,7 +246,7 @@ class Link:
         )
         if refusal.is_permanent and has_lasted:
             return patience.refused_retry_s
-        draw = random.random()
+        draw = self._randomness.random()
         delay_s = retry_delay_s(attempt, draw, patience.min_retry_s, patience.max_retry_s)
         return max(delay_s, min(refusal.retry_after_s, patience.refused_retry_s))
 

@@ -1,7 +1,6 @@
 """One session in the cloud, as its driver sees it: open, send rows, take replies, close."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Protocol
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import Patience
 from device_runtime.link.outbox import RowsFrame
+from process.world import Clock
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Dtype, Fault, Open, Payload, Reply, SessionId, States, Want
 from wire.trees import Parents, join_tree
@@ -120,7 +120,7 @@ class LinkSession:
     `request` is what was asked of the cloud; its key finds the session again from another socket.
     """
 
-    def __init__(self, request: Open, carrier: Carrier, patience: Patience) -> None:
+    def __init__(self, request: Open, carrier: Carrier, patience: Patience, clock: Clock) -> None:
         self.session = request.session
         self.key = request.key
         self.max_tokens = request.max_tokens
@@ -128,6 +128,7 @@ class LinkSession:
         self.bytes_down = 0
         self._carrier = carrier
         self._patience = patience
+        self._clock = clock
         self._num_cached_tokens: int | None = None
         self._replies: deque[tuple[Reply, float]] = deque()
         self.reply_came_s = 0.0
@@ -247,7 +248,7 @@ class LinkSession:
                 reason = f"expected no reply, got one for position {reply.position}"
                 raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self._answered.add(self._unanswered.popleft())
-        self._replies.append((reply, time.monotonic()))
+        self._replies.append((reply, self._clock()))
         self._happened()
         self._carrier.slowness.answered(self._heard_s - self._asked_s.popleft())
 

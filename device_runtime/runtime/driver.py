@@ -10,7 +10,7 @@ from chunking.state_monitor import StateMonitor
 from device_runtime.drafting.choice import Drafting
 from device_runtime.drafting.medusa import Tree
 from device_runtime.engines.engine import DeviceEngine, Rows
-from device_runtime.engines.thread import EngineThread
+from device_runtime.engines.workers import Workers
 from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.generation.timeline import Work
@@ -57,7 +57,7 @@ class Parts:
 class Driver:
     """Decides nothing; measures what it does."""
 
-    def __init__(self, parts: Parts, engine: EngineThread) -> None:
+    def __init__(self, parts: Parts, engine: Workers) -> None:
         self._parts = parts
         self._engine = engine
         self._session = parts.session

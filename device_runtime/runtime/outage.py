@@ -1,7 +1,6 @@
 """A generation's bounded wait for a cloud that went away."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,6 +9,7 @@ from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.link import Link
 from device_runtime.link.refusals import heals_by_replay, retry_delay_s
 from device_runtime.link.session import LinkLostError, SessionRefusedError, SessionSilentError
+from process.world import Clock, Randomness
 from wire.errors import FaultCode
 
 MAX_RECOVERIES = 8
@@ -28,12 +28,13 @@ T = TypeVar("T")
 class Pauses:
     """Before a recovery that follows one in vain, in seconds: doubling from `min_s` to `max_s`."""
 
+    randomness: Randomness
     min_s: float = 0.25
     max_s: float = 5.0
 
     def after(self, num_vain: int) -> float:
         """The pause, half of it by chance."""
-        return retry_delay_s(num_vain, random.random(), self.min_s, self.max_s)
+        return retry_delay_s(num_vain, self.randomness.random(), self.min_s, self.max_s)
 
 
 class Outage:
@@ -48,13 +49,13 @@ class Outage:
         self,
         link: Link,
         timeout_s: float,
-        clock: Callable[[], float],
-        pauses: Pauses | None = None,
+        clock: Clock,
+        pauses: Pauses,
     ) -> None:
         self._link = link
         self._timeout_s = timeout_s
         self._clock = clock
-        self._pauses = pauses or Pauses()
+        self._pauses = pauses
         self._left_s: float | None = None
         self._busy_since_s: float | None = None
         self._num_recoveries = 0

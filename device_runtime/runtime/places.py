@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from device_runtime.engines.engine import DeviceEngine, SequenceId
-from device_runtime.engines.thread import EngineThread
+from device_runtime.engines.workers import Workers
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession, SessionRefusedError
 from device_runtime.session.prefix_cache import Kept, Match, PrefixCache, PrefixCacheLimits
@@ -36,7 +36,7 @@ class Reopened:
 class Place:
     """Both caches of one session; `release` ends both, once, whatever had been opened."""
 
-    def __init__(self, engine: EngineThread, link: Link, stream: LinkSession) -> None:
+    def __init__(self, engine: Workers, link: Link, stream: LinkSession) -> None:
         self.stream = stream
         self._link = link
         self.next_epoch = 1
@@ -104,7 +104,7 @@ class Places:
 
     def __init__(
         self,
-        engine: EngineThread,
+        engine: Workers,
         link: Link,
         limits: PrefixCacheLimits,
         clock: Callable[[], float],

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from adapters.medusa_heads import MedusaHeads
 from chunking.chooser import ChunkChooser
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import choose_drafting, drafter_name
-from device_runtime.engines.engine import DeviceEngine
-from device_runtime.engines.thread import EngineThread
+from device_runtime.engines.workers import Workers
 from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.generation.timeline import Timeline
@@ -29,6 +27,7 @@ from device_runtime.sampling.noise import PositionNoise, draw_seed
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.prefix_cache import PrefixCacheLimits
 from device_runtime.session.session import Session, SessionLimits, num_new_tokens
+from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES
 
@@ -67,19 +66,23 @@ class Generation(AsyncIterator[Emission]):
 class Runtime:
     """Implements `device_runtime.generation.request.Generator`.
 
-    The engine is the runtime's from now on and used from a thread of its own. The link is the
-    runtime's too: `start` starts it and `close` closes it. `kept` bounds the finished sessions
-    that wait for a conversation's next turn. `heads` are those of the drafter medusa.
+    The workers and their engine are the runtime's from now on, and so is the link: `start` starts
+    it and `close` closes all. `clock` is the event loop's; seeds come from `randomness`. `kept`
+    bounds the finished sessions that wait for a conversation's next turn. `heads` are those of the
+    drafter medusa.
     """
 
     def __init__(
         self,
-        engine: DeviceEngine,
+        workers: Workers,
         link: Link,
         config: DeviceConfig,
+        clock: Clock,
+        randomness: Randomness,
         kept: PrefixCacheLimits | None = None,
         heads: MedusaHeads | None = None,
     ) -> None:
+        engine = workers.engine
         self.vocab_size = engine.vocab_size
         self._hidden_size = engine.hidden_size
         self._feeds_output_layers = engine.num_output_layers > 0
@@ -89,9 +92,10 @@ class Runtime:
         self._config = config
         self._link = link
         self._heads = heads
-        self._clock = time.monotonic
+        self._clock = clock
+        self._randomness = randomness
         self._blink_s = min(_BLINK_S, config.reconnect_timeout_s)
-        self._engine = EngineThread(engine)
+        self._engine = workers
         self._admission = Admission(config.max_num_seqs, config.max_queue)
         if kept is None:
             # Room for two full conversations, however long a context is.
@@ -187,7 +191,7 @@ class Runtime:
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
             raise ValueError(f"the prompt has a token outside [0, {self.vocab_size})")
         seed = request.sampling.seed
-        noise = PositionNoise(draw_seed() if seed is None else seed)
+        noise = PositionNoise(draw_seed(self._randomness) if seed is None else seed)
         return Sampler(request, self.vocab_size, noise)
 
     def _check_link(self) -> None:
@@ -208,7 +212,8 @@ class Runtime:
             raise CloudUnavailableError(reason, self._link.status.retry_after_s)
 
     def _outage(self) -> Outage:
-        pauses = Pauses(self._link.patience.min_retry_s, self._link.patience.max_retry_s)
+        patience = self._link.patience
+        pauses = Pauses(self._randomness, patience.min_retry_s, patience.max_retry_s)
         return Outage(self._link, self._config.reconnect_timeout_s, self._clock, pauses)
 
     def _unavailable(self) -> CloudUnavailableError:

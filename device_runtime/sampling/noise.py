@@ -1,17 +1,18 @@
 """The noise of a generation: one vector of unit exponentials per position, made from the seed."""
 
-import secrets
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from process.world import Randomness
+
 _WORD = 2**64 - 1
 
 
-def draw_seed() -> int:
-    """A seed for a request that named none, from the operating system's randomness."""
-    return secrets.randbits(63)
+def draw_seed(randomness: Randomness) -> int:
+    """A seed for a request that named none."""
+    return randomness.getrandbits(63)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """What the split model says: a cloud and a device in this process, joined by a real socket."""
 
 import asyncio
+import random
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -23,6 +25,7 @@ from hat.errors import CommandError
 from hat.verify.compare import Continuation, Text
 from hat.verify.reference import Advance
 from hat.verify.settings import VerifyOptions
+from process.world import World
 
 AT_ONCE = 8
 _CONNECT_S = 30.0
@@ -86,8 +89,9 @@ async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
         settings: dict[str, Any] = {}
         if options.drafter is not None:
             settings["drafter"] = options.drafter
+        world = World(time.monotonic, time.time, random.SystemRandom())
         config = DeviceConfig(options.bundle, port=0, cloud=cloud.url, secret=secret, **settings)
-        async with serve_device(config) as device:
+        async with serve_device(config, world) as device:
             try:
                 async with asyncio.timeout(_CONNECT_S):
                     await device.link.connected()

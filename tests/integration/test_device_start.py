@@ -19,6 +19,7 @@ from device_runtime.main import start_lines
 from device_runtime.server import StartError, serve_device
 from tests.support.stack import cloud_config, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
+from tests.support.world import REAL
 
 STORY = {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
 
@@ -42,7 +43,7 @@ def device_config(bundles, cloud_port, **settings):
 
 async def fails_to_start(config):
     with pytest.raises(StartError) as caught:
-        async with serve_device(config):
+        async with serve_device(config, REAL):
             pass
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -84,7 +85,7 @@ def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_are_give
     bundles, free_port
 ):
     async def status(config):
-        async with serve_device(config) as server, aiohttp.ClientSession() as http:
+        async with serve_device(config, REAL) as server, aiohttp.ClientSession() as http:
             url = server.url.replace("0.0.0.0", "127.0.0.1")
             async with http.get(url + "/health", headers={"Host": "evil.example"}) as response:
                 return response.status
@@ -103,7 +104,7 @@ def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_are_give
 def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, free_port):
     async def test():
         async with (
-            serve_device(device_config(bundles, free_port)) as device,
+            serve_device(device_config(bundles, free_port), REAL) as device,
             aiohttp.ClientSession(device.url) as http,
         ):
             for method, path in (("GET", "/ready"), ("POST", "/v1/completions")):
@@ -133,9 +134,9 @@ def test_the_models_own_sampling_is_used_and_named(bundles, free_port, tmp_path)
     config = device_config(split, free_port)
 
     async def test():
-        async with serve_device(config) as device:
+        async with serve_device(config, REAL) as device:
             taken = start_lines(config, device)
-        async with serve_device(replace(config, generation_config="none")) as device:
+        async with serve_device(replace(config, generation_config="none"), REAL) as device:
             none = start_lines(config, device)
         wrong = await fails_to_start(replace(config, sampling_defaults=("top_p=7",)))
         return taken, none, wrong
@@ -152,7 +153,7 @@ def test_the_first_lines_name_everything_and_not_the_key(bundles, free_port):
     )
 
     async def test():
-        async with serve_device(config) as device:
+        async with serve_device(config, REAL) as device:
             return device.url, start_lines(config, device)
 
     url, lines = asyncio.run(test())

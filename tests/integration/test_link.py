@@ -14,6 +14,7 @@ from device_runtime.link.session import OutgoingRows, SessionRefusedError, Sessi
 from tests.support.event_loop import settle, until
 from tests.support.fake_cloud import IMPATIENT, SECRET, FakeCloud, fault, running
 from tests.support.fake_model import shallow_rows
+from tests.support.world import REAL
 from wire.codec import REPLY, STATES, encode
 from wire.errors import FaultCode
 from wire.handshake import LINK_PATH
@@ -72,7 +73,7 @@ def test_a_refusal_is_told_with_its_reason_and_healed_when_the_cause_is_gone(moo
         cloud = FakeCloud(**mood)
         await cloud.start()
         changed = {key: value.format(port=cloud.port) for key, value in changes.items()}
-        link = Link(cloud.config(**changed))
+        link = Link(cloud.config(**changed), REAL.clock, REAL.randomness)
         link.start()
         try:
             await until(lambda: "connecting" not in (link.status.reason or ""))
@@ -216,8 +217,8 @@ def test_a_wss_cloud_is_trusted_with_its_own_ca_and_not_without(tmp_path):
         await cloud.start()
         url = f"wss://127.0.0.1:{cloud.port}"
         trusting, doubting = (
-            Link(cloud.config(url=url, ca_file=certificate)),
-            Link(cloud.config(url=url)),
+            Link(cloud.config(url=url, ca_file=certificate), REAL.clock, REAL.randomness),
+            Link(cloud.config(url=url), REAL.clock, REAL.randomness),
         )
         for link in (trusting, doubting):
             link.start()
@@ -257,7 +258,9 @@ def test_something_that_is_no_cloud_is_told_as_such(answer):
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         cloud.port = runner.addresses[0][1]
-        link = Link(cloud.config(patience=replace(IMPATIENT, connect_s=0.05)))
+        link = Link(
+            cloud.config(patience=replace(IMPATIENT, connect_s=0.05)), REAL.clock, REAL.randomness
+        )
         link.start()
         try:
             words = "does not answer" if answer == "silence" else "broke the protocol"

@@ -15,6 +15,7 @@ from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.connect_proxy import ConnectProxy
 from tests.support.event_loop import until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud
+from tests.support.world import REAL
 
 QUICK = replace(IMPATIENT, connect_s=0.5)
 
@@ -24,7 +25,7 @@ needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="openssl makes the ce
 @contextlib.asynccontextmanager
 async def link_to(cloud: FakeCloud, **changes: object) -> AsyncIterator[Link]:
     """A link, not yet connected."""
-    link = Link(cloud.config(**changes))
+    link = Link(cloud.config(**changes), REAL.clock, REAL.randomness)
     link.start()
     try:
         yield link

@@ -13,6 +13,7 @@ from tests.support.event_loop import until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud
 from tests.support.fake_model import shallow_rows
 from tests.support.thin_link import ThinLink, thin_link
+from tests.support.world import REAL
 from wire.messages import Dtype, Want
 from wire.numbers import pack_rows
 
@@ -44,7 +45,9 @@ def over(talk, bytes_per_s):
         await cloud.start()
         async with thin_link(cloud.port, bytes_per_s) as uplink:
             patience = replace(IMPATIENT, heartbeat_s=SILENCE_S)
-            link = Link(cloud.config(url=uplink.url, patience=patience))
+            link = Link(
+                cloud.config(url=uplink.url, patience=patience), REAL.clock, REAL.randomness
+            )
             link.start()
             try:
                 async with asyncio.timeout(30.0):

@@ -69,14 +69,13 @@ def check(mischief: Mischief, **device: Any) -> int:
     """An answer under it is the undisturbed one; how often it struck."""
 
     async def run() -> int:
-        with pytest.MonkeyPatch.context() as patch:
-            cloud = CoreCloud()
-            settings = {"chunking": "fixed", "chunk_tokens": 6, "drafter": "ngram"} | device
-            async with memory_bench(patch, cloud, **settings) as (bench, network):
-                mischief.play(network)
-                assert await bench.ids(WANTED) == expected(WANTED)
-                mischief.num_connections = bench.link.totals.num_connections
-            await cloud.stop()
+        cloud = CoreCloud()
+        settings = {"chunking": "fixed", "chunk_tokens": 6, "drafter": "ngram"} | device
+        async with memory_bench(cloud, **settings) as (bench, network):
+            mischief.play(network)
+            assert await bench.ids(WANTED) == expected(WANTED)
+            mischief.num_connections = bench.link.totals.num_connections
+        await cloud.stop()
         return mischief.num_done
 
     return run_virtual(run)

@@ -1,6 +1,7 @@
 """The endpoint over a fake generator, on a real socket of this machine."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -33,8 +34,10 @@ def make_service(generator: FakeGenerator, **changes: Any) -> Service:
         tokenizer=story_tokenizer(),
         template=load_chat_template(MODEL_FOLDER),
         model=ModelCard(MODEL, MODEL, 1_790_000_000, "ab" * 32, eos_token_ids=(1, 2)),
-        metrics=Metrics(MODEL, lambda: generator),
+        metrics=Metrics(MODEL, lambda: generator, time.monotonic),
         max_side_by_side=16,
+        clock=time.monotonic,
+        unix_clock=time.time,
     )
     return replace(service, **changes)
 

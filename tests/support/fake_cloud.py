@@ -17,6 +17,7 @@ from aiohttp import WSMsgType, web
 from device_runtime.link.config import LinkConfig, ModelIdentity, Patience
 from device_runtime.link.link import Link
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
+from tests.support.world import REAL
 from wire.codec import decode, encode
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
@@ -257,7 +258,7 @@ def fault(code: FaultCode, retry_after_s: float = 0.0, message: str = "") -> Fau
 async def running(cloud: FakeCloud, **changes: object) -> AsyncIterator[Link]:
     """A cloud and a link to it, both stopped at the end; not yet connected."""
     await cloud.start()
-    link = Link(cloud.config(**changes))
+    link = Link(cloud.config(**changes), REAL.clock, REAL.randomness)
     link.start()
     try:
         yield link

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.config import DeviceConfig
+from device_runtime.engines.thread import EngineThread
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Generation, Runtime
@@ -14,6 +15,7 @@ from device_runtime.session.prefix_cache import PrefixCacheLimits
 from tests.support.event_loop import until
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
+from tests.support.world import REAL
 
 KEEP_NONE = PrefixCacheLimits(max_sessions=0, max_tokens=0, min_shared_tokens=1)
 KEEP_SOME = PrefixCacheLimits(max_sessions=3, max_tokens=1000, min_shared_tokens=4)
@@ -62,11 +64,11 @@ async def bench(
     cloud = cloud or FakeCloud()
     engine = engine or FakeDeviceEngine()
     await cloud.start()
-    link = Link(cloud.config())
+    link = Link(cloud.config(), REAL.clock, REAL.randomness)
     if "chunk_tokens" in settings:
         settings.setdefault("chunking", "fixed")
     config = DeviceConfig(bundle=Path("unused"), **settings)
-    runtime = Runtime(engine, link, config, kept)
+    runtime = Runtime(EngineThread(engine), link, config, REAL.clock, REAL.randomness, kept)
     runtime.start()
     try:
         await link.connected()

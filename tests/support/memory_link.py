@@ -5,6 +5,7 @@ Pings are answered by the far end's socket, as they are by a process that lives 
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from typing import Any, TypeVar
 
 from aiohttp import WSMessage, WSMsgType
 
-import device_runtime.runtime.runtime
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.engine import DeviceEngine
 from device_runtime.link.config import Patience
@@ -164,19 +164,23 @@ class InlineEngine:
 
 @contextlib.asynccontextmanager
 async def memory_bench(
-    monkeypatch: Any, cloud: Any = None, **settings: Any
+    cloud: Any = None, **settings: Any
 ) -> AsyncIterator[tuple[Bench, MemoryNetwork]]:
     """A connected runtime over a network in memory, all of it on the loop's own clock."""
     clock = asyncio.get_running_loop().time
-    monkeypatch.setattr(device_runtime.runtime.runtime, "EngineThread", InlineEngine)
-    monkeypatch.setattr(device_runtime.runtime.runtime.time, "monotonic", clock)
+    randomness = random.Random(0)
     cloud = cloud or FakeCloud()
     network = MemoryNetwork(cloud)
     engine = FakeDeviceEngine()
     patience = settings.pop("patience", Patience())
-    link = Link(cloud.config(url="ws://cloud", patience=patience), None, network.dial, clock)
+    link = Link(
+        cloud.config(url="ws://cloud", patience=patience),
+        clock,
+        randomness,
+        dial=network.dial,
+    )
     config = DeviceConfig(bundle=Path("unused"), **settings)
-    runtime = Runtime(engine, link, config, KEEP_NONE)
+    runtime = Runtime(InlineEngine(engine), link, config, clock, randomness, KEEP_NONE)
     runtime.start()
     try:
         await link.connected()

@@ -15,6 +15,7 @@ from device_runtime.generation.stats import GenerationStats
 from device_runtime.runtime.runtime import Runtime
 from device_runtime.server import DeviceServer, serve_device
 from submodels.split import SplitOptions, split_checkpoint
+from tests.support.world import REAL
 
 GREEDY = SamplingParams(temperature=0.0)
 CONNECT_S = 20.0
@@ -57,7 +58,7 @@ async def connected_device(
     if "chunk_tokens" in chosen:
         chosen.setdefault("chunking", "fixed")
     config = DeviceConfig(bundle=bundles, port=0, cloud=cloud_url, **chosen)
-    async with serve_device(config) as device:
+    async with serve_device(config, REAL) as device:
         async with asyncio.timeout(CONNECT_S):
             await device.link.connected()
         yield device

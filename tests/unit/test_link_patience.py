@@ -1,6 +1,7 @@
 """How long an answer waits for what, in jumping time: the whole device on a network in memory."""
 
 import asyncio
+import random
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -24,12 +25,12 @@ Trouble = Callable[[Bench, MemoryNetwork], Awaitable[None]]
 WANTED = request(PROMPT, 30)
 
 
-def run_through(monkeypatch: pytest.MonkeyPatch, trouble: Trouble, **settings: object) -> float:
+def run_through(trouble: Trouble, **settings: object) -> float:
     """An answer with trouble after its first tokens has the undisturbed ids; seconds it took."""
 
     async def run() -> float:
         cloud = FakeCloud(keep_tokens=96)
-        async with memory_bench(monkeypatch, cloud, drafter="none", **settings) as (bench, network):
+        async with memory_bench(cloud, drafter="none", **settings) as (bench, network):
             stream = bench.runtime.generate(WANTED, "test")
             ids = [token.id for token in (await anext(stream)).tokens]
             began_s = asyncio.get_running_loop().time()
@@ -42,25 +43,23 @@ def run_through(monkeypatch: pytest.MonkeyPatch, trouble: Trouble, **settings: o
 
 
 @pytest.mark.parametrize("seconds", [59.0, 75.0, 600.0])
-def test_a_cloud_that_computes_for_minutes_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
+def test_a_cloud_that_computes_for_minutes_is_waited_for(seconds: float) -> None:
     async def compute(bench: Bench, network: MemoryNetwork) -> None:
         bench.cloud.going.clear()
         await asyncio.sleep(seconds)
         bench.cloud.going.set()
 
-    assert run_through(monkeypatch, compute) == pytest.approx(seconds, abs=2.0)
+    assert run_through(compute) == pytest.approx(seconds, abs=2.0)
 
 
 @pytest.mark.parametrize(("is_known", "num_recoveries"), [(True, 0), (False, 1)])
 def test_a_cloud_that_is_known_to_be_slow_is_asked_nothing_again(
-    monkeypatch: pytest.MonkeyPatch, is_known: bool, num_recoveries: int
+    is_known: bool, num_recoveries: int
 ) -> None:
     """To open a session again costs a busy cloud what it had queued of it."""
 
     async def run() -> None:
-        async with memory_bench(monkeypatch, FakeCloud(keep_tokens=96), drafter="none") as (
+        async with memory_bench(FakeCloud(keep_tokens=96), drafter="none") as (
             bench,
             _,
         ):
@@ -79,20 +78,18 @@ def test_a_cloud_that_is_known_to_be_slow_is_asked_nothing_again(
 
 
 @pytest.mark.parametrize("seconds", [8.0, 12.0, 25.0])
-def test_a_network_that_loses_everything_for_a_while_costs_that_while(
-    monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
+def test_a_network_that_loses_everything_for_a_while_costs_that_while(seconds: float) -> None:
     async def swallow(bench: Bench, network: MemoryNetwork) -> None:
         network.is_silent = True
         await asyncio.sleep(seconds)
         network.is_silent = False
 
-    assert run_through(monkeypatch, swallow) < seconds + 11.0
+    assert run_through(swallow) < seconds + 11.0
 
 
-def test_a_silent_link_is_noticed_within_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_link_is_noticed_within_the_setting() -> None:
     async def run() -> None:
-        async with memory_bench(monkeypatch) as (bench, network):
+        async with memory_bench() as (bench, network):
             await asyncio.sleep(100.0)
             assert network.num_pings >= 10, "an idle link is asked for a sign of life"
             assert network.num_dials == 1
@@ -105,9 +102,7 @@ def test_a_silent_link_is_noticed_within_the_setting(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", [States, Reply, Open, Opened, Fault])
-def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Message]
-) -> None:
+def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(kind: type[Message]) -> None:
     """No TCP loses a frame, but a broken proxy may."""
 
     async def lose(bench: Bench, network: MemoryNetwork) -> None:
@@ -125,17 +120,15 @@ def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(
             await network.cut()
         await asyncio.sleep(0)
 
-    assert run_through(monkeypatch, lose) < 100.0
+    assert run_through(lose) < 100.0
 
 
-def test_a_prompt_whose_chunks_are_all_lost_is_sent_again_on_another_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_prompt_whose_chunks_are_all_lost_is_sent_again_on_another_connection() -> None:
     """All credit was lost with them, so that connection carries no rows any more."""
 
     async def run() -> None:
         cloud = FakeCloud(window_tokens=16, max_frame_tokens=4)
-        async with memory_bench(monkeypatch, cloud, chunk_tokens=4, chunking="fixed") as (
+        async with memory_bench(cloud, chunk_tokens=4, chunking="fixed") as (
             bench,
             network,
         ):
@@ -147,7 +140,7 @@ def test_a_prompt_whose_chunks_are_all_lost_is_sent_again_on_another_connection(
 
 
 @pytest.mark.parametrize("has_clock_run", [True, False])
-def test_a_device_that_slept_goes_on(monkeypatch: pytest.MonkeyPatch, has_clock_run: bool) -> None:
+def test_a_device_that_slept_goes_on(has_clock_run: bool) -> None:
     async def sleep(bench: Bench, network: MemoryNetwork) -> None:
         bench.cloud.going.clear()
         await asyncio.sleep(0.1)
@@ -160,12 +153,10 @@ def test_a_device_that_slept_goes_on(monkeypatch: pytest.MonkeyPatch, has_clock_
         await network.cut()
         network.is_silent = False
 
-    assert run_through(monkeypatch, sleep) < 75.0 * has_clock_run + 15.0
+    assert run_through(sleep) < 75.0 * has_clock_run + 15.0
 
 
-def test_a_device_that_slept_while_its_cloud_was_away_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_device_that_slept_while_its_cloud_was_away_goes_on() -> None:
     async def sleep(bench: Bench, network: MemoryNetwork) -> None:
         network.fails = ConnectionRefusedError()
         await network.cut()
@@ -174,12 +165,10 @@ def test_a_device_that_slept_while_its_cloud_was_away_goes_on(
         await asyncio.sleep(1.0)
         network.fails = None
 
-    run_through(monkeypatch, sleep)
+    run_through(sleep)
 
 
-def test_a_cloud_that_never_answers_an_opening_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cloud_that_never_answers_an_opening_is_tried_again() -> None:
     async def hang(bench: Bench, network: MemoryNetwork) -> None:
         network.hangs = True
         await network.cut()
@@ -188,7 +177,7 @@ def test_a_cloud_that_never_answers_an_opening_is_tried_again(
         assert "does not answer" in (bench.link.status.reason or "")
         network.hangs = False
 
-    assert run_through(monkeypatch, hang, reconnect_timeout_s=60.0) < 22.0 + 12.0
+    assert run_through(hang, reconnect_timeout_s=60.0) < 22.0 + 12.0
 
 
 PASSING = [
@@ -206,7 +195,7 @@ PASSING = [
 @pytest.mark.parametrize("seconds", [6.0, 20.0])
 @pytest.mark.parametrize("failure", PASSING, ids=lambda error: type(error).__name__)
 def test_what_passes_on_a_link_that_has_worked_ends_no_answer(
-    monkeypatch: pytest.MonkeyPatch, failure: Exception, seconds: float
+    failure: Exception, seconds: float
 ) -> None:
     """A balancer without its backend, a captive portal, a name that is not known for a while."""
 
@@ -216,19 +205,20 @@ def test_what_passes_on_a_link_that_has_worked_ends_no_answer(
         await asyncio.sleep(seconds)
         network.fails = None
 
-    assert run_through(monkeypatch, fail) < seconds + 6.0
+    assert run_through(fail) < seconds + 6.0
 
 
 @pytest.mark.parametrize("has_worked", [True, False])
-def test_what_has_lasted_or_was_so_from_the_start_is_tried_seldom(
-    monkeypatch: pytest.MonkeyPatch, has_worked: bool
-) -> None:
+def test_what_has_lasted_or_was_so_from_the_start_is_tried_seldom(has_worked: bool) -> None:
     async def run() -> None:
         network = MemoryNetwork(FakeCloud())
         clock = asyncio.get_running_loop().time
         network.fails = None if has_worked else handshake_error(404)
         link = Link(
-            FakeCloud().config(url="ws://cloud", patience=Patience()), None, network.dial, clock
+            FakeCloud().config(url="ws://cloud", patience=Patience()),
+            clock,
+            random.Random(0),
+            dial=network.dial,
         )
         link.start()
         await asyncio.sleep(1.0)
@@ -254,7 +244,7 @@ def test_a_goodbye_that_nobody_takes_holds_nothing_up(monkeypatch: pytest.Monkey
         await asyncio.Event().wait()
 
     async def run() -> None:
-        async with memory_bench(monkeypatch) as (bench, _):
+        async with memory_bench() as (bench, _):
             monkeypatch.setattr(MemorySocket, "close", hang)
             began_s = asyncio.get_running_loop().time()
             await bench.link.close()
@@ -263,12 +253,10 @@ def test_a_goodbye_that_nobody_takes_holds_nothing_up(monkeypatch: pytest.Monkey
     run_virtual(run)
 
 
-def test_a_cloud_that_is_really_gone_ends_the_answer_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cloud_that_is_really_gone_ends_the_answer_with_the_reason() -> None:
     async def go(bench: Bench, network: MemoryNetwork) -> None:
         network.fails = ConnectionRefusedError(111, "refused")
         await network.cut()
 
     with pytest.raises(CloudUnavailableError, match="waited 30 s for the cloud to come back"):
-        run_through(monkeypatch, go)
+        run_through(go)

@@ -1,6 +1,7 @@
 """How long a generation waits for its cloud, under a clock that the test moves."""
 
 import asyncio
+import random
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ import pytest
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkLostError, SessionRefusedError
-from device_runtime.runtime.outage import MAX_RECOVERIES, Outage
+from device_runtime.runtime.outage import MAX_RECOVERIES, Outage, Pauses
 from tests.support.fake_cloud import fault
 from tests.support.virtual_time import run_virtual
 from wire.errors import FaultCode
@@ -28,7 +29,7 @@ class Bench:
         link: Any = SimpleNamespace(
             connected=self._connected, status=SimpleNamespace(reason="cannot reach the cloud")
         )
-        self.outage = Outage(cast(Link, link), timeout_s, self._clock)
+        self.outage = Outage(cast(Link, link), timeout_s, self._clock, Pauses(random.Random(0)))
 
     async def _connected(self) -> None:
         await asyncio.sleep(max(0.0, self._up_s - self._clock()))

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from device_runtime.engines.thread import EngineThread
+from device_runtime.engines.workers import Workers
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.places import Place, Places
@@ -39,7 +39,7 @@ class Bench:
         )
         self._engine: Any = SimpleNamespace(run_later=lambda call: None)
         self.places = Places(
-            cast(EngineThread, self._engine),
+            cast(Workers, self._engine),
             cast(Link, self.link),
             ROOM,
             asyncio.get_running_loop().time,
@@ -48,7 +48,7 @@ class Bench:
     def keep(self) -> Stream:
         stream = Stream()
         place = Place(
-            cast(EngineThread, self._engine),
+            cast(Workers, self._engine),
             cast(Link, self.link),
             cast(LinkSession, cast(Any, stream)),
         )

@@ -26,7 +26,7 @@ ROUNDS_PER_LOSS = 3
 
 @pytest.mark.parametrize("code", [FaultCode.INTERNAL, FaultCode.DEADLINE_EXCEEDED])
 def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tokens(
-    code: FaultCode, monkeypatch: pytest.MonkeyPatch
+    code: FaultCode,
 ) -> None:
     """Its replay waits for credit, and the interrupted round must not go before it."""
 
@@ -42,7 +42,7 @@ def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tokens(
             is_lost = is_round and num_rounds % ROUNDS_PER_LOSS == 0
             return Refusal(code, "lost") if is_lost else None
 
-        async with memory_bench(monkeypatch, cloud, **device) as (bench, _):
+        async with memory_bench(cloud, **device) as (bench, _):
             short = bench.runtime.generate(SHORT, "short")
             ids = [token.id for token in (await anext(short)).tokens]
             cloud.refuses = refuses
@@ -57,15 +57,13 @@ def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tokens(
 
 
 @pytest.mark.parametrize("step_s", [70.0, 300.0])
-def test_a_cloud_whose_steps_take_minutes_is_waited_for(
-    step_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cloud_whose_steps_take_minutes_is_waited_for(step_s: float) -> None:
     """All credit is under way and nothing comes: as if everything had been lost."""
 
     async def run() -> None:
         cloud = CoreCloud(**(SLOW | {"fixed_s": step_s, "row_s": 0.0}), queue_deadline_s=3600.0)
         device: dict[str, Any] = {"chunking": "fixed", "chunk_tokens": 16, "drafter": "none"}
-        async with memory_bench(monkeypatch, cloud, **device) as (bench, _):
+        async with memory_bench(cloud, **device) as (bench, _):
             answers = [asyncio.ensure_future(bench.ids(LONG)) for _ in range(6)]
             assert await asyncio.gather(*answers) == [expected(LONG)] * 6
         await cloud.stop()

@@ -5,6 +5,7 @@ from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.generation.tokens import Token
 from device_runtime.sampling.noise import PositionNoise, draw_seed
 from device_runtime.sampling.sampler import LogitsError, Sampler
+from tests.support.world import REAL
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -71,7 +72,7 @@ def test_log_probabilities_ignore_bias_and_temperature():
 
 
 def test_drawn_seeds_differ():
-    assert len({draw_seed() for _ in range(20)}) == 20
+    assert len({draw_seed(REAL.randomness) for _ in range(20)}) == 20
 
 
 def test_noise_is_the_same_on_every_machine_and_release():

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import time
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -74,7 +73,9 @@ def _decode_long(body: bytes, kind: type[RequestT]) -> RequestT:
 def make_head(service: Service, prefix: str, request_id: str) -> Head:
     """The head of an answer, dated now."""
     model = service.model
-    return Head(f"{prefix}-{request_id}", int(time.time()), model.id, model.system_fingerprint)
+    return Head(
+        f"{prefix}-{request_id}", int(service.unix_clock()), model.id, model.system_fingerprint
+    )
 
 
 async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.StreamResponse:

@@ -1,0 +1,39 @@
+"""What a program does not decide itself: the time and chance. Shells are given both.
+
+Only a `main.py` takes them from the system, so that everything below runs as well on a
+`process.virtual_loop.VirtualLoop`, whose `time` is the clock, with a seeded `random.Random`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+Clock = Callable[[], float]
+"""Seconds; monotonic where nothing else is said."""
+
+
+class Randomness(Protocol):
+    """What `random.SystemRandom` gives, and `random.Random(seed)` the same each time."""
+
+    def random(self) -> float:
+        """In [0, 1), evenly."""
+        ...
+
+    def getrandbits(self, k: int, /) -> int:
+        """In [0, 2**k), evenly."""
+        ...
+
+    def randbytes(self, n: int, /) -> bytes:
+        """So many bytes; from the system's source nobody can guess them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a whole program is given."""
+
+    clock: Clock
+    """Monotonic, and the same one as the event loop's `time`."""
+    unix_clock: Clock
+    """Seconds since 1970."""
+    randomness: Randomness
