@@ -39,11 +39,6 @@ class Arm:
     notes: tuple[str, ...] = ()
     needs: str | None = None
 
-    @property
-    def crosses_as_states(self) -> bool:
-        """Whether hidden states cross the link."""
-        return self.where == "split"
-
 
 _WHOLE_FRAMES = {"max_frame_tokens": ONE_SHOT_TOKENS, "target_step_s": 0.0}
 _ONE_STEP = {**_WHOLE_FRAMES, "step_budget_tokens": ONE_SHOT_TOKENS}

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data_folder import data_folder
 from bench.model_shapes import SHAPES, ModelShape
 from bench.workloads.data_files import GPT2_TOKENIZER
 from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
@@ -55,9 +56,10 @@ def make_model(
     Raises:
         KeyError: no such shape.
         FileExistsError: the folder is there and not empty.
+        MissingDataError: this installation is without the tokenizer.
         OSError: a file cannot be written.
     """
-    shape = SHAPES[shape_name]
+    shape, tokenizer = SHAPES[shape_name], data_folder(GPT2_TOKENIZER)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
@@ -75,7 +77,7 @@ def make_model(
         writer.finish()
     for file in ("tokenizer.json", "tokenizer_config.json", "LICENSE"):
         name = "LICENSE-tokenizer" if file == "LICENSE" else file
-        shutil.copyfile(GPT2_TOKENIZER / file, folder / name)
+        shutil.copyfile(tokenizer / file, folder / name)
     # Last: a folder without it is no model, should this have been interrupted.
     (folder / "config.json").write_text(json.dumps(_config(shape, seed), indent=2) + "\n")
     return MadeModel(folder, num_bytes // _ITEM_BYTES, num_bytes)

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from bench.machine import commit, processor
 from bench.records import Receipt
+from process.machine import commit, processor
 
 _PACKAGES = ("hat-serving", "torch", "onnxruntime", "numpy", "aiohttp")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.data_folder import data_folder
 from bench.link.rates import RecordedRate
 from bench.link.spec import LinkSpecError
 
@@ -44,6 +45,7 @@ def load_trace(name: str) -> Trace:
     """
     is_path = "/" in name or Path(name).suffix != ""
     if not is_path and name not in trace_names():
+        data_folder(_FOLDER)
         raise LinkSpecError(
             f"trace: expected a file or one of {', '.join(trace_names())}; got {name}"
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from bench.data_folder import data_folder
+
 DATA = Path(__file__).resolve().parent / "data"
 GPT2_TOKENIZER = DATA / "gpt2"
 """A folder with `tokenizer.json`, and nothing else of a model."""
@@ -33,7 +35,7 @@ class TraceRow:
 @cache
 def prompt_rows(name: str) -> tuple[PromptRow, ...]:
     """The prompts of `data/<name>.jsonl` in the file's order."""
-    lines = (DATA / f"{name}.jsonl").read_bytes().splitlines()
+    lines = (data_folder(DATA) / f"{name}.jsonl").read_bytes().splitlines()
     return tuple(msgspec.json.decode(line, type=PromptRow) for line in lines)
 
 
@@ -41,7 +43,7 @@ def prompt_rows(name: str) -> tuple[PromptRow, ...]:
 def trace_rows(name: str) -> tuple[TraceRow, ...]:
     """The requests of `data/<name>.csv` in the order they came."""
     rows, now_ms = [], 0
-    with (DATA / f"{name}.csv").open(newline="") as file:
+    with (data_folder(DATA) / f"{name}.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             now_ms += int(row["gap_ms"])
             lengths = int(row["prompt_tokens"]), int(row["output_tokens"])
@@ -52,4 +54,4 @@ def trace_rows(name: str) -> tuple[TraceRow, ...]:
 @cache
 def book_text() -> str:
     """The excerpts of both books, one after the other."""
-    return (DATA / "books.txt").read_text(encoding="utf-8")
+    return (data_folder(DATA) / "books.txt").read_text(encoding="utf-8")

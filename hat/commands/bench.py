@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
+from typing import Any
 
 import click
+
+from hat.errors import CommandError
 
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -25,9 +28,27 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
+        _check_installed()
         module, name = _COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _check_installed()
+        from bench.data_folder import MissingDataError
+
+        try:
+            return super().invoke(ctx)
+        except MissingDataError as error:
+            raise CommandError(str(error)) from error
+
+
+def _check_installed() -> None:
+    if find_spec("bench") is None:
+        raise CommandError(
+            "the benchmarks are not part of this installation; run this in a checkout of hat's "
+            "sources: pip install -e '.[all]'"
+        )
 
 
 @click.group(cls=_Commands)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from bench.machine import commit, processor
 from cloud_server.config import CloudConfig
 from hat.self_test.checks import Outcome
 from hat.self_test.step_times import CONTEXT_TOKENS, LOADS, VERIFY_8, Load, StepTimes
+from process.machine import commit, processor
 
 NO_GRAPHS = "not built yet"
 """What the column of CUDA graphs says: the engine does not use them (phase two)."""
