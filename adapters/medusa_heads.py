@@ -21,11 +21,13 @@ from submodels.bundle.files import replace_files
 from submodels.manifest import BundleFile, Manifest
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.tensor_file import TensorFile, TensorFileError
-from wire.trees import MAX_TREE_ROWS
 
 HEADS_CARD_FILE = "medusa.json"
 HEADS_WEIGHTS_FILE = "medusa.safetensors"
-HEADS_FORMAT_VERSION = 1
+HEADS_FORMAT_VERSION = 2
+
+_READABLE_VERSIONS = (1, HEADS_FORMAT_VERSION)
+"""Cards of version 1 say besides which tree of guesses was to be verified; nothing reads that."""
 
 _NORM, _BLOCK, _BIAS, _VOCABULARY = "norm", "block.weight", "block.bias", "vocabulary.weight"
 
@@ -36,22 +38,8 @@ class MedusaError(ValueError):
     """Heads are missing, corrupt, or were trained for another model."""
 
 
-class TreeNode(msgspec.Struct, frozen=True, array_like=True):
-    """One guess of a tree: the `rank`-th best (from 0) of the head of its depth.
-
-    `parent` is the row of the guess before it, counted from 1; 0 is the text's last token.
-    """
-
-    parent: int
-    rank: int
-
-
 class HeadsTraining(msgspec.Struct, frozen=True, kw_only=True):
-    """How the heads came about.
-
-    `tokens_per_round` is greedy with the card's tree, on the held-out text that chose the tree;
-    `first_choice_shares[d]` says how often the best guess of head d + 1 was the model's token.
-    """
+    """How the heads came about."""
 
     steps: int
     corpus_tokens: int
@@ -59,11 +47,13 @@ class HeadsTraining(msgspec.Struct, frozen=True, kw_only=True):
     training_s: float
     seed: int
     first_choice_shares: tuple[float, ...]
+    """How often the best guess of each head was the model's token."""
     tokens_per_round: float
+    """Of greedy held-out text, with every head's best guess sent (in version 1: with its tree)."""
 
 
-class HeadsCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The contents of `medusa.json`. `tree` is in an order in which parents come first."""
+class HeadsCard(msgspec.Struct, frozen=True, kw_only=True):
+    """The contents of `medusa.json`."""
 
     format_version: int
     fingerprint: str
@@ -71,7 +61,6 @@ class HeadsCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     vocab_size: int
     num_heads: int
     rms_norm_eps: float
-    tree: tuple[TreeNode, ...]
     training: HeadsTraining
     weights: BundleFile
 
@@ -80,19 +69,26 @@ class HeadsCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class MedusaHeads:
     """Heads that can guess. `blocks` `[N, H, H]`, `biases` `[N, H]`, `vocabularies` `[N, V, H]`."""
 
-    tree: tuple[TreeNode, ...]
     eps: float
     norm: Numbers
     blocks: Numbers
     biases: Numbers
     vocabularies: Numbers
 
-    def logits(self, deep: Numbers) -> Numbers:
-        """Logits `[N, V]`, one row per head, from the deep row `[H]` that enters the final norm."""
+    @property
+    def num_heads(self) -> int:
+        """How many tokens can be guessed from one row."""
+        return len(self.blocks)
+
+    def logits(self, deep: Numbers, num_heads: int) -> Numbers:
+        """Logits `[num_heads, V]` of the first heads, from a deep row `[H]` before the final norm.
+
+        There are as many rows as heads where more are asked for.
+        """
         x = deep * self.norm / np.sqrt(np.mean(deep * deep) + self.eps)
-        gate = self.blocks @ x + self.biases
+        gate = self.blocks[:num_heads] @ x + self.biases[:num_heads]
         hidden = x + gate / (1.0 + np.exp(-gate))
-        logits: Numbers = (self.vocabularies @ hidden[:, :, None])[:, :, 0]
+        logits: Numbers = (self.vocabularies[:num_heads] @ hidden[:, :, None])[:, :, 0]
         return logits
 
 
@@ -160,7 +156,7 @@ def load_heads(folder: Path, manifest: Manifest) -> MedusaHeads:
         return np.stack([file.read(f"{index}.{name}") for index in range(card.num_heads)])
 
     parts = (file.read(_NORM), stacked(_BLOCK), stacked(_BIAS), stacked(_VOCABULARY))
-    return MedusaHeads(card.tree, card.rms_norm_eps, *parts)
+    return MedusaHeads(card.rms_norm_eps, *parts)
 
 
 def _read_card(path: Path) -> HeadsCard:
@@ -170,18 +166,9 @@ def _read_card(path: Path) -> HeadsCard:
         raise MedusaError(f"cannot read {path}: {error.strerror or error}") from error
     except msgspec.DecodeError as error:
         raise MedusaError(f"{path} is not a valid card of heads: {error}") from error
-    if card.format_version != HEADS_FORMAT_VERSION:
-        got = card.format_version
-        raise MedusaError(f"{path}: expected format version {HEADS_FORMAT_VERSION}, got {got}")
-    depths = [0]
-    for row, node in enumerate(card.tree, start=1):
-        if not 0 <= node.parent < row or not 0 <= node.rank < card.vocab_size:
-            raise MedusaError(f"{path}: expected parents before their children, got {node}")
-        depths.append(depths[node.parent] + 1)
-    if not card.tree or max(depths) > card.num_heads:
-        raise MedusaError(f"{path}: expected a tree of depth 1 to {card.num_heads}")
-    # Before a tree go the tokens of the longest way through the last one, and the target's own.
-    most = len(card.tree) + max(depths) + 1
-    if most > MAX_TREE_ROWS:
-        raise MedusaError(f"{path}: expected trees in {MAX_TREE_ROWS} rows, got {most}")
+    if card.format_version not in _READABLE_VERSIONS:
+        expected, got = " or ".join(map(str, _READABLE_VERSIONS)), card.format_version
+        raise MedusaError(f"{path}: expected format version {expected}, got {got}")
+    if card.num_heads < 1:
+        raise MedusaError(f"{path}: expected at least one head, got {card.num_heads}")
     return card

@@ -44,6 +44,16 @@ class Want(IntEnum):
     LAST = 1
     ALL = 2
 
+    def num_rows(self, num_sent: int) -> int:
+        """How many deep rows answer a frame of `num_sent` rows, at least one."""
+        match self:
+            case Want.NONE:
+                return 0
+            case Want.LAST:
+                return 1
+            case Want.ALL:
+                return num_sent
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:

@@ -6,7 +6,6 @@ the text it reads: cross-entropy to the target's probabilities, not to the text'
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,6 @@ from adapters.medusa_heads import (
     HEADS_FORMAT_VERSION,
     HeadsCard,
     HeadsTraining,
-    TreeNode,
     write_heads_card,
     write_heads_weights,
 )
@@ -33,14 +31,12 @@ from adapters.options import TrialOptions
 from submodels.bundle.layers import Placed
 from submodels.manifest import BundleFile
 
-_MAX_RANK = 8
-"""Guesses of a head that a tree may hold."""
 _LOSS_MEMORY = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class HeadsOptions:
-    """What to train: `num_heads` heads and a tree of `num_nodes` guesses."""
+    """What to train, from which text, and how."""
 
     device_bundle: Path
     cloud_bundle: Path
@@ -49,7 +45,6 @@ class HeadsOptions:
     out: Path
     recipe: Recipe
     num_heads: int = 4
-    num_nodes: int = 16
     max_tokens: int = 1_000_000
     trials: TrialOptions = field(default_factory=TrialOptions)
 
@@ -112,15 +107,15 @@ def fit_heads(
     return network.eval(), recent_loss
 
 
-Ranks = tuple[int, ...]
-"""Where the target's next tokens stand among each head's guesses, best first."""
+Hits = tuple[bool, ...]
+"""Of one position: whether each head's best guess was the target's token."""
 
 
 @torch.inference_mode()
-def greedy_ranks(
+def greedy_hits(
     model: WholeModel, network: HeadsNetwork, prompts: Sequence[Sequence[int]], num_tokens: int
-) -> list[list[Ranks]]:
-    """Per prompt, the ranks at every position of what the target writes greedily after it."""
+) -> list[list[Hits]]:
+    """Per prompt, the hits at every position of what the target writes greedily after it."""
     found = []
     stop = frozenset(model.manifest.eos_token_ids)
     num_heads = network.blocks.shape[0]
@@ -129,60 +124,30 @@ def greedy_ranks(
         first, end = text.num_prompt_tokens - 1, len(text.token_ids) - num_heads - 1
         if end <= first:
             continue
-        logits = network(model.final(text.deep[first:end]).float())
-        ids = torch.tensor(text.token_ids)
-        columns = []
-        for index in range(num_heads):
-            chosen = ids[first + 2 + index : end + 2 + index, None]
-            own = logits[index].gather(1, chosen)
-            columns.append((logits[index] > own).sum(1).tolist())
-        found.append(list(zip(*columns, strict=True)))
+        guesses = network(model.final(text.deep[first:end]).float()).argmax(-1)
+        chosen = torch.tensor(text.token_ids).unfold(0, num_heads, 1)[first + 2 : end + 2]
+        found.append([tuple(hits) for hits in (chosen == guesses.T).tolist()])
     return found
 
 
-def choose_tree(texts: Sequence[Sequence[Ranks]], num_nodes: int) -> tuple[TreeNode, ...]:
-    """The likeliest `num_nodes` paths of ranks, the one of first choices before all others.
+def tokens_per_round(texts: Sequence[Sequence[Hits]], num_heads: int) -> float:
+    """Rounds that follow each other through the texts, with chains of this many guesses.
 
-    A path is accepted where the ranks begin with it, so its share of all starts is what its last
-    node brings in tokens per round. Every beginning of a path is at least as likely as the path.
+    A round brings the guesses before the first wrong one, and one token of the target's own.
     """
-    paths: Counter[Ranks] = Counter()
-    for ranks in (ranks for text in texts for ranks in text):
-        for depth in range(1, len(ranks) + 1):
-            if max(ranks[:depth]) < _MAX_RANK:
-                paths[ranks[:depth]] += 1
-    likely = sorted(paths, key=lambda path: (-paths[path], len(path), path))[:num_nodes]
-    likely.sort(key=lambda path: max(path) > 0)
-    rows = {(): 0} | {path: row for row, path in enumerate(likely, start=1)}
-    return tuple(TreeNode(rows[path[:-1]], path[-1]) for path in likely)
-
-
-def tree_paths(tree: Sequence[TreeNode]) -> set[Ranks]:
-    """The path of ranks that leads to each node."""
-    paths: list[Ranks] = [()]
-    for node in tree:
-        paths.append((*paths[node.parent], node.rank))
-    return set(paths[1:])
-
-
-def tokens_per_round(texts: Sequence[Sequence[Ranks]], tree: Sequence[TreeNode]) -> float:
-    """Rounds that follow each other through the texts: accepted guesses and one token each."""
-    paths = tree_paths(tree)
     num_rounds = num_tokens = 0
     for text in texts:
         start = 0
         while start < len(text):
-            depth = 0
-            while depth < len(text[start]) and text[start][: depth + 1] in paths:
-                depth += 1
-            start += depth + 1
-            num_tokens += depth + 1
+            num_accepted = [*text[start][:num_heads], False].index(False)
+            start += num_accepted + 1
+            num_tokens += num_accepted + 1
             num_rounds += 1
     return num_tokens / num_rounds
 
 
 def train_heads(options: HeadsOptions) -> HeadsCard:
-    """Train heads, choose their tree, and write both to `options.out`."""
+    """Train heads, measure what their guesses bring, and write them to `options.out`."""
     started_s = time.monotonic()
     model = load_whole_model(options.device_bundle, options.cloud_bundle, Placed())
     manifest = model.manifest
@@ -197,12 +162,11 @@ def train_heads(options: HeadsOptions) -> HeadsCard:
     training_s = time.monotonic() - started_s
     held_out = Corpus(model.device_bundle, options.text, Share.HELD_OUT)
     prompts = held_out_prompts(held_out, options.trials)
-    texts = greedy_ranks(model, network, prompts, options.trials.continuation_tokens)
-    for num_nodes in sorted({4, 8, 12, 16, 20, 24, options.num_nodes}):
-        figure = tokens_per_round(texts, choose_tree(texts, num_nodes))
-        print(f"tree of {num_nodes}: {figure:.3f} tokens per round", flush=True)
-    tree = choose_tree(texts, options.num_nodes)
-    ranks = np.array([ranks for text in texts for ranks in text])
+    texts = greedy_hits(model, network, prompts, options.trials.continuation_tokens)
+    for num_heads in range(1, options.num_heads + 1):
+        figure = tokens_per_round(texts, num_heads)
+        print(f"{num_heads} heads: {figure:.3f} tokens per round", flush=True)
+    hits = np.array([hits for text in texts for hits in text])
     card = HeadsCard(
         format_version=HEADS_FORMAT_VERSION,
         fingerprint=manifest.fingerprint,
@@ -210,15 +174,14 @@ def train_heads(options: HeadsOptions) -> HeadsCard:
         vocab_size=manifest.shape.vocab_size,
         num_heads=options.num_heads,
         rms_norm_eps=manifest.shape.rms_norm_eps,
-        tree=tree,
         training=HeadsTraining(
             steps=options.recipe.steps,
             corpus_tokens=sum(map(len, windows)),
             loss=loss,
             training_s=round(training_s, 1),
             seed=options.recipe.seed,
-            first_choice_shares=tuple(round(float(s), 4) for s in (ranks == 0).mean(0)),
-            tokens_per_round=round(tokens_per_round(texts, tree), 4),
+            first_choice_shares=tuple(round(float(share), 4) for share in hits.mean(0)),
+            tokens_per_round=round(tokens_per_round(texts, options.num_heads), 4),
         ),
         weights=_write(options.out, network, model),
     )
@@ -247,15 +210,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch-windows", type=int, default=16)
     parser.add_argument("--peak-lr", type=float, default=1e-2)
-    parser.add_argument("--nodes", type=int, default=16)
     chosen = parser.parse_args()
     recipe = Recipe(chosen.steps, chosen.batch_windows, chosen.peak_lr)
     bundles = (chosen.split / "device", chosen.split / "cloud")
-    card = train_heads(
-        HeadsOptions(
-            *bundles, tuple(chosen.text), chosen.work, chosen.out, recipe, num_nodes=chosen.nodes
-        )
-    )
+    card = train_heads(HeadsOptions(*bundles, tuple(chosen.text), chosen.work, chosen.out, recipe))
     print(card.training)
 
 

@@ -26,7 +26,7 @@ def kept_tokens(
     `decided` are the accepted tokens of `draft` and one of the target's own. A branch matches when
     the text decided from its offset on is how it begins.
 
-    Source: parallel drafting in HAT (arXiv:2503.18989), with the offset of tree drafts.
+    Source: parallel drafting in HAT (arXiv:2503.18989).
     """
     kept: tuple[int, ...] = ()
     for branch in branches:

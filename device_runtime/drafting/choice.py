@@ -48,8 +48,11 @@ def choose_drafting(
     name = drafter_name(config, limits)
     if name == "medusa":
         assert heads is not None, "loaded when configured"
-        length = FixedDraftLength(len(heads.tree))
-        return Drafting(NoDrafter(), length, medusa=MedusaDrafter(heads, sampler))
+        most = heads.num_heads
+        if config.draft_tokens is not None:
+            most = min(most, config.draft_tokens)
+        medusa = MedusaDrafter(heads, sampler)
+        return Drafting(NoDrafter(), GoodputDraftLength(most), medusa=medusa)
     if name == "none":
         return Drafting(NoDrafter(), FixedDraftLength(0))
     if name == "adapter" and limits is not None:

@@ -11,8 +11,6 @@ from typing import NewType, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wire.trees import Parents
-
 SequenceId = NewType("SequenceId", int)
 Rows = NDArray[np.float32]
 
@@ -59,18 +57,10 @@ class DeviceEngine(Protocol):
         """Make an empty sequence."""
         ...
 
-    def input_rows(
-        self,
-        sequence: SequenceId,
-        token_ids: Sequence[int],
-        position: int,
-        parents: Parents = (),
-    ) -> Rows:
+    def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
         """Shallow hidden states `[T, H]` of tokens at `[position, position + T)`.
 
-        Output layers, too, forget what they hold from `position` on. With `parents` the tokens are
-        a tree (`wire.trees`): each row's position is behind its parent's, and only the first rows
-        that follow each other are held afterwards.
+        Output layers, too, forget what they hold from `position` on.
 
         Raises:
             ValueError: a position beyond what the sequence holds, a token id outside the

@@ -16,7 +16,6 @@ from device_runtime.engines.draft_model import (
 )
 from device_runtime.engines.engine import DraftRequest, Rows, SequenceId
 from device_runtime.engines.stack_cache import StackCache
-from wire.trees import Parents, chain_rows, row_depths
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +90,7 @@ class SubmodelEngine:
             state.adapter = LaggingAdapter(self._submodels.draft_model.new_cache())
         return self._add(state)
 
-    def input_rows(
-        self,
-        sequence: SequenceId,
-        token_ids: Sequence[int],
-        position: int,
-        parents: Parents = (),
-    ) -> Rows:
+    def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
         """Shallow hidden states `[T, H]`; see `DeviceEngine`.
 
         Output layers forget positions that are given new tokens here.
@@ -105,32 +98,8 @@ class SubmodelEngine:
         state = self._sequence(sequence)
         ids = checked_token_ids(token_ids, self.vocab_size)
         check_span(position, len(ids), state.num_tokens, self.max_context_tokens)
-        if parents:
-            return self._tree_rows(state, ids, position, parents)
         rows = self._shallow(state, ids, position)
         state.drafted.keep_from(position)
-        return rows
-
-    def _tree_rows(
-        self, state: _Sequence, ids: NDArray[np.int64], position: int, parents: Parents
-    ) -> Rows:
-        """Rows `[T, H]` of a tree: branch after branch, each in the place of the one before.
-
-        Every row is computed once, in as many runs as the tree has leaves. The first children come
-        last, so the caches hold the rows that follow each other from the first one.
-        """
-        state.drafted.forget()
-        state.forget_output(position)
-        state.truncate(position)
-        rows = self._submodels.embed(ids)
-        if state.input_cache is not None:
-            depths = row_depths(parents)
-            for branch in _branches(parents):
-                rows[branch] = state.input_cache.run(rows[branch], position + depths[branch[0]])
-        num_held = chain_rows(parents, len(ids))
-        state.num_tokens = position + num_held
-        if state.adapter is not None:
-            state.adapter.add(rows[:num_held])
         return rows
 
     def _shallow(
@@ -249,23 +218,3 @@ class SubmodelEngine:
         if sequence not in self._sequences:
             raise ValueError(f"expected an open sequence, got {sequence}")
         return self._sequences[sequence]
-
-
-def _branches(parents: Parents) -> list[list[int]]:
-    """The rows of a tree in pieces, each a way down to a leaf from a row whose way is held.
-
-    A piece leaves the last one's way at its first row's parent; the first children come last.
-    """
-    children: list[list[int]] = [[] for _ in parents]
-    for row in range(1, len(parents)):
-        children[parents[row]].append(row)
-    branches: list[list[int]] = []
-    waiting = [0]
-    while waiting:
-        row = waiting.pop()
-        if branches and branches[-1][-1] == parents[row] and row > 0:
-            branches[-1].append(row)
-        else:
-            branches.append([row])
-        waiting += children[row]
-    return branches

@@ -28,8 +28,7 @@ class GenerationStats:
     `num_ahead_tokens` were drafted while a verification was under way, and of these
     `num_ahead_kept_tokens` were sent with the draft after it.
 
-    Index i of the position lists is the (i + 1)-th drafted token of a round; of a tree, the
-    (i + 1)-th guess that was sent and the (i + 1)-th token that was accepted. `timeline` is kept
+    Index i of the position lists is the (i + 1)-th drafted token of a round. `timeline` is kept
     for requests that ask for it.
     """
 

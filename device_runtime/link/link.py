@@ -19,7 +19,7 @@ from device_runtime.link.session import LinkLostError, LinkSession, Slowness
 from device_runtime.link.socket import LinkSocket, LostError
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
-from wire.messages import Codec, Welcome
+from wire.messages import Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ class LinkLimits:
     max_context_tokens: int
     max_frame_tokens: int
     session_ttl_s: float
-    takes_trees: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +221,6 @@ class Link:
             max_context_tokens=welcome.max_context_tokens,
             max_frame_tokens=max_prefill_rows(frame_tokens, welcome.credit_limit_tokens),
             session_ttl_s=welcome.session_ttl_s,
-            takes_trees=bool(welcome.codecs >> Codec.RAW_TREE & 1),
         )
         self._connection = connection
         self.totals.num_connections += 1

@@ -12,7 +12,6 @@ from device_runtime.link.outbox import RowsFrame
 from process.world import Clock
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Dtype, Fault, Open, Payload, Reply, SessionId, States, Want
-from wire.trees import Parents, join_tree
 
 MAX_QUEUED_FRAMES = 2
 """Frames a session may have waiting: one is being written while the next is computed."""
@@ -74,7 +73,7 @@ class SessionRefusedError(CloudUnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class OutgoingRows:
-    """Packed shallow rows for positions `[position, position + num_rows)`, or a tree of them."""
+    """Packed shallow rows for positions `[position, position + num_rows)`."""
 
     epoch: int
     position: int
@@ -82,7 +81,6 @@ class OutgoingRows:
     want: Want
     payload: Payload
     is_verify: bool
-    parents: Parents = ()
 
 
 class Carrier(Protocol):
@@ -182,10 +180,7 @@ class LinkSession:
         """Queue rows, once there is room; returns before they are written."""
         await self._until(self._may_queue, self._patience.reply_s)
         place = (self.session, rows.epoch, rows.position, rows.num_rows)
-        packed: tuple[Codec, Want, Payload] = (Codec.RAW, rows.want, rows.payload)
-        if rows.parents:
-            packed = (Codec.RAW_TREE, rows.want, join_tree(rows.parents, rows.payload))
-        states = States(*place, self.dtype, *packed)
+        states = States(*place, self.dtype, Codec.RAW, rows.want, rows.payload)
         if rows.epoch != self._epoch:
             self._epoch = rows.epoch
             self._answered.clear()

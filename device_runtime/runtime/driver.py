@@ -8,7 +8,6 @@ import numpy as np
 
 from chunking.state_monitor import StateMonitor
 from device_runtime.drafting.choice import Drafting
-from device_runtime.drafting.medusa import Tree
 from device_runtime.engines.engine import DeviceEngine, Rows
 from device_runtime.engines.workers import Workers
 from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
@@ -180,10 +179,9 @@ class Driver:
         computed_s = self._clock()
         num_rows = len(action.token_ids)
         self._verifying = action if action.is_verify else None
-        if not action.parents:
-            self._parts.monitor.on_prefill(num_rows, prefill_s)
+        self._parts.monitor.on_prefill(num_rows, prefill_s)
         place = (action.epoch, action.position, num_rows, action.want)
-        rows = OutgoingRows(*place, payload, action.is_verify, action.parents)
+        rows = OutgoingRows(*place, payload, action.is_verify)
         await self._stream.send(rows)
         self._stats.input_s += computed_s - started_s
         self._sent, self._sent_s = (action.epoch, action.position), self._clock()
@@ -197,8 +195,7 @@ class Driver:
     def _packed_rows(self, engine: DeviceEngine, action: ComputeAndSend) -> tuple[Payload, float]:
         """On the engine's thread: shallow rows in the wire's number format, and the seconds."""
         started_s = self._clock()
-        place = (action.position, action.parents)
-        rows = engine.input_rows(self._sequence, action.token_ids, *place)
+        rows = engine.input_rows(self._sequence, action.token_ids, action.position)
         try:
             payload = pack_rows(rows, self._stream.dtype)
         except RowRangeError as error:
@@ -300,22 +297,18 @@ class Driver:
         deep = self._deep(engine)
         logits = engine.logits(self._sequence, deep, action.position, num_rows)
         decided: list[Token] = []
-        last_row = 0
 
         def choose(index: int) -> int:
-            nonlocal last_row
-            last_row = index
             token_id = self._parts.sampler.choose(logits[index])
             decided.append(self._parts.sampler.commit(token_id, logits[index]))
             return token_id
 
-        stop_token_ids = self._parts.request.stop_token_ids
-        token_ids = walk(action.draft, choose, stop_token_ids, action.parents)
+        token_ids = walk(action.draft, choose, self._parts.request.stop_token_ids)
         self._parts.drafting.drafter.extend(token_ids)
         if (adapter := self._parts.drafting.adapter) is not None:
             adapter.decided(token_ids)
         if (medusa := self._parts.drafting.medusa) is not None:
-            medusa.decided(deep[len(deep) - num_rows + last_row])
+            medusa.decided(deep[len(deep) - num_rows + len(token_ids) - 1])
         return decided
 
     def _deep(self, engine: DeviceEngine) -> Rows:
@@ -328,21 +321,20 @@ class Driver:
 
     async def _draft(self, action: Draft) -> list[Action]:
         started_s = self._clock()
-        draft, parents = await self._proposal(action.num_tokens) if action.num_tokens else ((), ())
+        draft = await self._proposal(action.num_tokens) if action.num_tokens else ()
         drafted_s = self._clock() - started_s
         self._parts.monitor.on_draft(len(draft), drafted_s)
         self._stats.draft_s += drafted_s
         if draft:
             self._stats.timeline.worked("draft", started_s, started_s + drafted_s, len(draft))
-        return self._session.on_draft(draft, started_s, parents)
+        return self._session.on_draft(draft, started_s)
 
-    async def _proposal(self, num_tokens: int) -> Tree:
-        """A draft, with parents if it is a tree."""
+    async def _proposal(self, num_tokens: int) -> tuple[int, ...]:
         drafting, text = self._parts.drafting, self._session.text
         if (medusa := drafting.medusa) is not None:
             return await self._engine.run(lambda _: medusa.propose(num_tokens))
         if (adapter := drafting.adapter) is None:
-            return drafting.drafter.propose(num_tokens), ()
+            return drafting.drafter.propose(num_tokens)
         return await self._engine.run(
-            lambda engine: (adapter.propose(engine, self._sequence, text, num_tokens), ())
+            lambda engine: adapter.propose(engine, self._sequence, text, num_tokens)
         )

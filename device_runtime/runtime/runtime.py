@@ -200,16 +200,12 @@ class Runtime:
             raise self._unavailable()
 
     async def _require_link(self) -> None:
-        """Wait a moment for a link that was just lost, and look at what it allows."""
+        """Wait a moment for a link that was just lost."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._blink_s):
                 await self._link.connected()
-        limits = self._link.limits
-        if not self._link.status.is_connected or limits is None:
+        if not self._link.status.is_connected or self._link.limits is None:
             raise self._unavailable()
-        if self._heads is not None and not limits.takes_trees:
-            reason = "the cloud's engine verifies no trees of tokens; choose another drafter"
-            raise CloudUnavailableError(reason, self._link.status.retry_after_s)
 
     def _outage(self) -> Outage:
         patience = self._link.patience

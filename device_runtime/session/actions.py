@@ -4,16 +4,14 @@ from dataclasses import dataclass
 
 from device_runtime.generation.tokens import Emission
 from wire.messages import Want
-from wire.trees import Parents
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeAndSend:
     """Run tokens through the input submodel and send their rows; answered by `on_sent`.
 
-    `token_ids` are those of positions `[position, position + len(token_ids))`, or a tree there
-    with these `parents` (`wire.trees`). A frame of a verification overtakes prefill chunks of
-    other sessions.
+    `token_ids` are those of positions `[position, position + len(token_ids))`. A frame of a
+    verification overtakes prefill chunks of other sessions.
     """
 
     epoch: int
@@ -21,7 +19,6 @@ class ComputeAndSend:
     token_ids: tuple[int, ...]
     want: Want
     is_verify: bool = False
-    parents: Parents = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +41,11 @@ class Choose:
     """Choose tokens from the deep rows just received, the first of which is at `position`.
 
     The last `len(draft) + 1` rows give the target's choices after `draft[:0]`, `draft[:1]` and so
-    on, or along a tree with `parents` (`acceptance.walk`). Answered by `on_chosen`.
+    on (`acceptance.walk`). Answered by `on_chosen`.
     """
 
     position: int
     draft: tuple[int, ...]
-    parents: Parents = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,7 @@ perform next, in order; the last of them is the one whose answer the session wai
 
 Positions: the text is prompt plus output, token i at position i. The cloud has seen all of it but
 the last token, so a round sends that token and the draft behind it. What a rejected draft left in
-the caches is cut off by the next round, which starts below their length. A draft may be a tree. Of
-its accepted tokens those count as seen that have their places right behind the text, which only
-its first rows have; the next round sends the others again.
+the caches is cut off by the next round, which starts below their length.
 
 A lost socket, or a lost cloud, is noticed where the session waits for it. What the cloud no longer
 holds then goes up again in chunks, and the interrupted round follows with the draft it had. Noise
@@ -23,7 +21,6 @@ from itertools import takewhile
 from chunking.planner import WAIT, Planner, Prefill
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.generation.tokens import Emission, FinishReason, Token
-from device_runtime.session.acceptance import next_row
 from device_runtime.session.actions import (
     Action,
     AwaitReply,
@@ -38,7 +35,6 @@ from device_runtime.session.actions import (
 from device_runtime.session.draft_length import DraftLength
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Want
-from wire.trees import Parents, chain_rows
 
 
 class Phase(Enum):
@@ -79,24 +75,19 @@ class ReplyFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A sent frame that has no reply yet, and whether tokens are chosen from that reply.
-
-    `num_cached_tokens` of its tokens count as cached once it has run.
-    """
+    """A sent frame that has no reply yet, and whether tokens are chosen from that reply."""
 
     epoch: int
     position: int
     num_tokens: int
-    num_cached_tokens: int
     want: Want
     decides: bool
 
     @property
     def answer(self) -> ReplyFacts:
         """The only right reply."""
-        num_rows = {Want.NONE: 0, Want.LAST: 1, Want.ALL: self.num_tokens}[self.want]
-        cached_tokens = self.position + self.num_cached_tokens
-        return ReplyFacts(self.epoch, self.position, num_rows, cached_tokens)
+        num_rows = self.want.num_rows(self.num_tokens)
+        return ReplyFacts(self.epoch, self.position, num_rows, self.position + self.num_tokens)
 
 
 def num_new_tokens(request: GenerationRequest, max_context_tokens: int) -> int:
@@ -146,9 +137,6 @@ class Session:
         self._num_sent_tokens = num_cached_tokens
         self._in_flight: deque[_Frame] = deque()
         self._draft: tuple[int, ...] = ()
-        self._parents: Parents = ()
-        self._num_valid_tokens = self._num_prompt_tokens
-        """How much of the text a round finds in both caches."""
         self._max_draft_tokens = 0
         self._round_started_s: float | None = None
         self.num_accepted = 0
@@ -185,7 +173,7 @@ class Session:
         first_row = frame.position + frame.num_tokens - reply.num_rows
         if frame.decides:
             self.phase = Phase.CHOOSING
-            return [Choose(first_row, self._draft, self._parents)]
+            return [Choose(first_row, self._draft)]
         feed: list[Action] = [FeedOutput(first_row)] if reply.num_rows else []
         if self.phase is Phase.VERIFYING:
             return [*feed, self._await_oldest()]
@@ -198,31 +186,24 @@ class Session:
         Fewer may come if a stop token ended the walk. `now` is a monotonic clock in seconds.
         """
         self._expect(Phase.CHOOSING)
-        rows = self._checked_accepted_rows(tokens)
-        self.num_accepted = num_accepted = len(rows)
+        self.num_accepted = num_accepted = self._checked_num_accepted(tokens)
         if self._round_started_s is not None:
             round_s = now - self._round_started_s
             self._draft_length.on_round(len(self._draft), num_accepted, round_s)
-        # Cached are the text before this round and the accepted drafts in their places, not the
-        # token after them.
-        in_place = takewhile(lambda pair: pair[0] == pair[1], enumerate(rows, start=1))
-        self._num_valid_tokens = len(self._text) + sum(1 for _ in in_place)
+        # Cached are the text before this round and the accepted drafts, not the token after them.
+        num_valid_tokens = len(self._text) + num_accepted
         self._text.extend(token.id for token in tokens)
         reason = self._finish_reason()
         emit = Emit(Emission(tuple(tokens), reason))
         if reason is not None:
             self.phase = Phase.FINISHED
-            return [Finish(self._num_valid_tokens), emit]
+            return [Finish(num_valid_tokens), emit]
         self.phase = Phase.DRAFTING
         self._max_draft_tokens = self._next_draft_tokens()
         return [emit, Draft(self._max_draft_tokens)]
 
-    def on_draft(
-        self, draft: Sequence[int], started_s: float, parents: Parents = ()
-    ) -> list[Action]:
+    def on_draft(self, draft: Sequence[int], started_s: float) -> list[Action]:
         """Verify a draft, perhaps an empty one; drafting began at `started_s`.
-
-        `parents`, one more than the draft has tokens, make it a tree (`acceptance.walk`).
 
         Raises:
             ValueError: more tokens than were asked for.
@@ -231,8 +212,7 @@ class Session:
         if len(draft) > self._max_draft_tokens:
             expected = f"expected a draft of at most {self._max_draft_tokens} tokens"
             raise ValueError(f"{expected}, got {len(draft)}")
-        self._draft = tuple(draft) if parents else self._until_stop(draft)
-        self._parents = parents
+        self._draft = self._until_stop(draft)
         self._round_started_s = started_s
         self.epoch += 1
         return [self._send_round()]
@@ -263,10 +243,9 @@ class Session:
         self.epoch += 1
         self._limits = replace(self._limits, max_frame_tokens=max_frame_tokens)
         self._draft = self._draft[: max_frame_tokens - 1]
-        self._parents = self._parents[: len(self._draft) + 1]
         self._num_sent_tokens = min(self._num_sent_tokens, num_cached_tokens)
         if self._is_in_round:
-            self._num_prefill_tokens = self._num_valid_tokens = len(self._text) - 1
+            self._num_prefill_tokens = len(self._text) - 1
         return [self._next_prefill_action(0)]
 
     @property
@@ -296,45 +275,29 @@ class Session:
         return self._send(position, tuple(self._text[position : position + num_tokens]), want)
 
     def _send_round(self) -> Action:
-        """The last token, others that are not in their places yet, and the draft behind them."""
+        """The last token, which neither cache holds yet, and the draft behind it."""
         self.phase = Phase.VERIFYING
-        position = self._num_valid_tokens
-        unseen = self._text[position:]
-        parents = self._parents
-        if parents:
-            last = len(unseen) - 1
-            parents = (0, *range(last), *(last + parent for parent in parents[1:]))
-        return self._send(position, (*unseen, *self._draft), Want.ALL, parents)
+        return self._send(len(self._text) - 1, (self._text[-1], *self._draft), Want.ALL)
 
-    def _send(
-        self, position: int, token_ids: tuple[int, ...], want: Want, parents: Parents = ()
-    ) -> Action:
+    def _send(self, position: int, token_ids: tuple[int, ...], want: Want) -> Action:
         is_verify = self.phase is Phase.VERIFYING
         num_tokens = len(token_ids)
         decides = is_verify or position + num_tokens == len(self._text)
-        num_cached = chain_rows(parents, num_tokens)
-        self._in_flight.append(_Frame(self.epoch, position, num_tokens, num_cached, want, decides))
-        return ComputeAndSend(self.epoch, position, token_ids, want, is_verify, parents)
+        self._in_flight.append(_Frame(self.epoch, position, num_tokens, want, decides))
+        return ComputeAndSend(self.epoch, position, token_ids, want, is_verify)
 
     def _await_oldest(self) -> Action:
         return AwaitReply(self._in_flight[0].epoch, self._in_flight[0].position)
 
-    def _checked_accepted_rows(self, tokens: Sequence[Token]) -> list[int]:
-        """The rows of the draft's tokens that lead the chosen ones; all but the last must.
-
-        The first token of a draft that is no tree is in row 1 (`acceptance.next_row`).
-        """
+    def _checked_num_accepted(self, tokens: Sequence[Token]) -> int:
+        """How many of the draft's tokens lead the chosen ones; all but the last must."""
         ids = [token.id for token in tokens]
-        rows: list[int] = []
-        for token_id in ids:
-            row = next_row(self._draft, self._parents, rows[-1] if rows else 0, token_id)
-            if row is None:
-                break
-            rows.append(row)
-        is_stopped = len(ids) == len(rows) > 0 and ids[-1] in self._stop_token_ids
-        if len(ids) != len(rows) + 1 and not is_stopped:
+        pairs = zip(ids, self._draft, strict=False)
+        num_accepted = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        is_stopped = len(ids) == num_accepted > 0 and ids[-1] in self._stop_token_ids
+        if len(ids) != num_accepted + 1 and not is_stopped:
             raise ValueError(f"expected accepted drafts and one token, got {len(ids)} tokens")
-        return rows
+        return num_accepted
 
     def _finish_reason(self) -> FinishReason | None:
         if self._text[-1] in self._stop_token_ids:
@@ -345,8 +308,7 @@ class Session:
     def _next_draft_tokens(self) -> int:
         """A round decides one token more than it drafts, so the last token is never drafted."""
         num_left = self._num_new_tokens - (len(self._text) - self._num_prompt_tokens)
-        num_unseen = len(self._text) - self._num_valid_tokens
-        most = min(num_left - 1, self._limits.max_frame_tokens - num_unseen)
+        most = min(num_left, self._limits.max_frame_tokens) - 1
         return max(0, min(self._draft_length.num_tokens(), most))
 
     def _until_stop(self, draft: Sequence[int]) -> tuple[int, ...]:

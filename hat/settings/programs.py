@@ -194,7 +194,7 @@ _DEVICE: Mapping[str, About] = {
         "and it measured faster than ngram, else ngram."
     ),
     "draft_tokens": About(
-        "Most tokens per draft; left out: 4, or what the adapter was calibrated for.",
+        "Most tokens per draft; left out: 4, what the adapter was calibrated for, or one per head.",
         minimum=1,
         maximum=64,
     ),

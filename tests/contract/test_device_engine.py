@@ -18,8 +18,6 @@ from tests.support.device_engines import (
     run_whole_model,
 )
 from tests.support.split_models import random_tokens, split
-from tests.support.trees import TREES, way
-from wire.trees import chain_rows
 
 NUM_TOKENS = 40
 CONTEXT = 512
@@ -146,26 +144,6 @@ def test_truncating_and_going_on_equals_never_having_drafted(subject: Subject) -
     wrong_deep = random_rows(9, subject.engine.hidden_size, seed=2)
     subject.engine.logits(drafted, wrong_deep, 20, 9)
     subject.check_same(subject.go_on(drafted, 20), subject.go_on(plain, 20))
-
-
-@pytest.mark.parametrize("parents", TREES)
-def test_a_tree_has_the_rows_of_its_ways_and_leaves_its_first_chain(
-    subject: Subject, parents: tuple[int, ...]
-) -> None:
-    engine, tokens = subject.engine, subject.token_ids[20 : 20 + len(parents)]
-    branched, plain = subject.replay(20), subject.replay(20)
-    rows = engine.input_rows(branched, tokens, 20, parents)
-    for row in range(len(parents)):
-        path = [tokens[index] for index in way(parents, row)]
-        expected = engine.input_rows(plain, path, 20)[-1]
-        np.testing.assert_allclose(rows[row], expected, rtol=0, atol=MAX_ROUNDING)
-    num_held = chain_rows(parents, len(parents))
-    with pytest.raises(ValueError, match="expected a position"):
-        engine.input_rows(branched, tokens, 20 + num_held + 1)
-    engine.input_rows(plain, tokens[:num_held], 20)
-    more = subject.token_ids[:5]
-    came, expected = (engine.input_rows(s, more, 20 + num_held) for s in (branched, plain))
-    np.testing.assert_allclose(came, expected, rtol=0, atol=MAX_ROUNDING)
 
 
 def test_sequences_do_not_touch_each_other(subject: Subject) -> None:

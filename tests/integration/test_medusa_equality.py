@@ -1,4 +1,4 @@
-"""Text drafted by Medusa heads, verified as trees in the cloud, equals the unsplit model's."""
+"""Text drafted by Medusa heads, one guess of each in turn, equals the unsplit model's."""
 
 import asyncio
 import random
@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.medusa_heads import MedusaError, install_heads
-from device_runtime.generation.request import (
-    CloudUnavailableError,
-    GenerationRequest,
-    SamplingParams,
-)
+from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.server import StartError
 from hat.splitting import SplitRequest, split_model
 from submodels.bundle.bundle import load_bundle
@@ -69,7 +65,7 @@ def test_greedy_stories_are_the_unsplit_models(
     num_input: int,
     engine: str,
 ) -> None:
-    """Several at once, so that trees of several sequences share the cloud's steps."""
+    """Several at once, so that drafts of several sequences share the cloud's steps."""
 
     async def run() -> None:
         async with running_stack(bundles[num_input], MEDUSA | {"engine": engine}) as stack:
@@ -81,7 +77,7 @@ def test_greedy_stories_are_the_unsplit_models(
             assert difference is None or difference.is_tie, f"{difference}: {ids}"
         num_rounds = sum(stats.num_rounds for _, stats in came)
         num_accepted = sum(stats.num_accepted_tokens for _, stats in came)
-        assert num_accepted > num_rounds / 2
+        assert num_accepted > num_rounds / 3
 
     asyncio.run(run())
 
@@ -89,7 +85,7 @@ def test_greedy_stories_are_the_unsplit_models(
 def test_sampled_text_is_that_of_plain_decoding(
     stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path]
 ) -> None:
-    """The position's noise decides, so trees accept without changing a token."""
+    """The position's noise decides, so drafts are accepted without changing a token."""
     requests = [
         GenerationRequest(
             prompt,
@@ -112,10 +108,10 @@ def test_sampled_text_is_that_of_plain_decoding(
     assert num_accepted > 0
 
 
-def test_a_next_turn_continues_what_trees_left_in_the_caches(
+def test_a_next_turn_continues_what_drafts_left_in_the_caches(
     stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path]
 ) -> None:
-    """The kept session's caches hold the text, wherever its last round branched."""
+    """The kept session's caches hold the text, whatever its last round rejected."""
     model = load_reference(STORIES)
 
     async def run() -> None:
@@ -133,10 +129,10 @@ def test_a_next_turn_continues_what_trees_left_in_the_caches(
     asyncio.run(run())
 
 
-def test_a_socket_lost_in_the_middle_of_trees_changes_no_token(
+def test_a_socket_lost_in_the_middle_of_a_round_changes_no_token(
     stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path]
 ) -> None:
-    """What the cloud keeps of a session whose last frame branched is taken up again."""
+    """What the cloud keeps of a session is taken up again, and so is the draft."""
     draws = random.Random(3)
 
     async def run() -> int:
@@ -161,15 +157,17 @@ def test_a_socket_lost_in_the_middle_of_trees_changes_no_token(
     assert asyncio.run(run()) > 0
 
 
-def test_a_cloud_that_takes_no_trees_is_named(bundles: dict[int, Path]) -> None:
-    """A step budget too small for a tree in one piece: the cloud does not offer the codec."""
+@pytest.mark.parametrize(("setting", "most"), [(1, 1), (9, 4)])
+def test_drafts_are_as_long_as_the_heads_and_the_setting_allow(
+    stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path], setting: int, most: int
+) -> None:
+    async def run() -> list[int]:
+        async with running_stack(bundles[1], MEDUSA | {"draft_tokens": setting}) as stack:
+            request = GenerationRequest(stories[0][0], MAX_TOKENS, GREEDY, STOP_IDS)
+            _, stats = await generate_with_stats(stack.runtime, request)
+            return stats.drafted_by_position
 
-    async def run() -> None:
-        async with running_stack(bundles[1], MEDUSA, {"step_budget_tokens": 8}) as stack:
-            await generate_ids(stack.runtime, GenerationRequest([1, 2, 3], 4, GREEDY))
-
-    with pytest.raises(CloudUnavailableError, match="verifies no trees"):
-        asyncio.run(run())
+    assert len(asyncio.run(run())) == most
 
 
 def test_heads_that_are_missing_are_named(tmp_path: Path) -> None:

@@ -100,10 +100,8 @@ class World:
                 return []
 
     def compute_and_send(self, action):
-        rows = self.engine.input_rows(
-            self.sequence, action.token_ids, action.position, action.parents
-        )
-        deep = self.middle.step(rows, action.position, action.parents)
+        rows = self.engine.input_rows(self.sequence, action.token_ids, action.position)
+        deep = self.middle.step(rows, action.position)
         wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[action.want]
         facts = ReplyFacts(action.epoch, action.position, len(wanted), len(self.middle.states))
         self.replies.append((facts, wanted))
@@ -118,7 +116,7 @@ class World:
             decided.append(self.sampler.commit(token, rows[index]))
             return token
 
-        walk(action.draft, choose, self.request.stop_token_ids, action.parents)
+        walk(action.draft, choose, self.request.stop_token_ids)
         return decided
 
     def draft(self, num_tokens):

@@ -45,10 +45,8 @@ class LossyWorld(World):
         if isinstance(action, ComputeAndSend) and self.choose.draw(st.booleans()):
             # Its rows were made, and perhaps they arrived.
             self.before_frames.append(list(self.middle.states))
-            rows = self.engine.input_rows(
-                self.sequence, action.token_ids, action.position, action.parents
-            )
-            self.middle.step(rows, action.position, action.parents)
+            rows = self.engine.input_rows(self.sequence, action.token_ids, action.position)
+            self.middle.step(rows, action.position)
         return self.session.on_lost()
 
     def reopen(self):

@@ -11,7 +11,6 @@ import numpy as np
 from device_runtime.engines.engine import DraftLimits, DraftRequest, Rows, SequenceId
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.sampling.sampler import Noise, Sampler
-from wire.trees import Parents, chain_rows, row_depths
 
 HIDDEN_SIZE = 4
 VOCAB_SIZE = 16
@@ -48,20 +47,17 @@ class FakeMiddle:
     def __init__(self) -> None:
         self.states: list[int] = []
 
-    def step(self, rows: Rows, position: int, parents: Parents = ()) -> Rows:
+    def step(self, rows: Rows, position: int) -> Rows:
         """Deep rows `[T, H]` of shallow rows at `position`, after truncating to it."""
         assert position <= len(self.states), "a gap in the cache"
         del self.states[position:]
         deep = np.zeros_like(rows)
-        states = [self.states[-1] if self.states else 1]
-        depths = row_depths(parents) or range(len(rows))
         for index, row in enumerate(rows):
             token, at = int(row[0]), int(row[1])
-            assert at == position + depths[index], "a row out of place"
-            before = states[parents[index] + 1 if parents and index else index]
-            states.append(middle_hash(before, token, at))
-            deep[index] = (states[-1], at, 0, 0)
-        self.states += states[1 : 1 + chain_rows(parents, len(rows))]
+            assert at == position + index, "a row out of place"
+            before = self.states[-1] if self.states else 1
+            self.states.append(middle_hash(before, token, at))
+            deep[index] = (self.states[-1], at, 0, 0)
         return deep
 
     def fork(self, num_tokens: int) -> "FakeMiddle":
@@ -91,24 +87,15 @@ class FakeDeviceEngine:
         self.inputs[sequence], self.outputs[sequence] = [], []
         return sequence
 
-    def input_rows(
-        self,
-        sequence: SequenceId,
-        token_ids: Sequence[int],
-        position: int,
-        parents: Parents = (),
-    ) -> Rows:
+    def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
         cache = self.inputs[sequence]
         if position > len(cache):
             raise ValueError(f"position {position} is beyond {len(cache)}")
         if position + len(token_ids) > self.max_context_tokens:
             raise ValueError("beyond the context")
-        cache[position:] = token_ids[: chain_rows(parents, len(token_ids))]
+        cache[position:] = token_ids
         self.num_input_tokens += len(token_ids)
-        rows = shallow_rows(token_ids, position)
-        if parents:
-            rows[:, 1] = position + np.array(row_depths(parents))
-        return rows
+        return shallow_rows(token_ids, position)
 
     def logits(self, sequence: SequenceId, deep: Rows, position: int, num_logits: int) -> Rows:
         states = [int(row[0]) for row in deep]

@@ -128,6 +128,6 @@ class CoreCloud:
 
     def _forward(self, item: StepWork) -> bytes:
         rows = unpack_rows(item.payload, item.num_rows, HIDDEN_SIZE, Dtype.FP32)
-        deep = self._middles[item.handle].step(rows.astype(np.float32), item.position, item.parents)
+        deep = self._middles[item.handle].step(rows.astype(np.float32), item.position)
         wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[item.want]
         return bytes(pack_rows(wanted, Dtype.FP32))

@@ -1,4 +1,4 @@
-"""Medusa heads: training, files, the tree they propose."""
+"""Medusa heads: training, files, the drafts they propose."""
 
 from pathlib import Path
 
@@ -13,14 +13,12 @@ from adapters.medusa_heads import (
     HEADS_WEIGHTS_FILE,
     MedusaError,
     MedusaHeads,
-    TreeNode,
     load_heads,
 )
 from adapters.options import TrialOptions
 from adapters.training.medusa_training import (
     HeadsNetwork,
     HeadsOptions,
-    choose_tree,
     tokens_per_round,
     train_heads,
 )
@@ -31,33 +29,48 @@ from device_runtime.sampling.sampler import Sampler
 from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import make_bundles, write_stories
 from tests.support.reference import STORIES
+from tests.support.stack import split_for_serving
 
 HIDDEN_SIZE, VOCAB_SIZE = 4, 10
-TREE = (TreeNode(0, 0), TreeNode(1, 0), TreeNode(0, 1), TreeNode(3, 1), TreeNode(4, 0))
 
 
-def known_heads(tree: tuple[TreeNode, ...] = TREE) -> MedusaHeads:
+def known_heads() -> MedusaHeads:
     """Heads whose logits are the vocabulary's column 0: head d likes tokens d, d + 1, ... best."""
     vocabularies = np.zeros((3, VOCAB_SIZE, HIDDEN_SIZE), np.float32)
     for head in range(3):
         vocabularies[head, :, 0] = [-((token - head) % VOCAB_SIZE) for token in range(VOCAB_SIZE)]
     square = np.zeros((3, HIDDEN_SIZE, HIDDEN_SIZE), np.float32)
     norm = np.ones(HIDDEN_SIZE, np.float32)
-    return MedusaHeads(tree, 1e-5, norm, square, square[:, 0], vocabularies)
+    return MedusaHeads(1e-5, norm, square, square[:, 0], vocabularies)
 
 
-def drafter(heads: MedusaHeads) -> MedusaDrafter:
-    request = GenerationRequest((1, 2), 20, SamplingParams(temperature=0.0))
+def drafter(heads: MedusaHeads, **sampling: float) -> MedusaDrafter:
+    request = GenerationRequest((1, 2), 20, SamplingParams(temperature=0.0, **sampling))
     return MedusaDrafter(heads, Sampler(request, VOCAB_SIZE, PositionNoise(1)))
 
 
-def test_the_tree_holds_each_heads_best_guesses() -> None:
+def test_a_draft_is_the_best_guess_of_each_head_in_turn() -> None:
     medusa = drafter(known_heads())
-    assert medusa.propose(9) == ((), ())
+    assert medusa.propose(9) == ()
     medusa.decided(np.array([1, 0, 0, 0], np.float32))
-    assert medusa.propose(9) == ((0, 1, 1, 2, 2), (0, 0, 1, 0, 3, 4))
-    assert medusa.propose(3) == ((0, 1, 1), (0, 0, 1, 0))
-    assert medusa.propose(0) == ((), ())
+    assert medusa.propose(9) == (0, 1, 2)
+    assert medusa.propose(2) == (0, 1)
+    assert medusa.propose(0) == ()
+
+
+def test_each_guess_counts_those_before_it_as_said() -> None:
+    medusa = drafter(known_heads(), presence_penalty=2.0)
+    medusa.decided(np.array([-1, 0, 0, 0], np.float32))
+    # Head d likes token d - 1 best, then the one before it, and each token only once.
+    assert medusa.propose(3) == (9, 0, 1)
+
+
+def test_a_draft_ends_where_a_heads_numbers_are_broken() -> None:
+    heads = known_heads()
+    heads.vocabularies[1] = np.nan
+    medusa = drafter(heads)
+    medusa.decided(np.array([1, 0, 0, 0], np.float32))
+    assert medusa.propose(3) == (0,)
 
 
 def test_numpy_and_torch_heads_give_the_same_logits() -> None:
@@ -68,19 +81,22 @@ def test_numpy_and_torch_heads_give_the_same_logits() -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator))
     deep, norm = (torch.randn(HIDDEN_SIZE, generator=generator) for _ in range(2))
     parts = [p.detach().numpy() for p in (network.blocks, network.biases, network.vocabularies)]
-    heads = MedusaHeads((), 1e-5, norm.numpy(), *parts)
+    heads = MedusaHeads(1e-5, norm.numpy(), *parts)
     final = torch.nn.functional.rms_norm(deep, (HIDDEN_SIZE,), norm, 1e-5)
     expected = network(final[None]).detach().numpy()[:, 0]
-    np.testing.assert_allclose(heads.logits(deep.numpy()), expected, rtol=1e-5, atol=1e-5)
+    for num_heads in (3, 1):
+        logits = heads.logits(deep.numpy(), num_heads)
+        np.testing.assert_allclose(logits, expected[:num_heads], rtol=1e-5, atol=1e-5)
 
 
-def test_the_tree_is_that_of_the_likeliest_paths_and_its_rounds_are_counted() -> None:
-    texts = [[(0, 0), (0, 3), (1, 0), (0, 0), (9, 9), (0, 1)]]
-    tree = choose_tree(texts, 3)
-    assert tree == (TreeNode(0, 0), TreeNode(1, 0), TreeNode(0, 1))
-    # From starts 0, 3: three tokens each, then the text ends.
-    assert tokens_per_round(texts, tree) == 3.0
-    assert tokens_per_round(texts, ()) == 1.0
+def test_rounds_of_a_chain_are_counted_along_the_text() -> None:
+    right, wrong = (True, True), (False, False)
+    texts = [[right, wrong, wrong, (False, True), (True, False), right]]
+    # From starts 0, 3, 4: three tokens, one and two, then the text ends.
+    assert tokens_per_round(texts, 2) == 2.0
+    # From starts 0, 2, 3, 4: two tokens, one, one and two.
+    assert tokens_per_round(texts, 1) == 1.5
+    assert tokens_per_round(texts, 0) == 1.0
 
 
 def test_trained_heads_can_be_loaded_for_their_model_only(tmp_path: Path) -> None:
@@ -93,15 +109,14 @@ def test_trained_heads_can_be_loaded_for_their_model_only(tmp_path: Path) -> Non
         work=tmp_path / "work",
         out=tmp_path / "heads",
         recipe=Recipe(steps=6, batch_windows=2, warmup_steps=2),
-        num_nodes=5,
         trials=TrialOptions(2, prompt_tokens=(8,), continuation_tokens=20, max_draft_tokens=3),
     )
     card = train_heads(options)
     manifest = load_bundle(device, "device").manifest
     heads = load_heads(options.out, manifest)
-    assert heads.tree == card.tree
-    assert len(card.tree) <= 5
-    assert heads.logits(np.ones(32, np.float32)).shape == (4, manifest.shape.vocab_size)
+    assert heads.num_heads == card.num_heads == len(card.training.first_choice_shares) == 4
+    assert 1.0 <= card.training.tokens_per_round <= 5.0
+    assert heads.logits(np.ones(32, np.float32), 9).shape == (4, manifest.shape.vocab_size)
     other = msgspec.structs.replace(manifest, fingerprint="0" * 64, source_fingerprint="0" * 64)
     with pytest.raises(MedusaError, match="of another model"):
         load_heads(options.out, other)
@@ -112,15 +127,7 @@ def test_trained_heads_can_be_loaded_for_their_model_only(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"tree": []},
-        {"tree": [[1, 0]]},
-        {"tree": [[0, rank] for rank in range(31)]},
-        {"format_version": 2},
-        {"num_heads": 0},
-        {"x": 1},
-    ],
+    "change", [{"format_version": 3}, {"num_heads": 0}, {"rms_norm_eps": "small"}]
 )
 def test_a_broken_card_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     shipped = STORIES.parent / "stories260k-medusa" / HEADS_CARD_FILE
@@ -130,6 +137,14 @@ def test_a_broken_card_is_refused(tmp_path: Path, change: dict[str, object]) -> 
     manifest = load_bundle(device, "device").manifest
     with pytest.raises(MedusaError, match=r"medusa\.json"):
         load_heads(tmp_path, manifest)
+
+
+def test_heads_whose_card_still_names_a_tree_are_loaded(tmp_path: Path) -> None:
+    folder = STORIES.parent / "stories260k-medusa"
+    assert b'"tree"' in (folder / HEADS_CARD_FILE).read_bytes()
+    bundles = split_for_serving(STORIES, tmp_path / "split", 1)
+    heads = load_heads(folder, load_bundle(bundles / "device", "device").manifest)
+    assert heads.num_heads == 4
 
 
 def test_the_shipped_heads_are_small() -> None:
