@@ -2,9 +2,9 @@
 
 The cloud is a process of its own, by default with the smallest model in this repository. The
 attacker is another, at the lowest priority (of Linux' idle class): where cores are few, the cloud
-and not the attacker's own work is what is measured. The honest device is in this process. Peers have addresses
-of their own (127.0.0.2 and 127.0.0.3), as on a network; with --same-address all share one, as
-behind one NAT.
+and not the attacker's own work is what is measured. The honest device is in this process. Peers
+have addresses of their own (127.0.0.2 and 127.0.0.3), as on a network; with --same-address all
+share one, as behind one NAT.
 """
 
 import argparse
