@@ -7,6 +7,7 @@ import time
 from typing import NoReturn
 
 from hat.early_interrupt import leave_at_once
+from hat.rooms import leave_if_foreign
 
 GRACE_S = 5.0
 """How long running work may take once the parent is gone."""
@@ -15,6 +16,7 @@ GRACE_S = 5.0
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
     leave_at_once()
+    leave_if_foreign()
     end_with_parent()
     from hat.cli import main as run_and_exit
 

@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
 import click
 
+from hat import __version__
 from hat.commands.adapter import adapter
 from hat.commands.bench import bench
 from hat.commands.chat import chat
@@ -38,7 +38,7 @@ On two machines:
 
 def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        click.echo(f"hat {version('hat-serving')}")
+        click.echo(f"hat {__version__}")
         context.exit()
 
 

