@@ -2,7 +2,6 @@
 
 from aiohttp import web
 
-from device_runtime.api.job.parameters import check_model
 from device_runtime.api.request.sampling_defaults import OPENAI
 from device_runtime.api.response.answering import json_response
 from device_runtime.api.response.messages import Model, ModelList, SamplingDefault
@@ -19,7 +18,7 @@ async def get_model(request: web.Request) -> web.Response:
     """The model of this name, which may have slashes in it."""
     service = request.app[SERVICE]
     name = request.match_info["model"]
-    check_model(name, service.model)
+    service.model.check(name)
     return json_response(_entry(service, name))
 
 

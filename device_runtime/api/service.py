@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from device_runtime.api.drain import Drain
+from device_runtime.api.errors import ApiError
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling_defaults import SamplingDefaults
 from device_runtime.api.text_work import TextWork
@@ -29,6 +30,17 @@ class ModelCard:
     def names(self) -> tuple[str, ...]:
         """All names, the id first."""
         return (self.id, *self.aliases)
+
+    def check(self, name: str | None) -> None:
+        """A request may leave the model out; another model than the one served is not found.
+
+        Raises:
+            ApiError: 404 `model_not_found`.
+        """
+        if name is not None and name not in self.names:
+            names = ", ".join(map(repr, self.names))
+            message = f"the model {name[:200]!r} does not exist; this server has {names}"
+            raise ApiError(404, message, code="model_not_found", param="model")
 
     @property
     def system_fingerprint(self) -> str:

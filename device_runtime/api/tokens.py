@@ -3,8 +3,7 @@
 from aiohttp import web
 
 from device_runtime.api.errors import invalid
-from device_runtime.api.job.parameters import check_model
-from device_runtime.api.job.prompts import ChatOptions, encode_chat, encode_texts
+from device_runtime.api.job.prompts import encode_chat, encode_texts
 from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest
 from device_runtime.api.response.answering import json_response, read_request
 from device_runtime.api.service import SERVICE, Service
@@ -14,7 +13,7 @@ async def tokenize(request: web.Request) -> web.Response:
     """The token ids of a text, or of a conversation as its template renders it."""
     service = request.app[SERVICE]
     fields = await read_request(request, TokenizeRequest)
-    check_model(fields.model, service.model)
+    service.model.check(fields.model)
     ids = await _encode(service, fields)
     texts = await _texts(service, ids) if fields.return_token_strs else None
     return json_response(
@@ -31,7 +30,7 @@ async def detokenize(request: web.Request) -> web.Response:
     """The text of token ids, special ones by their names."""
     service = request.app[SERVICE]
     fields = await read_request(request, DetokenizeRequest)
-    check_model(fields.model, service.model)
+    service.model.check(fields.model)
     tokenizer = service.tokenizer
     text = await service.text_work.tokenize(
         len(fields.tokens), lambda: tokenizer.decode(fields.tokens, skip_special_tokens=False)
@@ -46,13 +45,13 @@ async def _encode(service: Service, fields: TokenizeRequest) -> list[int]:
         add_special_tokens = fields.add_special_tokens is not False
         [ids] = await encode_texts(service, [fields.prompt], add_special_tokens, "prompt")
         return ids
-    options = ChatOptions(
+    return await encode_chat(
+        service,
+        fields.messages or [],
         add_generation_prompt=fields.add_generation_prompt is not False,
         add_special_tokens=fields.add_special_tokens,
         variables=fields.chat_template_kwargs or {},
     )
-    messages = fields.messages or []
-    return await encode_chat(service, messages, options)
 
 
 async def _texts(service: Service, ids: list[int]) -> list[str]:

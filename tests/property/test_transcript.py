@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.api.job.job import Choice
+from device_runtime.api.job.plan import Choice
 from device_runtime.api.response.shape import join_pieces
 from device_runtime.api.response.transcript import Piece, Transcript
 from device_runtime.generation.request import GenerationRequest, SamplingParams

@@ -1,7 +1,6 @@
 """Prompts as token ids, whatever form they came in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from device_runtime.api.errors import ApiError, invalid, unsupported
@@ -9,19 +8,11 @@ from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
 from device_runtime.api.service import Service
 from device_runtime.text.bounds import TextTooLongError, encode_within
 from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, RenderedChat
+from device_runtime.text.detokenizer import whole_text
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 Prompt = str | list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class ChatOptions:
-    """How a conversation is rendered. `add_special_tokens` None: as the template needs it."""
-
-    add_generation_prompt: bool = True
-    add_special_tokens: bool | None = None
-    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 def split_prompts(prompt: str | Sequence[str | int | list[int]]) -> list[Prompt]:
@@ -105,10 +96,29 @@ def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
         raise invalid(param, f"{param}: expected token ids below {vocab_size}, got {max(ids)}")
 
 
+async def text_of(service: Service, prompt: Prompt, ids: list[int]) -> str:
+    """The text of a prompt, for the answer that repeats it.
+
+    Raises:
+        OverloadedError: too many texts wait already.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    tokenizer = service.tokenizer
+    return await service.text_work.tokenize(len(ids), lambda: whole_text(tokenizer, ids))
+
+
 async def encode_chat(
-    service: Service, messages: Sequence[Message], options: ChatOptions
+    service: Service,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    add_special_tokens: bool | None,
+    variables: Mapping[str, Any],
 ) -> list[int]:
     """Token ids of a conversation as the model was trained to read it.
+
+    `add_special_tokens` None: as the template needs it.
 
     Raises:
         ApiError: 400, a message or part that is not understood, refused by the template, or far
@@ -116,7 +126,7 @@ async def encode_chat(
         OverloadedError: too many conversations wait already.
     """
     template = service.template
-    reserved = template.reserved_names & options.variables.keys()
+    reserved = template.reserved_names & variables.keys()
     if reserved:
         name = f"chat_template_kwargs.{min(reserved)}"
         raise invalid(name, f"{name} is not for the request to set")
@@ -124,13 +134,12 @@ async def encode_chat(
     _check_words(template, plain)
 
     def render() -> RenderedChat:
-        return template.render(plain, options.add_generation_prompt, options.variables)
+        return template.render(plain, add_generation_prompt, variables)
 
     try:
         chat = await service.text_work.render(render)
     except ChatTemplateError as error:
         raise invalid("messages", str(error), code="chat_template_failed") from error
-    add_special_tokens = options.add_special_tokens
     if add_special_tokens is None:
         add_special_tokens = chat.add_special_tokens
     [ids] = await encode_texts(service, [chat.text], add_special_tokens, "messages")

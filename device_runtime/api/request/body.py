@@ -4,7 +4,7 @@ Fields not named here or in `refused_fields` are ignored, as clients of many ser
 `null` is the same as leaving a field out.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -95,6 +95,10 @@ TemplateVariables = Annotated[dict[str, Any], Meta(max_length=MAX_TEMPLATE_VARIA
 class ChatRequest(CommonFields, frozen=True, kw_only=True):
     """The body of POST /v1/chat/completions."""
 
+    prompt_field: ClassVar[str] = "messages"
+    default_tokens: ClassVar[int | None] = None
+    """So many are generated unless the client says how many; None: what the context holds."""
+
     messages: Messages
     max_completion_tokens: _NumTokens | None = None
     logprobs: bool | None = None
@@ -103,13 +107,45 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     chat_template_kwargs: TemplateVariables | None = None
     reasoning_effort: str | None = None
 
+    @property
+    def asked_tokens(self) -> int | None:
+        """How many tokens the client wants; None: as many as there is room for."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives of each token; None: no log probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the template is told; the effort by its own name, unless it is told already."""
+        variables = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            variables.setdefault("reasoning_effort", self.reasoning_effort)
+        return variables
+
 
 class CompletionRequest(CommonFields, frozen=True, kw_only=True):
     """The body of POST /v1/completions."""
 
+    prompt_field: ClassVar[str] = "prompt"
+    default_tokens: ClassVar[int | None] = 16
+    """As OpenAI has it for completions; chat has none."""
+
     prompt: str | Annotated[list[str | _TokenId | list[_TokenId]], Meta(min_length=1)]
     logprobs: _NumTopLogprobs | None = None
     echo: bool | None = None
+
+    @property
+    def asked_tokens(self) -> int | None:
+        """How many tokens the client wants; None: the default."""
+        return self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives of each token; None: no log probabilities at all."""
+        return self.logprobs
 
 
 class TokenizeRequest(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from device_runtime.api.errors import ApiError, invalid
 from device_runtime.api.figures import timing_headers
-from device_runtime.api.job.job import Job
+from device_runtime.api.job.plan import Job
 from device_runtime.api.request.body import decode_request
 from device_runtime.api.request.expectations import ask_for_body
 from device_runtime.api.response.answers import Answers

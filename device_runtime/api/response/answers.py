@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from device_runtime.api.figures import HatFigures, figures_of
-from device_runtime.api.job.job import Choice, Job
+from device_runtime.api.job.plan import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
 from device_runtime.api.response.transcript import Piece, Transcript
 from device_runtime.api.service import Service

@@ -10,7 +10,7 @@ from aiohttp.http import HttpVersion11
 from msgspec import UNSET
 
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
-from device_runtime.api.job.job import Job, StreamMode
+from device_runtime.api.job.plan import Job, StreamMode
 from device_runtime.api.response.answers import Answers, StillSilentError
 from device_runtime.api.response.messages import Usage, usage_of
 from device_runtime.api.response.shape import AnswerShape, ChunkUsage, with_end

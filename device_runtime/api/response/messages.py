@@ -1,6 +1,6 @@
 """What is sent: the documents and chunks of OpenAI's API, in its own field order."""
 
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -81,19 +81,6 @@ class ChatChoice(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None
 
 
-class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a chat request that does not stream."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChoice]
-    usage: Usage
-    hat: HatFigures | UnsetType = UNSET
-
-
 class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
     """What a message grew by; the role comes with its first piece, nothing with its end."""
 
@@ -110,19 +97,6 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None
 
 
-class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a chat stream."""
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType | None = UNSET
-    hat: HatFigures | UnsetType = UNSET
-
-
 class CompletionChoice(msgspec.Struct, frozen=True):
     """One answer of a completion, or its part of a chunk."""
 
@@ -132,21 +106,23 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a completion request, whole or as one event of its stream."""
+ObjectKind = Literal["chat.completion", "chat.completion.chunk", "text_completion"]
+ChoiceT = TypeVar("ChoiceT")
+
+
+class Answer(msgspec.Struct, Generic[ChoiceT], frozen=True, kw_only=True):
+    """The answer to a request, whole or as one event of its stream."""
 
     id: str
-    object: Literal["text_completion"] = "text_completion"
+    object: ObjectKind
     created: int
     model: str
     system_fingerprint: str
-    choices: list[CompletionChoice]
+    choices: list[ChoiceT]
     usage: Usage | UnsetType | None = UNSET
+    """In an event None says that the numbers come at the end."""
     hat: HatFigures | UnsetType = UNSET
-
-
-Document = ChatCompletion | Completion
-Chunk = ChatChunk | Completion
+    """What the request took, if the client wants to know."""
 
 
 class SamplingDefault(msgspec.Struct, frozen=True):

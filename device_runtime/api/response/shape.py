@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from device_runtime.api.figures import HatFigures
-from device_runtime.api.response.messages import Chunk, Document, Usage
+from device_runtime.api.response.messages import Answer, ChoiceT, ObjectKind, Usage
 from device_runtime.api.response.transcript import Piece
 
 ChunkUsage = Usage | UnsetType | None
@@ -26,19 +26,40 @@ class Head:
     model: str
     system_fingerprint: str
 
+    def over(
+        self,
+        kind: ObjectKind,
+        choices: list[ChoiceT],
+        usage: ChunkUsage,
+        figures: AnswerFigures = UNSET,
+    ) -> Answer[ChoiceT]:
+        """A document or chunk of these choices."""
+        return Answer(
+            id=self.id,
+            object=kind,
+            created=self.created,
+            model=self.model,
+            system_fingerprint=self.system_fingerprint,
+            choices=choices,
+            usage=usage,
+            hat=figures,
+        )
+
 
 class AnswerShape(Protocol):
     """One of OpenAI's two ways to write an answer down."""
 
-    def document(self, answers: Sequence[Piece], usage: Usage, figures: AnswerFigures) -> Document:
+    def document(
+        self, answers: Sequence[Piece], usage: Usage, figures: AnswerFigures
+    ) -> Answer[Any]:
         """The whole answer: each choice joined to one piece, in the order of their indices."""
         ...
 
-    def chunk(self, piece: Piece, usage: ChunkUsage) -> Chunk:
+    def chunk(self, piece: Piece, usage: ChunkUsage) -> Answer[Any]:
         """One event of a stream."""
         ...
 
-    def last_chunk(self, usage: ChunkUsage, figures: AnswerFigures) -> Chunk:
+    def last_chunk(self, usage: ChunkUsage, figures: AnswerFigures) -> Answer[Any]:
         """The last event of a stream that was asked for usage or figures: no choices."""
         ...
 

@@ -1,0 +1,313 @@
+"""One plan for a request: from its fields to what is generated, and how the answer is sent.
+
+Both kinds of request are planned here, in the order in which their faults are named: the model, the
+stream's options, the prompts, and then what depends on the prompts.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from device_runtime.api.errors import ApiError, invalid, unsupported
+from device_runtime.api.job.prompts import (
+    check_ids,
+    encode_chat,
+    encode_prompts,
+    split_prompts,
+    text_of,
+)
+from device_runtime.api.request.body import TIMELINE, ChatRequest, CommonFields, CompletionRequest
+from device_runtime.api.request.logit_bias import logit_biases
+from device_runtime.api.request.sampling_defaults import SamplingDefaults
+from device_runtime.api.service import ModelCard, Service
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.text.stop_strings import StopStrings
+
+MAX_CHOICES = 128
+"""Sequences of one request. The device generates only so many of them at once as it can."""
+
+MAX_STOP_CHARACTERS = 32_768
+"""Characters of all stop strings of a request: what is prepared for them grows with this."""
+
+NO_STOPS = StopStrings(())
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One sequence to generate. `echo` is text of the prompt that goes before the answer.
+
+    `is_first` of several of one prompt, which counts once.
+    """
+
+    index: int
+    generation: GenerationRequest
+    stops: StopStrings = NO_STOPS
+    echo: str = ""
+    is_first: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMode:
+    """What a stream says about usage: a last chunk with it, or every chunk with it."""
+
+    include_usage: bool = False
+    continuous_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All choices of a request; `num_prompt_tokens` counts each prompt once.
+
+    `stream` None: the answer is one JSON document. `arrived_s` is the time on the metrics' clock.
+    `wants_figures`: the answer says what it took.
+    """
+
+    request_id: str
+    arrived_s: float
+    choices: tuple[Choice, ...]
+    num_prompt_tokens: int
+    stream: StreamMode | None = None
+    wants_figures: bool = False
+
+
+async def plan_chat(
+    service: Service, request: ChatRequest, request_id: str, arrived_s: float
+) -> Job:
+    """What a conversation asks for.
+
+    Raises:
+        ApiError: 400 or 404, naming the first field at fault.
+        OverloadedError: too many texts wait already.
+    """
+    service.model.check(request.model)
+    stream = _stream_mode(request)
+    if request.top_logprobs and not request.logprobs:
+        raise invalid("top_logprobs", "top_logprobs: only allowed when logprobs is true")
+    ids = await encode_chat(
+        service,
+        request.messages,
+        add_generation_prompt=request.add_generation_prompt is not False,
+        add_special_tokens=request.add_special_tokens,
+        variables=request.template_variables,
+    )
+    check_ids(ids, service.generator.vocab_size, "messages")
+    choices = _choices(service, request, [ids], [""])
+    return Job(request_id, arrived_s, choices, len(ids), stream, bool(request.include_hat_stats))
+
+
+async def plan_completion(
+    service: Service, request: CompletionRequest, request_id: str, arrived_s: float
+) -> Job:
+    """What texts to be continued ask for.
+
+    Raises:
+        ApiError: 400 or 404, naming the first field at fault.
+        OverloadedError: too many texts wait already.
+    """
+    service.model.check(request.model)
+    stream = _stream_mode(request)
+    if request.echo and request.logprobs is not None:
+        message = "logprobs with echo is not supported here: prompts have no log probabilities"
+        raise unsupported("logprobs", message)
+    prompts = split_prompts(request.prompt)
+    _check_num_choices(len(prompts), request.n or 1)
+    encoded = await encode_prompts(service, prompts, request.add_special_tokens is not False)
+    echoes = [""] * len(prompts)
+    if request.echo:
+        pairs = zip(prompts, encoded, strict=True)
+        echoes = [await text_of(service, prompt, ids) for prompt, ids in pairs]
+    choices = _choices(service, request, encoded, echoes)
+    num_prompt_tokens = sum(map(len, encoded))
+    wants_figures = bool(request.include_hat_stats)
+    return Job(request_id, arrived_s, choices, num_prompt_tokens, stream, wants_figures)
+
+
+def _choices(
+    service: Service,
+    request: ChatRequest | CompletionRequest,
+    prompts: Sequence[Sequence[int]],
+    echoes: Sequence[str],
+) -> tuple[Choice, ...]:
+    """The choices of a request: `n` for each prompt, numbered through, as OpenAI's API does."""
+    num_each = request.n or 1
+    _check_num_choices(len(prompts), num_each)
+    stops = StopStrings(stop_strings(request))
+    sampling = _sampling_params(request, service.generator.vocab_size, service.sampling)
+    choices: list[Choice] = []
+    for prompt_ids, echo in zip(prompts, echoes, strict=True):
+        first = _generation(service, request, prompt_ids, sampling)
+        for number in range(num_each):
+            generation = first if number == 0 else _other(first, request.seed, number)
+            # The queue has a place for the request or has none; what it asks for comes in turn.
+            generation = replace(generation, is_let_in=len(choices) > 0)
+            choices.append(Choice(len(choices), generation, stops, echo, number == 0))
+    return tuple(choices)
+
+
+def _generation(
+    service: Service,
+    request: ChatRequest | CompletionRequest,
+    prompt_ids: Sequence[int],
+    sampling: SamplingParams,
+) -> GenerationRequest:
+    """The first choice of a prompt."""
+    max_tokens = _max_new_tokens(request, len(prompt_ids), service.generator.max_context_tokens)
+    return GenerationRequest(
+        prompt_ids=prompt_ids,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        stop_token_ids=_stop_token_ids(request, service.model, service.generator.vocab_size),
+        min_tokens=_min_new_tokens(request, max_tokens),
+        num_logprobs=request.num_logprobs,
+        wants_timeline=request.include_hat_stats == TIMELINE,
+    )
+
+
+def _other(first: GenerationRequest, seed: int | None, number: int) -> GenerationRequest:
+    """What another choice of the same prompt does differently."""
+    if seed is not None:
+        seed = seed_of_choice(seed, number)
+    return replace(first, sampling=replace(first.sampling, seed=seed))
+
+
+def _stream_mode(request: CommonFields) -> StreamMode | None:
+    """How to stream, or None for one document.
+
+    Raises:
+        ApiError: 400, options of a stream without a stream.
+    """
+    options = request.stream_options
+    if not request.stream:
+        if options is not None:
+            raise invalid("stream_options", "stream_options: only allowed when stream is true")
+        return None
+    if options is None:
+        return StreamMode()
+    return StreamMode(bool(options.include_usage), bool(options.continuous_usage_stats))
+
+
+def _sampling_params(
+    request: CommonFields, vocab_size: int, defaults: SamplingDefaults
+) -> SamplingParams:
+    """How a prompt's first choice is sampled; fields left out have the server's defaults.
+
+    Raises:
+        ApiError: 400, a wrong key or value of `logit_bias`.
+    """
+    return SamplingParams(
+        temperature=_or(request.temperature, defaults.temperature),
+        top_p=_or(request.top_p, defaults.top_p),
+        top_k=defaults.top_k if request.top_k is None else max(request.top_k, 0),
+        min_p=_or(request.min_p, defaults.min_p),
+        seed=None if request.seed is None else seed_of_choice(request.seed, 0),
+        presence_penalty=_or(request.presence_penalty, 0.0),
+        frequency_penalty=_or(request.frequency_penalty, 0.0),
+        repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
+        logit_bias=logit_biases(request.logit_bias or {}, vocab_size),
+    )
+
+
+def seed_of_choice(seed: int, number: int) -> int:
+    """The seed of one of several choices, in [0, 2**64).
+
+    The first choice has the request's own, so that it does not depend on `n`; the others have
+    hashes of it. A negative seed is taken modulo 2**64.
+    """
+    if number == 0:
+        return seed % 2**64
+    digest = hashlib.blake2b(b"%d/%d" % (seed, number), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def stop_strings(request: CommonFields) -> tuple[str, ...]:
+    """The stop strings, without duplicates.
+
+    Raises:
+        ApiError: 400, more text than can be looked for.
+    """
+    given = request.stop or ()
+    stops = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    num_characters = sum(map(len, stops))
+    if num_characters > MAX_STOP_CHARACTERS:
+        came = f"expected at most {MAX_STOP_CHARACTERS} characters in all, got {num_characters}"
+        raise invalid("stop", f"stop: {came}")
+    return stops
+
+
+def _stop_token_ids(request: CommonFields, model: ModelCard, vocab_size: int) -> frozenset[int]:
+    """The request's stop tokens and, unless it ignores them, the model's ends of text.
+
+    Raises:
+        ApiError: 400, a token id outside the vocabulary.
+    """
+    ids = request.stop_token_ids or []
+    _check_token_ids(ids, vocab_size, "stop_token_ids")
+    return frozenset(ids) | (frozenset() if request.ignore_eos else set(model.eos_token_ids))
+
+
+def _max_new_tokens(
+    request: ChatRequest | CompletionRequest, num_prompt_tokens: int, max_context_tokens: int
+) -> int:
+    """How many tokens may be generated; a default, not a wish, is cut to what the context holds.
+
+    Raises:
+        ApiError: 400 `context_length_exceeded`: the prompt leaves no room, or not as much as
+            was asked for. Nothing is ever cut silently.
+    """
+    asked, room = request.asked_tokens, max_context_tokens - num_prompt_tokens
+    limit = f"This model's maximum context length is {max_context_tokens} tokens."
+    if room < 1:
+        raise _too_long(
+            request.prompt_field,
+            f"{limit} However, your prompt resulted in {num_prompt_tokens} tokens and one more "
+            "is needed for the completion. Please reduce the length of the prompt.",
+        )
+    if asked is not None and asked > room:
+        raise _too_long(
+            request.prompt_field,
+            f"{limit} However, you requested {num_prompt_tokens + asked} tokens "
+            f"({num_prompt_tokens} in the prompt, {asked} in the completion). "
+            "Please reduce the length of the prompt or completion.",
+        )
+    return asked or min(room, request.default_tokens or room)
+
+
+def _min_new_tokens(request: CommonFields, num_new_tokens: int) -> int:
+    """How many tokens must be generated before a stop.
+
+    Raises:
+        ApiError: 400, more than may be generated.
+    """
+    minimum = request.min_tokens or 0
+    if minimum > num_new_tokens:
+        came = f"expected at most {num_new_tokens}, the tokens that may be generated, got {minimum}"
+        raise invalid("min_tokens", f"min_tokens: {came}")
+    return minimum
+
+
+def _check_num_choices(num_prompts: int, num_each: int) -> None:
+    """A request may not ask for more sequences than one answer may hold.
+
+    Raises:
+        ApiError: 400.
+    """
+    if num_prompts * num_each > MAX_CHOICES:
+        raise invalid(
+            "n" if num_prompts == 1 else "prompt",
+            f"expected at most {MAX_CHOICES} choices in all, "
+            f"got {num_prompts} prompts with {num_each} each",
+        )
+
+
+def _too_long(param: str, message: str) -> ApiError:
+    return invalid(param, message, code="context_length_exceeded")
+
+
+def _check_token_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
+    for token_id in ids:
+        if token_id >= vocab_size:
+            raise invalid(param, f"{param}: expected token ids below {vocab_size}, got {token_id}")
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
