@@ -9,6 +9,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from adapters.whole_files import write_float32, write_json
+from process.errors import UserError
 from submodels.manifest import BundleFile, Manifest, ModelShape
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.tensor_file import TensorFile, TensorFileError
@@ -28,7 +29,7 @@ Ended = Literal["steps", "minutes", "passes"]
 _MLP_SUFFIXES = ("post_attention_layernorm.", "mlp.")
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError):
     """An adapter is missing, corrupt, or was trained for another model or split."""
 
 

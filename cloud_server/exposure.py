@@ -4,9 +4,9 @@ from datetime import datetime
 from pathlib import Path
 
 from cloud_server.config import CloudConfig
-from process.certificates import CertificateError, validities
-from process.exposure import Notice, certificate_notices, is_loopback, secret_notices
 from process.listening.limits import Limits
+from process.program.certificates import CertificateError, validities
+from process.program.exposure import Notice, certificate_notices, is_loopback, secret_notices
 from wire.limits import MAX_CREDENTIAL_BYTES
 
 

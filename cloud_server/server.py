@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import AsyncIterator
 
@@ -18,11 +17,10 @@ from cloud_server.daemon.tls import server_tls
 from cloud_server.engine_settings import check_torch_settings
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
 from cloud_server.engines.sizing import gib
-from cloud_server.errors import ConfigError
 from cloud_server.number_format import NAMES
+from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
 from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.errors import BundleError
 from wire.handshake import LINK_PATH
 
 _log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class CloudServer:
         self._loader = load_engine
         self._patience = patience or Patience(silence_s=config.heartbeat_s)
         self._tls = server_tls(config.tls_certificate, config.tls_key)
-        self._bundle = _bundle(config)
+        self._bundle = load_bundle(config.bundle, "cloud", config.verify_weights)
         self._engine = EngineThread(self._load_engine, wire_dtype(config, self._bundle.manifest))
         self.reception = make_reception(config)
         self._runner = GuardedRunner(
@@ -71,7 +69,7 @@ class CloudServer:
         """Listen; readiness is false until `load` is through.
 
         Raises:
-            ConfigError: the address cannot be used.
+            StartError: the address cannot be used.
         """
         await self._runner.setup()
         host, port = self._config.host, self._config.port
@@ -79,14 +77,14 @@ class CloudServer:
             await self._runner.listen(host, port, self._tls)
         except OSError as error:
             await self._runner.cleanup()
-            raise ConfigError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
+            raise StartError(f"cannot listen on {host}:{port}: {system_reason(error)}") from error
         self._port = self._runner.addresses[0][1]
 
     async def load(self) -> None:
         """Load the engine and begin to serve.
 
         Raises:
-            ConfigError: the bundle, the machine and the settings do not go together.
+            StartError: the bundle, the machine and the settings do not go together.
         """
         started_s = time.monotonic()
         loaded = await self._engine.load()
@@ -147,7 +145,7 @@ async def serve_cloud(
     `load_engine` None takes the engine that the settings name.
 
     Raises:
-        ConfigError: it cannot start.
+        UserError: it cannot start.
     """
     server = CloudServer(config, load_engine or load_chosen_engine, patience)
     await server.open()
@@ -162,7 +160,7 @@ def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     """The engine that the settings name; it is imported here, in the engine's thread.
 
     Raises:
-        ConfigError: what it needs is not installed, or it refuses.
+        StartError: what it needs is not installed, or it refuses.
     """
     if config.engine == "vllm":
         from cloud_server.engines.vllm.bundle import load_vllm_engine
@@ -172,21 +170,7 @@ def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     try:
         from cloud_server.engines.torch.bundle import load_torch_engine
     except ImportError as error:
-        raise ConfigError(
+        raise StartError(
             f"the engine needs torch ({error}): pip install 'hat-serving[cloud]'"
         ) from error
     return load_torch_engine(bundle, config)
-
-
-def _bundle(config: CloudConfig) -> Bundle:
-    try:
-        return load_bundle(config.bundle, "cloud", config.verify_weights)
-    except BundleError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _reason(error: OSError) -> str:
-    """Why an address cannot be used; the event loop words it at more length."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return error.strerror or str(error)

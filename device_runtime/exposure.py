@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 from device_runtime.config import DeviceConfig
-from process.exposure import Notice, is_loopback, key_notices, secret_notices
+from process.program.exposure import Notice, is_loopback, key_notices, secret_notices
 from wire.limits import MAX_CREDENTIAL_BYTES
 
 

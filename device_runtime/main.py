@@ -5,22 +5,18 @@ import json
 import logging
 import random
 import shlex
-import signal
-import sys
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.bundle_adapter import drafter_reason
 from device_runtime.exposure import exposure_of
-from device_runtime.logs import configure_logs
-from device_runtime.server import DeviceServer, StartError, serve_device
-from process.exposure import tell
+from device_runtime.server import DeviceServer, serve_device
+from process.errors import UserError
+from process.program.exposure import tell
+from process.program.logs import configure_logs
+from process.program.run import OK, Signals, run_on_loop, told
 from process.world import World
 
-OK = 0
-FAILED = 1
 INTERRUPTED = 130
 
 # A cloud that is up answers within a few round trips; the endpoint does not wait for it.
@@ -37,16 +33,12 @@ def run(config: DeviceConfig) -> int:
         when it was interrupted while starting.
     """
     world = World(time.monotonic, time.time, random.SystemRandom())
-    configure_logs(config.log_level, config.log_format)
+    configure_logs(config.log_level, config.log_format, quotes_no_requests=True)
     try:
-        obstacle = tell(exposure_of(config), _log)
-        if obstacle is not None:
-            raise StartError(obstacle)
-        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-            runner.run(_serve(config, world))
-    except StartError as error:
-        print(f"hat: {error}", file=sys.stderr, flush=True)
-        return FAILED
+        tell(exposure_of(config), _log)
+        run_on_loop(_serve(config, world))
+    except UserError as error:
+        return told(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     return OK
@@ -55,15 +47,11 @@ def run(config: DeviceConfig) -> int:
 async def _serve(config: DeviceConfig, world: World) -> None:
     """The process's life between its signals."""
     async with serve_device(config, world) as server:
-        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signals.put_nowait, number)
-        announcing = loop.create_task(_announce(config, server))
-        number = await signals.get()
+        signals = Signals(_log)
+        announcing = asyncio.create_task(_announce(config, server))
+        number = await signals.next()
         announcing.cancel()
-        _log.info("%s: draining for at most %g s", number.name, config.drain_timeout_s)
-        await _first(server.drain(config.drain_timeout_s), signals.get())
+        await signals.drain(number, server.drain, config.drain_timeout_s)
     _log.info("stopped")
 
 
@@ -116,23 +104,3 @@ def _curl(config: DeviceConfig, server: DeviceServer) -> str:
         f"curl {server.url}/v1/{path} -H 'Content-Type: application/json'{key} "
         f"-d {shlex.quote(json.dumps(body))}"
     )
-
-
-async def _first(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait for the first of these and end the others."""
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    for task in done:
-        task.result()
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where it exists."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

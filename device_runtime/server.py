@@ -24,11 +24,10 @@ from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling_defaults import FILE, SamplingDefaults, sampling_defaults
 from device_runtime.api.service import AccessRules, ModelCard, Service
 from device_runtime.config import DeviceConfig
-from device_runtime.engines.loading import EngineLoadError, load_engine
+from device_runtime.engines.loading import load_engine
 from device_runtime.engines.thread import EngineThread
 from device_runtime.link.config import (
     LinkConfig,
-    LinkConfigError,
     ModelIdentity,
     Patience,
     link_proxy,
@@ -37,15 +36,11 @@ from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Runtime
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import load_tokenizer
+from process.errors import StartError, system_reason
 from process.world import World
 from submodels.bundle.bundle import MANIFEST_FILE, Bundle, load_bundle
-from submodels.errors import BundleError
 
 _BACKLOG = 128
-
-
-class StartError(Exception):
-    """The device cannot start as configured; the message is one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +66,28 @@ async def serve_device(config: DeviceConfig, world: World) -> AsyncIterator[Devi
     what is still in progress.
 
     Raises:
-        StartError: no usable bundle, engine or cloud address, or the port is in use.
+        UserError: no usable bundle, engine or cloud address, or the port is in use.
     """
     async with AsyncExitStack() as stack:
         listener = _bind(config)
         stack.callback(listener.close)
         access = _access(config, listener)
-        try:
-            bundle = load_bundle(config.bundle, "device", config.verify_weights)
-            monitor = StateMonitor(is_robust=config.chunking != "paper")
-            link = Link(_link_config(config, bundle), world.clock, world.randomness, monitor)
-            engine = await asyncio.to_thread(load_engine, config)
-            runtime = Runtime(
-                EngineThread(engine),
-                link,
-                config,
-                world.clock,
-                world.randomness,
-                heads=_heads(config, bundle),
-            )
-            stack.push_async_callback(runtime.close)
-            service = _service(config, bundle, runtime, access, world)
-            stack.callback(service.text_work.close)
-            stack.callback(service.template.close)
-        except (BundleError, EngineLoadError, LinkConfigError) as error:
-            raise StartError(str(error)) from error
+        bundle = load_bundle(config.bundle, "device", config.verify_weights)
+        monitor = StateMonitor(is_robust=config.chunking != "paper")
+        link = Link(_link_config(config, bundle), world.clock, world.randomness, monitor)
+        engine = await asyncio.to_thread(load_engine, config)
+        runtime = Runtime(
+            EngineThread(engine),
+            link,
+            config,
+            world.clock,
+            world.randomness,
+            heads=_heads(config, bundle),
+        )
+        stack.push_async_callback(runtime.close)
+        service = _service(config, bundle, runtime, access, world)
+        stack.callback(service.text_work.close)
+        stack.callback(service.template.close)
         runtime.start()
         runner = make_runner(service)
         await runner.setup()
@@ -114,7 +106,7 @@ def _bind(config: DeviceConfig) -> socket.socket:
         listener.bind((config.host, config.port))
     except OSError as error:
         listener.close()
-        reason = (error.strerror or str(error)).lower()
+        reason = system_reason(error).lower()
         where = f"{config.host}:{config.port}"
         raise StartError(f"cannot listen on {where}: {reason}") from error
     listener.setblocking(False)

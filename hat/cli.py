@@ -15,7 +15,8 @@ from hat.commands.split import split
 from hat.commands.up import up
 from hat.commands.verify import verify
 from hat.early_interrupt import INTERRUPTED, leave_at_once, raise_again
-from hat.errors import CommandError, ConfigError
+from hat.errors import ConfigError
+from process.errors import UserError
 
 OK = 0
 FAILED = 1
@@ -101,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
         return _report(_usage_message(error), USAGE)
     except ConfigError as error:
         return _report(str(error), USAGE)
-    except CommandError as error:
+    except UserError as error:
         return _report(str(error), FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _report("interrupted", INTERRUPTED)

@@ -1,8 +1,10 @@
-"""What a command reports as one line; anything else that is raised is a bug and shows its trace."""
+"""What a command reports as one line; what is no `UserError` is a bug and shows its trace."""
+
+from process.errors import UserError
 
 
-class CommandError(Exception):
-    """The command cannot go on; the message is one line for the user. Exit code 1."""
+class CommandError(UserError):
+    """The command cannot go on. Exit code 1."""
 
 
 class ConfigError(CommandError):

@@ -41,15 +41,11 @@ def model_folder(model: str) -> Path:
     """The folder of a model: as given, or as the hub's cache holds it.
 
     Raises:
-        CommandError: no such folder, and no such model that can be had.
+        UserError: no such folder, and no such model that can be had.
     """
     with extras_explained(), NothingBegun():
         from submodels.checkpoint.hub import resolve_model
-        from submodels.errors import SplitError
-    try:
-        return resolve_model(model)
-    except SplitError as error:
-        raise CommandError(str(error)) from error
+    return resolve_model(model)
 
 
 def split_model(
@@ -61,33 +57,29 @@ def split_model(
     it was trained for this model and split. So do Medusa heads (MODEL-medusa).
 
     Raises:
-        CommandError: the model, the checkpoint, the layer counts or the target are refused.
+        UserError: the model, the checkpoint, the layer counts or the target are refused.
     """
     with extras_explained(), NothingBegun():
         from submodels.checkpoint.checkpoint import CONFIG_FILE, read_json
         from submodels.checkpoint.hub import model_name
-        from submodels.errors import SplitError
         from submodels.split import SplitOptions, split_checkpoint
-    try:
-        num_input_layers = request.num_input_layers
-        if num_input_layers is None:
-            num_input_layers = _default_for(read_json(folder / CONFIG_FILE))
-        options = SplitOptions(
-            model=str(folder),
-            name=model_name(model),
-            out=out,
-            num_input_layers=num_input_layers,
-            num_output_layers=request.num_output_layers or 0,
-            dtype=request.dtype,
-            onnx_weights=request.onnx_weights,
-            overwrite=overwrite,
-        )
-        with extras_explained(), _ProgressBar() as progress:
-            result = split_checkpoint(options, progress)
-            _add_heads(result, folder)
-            return replace(result, device=_with_adapter(result, folder))
-    except SplitError as error:
-        raise CommandError(str(error)) from error
+    num_input_layers = request.num_input_layers
+    if num_input_layers is None:
+        num_input_layers = _default_for(read_json(folder / CONFIG_FILE))
+    options = SplitOptions(
+        model=str(folder),
+        name=model_name(model),
+        out=out,
+        num_input_layers=num_input_layers,
+        num_output_layers=request.num_output_layers or 0,
+        dtype=request.dtype,
+        onnx_weights=request.onnx_weights,
+        overwrite=overwrite,
+    )
+    with extras_explained(), _ProgressBar() as progress:
+        result = split_checkpoint(options, progress)
+        _add_heads(result, folder)
+        return replace(result, device=_with_adapter(result, folder))
 
 
 def _with_adapter(result: "SplitResult", model: Path) -> "Manifest":

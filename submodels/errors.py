@@ -1,7 +1,9 @@
 """Errors of splitting and of reading bundles: the type says which of the two is at fault."""
 
+from process.errors import UserError
 
-class SplitError(ValueError):
+
+class SplitError(UserError):
     """This model cannot be split as asked; the message says what was expected and what came."""
 
 
@@ -13,5 +15,5 @@ class CheckpointError(SplitError):
     """The checkpoint on disk is missing, incomplete or corrupt."""
 
 
-class BundleError(ValueError):
+class BundleError(UserError):
     """A bundle is missing, incomplete, corrupt, of the other role, or of a newer format."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from process.errors import UserError
 from submodels.bundle.bundle import Bundle
 from submodels.checkpoint.special_tokens import TOKENIZER_FILE
 
@@ -23,7 +24,7 @@ _MAX_STORY_CHARS = 1 << 20
 _HELD_OUT_EVERY = 20
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError):
     """Text files are missing, unreadable, or hold too little."""
 
 

@@ -11,6 +11,7 @@ from adapters.data.states import cached_states
 from adapters.data.whole_model import WholeModel
 from adapters.options import TrainOptions
 from adapters.training.fitting import new_distillation
+from process.errors import UserError
 
 MIN_STEPS = 100
 """An adapter that has taken fewer has hardly left its warm-up; a good one takes thousands."""
@@ -23,7 +24,7 @@ _TRIAL_SHARE = 0.2
 _HOPELESS = 10
 
 
-class TooFewStepsError(ValueError):
+class TooFewStepsError(UserError):
     """The minutes are too short for a training; the message says how many would do."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cloud_server.config import CloudConfig
 from cloud_server.daemon.turns import Shares
 from cloud_server.daemon.wrong_secrets import WrongSecrets
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 from process.listening.addresses import Network, parse_networks
 from process.listening.guard import Guard
 from process.listening.limits import Limits, default_max_connections, default_max_per_address
@@ -52,7 +52,7 @@ def make_reception(config: CloudConfig) -> Reception:
     """The reception of a cloud; belongs to the running event loop.
 
     Raises:
-        ConfigError: a trusted proxy is no address.
+        StartError: a trusted proxy is no address.
     """
     loop = asyncio.get_running_loop()
     refusals = QuietLog(_log, loop.time, loop.call_later)
@@ -77,9 +77,9 @@ def trusted_proxies(config: CloudConfig) -> tuple[Network, ...]:
     """The proxies whose X-Forwarded-For is believed.
 
     Raises:
-        ConfigError: one of them is no address and no network.
+        StartError: one of them is no address and no network.
     """
     try:
         return parse_networks(config.trusted_proxies)
     except ValueError as error:
-        raise ConfigError(f"trusted_proxies: {error}") from error
+        raise StartError(f"trusted_proxies: {error}") from error

@@ -26,4 +26,4 @@ class LoadedEngine:
 
 
 EngineLoader = Callable[[Bundle, CloudConfig], LoadedEngine]
-"""Loads a bundle's middle layers, in the thread that will run them. May raise ConfigError."""
+"""Loads a bundle's middle layers, in the thread that will run them. May raise StartError."""

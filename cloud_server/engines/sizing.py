@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 
 _KV_SHARE = 0.5
 """Of the memory that the weights leave: the rest is for rows, scores, sockets, and a moving slab,
@@ -25,19 +25,19 @@ def choose_capacity(demand: KvDemand, free_bytes: int) -> int:
     """The KV capacity in tokens, given what is free once the weights are there.
 
     Raises:
-        ConfigError: the capacity asked for does not fit, or nothing does.
+        StartError: the capacity asked for does not fit, or nothing does.
     """
     if demand.capacity_tokens is not None:
         needed_bytes = demand.capacity_tokens * demand.bytes_per_token
         if needed_bytes > free_bytes:
-            raise ConfigError(
+            raise StartError(
                 f"capacity_tokens {demand.capacity_tokens} takes {gib(needed_bytes)} of KV cache, "
                 f"{gib(free_bytes)} of memory are free"
             )
         return demand.capacity_tokens
     affordable_tokens = int(free_bytes * _KV_SHARE) // demand.bytes_per_token
     if affordable_tokens < 1:
-        raise ConfigError(f"no memory for a KV cache: {gib(free_bytes)} are free")
+        raise StartError(f"no memory for a KV cache: {gib(free_bytes)} are free")
     return min(affordable_tokens, demand.useful_tokens)
 
 
@@ -52,10 +52,10 @@ def check_weights_fit(weight_bytes: int, free_bytes: int) -> None:
     """Return if the weights fit beside what is there.
 
     Raises:
-        ConfigError: they do not.
+        StartError: they do not.
     """
     if weight_bytes > free_bytes:
-        raise ConfigError(
+        raise StartError(
             f"the middle layers take {gib(weight_bytes)}, {gib(free_bytes)} of memory are free"
         )
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from adapters.storage import (
     CARD_FILE,
     WEIGHTS_FILE,
-    AdapterError,
     StoredAdapter,
     TrainingFigures,
     load_adapter,
@@ -20,37 +19,31 @@ def stored_adapter(bundle: Bundle) -> StoredAdapter | None:
     """The bundle's adapter; None when it has none.
 
     Raises:
-        BundleError: it has one that is corrupt, or for another model or split.
+        AdapterError, BundleError: it has one that is corrupt, or for another model or split.
     """
     if CARD_FILE not in bundle.manifest.files:
         return None
     if WEIGHTS_FILE not in bundle.manifest.files:
         raise BundleError(f"{bundle.path} lists {CARD_FILE} and not {WEIGHTS_FILE}")
-    try:
-        return load_adapter(bundle.path, bundle.manifest)
-    except AdapterError as error:
-        raise BundleError(str(error)) from error
+    return load_adapter(bundle.path, bundle.manifest)
 
 
 def recorded_figures(bundle: Bundle) -> TrainingFigures | None:
     """What the bundle's adapter was measured at; None when there is no adapter.
 
     Raises:
-        BundleError: its card cannot be read.
+        AdapterError: its card cannot be read.
     """
     if CARD_FILE not in bundle.manifest.files:
         return None
-    try:
-        return load_card(bundle.path).training
-    except AdapterError as error:
-        raise BundleError(str(error)) from error
+    return load_card(bundle.path).training
 
 
 def is_worth_its_place(path: Path) -> bool:
     """Whether the adapter of a bundle is to be preferred to prompt lookup, as far as is known.
 
     Raises:
-        BundleError: no usable bundle there, or one with a card that cannot be read.
+        AdapterError, BundleError: no usable bundle there, or one with a card that cannot be read.
     """
     figures = recorded_figures(load_bundle(path, "device"))
     return figures is None or not figures.is_beaten_by_lookup

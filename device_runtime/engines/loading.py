@@ -3,39 +3,33 @@
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.bundle_adapter import is_worth_its_place
 from device_runtime.engines.engine import DeviceEngine
-from submodels.errors import BundleError
+from process.errors import StartError
 
 _EXTRAS = {"onnx": "device", "torch": "cloud"}
-
-
-class EngineLoadError(Exception):
-    """The engine cannot run as configured here; the message says what to change."""
 
 
 def load_engine(config: DeviceConfig) -> DeviceEngine:
     """The device engine of `config.bundle`.
 
     Raises:
-        EngineLoadError: its library is not installed, or a setting does not fit the model.
+        StartError: its library is not installed, or a setting does not fit the model.
         BundleError: no usable device bundle, or one split without the chosen weights.
     """
     try:
         return _checked(_load(config), config)
     except ImportError as error:
-        raise EngineLoadError(
+        raise StartError(
             f"engine {config.engine}: cannot import {error.name or error}; install "
             f"hat-serving[{_EXTRAS[config.engine]}], or choose another engine"
         ) from error
-    except BundleError:
-        raise
     except ValueError as error:
-        raise EngineLoadError(str(error)) from error
+        raise StartError(str(error)) from error
 
 
 def _checked(engine: DeviceEngine, config: DeviceConfig) -> DeviceEngine:
     if config.drafter == "adapter" and engine.draft_limits is None:
         weights = f" with {config.draft_weights} weights" if config.engine == "onnx" else ""
-        raise EngineLoadError(
+        raise StartError(
             f"drafter adapter: {config.bundle} holds no adapter{weights}; train one with "
             "`hat adapter train`, or choose another drafter"
         )

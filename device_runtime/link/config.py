@@ -7,13 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from device_runtime.link.proxies import Proxy, ProxyError, proxy_for
+from process.errors import StartError
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.messages import Dtype, Hello
 from wire.numbers import SUPPORTED_CODECS
-
-
-class LinkConfigError(ValueError):
-    """The address or certificate the user gave cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +78,15 @@ def link_url(cloud: str) -> str:
     """The WebSocket address of a cloud, with the path of the link if none is given.
 
     Raises:
-        LinkConfigError: not a ws:// or wss:// address with a host.
+        StartError: not a ws:// or wss:// address with a host.
     """
     try:
         parts = urlsplit(cloud)
         has_host = bool(parts.hostname) and parts.port != 0
     except ValueError as error:
-        raise LinkConfigError(f"the cloud's address {cloud!r} is not a URL: {error}") from error
+        raise StartError(f"the cloud's address {cloud!r} is not a URL: {error}") from error
     if parts.scheme not in ("ws", "wss") or not has_host or parts.username is not None:
-        raise LinkConfigError(f"expected a cloud address like wss://host:port, got {cloud!r}")
+        raise StartError(f"expected a cloud address like wss://host:port, got {cloud!r}")
     path = LINK_PATH if parts.path in ("", "/") else parts.path
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
@@ -98,30 +95,28 @@ def link_proxy(cloud: str, environ: Mapping[str, str]) -> Proxy | None:
     """The HTTP proxy that the environment names for this cloud, if any.
 
     Raises:
-        LinkConfigError: one that cannot be used, or the cloud's address is none.
+        StartError: one that cannot be used, or the cloud's address is none.
     """
     try:
         return proxy_for(link_url(cloud), environ)
     except ProxyError as error:
-        raise LinkConfigError(str(error)) from error
+        raise StartError(str(error)) from error
 
 
 def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
     """What a wss:// address is checked with: the system's authorities, or `ca_file` alone.
 
     Raises:
-        LinkConfigError: the file cannot be read, holds no certificate, or the address is ws://.
+        StartError: the file cannot be read, holds no certificate, or the address is ws://.
     """
     if not url.startswith("wss:"):
         if ca_file is not None:
-            raise LinkConfigError("a CA file is of no use for a ws:// address; use wss://")
+            raise StartError("a CA file is of no use for a ws:// address; use wss://")
         return None
     try:
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError as error:
-        raise LinkConfigError(
-            f"cannot use the CA file {ca_file}: no certificate is in it"
-        ) from error
+        raise StartError(f"cannot use the CA file {ca_file}: no certificate is in it") from error
     except OSError as error:
         why = (error.strerror or "it cannot be read").lower()
-        raise LinkConfigError(f"cannot use the CA file {ca_file}: {why}") from error
+        raise StartError(f"cannot use the CA file {ca_file}: {why}") from error

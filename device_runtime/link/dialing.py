@@ -28,7 +28,7 @@ class Dialer:
     """A `Dial` for one cloud. Whoever calls it bounds the time it may take.
 
     Raises:
-        LinkConfigError: when made, for an address, CA file or proxy that cannot be used.
+        StartError: when made, for an address, CA file or proxy that cannot be used.
     """
 
     def __init__(self, config: LinkConfig) -> None:

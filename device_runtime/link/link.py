@@ -50,7 +50,7 @@ class Link:
     None those of the cloud that the config names.
 
     Raises:
-        LinkConfigError: when made, for an address, CA file or proxy that cannot be used.
+        StartError: when made, for an address, CA file or proxy that cannot be used.
     """
 
     def __init__(

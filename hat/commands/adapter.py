@@ -176,16 +176,13 @@ def _paths(names: tuple[str, ...]) -> tuple[Path, ...]:
 def _failures_explained() -> Iterator[None]:
     """What the user can do something about becomes one line."""
     with extras_explained():
-        from adapters.data.corpus import CorpusError
-        from adapters.storage import AdapterError
         from adapters.training.trial_steps import TooFewStepsError
-        from submodels.errors import BundleError
 
         try:
             yield
         except TooFewStepsError as error:
             raise CommandError(f"--minutes is too short: {error}") from error
-        except (BundleError, CorpusError, AdapterError, OSError) as error:
+        except OSError as error:
             raise CommandError(str(error)) from error
 
 

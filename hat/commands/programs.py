@@ -8,10 +8,8 @@ from typing import Any
 
 import click
 
-from cloud_server.errors import ConfigError
 from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
-from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 from hat.settings.options import config_file, flags_of, settings_options, show_notes
 from hat.settings.print_config import as_toml
@@ -87,9 +85,9 @@ def device(**parameters: Any) -> int:
 
 def _say_loading(config: DeviceConfig) -> None:
     """Before what takes long is imported."""
-    from device_runtime.logs import configure_logs
+    from process.program.logs import configure_logs
 
-    configure_logs(config.log_level, config.log_format)
+    configure_logs(config.log_level, config.log_format, quotes_no_requests=True)
     logging.getLogger(__name__).info("loading %s", config.bundle)
 
 
@@ -100,13 +98,10 @@ def _self_test(parameters: dict[str, Any]) -> int:
         return 0
     given = {"bundle": Given(Path(), "--self-test"), **resolved.given}
     config = replace(resolved, given=given).config()
-    try:
-        with extras_explained():
-            from hat.self_test.run import self_test
+    with extras_explained():
+        from hat.self_test.run import self_test
 
-            return self_test(config, "bundle" in resolved.given, click.echo)
-    except ConfigError as error:
-        raise CommandError(str(error)) from error
+        return self_test(config, "bundle" in resolved.given, click.echo)
 
 
 def _settings(program: Program[C], parameters: dict[str, Any]) -> C | None:

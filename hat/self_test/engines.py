@@ -75,7 +75,7 @@ def started(config: CloudConfig, quiet: Quiet) -> Iterator[Started]:
     """The engine of `config.bundle`, in this thread; it is ended with the context.
 
     Raises:
-        ConfigError, BundleError: it does not start.
+        UserError: it does not start.
     """
     from cloud_server.server import load_chosen_engine
 

@@ -11,8 +11,6 @@ from typing import Final, Literal
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.host_memory import available_bytes
-from cloud_server.errors import ConfigError
-from cloud_server.logs import configure_logs
 from hat.self_test.checks import MIN_CONTEXT_TOKENS, Outcome, run_checks, tolerance_of
 from hat.self_test.engines import (
     Mode,
@@ -35,7 +33,9 @@ from hat.self_test.random_bundle import (
 from hat.self_test.report import Column, has_gpu, outcome_line, summary_line, times_table
 from hat.self_test.step_times import CONTEXT_TOKENS, NUM_STEPS, measure
 from hat.self_test.streams import OwnStreams, Streams, TransformersStreams
-from submodels.errors import BundleError, SplitError
+from process.errors import StartError, UserError
+from process.program.logs import configure_logs
+from submodels.errors import SplitError
 
 OK = 0
 FAILED = 1
@@ -65,7 +65,7 @@ def self_test(config: CloudConfig, has_bundle: bool, say: Say, extent: Extent | 
         0 when every check passed, else 1.
     """
     if config.nnodes > 1:
-        raise ConfigError("--self-test checks one machine: leave nnodes out")
+        raise StartError("--self-test checks one machine: leave nnodes out")
     _prepare(config)
     with tempfile.TemporaryDirectory(prefix="hat-self-test-") as folder:
         test = _SelfTest(config, say, Path(folder), extent or Extent())
@@ -126,7 +126,7 @@ class _SelfTest:
 
         def check(engine: Started) -> None:
             if engine.engine.max_context_tokens < MIN_CONTEXT_TOKENS:
-                raise ConfigError(
+                raise StartError(
                     f"--self-test needs a context of {MIN_CONTEXT_TOKENS} tokens, this engine "
                     f"has {engine.engine.max_context_tokens}"
                 )
@@ -232,7 +232,7 @@ class _SelfTest:
             with started(config, self._quiet) as engine:
                 self._say(f"  {engine.description}; started in {engine.start_s:.1f} s")
                 use(engine)
-        except (ConfigError, SplitError, BundleError, MemoryError) as error:
+        except (UserError, MemoryError) as error:
             self._add(Outcome("engine", False, str(error)))
             self._say_all("    | ", self._quiet.last_lines())
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from hat.errors import ConfigError
-from process.exposure import file_notice
+from process.program.exposure import file_notice
 
 MAX_SECRET_CHARS = 4096
 

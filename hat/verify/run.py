@@ -1,11 +1,10 @@
 """The checks of `hat verify`, one after another, each as a line with its details."""
 
-import asyncio
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from hat.verify.report import (
 from hat.verify.settings import VerifyOptions
 from hat.verify.split_model import Questions, SplitAnswers, ask_split_model
 from hat.verify.templates import template_check
+from process.program.run import run_on_loop
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 
@@ -122,8 +122,7 @@ def _ask_unsplit(options: VerifyOptions, questions: Questions, progress: Progres
 
 def _ask_split(options: VerifyOptions, questions: Questions, progress: Progress) -> SplitAnswers:
     progress.begin("split model", len(questions.prompts) + options.sampled.num_draws)
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(ask_split_model(options, questions, progress.advance))
+    return run_on_loop(ask_split_model(options, questions, progress.advance))
 
 
 def _check_template(model: Path, device: Path) -> Check:
@@ -161,14 +160,3 @@ def _compared(
         found = distances(unsplit.target, split.draws, generator)
         checks.append(sampled_check(found, len(unsplit.target), is_exact))
     return checks
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where it exists, as the two programs run on it."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: Any = uvloop.new_event_loop()
-    new: asyncio.AbstractEventLoop = loop
-    return new

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from cloud_server.config import CloudConfig
-from cloud_server.errors import ConfigError as CloudConfigError
 from cloud_server.server import serve_cloud
 from device_runtime.config import DeviceConfig
 from device_runtime.generation.request import (
@@ -20,7 +19,7 @@ from device_runtime.generation.request import (
     SamplingParams,
 )
 from device_runtime.runtime.runtime import Runtime
-from device_runtime.server import StartError, serve_device
+from device_runtime.server import serve_device
 from hat.errors import CommandError
 from hat.verify.compare import Continuation, Text
 from hat.verify.reference import Advance
@@ -57,7 +56,7 @@ async def ask_split_model(
     """Run both sides and ask them everything, several requests at a time.
 
     Raises:
-        CommandError: a side cannot start, or the cloud is lost.
+        UserError: a side cannot start, or the cloud is lost.
     """
     check = options.sampled
     greedy = GenerationRequest((), options.max_tokens, _GREEDY, questions.stop_ids, num_logprobs=0)
@@ -71,8 +70,6 @@ async def ask_split_model(
                 replace(draw, sampling=replace(drawn, seed=seed)) for seed in range(check.num_draws)
             ]
             texts = await _all(runtime, seeded, advance)
-    except (CloudConfigError, StartError) as error:
-        raise CommandError(str(error)) from error
     except CloudUnavailableError as error:
         raise CommandError(f"the split model did not answer: {error.reason}") from error
     return SplitAnswers(continuations, Counter(text.ids for text in texts))

@@ -11,7 +11,7 @@ import pytest
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.runtime.runtime import Runtime
-from device_runtime.server import StartError
+from process.errors import StartError
 from tests.support.reference import (
     STORIES,
     Greedy,

@@ -13,8 +13,8 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.loading import LoadedEngine
-from cloud_server.errors import ConfigError
 from cloud_server.server import CloudServer, serve_cloud
+from process.errors import StartError
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers
 from submodels.tensors.tensor_layout import Part
@@ -238,13 +238,13 @@ def test_a_cloud_that_loads_is_alive_but_not_ready(config):
 
 def test_an_engine_that_cannot_load_ends_the_start(config):
     def load(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
-        raise ConfigError("no such GPU")
+        raise StartError("no such GPU")
 
     async def main() -> None:
         async with serve_cloud(config, load):
             pass
 
-    with pytest.raises(ConfigError, match="no such GPU"):
+    with pytest.raises(StartError, match="no such GPU"):
         asyncio.run(main())
 
 
@@ -290,5 +290,5 @@ def test_a_taken_port_is_a_clear_error(config, engine):
             async with serve_cloud(replace(config, port=port), engine.load):
                 pass
 
-    with pytest.raises(ConfigError, match=r"cannot listen on .*address already in use"):
+    with pytest.raises(StartError, match=r"cannot listen on .*address already in use"):
         asyncio.run(main())

@@ -16,7 +16,8 @@ import pytest
 from cloud_server.server import serve_cloud
 from device_runtime.config import DeviceConfig
 from device_runtime.main import start_lines
-from device_runtime.server import StartError, serve_device
+from device_runtime.server import serve_device
+from process.errors import UserError
 from tests.support.stack import cloud_config, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
 from tests.support.world import REAL
@@ -42,7 +43,7 @@ def device_config(bundles, cloud_port, **settings):
 
 
 async def fails_to_start(config):
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(UserError) as caught:
         async with serve_device(config, REAL):
             pass
     assert "\n" not in str(caught.value)

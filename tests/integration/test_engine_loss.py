@@ -15,8 +15,8 @@ from cloud_server.config import CloudConfig
 from cloud_server.daemon import engine_thread
 from cloud_server.engines.engine import Rows, StepItem
 from cloud_server.engines.loading import LoadedEngine
-from cloud_server.errors import ConfigError
 from cloud_server.server import CloudServer, serve_cloud
+from process.errors import StartError
 from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import (
     CloudClient,
@@ -82,7 +82,7 @@ class Loader:
             self.may_load.wait()
             if self.num_failures > 0:
                 self.num_failures -= 1
-                raise ConfigError("no memory is left")
+                raise StartError("no memory is left")
         self.engine = self._make()
         return LoadedEngine(self.engine, "a fake", 4, self._close)
 

@@ -10,8 +10,8 @@ import pytest
 
 from adapters.medusa_heads import MedusaError, install_heads
 from device_runtime.generation.request import GenerationRequest, SamplingParams
-from device_runtime.server import StartError
 from hat.splitting import SplitRequest, split_model
+from process.errors import StartError
 from submodels.bundle.bundle import load_bundle
 from tests.support.broken_link import broken_link
 from tests.support.reference import (

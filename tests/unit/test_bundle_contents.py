@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm.bundle import run_bundle_workers
-from cloud_server.errors import ConfigError
 from device_runtime.text.chat_template import load_chat_template
+from process.errors import StartError
 from submodels.bundle import contents as bundle_contents
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.cache_folder import CACHE_VARIABLE
@@ -262,7 +262,7 @@ def test_an_engine_that_reads_whole_folders_is_given_none_with_other_files(bundl
     (bundles / "cloud" / "more.safetensors").write_bytes(b"")
     (bundles / "cloud" / ".hidden").write_bytes(b"")
     bundle = load_bundle(bundles, "cloud")
-    with pytest.raises(ConfigError, match=r"more\.safetensors is not listed"):
+    with pytest.raises(StartError, match=r"more\.safetensors is not listed"):
         run_bundle_workers(bundle, CloudConfig(bundles, engine="vllm"))
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from cloud_server.logs import _JsonFormatter, _TextFormatter
+from process.program.logs import _JsonFormatter, _TextFormatter
 
 
 def _record(message: str, *arguments: object, fails: bool = False) -> logging.LogRecord:

@@ -33,9 +33,6 @@ DOCKERFILES = sorted(DEPLOY.glob("Dockerfile.*"))
 COMPOSE_FILES = sorted(DEPLOY.glob("compose*.yaml"))
 TEXTS = [DOCUMENT, *(path for path in DEPLOY.rglob("*") if path.is_file())]
 
-NOT_YET: frozenset[str] = frozenset()
-"""A flag and an extra that are being built; to be emptied when they are there."""
-
 FOREIGN_FLAGS = {
     "--build",
     "--build-arg",
@@ -119,7 +116,7 @@ def _known_flags() -> set[str]:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_every_flag_is_one_of_the_programs_or_of_a_named_tool(path: Path) -> None:
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", _text(path)))
-    assert flags - _known_flags() - FOREIGN_FLAGS - NOT_YET == set()
+    assert flags - _known_flags() - FOREIGN_FLAGS == set()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +170,7 @@ def test_an_image_installs_extras_that_exist_and_the_makefiles_torch(path: Path)
     project = tomllib.loads(_text(ROOT / "pyproject.toml"))["project"]
     extras = set(re.findall(r"(?:\.|hat-serving)\[(\w+)\]", _text(path)))
     assert extras
-    assert extras - set(project["optional-dependencies"]) - NOT_YET == set()
+    assert extras - set(project["optional-dependencies"]) == set()
     pinned = re.findall(r"^ARG TORCH=(.*)$", _text(path), re.MULTILINE)
     assert set(pinned) <= set(re.findall(r"^TORCH \?= (.*)$", _text(ROOT / "Makefile"), re.M))
 

@@ -17,11 +17,12 @@ from device_runtime.config import DeviceConfig
 from device_runtime.engines import onnx_stack
 from device_runtime.engines.engine import SequenceId
 from device_runtime.engines.kv_buffers import KvBuffers, KvShape
-from device_runtime.engines.loading import EngineLoadError, load_engine
+from device_runtime.engines.loading import load_engine
 from device_runtime.engines.onnx_engine import load_onnx_engine
 from device_runtime.engines.onnx_stack import open_session
 from device_runtime.engines.rotary import RotaryTables, rotary_tables
 from device_runtime.engines.submodel_engine import SubmodelEngine
+from process.errors import StartError
 from submodels.bundle.layers import rope_table
 from submodels.errors import BundleError
 from submodels.manifest import Rope
@@ -143,7 +144,7 @@ def test_settings_that_do_not_fit_are_refused(
     bundle: Path, engine: str, change: dict[str, int], message: str
 ) -> None:
     config = _config(bundle, engine=engine, **change)
-    with pytest.raises(EngineLoadError, match=message):
+    with pytest.raises(StartError, match=message):
         load_engine(config)
 
 
@@ -171,10 +172,11 @@ import sys
 from pathlib import Path
 sys.modules[{module!r}] = None
 from device_runtime.config import DeviceConfig
-from device_runtime.engines.loading import EngineLoadError, load_engine
+from device_runtime.engines.loading import load_engine
+from process.errors import StartError
 try:
     load_engine(DeviceConfig(Path({str(bundle)!r}), engine={engine!r}))
-except EngineLoadError as error:
+except StartError as error:
     print(error)
 """
     output = subprocess.run(

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from device_runtime.logs import _JsonFormatter, _TextFormatter, describe_error, with_fields
+from process.program.logs import _JsonFormatter, _TextFormatter, describe_error, with_fields
 
 
 def record(**extra):

@@ -7,7 +7,7 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from cloud_server.engine_settings import VLLM_ONLY, check_torch_settings, check_vllm_settings
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 
 CONFIG = CloudConfig(Path("bundles"))
 
@@ -39,7 +39,7 @@ def test_torch_takes_what_every_engine_has():
 
 @pytest.mark.parametrize("name", VLLM_ONLY)
 def test_torch_refuses_each_setting_of_vllm_by_name(name):
-    with pytest.raises(ConfigError, match=f"^{name} .*: only engine vllm has this setting"):
+    with pytest.raises(StartError, match=f"^{name} .*: only engine vllm has this setting"):
         check_torch_settings(replace(CONFIG, **{name: CHANGED[name]}))
 
 
@@ -64,5 +64,5 @@ def test_vllm_takes_its_own():
     ],
 )
 def test_vllm_refuses_what_it_does_not_know_and_nodes_that_do_not_add_up(settings, complaint):
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(StartError, match=complaint):
         check_vllm_settings(replace(CONFIG, engine="vllm", **settings))

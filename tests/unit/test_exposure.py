@@ -12,9 +12,9 @@ from cloud_server.exposure import exposure_of as exposure_of_cloud
 from device_runtime.config import DeviceConfig
 from device_runtime.exposure import exposure_of as exposure_of_device
 from hat.settings.secret_files import readable_note
-from process.certificates import CertificateError, Validity, validities
-from process.exposure import certificate_notices, file_notice, is_loopback
 from process.listening.limits import Limits
+from process.program.certificates import CertificateError, Validity, validities
+from process.program.exposure import certificate_notices, file_notice, is_loopback
 from tests.support.guarded import make_certificate
 from wire.limits import MAX_CREDENTIAL_BYTES
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from device_runtime.link.config import (
     LinkConfig,
-    LinkConfigError,
     link_proxy,
     link_url,
     tls_context,
 )
 from device_runtime.link.refusals import of_error, of_fault, retry_delay_s
+from process.errors import StartError
 from tests.support.fake_cloud import MODEL, fault
 from tests.support.link_errors import connection_key, handshake_error, request_info
 from wire.errors import FaultCode, RemoteProtocolError
@@ -47,7 +47,7 @@ def test_an_address_without_a_path_gets_the_links(given_url, url):
     ],
 )
 def test_an_address_that_is_no_websocket_is_refused(bad):
-    with pytest.raises(LinkConfigError):
+    with pytest.raises(StartError):
         link_url(bad)
 
 
@@ -55,9 +55,9 @@ def test_a_ca_file_must_exist_hold_a_certificate_and_be_of_use(tmp_path):
     empty = tmp_path / "ca.pem"
     empty.write_text("no certificate")
     for ca_file in (tmp_path / "missing.pem", empty):
-        with pytest.raises(LinkConfigError, match="cannot use the CA file"):
+        with pytest.raises(StartError, match="cannot use the CA file"):
             tls_context("wss://cloud/v1/link", ca_file)
-    with pytest.raises(LinkConfigError, match="use wss://"):
+    with pytest.raises(StartError, match="use wss://"):
         tls_context("ws://cloud/v1/link", empty)
     assert tls_context("ws://cloud/v1/link", None) is None
 
@@ -66,7 +66,7 @@ def test_a_proxy_of_the_environment_is_taken_or_refused_as_a_setting_is():
     environ = {"HTTPS_PROXY": "http://me:hunter2@proxy:3128", "HTTP_PROXY": "socks5://proxy:1080"}
     proxy = link_proxy("wss://cloud", environ)
     assert "hunter2" not in repr(LinkConfig("wss://cloud", MODEL, proxy=proxy))
-    with pytest.raises(LinkConfigError, match="of kind socks5://"):
+    with pytest.raises(StartError, match="of kind socks5://"):
         link_proxy("ws://cloud", environ)
     assert link_proxy("ws://127.0.0.1:7700", environ) is None
 

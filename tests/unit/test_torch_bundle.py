@@ -12,8 +12,8 @@ from cloud_server.engines.engine import StepItem
 from cloud_server.engines.torch import bundle as torch_bundle
 from cloud_server.engines.torch import probe as torch_probe
 from cloud_server.engines.torch.bundle import default_threads, load_torch_engine
-from cloud_server.errors import ConfigError
 from cloud_server.number_format import FORMATS, NAMES, FormatTimes
+from process.errors import StartError
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers
 from submodels.random_models import RandomModel, make_random_model
@@ -140,14 +140,14 @@ def test_a_context_is_never_longer_than_the_capacity(bundle, config):
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_number(bundle, config, change, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(StartError, match=message):
         load_torch_engine(bundle, replace(config, **change))
 
 
 @pytest.mark.parametrize(("free_bytes", "message"), [(1 << 12, "layers take"), (-1, "layers take")])
 def test_weights_that_do_not_fit_are_refused(bundle, config, monkeypatch, free_bytes, message):
     monkeypatch.setattr(torch_bundle, "available_bytes", lambda: free_bytes)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(StartError, match=message):
         load_torch_engine(bundle, config)
 
 

@@ -14,7 +14,7 @@ from cloud_server.engines.vllm.engine import EngineShape
 from cloud_server.engines.vllm.facts import WorkerFacts, check_facts
 from cloud_server.engines.vllm.plugin import BASES, PREFIX
 from cloud_server.engines.vllm.versions import installed_version
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.plan.families import FAMILIES
 from submodels.random_models import RandomModel, make_random_model
@@ -103,26 +103,26 @@ def test_further_arguments_go_through_and_replace_what_may_be_replaced():
     ],
 )
 def test_what_is_fixed_or_has_a_setting_is_refused_by_name(name):
-    with pytest.raises(ConfigError, match=f"vllm_args: {name} cannot be changed"):
+    with pytest.raises(StartError, match=f"vllm_args: {name} cannot be changed"):
         arguments(vllm_args=json.dumps({name: 1, "enforce_eager": True}))
 
 
 def test_every_setting_with_a_name_of_vllm_s_is_refused_beside_it():
     for name in arguments(nnodes=2, quantization="fp8", gpu_memory_utilization=0.5):
         if name not in {"disable_log_stats", "max_num_seqs"}:
-            with pytest.raises(ConfigError, match=name):
+            with pytest.raises(StartError, match=name):
                 arguments(vllm_args=json.dumps({name: None}))
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", '"enforce_eager"', "", "{'a': 1}"])
 def test_further_arguments_are_a_json_object(text):
-    with pytest.raises(ConfigError, match="vllm_args: expected a JSON object"):
+    with pytest.raises(StartError, match="vllm_args: expected a JSON object"):
         arguments(vllm_args=text)
 
 
 def test_an_argument_that_vllm_does_not_know_is_named():
     check_names({"seed": 1}, {"seed": None, "dtype": None})
-    with pytest.raises(ConfigError, match="no argument 'enforce_lazy'"):
+    with pytest.raises(StartError, match="no argument 'enforce_lazy'"):
         check_names({"seed": 1, "enforce_lazy": True}, {"seed": None})
 
 
@@ -153,14 +153,14 @@ def test_the_build_for_processors_has_a_name_of_its_own(monkeypatch):
 @pytest.mark.parametrize("found", ["0.31.9", "0.33.0", "1.32.0", "0", "dev", "0.x.1"])
 def test_other_releases_are_refused_with_what_is_expected(monkeypatch, found):
     installed(monkeypatch, vllm=found)
-    with pytest.raises(ConfigError, match=r"expected vLLM 0\.32 or newer, older than 0\.33") as why:
+    with pytest.raises(StartError, match=r"expected vLLM 0\.32 or newer, older than 0\.33") as why:
         installed_version()
     assert str(why.value).endswith(f"found vllm {found}")
 
 
 def test_without_vllm_the_advice_is_what_to_install(monkeypatch):
     installed(monkeypatch)
-    with pytest.raises(ConfigError, match=r"pip install 'hat-serving\[vllm\]'"):
+    with pytest.raises(StartError, match=r"pip install 'hat-serving\[vllm\]'"):
         installed_version()
 
 
@@ -214,13 +214,13 @@ def test_workers_that_mean_what_we_mean_are_taken(good):
     ],
 )
 def test_any_worker_that_means_something_else_is_named(bad, complaint):
-    with pytest.raises(ConfigError, match=f"worker 1: .*{complaint}"):
+    with pytest.raises(StartError, match=f"worker 1: .*{complaint}"):
         check_facts([FACTS, FACTS._replace(**bad)])
 
 
 def test_all_workers_have_blocks_of_one_size():
     other = FACTS._replace(block_tokens=[32], kernel_block_tokens=[32])
-    with pytest.raises(ConfigError, match=r"one KV block size in all workers, got \[\[16\], \[32"):
+    with pytest.raises(StartError, match=r"one KV block size in all workers, got \[\[16\], \[32"):
         check_facts([FACTS, other])
 
 
@@ -257,7 +257,7 @@ def never_starts(monkeypatch):
 )
 @pytest.mark.usefixtures("never_starts")
 def test_what_does_not_fit_the_bundle_is_refused_before_anything_starts(plain, settings, complaint):
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(StartError, match=complaint):
         vllm_bundle.load_vllm_engine(plain, replace(CONFIG, **settings))
 
 
@@ -266,7 +266,7 @@ def test_layers_with_different_windows_are_for_the_other_engine(plain):
     shape = plain.manifest.shape
     windows = (None, 8, None)
     manifest = _with(plain.manifest, shape=_with(shape, sliding_windows=windows))
-    with pytest.raises(ConfigError, match="use torch"):
+    with pytest.raises(StartError, match="use torch"):
         vllm_bundle.load_vllm_engine(replace(plain, manifest=manifest), CONFIG)
 
 
@@ -304,11 +304,11 @@ def test_memory_that_was_set_is_what_a_worker_gets(plain, monkeypatch):
 
     def start(*given):
         memories.append(given[3])
-        raise ConfigError("far enough")
+        raise StartError("far enough")
 
     monkeypatch.setattr(vllm_bundle, "start_engine", start)
     for settings in ({}, {"kv_cache_memory": 5}, {"kv_cache_memory": 5, "capacity_tokens": 1000}):
-        with pytest.raises(ConfigError, match="far enough"):
+        with pytest.raises(StartError, match="far enough"):
             vllm_bundle.load_vllm_engine(plain, replace(CONFIG, **settings))
     assert memories == [None, 5, 5]
 

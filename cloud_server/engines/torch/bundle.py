@@ -23,7 +23,6 @@ from cloud_server.engines.torch.linear import why_not_packed
 from cloud_server.engines.torch.loading import EnginePlan, LayerTensors, build_engine
 from cloud_server.engines.torch.probe import measured_format, num_weights
 from cloud_server.engines.torch.rows import torch_dtype
-from cloud_server.errors import ConfigError
 from cloud_server.number_format import (
     FORMATS,
     FormatChoice,
@@ -31,9 +30,9 @@ from cloud_server.number_format import (
     given_format,
     is_open,
 )
+from process.errors import StartError
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layer_weights import Placed
-from submodels.errors import SplitError
 from submodels.tensors.tensor_layout import Part, layer_name, layer_tensor_shapes
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
@@ -47,16 +46,14 @@ def load_torch_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     To be called in the thread that will use the engine: the number of threads is set there too.
 
     Raises:
-        ConfigError: a device, context or capacity that this model or machine does not have.
+        StartError: a device, context or capacity that this model or machine does not have.
+        SplitError: a number that does not fit the format asked for.
     """
     threads = default_threads() if config.threads is None else config.threads
     torch.set_num_threads(threads)
     plan = _plan(bundle, config)
     limits = _limits(plan, config)
-    try:
-        engine = build_engine(plan, limits, _layer_tensors(bundle, plan))
-    except SplitError as error:
-        raise ConfigError(str(error)) from error
+    engine = build_engine(plan, limits, _layer_tensors(bundle, plan))
     return LoadedEngine(engine, _description(plan, threads), plan.kv_shape.bytes_per_token)
 
 
@@ -101,13 +98,13 @@ def _device(text: str) -> torch.device:
     try:
         device = torch.device(text)
     except RuntimeError as error:
-        raise ConfigError(f"device: expected {expected}, got {text!r}") from error
+        raise StartError(f"device: expected {expected}, got {text!r}") from error
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device: expected {expected}, got {text!r}")
+        raise StartError(f"device: expected {expected}, got {text!r}")
     if device.type == "cuda" and not has_cuda:
-        raise ConfigError(f"device {text}: no CUDA GPU that this torch can use")
+        raise StartError(f"device {text}: no CUDA GPU that this torch can use")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {text}: this machine has {torch.cuda.device_count()} GPUs")
+        raise StartError(f"device {text}: this machine has {torch.cuda.device_count()} GPUs")
     return device
 
 

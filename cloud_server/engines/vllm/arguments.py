@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm.engine import EngineShape
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 from wire.numbers import NUMPY_DTYPES
 
 _EXTENSION: Final = "cloud_server.engines.vllm.worker.HatWorkerExtension"
@@ -51,7 +51,7 @@ def engine_arguments(
     worker sets aside for KV, None: what vLLM chooses.
 
     Raises:
-        ConfigError: `vllm_args` is no JSON object, or has a name that is not to be changed.
+        StartError: `vllm_args` is no JSON object, or has a name that is not to be changed.
     """
     return {
         "disable_log_stats": True,
@@ -101,11 +101,11 @@ def _passed_through(config: CloudConfig) -> Mapping[str, Any]:
     try:
         arguments = json.loads(config.vllm_args)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"vllm_args: expected a JSON object, {error}") from error
+        raise StartError(f"vllm_args: expected a JSON object, {error}") from error
     if not isinstance(arguments, dict):
-        raise ConfigError(f"vllm_args: expected a JSON object, got {config.vllm_args}")
+        raise StartError(f"vllm_args: expected a JSON object, got {config.vllm_args}")
     if taken := sorted(_OURS & arguments.keys()):
-        raise ConfigError(f"vllm_args: {', '.join(taken)} cannot be changed")
+        raise StartError(f"vllm_args: {', '.join(taken)} cannot be changed")
     return arguments
 
 
@@ -113,8 +113,8 @@ def check_names(arguments: Mapping[str, Any], known: Mapping[str, object]) -> No
     """Return if vLLM knows every argument.
 
     Raises:
-        ConfigError: it does not, with the name.
+        StartError: it does not, with the name.
     """
     for name in arguments:
         if name not in known:
-            raise ConfigError(f"vllm_args: this release of vLLM has no argument {name!r}")
+            raise StartError(f"vllm_args: this release of vLLM has no argument {name!r}")

@@ -14,8 +14,8 @@ from cloud_server.engines.vllm.start import (
     run_workers,
     start_engine,
 )
-from cloud_server.errors import ConfigError
 from cloud_server.number_format import FORMATS, FormatChoice, Room, given_format, is_open
+from process.errors import StartError
 from submodels.bundle.bundle import Bundle
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
@@ -31,7 +31,7 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     """The bundle's middle layers in vLLM's processes.
 
     Raises:
-        ConfigError: vLLM is missing, or it, the bundle and the settings do not go together.
+        StartError: vLLM is missing, or it, the bundle and the settings do not go together.
     """
     manifest = bundle.manifest
     _check_folder(bundle)
@@ -49,7 +49,7 @@ def run_bundle_workers(bundle: Bundle, config: CloudConfig) -> None:
     """This machine's share of the bundle's layers, for machine 0, until a worker ends.
 
     Raises:
-        ConfigError: as for `load_vllm_engine`.
+        StartError: as for `load_vllm_engine`.
     """
     _check_folder(bundle)
     _check_settings(config, bundle.manifest)
@@ -69,7 +69,7 @@ def _check_folder(bundle: Bundle) -> None:
     """vLLM reads a whole folder: every safetensors file in it, and settings by their names."""
     unlisted = bundle.unlisted()
     if unlisted:
-        raise ConfigError(
+        raise StartError(
             f"engine vllm reads the whole folder, and {bundle.path / unlisted[0]} is not listed in "
             "hat.json; take it away"
         )
@@ -80,21 +80,21 @@ def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
     first = manifest.num_input_layers
     windows = manifest.shape.sliding_windows[first : first + manifest.num_middle_layers]
     if len(set(windows)) > 1:
-        raise ConfigError("engine vllm: expected one sliding window for all layers; use torch")
+        raise StartError("engine vllm: expected one sliding window for all layers; use torch")
     shape = manifest.shape
     if (
         shape.model_type == "qwen2"
         and shape.head_dim * shape.num_attention_heads != shape.hidden_size
     ):
-        raise ConfigError("engine vllm: expected qwen2's heads to fill the hidden size; use torch")
+        raise StartError("engine vllm: expected qwen2's heads to fill the hidden size; use torch")
     if config.pipeline_parallel_size > manifest.num_middle_layers:
-        raise ConfigError(
+        raise StartError(
             f"pipeline_parallel_size {config.pipeline_parallel_size}: expected at most one stage "
             f"per layer, the bundle has {manifest.num_middle_layers}"
         )
     heads = shape.num_attention_heads
     if heads % config.tensor_parallel_size:
-        raise ConfigError(
+        raise StartError(
             f"tensor_parallel_size {config.tensor_parallel_size}: expected a divisor of the "
             f"model's {heads} attention heads"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 
 
 class WorkerFacts(NamedTuple):
@@ -29,15 +29,15 @@ def check_facts(workers: Sequence[WorkerFacts]) -> None:
     """Return if our block tables mean to these workers what they mean to us.
 
     Raises:
-        ConfigError: they do not, with what was expected and what came.
+        StartError: they do not, with what was expected and what came.
     """
     for rank, facts in enumerate(workers):
         complaint = _complaint(facts)
         if complaint is not None:
-            raise ConfigError(f"engine vllm, worker {rank}: {complaint}")
+            raise StartError(f"engine vllm, worker {rank}: {complaint}")
     if len({tuple(facts.block_tokens) for facts in workers}) != 1:
         sizes = [facts.block_tokens for facts in workers]
-        raise ConfigError(f"engine vllm: expected one KV block size in all workers, got {sizes}")
+        raise StartError(f"engine vllm: expected one KV block size in all workers, got {sizes}")
 
 
 def _complaint(facts: WorkerFacts) -> str | None:

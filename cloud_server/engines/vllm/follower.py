@@ -23,7 +23,7 @@ def follow(config: CloudConfig) -> None:
     own again, and all of them meet at `master_addr`.
 
     Raises:
-        ConfigError: vLLM is missing, or it, the bundle and the settings do not go together.
+        StartError: vLLM is missing, or it, the bundle and the settings do not go together.
         BundleError: there is no such bundle.
     """
     for number in (signal.SIGTERM, signal.SIGINT):

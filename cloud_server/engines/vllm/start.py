@@ -25,7 +25,7 @@ from cloud_server.engines.vllm.facts import WorkerFacts, check_facts
 from cloud_server.engines.vllm.paged_cache import PagedCache
 from cloud_server.engines.vllm.processes import ProcessWorkers, answering_rank
 from cloud_server.engines.vllm.versions import installed_version
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 from wire.numbers import NUMPY_DTYPES
@@ -68,7 +68,7 @@ def start_engine(
     worker sets aside for KV, None: what vLLM chooses. Takes seconds to minutes.
 
     Raises:
-        ConfigError: vLLM is missing, of another release, or refuses the model or the settings.
+        StartError: vLLM is missing, of another release, or refuses the model or the settings.
     """
     version = installed_version()
     with contextlib.ExitStack() as undo:
@@ -81,7 +81,7 @@ def start_engine(
         check_facts(facts)
         expected, got = NUMPY_DTYPES[shape.dtype].name, facts[0].dtype
         if got != expected:
-            raise ConfigError(f"engine vllm: expected rows in {expected}, got {got}")
+            raise StartError(f"engine vllm: expected rows in {expected}, got {got}")
         workers = ProcessWorkers(
             executor,
             config.pipeline_parallel_size,
@@ -98,7 +98,7 @@ def run_workers(
     """This machine's workers of an engine that machine 0 drives, until one of them ends.
 
     Raises:
-        ConfigError: as for `start_engine`.
+        StartError: as for `start_engine`.
     """
     installed_version()
     arguments = _arguments(folder, config, shape, kv_memory_bytes)
@@ -118,7 +118,7 @@ def is_cpu_build() -> bool:
     """Whether the vLLM that is installed computes on processors.
 
     Raises:
-        ConfigError: none is installed.
+        StartError: none is installed.
     """
     _set_defaults(_BEFORE_IMPORT)
     return bool(_vllm("vllm.platforms").current_platform.is_cpu())
@@ -159,7 +159,7 @@ def _cache(facts: list[WorkerFacts], config: CloudConfig, shape: EngineShape) ->
     if config.capacity_tokens is not None:
         wanted = -(-config.capacity_tokens // block_tokens)
         if wanted > num_blocks:
-            raise ConfigError(
+            raise StartError(
                 f"capacity_tokens {config.capacity_tokens}: vLLM has room for "
                 f"{num_blocks * block_tokens}; raise gpu_memory_utilization or kv_cache_memory"
             )
@@ -181,10 +181,10 @@ def _refusals_explained() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"engine vllm refuses: {_first_line(error)}") from error
+        raise StartError(f"engine vllm refuses: {_first_line(error)}") from error
     except Exception as error:
         reason = f"{_first_line(error)} (lines of the workers above this one say more)"
-        raise ConfigError(f"engine vllm did not start: {reason}") from error
+        raise StartError(f"engine vllm did not start: {reason}") from error
 
 
 def _set_environment(shape: EngineShape, num_workers: int) -> None:
@@ -219,7 +219,7 @@ def _vllm(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         advice = "pip install 'hat-serving[vllm]'"
-        raise ConfigError(f"the engine needs vLLM ({error}): {advice}") from error
+        raise StartError(f"the engine needs vLLM ({error}): {advice}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from cloud_server.errors import ConfigError
+from process.errors import StartError
 
 FIRST = (0, 32)
 END = (0, 33)
@@ -15,7 +15,7 @@ def installed_version() -> str:
     """The installed release of vLLM.
 
     Raises:
-        ConfigError: there is none, or one outside `[FIRST, END)`.
+        StartError: there is none, or one outside `[FIRST, END)`.
     """
     for package in _PACKAGES:
         try:
@@ -24,9 +24,9 @@ def installed_version() -> str:
             continue
         if not FIRST <= _release(found) < END:
             expected = f"{_text(FIRST)} or newer, older than {_text(END)}"
-            raise ConfigError(f"engine vllm: expected vLLM {expected}, found {package} {found}")
+            raise StartError(f"engine vllm: expected vLLM {expected}, found {package} {found}")
         return f"{package} {found}"
-    raise ConfigError("the engine needs vLLM: pip install 'hat-serving[vllm]'")
+    raise StartError("the engine needs vLLM: pip install 'hat-serving[vllm]'")
 
 
 def _release(text: str) -> tuple[int, int]:

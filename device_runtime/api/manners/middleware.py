@@ -13,7 +13,7 @@ from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
 from device_runtime.api.manners.request_id import name_request, request_id_of
 from device_runtime.api.response.event_stream import IS_ANSWERED
 from device_runtime.api.service import SERVICE
-from device_runtime.logs import describe_error, with_fields
+from process.program.logs import describe_error, with_fields
 from process.quiet_log import QuietLog
 
 # Probes carry no key, and what these two say is harmless.

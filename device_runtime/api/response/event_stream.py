@@ -16,8 +16,8 @@ from device_runtime.api.response.messages import Usage, usage_of
 from device_runtime.api.response.shape import AnswerShape, ChunkUsage, with_end
 from device_runtime.api.response.transcript import Piece
 from device_runtime.api.service import SERVICE, Service
-from device_runtime.logs import describe_error
 from process.listening.patient_handler import PatientHandler
+from process.program.logs import describe_error
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",

@@ -1,4 +1,7 @@
-"""Log lines for people or for programs. No line holds a prompt, a token or a secret."""
+"""Log lines for people or for programs.
+
+No line holds a prompt, a token, a secret, or anything else that a peer sent.
+"""
 
 import logging
 import sys
@@ -9,16 +12,24 @@ from typing import Literal
 
 import msgspec
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
 _FIELDS = "fields"
 
 
-def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
-    """Write this process's log to standard error."""
+def configure_logs(
+    level: LogLevel, log_format: LogFormat, *, quotes_no_requests: bool = False
+) -> None:
+    """Write this process's log to standard error.
+
+    With `quotes_no_requests` the HTTP server's own messages are left out, which quote requests.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Its messages quote requests; what matters of them is in our own lines.
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    if quotes_no_requests:
+        logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def with_fields(**fields: object) -> dict[str, object]:
@@ -37,7 +48,6 @@ class _TextFormatter(logging.Formatter):
     """`2026-11-20 13:00:01.123 info request route=/v1/models status=200`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and a trace where there is one."""
         time = _time(record).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
         line = f"{time} {record.levelname.lower()} {record.getMessage()}{fields}"
@@ -48,7 +58,6 @@ class _JsonFormatter(logging.Formatter):
     """One JSON object per line: time, level, logger, message, figures, a trace if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
         line: dict[str, object] = {
             "time": _time(record).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

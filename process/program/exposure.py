@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from process.certificates import Validity
+from process.errors import StartError
+from process.program.certificates import Validity
 
 LEAST_SECRET_CHARACTERS = 16
 """About what 96 random bits take in base64: out of reach of guesses over a network."""
@@ -70,12 +71,18 @@ def certificate_notices(name: str, all_valid: Sequence[Validity], now: datetime)
     return notices
 
 
-def tell(notices: Sequence[Notice], logger: logging.Logger) -> str | None:
-    """Log what there is to know; returns why the program cannot start, if it cannot."""
+def tell(notices: Sequence[Notice], logger: logging.Logger) -> None:
+    """Log what there is to know.
+
+    Raises:
+        StartError: the program cannot work like this.
+    """
     for notice in notices:
         if not notice.fatal:
             logger.warning("%s", notice.text)
-    return next((notice.text for notice in notices if notice.fatal), None)
+    for notice in notices:
+        if notice.fatal:
+            raise StartError(notice.text)
 
 
 def file_notice(name: str, mode: int, owner: int, user: int) -> Notice | None:

@@ -1,0 +1,69 @@
+"""A program as a process: its event loop, and how signals end it."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from process.errors import UserError
+
+OK = 0
+FAILED = 1
+
+T = TypeVar("T")
+
+
+def told(error: UserError) -> int:
+    """Say in one line why a program cannot start; returns its exit code."""
+    print(f"hat: {error}", file=sys.stderr, flush=True)
+    return FAILED
+
+
+def run_on_loop(serve: Coroutine[Any, Any, T]) -> T:
+    """Run a program to its end.
+
+    uvloop where it exists: half the round trip time of asyncio's own loop (on loopback).
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve)
+
+
+class Signals:
+    """SIGTERM and SIGINT, from now on: the first one drains, the second one does not wait."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._came: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came.put_nowait, number)
+
+    async def next(self) -> signal.Signals:
+        """The next signal."""
+        return await self._came.get()
+
+    async def drain(
+        self,
+        asked_by: signal.Signals,
+        drain: Callable[[float], Coroutine[Any, Any, object]],
+        timeout_s: float,
+    ) -> None:
+        """Let running work finish, for some time at most, or until there is another signal."""
+        self._log.info("%s: draining for at most %g s", asked_by.name, timeout_s)
+        waits = [asyncio.create_task(drain(timeout_s)), asyncio.create_task(self.next())]
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        for task in done:
+            task.result()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
