@@ -191,7 +191,8 @@ def test_a_build_gets_all_that_the_wheel_needs_and_nothing_else() -> None:
 def test_the_device_has_the_path_that_its_image_asks() -> None:
     generator = SimpleNamespace(max_context_tokens=1)
     access = SimpleNamespace(api_key=None, cors_origins=())
-    app = make_device_app(cast(Any, SimpleNamespace(generator=generator, access=access)))
+    service = SimpleNamespace(generator=generator, access=access, clock=lambda: 0.0)
+    app = make_device_app(cast(Any, service))
     assert "/health" in {resource.canonical for resource in app.router.resources()}
 
 
