@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from datetime import UTC, datetime
 
 from cloud_server.config import CloudConfig
@@ -53,7 +54,7 @@ async def _serve(config: CloudConfig) -> bool:
     """The daemon's life; returns whether its engine thread has ended."""
     signals = Signals(_log)
     loop = asyncio.get_running_loop()
-    server = CloudServer(config, load_chosen_engine)
+    server = CloudServer(config, load_chosen_engine, time.monotonic)
     limits = server.reception.guard.limits
     tell(exposure_of(config, limits, datetime.now(UTC)), _log)
     await server.open()

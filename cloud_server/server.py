@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator
 
 from cloud_server.config import CloudConfig
@@ -20,6 +19,7 @@ from cloud_server.engines.sizing import gib
 from cloud_server.number_format import NAMES
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
+from process.world import Clock
 from submodels.bundle.bundle import Bundle, load_bundle
 from wire.handshake import LINK_PATH
 
@@ -31,18 +31,28 @@ _LEAST_LOAD_S = 0.5
 
 
 class CloudServer:
-    """One cloud in this process. `open`, then `load`, serve, `drain` if there is time, `close`."""
+    """One cloud in this process. `open`, then `load`, serve, `drain` if there is time, `close`.
+
+    `clock` is the event loop's.
+    """
 
     def __init__(
-        self, config: CloudConfig, load_engine: EngineLoader, patience: Patience | None = None
+        self,
+        config: CloudConfig,
+        load_engine: EngineLoader,
+        clock: Clock,
+        patience: Patience | None = None,
     ) -> None:
+        self._clock = clock
         self._config = config
         self._loader = load_engine
         self._patience = patience or Patience(silence_s=config.heartbeat_s)
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = load_bundle(config.bundle, "cloud", config.verify_weights)
-        self._engine = EngineThread(self._load_engine, wire_dtype(config, self._bundle.manifest))
-        self.reception = make_reception(config)
+        self._engine = EngineThread(
+            self._load_engine, wire_dtype(config, self._bundle.manifest), clock
+        )
+        self.reception = make_reception(config, clock)
         self._runner = GuardedRunner(
             make_app(self), self.reception.guard, shutdown_timeout=_STOP_HTTP_S
         )
@@ -86,13 +96,15 @@ class CloudServer:
         Raises:
             StartError: the bundle, the machine and the settings do not go together.
         """
-        started_s = time.monotonic()
+        started_s = self._clock()
         loaded = await self._engine.load()
         rhythm = EngineRhythm(
-            steps_in_flight(loaded.engine), max(_LEAST_LOAD_S, time.monotonic() - started_s)
+            steps_in_flight(loaded.engine), max(_LEAST_LOAD_S, self._clock() - started_s)
         )
         settings = core_settings(self._config, self._bundle.manifest, loaded.engine)
-        self.daemon = CloudDaemon(settings, self._engine, self.metrics, self._patience, rhythm)
+        self.daemon = CloudDaemon(
+            settings, self._engine, self.metrics, self._patience, rhythm, self._clock
+        )
         _log.info("%s", self._announcement(loaded))
 
     async def drain(self, timeout_s: float) -> None:
@@ -137,6 +149,7 @@ class CloudServer:
 @contextlib.asynccontextmanager
 async def serve_cloud(
     config: CloudConfig,
+    clock: Clock,
     load_engine: EngineLoader | None = None,
     patience: Patience | None = None,
 ) -> AsyncIterator[CloudServer]:
@@ -147,7 +160,7 @@ async def serve_cloud(
     Raises:
         UserError: it cannot start.
     """
-    server = CloudServer(config, load_engine or load_chosen_engine, patience)
+    server = CloudServer(config, load_engine or load_chosen_engine, clock, patience)
     await server.open()
     try:
         await server.load()

@@ -1,8 +1,9 @@
 """A page that costs work and that anybody may ask for, at a bounded share of the time."""
 
 import asyncio
-import time
 from collections.abc import Callable
+
+from process.world import Clock
 
 _SHARE = 0.1
 
@@ -14,7 +15,8 @@ class Paced:
     than his question.
     """
 
-    def __init__(self, make: Callable[[], bytes]) -> None:
+    def __init__(self, make: Callable[[], bytes], clock: Clock) -> None:
+        self._clock = clock
         self._make = make
         self._next: asyncio.Task[bytes] | None = None
         self._free_s = 0.0
@@ -31,8 +33,8 @@ class Paced:
         # Who asks from now on waits for the one after this.
         self._next = None
         # The loop's own clock may stand still while one callback runs.
-        begun_s = time.perf_counter()
+        begun_s = self._clock()
         page = self._make()
-        taken_s = time.perf_counter() - begun_s
+        taken_s = self._clock() - begun_s
         self._free_s = loop.time() + taken_s / _SHARE
         return page

@@ -5,7 +5,7 @@ from typing import Protocol
 from aiohttp import web
 
 from cloud_server.daemon.daemon import CloudDaemon
-from cloud_server.daemon.device_socket import DeviceSocket
+from cloud_server.daemon.entrance import let_in
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import Reception
 from process.paced import Paced
@@ -42,7 +42,7 @@ def make_app(serving: Serving) -> web.Application:
 class _Face:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._page = Paced(self._render)
+        self._page = Paced(self._render, serving.reception.clock)
 
     async def link(self, request: web.Request) -> web.StreamResponse:
         """One device: frames to the daemon until the socket is gone."""
@@ -50,7 +50,7 @@ class _Face:
         if daemon is None or daemon.is_draining:
             reason = _LOADING if daemon is None else _DRAINING
             raise web.HTTPServiceUnavailable(text=reason, headers={"Retry-After": "1"})
-        return await DeviceSocket(daemon, request, self._serving.reception).serve()
+        return await let_in(daemon, request, self._serving.reception)
 
     async def health(self, request: web.Request) -> web.Response:
         """200 while a restart would not help."""

@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiohttp import web
-
+from process.sockets.socket import Socket
 from wire.messages import Fault
 
 
@@ -40,14 +38,12 @@ class Connection:
 
     def __init__(
         self,
-        socket: web.WebSocketResponse,
-        transport: asyncio.Transport,
+        socket: Socket,
         limits: SendLimits,
         host: Host,
     ) -> None:
         self.host = host
         self._socket = socket
-        self._transport = transport
         self._limits = limits
         self._outbox: deque[bytes] = deque()
         self._backlog_bytes = 0
@@ -55,7 +51,6 @@ class Connection:
         self._is_finishing = False
         self._wake = asyncio.Event()
         self._progress = (0, 0.0)
-        self.on_write: Callable[[int], None] = lambda num_bytes: None
         self._writer = asyncio.create_task(self._write())
 
     def send(self, frame: bytes) -> bool:
@@ -77,14 +72,14 @@ class Connection:
         """Cut the socket off at once."""
         self._outbox.clear()
         self._writer.cancel()
-        self._transport.abort()
+        self._socket.abort()
 
     def is_stalled(self, now: float) -> bool:
         """Whether something has waited for longer than allowed and nothing went out.
 
         To be asked regularly: it remembers when it last saw progress.
         """
-        held_bytes = self._transport.get_write_buffer_size()
+        held_bytes = self._socket.num_unsent_bytes()
         written_bytes = self._handed_bytes - held_bytes
         is_idle = held_bytes == 0 and not self._outbox
         last_bytes, since_s = self._progress
@@ -110,7 +105,6 @@ class Connection:
                     continue
                 frame = self._outbox.popleft()
                 self._handed_bytes += len(frame)
-                self.on_write(len(frame))
-                await self._socket.send_bytes(frame)
+                await self._socket.send(frame)
                 self._backlog_bytes -= len(frame)
             await self._socket.close()

@@ -1,4 +1,4 @@
-"""The core, the engine's thread and the devices' sockets, joined in one event loop.
+"""The core, the engine's steps and the devices' sockets, joined in one event loop.
 
 Decides nothing: it tells the core what came, and does what the core answers.
 """
@@ -6,7 +6,6 @@ Decides nothing: it tells the core what came, and does what the core answers.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,9 +21,10 @@ from cloud_server.core.actions import (
 from cloud_server.core.config import CoreConfig, CoreFigures
 from cloud_server.core.core import CloudCore
 from cloud_server.daemon.connection import Connection, SendLimits
-from cloud_server.daemon.engine_thread import EngineThread
 from cloud_server.daemon.metrics import Metrics
+from cloud_server.daemon.steps import Steps
 from process.quiet_log import QuietLog
+from process.world import Clock
 from wire.codec import encode
 from wire.limits import ITEM_BYTES
 from wire.messages import NO_SESSION, Fault, Welcome
@@ -68,22 +68,27 @@ class Patience:
 
 
 class CloudDaemon:
-    """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop."""
+    """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop.
+
+    `clock` is the event loop's.
+    """
 
     def __init__(
         self,
         settings: CoreConfig,
-        engine: EngineThread,
+        engine: Steps,
         metrics: Metrics,
         patience: Patience,
         rhythm: EngineRhythm,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._core = CloudCore(settings)
         self._engine = engine
         self._metrics = metrics
         self._rhythm = rhythm
         self._loop = asyncio.get_running_loop()
-        self._faults = QuietLog(_log, self._loop.time, self._loop.call_later)
+        self._faults = QuietLog(_log, clock, self._loop.call_later)
         self._connections: dict[ConnectionId, Connection] = {}
         self._num_connected = 0
         self._num_running_steps = 0
@@ -140,19 +145,19 @@ class CloudDaemon:
         number = ConnectionId(self._num_connected)
         self._connections[number] = connection
         _log.debug("connection %d opened", number)
-        self._perform(self._core.connect(number, begun_s or time.monotonic(), identity))
+        self._perform(self._core.connect(number, begun_s or self._clock(), identity))
         return number
 
     def receive(self, number: ConnectionId, frame: bytes | str) -> None:
         """Take one frame of a socket; `str` is a text frame."""
         self._metrics.count_received(len(frame))
-        self._perform(self._core.receive_frame(number, frame, time.monotonic()))
+        self._perform(self._core.receive_frame(number, frame, self._clock()))
 
     def disconnect(self, number: ConnectionId) -> None:
         """Forget a socket that is gone."""
         if self._connections.pop(number, None) is not None:
             _log.debug("connection %d closed", number)
-        self._perform(self._core.disconnect(number, time.monotonic()))
+        self._perform(self._core.disconnect(number, self._clock()))
 
     def on_step_done(self, step: Step, outcome: StepOutcome) -> None:
         """See `StepListener`."""
@@ -161,7 +166,7 @@ class CloudDaemon:
             self._note_success()
             _log.debug(STEP_LINE, step.num_tokens, len(step.items), outcome.seconds)
         self._metrics.count_step(step, outcome.seconds)
-        actions = self._core.step_done(step, outcome, time.monotonic())
+        actions = self._core.step_done(step, outcome, self._clock())
         # The engine first: sending what came out can wait until it is at work again.
         self._pump()
         self._perform(actions)
@@ -175,7 +180,7 @@ class CloudDaemon:
             _log.error(
                 "%d steps failed in a row: not ready until one succeeds", _BROKEN_AFTER_FAILED_STEPS
             )
-        self._perform(self._core.step_failed(step, reason, time.monotonic()))
+        self._perform(self._core.step_failed(step, reason, self._clock()))
 
     def on_engine_lost(self, reason: str) -> None:
         """See `StepListener`."""
@@ -209,7 +214,7 @@ class CloudDaemon:
         """Tell every device to go, and close its socket."""
         self._ticking.cancel()
         connections = list(self._connections.values())
-        self._perform(self._core.shut_down(time.monotonic()))
+        self._perform(self._core.shut_down(self._clock()))
         await asyncio.gather(*(connection.end(_LAST_WRITES_S) for connection in connections))
 
     def _perform(self, actions: Sequence[Action]) -> None:
@@ -261,7 +266,7 @@ class CloudDaemon:
     def _pump(self) -> None:
         self._is_pump_due = False
         while self._num_running_steps < self._rhythm.steps_in_flight:
-            step = self._core.next_step(time.monotonic())
+            step = self._core.next_step(self._clock())
             if step is None:
                 return
             self._num_running_steps += 1
@@ -270,7 +275,7 @@ class CloudDaemon:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._tick_s)
-            now = time.monotonic()
+            now = self._clock()
             self._perform(self._core.tick(now))
             for number, connection in self._connections.items():
                 if connection.is_stalled(now):

@@ -5,15 +5,15 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
-from typing import Protocol
 
-from cloud_server.core.actions import Step, StepOutcome
+from cloud_server.core.actions import Step
 from cloud_server.daemon.step_finisher import StepFinisher, steps_in_flight
 from cloud_server.daemon.step_runner import RunningStep, StepRunner
+from cloud_server.daemon.steps import StepListener
 from cloud_server.engines.engine import EngineLostError
 from cloud_server.engines.loading import LoadedEngine
+from process.world import Clock
 from wire.messages import Dtype
 
 _log = logging.getLogger(__name__)
@@ -25,39 +25,16 @@ _MOST_STEPS = 64
 """More stages than any pipeline has."""
 
 
-class StepListener(Protocol):
-    """Told in the event loop how steps ended, in their order, and when the engine is lost."""
-
-    def on_step_done(self, step: Step, outcome: StepOutcome) -> None:
-        """A step ran."""
-        ...
-
-    def on_step_failed(self, step: Step, reason: str) -> None:
-        """A step raised; `reason` is safe to show. The thread goes on with the next one."""
-        ...
-
-    def on_engine_lost(self, reason: str) -> None:
-        """The engine and its caches are gone. No step that was submitted before will be told of,
-        and none is to be submitted until `on_engine_ready`."""
-        ...
-
-    def on_engine_ready(self) -> None:
-        """A lost engine was loaded again."""
-        ...
-
-    def on_engine_given_up(self) -> None:
-        """A lost engine could not be loaded again; the thread has ended."""
-        ...
-
-
 class EngineThread:
     """Loads an engine and performs queued steps, as many at once as the engine can.
 
     A thread rather than a process: torch's operators let go of the interpreter lock, and hidden
-    states need not be copied through pipes. `wire` is the number format of rows in steps.
+    states need not be copied through pipes. `wire` is the number format of rows in steps; `clock`
+    times them.
     """
 
-    def __init__(self, load: Callable[[], LoadedEngine], wire: Dtype) -> None:
+    def __init__(self, load: Callable[[], LoadedEngine], wire: Dtype, clock: Clock) -> None:
+        self._clock = clock
         self._load = load
         self._wire = wire
         self._steps: queue.Queue[Step | None] = queue.Queue(_MOST_STEPS)
@@ -81,7 +58,7 @@ class EngineThread:
         return loaded
 
     def listen(self, listener: StepListener) -> None:
-        """Say who is told of steps, before the first one."""
+        """See `Steps`."""
         self._listener = listener
 
     def submit(self, step: Step) -> None:
@@ -121,7 +98,7 @@ class EngineThread:
 
     def _serve(self, loaded: LoadedEngine) -> str | None:
         """Perform steps until the thread is to end (None) or the engine is lost (why)."""
-        runner = StepRunner(loaded.engine, time.perf_counter, self._wire)
+        runner = StepRunner(loaded.engine, self._clock, self._wire)
         finisher = None
         if steps_in_flight(loaded.engine) > 1:
             finisher = StepFinisher(self._finish, lambda: self._steps.put(None))

@@ -14,6 +14,7 @@ from process.listening.guard import Guard
 from process.listening.limits import Limits, default_max_connections, default_max_per_address
 from process.open_files import open_files_limit
 from process.quiet_log import QuietLog
+from process.world import Clock
 from wire.codec import decode
 from wire.errors import RemoteProtocolError
 from wire.messages import Hello
@@ -36,6 +37,7 @@ class Reception:
     shares: Shares
     hello_timeout_s: float
     secret: bytes
+    clock: Clock
 
     def knows(self, frame: bytes | str) -> bool:
         """Whether a first frame shows the secret; such a device waits for nobody's wrong ones."""
@@ -48,22 +50,22 @@ class Reception:
         return isinstance(message, Hello) and hmac.compare_digest(message.credential, self.secret)
 
 
-def make_reception(config: CloudConfig) -> Reception:
-    """The reception of a cloud; belongs to the running event loop.
+def make_reception(config: CloudConfig, clock: Clock) -> Reception:
+    """The reception of a cloud; belongs to the running event loop, whose `clock` it is.
 
     Raises:
         StartError: a trusted proxy is no address.
     """
     loop = asyncio.get_running_loop()
-    refusals = QuietLog(_log, loop.time, loop.call_later)
+    refusals = QuietLog(_log, clock, loop.call_later)
     limits = socket_limits(config)
     guard = Guard(limits, refusals, trusted=trusted_proxies(config), takes_bodies=False)
-    visits = QuietLog(_log, loop.time, loop.call_later)
+    visits = QuietLog(_log, clock, loop.call_later)
     # Half of what an address may have of the rest: the engine needs the interpreter as well.
     share = 1.0 if config.identity_share >= 1 else config.identity_share / 2
-    shares = Shares(share, loop.time)
+    shares = Shares(share, clock)
     secret = (config.secret or "").encode()
-    return Reception(guard, visits, WrongSecrets(), shares, limits.head_timeout_s, secret)
+    return Reception(guard, visits, WrongSecrets(), shares, limits.head_timeout_s, secret, clock)
 
 
 def socket_limits(config: CloudConfig) -> Limits:

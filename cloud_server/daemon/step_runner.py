@@ -1,6 +1,6 @@
 """A step of the core performed on an engine: sequences opened and released, rows in, rows out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_server.core.actions import (
@@ -21,11 +21,10 @@ from cloud_server.engines.engine import (
     SequenceId,
     StepItem,
 )
+from process.world import Clock
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Dtype, Payload
 from wire.numbers import RowRangeError, convert_rows, pack_rows, unpack_rows
-
-Clock = Callable[[], float]
 
 
 class StepRunner:

@@ -10,8 +10,11 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from device_runtime.link.config import LinkConfig, link_url, tls_context
-from device_runtime.link.socket import CLOSE_S, WebSocket
+from device_runtime.link.socket import CLOSE_S
 from device_runtime.link.tunnel import TunnelConnector
+from process.sockets.aiohttp_socket import AiohttpSocket
+from process.sockets.socket import Socket
+from process.sockets.tcp import keep_unsent_short
 from wire.limits import ITEM_BYTES, MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES
 from wire.messages import Dtype
 
@@ -20,7 +23,9 @@ MAX_FRAME_TOKENS = 4096
 
 _PROBE_S = 3.0
 
-Dial = Callable[[], contextlib.AbstractAsyncContextManager[WebSocket]]
+_UNSENT_BYTES = 65_536
+
+Dial = Callable[[], contextlib.AbstractAsyncContextManager[Socket]]
 """Opens a socket; it is closed by whoever uses it, and what is below it when the context ends."""
 
 
@@ -40,7 +45,7 @@ class Dialer:
         self._max_frame_bytes = max(MAX_HANDSHAKE_BYTES, frame_bytes)
 
     @contextlib.asynccontextmanager
-    async def __call__(self) -> AsyncIterator[WebSocket]:
+    async def __call__(self) -> AsyncIterator[Socket]:
         """A socket on which nothing was said yet."""
         client = aiohttp.ClientSession(
             connector=self._connector(),
@@ -48,7 +53,7 @@ class Dialer:
             trace_configs=[_no_redirects()],
         )
         try:
-            yield await client.ws_connect(
+            ws = await client.ws_connect(
                 self._url,
                 ssl=True if self._tls is None else self._tls,
                 autoping=False,
@@ -56,6 +61,10 @@ class Dialer:
                 max_msg_size=self._max_frame_bytes,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
             )
+            sock = ws.get_extra_info("socket")
+            if sock is not None:
+                keep_unsent_short(sock, _UNSENT_BYTES)
+            yield AiohttpSocket(ws, ws._writer.transport)
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):

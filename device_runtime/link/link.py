@@ -186,8 +186,8 @@ class Link:
         patience = self._config.patience
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(patience.connect_s):
-                ws = await stack.enter_async_context(self._dial())
-                socket = LinkSocket(ws, patience.heartbeat_s, self._clock)
+                dialed = await stack.enter_async_context(self._dial())
+                socket = LinkSocket(dialed, patience.heartbeat_s, self._clock)
                 stack.push_async_callback(socket.close)
                 meter = LinkMeter(self.monitor, self._clock)
                 connection = LinkConnection(

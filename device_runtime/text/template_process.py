@@ -7,7 +7,6 @@ import queue
 import select
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -160,11 +159,7 @@ def _readable(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     poll = select.poll()
     assert process.stdout is not None
     poll.register(process.stdout, select.POLLIN)
-    deadline = time.monotonic() + timeout_s
-    while (left_s := deadline - time.monotonic()) > 0:
-        if poll.poll(left_s * 1000):
-            return True
-    return False
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

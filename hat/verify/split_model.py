@@ -82,11 +82,11 @@ async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
     cloud_config = CloudConfig(
         options.bundle, port=0, dtype=numbers[0], wire_dtype=numbers[1], secret=secret
     )
-    async with serve_cloud(cloud_config) as cloud:
+    world = World(time.monotonic, time.time, random.SystemRandom())
+    async with serve_cloud(cloud_config, world.clock) as cloud:
         settings: dict[str, Any] = {}
         if options.drafter is not None:
             settings["drafter"] = options.drafter
-        world = World(time.monotonic, time.time, random.SystemRandom())
         config = DeviceConfig(options.bundle, port=0, cloud=cloud.url, secret=secret, **settings)
         async with serve_device(config, world) as device:
             try:

@@ -13,7 +13,7 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.loading import LoadedEngine
-from cloud_server.server import CloudServer, serve_cloud
+from cloud_server.server import CloudServer
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers
@@ -34,6 +34,7 @@ from tests.support.cloud_client import (
     welcomed,
 )
 from tests.support.fake_middle_engine import FakeMiddleEngine, deep_rows
+from tests.support.world import REAL, serve_cloud
 from wire.errors import FaultCode
 from wire.handshake import LINK_PATH
 from wire.messages import Close, Codec, Dtype, Open, SessionId, Want
@@ -215,7 +216,7 @@ def test_a_cloud_that_loads_is_alive_but_not_ready(config):
         return FakeMiddleEngine().load(bundle, config)
 
     async def main() -> None:
-        server = CloudServer(config, load)
+        server = CloudServer(config, load, REAL.clock)
         await server.open()
         loading = asyncio.create_task(server.load())
         try:

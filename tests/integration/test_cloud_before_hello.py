@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.server import CloudServer, serve_cloud
+from cloud_server.server import CloudServer
 from tests.support.cloud_client import (
     QUICK,
     assert_serves,
@@ -24,6 +24,7 @@ from tests.support.cloud_client import (
     welcomed,
 )
 from tests.support.guarded import EVENT_LOOPS, read_all, run_on
+from tests.support.world import serve_cloud
 from wire.codec import encode
 from wire.errors import FaultCode
 from wire.limits import MAX_HANDSHAKE_BYTES

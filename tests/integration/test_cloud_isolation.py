@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cloud_server.daemon.daemon import Patience
-from cloud_server.server import CloudServer, serve_cloud
+from cloud_server.server import CloudServer
 from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import (
     HIDDEN,
@@ -28,6 +28,7 @@ from tests.support.cloud_client import (
 )
 from tests.support.fake_middle_engine import POISON, FakeMiddleEngine, deep_rows
 from tests.support.guarded import EVENT_LOOPS, run_on
+from tests.support.world import serve_cloud
 from wire.codec import encode
 from wire.errors import FaultCode
 from wire.messages import Close, Open, SessionId, Want

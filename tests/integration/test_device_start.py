@@ -13,14 +13,13 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from cloud_server.server import serve_cloud
 from device_runtime.config import DeviceConfig
 from device_runtime.main import start_lines
 from device_runtime.server import serve_device
 from process.errors import UserError
 from tests.support.stack import cloud_config, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
-from tests.support.world import REAL
+from tests.support.world import REAL, serve_cloud
 
 STORY = {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
 

@@ -15,7 +15,7 @@ from cloud_server.config import CloudConfig
 from cloud_server.daemon import engine_thread
 from cloud_server.engines.engine import Rows, StepItem
 from cloud_server.engines.loading import LoadedEngine
-from cloud_server.server import CloudServer, serve_cloud
+from cloud_server.server import CloudServer
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import (
@@ -32,6 +32,7 @@ from tests.support.cloud_client import (
 )
 from tests.support.fake_middle_engine import POISON, FakeMiddleEngine, deep_rows
 from tests.support.fake_pipeline import FakePipeline, lost
+from tests.support.world import REAL, serve_cloud
 from wire.errors import FaultCode
 from wire.messages import Fault, Open, SessionId
 
@@ -244,7 +245,7 @@ def test_after_the_last_attempt_health_says_that_it_must_be_started_anew(config,
 
 async def lost_server(config: CloudConfig, bundle: Bundle, loader: Loader) -> CloudServer:
     """A server without an engine."""
-    server = CloudServer(config, loader)
+    server = CloudServer(config, loader, REAL.clock)
     await server.open()
     await server.load()
     async with welcomed(server.link_url, hello_for(bundle.manifest)) as client:

@@ -11,7 +11,7 @@ import pytest
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import MiddleEngine, Rows, StepItem
 from cloud_server.engines.loading import LoadedEngine
-from cloud_server.server import load_chosen_engine, serve_cloud
+from cloud_server.server import load_chosen_engine
 from device_runtime.generation.request import GenerationRequest
 from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import http_get, until
@@ -24,6 +24,7 @@ from tests.support.stack import (
     generate_ids,
     split_for_serving,
 )
+from tests.support.world import serve_cloud
 
 NUM_GENERATIONS = 8
 NUM_TOKENS = 30

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cloud_server import server as cloud_server
-from cloud_server.server import CloudServer, serve_cloud
+from cloud_server.server import CloudServer
 from tests.support.cloud_client import (
     HIDDEN,
     CloudClient,
@@ -27,6 +27,7 @@ from tests.support.cloud_client import (
 from tests.support.event_loop import settle
 from tests.support.fake_middle_engine import POISON, deep_rows
 from tests.support.fake_pipeline import BEGIN_POISON, FakePipeline
+from tests.support.world import REAL, serve_cloud
 from wire.errors import FaultCode
 from wire.messages import Close, Fault, Open, SessionId
 
@@ -265,7 +266,7 @@ def test_a_stop_does_not_wait_for_ever_for_steps_under_way(config, bundle, engin
     monkeypatch.setattr(cloud_server, "_STOP_ENGINE_S", 0.05)
 
     async def main() -> None:
-        server = CloudServer(config, engine.load)
+        server = CloudServer(config, engine.load, REAL.clock)
         await server.open()
         await server.load()
         async with welcomed(server.link_url, hello_for(bundle.manifest)) as client:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from cloud_server.server import serve_cloud
 from device_runtime.generation.request import GenerationRequest
 from tests.support.cloud_client import http_get, until
 from tests.support.reference import Greedy, greedy, load_reference, story_prompts
@@ -28,6 +27,7 @@ from tests.support.stack import (
 )
 from tests.support.stored_adapters import split_with_adapter
 from tests.support.vllm_engines import BLOCK_TOKENS, PARALLEL, has_vllm
+from tests.support.world import serve_cloud
 
 pytestmark = [
     pytest.mark.skipif(not has_vllm(), reason="needs vLLM: make test-vllm"),

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from device_runtime.generation.request import SamplingParams
+from process.virtual_loop import run_virtual
 from tests.support.fake_runtime import PROMPT, expected, request
-from tests.support.memory_cloud import CoreCloud
+from tests.support.memory_cloud import MemoryCloud
 from tests.support.memory_link import MemoryNetwork, memory_bench
-from tests.support.virtual_time import run_virtual
 from wire.codec import decode
 from wire.messages import Open
 
@@ -51,7 +51,7 @@ class Mischief:
             ]
             self.num_done += len(late) + any(place in kind for kind in self.kinds)
             if place in self.cut:
-                network.end()
+                network.cut()
             # An Open that is lost looks as one that was refused, and that is told.
             is_lost = place in self.lost and not isinstance(decode(frame), Open)
             is_gone = is_lost or place in self.cut
@@ -69,7 +69,7 @@ def check(mischief: Mischief, **device: Any) -> int:
     """An answer under it is the undisturbed one; how often it struck."""
 
     async def run() -> int:
-        cloud = CoreCloud()
+        cloud = MemoryCloud()
         settings = {"chunking": "fixed", "chunk_tokens": 6, "drafter": "ngram"} | device
         async with memory_bench(cloud, **settings) as (bench, network):
             mischief.play(network)

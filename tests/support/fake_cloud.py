@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from device_runtime.link.config import LinkConfig, ModelIdentity, Patience
 from device_runtime.link.link import Link
+from process.sockets.aiohttp_socket import AiohttpSocket
+from process.sockets.socket import Socket
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
 from tests.support.world import REAL
 from wire.codec import decode, encode
@@ -82,7 +84,7 @@ class FakeCloud:
     def __post_init__(self) -> None:
         self.going.set()
         self.opening.set()
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._sockets: set[Socket] = set()
         self._kept: dict[bytes, FakeMiddle] = {}
         self._runner: web.AppRunner | None = None
 
@@ -106,10 +108,8 @@ class FakeCloud:
 
     def vanish(self) -> None:
         """Cut every socket without a word; keep listening."""
-        for ws in list(self._sockets):
-            transport = ws._req.transport
-            if transport is not None:
-                transport.abort()
+        for socket in list(self._sockets):
+            socket.abort()
 
     async def emptied(self) -> None:
         """Wait until no session is left."""
@@ -130,21 +130,19 @@ class FakeCloud:
     async def _serve(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(compress=False, max_msg_size=2**24)
         await ws.prepare(request)
-        self._sockets.add(ws)
-        try:
-            await self.serve(ws)
-        finally:
-            self._sockets.discard(ws)
+        socket = AiohttpSocket(ws, request.transport)
+        await self.serve(socket)
         await ws.close()
         return ws
 
-    async def serve(self, ws: web.WebSocketResponse) -> None:
+    async def serve(self, socket: Socket) -> None:
         """Talk on one socket until it is gone."""
+        self._sockets.add(socket)
         opened: dict[SessionId, bytes] = {}
         try:
-            await self._talk(ws, opened)
+            await self._talk(socket, opened)
         except RemoteProtocolError as error:
-            await ws.send_bytes(encode(Fault(error.code, NO_SESSION, 0.0, error.message)))
+            await socket.send(encode(Fault(error.code, NO_SESSION, 0.0, error.message)))
         except ConnectionError:
             pass
         finally:
@@ -153,13 +151,14 @@ class FakeCloud:
                 if middle is not None and self.keep_tokens > 0:
                     self._kept[key] = middle.fork(min(self.keep_tokens, len(middle.states)))
             self.idle.set()
+            self._sockets.discard(socket)
 
-    async def _talk(self, ws: web.WebSocketResponse, opened: dict[SessionId, bytes]) -> None:
+    async def _talk(self, socket: Socket, opened: dict[SessionId, bytes]) -> None:
         rows = RowLimits(HIDDEN_SIZE, self.dtype, self.max_frame_tokens)
         rules = CloudConnection(rows, self.window_tokens)
-        async for packet in ws:
-            assert packet.type is WSMsgType.BINARY
-            message = decode(packet.data)
+        while (frame := await socket.receive()) is not None:
+            assert isinstance(frame, bytes)
+            message = decode(frame)
             rules.receive(message)
             await self.going.wait()
             if isinstance(message, Open):
@@ -167,7 +166,7 @@ class FakeCloud:
                 opened[message.session] = message.key
             for answer in self._answers(message, rows, rules):
                 rules.send(answer)
-                await ws.send_bytes(encode(answer))
+                await socket.send(encode(answer))
             if isinstance(message, Hello) and self.refuse_connection is not None:
                 return
 

@@ -1,32 +1,30 @@
-"""The cloud's real core with a middle made of integers, for networks in memory and jumping time."""
+"""A production cloud without threads or network: its daemon over sockets in memory.
+
+Only the engine's thread has a twin, and its middle is made of integers.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cloud_server.core.actions import (
-    Action,
-    CloseConnection,
-    ConnectionId,
-    Identity,
-    OpenSequence,
-    Refusal,
-    Send,
-    SequenceHandle,
-    Step,
-    StepOutcome,
-    StepWork,
-)
-from cloud_server.core.core import CloudCore, CoreConfig
+from cloud_server.config import CloudConfig
+from cloud_server.core.actions import Identity, Refusal, Step, StepOutcome, StepWork
+from cloud_server.core.config import CoreConfig
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
+from cloud_server.daemon.device_socket import DeviceSocket, Guest
+from cloud_server.daemon.metrics import Metrics
+from cloud_server.daemon.reception import make_reception
+from cloud_server.daemon.step_runner import StepRunner
+from cloud_server.daemon.steps import StepListener
+from cloud_server.daemon.turns import Turns
+from cloud_server.engines.engine import EngineLostError, Rows, SequenceId, StepItem
 from device_runtime.link.config import LinkConfig
+from process.sockets.socket import Socket
 from tests.support.fake_cloud import FINGERPRINT, MODEL, SECRET, FakeCloud
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
-from wire.codec import encode
 from wire.messages import Dtype, Want
-from wire.numbers import pack_rows, unpack_rows
 
 CONFIG = CoreConfig(
     fingerprint=FINGERPRINT,
@@ -43,91 +41,121 @@ CONFIG = CoreConfig(
     verify_tokens=8,
 )
 
-_TICK_S = 1.0
+
+class IntegerMiddle:
+    """A middle engine of `FakeMiddle`s."""
+
+    hidden_size = HIDDEN_SIZE
+    dtype = Dtype.FP32
+    capacity_tokens = CONFIG.capacity_tokens
+    block_tokens = 1
+    max_context_tokens = MAX_CONTEXT_TOKENS
+    takes_trees = True
+
+    def __init__(self) -> None:
+        self.sequences: dict[SequenceId, FakeMiddle] = {}
+        self._num_opened = 0
+
+    def open(
+        self, max_tokens: int, fork_of: SequenceId | None = None, fork_tokens: int = 0
+    ) -> SequenceId:
+        self._num_opened += 1
+        sequence = SequenceId(self._num_opened)
+        source = None if fork_of is None else self.sequences[fork_of].fork(fork_tokens)
+        self.sequences[sequence] = source or FakeMiddle()
+        return sequence
+
+    def step(self, batch: Sequence[StepItem]) -> list[Rows]:
+        return [self._run(item) for item in batch]
+
+    def release(self, sequence: SequenceId) -> None:
+        del self.sequences[sequence]
+
+    def _run(self, item: StepItem) -> Rows:
+        deep = self.sequences[item.sequence].step(item.rows, item.position)
+        return {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[item.want]
 
 
-class CoreCloud:
-    """Serves sockets in memory; a step takes `fixed_s`, and `row_s` more for each row."""
+class TimedSteps:
+    """See `Steps`. A step takes `fixed_s` and `row_s` more for each row, and loading `load_s`.
 
-    def __init__(self, fixed_s: float = 0.005, row_s: float = 0.0, **changes: Any) -> None:
-        self._config = replace(CONFIG, **changes)
-        self.core = CloudCore(self._config)
-        self._clock = asyncio.get_running_loop().time
-        self._fixed_s = fixed_s
-        self._row_s = row_s
-        self._middles: dict[SequenceHandle, FakeMiddle] = {}
-        self._sockets: dict[ConnectionId, Any] = {}
-        self._num_connected = 0
-        self._is_stepping = False
+    `refuses` says which items of a step end their session, and `breaks` which steps the engine.
+    """
+
+    def __init__(self, fixed_s: float, row_s: float, load_s: float) -> None:
         self.refuses: Callable[[StepWork], Refusal | None] = lambda item: None
-        self._ticking = asyncio.create_task(self._tick())
+        self.breaks: Callable[[Step], Exception | None] = lambda step: None
+        self._loop = asyncio.get_running_loop()
+        self._seconds = (fixed_s, row_s, load_s)
+        self._listener: StepListener | None = None
+        self._load()
+
+    def listen(self, listener: StepListener) -> None:
+        self._listener = listener
+
+    def submit(self, step: Step) -> None:
+        listener = self._listener
+        assert listener is not None
+        fixed_s, row_s, load_s = self._seconds
+        seconds = fixed_s + row_s * step.num_tokens
+        match self.breaks(step):
+            case EngineLostError() as error:
+                self._loop.call_later(seconds, listener.on_engine_lost, str(error))
+                self._loop.call_later(seconds + load_s, self._is_back, listener)
+            case Exception() as error:
+                self._loop.call_later(seconds, listener.on_step_failed, step, str(error))
+            case None:
+                outcome = self._outcome(step, seconds)
+                self._loop.call_later(seconds, listener.on_step_done, step, outcome)
+
+    def _outcome(self, step: Step, seconds: float) -> StepOutcome:
+        outcome = self._runner.run(step)
+        pairs = zip(step.items, outcome.results, strict=True)
+        results = tuple(self.refuses(item) or result for item, result in pairs)
+        return replace(outcome, results=results, seconds=seconds)
+
+    def _is_back(self, listener: StepListener) -> None:
+        self._load()
+        listener.on_engine_ready()
+
+    def _load(self) -> None:
+        self._runner = StepRunner(IntegerMiddle(), self._loop.time, Dtype.FP32)
+
+
+class MemoryCloud:
+    """Serves sockets in memory; `changes` are of `CONFIG`."""
+
+    def __init__(
+        self,
+        fixed_s: float = 0.005,
+        row_s: float = 0.0,
+        load_s: float = 1.0,
+        patience: Patience | None = None,
+        **changes: Any,
+    ) -> None:
+        self._clock = asyncio.get_running_loop().time
+        config = CloudConfig(Path("unused"), secret=SECRET.decode())
+        self._reception = make_reception(config, self._clock)
+        self.steps = TimedSteps(fixed_s, row_s, load_s)
+        self.daemon = CloudDaemon(
+            replace(CONFIG, **changes),
+            self.steps,
+            Metrics(CONFIG.verify_tokens),
+            patience or Patience(),
+            EngineRhythm(load_s=load_s),
+            self._clock,
+        )
 
     def config(self, **changes: object) -> LinkConfig:
         """How a device reaches this cloud."""
         return FakeCloud().config(**changes)
 
-    async def serve(self, socket: Any) -> None:
-        """Talk on one socket until it is gone."""
-        self._num_connected += 1
-        number = ConnectionId(self._num_connected)
-        self._sockets[number] = socket
-        self._perform(self.core.connect(number, self._clock(), Identity("a device")))
-        try:
-            async for packet in socket:
-                self._perform(self.core.receive_frame(number, packet.data, self._clock()))
-        finally:
-            del self._sockets[number]
-            self._perform(self.core.disconnect(number, self._clock()))
-
-    def forget(self) -> None:
-        """Be another cloud, which knows no session; for when no socket is open."""
-        self.core = CloudCore(self._config)
-        self._middles.clear()
-        self._is_stepping = False
+    async def serve(self, socket: Socket) -> None:
+        """One device's stay."""
+        guest = Guest(Identity("a device"), self._clock())
+        turns = Turns(self._reception.shares, guest.identity)
+        await DeviceSocket(self.daemon, socket, guest, self._reception, turns).serve()
 
     async def stop(self) -> None:
-        """Look at no deadlines any more."""
-        self._ticking.cancel()
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK_S)
-            self._perform(self.core.tick(self._clock()))
-
-    def _perform(self, actions: list[Action]) -> None:
-        for action in actions:
-            socket = self._sockets.get(action.connection)
-            match action:
-                case Send() if socket is not None:
-                    socket.give(encode(action.message))
-                case CloseConnection() if socket is not None:
-                    socket.end()
-        if not self._is_stepping and (step := self.core.next_step(self._clock())) is not None:
-            self._is_stepping = True
-            seconds = self._fixed_s + self._row_s * step.num_tokens
-            results = self._run(step)
-            outcome = StepOutcome(results, seconds, ())
-            done = (self.core, step, outcome)
-            asyncio.get_running_loop().call_later(seconds, self._done, *done)
-
-    def _done(self, core: CloudCore, step: Step, outcome: StepOutcome) -> None:
-        if core is not self.core:
-            return
-        self._is_stepping = False
-        self._perform(self.core.step_done(step, outcome, self._clock()))
-
-    def _run(self, step: Step) -> tuple[bytes | Refusal, ...]:
-        for command in step.commands:
-            if isinstance(command, OpenSequence):
-                source = self._middles.get(command.fork_of) if command.fork_of else None
-                middle = source.fork(command.fork_tokens) if source else FakeMiddle()
-                self._middles[command.handle] = middle
-            else:
-                self._middles.pop(command.handle, None)
-        return tuple(self.refuses(item) or self._forward(item) for item in step.items)
-
-    def _forward(self, item: StepWork) -> bytes:
-        rows = unpack_rows(item.payload, item.num_rows, HIDDEN_SIZE, Dtype.FP32)
-        deep = self._middles[item.handle].step(rows.astype(np.float32), item.position)
-        wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[item.want]
-        return bytes(pack_rows(wanted, Dtype.FP32))
+        """Tell every device to go."""
+        await self.daemon.shut_down()

@@ -1,23 +1,18 @@
-"""WebSockets in memory between a link and a fake cloud, for waiting that takes no time.
-
-Pings are answered by the far end's socket, as they are by a process that lives while it computes.
-"""
+"""A network in memory between a link and a cloud, for waiting that takes no time."""
 
 import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
-
-from aiohttp import WSMessage, WSMsgType
 
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.engine import DeviceEngine
 from device_runtime.link.config import Patience
 from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Runtime
+from process.sockets.memory import Direct, MemorySocket, memory_pair
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_model import FakeDeviceEngine
 from tests.support.fake_runtime import KEEP_NONE, Bench
@@ -29,66 +24,21 @@ T = TypeVar("T")
 Passes = Callable[[bool, bytes], Sequence[bytes]]
 """Which frames the other end gets for one that is sent: perhaps none, or one of long ago."""
 
-_CLOSED = WSMessage(WSMsgType.CLOSED, None, None)
 
+class _FaultyWay(Direct):
+    """A direction of a `MemoryNetwork`."""
 
-class MemorySocket:
-    """One end; what is sent to a broken network is gone."""
-
-    def __init__(self, network: "MemoryNetwork", is_device: bool) -> None:
+    def __init__(self, network: "MemoryNetwork", is_up: bool) -> None:
+        super().__init__()
         self._network = network
-        self._is_device = is_device
-        self._inbox: asyncio.Queue[WSMessage] = asyncio.Queue()
-        self._writer = SimpleNamespace(transport=None)
-        self.peer: MemorySocket
+        self._is_up = is_up
 
-    def get_extra_info(self, name: str) -> None:
-        """There is no socket below."""
-
-    async def send_bytes(self, frame: bytes) -> None:
-        """A binary frame, as often as the network passes it on."""
-        self.give(bytes(frame))
-
-    def give(self, frame: bytes) -> None:
-        """The same, at once."""
-        for passed in self._network.passes(self._is_device, frame):
-            self._give(WSMsgType.BINARY, passed)
-
-    async def ping(self) -> None:
-        """Answered by the other end at once."""
-        self._network.num_pings += 1
-        if self._network.is_silent:
-            return
-        self._inbox.put_nowait(WSMessage(WSMsgType.PONG, b"", None))
-
-    async def receive(self) -> WSMessage:
-        """What came next; only the end of a connection is ever repeated."""
-        message = await self._inbox.get()
-        if message is _CLOSED:
-            self._inbox.put_nowait(_CLOSED)
-        return message
-
-    async def close(self) -> None:
-        """Both ends learn of it."""
-        self.end()
-
-    def end(self) -> None:
-        """The same, at once."""
-        for end in (self, self.peer):
-            end._inbox.put_nowait(_CLOSED)
-
-    def __aiter__(self) -> "MemorySocket":
-        return self
-
-    async def __anext__(self) -> WSMessage:
-        message = await self.receive()
-        if message is _CLOSED:
-            raise StopAsyncIteration
-        return message
-
-    def _give(self, kind: WSMsgType, data: bytes) -> None:
-        if not self._network.is_silent:
-            self.peer._inbox.put_nowait(WSMessage(kind, data, None))
+    def carry(self, frame: bytes, arrive: Callable[[bytes], None]) -> None:
+        network = self._network
+        passed = network.passes(self._is_up, frame) if frame else [frame]
+        network.num_pings += not frame and self._is_up
+        for each in () if network.is_silent else passed:
+            super().carry(each, arrive)
 
 
 class MemoryNetwork:
@@ -96,7 +46,7 @@ class MemoryNetwork:
 
     def __init__(self, cloud: Any) -> None:
         self._cloud = cloud
-        self._sockets: list[MemorySocket] = []
+        self._ends: list[MemorySocket] = []
         self.is_silent = False
         self.fails: Exception | None = None
         self.hangs = False
@@ -112,9 +62,8 @@ class MemoryNetwork:
             raise self.fails
         if self.hangs:
             await asyncio.Event().wait()
-        device, far = MemorySocket(self, True), MemorySocket(self, False)
-        device.peer, far.peer = far, device
-        self._sockets.append(device)
+        device, far = memory_pair(_FaultyWay(self, True), _FaultyWay(self, False))
+        self._ends += [device, far]
         serving = asyncio.create_task(self._serve(far))
         try:
             yield device
@@ -126,23 +75,19 @@ class MemoryNetwork:
         """Lose some messages from here on."""
         self.passes = lambda is_up, frame: [] if should(decode(frame)) else [frame]
 
-    async def cut(self) -> None:
-        """Close every connection."""
-        self.end()
-
-    def end(self) -> None:
-        """The same, at once."""
-        for socket in self._sockets:
-            socket.end()
-        self._sockets.clear()
+    def cut(self) -> None:
+        """Close every connection; both ends learn of it at once."""
+        for end in self._ends:
+            end.end()
+        self._ends.clear()
 
     async def _serve(self, far: MemorySocket) -> None:
         await self._cloud.serve(far)
         await far.close()
 
 
-class InlineEngine:
-    """An engine's thread without a thread; a call takes `seconds`."""
+class InlineWorkers:
+    """See `Workers`; a call takes `seconds`."""
 
     def __init__(self, engine: DeviceEngine, seconds: float = 0.01) -> None:
         self.engine = engine
@@ -172,15 +117,11 @@ async def memory_bench(
     cloud = cloud or FakeCloud()
     network = MemoryNetwork(cloud)
     engine = FakeDeviceEngine()
-    patience = settings.pop("patience", Patience())
-    link = Link(
-        cloud.config(url="ws://cloud", patience=patience),
-        clock,
-        randomness,
-        dial=network.dial,
-    )
-    config = DeviceConfig(bundle=Path("unused"), **settings)
-    runtime = Runtime(InlineEngine(engine), link, config, clock, randomness, KEEP_NONE)
+    config = cloud.config(url="ws://cloud", patience=settings.pop("patience", Patience()))
+    kept = settings.pop("kept", KEEP_NONE)
+    link = Link(config, clock, randomness, dial=network.dial)
+    device = DeviceConfig(bundle=Path("unused"), **settings)
+    runtime = Runtime(InlineWorkers(engine), link, device, clock, randomness, kept)
     runtime.start()
     try:
         await link.connected()

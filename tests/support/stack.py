@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloud_server.config import CloudConfig
-from cloud_server.server import CloudServer, serve_cloud
+from cloud_server.server import CloudServer
 from device_runtime.config import DeviceConfig
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.runtime.runtime import Runtime
 from device_runtime.server import DeviceServer, serve_device
 from submodels.split import SplitOptions, split_checkpoint
-from tests.support.world import REAL
+from tests.support.world import REAL, serve_cloud
 
 GREEDY = SamplingParams(temperature=0.0)
 CONNECT_S = 20.0

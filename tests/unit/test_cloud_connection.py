@@ -1,44 +1,34 @@
 """Frames to one socket: in order, bounded, and given up when nothing moves."""
 
 import asyncio
+from collections.abc import Callable
 
 from cloud_server.daemon.connection import Connection, SendLimits
+from process.sockets.memory import Direct, MemorySocket, memory_pair
+from process.virtual_loop import run_virtual
 from wire.messages import Fault
 
 LIMITS = SendLimits(max_backlog_bytes=100, stall_timeout_s=5.0)
 
 
-class FakeTransport:
-    """Counts what is held back; the test decides when it drains."""
+class HeldWay(Direct):
+    """Holds what is sent while it is told to; `held_bytes` are said to wait."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.may_go = asyncio.Event()
+        self.may_go.set()
         self.held_bytes = 0
-        self.is_aborted = False
 
-    def get_write_buffer_size(self) -> int:
+    def carry(self, frame: bytes, arrive: Callable[[bytes], None]) -> None:
+        self.held_bytes += 0 if self.may_go.is_set() else len(frame)
+        super().carry(frame, arrive)
+
+    async def until_room(self) -> None:
+        await self.may_go.wait()
+
+    def num_unsent_bytes(self) -> int:
         return self.held_bytes
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-
-class FakeSocket:
-    """Writes into the transport, and blocks while `may_write` is not set."""
-
-    def __init__(self, transport: FakeTransport) -> None:
-        self._transport = transport
-        self.written: list[bytes] = []
-        self.is_closed = False
-        self.may_write = asyncio.Event()
-        self.may_write.set()
-
-    async def send_bytes(self, frame: bytes) -> None:
-        self._transport.held_bytes += len(frame)
-        await self.may_write.wait()
-        self.written.append(frame)
-
-    async def close(self) -> None:
-        self.is_closed = True
 
 
 class FakeHost:
@@ -49,67 +39,76 @@ class FakeHost:
     def refused(self, fault: Fault) -> None: ...
 
 
-def _make() -> tuple[Connection, FakeSocket, FakeTransport]:
-    transport = FakeTransport()
-    socket = FakeSocket(transport)
-    return Connection(socket, transport, LIMITS, FakeHost()), socket, transport
+def _make() -> tuple[Connection, MemorySocket, HeldWay]:
+    """A connection, its device's end, and the way there."""
+    way = HeldWay()
+    near, far = memory_pair(way, Direct())
+    return Connection(near, LIMITS, FakeHost()), far, way
 
 
-def test_frames_are_written_in_order_and_then_the_socket_is_closed():
+async def _all_of(far: MemorySocket) -> list[bytes]:
+    """What came until the end."""
+    frames: list[bytes] = []
+    while (frame := await far.receive()) is not None:
+        frames.append(frame)
+    return frames
+
+
+def test_frames_are_written_in_order_and_then_the_socket_is_closed() -> None:
     async def main() -> None:
-        connection, socket, _ = _make()
+        connection, far, _ = _make()
         for number in range(5):
             assert connection.send(bytes([number]))
         connection.finish()
         await connection.end(timeout_s=5.0)
-        assert socket.written == [bytes([number]) for number in range(5)]
-        assert socket.is_closed
+        assert await _all_of(far) == [bytes([number]) for number in range(5)]
 
-    asyncio.run(main())
+    run_virtual(main)
 
 
-def test_a_connection_that_is_not_finished_ends_without_waiting():
+def test_a_connection_that_is_not_finished_ends_without_waiting() -> None:
     async def main() -> None:
-        connection, socket, _ = _make()
-        socket.may_write.clear()
+        connection, far, way = _make()
+        way.may_go.clear()
         connection.send(b"never")
         await connection.end(timeout_s=1000.0)
-        assert not socket.is_closed
+        assert asyncio.get_running_loop().time() == 0.0
+        await far.send(b"the socket is still open")
 
-    asyncio.run(main())
+    run_virtual(main)
 
 
-def test_too_long_a_backlog_cuts_the_connection():
+def test_too_long_a_backlog_cuts_the_connection() -> None:
     async def main() -> None:
-        connection, socket, transport = _make()
-        socket.may_write.clear()
+        connection, far, way = _make()
+        way.may_go.clear()
         assert connection.send(bytes(60))
         assert connection.send(bytes(40))
-        assert not transport.is_aborted
+        await far.send(b"the socket is still open")
         assert not connection.send(b"!")
-        assert transport.is_aborted
+        assert await far.receive() is None
         await connection.end(timeout_s=1.0)
 
-    asyncio.run(main())
+    run_virtual(main)
 
 
-def test_a_connection_is_stalled_when_nothing_goes_out_for_too_long():
+def test_a_connection_is_stalled_when_nothing_goes_out_for_too_long() -> None:
     async def main() -> None:
-        connection, socket, transport = _make()
+        connection, _, way = _make()
         assert not connection.is_stalled(10.0)
-        socket.may_write.clear()
+        way.may_go.clear()
         connection.send(bytes(50))
         await asyncio.sleep(0)
         assert not connection.is_stalled(10.0)
         assert not connection.is_stalled(15.0)
         assert connection.is_stalled(15.1)
-        transport.held_bytes -= 1
+        way.held_bytes -= 1
         assert not connection.is_stalled(15.2)
         assert not connection.is_stalled(20.2)
         assert connection.is_stalled(20.3)
-        transport.held_bytes = 0
+        way.held_bytes = 0
         assert not connection.is_stalled(21.0)
         assert not connection.is_stalled(1000.0)
         await connection.end(timeout_s=1.0)
 
-    asyncio.run(main())
+    run_virtual(main)

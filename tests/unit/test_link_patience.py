@@ -13,16 +13,23 @@ from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import Patience
 from device_runtime.link.link import Link
 from device_runtime.link.tunnel import TunnelError
+from process.virtual_loop import VirtualLoop, run_virtual
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_runtime import PROMPT, Bench, expected, request, rest
 from tests.support.link_errors import connection_key, handshake_error
 from tests.support.memory_link import MemoryNetwork, MemorySocket, memory_bench
-from tests.support.virtual_time import run_virtual
 from wire.messages import Fault, Message, Open, Opened, Reply, States
 
 Trouble = Callable[[Bench, MemoryNetwork], Awaitable[None]]
 
 WANTED = request(PROMPT, 30)
+
+
+def skip(seconds: float) -> None:
+    """The device sleeps."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.skip(seconds)
 
 
 def run_through(trouble: Trouble, **settings: object) -> float:
@@ -117,7 +124,7 @@ def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(kind: type[Message
         network.swallow(swallows)
         if kind in (Open, Opened, Fault):
             # Only a session that is lost is opened again.
-            await network.cut()
+            network.cut()
         await asyncio.sleep(0)
 
     assert run_through(lose) < 100.0
@@ -147,10 +154,10 @@ def test_a_device_that_slept_goes_on(has_clock_run: bool) -> None:
         # The cloud has given the socket up, and the goodbye was lost.
         network.is_silent = True
         if has_clock_run:
-            asyncio.get_running_loop().now_s += 75.0  # type: ignore[attr-defined]
+            skip(75.0)
         bench.cloud.going.set()
         await asyncio.sleep(0.5)
-        await network.cut()
+        network.cut()
         network.is_silent = False
 
     assert run_through(sleep) < 75.0 * has_clock_run + 15.0
@@ -159,9 +166,9 @@ def test_a_device_that_slept_goes_on(has_clock_run: bool) -> None:
 def test_a_device_that_slept_while_its_cloud_was_away_goes_on() -> None:
     async def sleep(bench: Bench, network: MemoryNetwork) -> None:
         network.fails = ConnectionRefusedError()
-        await network.cut()
+        network.cut()
         await asyncio.sleep(5.0)
-        asyncio.get_running_loop().now_s += 75.0  # type: ignore[attr-defined]
+        skip(75.0)
         await asyncio.sleep(1.0)
         network.fails = None
 
@@ -171,7 +178,7 @@ def test_a_device_that_slept_while_its_cloud_was_away_goes_on() -> None:
 def test_a_cloud_that_never_answers_an_opening_is_tried_again() -> None:
     async def hang(bench: Bench, network: MemoryNetwork) -> None:
         network.hangs = True
-        await network.cut()
+        network.cut()
         await asyncio.sleep(22.0)
         assert network.num_dials >= 3
         assert "does not answer" in (bench.link.status.reason or "")
@@ -201,7 +208,7 @@ def test_what_passes_on_a_link_that_has_worked_ends_no_answer(
 
     async def fail(bench: Bench, network: MemoryNetwork) -> None:
         network.fails = failure
-        await network.cut()
+        network.cut()
         await asyncio.sleep(seconds)
         network.fails = None
 
@@ -223,7 +230,7 @@ def test_what_has_lasted_or_was_so_from_the_start_is_tried_seldom(has_worked: bo
         link.start()
         await asyncio.sleep(1.0)
         network.fails = handshake_error(404)
-        await network.cut()
+        network.cut()
         num_dials = network.num_dials
         await asyncio.sleep(30.0)
         assert (network.num_dials - num_dials > 5) is has_worked
@@ -256,7 +263,7 @@ def test_a_goodbye_that_nobody_takes_holds_nothing_up(monkeypatch: pytest.Monkey
 def test_a_cloud_that_is_really_gone_ends_the_answer_with_the_reason() -> None:
     async def go(bench: Bench, network: MemoryNetwork) -> None:
         network.fails = ConnectionRefusedError(111, "refused")
-        await network.cut()
+        network.cut()
 
     with pytest.raises(CloudUnavailableError, match="waited 30 s for the cloud to come back"):
         run_through(go)

@@ -11,7 +11,7 @@ from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.places import Place, Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits
-from tests.support.virtual_time import run_virtual
+from process.virtual_loop import run_virtual
 
 ROOM = PrefixCacheLimits(max_sessions=4, max_tokens=1000, min_shared_tokens=1)
 

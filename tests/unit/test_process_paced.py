@@ -6,21 +6,16 @@ import time
 import pytest
 
 from process.paced import Paced
+from process.virtual_loop import VirtualLoop, run_virtual
 
 
-def test_all_who_wait_get_one_page_and_making_it_takes_a_share_of_the_time():
+def test_all_who_wait_get_one_page_and_making_it_takes_a_share_of_the_time() -> None:
     made: list[float] = []
 
-    def make() -> bytes:
-        begun_s = time.perf_counter()
-        while time.perf_counter() - begun_s < 0.01:
-            pass
-        made.append(time.perf_counter())
-        return str(len(made)).encode()
-
     async def ask(paced: Paced, end_s: float) -> int:
+        loop = asyncio.get_running_loop()
         num_pages = 0
-        while time.perf_counter() < end_s:
+        while loop.time() < end_s:
             num_made = len(made)
             # Made after it was asked for.
             assert int(await paced.page()) > num_made
@@ -28,13 +23,21 @@ def test_all_who_wait_get_one_page_and_making_it_takes_a_share_of_the_time():
         return num_pages
 
     async def main() -> None:
-        paced = Paced(make)
-        assert await paced.page() == b"1"
-        counts = await asyncio.gather(*(ask(paced, time.perf_counter() + 1.0) for _ in range(20)))
-        assert sum(counts) > 5 * len(made)
-        assert len(made) * 0.01 < 0.25
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
 
-    asyncio.run(main())
+        def make() -> bytes:
+            loop.skip(0.01)
+            made.append(loop.time())
+            return str(len(made)).encode()
+
+        paced = Paced(make, loop.time)
+        assert await paced.page() == b"1"
+        counts = await asyncio.gather(*(ask(paced, loop.time() + 1.0) for _ in range(20)))
+        assert sum(counts) > 5 * len(made)
+        assert 0.09 < len(made) * 0.01 < 0.12
+
+    run_virtual(main)
 
 
 def test_a_page_that_fails_fails_for_those_who_asked_and_is_made_again():
@@ -47,7 +50,7 @@ def test_a_page_that_fails_fails_for_those_who_asked_and_is_made_again():
         return result
 
     async def main() -> None:
-        paced = Paced(make)
+        paced = Paced(make, time.monotonic)
         with pytest.raises(ValueError, match="not now"):
             await paced.page()
         assert await paced.page() == b"page"

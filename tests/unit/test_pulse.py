@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_server.config import CloudConfig
-from process.pulse import LOOKS, Beat, Progress, Pulse
+from process.sockets.pulse import LOOKS, Beat, Progress, Pulse
 
 SILENCE_S = 10.0
 TICK_S = SILENCE_S / LOOKS
@@ -48,7 +48,7 @@ class Far:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.num_received, int(self.delivered))
+        return Progress(self.num_received, int(self.delivered), self.num_written)
 
 
 def beats(far: Far, seconds: float, busy: bool = False, pulse: Pulse | None = None) -> float | None:
@@ -99,13 +99,13 @@ def test_a_frozen_process_whose_system_takes_bytes_is_noticed_in_time():
 def test_a_machine_that_slept_asks_before_it_believes(is_asked):
     pulse = Pulse(SILENCE_S, 0.0)
     if is_asked:
-        assert pulse.look(Progress(0, 0), TICK_S) is Beat.CALM
-        assert pulse.look(Progress(0, 0), 0.4 * SILENCE_S) is Beat.PING
+        assert pulse.look(Progress(0, 0, 0), TICK_S) is Beat.CALM
+        assert pulse.look(Progress(0, 0, 0), 0.4 * SILENCE_S) is Beat.PING
         pulse.pinged(14)
-    assert pulse.look(Progress(0, 0), 75.0) is Beat.PING
+    assert pulse.look(Progress(0, 0, 0), 75.0) is Beat.PING
     pulse.pinged(28)
-    assert pulse.look(Progress(0, 28), 75.0 + TICK_S) is Beat.CALM
-    assert pulse.look(Progress(2, 28), 75.0 + 2 * TICK_S) is Beat.CALM
+    assert pulse.look(Progress(0, 28, 28), 75.0 + TICK_S) is Beat.CALM
+    assert pulse.look(Progress(2, 28, 28), 75.0 + 2 * TICK_S) is Beat.CALM
 
 
 def test_a_cloud_bears_a_device_whose_program_does_not_read_for_a_minute_and_a_half():
@@ -115,7 +115,7 @@ def test_a_cloud_bears_a_device_whose_program_does_not_read_for_a_minute_and_a_h
     now, num_written = 0.0, 0
     while now < 90:
         now += silence_s / LOOKS
-        match pulse.look(Progress(0, num_written), now):
+        match pulse.look(Progress(0, num_written, num_written), now):
             case Beat.PING:
                 num_written += 14
                 pulse.pinged(num_written)

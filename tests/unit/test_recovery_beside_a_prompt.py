@@ -7,10 +7,10 @@ import pytest
 
 from cloud_server.core.actions import Refusal, StepWork
 from device_runtime.generation.request import SamplingParams
+from process.virtual_loop import run_virtual
 from tests.support.fake_runtime import PROMPT, expected, request, rest
-from tests.support.memory_cloud import CoreCloud
+from tests.support.memory_cloud import MemoryCloud
 from tests.support.memory_link import memory_bench
-from tests.support.virtual_time import run_virtual
 from wire.errors import FaultCode
 from wire.messages import Want
 
@@ -31,7 +31,7 @@ def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tokens(
     """Its replay waits for credit, and the interrupted round must not go before it."""
 
     async def run() -> None:
-        cloud = CoreCloud(**SLOW)
+        cloud = MemoryCloud(**SLOW)
         device: dict[str, Any] = {"chunking": "fixed", "chunk_tokens": 16, "drafter": "none"}
         num_rounds = 0
 
@@ -45,7 +45,7 @@ def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tokens(
         async with memory_bench(cloud, **device) as (bench, _):
             short = bench.runtime.generate(SHORT, "short")
             ids = [token.id for token in (await anext(short)).tokens]
-            cloud.refuses = refuses
+            cloud.steps.refuses = refuses
             prompts = [asyncio.ensure_future(bench.ids(LONG)) for _ in range(3)]
             await asyncio.sleep(1.0)
             assert ids + await rest(short) == expected(SHORT)
@@ -61,7 +61,7 @@ def test_a_cloud_whose_steps_take_minutes_is_waited_for(step_s: float) -> None:
     """All credit is under way and nothing comes: as if everything had been lost."""
 
     async def run() -> None:
-        cloud = CoreCloud(**(SLOW | {"fixed_s": step_s, "row_s": 0.0}), queue_deadline_s=3600.0)
+        cloud = MemoryCloud(**(SLOW | {"fixed_s": step_s, "row_s": 0.0}), queue_deadline_s=3600.0)
         device: dict[str, Any] = {"chunking": "fixed", "chunk_tokens": 16, "drafter": "none"}
         async with memory_bench(cloud, **device) as (bench, _):
             answers = [asyncio.ensure_future(bench.ids(LONG)) for _ in range(6)]

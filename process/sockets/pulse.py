@@ -29,10 +29,14 @@ class Beat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Bytes since the socket was opened: what has come, and what has reached the far end."""
+    """Bytes since the socket was opened."""
 
     num_received: int
+    """What has come."""
     num_delivered: int
+    """What has reached the far end, of what was written."""
+    num_written: int
+    """What was handed to the socket, headers included."""
 
 
 class Pulse:

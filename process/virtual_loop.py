@@ -1,0 +1,65 @@
+"""An event loop without waiting: its clock jumps to the next timer when nothing is ready.
+
+Everything that takes its time from the loop runs on it as it is: timeouts, sleeps, and shells that
+are given `loop.time` as their clock. Two runs are the same to the last bit as long as nothing else
+is random. Sockets of the system and threads do not exist for it: use `process.sockets.memory` and
+twins of the workers that let time pass. As trio's `MockClock`, but a loop of its own.
+"""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class EndlessWaitError(RuntimeError):
+    """Every task waits and there is no timer; the words say which tasks, and where."""
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Begins at 0 s."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        """Seconds that have passed."""
+        return self._now_s
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass without any timer, as on a machine that slept."""
+        self._now_s += seconds
+
+
+class _Jump(selectors.SelectSelector):
+    """Lets the time pass for which it should have waited for a socket."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            where = "; ".join(sorted(map(_where, asyncio.all_tasks(self._loop))))
+            raise EndlessWaitError(f"expected a timer, but everybody waits for ever: {where}")
+        self._loop.skip(max(0.0, timeout))
+        return []
+
+
+def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What `main` returns; `asyncio.sleep` takes no time in it and `loop.time()` says it did."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main())
+
+
+def _where(task: asyncio.Task[Any]) -> str:
+    """A task's name, and the line where its innermost coroutine waits."""
+    waiting: Any = task.get_coro()
+    while getattr(getattr(waiting, "cr_await", None), "cr_frame", None) is not None:
+        waiting = waiting.cr_await
+    frame = getattr(waiting, "cr_frame", None)
+    place = "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{task.get_name()} at {place}"
