@@ -253,7 +253,7 @@ def test_a_device_that_takes_nothing_for_too_long_is_cut_while_others_go_on(
             serve_cloud(config, engine.load, QUICK) as server,
             _healthy_and_stuck(server, bundle) as (healthy, stuck),
         ):
-            transport = server.daemon._connections[2]._transport
+            transport = server.daemon._connections[2]._socket._transport
             await _ask_without_reading(stuck, engine, lambda: transport.get_write_buffer_size() > 0)
             await _assert_serves_until_alone(server, healthy)
 
