@@ -18,7 +18,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?:[a-z_][\w.-]*/)+[\w.-]*|[\w-]+\.(?:py|md|sh|cfg|conf|yaml|yml|toml)")
 MODULE = re.compile(r"python3? -m ([\w.]+)")
 DOTTED = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.(?!json\b|example\b)\w+)+")
-CLASS = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
+CLASS = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+(?:\.\w+)?")
 
 MADE_BY_PROGRAMS = ("cloud/", "device/")
 """Folders of a bundle."""
@@ -34,6 +34,9 @@ def tracked() -> list[str]:
 FILES = tracked()
 FOLDERS = {str(parent) for name in FILES for parent in PurePosixPath(name).parents}
 CODE = "\n".join((ROOT / name).read_text() for name in FILES if name.endswith(".py"))
+
+
+NO_PATHS = {"text/plain"}
 
 
 def exists(path: str) -> bool:
@@ -70,7 +73,7 @@ def test_links_between_pages_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_files_and_folders_that_a_page_names_exist(document: Path) -> None:
-    paths = [text for text in ticked(document) if PATH.fullmatch(text)]
+    paths = [text for text in ticked(document) if PATH.fullmatch(text) and text not in NO_PATHS]
     own = [path for path in paths if not path.startswith(MADE_BY_PROGRAMS)]
     assert [path for path in own if not exists(path)] == []
 
@@ -101,4 +104,20 @@ def is_in_code(dotted: str) -> bool:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_classes_that_a_page_names_exist(document: Path) -> None:
     names = {text for text in ticked(document) if CLASS.fullmatch(text)}
-    assert {name for name in names if not re.search(rf"\b{name}\b", CODE)} == set()
+    words = {word for name in names for word in name.split(".")}
+    assert {word for word in words if not re.search(rf"\b{word}\b", CODE)} == set()
+
+
+def test_the_annotated_tree_has_every_folder_of_code_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = text[text.index("## The tree") :].split("```")[1]
+    shown: list[str] = []
+    path: list[str] = []
+    for line in tree.splitlines():
+        if found := re.fullmatch(r"( *)([\w.]+)/  +\S.*", line):
+            path[len(found[1]) // 2 :] = [found[2]]
+            shown.append("/".join(path))
+    code = {name.rpartition("/")[0] for name in FILES if name.endswith("/__init__.py")}
+    code = {folder for folder in code if not folder.startswith("tests/")}
+    assert [name for name in shown if name not in FOLDERS] == []
+    assert code - {*shown} == set()
