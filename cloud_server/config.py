@@ -1,70 +1,219 @@
-"""The settings of a cloud daemon, read once and passed down."""
+"""The settings of a cloud daemon, read once and passed down, and what each is for."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cloud_server.number_format import DtypeSetting
+from process.errors import StartError
+from process.listening.addresses import parse_networks
+from process.program.about import (
+    about,
+    abouts,
+    count,
+    drain_timeout,
+    engine_threads,
+    hash_every_file,
+    least_level,
+    line_format,
+    link_secret,
+    seconds,
+    setting,
+    some_text,
+    tcp_port,
+    tokens,
+)
+from process.program.logs import LogFormat, LogLevel
+
+
+def _networks(values: tuple[str, ...]) -> str | None:
+    try:
+        parse_networks(values)
+    except ValueError:
+        return "addresses or networks such as 10.0.0.1 or 10.0.0.0/8"
+    return None
+
+
+def _json_object(value: str) -> str | None:
+    try:
+        is_object = isinstance(json.loads(value), dict)
+    except json.JSONDecodeError:
+        is_object = False
+    return None if is_object else "a JSON object"
 
 
 @dataclass(frozen=True, slots=True)
 class CloudConfig:
     """Settings of `hat cloud`. `None` means: chosen at start, and printed.
 
-    `dtype` is what the layers compute in, `wire_dtype` what rows cross the link in (see
-    `cloud_server.number_format`). `secret` is what devices must present; `trusted_proxies` are
-    addresses and networks whose X-Forwarded-For is believed. `capacity_tokens` is the KV capacity
-    over all sessions. `max_connections` counts devices, `max_sockets` everything that is
-    connected, those included that have shown nothing yet. `step_budget_tokens` bounds the rows of
-    one engine step, which aims at `target_step_s` within that (0: it does not), `max_frame_tokens`
-    those of one frame. One address has at most `identity_share` of everything while others are
-    connected. A device that is silent for `heartbeat_s` is gone. A session without a socket is
-    kept for `session_ttl_s`; a new one is refused when its first rows would wait longer than
-    `queue_deadline_s`.
-
-    `verify_weights` hashes every file of the bundle, also those that were hashed before.
-
-    The settings from `tensor_parallel_size` on are for the engine vllm, under vLLM's own names;
-    `kv_cache_memory` is in bytes per worker, `vllm_args` a JSON object of further ones.
+    Those for the engine vllm have vLLM's own names.
     """
 
-    bundle: Path
-    host: str = "127.0.0.1"
-    port: int = 7700
-    engine: Literal["torch", "vllm"] = "torch"
-    device: str = "auto"
-    verify_weights: bool = False
-    dtype: DtypeSetting = "auto"
-    wire_dtype: DtypeSetting = "auto"
-    threads: int | None = None
-    secret: str | None = None
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    trusted_proxies: tuple[str, ...] = ()
-    capacity_tokens: int | None = None
-    max_context_tokens: int | None = None
-    max_sessions: int = 256
-    max_connections: int = 256
-    identity_share: float = 0.5
-    max_sockets: int | None = None
-    max_sockets_per_address: int | None = None
-    step_budget_tokens: int = 512
-    target_step_s: float = 0.25
-    max_frame_tokens: int = 512
-    session_ttl_s: float = 60.0
-    heartbeat_s: float = 120.0
-    queue_deadline_s: float = 30.0
-    drain_timeout_s: float = 30.0
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    nnodes: int = 1
-    node_rank: int = 0
-    master_addr: str = "127.0.0.1"
-    master_port: int = 29501
-    distributed_executor_backend: Literal["mp", "ray"] = "mp"
-    gpu_memory_utilization: float | None = None
-    kv_cache_memory: int | None = None
-    quantization: str | None = None
-    vllm_args: str | None = None
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    bundle: Path = field(metadata=about("The cloud/ folder that `hat split` wrote.", argument=True))
+    host: str = some_text("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
+    port: int = tcp_port(7700, "that devices connect to")
+    engine: Literal["torch", "vllm"] = setting(
+        "torch", "What runs the middle layers: torch on one CPU or GPU, vllm on many."
+    )
+    device: str = some_text(
+        "auto", "Where they run: auto, cpu, cuda or cuda:1. auto takes a GPU if there is one."
+    )
+    verify_weights: bool = hash_every_file()
+    dtype: DtypeSetting = setting(
+        "auto",
+        "Number format of the middle layers; auto: as in the bundle, on a processor float32 if "
+        "that is measured to be faster.",
+        auto="the bundle's; on a processor float32 if that fits and is measured to be faster",
+    )
+    wire_dtype: DtypeSetting = setting(
+        "auto",
+        "Number format of rows on the link; auto: as in the bundle; float32 for exactness.",
+        auto="the bundle's, whatever the layers compute in",
+    )
+    threads: int | None = engine_threads()
+    secret: str | None = link_secret()
+    tls_certificate: Path | None = setting(
+        None, "Certificate chain (PEM); devices then connect to wss://."
+    )
+    tls_key: Path | None = setting(None, "Private key (PEM) of the certificate.")
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Addresses or networks, such as 10.0.0.0/8, of proxies whose X-Forwarded-For is believed.",
+        check=_networks,
+    )
+    capacity_tokens: int | None = tokens(
+        None,
+        "KV cache over all sessions, in tokens; left out: what the memory allows.",
+        maximum=1 << 40,
+    )
+    max_context_tokens: int | None = tokens(None, "Longest session; left out: the model's context.")
+    max_sessions: int = count(256, "Most sessions at once.")
+    max_connections: int = count(256, "Most devices at once.")
+    identity_share: float = setting(
+        0.5,
+        "Most of the sessions, KV cache and connections that one address may have while others "
+        "are connected, as a share; 1 where a proxy or NAT stands before all devices.",
+        0.001,
+        1,
+    )
+    max_sockets: int | None = count(
+        None,
+        "Most sockets at once, those of no device yet included; left out: 1024 or more, as far as"
+        " the limit of open files allows.",
+    )
+    max_sockets_per_address: int | None = count(
+        None, "Most sockets of one address, and of one /64 in IPv6; left out: half of all."
+    )
+    step_budget_tokens: int = tokens(512, "Most rows in one step of the engine.")
+    target_step_s: float = seconds(
+        0.25,
+        "Seconds that a step should take at the most: somebody who decodes beside a long prompt "
+        "waits about two of them. Steps get as few rows as that takes; 0: no such target.",
+    )
+    max_frame_tokens: int = tokens(
+        512, "Most rows in one frame of a device, which holds up what is behind it on its socket."
+    )
+    session_ttl_s: float = seconds(
+        60.0, "Seconds that a session waits for its device to come back."
+    )
+    heartbeat_s: float = seconds(
+        120.0, "Seconds of silence after which a device counts as gone.", 1, 3600
+    )
+    queue_deadline_s: float = seconds(
+        30.0,
+        "A new session is refused while its first rows would wait longer; none in being is ended.",
+    )
+    drain_timeout_s: float = drain_timeout()
+    tensor_parallel_size: int = count(1, "vLLM: GPUs that share each layer.", engine="vllm")
+    pipeline_parallel_size: int = count(
+        1, "vLLM: stages that the layers are cut into, one behind the other.", engine="vllm"
+    )
+    nnodes: int = count(1, "vLLM: machines that share the layers.", engine="vllm")
+    node_rank: int = count(
+        0, "vLLM: which of them this is; devices connect to number 0.", 0, engine="vllm"
+    )
+    master_addr: str = some_text(
+        "127.0.0.1", "vLLM: address of machine 0 for the others.", engine="vllm"
+    )
+    master_port: int = tcp_port(
+        29501, "of machine 0 for the others, a private network's only", engine="vllm"
+    )
+    distributed_executor_backend: Literal["mp", "ray"] = setting(
+        "mp", "vLLM: what starts the workers.", engine="vllm"
+    )
+    gpu_memory_utilization: float | None = setting(
+        None, "vLLM: share of a GPU's memory to use; left out: vLLM's own.", 0.01, 1, engine="vllm"
+    )
+    kv_cache_memory: int | None = setting(
+        None,
+        "vLLM: bytes of KV cache per worker; left out: what the share above leaves.",
+        1,
+        1 << 46,
+        tokens=True,
+        metavar="BYTES",
+        engine="vllm",
+    )
+    quantization: str | None = some_text(
+        None, "vLLM: how the weights are quantised, such as fp8.", engine="vllm"
+    )
+    vllm_args: str | None = setting(
+        None,
+        "vLLM: further engine arguments as a JSON object, such as '{\"enforce_eager\": true}'.",
+        check=_json_object,
+        engine="vllm",
+    )
+    log_level: LogLevel = least_level("info")
+    log_format: LogFormat = line_format("text")
+
+
+VLLM_ONLY: Final = tuple(n for n, about in abouts(CloudConfig).items() if about.engine == "vllm")
+
+
+def context_tokens(config: CloudConfig, model_context: int) -> int:
+    """The longest session: the model's, or what was asked for.
+
+    Raises:
+        StartError: more was asked for than the model was made for.
+    """
+    context = config.max_context_tokens or model_context
+    if context > model_context:
+        raise StartError(
+            f"max_context_tokens {context}: this model was made for at most {model_context}"
+        )
+    return context
+
+
+def check_torch_settings(config: CloudConfig) -> None:
+    """Return if nothing was set that the engine torch does not know.
+
+    Raises:
+        StartError: something was.
+    """
+    defaults = {each.name: each.default for each in fields(config)}
+    for name in VLLM_ONLY:
+        value = getattr(config, name)
+        if value != defaults[name]:
+            raise StartError(f"{name} {value}: only engine vllm has this setting")
+
+
+def check_vllm_settings(config: CloudConfig) -> None:
+    """Return if nothing was set that the engine vllm does not know, and its nodes make sense.
+
+    Raises:
+        StartError: something was, or they do not.
+    """
+    if config.device != "auto":
+        raise StartError(f"device {config.device}: engine vllm takes what vLLM was built for")
+    if config.threads is not None:
+        raise StartError("threads: engine vllm binds its own, see VLLM_CPU_OMP_THREADS_BIND")
+    if config.node_rank >= config.nnodes:
+        raise StartError(
+            f"node_rank {config.node_rank}: expected less than nnodes, {config.nnodes}"
+        )
+    num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
+    if num_workers % config.nnodes:
+        raise StartError(
+            f"nnodes {config.nnodes}: expected a divisor of the {num_workers} workers"
+            " (tensor_parallel_size times pipeline_parallel_size)"
+        )

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from cloud_server.config import CloudConfig
+from cloud_server.config import CloudConfig, check_torch_settings
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
 from cloud_server.daemon.app import make_app
 from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
@@ -13,7 +13,6 @@ from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception
 from cloud_server.daemon.step_finisher import steps_in_flight
 from cloud_server.daemon.tls import server_tls
-from cloud_server.engine_settings import check_torch_settings
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
 from cloud_server.engines.sizing import gib
 from cloud_server.number_format import NAMES

@@ -1,62 +1,135 @@
-"""The settings of a device, read once and passed down."""
+"""The settings of a device, read once and passed down, and what each is for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+
+from process.program.about import (
+    about,
+    count,
+    drain_timeout,
+    engine_threads,
+    hash_every_file,
+    least_level,
+    line_format,
+    link_secret,
+    seconds,
+    setting,
+    some_text,
+    tcp_port,
+    tokens,
+)
+from process.program.logs import LogFormat, LogLevel
+
+Weights = Literal["float32", "int8", "int4"]
+
+
+def _websocket_url(value: str) -> str | None:
+    expected = "a URL like ws://gpu-server:7700 or wss://gpu-server:7700"
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        return expected
+    return None if usable else expected
+
+
+def _names(value: tuple[str, ...]) -> str | None:
+    return None if all(name.strip() for name in value) else "names that are not empty"
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """Settings of `hat device`. `None` means: chosen at start, and printed.
+    """Settings of `hat device`. `None` means: chosen at start, and printed."""
 
-    `verify_weights` hashes every file of the bundle, also those that were hashed before.
-    `weights` picks the ONNX weights of input and output layers and head: float32 computes what
-    the checkpoint says, int8 and int4 are smaller and faster and change answers. `secret` is
-    what the cloud expects, `api_key` what HTTP clients must present (`None`: anyone).
-    `chunking` says how prompts are cut: by what is measured of link and cloud, by the paper's
-    rule, or into `chunk_tokens`, of which 0 sends a prompt whole. `max_num_seqs` generations run
-    at once and `max_queue` wait. `draft_weights` picks those of adapter and drafting head, which
-    change no answer.
-    `cors_origins` are the web pages that may ask, `allowed_hosts` the names under which the
-    endpoint may be asked beside those of this machine (none given: any name, where it listens on
-    more than this machine).
-    `reconnect_timeout_s` is how long an answer in progress waits for a lost cloud, and a cloud
-    that is silent for `heartbeat_s` is lost.
-    The model answers to each `served_model_name`, to the bundle's if there is none.
-    Requests that say nothing are sampled by `sampling_defaults` (texts like `temperature=0.6`),
-    then by the model's generation_config.json (`generation_config` none: not), then as OpenAI has
-    it.
-    `kept_sessions` finished sessions wait for a conversation's next turn, on both sides.
-    """
-
-    bundle: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
-    cloud: str = "ws://127.0.0.1:7700"
-    engine: Literal["onnx", "torch"] = "onnx"
-    weights: Literal["float32", "int8", "int4"] = "float32"
-    verify_weights: bool = False
-    threads: int | None = None
-    drafter: Literal["auto", "adapter", "ngram", "medusa", "none"] = "auto"
-    draft_tokens: int | None = None
-    draft_weights: Literal["float32", "int8", "int4"] = "int8"
-    draft_ahead: Literal["auto", "off"] = "auto"
-    chunking: Literal["adaptive", "paper", "fixed"] = "adaptive"
-    chunk_tokens: int = 64
-    secret: str | None = None
-    cloud_ca: Path | None = None
-    api_key: str | None = None
-    cors_origins: tuple[str, ...] = ("localhost",)
-    allowed_hosts: tuple[str, ...] = ()
-    served_model_name: tuple[str, ...] = ()
-    max_model_len: int | None = None
-    generation_config: Literal["auto", "none"] = "auto"
-    sampling_defaults: tuple[str, ...] = ()
-    max_num_seqs: int = 16
-    max_queue: int = 64
-    kept_sessions: int = 4
-    drain_timeout_s: float = 30.0
-    reconnect_timeout_s: float = 30.0
-    heartbeat_s: float = 10.0
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    bundle: Path = field(
+        metadata=about("The device/ folder that `hat split` wrote.", argument=True)
+    )
+    host: str = some_text("127.0.0.1", "Address of the HTTP endpoint; 0.0.0.0 for all.")
+    port: int = tcp_port(8000, "of the HTTP endpoint")
+    cloud: str = setting("ws://127.0.0.1:7700", "Where `hat cloud` listens.", check=_websocket_url)
+    engine: Literal["onnx", "torch"] = setting("onnx", "What runs the input and output submodels.")
+    weights: Weights = setting("float32", "Which of the bundle's ONNX weights to use.")
+    """float32 computes what the checkpoint says; the others are smaller, faster, and change
+    answers."""
+    verify_weights: bool = hash_every_file()
+    threads: int | None = engine_threads()
+    drafter: Literal["auto", "adapter", "ngram", "medusa", "none"] = setting(
+        "auto",
+        "How tokens are drafted: by the bundle's adapter, by prompt lookup (ngram), by the "
+        "bundle's Medusa heads, or not at all; auto: by the adapter if there is one and it "
+        "measured faster than ngram, else ngram.",
+    )
+    draft_tokens: int | None = setting(
+        None,
+        "Most tokens per draft; left out: 4, what the adapter was calibrated for, or one per head.",
+        1,
+        64,
+    )
+    draft_weights: Weights = setting(
+        "int8", "ONNX weights of the adapter and of the head that drafts; they change no answer."
+    )
+    draft_ahead: Literal["auto", "off"] = setting(
+        "auto",
+        "Whether the adapter drafts on while the cloud verifies; auto: while that is seen to pay.",
+    )
+    chunking: Literal["adaptive", "paper", "fixed"] = setting(
+        "adaptive",
+        "How prompts are cut: by measured link and cloud, by the paper's rule, or in equal chunks.",
+    )
+    chunk_tokens: int = tokens(
+        64, "Tokens per chunk of a prompt with fixed chunking; 0 sends it whole.", 0
+    )
+    secret: str | None = link_secret()
+    cloud_ca: Path | None = setting(
+        None, "Certificate authority (PEM) to trust for wss://; left out: the system's."
+    )
+    api_key: str | None = setting(
+        None,
+        "File with the key that HTTP clients must send; without one, anyone may ask.",
+        secret=True,
+        shared_variable="HAT_API_KEY",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        ("localhost",),
+        "Web origins whose pages may call the endpoint: localhost for this machine's, * for all.",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        "Further names under which the endpoint may be asked, such as hat.example or *.example; *"
+        " for any.",
+    )
+    """With none, any name will do where it listens on more than this machine."""
+    served_model_name: tuple[str, ...] = setting(
+        (),
+        "Names in /v1/models, the first of which answers carry; left out: the bundle's.",
+        check=_names,
+    )
+    max_model_len: int | None = tokens(
+        None, "Most tokens of prompt and answer together; left out: the model's context.", 2
+    )
+    generation_config: Literal["auto", "none"] = setting(
+        "auto",
+        "Whether requests that say nothing are sampled as the model's generation_config.json says.",
+    )
+    sampling_defaults: tuple[str, ...] = setting(
+        (),
+        "How they are sampled instead: temperature, top_p, top_k, min_p, repetition_penalty.",
+        metavar="NAME=VALUE,...",
+    )
+    """These come first, then the model's file, then OpenAI's defaults."""
+    max_num_seqs: int = count(16, "Answers generated at once.")
+    max_queue: int = count(64, "Answers that may wait beyond those.", 0)
+    kept_sessions: int = count(
+        4, "Finished answers whose caches are kept for a conversation's next turn; 0: none.", 0
+    )
+    drain_timeout_s: float = drain_timeout()
+    reconnect_timeout_s: float = seconds(
+        30.0, "Seconds that answers in progress wait for a lost cloud; 0 ends them at once."
+    )
+    heartbeat_s: float = seconds(
+        10.0, "Seconds of silence after which the link to the cloud counts as lost.", 1, 3600
+    )
+    log_level: LogLevel = least_level("info")
+    log_format: LogFormat = line_format("text")

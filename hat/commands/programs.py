@@ -13,9 +13,8 @@ from hat.early_interrupt import NothingBegun
 from hat.missing_packages import extras_explained
 from hat.settings.options import config_file, flags_of, settings_options, show_notes
 from hat.settings.print_config import as_toml
-from hat.settings.programs import cloud_program, device_program
-from hat.settings.sources import Sources, load
-from hat.settings.tables import C, Given, Program, Resolved
+from hat.settings.programs import C, Program, cloud_program, device_program
+from hat.settings.sources import Given, Resolved, Sources, load
 
 _EPILOG = """
 \b

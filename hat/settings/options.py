@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from hat.settings.tables import C, Program, Resolved, Setting
+from hat.settings.programs import C, Program, Setting
+from hat.settings.sources import Resolved
 from hat.settings.values import Value
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,7 +23,7 @@ def settings_options(program: Program[C]) -> Callable[[F], F]:
         print_config_option(command)
         config_option(command)
         for setting in reversed(program.settings):
-            _parameter(setting)(command)
+            setting_option(setting)(command)
         return command
 
     return add
@@ -48,27 +49,28 @@ def print_config_option(command: F) -> F:
 
 def setting_option(setting: Setting) -> Callable[[F], F]:
     """The flag of one setting; its text is read later, where the other sources are."""
-    metavar = "FILE" if setting.about.secret else setting.kind.metavar
-    if setting.about.tokens:
-        metavar = "TOKENS"
-    metavar = setting.about.metavar or metavar
-    text = setting.about.help + _default_note(setting.default)
-    if setting.kind.base is bool:
+    about, base = setting.about, setting.kind.base
+    text = about.help + _default_note(setting.default)
+    if about.argument:
+        return click.argument(setting.key, required=False)
+    if base is bool:
         return click.option(setting.flag, setting.key, flag_value="true", help=text)
+    usual = "FILE" if about.secret else "TOKENS" if about.tokens else setting.kind.metavar
+    metavar = about.metavar or usual
     # A list may be given in one text or flag by flag.
-    is_list = setting.kind.base is tuple
+    is_list = base is tuple
     return click.option(setting.flag, setting.key, metavar=metavar, help=text, multiple=is_list)
 
 
 def flags_of(program: Program[C], parameters: Mapping[str, Any]) -> dict[str, str]:
     """The flags of this program that were given, by setting key, as text."""
-    keys = {setting.key for setting in program.settings}
-    given = {key: value for key, value in parameters.items() if key in keys}
-    joined = {
-        key: (",".join(value) if value else None) if isinstance(value, tuple) else value
-        for key, value in given.items()
-    }
-    return {key: text for key, text in joined.items() if text is not None}
+    found = {}
+    for setting in program.settings:
+        value = parameters.get(setting.key)
+        text = ",".join(value) or None if isinstance(value, tuple) else value
+        if text is not None:
+            found[setting.key] = text
+    return found
 
 
 def config_file(parameters: Mapping[str, Any]) -> Path | None:
@@ -81,12 +83,6 @@ def show_notes(resolved: Resolved[C]) -> None:
     """What the user should know about how the settings were read, on stderr."""
     for note in resolved.notes:
         click.echo(f"hat: {note}", err=True)
-
-
-def _parameter(setting: Setting) -> Callable[[F], F]:
-    if setting.about.argument:
-        return click.argument(setting.key, required=False)
-    return setting_option(setting)
 
 
 def _default_note(default: Value) -> str:

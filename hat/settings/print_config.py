@@ -3,20 +3,23 @@
 import json
 from pathlib import Path
 
-from hat.settings.tables import C, Given, Resolved, Setting
+from hat.settings.programs import C, Setting
+from hat.settings.sources import Given, Resolved
 from hat.settings.values import Value
 
 
 def as_toml(resolved: Resolved[C]) -> str:
     """A TOML table with a comment on each line: where the value came from. Secrets are masked."""
-    program = resolved.program
-    lines = [
-        (_assignment(setting, resolved.given.get(setting.name)), _source(resolved, setting))
-        for setting in program.settings
-    ]
+    lines, notes = [], []
+    for setting in resolved.program.settings:
+        given = resolved.given.get(setting.name)
+        lines.append((_assignment(setting, given), "required" if given is None else given.source))
+        # What the value auto leads to, where the word alone does not say it.
+        if setting.about.auto is not None and given is not None and given.value == "auto":
+            notes.append(f"# {setting.key} auto: {setting.about.auto}")
     width = max(len(assignment) for assignment, _ in lines)
     rows = [f"{assignment:{width}}  # {source}" for assignment, source in lines]
-    return "\n".join([f"[{program.name}]", *rows, *_notes(resolved)])
+    return "\n".join([f"[{resolved.program.name}]", *rows, *notes])
 
 
 def _assignment(setting: Setting, given: Given | None) -> str:
@@ -27,20 +30,6 @@ def _assignment(setting: Setting, given: Given | None) -> str:
     if given.value is None:
         return f"# {setting.key} is not set"
     return f"{setting.key} = {_toml_value(given.value)}"
-
-
-def _source(resolved: Resolved[C], setting: Setting) -> str:
-    given = resolved.given.get(setting.name)
-    return given.source if given is not None else "required"
-
-
-def _notes(resolved: Resolved[C]) -> list[str]:
-    """What the value auto leads to, where the word alone does not say it."""
-    return [
-        f"# {setting.key} auto: {setting.about.auto}"
-        for setting in resolved.program.settings
-        if setting.about.auto is not None and resolved.given[setting.name].value == "auto"
-    ]
 
 
 def _toml_value(value: Value) -> str:

@@ -1,16 +1,17 @@
 """Where settings are written: flags, environment variables, and a table of a TOML file."""
 
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from hat.errors import ConfigError
+from hat.settings.programs import C, Program, Setting
 from hat.settings.secret_files import read_secret, readable_note, usable_secret
-from hat.settings.tables import C, Given, Program, Resolved, Setting, closest, resolve
-from hat.settings.values import ValueType, from_text, from_toml
+from hat.settings.values import Value, ValueType, from_text, from_toml
 
 # Kubernetes gives every pod variables for each service of its namespace. A service that is
 # called hat-cloud brings HAT_CLOUD_PORT=tcp://10.96.0.7:7700 and the names below
@@ -36,6 +37,41 @@ class Sources:
     spelled: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value and where it came from; a secret from a file also names the file."""
+
+    value: Value
+    source: str
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[C]):
+    """Every setting of a program with the value that won, and notes for the user."""
+
+    program: Program[C]
+    given: Mapping[str, Given]
+    notes: tuple[str, ...] = ()
+
+    def config(self) -> C:
+        """The program's configuration.
+
+        Raises:
+            ConfigError: a required setting was not given anywhere.
+        """
+        for setting in self.program.settings:
+            if setting.required and setting.name not in self.given:
+                where = setting.name.upper() if setting.about.argument else setting.flag
+                variable = self.program.variables(setting)[0]
+                raise ConfigError(f"missing {where} (or {variable}, or {setting.key} in --config)")
+        return self.program.config(**{name: given.value for name, given in self.given.items()})
+
+    def value(self, name: str) -> Any:
+        """The value of one setting."""
+        return self.given[name].value
+
+
 def load(program: Program[C], sources: Sources) -> Resolved[C]:
     """Every setting of `program` with the value that won: flags, environment, file, default.
 
@@ -46,20 +82,22 @@ def load(program: Program[C], sources: Sources) -> Resolved[C]:
     """
     environment, notes = _from_environment(program, sources.environ)
     file = {} if sources.file is None else _from_file(program, sources.file)
-    resolved = resolve(program, [_from_flags(program, sources), environment, file])
-    files = [given.file for given in resolved.given.values() if given.file is not None]
-    key = resolved.given.get("tls_key")
-    if key is not None and isinstance(key.value, Path):
-        files.append(key.value)
-    readable = [note for note in map(readable_note, files) if note is not None]
-    return replace(resolved, notes=(*notes, *readable))
+    found = file | environment | _from_flags(program, sources)
+    given = {
+        setting.name: found.get(setting.name, Given(setting.default, "default"))
+        for setting in program.settings
+        if setting.name in found or not setting.required
+    }
+    # The key of a certificate is as secret as what is read here.
+    files = [each.value if name == "tls_key" else each.file for name, each in given.items()]
+    readable = [readable_note(file) for file in files if isinstance(file, Path)]
+    return Resolved(program, given, (*notes, *(note for note in readable if note is not None)))
 
 
 def _from_flags(program: Program[C], sources: Sources) -> dict[str, Given]:
     given = {}
     for setting in program.settings:
-        text = sources.flags.get(setting.key)
-        if text is not None:
+        if (text := sources.flags.get(setting.key)) is not None:
             flag = sources.spelled.get(setting.key, setting.flag)
             source = "argument" if setting.about.argument else flag
             given[setting.name] = _given_text(setting, text, source)
@@ -100,7 +138,7 @@ def _refuse_unknown_variables(
             continue
         if _KUBERNETES_NAME.search(name) or _KUBERNETES_ADDRESS.fullmatch(environ[name]):
             continue
-        raise ConfigError(f"unknown environment variable {name}{closest(name, known)}")
+        raise ConfigError(f"unknown environment variable {name}{_closest(name, known)}")
 
 
 def _kubernetes_note(program: Program[C], name: str, text: str) -> str:
@@ -111,15 +149,13 @@ def _kubernetes_note(program: Program[C], name: str, text: str) -> str:
 
 
 def _from_file(program: Program[C], path: Path) -> dict[str, Given]:
-    table = _table(program, path)
     keys = {setting.key: setting for setting in program.settings}
+    where, folder = f"{path} [{program.name}]", path.absolute().parent
     given = {}
-    for key, value in table.items():
-        setting = keys.get(key)
-        where = f"{path} [{program.name}]"
-        if setting is None:
-            raise ConfigError(f"{where}: unknown key {key}{closest(key, keys)}")
-        given[setting.name] = _given_toml(setting, value, where, path.absolute().parent)
+    for key, value in _table(program, path).items():
+        if key not in keys:
+            raise ConfigError(f"{where}: unknown key {key}{_closest(key, keys)}")
+        given[keys[key].name] = _given_toml(keys[key], value, where, folder)
     return given
 
 
@@ -137,31 +173,37 @@ def _table(program: Program[C], path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for name, table in tables.items():
         if name not in ("cloud", "device"):
-            hint = closest(name, ("cloud", "device")) or "; expected [cloud] and [device]"
+            hint = _closest(name, ("cloud", "device")) or "; expected [cloud] and [device]"
             raise ConfigError(f"{path}: unknown table or key {name}{hint}")
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: expected a table [{name}], got {name} = {table!r}")
     return dict(tables.get(program.name, {}))
 
 
-def _given_text(setting: Setting, text: str, source: str) -> Given:
-    if setting.about.secret:
-        path = Path(text).expanduser()
-        return Given(read_secret(path, source), source, path)
+def _given(setting: Setting, shown: str, source: str, parse: Callable[[ValueType], Value]) -> Given:
+    """What `parse` makes of a source; for a secret that is the file it stands in."""
     try:
-        value = from_text(text, setting.kind, tokens=setting.about.tokens)
-        return Given(setting.validated(value), source)
+        if setting.about.secret:
+            path = Path(str(parse(ValueType(Path))))
+            return Given(read_secret(path, source), shown, path)
+        return Given(setting.validated(parse(setting.kind)), shown)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def _given_text(setting: Setting, text: str, source: str) -> Given:
+    is_count = setting.about.tokens
+    return _given(setting, source, source, lambda kind: from_text(text, kind, tokens=is_count))
 
 
 def _given_toml(setting: Setting, raw: object, table: str, folder: Path) -> Given:
-    source = f"{table} {setting.key}"
-    try:
-        if setting.about.secret:
-            path = Path(str(from_toml(raw, ValueType(Path), folder)))
-            return Given(read_secret(path, source), table, path)
-        value = from_toml(raw, setting.kind, folder, tokens=setting.about.tokens)
-        return Given(setting.validated(value), table)
-    except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from error
+    source, is_count = f"{table} {setting.key}", setting.about.tokens
+    return _given(
+        setting, table, source, lambda kind: from_toml(raw, kind, folder, tokens=is_count)
+    )
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing when no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""

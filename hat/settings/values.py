@@ -11,6 +11,18 @@ from typing import Literal, Union, get_args, get_origin
 
 Value = str | int | float | bool | Path | tuple[str, ...] | None
 
+_WORDS: Mapping[type, tuple[str, str]] = MappingProxyType(
+    {
+        str: ("text", "TEXT"),
+        int: ("an integer", "N"),
+        float: ("a number", "NUMBER"),
+        bool: ("true or false", "BOOL"),
+        Path: ("a path", "PATH"),
+        tuple: ("a list of texts", "A,B"),
+    }
+)
+"""Each type as a message names it, and as `--help` shows it beside the flag."""
+
 # As vLLM reads them: small letters are powers of 1000, capital letters powers of 1024.
 _MULTIPLIERS: Mapping[str, int] = MappingProxyType(
     {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -29,25 +41,12 @@ class ValueType:
     @property
     def words(self) -> str:
         """The type as a message names it."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        return {
-            str: "text",
-            int: "an integer",
-            float: "a number",
-            bool: "true or false",
-            Path: "a path",
-            tuple: "a list of texts",
-        }[self.base]
+        return "one of " + ", ".join(self.choices) if self.choices else _WORDS[self.base][0]
 
     @property
     def metavar(self) -> str:
         """The type as `--help` shows it beside the flag."""
-        if self.choices:
-            return f"[{'|'.join(self.choices)}]"
-        return {str: "TEXT", int: "N", float: "NUMBER", bool: "BOOL", Path: "PATH", tuple: "A,B"}[
-            self.base
-        ]
+        return f"[{'|'.join(self.choices)}]" if self.choices else _WORDS[self.base][1]
 
 
 def value_type(annotation: object) -> ValueType:
@@ -64,30 +63,32 @@ def value_type(annotation: object) -> ValueType:
         return ValueType(str, get_args(annotation))
     if annotation == tuple[str, ...]:
         return ValueType(tuple)
-    if isinstance(annotation, type) and annotation in (str, int, float, bool, Path):
+    if isinstance(annotation, type) and annotation in _WORDS and annotation is not tuple:
         return ValueType(annotation)
     raise TypeError(f"expected a setting of a plain type, got {annotation}")
 
 
-def from_text(text: str, kind: ValueType, *, tokens: bool = False) -> Value:
-    """The value that a flag's or an environment variable's text stands for.
+def from_text(text: str, kind: ValueType, folder: Path = Path(), *, tokens: bool = False) -> Value:
+    """The value that a text stands for; relative paths start at `folder`.
 
     `tokens` allows 32k (32,000) and 32K (32,768) for integers.
 
     Raises:
         ValueError: the text is no such value; the message says what was expected.
     """
-    if kind.base is int:
-        return _token_count(text) if tokens else _number(text, int, kind)
-    if kind.base is float:
-        return _number(text, float, kind)
-    if kind.base is bool:
-        if text.lower() not in _TRUTH:
-            raise _unexpected(kind, text)
-        return _TRUTH[text.lower()]
+    if kind.base is int and tokens:
+        return _token_count(text)
     if kind.base is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    return _from_string(text, kind, Path())
+    if kind.base is Path:
+        return folder / Path(text).expanduser()
+    if kind.choices and text not in kind.choices:
+        raise _unexpected(kind, text)
+    try:
+        value: Value = _TRUTH[text.lower()] if kind.base is bool else kind.base(text)
+    except (KeyError, ValueError):
+        raise _unexpected(kind, text) from None
+    return value
 
 
 def from_toml(value: object, kind: ValueType, folder: Path, *, tokens: bool = False) -> Value:
@@ -96,38 +97,16 @@ def from_toml(value: object, kind: ValueType, folder: Path, *, tokens: bool = Fa
     Raises:
         ValueError: a value of another type; the message says what was expected.
     """
-    if kind.base is bool and isinstance(value, bool):
-        return value
-    if kind.base is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind.base is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind.base is int and tokens and isinstance(value, str):
-        return _token_count(value)
-    if kind.base is tuple and isinstance(value, str):
-        return (value,)
-    if kind.base is tuple and isinstance(value, list):
-        texts = tuple(part for part in value if isinstance(part, str))
-        if len(texts) == len(value):
-            return texts
-    if kind.base in (str, Path) and isinstance(value, str):
-        return _from_string(value, kind, folder)
+    base = kind.base
+    if isinstance(value, str) and (base in (str, Path) or tokens):
+        return from_text(value, kind, folder, tokens=tokens)
+    parts = [value] if isinstance(value, str) else value
+    if base is tuple and isinstance(parts, list) and all(isinstance(part, str) for part in parts):
+        return tuple(parts)
+    # A truth value is an int for Python, and not for TOML.
+    if isinstance(value, int | float) and type(value) in {base, int if base is float else base}:
+        return float(value) if base is float else value
     raise _unexpected(kind, value)
-
-
-def _from_string(text: str, kind: ValueType, folder: Path) -> str | Path:
-    if kind.base is Path:
-        return folder / Path(text).expanduser()
-    if kind.choices and text not in kind.choices:
-        raise _unexpected(kind, text)
-    return text
-
-
-def _number(text: str, number: type[int] | type[float], kind: ValueType) -> int | float:
-    try:
-        return number(text)
-    except ValueError:
-        raise _unexpected(kind, text) from None
 
 
 def _token_count(text: str) -> int:

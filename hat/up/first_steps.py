@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hat.invocation import command_line
-from hat.settings.tables import Given
+from hat.settings.sources import Given
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.errors import ConfigError
-from hat.settings.programs import cloud_program, device_program
-from hat.settings.sources import Sources, load
-from hat.settings.tables import C, Program, Resolved
+from hat.settings.programs import C, Program, cloud_program, device_program
+from hat.settings.sources import Resolved, Sources, load
 from hat.up.pair import Side
 from hat.up.ports import reachable_host, require_free_port
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hat.settings.print_config import as_toml
-from hat.settings.programs import cloud_program, device_program
-from hat.settings.sources import Sources, load
-from hat.settings.tables import Program, Resolved
+from hat.settings.programs import Program, cloud_program, device_program
+from hat.settings.sources import Resolved, Sources, load
 from hat.settings.values import ValueType, from_text
 from tests.support.setting_values import (
     ENVIRONMENT,

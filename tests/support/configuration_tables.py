@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hat.settings.programs import cloud_program, device_program
-from hat.settings.tables import Program, Setting
+from hat.settings.programs import Program, Setting, cloud_program, device_program
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 _MARKED = "<!-- settings of hat {name} -->\n{table}\n<!-- end -->"

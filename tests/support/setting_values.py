@@ -5,7 +5,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from hat.settings.tables import C, Given, Program, Setting
+from hat.settings.programs import C, Program, Setting
+from hat.settings.sources import Given
 from hat.settings.values import Value
 
 WORDS = st.text('abcdefghijklmnopqrstuvwxyz-_. é"\\', min_size=1, max_size=12).filter(str.strip)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.config import CloudConfig
-from cloud_server.engine_settings import VLLM_ONLY, check_torch_settings, check_vllm_settings
+from cloud_server.config import VLLM_ONLY, CloudConfig, check_torch_settings, check_vllm_settings
 from process.errors import StartError
 
 CONFIG = CloudConfig(Path("bundles"))

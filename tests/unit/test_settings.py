@@ -1,5 +1,6 @@
 """Settings: what is refused, and with which words."""
 
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hat.errors import ConfigError
 from hat.settings.print_config import as_toml
 from hat.settings.programs import cloud_program, device_program
 from hat.settings.sources import Sources, load
-from hat.settings.tables import About, program
+from process.program.about import abouts, tcp_port
 
 CLOUD = cloud_program()
 DEVICE = device_program()
@@ -189,7 +190,6 @@ def test_a_missing_bundle_is_named_with_its_three_places() -> None:
 
 
 def test_a_config_field_without_a_description_is_an_error() -> None:
-    about = {setting.name: About("x") for setting in CLOUD.settings}
-    del about["port"]
-    with pytest.raises(TypeError, match="port"):
-        program("cloud", CLOUD.config, about)
+    config = make_dataclass("Config", [("host", str, tcp_port(1, "of it")), ("port", int, 7)])
+    with pytest.raises(TypeError, match=r"Config\.port"):
+        abouts(config)

@@ -11,7 +11,7 @@ import pytest
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
 from hat.default_model import default_model
 from hat.errors import CommandError, ConfigError
-from hat.settings.tables import Given
+from hat.settings.sources import Given
 from hat.splitting import SplitRequest, default_input_layers, split_model
 from hat.up.first_steps import Endpoint, first_steps, is_chat_model
 from hat.up.plan import UpSettings, sides, up_settings

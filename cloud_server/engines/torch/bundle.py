@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from cloud_server.config import CloudConfig
-from cloud_server.engine_settings import context_tokens
+from cloud_server.config import CloudConfig, context_tokens
 from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import LoadedEngine
 from cloud_server.engines.sizing import (

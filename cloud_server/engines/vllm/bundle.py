@@ -3,8 +3,7 @@
 import logging
 import time
 
-from cloud_server.config import CloudConfig
-from cloud_server.engine_settings import check_vllm_settings, context_tokens
+from cloud_server.config import CloudConfig, check_vllm_settings, context_tokens
 from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import LoadedEngine
 from cloud_server.engines.vllm.engine import EngineShape
