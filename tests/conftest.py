@@ -3,11 +3,13 @@
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from submodels.no_telemetry import switch_off_telemetry
+from tests.support.event_loop import EVENT_LOOPS
 
 # Before a test imports ONNX Runtime or transformers itself.
 switch_off_telemetry()
@@ -19,6 +21,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A property is about values; how long a loaded machine takes to draw or check them is not.
 settings.register_profile("hat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hat")
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Async tests run on asyncio's own loop, or on the one that their mark or parameter names."""
+    mark = request.node.get_closest_marker("event_loop")
+    name = getattr(request, "param", mark.args[0] if mark else "asyncio")
+    return "asyncio", {"loop_factory": EVENT_LOOPS[name]}
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Greedy output drafted by an adapter equals the unsplit model's, in every weights format."""
 
-import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -77,32 +76,29 @@ async def _check(
     return ties, [stats for _, stats in came]
 
 
-def test_stories_are_the_unsplit_models_in_every_setting(
+async def test_stories_are_the_unsplit_models_in_every_setting(
     stories: list[tuple[list[int], Greedy]], bundles: Path, record_property: RecordProperty
 ) -> None:
     """Every setting gets a share of the prompts, and accepts some of what it drafts."""
 
-    async def run() -> int:
-        ties = 0
-        async with serve_cloud(cloud_config(bundles)) as cloud:
-            for index, ((engine, weights), draft_ahead) in enumerate(SETTINGS):
-                settings = {
-                    "drafter": "adapter",
-                    "engine": engine,
-                    "draft_weights": weights,
-                    "draft_ahead": draft_ahead,
-                }
-                share = stories[index * SHARE : (index + 1) * SHARE]
-                async with connected_device(bundles, cloud.url, settings) as device:
-                    num_ties, stats = await _check(device.runtime, share)
-                assert sum(one.num_accepted_tokens for one in stats) > 0
-                ties += num_ties
-        return ties
-
-    record_property("ties", asyncio.run(run()))
+    ties = 0
+    async with serve_cloud(cloud_config(bundles)) as cloud:
+        for index, ((engine, weights), draft_ahead) in enumerate(SETTINGS):
+            settings = {
+                "drafter": "adapter",
+                "engine": engine,
+                "draft_weights": weights,
+                "draft_ahead": draft_ahead,
+            }
+            share = stories[index * SHARE : (index + 1) * SHARE]
+            async with connected_device(bundles, cloud.url, settings) as device:
+                num_ties, stats = await _check(device.runtime, share)
+            assert sum(one.num_accepted_tokens for one in stats) > 0
+            ties += num_ties
+    record_property("ties", ties)
 
 
-def test_the_default_drafter_is_the_bundles_adapter(
+async def test_the_default_drafter_is_the_bundles_adapter(
     stories: list[tuple[list[int], Greedy]], tmp_path: Path
 ) -> None:
     bundles = split_with_adapter(STORIES, tmp_path / "split", ADAPTER)
@@ -112,10 +108,10 @@ def test_the_default_drafter_is_the_bundles_adapter(
             _, stats = await _check(stack.runtime, stories[:SHARE])
         return sum(one.num_accepted_tokens for one in stats)
 
-    assert asyncio.run(accepted("auto")) > 2 * asyncio.run(accepted("ngram"))
+    assert await accepted("auto") > 2 * (await accepted("ngram"))
 
 
-def test_a_bundle_without_an_adapter_drafts_by_prompt_lookup_unless_told_otherwise(
+async def test_a_bundle_without_an_adapter_drafts_by_prompt_lookup_unless_told_otherwise(
     stories: list[tuple[list[int], Greedy]], tmp_path: Path
 ) -> None:
     bundles = split_for_serving(STORIES, tmp_path / "split", 1)
@@ -124,6 +120,6 @@ def test_a_bundle_without_an_adapter_drafts_by_prompt_lookup_unless_told_otherwi
         async with running_stack(bundles, {"drafter": drafter}) as stack:
             await _check(stack.runtime, stories[:2])
 
-    asyncio.run(run("auto"))
+    await run("auto")
     with pytest.raises(StartError, match="holds no adapter with int8 weights; train one"):
-        asyncio.run(run("adapter"))
+        await run("adapter")

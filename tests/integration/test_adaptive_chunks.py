@@ -1,6 +1,5 @@
 """Prompts over a thin uplink: chunks follow its rate, and the answer is the unsplit model's."""
 
-import asyncio
 from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -60,25 +59,22 @@ def _rate(choice: ChunkChoice) -> float:
 
 
 @pytest.mark.parametrize("num_output", [0, 1])
-def test_chunks_follow_a_rate_change_in_the_middle_of_a_prompt(
+async def test_chunks_follow_a_rate_change_in_the_middle_of_a_prompt(
     num_output: int, cases: list[Case], tmp_path: Path
 ) -> None:
     bundles = split_for_serving(STORIES, tmp_path, 1, num_output)
 
-    async def run() -> tuple[list[ChunkChoice], list[ChunkChoice]]:
-        async with serve_cloud(cloud_config(bundles)) as cloud:
-            port = urlsplit(cloud.url).port
-            assert port is not None
-            async with (
-                thin_link(port, SLOW_BYTES_PER_S) as link,
-                connected_device(bundles, link.url, {"drafter": "none"}) as device,
-            ):
-                await _chunks(device.runtime, cases[0])
-                steady = await _chunks(device.runtime, cases[1])
-                link.change_after(60 * TOKEN_BYTES, FAST_BYTES_PER_S)
-                return steady, await _chunks(device.runtime, cases[2])
-
-    steady, changed = asyncio.run(run())
+    async with serve_cloud(cloud_config(bundles)) as cloud:
+        port = urlsplit(cloud.url).port
+        assert port is not None
+        async with (
+            thin_link(port, SLOW_BYTES_PER_S) as link,
+            connected_device(bundles, link.url, {"drafter": "none"}) as device,
+        ):
+            await _chunks(device.runtime, cases[0])
+            steady = await _chunks(device.runtime, cases[1])
+            link.change_after(60 * TOKEN_BYTES, FAST_BYTES_PER_S)
+            changed = await _chunks(device.runtime, cases[2])
     for choice in (*steady, changed[0]):
         # A busy machine makes a link slower, never faster.
         assert SLOW_BYTES_PER_S / 4 < _rate(choice) < 2 * SLOW_BYTES_PER_S

@@ -1,6 +1,5 @@
 """`hat bench live` end to end: real processes over a relayed link, two arms, two prompts."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from adapters.medusa_heads import install_heads
 from bench.arms import ARMS, Arm
 from bench.records import Cell, read_run
 from device_runtime.generation.request import GenerationRequest
-from device_runtime.generation.stats import GenerationStats
 from hat.cli import run
 from tests.support.stack import GREEDY, generate_with_stats, running_stack, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
@@ -83,15 +81,12 @@ def test_figures_of_the_link_the_cloud_and_the_rounds_are_beside(cells: dict[str
 @pytest.mark.parametrize(
     "arm", [arm for arm in ARMS if arm.where == "split"], ids=lambda arm: arm.name
 )
-def test_of_a_prompt_only_the_last_row_comes_back(bundles: Path, arm: Arm) -> None:
+async def test_of_a_prompt_only_the_last_row_comes_back(bundles: Path, arm: Arm) -> None:
     prompt = [1, *range(300, 500)]
     request = GenerationRequest(prompt, max_tokens=1, sampling=GREEDY)
 
-    async def ask() -> GenerationStats:
-        async with running_stack(bundles, arm.device, arm.cloud) as stack:
-            return (await generate_with_stats(stack.runtime, request))[1]
-
-    stats = asyncio.run(ask())
+    async with running_stack(bundles, arm.device, arm.cloud) as stack:
+        stats = (await generate_with_stats(stack.runtime, request))[1]
     row_bytes = 64 * 4
     assert stats.bytes_up >= len(prompt) * row_bytes
     assert row_bytes < stats.bytes_down <= row_bytes + stats.num_chunks * MAX_HEADER_BYTES

@@ -28,24 +28,19 @@ def children() -> set[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
-def test_an_interrupted_run_ends_its_processes(tmp_path: Path) -> None:
+async def test_an_interrupted_run_ends_its_processes(tmp_path: Path) -> None:
     bundles = split_for_serving(MODEL_FOLDER, tmp_path / "m1", 1)
     workload = Workload(num_requests=50, max_tokens=4, num_warm_up=0)
     plan = LivePlan((Setting(bundles, LinkSpec(), workload, (find_arm("hat"),)),))
     before = children()
     during: set[int] = set()
 
-    async def interrupted() -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def answered() -> None:
+        during.update(children() - before)
+        running.cancel()
 
-        def answered() -> None:
-            during.update(children() - before)
-            task.cancel()
-
-        await run_live(plan, Progress(lambda what: None, answered))
-
+    running = asyncio.create_task(run_live(plan, Progress(lambda what: None, answered)))
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(interrupted())
+        await running
     assert len(during) == 3
     assert children() <= before

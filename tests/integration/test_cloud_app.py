@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import ssl
-import subprocess
 import threading
 from dataclasses import replace
 
@@ -34,13 +33,14 @@ from tests.support.cloud_client import (
     welcomed,
 )
 from tests.support.fake_middle_engine import FakeMiddleEngine, deep_rows
+from tests.support.guarded import make_certificate
 from tests.support.world import REAL, serve_cloud
 from wire.errors import FaultCode
 from wire.handshake import LINK_PATH
 from wire.messages import Close, Codec, Dtype, Open, SessionId, Want
 
 
-def test_deep_rows_over_sockets_equal_the_reference_layers(config, bundle):
+async def test_deep_rows_over_sockets_equal_the_reference_layers(config, bundle):
     layers = load_layers(bundle, Part.MIDDLE, Placed())
 
     def reference(rows: Rows) -> Rows:
@@ -62,27 +62,21 @@ def test_deep_rows_over_sockets_equal_the_reference_layers(config, bundle):
             deep = await client.run(1, 40, rows[40:], Want.LAST)
             np.testing.assert_allclose(deep, expected[-1:], atol=2e-5)
 
-    async def main() -> None:
-        async with serve_cloud(config) as server:
-            await asyncio.gather(*(device(server, seed) for seed in range(6)))
-
-    asyncio.run(main())
+    async with serve_cloud(config) as server:
+        await asyncio.gather(*(device(server, seed) for seed in range(6)))
 
 
-def test_a_device_that_fits_is_welcomed_with_the_limits(config, bundle, engine):
-    async def main() -> None:
-        async with (
-            serve_cloud(replace(config, secret="s3cret"), engine.load) as server,
-            connected(server.link_url) as client,
-        ):
-            welcome = await client.shake_hands(hello_for(bundle.manifest, "s3cret"))
-            assert (welcome.version, welcome.dtype) == (1, Dtype.FP32)
-            assert welcome.codecs == 1 << Codec.RAW
-            assert welcome.max_context_tokens == 512
-            assert welcome.credit_limit_tokens >= 2 * welcome.max_frame_tokens > 0
-            assert welcome.session_ttl_s == 30.0
-
-    asyncio.run(main())
+async def test_a_device_that_fits_is_welcomed_with_the_limits(config, bundle, engine):
+    async with (
+        serve_cloud(replace(config, secret="s3cret"), engine.load) as server,
+        connected(server.link_url) as client,
+    ):
+        welcome = await client.shake_hands(hello_for(bundle.manifest, "s3cret"))
+        assert (welcome.version, welcome.dtype) == (1, Dtype.FP32)
+        assert welcome.codecs == 1 << Codec.RAW
+        assert welcome.max_context_tokens == 512
+        assert welcome.credit_limit_tokens >= 2 * welcome.max_frame_tokens > 0
+        assert welcome.session_ttl_s == 30.0
 
 
 @pytest.mark.parametrize(
@@ -99,171 +93,142 @@ def test_a_device_that_fits_is_welcomed_with_the_limits(config, bundle, engine):
         ({"codecs": 1 << 15}, FaultCode.SHAPE_MISMATCH),
     ],
 )
-def test_a_device_that_does_not_fit_is_told_why_and_closed(config, bundle, engine, change, code):
-    async def main() -> None:
-        async with (
-            serve_cloud(replace(config, secret="s3cret"), engine.load) as server,
-            connected(server.link_url) as client,
-        ):
-            await client.send(replace(hello_for(bundle.manifest, "s3cret"), **change))
-            fault = await client.expect_fault(code)
-            assert "s3cret" not in fault.message
-
-    asyncio.run(main())
-
-
-def test_the_first_frame_must_be_a_hello(config, engine):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, engine.load) as server,
-            connected(server.link_url) as client,
-        ):
-            await client.send(Open(SessionId(1), session_key(1), 64))
-            await client.expect_fault(FaultCode.BAD_FRAME)
-            assert engine.num_sequences == 0
-
-    asyncio.run(main())
+async def test_a_device_that_does_not_fit_is_told_why_and_closed(
+    config, bundle, engine, change, code
+):
+    async with (
+        serve_cloud(replace(config, secret="s3cret"), engine.load) as server,
+        connected(server.link_url) as client,
+    ):
+        await client.send(replace(hello_for(bundle.manifest, "s3cret"), **change))
+        fault = await client.expect_fault(code)
+        assert "s3cret" not in fault.message
 
 
-def test_a_cloud_takes_only_so_many_connections(config, bundle, engine):
-    async def main() -> None:
-        async with (
-            serve_cloud(replace(config, max_connections=1), engine.load) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as first,
-        ):
-            async with connected(server.link_url) as second:
-                await second.send(hello_for(bundle.manifest))
-                fault = await second.expect_fault(FaultCode.TOO_MANY_SESSIONS)
-                assert fault.retry_after_s > 0
-            await assert_serves(first, 1, seed=1)
-
-    asyncio.run(main())
+async def test_the_first_frame_must_be_a_hello(config, engine):
+    async with (
+        serve_cloud(config, engine.load) as server,
+        connected(server.link_url) as client,
+    ):
+        await client.send(Open(SessionId(1), session_key(1), 64))
+        await client.expect_fault(FaultCode.BAD_FRAME)
+        assert engine.num_sequences == 0
 
 
-def test_devices_connect_over_tls(config, bundle, engine, tmp_path):
+async def test_a_cloud_takes_only_so_many_connections(config, bundle, engine):
+    async with (
+        serve_cloud(replace(config, max_connections=1), engine.load) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as first,
+    ):
+        async with connected(server.link_url) as second:
+            await second.send(hello_for(bundle.manifest))
+            fault = await second.expect_fault(FaultCode.TOO_MANY_SESSIONS)
+            assert fault.retry_after_s > 0
+        await assert_serves(first, 1, seed=1)
+
+
+async def test_devices_connect_over_tls(config, bundle, engine, tmp_path):
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make a certificate")
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
-    names = ["-subj", "/CN=cloud", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*request.split(), *names, *files], check=True, capture_output=True)
+    certificate, key = make_certificate(tmp_path)
     secure = replace(config, tls_certificate=certificate, tls_key=key)
 
-    async def main() -> None:
-        async with serve_cloud(secure, engine.load) as server:
-            assert server.url.startswith("wss://127.0.0.1:")
-            trust = ssl.create_default_context(cafile=certificate)
-            async with connected(server.link_url, trust) as client:
-                await client.shake_hands(hello_for(bundle.manifest))
-                await assert_serves(client, 1, seed=1)
-            with pytest.raises(aiohttp.ClientConnectorCertificateError):
-                async with connected(server.link_url):
-                    pass
-
-    asyncio.run(main())
+    async with serve_cloud(secure, engine.load) as server:
+        assert server.url.startswith("wss://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=certificate)
+        async with connected(server.link_url, trust) as client:
+            await client.shake_hands(hello_for(bundle.manifest))
+            await assert_serves(client, 1, seed=1)
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            async with connected(server.link_url):
+                pass
 
 
-def test_a_draining_cloud_finishes_what_runs_and_takes_nothing_new(config, bundle, engine):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, engine.load, QUICK) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            await client.open(1, session_key(1), 64)
-            engine.may_step.clear()
-            rows = random_rows(4)
-            await client.send(states(1, 0, rows))
-            draining = asyncio.create_task(server.drain(20))
-            await until(lambda: server.daemon.is_draining)
-            draining_page = (503, "draining: no new sessions")
-            assert await http_get(server.http_url + "/ready") == draining_page
-            assert (await http_get(server.http_url + "/health"))[0] == 200
-            # A balancer passes a new device on to another replica.
-            assert await http_get(server.http_url + LINK_PATH) == draining_page
-            await client.send(Open(SessionId(2), session_key(2), 64))
-            await client.expect_fault(FaultCode.DRAINING, session=2)
-            engine.may_step.set()
-            deep = rows_of(await client.receive(), HIDDEN)
-            np.testing.assert_array_equal(deep, deep_rows(rows))
-            assert not draining.done()
-            await client.send(Close(SessionId(1)))
-            await draining
-
-    asyncio.run(main())
+async def test_a_draining_cloud_finishes_what_runs_and_takes_nothing_new(config, bundle, engine):
+    async with (
+        serve_cloud(config, engine.load, QUICK) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        await client.open(1, session_key(1), 64)
+        engine.may_step.clear()
+        rows = random_rows(4)
+        await client.send(states(1, 0, rows))
+        draining = asyncio.create_task(server.drain(20))
+        await until(lambda: server.daemon.is_draining)
+        draining_page = (503, "draining: no new sessions")
+        assert await http_get(server.http_url + "/ready") == draining_page
+        assert (await http_get(server.http_url + "/health"))[0] == 200
+        # A balancer passes a new device on to another replica.
+        assert await http_get(server.http_url + LINK_PATH) == draining_page
+        await client.send(Open(SessionId(2), session_key(2), 64))
+        await client.expect_fault(FaultCode.DRAINING, session=2)
+        engine.may_step.set()
+        deep = rows_of(await client.receive(), HIDDEN)
+        np.testing.assert_array_equal(deep, deep_rows(rows))
+        assert not draining.done()
+        await client.send(Close(SessionId(1)))
+        await draining
 
 
-def test_devices_are_told_when_the_cloud_stops(config, bundle, engine):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, engine.load) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            await client.open(1, session_key(1), 64)
-            await server.drain(0.05)
-            closing = asyncio.create_task(server.close())
-            await client.expect_fault(FaultCode.DRAINING)
-            assert await closing
-
-    asyncio.run(main())
+async def test_devices_are_told_when_the_cloud_stops(config, bundle, engine):
+    async with (
+        serve_cloud(config, engine.load) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        await client.open(1, session_key(1), 64)
+        await server.drain(0.05)
+        closing = asyncio.create_task(server.close())
+        await client.expect_fault(FaultCode.DRAINING)
+        assert await closing
 
 
-def test_a_cloud_that_loads_is_alive_but_not_ready(config):
+async def test_a_cloud_that_loads_is_alive_but_not_ready(config):
     may_load = threading.Event()
 
     def load(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
         may_load.wait()
         return FakeMiddleEngine().load(bundle, config)
 
-    async def main() -> None:
-        server = CloudServer(config, load, REAL.clock)
-        await server.open()
-        loading = asyncio.create_task(server.load())
-        try:
-            assert (await http_get(server.http_url + "/health"))[0] == 200
-            assert await http_get(server.http_url + "/ready") == (503, "loading the model")
-            assert (await http_get(server.http_url + "/metrics"))[0] == 200
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-                async with connected(server.link_url):
-                    pass
-            assert refused.value.status == 503
-            may_load.set()
-            await loading
-            assert await http_get(server.http_url + "/ready") == (200, "ready")
-        finally:
-            may_load.set()
-            await server.close()
-
-    asyncio.run(main())
+    server = CloudServer(config, load, REAL.clock)
+    await server.open()
+    loading = asyncio.create_task(server.load())
+    try:
+        assert (await http_get(server.http_url + "/health"))[0] == 200
+        assert await http_get(server.http_url + "/ready") == (503, "loading the model")
+        assert (await http_get(server.http_url + "/metrics"))[0] == 200
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with connected(server.link_url):
+                pass
+        assert refused.value.status == 503
+        may_load.set()
+        await loading
+        assert await http_get(server.http_url + "/ready") == (200, "ready")
+    finally:
+        may_load.set()
+        await server.close()
 
 
-def test_an_engine_that_cannot_load_ends_the_start(config):
+async def test_an_engine_that_cannot_load_ends_the_start(config):
     def load(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
         raise StartError("no such GPU")
 
-    async def main() -> None:
+    with pytest.raises(StartError, match="no such GPU"):
         async with serve_cloud(config, load):
             pass
 
-    with pytest.raises(StartError, match="no such GPU"):
-        asyncio.run(main())
 
-
-def test_metrics_count_what_happened_and_tell_nothing_else(config, bundle, engine):
-    async def main() -> str:
-        async with (
-            serve_cloud(config, engine.load) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            await client.open(1, session_key(1), 128)
-            await client.send(states(1, 0, random_rows(40), Want.NONE))
-            await client.receive()
-            await client.run(1, 40, random_rows(5), Want.ALL)
-            await client.send(states(9, 0, random_rows(1)))
-            await client.expect_fault(FaultCode.UNKNOWN_SESSION, session=9)
-            return (await http_get(server.http_url + "/metrics"))[1]
-
-    page = asyncio.run(main())
+async def test_metrics_count_what_happened_and_tell_nothing_else(config, bundle, engine):
+    async with (
+        serve_cloud(config, engine.load) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        await client.open(1, session_key(1), 128)
+        await client.send(states(1, 0, random_rows(40), Want.NONE))
+        await client.receive()
+        await client.run(1, 40, random_rows(5), Want.ALL)
+        await client.send(states(9, 0, random_rows(1)))
+        await client.expect_fault(FaultCode.UNKNOWN_SESSION, session=9)
+        page = (await http_get(server.http_url + "/metrics"))[1]
     lines = page.splitlines()
     for line in (
         "hat_cloud_num_requests_running 0.0",
@@ -284,12 +249,8 @@ def test_metrics_count_what_happened_and_tell_nothing_else(config, bundle, engin
     assert labels == {"le", "code"}
 
 
-def test_a_taken_port_is_a_clear_error(config, engine):
-    async def main() -> None:
-        async with serve_cloud(config, engine.load) as server:
-            port = int(server.url.rsplit(":", 1)[1])
-            async with serve_cloud(replace(config, port=port), engine.load):
-                pass
-
-    with pytest.raises(StartError, match=r"cannot listen on .*address already in use"):
-        asyncio.run(main())
+async def test_a_taken_port_is_a_clear_error(config, engine):
+    async with serve_cloud(config, engine.load) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        with pytest.raises(StartError, match=r"cannot listen on .*address already in use"):
+            await serve_cloud(replace(config, port=port), engine.load).__aenter__()

@@ -1,6 +1,5 @@
 """Starting `hat device`: what is printed, what fails in one line, and a cloud that comes later."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -49,39 +48,36 @@ async def fails_to_start(config):
     return str(caught.value)
 
 
-def test_what_cannot_start_says_why_in_one_line(bundles, free_port, tmp_path):
+async def test_what_cannot_start_says_why_in_one_line(bundles, free_port, tmp_path):
     config = device_config(bundles, free_port)
 
-    async def test():
-        missing = replace(config, bundle=tmp_path)
-        assert "no device bundle" in await fails_to_start(missing)
-        assert "cloud bundle" in await fails_to_start(replace(config, bundle=bundles / "cloud"))
-        assert "int4" in await fails_to_start(replace(config, weights="int4"))
-        assert "http://cloud" in await fails_to_start(replace(config, cloud="http://cloud"))
-        assert "cannot listen on" in await fails_to_start(replace(config, host="192.0.2.1"))
-        wrong_name = replace(config, allowed_hosts=("http://hat.example",))
-        assert "allowed_hosts: expected a name" in await fails_to_start(wrong_name)
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = taken.getsockname()[1]
-            message = await fails_to_start(replace(config, port=port))
-            assert message == f"cannot listen on 127.0.0.1:{port}: address already in use"
-
-    asyncio.run(test())
+    missing = replace(config, bundle=tmp_path)
+    assert "no device bundle" in await fails_to_start(missing)
+    assert "cloud bundle" in await fails_to_start(replace(config, bundle=bundles / "cloud"))
+    assert "int4" in await fails_to_start(replace(config, weights="int4"))
+    assert "http://cloud" in await fails_to_start(replace(config, cloud="http://cloud"))
+    assert "cannot listen on" in await fails_to_start(replace(config, host="192.0.2.1"))
+    wrong_name = replace(config, allowed_hosts=("http://hat.example",))
+    assert "allowed_hosts: expected a name" in await fails_to_start(wrong_name)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        message = await fails_to_start(replace(config, port=port))
+        assert message == f"cannot listen on 127.0.0.1:{port}: address already in use"
 
 
-def test_a_bundle_without_its_tokenizer_cannot_start(bundles, free_port, tmp_path):
+async def test_a_bundle_without_its_tokenizer_cannot_start(bundles, free_port, tmp_path):
     folder = tmp_path / "device"
     folder.mkdir()
     for path in (bundles / "device").iterdir():
         if path.name != "tokenizer.json":
             (folder / path.name).write_bytes(path.read_bytes())
-    message = asyncio.run(fails_to_start(device_config(folder, free_port)))
+    message = await fails_to_start(device_config(folder, free_port))
     assert "tokenizer.json" in message
 
 
-def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_are_given(
+async def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_are_given(
     bundles, free_port
 ):
     async def status(config):
@@ -90,42 +86,36 @@ def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_are_give
             async with http.get(url + "/health", headers={"Host": "evil.example"}) as response:
                 return response.status
 
-    async def test():
-        config = device_config(bundles, free_port)
-        assert await status(config) == 403
-        assert await status(replace(config, allowed_hosts=("*.example",))) == 200
-        everywhere = replace(config, host="0.0.0.0")
-        assert await status(everywhere) == 200
-        assert await status(replace(everywhere, allowed_hosts=("hat.example",))) == 403
-
-    asyncio.run(test())
+    config = device_config(bundles, free_port)
+    assert await status(config) == 403
+    assert await status(replace(config, allowed_hosts=("*.example",))) == 200
+    everywhere = replace(config, host="0.0.0.0")
+    assert await status(everywhere) == 200
+    assert await status(replace(everywhere, allowed_hosts=("hat.example",))) == 403
 
 
-def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, free_port):
-    async def test():
-        async with (
-            serve_device(device_config(bundles, free_port), REAL) as device,
-            aiohttp.ClientSession(device.url) as http,
-        ):
-            for method, path in (("GET", "/ready"), ("POST", "/v1/completions")):
-                async with http.request(method, path, json=STORY) as response:
-                    error = (await response.json())["error"]
-                assert (response.status, error["code"]) == (503, "cloud_unavailable")
-                assert str(free_port) in error["message"]
-                assert int(response.headers["Retry-After"]) >= 1
-            async with http.get("/v1/models") as response:
+async def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, free_port):
+    async with (
+        serve_device(device_config(bundles, free_port), REAL) as device,
+        aiohttp.ClientSession(device.url) as http,
+    ):
+        for method, path in (("GET", "/ready"), ("POST", "/v1/completions")):
+            async with http.request(method, path, json=STORY) as response:
+                error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (503, "cloud_unavailable")
+            assert str(free_port) in error["message"]
+            assert int(response.headers["Retry-After"]) >= 1
+        async with http.get("/v1/models") as response:
+            assert response.status == 200
+        async with serve_cloud(replace(cloud_config(bundles), port=free_port)):
+            await device.link.connected()
+            async with http.post("/v1/completions", json=STORY) as response:
                 assert response.status == 200
-            async with serve_cloud(replace(cloud_config(bundles), port=free_port)):
-                await device.link.connected()
-                async with http.post("/v1/completions", json=STORY) as response:
-                    assert response.status == 200
-                    text = (await response.json())["choices"][0]["text"]
-        assert text == ", there was a little girl named Lily. She"
-
-    asyncio.run(test())
+                text = (await response.json())["choices"][0]["text"]
+    assert text == ", there was a little girl named Lily. She"
 
 
-def test_the_models_own_sampling_is_used_and_named(bundles, free_port, tmp_path):
+async def test_the_models_own_sampling_is_used_and_named(bundles, free_port, tmp_path):
     own = tmp_path / "model"
     shutil.copytree(MODEL_FOLDER, own)
     values = {"eos_token_id": [1, 2], "temperature": 0.6, "top_k": 1}
@@ -133,30 +123,23 @@ def test_the_models_own_sampling_is_used_and_named(bundles, free_port, tmp_path)
     split = split_for_serving(own, tmp_path / "out", 1)
     config = device_config(split, free_port)
 
-    async def test():
-        async with serve_device(config, REAL) as device:
-            taken = start_lines(config, device)
-        async with serve_device(replace(config, generation_config="none"), REAL) as device:
-            none = start_lines(config, device)
-        wrong = await fails_to_start(replace(config, sampling_defaults=("top_p=7",)))
-        return taken, none, wrong
-
-    taken, none, wrong = asyncio.run(test())
+    async with serve_device(config, REAL) as device:
+        taken = start_lines(config, device)
+    async with serve_device(replace(config, generation_config="none"), REAL) as device:
+        none = start_lines(config, device)
+    wrong = await fails_to_start(replace(config, sampling_defaults=("top_p=7",)))
     assert "sampling  temperature 0.6, top_k 1 (generation_config.json)" in taken
     assert "sampling  OpenAI's defaults" in none
     assert "sampling_defaults: expected" in wrong
 
 
-def test_the_first_lines_name_everything_and_not_the_key(bundles, free_port):
+async def test_the_first_lines_name_everything_and_not_the_key(bundles, free_port):
     config = device_config(
         bundles, free_port, api_key="hush", served_model_name=("stories", "other")
     )
 
-    async def test():
-        async with serve_device(config, REAL) as device:
-            return device.url, start_lines(config, device)
-
-    url, lines = asyncio.run(test())
+    async with serve_device(config, REAL) as device:
+        url, lines = device.url, start_lines(config, device)
     assert "model     stories: 1 of 5 layers here, context 512 tokens" in lines
     assert "engine    onnx, float32 weights; drafter ngram" in lines
     assert f"cloud     ws://127.0.0.1:{free_port}: not connected (" in lines

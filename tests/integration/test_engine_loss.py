@@ -1,6 +1,5 @@
 """A lost engine is loaded again: devices notice a delay, and nothing of the old one stays."""
 
-import asyncio
 import gc
 import threading
 import weakref
@@ -116,128 +115,112 @@ async def page(server: CloudServer, path: str) -> tuple[int, str]:
     return await http_get(f"{server.http_url}/{path}")
 
 
-def test_a_restart_is_seen_refuses_sessions_and_passes(config, bundle, loader):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, loader) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            await assert_serves(client, 1, seed=1)
-            loader.may_load.clear()
-            # The first session had no rows under way, and ends alike.
-            for fault in await lose(client, loader, 1, 2):
-                assert fault.retry_after_s > 0
-            assert await page(server, "ready") == (
-                503,
-                "the engine was lost and is being loaded again",
-            )
+async def test_a_restart_is_seen_refuses_sessions_and_passes(config, bundle, loader):
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        await assert_serves(client, 1, seed=1)
+        loader.may_load.clear()
+        # The first session had no rows under way, and ends alike.
+        for fault in await lose(client, loader, 1, 2):
+            assert fault.retry_after_s > 0
+        assert await page(server, "ready") == (
+            503,
+            "the engine was lost and is being loaded again",
+        )
+        assert await page(server, "health") == (200, "ok")
+        await client.send(Open(SessionId(3), session_key(3), 64))
+        refusal = await client.expect_fault(FaultCode.INTERNAL, session=3)
+        assert refusal.retry_after_s > 0
+        await until(lambda: loader.num_loads == 2)
+        assert loader.num_closed == 1
+        loader.may_load.set()
+        await until(lambda: not server.daemon.is_restarting)
+        assert await page(server, "ready") == (200, "ready")
+        assert "hat_cloud_engine_restarts_total 1.0" in (await page(server, "metrics"))[1]
+        await assert_serves(client, 4, seed=4)
+        assert server.daemon.figures().num_sessions == loader.engine.num_sequences == 1
+    assert loader.num_closed == loader.num_loads == 2
+
+
+async def test_a_new_engine_is_not_blamed_for_the_failures_of_the_lost_one(config, bundle, loader):
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        poison = random_rows(2)
+        poison[0, 0] = POISON
+        for number in (1, 2, 3):
+            await client.open(number, session_key(number), 64)
+            await client.send(states(number, 0, poison))
+            await client.expect_fault(FaultCode.INTERNAL, session=number)
+        assert await page(server, "ready") == (503, "the engine fails every step")
+        await lose(client, loader, 4)
+        await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
+        assert await page(server, "ready") == (200, "ready")
+
+
+async def test_an_engine_that_is_lost_each_time_it_is_asked_is_told_of(config, bundle, loader):
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        for number in (1, 2, 3):
             assert await page(server, "health") == (200, "ok")
-            await client.send(Open(SessionId(3), session_key(3), 64))
-            refusal = await client.expect_fault(FaultCode.INTERNAL, session=3)
-            assert refusal.retry_after_s > 0
-            await until(lambda: loader.num_loads == 2)
-            assert loader.num_closed == 1
-            loader.may_load.set()
+            await lose(client, loader, number)
+            await until(lambda n=number: loader.num_loads == n + 1)
             await until(lambda: not server.daemon.is_restarting)
-            assert await page(server, "ready") == (200, "ready")
-            assert "hat_cloud_engine_restarts_total 1.0" in (await page(server, "metrics"))[1]
-            await assert_serves(client, 4, seed=4)
-            assert server.daemon.figures().num_sessions == loader.engine.num_sequences == 1
-        assert loader.num_closed == loader.num_loads == 2
-
-    asyncio.run(main())
+        assert await page(server, "health") == (503, "the engine fails every step")
+        # It is tried again all the same, and one step that ends is enough.
+        await assert_serves(client, 4, seed=4)
+        assert await page(server, "health") == (200, "ok")
+        assert await page(server, "ready") == (200, "ready")
 
 
-def test_a_new_engine_is_not_blamed_for_the_failures_of_the_lost_one(config, bundle, loader):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, loader) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            poison = random_rows(2)
-            poison[0, 0] = POISON
-            for number in (1, 2, 3):
-                await client.open(number, session_key(number), 64)
-                await client.send(states(number, 0, poison))
-                await client.expect_fault(FaultCode.INTERNAL, session=number)
-            assert await page(server, "ready") == (503, "the engine fails every step")
-            await lose(client, loader, 4)
-            await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
-            assert await page(server, "ready") == (200, "ready")
-
-    asyncio.run(main())
-
-
-def test_an_engine_that_is_lost_each_time_it_is_asked_is_told_of(config, bundle, loader):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, loader) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            for number in (1, 2, 3):
-                assert await page(server, "health") == (200, "ok")
-                await lose(client, loader, number)
-                await until(lambda n=number: loader.num_loads == n + 1)
-                await until(lambda: not server.daemon.is_restarting)
-            assert await page(server, "health") == (503, "the engine fails every step")
-            # It is tried again all the same, and one step that ends is enough.
-            await assert_serves(client, 4, seed=4)
-            assert await page(server, "health") == (200, "ok")
-            assert await page(server, "ready") == (200, "ready")
-
-    asyncio.run(main())
-
-
-def test_nothing_holds_on_to_a_lost_engine(config, bundle, loader):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, loader) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            first = weakref.ref(loader.engine)
-            await lose(client, loader, 1)
-            await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
-            gc.collect()
-            assert first() is None
-            await assert_serves(client, 2, seed=2)
-
-    asyncio.run(main())
+async def test_nothing_holds_on_to_a_lost_engine(config, bundle, loader):
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        first = weakref.ref(loader.engine)
+        await lose(client, loader, 1)
+        await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
+        gc.collect()
+        assert first() is None
+        await assert_serves(client, 2, seed=2)
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_an_engine_that_does_not_load_is_tried_again(config, bundle, loader):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, loader) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            loader.num_failures = 2
-            await lose(client, loader, 1)
-            await until(lambda: loader.num_loads == 4 and not server.daemon.is_restarting)
-            await assert_serves(client, 2, seed=2)
-
-    asyncio.run(main())
+async def test_an_engine_that_does_not_load_is_tried_again(config, bundle, loader):
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        loader.num_failures = 2
+        await lose(client, loader, 1)
+        await until(lambda: loader.num_loads == 4 and not server.daemon.is_restarting)
+        await assert_serves(client, 2, seed=2)
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_after_the_last_attempt_health_says_that_it_must_be_started_anew(config, bundle, loader):
-    async def main() -> None:
-        async with (
-            serve_cloud(config, loader) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            loader.num_failures = 1000
-            await lose(client, loader, 1)
-            await until(lambda: server.daemon.is_given_up)
-            assert loader.num_loads == 4
-            lost_for_good = (503, "the engine is lost and cannot be loaded")
-            assert await page(server, "health") == await page(server, "ready") == lost_for_good
-            await client.send(Open(SessionId(2), session_key(2), 64))
-            await client.expect_fault(FaultCode.INTERNAL, session=2)
-            await until(lambda: not engine_threads())
-            assert await server.close()
-
-    asyncio.run(main())
+async def test_after_the_last_attempt_health_says_that_it_must_be_started_anew(
+    config, bundle, loader
+):
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        loader.num_failures = 1000
+        await lose(client, loader, 1)
+        await until(lambda: server.daemon.is_given_up)
+        assert loader.num_loads == 4
+        lost_for_good = (503, "the engine is lost and cannot be loaded")
+        assert await page(server, "health") == await page(server, "ready") == lost_for_good
+        await client.send(Open(SessionId(2), session_key(2), 64))
+        await client.expect_fault(FaultCode.INTERNAL, session=2)
+        await until(lambda: not engine_threads())
+        assert await server.close()
 
 
 # Its end
@@ -253,35 +236,29 @@ async def lost_server(config: CloudConfig, bundle: Bundle, loader: Loader) -> Cl
     return server
 
 
-def test_a_stop_does_not_wait_for_an_engine_that_is_being_loaded(
+async def test_a_stop_does_not_wait_for_an_engine_that_is_being_loaded(
     config, bundle, loader, monkeypatch
 ):
     monkeypatch.setattr(cloud_server, "_STOP_ENGINE_S", 0.05)
 
-    async def main() -> None:
-        loader.may_load.clear()
-        server = await lost_server(config, bundle, loader)
-        await until(lambda: loader.num_loads == 2)
-        assert await server.close() is False
-        # It is closed in order as soon as it is there.
-        loader.may_load.set()
-        await until(lambda: not engine_threads())
-        assert loader.num_closed == 2
-
-    asyncio.run(main())
+    loader.may_load.clear()
+    server = await lost_server(config, bundle, loader)
+    await until(lambda: loader.num_loads == 2)
+    assert await server.close() is False
+    # It is closed in order as soon as it is there.
+    loader.may_load.set()
+    await until(lambda: not engine_threads())
+    assert loader.num_closed == 2
 
 
-def test_a_stop_ends_the_pause_before_another_attempt(config, bundle, loader, monkeypatch):
+async def test_a_stop_ends_the_pause_before_another_attempt(config, bundle, loader, monkeypatch):
     monkeypatch.setattr(engine_thread, "_RELOAD_PAUSES_S", (0.0, 3600.0))
 
-    async def main() -> None:
-        loader.num_failures = 1
-        server = await lost_server(config, bundle, loader)
-        await until(lambda: loader.num_failures == 0)
-        assert await server.close()
-        assert (loader.num_loads, loader.num_closed) == (2, 1)
-
-    asyncio.run(main())
+    loader.num_failures = 1
+    server = await lost_server(config, bundle, loader)
+    await until(lambda: loader.num_failures == 0)
+    assert await server.close()
+    assert (loader.num_loads, loader.num_closed) == (2, 1)
 
 
 # Several steps in flight
@@ -300,7 +277,7 @@ class LosablePipeline(FakePipeline):
 
 
 @pytest.mark.parametrize("where", ["begin", "wait"])
-def test_a_loss_with_several_steps_under_way_ends_all_their_sessions(config, bundle, where):
+async def test_a_loss_with_several_steps_under_way_ends_all_their_sessions(config, bundle, where):
     loader = Loader(LosablePipeline)
 
     async def fill(client: CloudClient, numbers: tuple[int, ...]) -> None:
@@ -322,26 +299,23 @@ def test_a_loss_with_several_steps_under_way_ends_all_their_sessions(config, bun
         engine.end_all()
         return [1, 2]
 
-    async def main() -> None:
-        async with (
-            serve_cloud(config, loader) as server,
-            welcomed(server.link_url, hello_for(bundle.manifest)) as client,
-        ):
-            for number in (1, 2, 3):
-                await client.open(number, session_key(number), 64)
-            await until(lambda: loader.engine.num_sequences == 3)
-            first = loader.engine
-            for number in await lose_one(client):
-                rows = rows_of(await client.receive(), first.hidden_size)
-                np.testing.assert_array_equal(rows, deep_rows(random_rows(4, number)))
-            for number in (1, 2, 3):
-                await client.expect_fault(FaultCode.INTERNAL, session=number)
-            await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
-            loader.engine.ends_at_once = True
-            await assert_serves(client, 4, seed=4)
-            assert sorted(engine_threads()) == ["engine", "engine-finisher"]
-            assert first.broken_rules == loader.engine.broken_rules == []
-            first.end_all()
-        assert loader.num_closed == 2
-
-    asyncio.run(main())
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        for number in (1, 2, 3):
+            await client.open(number, session_key(number), 64)
+        await until(lambda: loader.engine.num_sequences == 3)
+        first = loader.engine
+        for number in await lose_one(client):
+            rows = rows_of(await client.receive(), first.hidden_size)
+            np.testing.assert_array_equal(rows, deep_rows(random_rows(4, number)))
+        for number in (1, 2, 3):
+            await client.expect_fault(FaultCode.INTERNAL, session=number)
+        await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
+        loader.engine.ends_at_once = True
+        await assert_serves(client, 4, seed=4)
+        assert sorted(engine_threads()) == ["engine", "engine-finisher"]
+        assert first.broken_rules == loader.engine.broken_rules == []
+        first.end_all()
+    assert loader.num_closed == 2

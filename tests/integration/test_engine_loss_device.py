@@ -101,11 +101,11 @@ def undisturbed(bundles: Path) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_generations_end_with_the_same_ids_however_often_the_engine_is_lost(
+async def test_generations_end_with_the_same_ids_however_often_the_engine_is_lost(
     bundles, undisturbed, seed
 ):
     loader = DoomedLoader(4, seed)
-    ids, page = asyncio.run(generate_all(bundles, loader))
+    ids, page = await generate_all(bundles, loader)
     assert ids == undisturbed
     assert loader.num_loads == 5
     assert "hat_cloud_engine_restarts_total 4.0" in page

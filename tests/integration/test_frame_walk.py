@@ -1,6 +1,5 @@
 """The walk of one States frame in docs/architecture.md names the files that really run."""
 
-import asyncio
 import re
 import sys
 import threading
@@ -48,8 +47,8 @@ def walk() -> tuple[set[str], set[str]]:
     return set(named.findall(on_the_way)), set(named.findall(beside))
 
 
-def test_a_frame_passes_through_the_files_that_its_walk_names(config, bundle):
-    async def main() -> set[str]:
+async def test_a_frame_passes_through_the_files_that_its_walk_names(config, bundle):
+    with files_that_run() as (files, forget):
         async with (
             serve_cloud(config) as server,
             welcomed(server.link_url, hello_for(bundle.manifest)) as client,
@@ -58,10 +57,7 @@ def test_a_frame_passes_through_the_files_that_its_walk_names(config, bundle):
             await client.run(1, 0, random_rows(8))
             forget()
             await client.run(1, 8, random_rows(4))
-            return {*files}
-
-    with files_that_run() as (files, forget):
-        passed = asyncio.run(main())
+            passed = {*files}
     passed = {name for name in passed if name.startswith(("wire/", "cloud_server/"))}
     on_the_way, beside = walk()
     assert passed - {"wire/trees.py"} - on_the_way - beside == set()

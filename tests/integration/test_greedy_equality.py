@@ -1,6 +1,5 @@
 """Greedy output through device and cloud equals the unsplit model's, id for id, in float32."""
 
-import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -106,7 +105,7 @@ async def _check_settings(
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_stories_are_the_unsplit_models_in_every_setting(
+async def test_stories_are_the_unsplit_models_in_every_setting(
     stories: list[tuple[list[int], Greedy]],
     story_bundles: dict[Split, Path],
     split: Split,
@@ -114,37 +113,34 @@ def test_stories_are_the_unsplit_models_in_every_setting(
 ) -> None:
     """A third of the settings of drafter, chunks and engine, a share of the prompts each."""
     first = SPLITS.index(split)
-    ties = asyncio.run(_check_settings(story_bundles[split], stories, first, whole=False))
+    ties = await _check_settings(story_bundles[split], stories, first, whole=False)
     record_property("ties", ties)
 
 
-def test_all_200_stories_are_the_unsplit_models_as_shipped(
+async def test_all_200_stories_are_the_unsplit_models_as_shipped(
     stories: list[tuple[list[int], Greedy]],
     story_bundles: dict[Split, Path],
     record_property: RecordProperty,
 ) -> None:
-    async def run() -> int:
-        async with running_stack(story_bundles[1, 0]) as stack:
-            return await _check(stack.runtime, stories, STOP_IDS)
-
-    record_property("ties", asyncio.run(run()))
+    async with running_stack(story_bundles[1, 0]) as stack:
+        record_property("ties", (await _check(stack.runtime, stories, STOP_IDS)))
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("split", SPLITS)
-def test_all_200_stories_are_the_unsplit_models_in_every_setting(
+async def test_all_200_stories_are_the_unsplit_models_in_every_setting(
     stories: list[tuple[list[int], Greedy]],
     story_bundles: dict[Split, Path],
     split: Split,
     record_property: RecordProperty,
 ) -> None:
-    ties = asyncio.run(_check_settings(story_bundles[split], stories, 0, whole=True))
+    ties = await _check_settings(story_bundles[split], stories, 0, whole=True)
     record_property("ties", ties)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_random_models_of_every_family_say_what_they_say_unsplit(
+async def test_random_models_of_every_family_say_what_they_say_unsplit(
     name: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     """Each variant runs in several settings, so that every family meets every setting."""
@@ -158,12 +154,9 @@ def test_random_models_of_every_family_say_what_they_say_unsplit(
     prompts = [list(random_tokens(3 + 5 * n, model.config.vocab_size, n)) for n in range(AT_ONCE)]
     cases = [(prompt, greedy(model, prompt, 16, ignore_eos=True)) for prompt in prompts]
 
-    async def run() -> int:
-        ties = 0
-        async with serve_cloud(cloud_config(bundles)) as cloud:
-            for setting in SETTINGS[index % 6 :: 6]:
-                async with connected_device(bundles, cloud.url, _settings(*setting)) as device:
-                    ties += await _check(device.runtime, cases, frozenset())
-        return ties
-
-    record_property("ties", asyncio.run(run()))
+    ties = 0
+    async with serve_cloud(cloud_config(bundles)) as cloud:
+        for setting in SETTINGS[index % 6 :: 6]:
+            async with connected_device(bundles, cloud.url, _settings(*setting)) as device:
+                ties += await _check(device.runtime, cases, frozenset())
+    record_property("ties", ties)

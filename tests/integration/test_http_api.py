@@ -14,7 +14,7 @@ from tests.support.api_server import (
     encoded,
     post,
     story_generator,
-    with_server,
+    story_server,
 )
 from tests.support.fake_generator import FakeGenerator, always
 
@@ -23,8 +23,8 @@ def choice_texts(document):
     return [choice["text"] for choice in document["choices"]]
 
 
-def test_the_model_is_listed_and_found_by_its_name():
-    async def test(client, _):
+async def test_the_model_is_listed_and_found_by_its_name():
+    async with story_server() as (client, _):
         async with client.http.get(client.url + "/v1/models") as response:
             models = await response.json()
         async with client.http.get(f"{client.url}/v1/models/{MODEL}") as response:
@@ -35,11 +35,9 @@ def test_the_model_is_listed_and_found_by_its_name():
         }.items()  # fmt: skip
         assert isinstance(model["created"], int)
 
-    with_server(test)
 
-
-def test_a_chat_answer_ends_at_the_stop_token_with_exact_usage():
-    status, document = post(CHAT, {"model": MODEL, "messages": USER})
+async def test_a_chat_answer_ends_at_the_stop_token_with_exact_usage():
+    status, document = await post(CHAT, {"model": MODEL, "messages": USER})
     assert status == 200
     assert document["object"] == "chat.completion"
     [choice] = document["choices"]
@@ -54,17 +52,17 @@ def test_a_chat_answer_ends_at_the_stop_token_with_exact_usage():
     }
 
 
-def test_the_plain_template_begins_with_one_special_token_and_a_default_of_all_the_context():
+async def test_the_plain_template_begins_with_one_special_token_and_a_default_of_all_the_context():
     generator = story_generator()
-    post(CHAT, {"messages": [*USER, {"role": "user", "content": [{"type": "text", "text": "x"}]}]},
-         generator)  # fmt: skip
+    in_parts = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+    await post(CHAT, {"messages": [*USER, in_parts]}, generator)
     [request] = generator.requests
     assert request.prompt_ids == [1, *encoded("Once upon a time,\nx")]
     assert request.max_tokens == 512 - len(request.prompt_ids)
     assert request.stop_token_ids == {1, 2}
 
 
-def test_fields_reach_the_generator():
+async def test_fields_reach_the_generator():
     generator = story_generator()
     body = {
         "prompt": [1, 403],
@@ -83,7 +81,7 @@ def test_fields_reach_the_generator():
         "min_tokens": 2,
         "logprobs": 3,
     }
-    post(COMPLETIONS, body, generator)
+    await post(COMPLETIONS, body, generator)
     [request] = generator.requests
     assert request.prompt_ids == [1, 403]
     assert (request.max_tokens, request.min_tokens, request.num_logprobs) == (5, 2, 3)
@@ -97,10 +95,10 @@ def test_fields_reach_the_generator():
     assert sampling.seed == 2**64 - 1
 
 
-def test_max_completion_tokens_comes_before_max_tokens_and_completions_get_sixteen():
+async def test_max_completion_tokens_comes_before_max_tokens_and_completions_get_sixteen():
     generator = FakeGenerator(always(encoded(STORY)))
-    post(CHAT, {"messages": USER, "max_tokens": 9, "max_completion_tokens": 3}, generator)
-    _, document = post(COMPLETIONS, {"prompt": "Once"}, generator)
+    await post(CHAT, {"messages": USER, "max_tokens": 9, "max_completion_tokens": 3}, generator)
+    _, document = await post(COMPLETIONS, {"prompt": "Once"}, generator)
     assert [request.max_tokens for request in generator.requests] == [3, 16]
     assert document["choices"][0]["finish_reason"] == "length"
     assert document["usage"]["completion_tokens"] == 16
@@ -110,9 +108,11 @@ def test_max_completion_tokens_comes_before_max_tokens_and_completions_get_sixte
     ("prompt", "num_prompts"),
     [("Once", 1), (["Once", "One day"], 2), ([1, 403], 1), ([[1, 403], [1, 410], [1]], 3)],
 )
-def test_prompts_may_be_texts_or_token_ids_or_lists_of_them(prompt, num_prompts):
+async def test_prompts_may_be_texts_or_token_ids_or_lists_of_them(prompt, num_prompts):
     generator = story_generator()
-    status, document = post(COMPLETIONS, {"prompt": prompt, "max_tokens": 2, "n": 2}, generator)
+    status, document = await post(
+        COMPLETIONS, {"prompt": prompt, "max_tokens": 2, "n": 2}, generator
+    )
     assert status == 200
     assert [choice["index"] for choice in document["choices"]] == list(range(2 * num_prompts))
     prompts = [tuple(request.prompt_ids) for request in generator.requests]
@@ -121,35 +121,37 @@ def test_prompts_may_be_texts_or_token_ids_or_lists_of_them(prompt, num_prompts)
     assert document["usage"]["completion_tokens"] == 4 * num_prompts
 
 
-def test_choices_differ_by_seeds_that_depend_on_the_requests_seed_alone():
+async def test_choices_differ_by_seeds_that_depend_on_the_requests_seed_alone():
     first, second = story_generator(), story_generator()
     for generator in (first, second):
-        post(CHAT, {"messages": USER, "n": 3, "seed": 7, "max_tokens": 1}, generator)
+        await post(CHAT, {"messages": USER, "n": 3, "seed": 7, "max_tokens": 1}, generator)
     seeds = [request.sampling.seed for request in first.requests]
     assert len(set(seeds)) == 3
     assert seeds[0] == 7
     assert seeds == [request.sampling.seed for request in second.requests]
 
 
-def test_a_stop_string_over_token_borders_is_cut_off():
-    status, document = post(COMPLETIONS, {"prompt": "a", "max_tokens": 50, "stop": ["le d", "zz"]})
+async def test_a_stop_string_over_token_borders_is_cut_off():
+    status, document = await post(
+        COMPLETIONS, {"prompt": "a", "max_tokens": 50, "stop": ["le d", "zz"]}
+    )
     assert status == 200
     assert choice_texts(document) == [" there was a litt"]
     assert document["choices"][0]["finish_reason"] == "stop"
 
 
-def test_echo_puts_the_prompt_first_and_moves_nothing_else():
-    status, document = post(COMPLETIONS, {"prompt": "Once", "echo": True, "max_tokens": 50})
+async def test_echo_puts_the_prompt_first_and_moves_nothing_else():
+    status, document = await post(COMPLETIONS, {"prompt": "Once", "echo": True, "max_tokens": 50})
     assert status == 200
     assert choice_texts(document) == ["Once" + STORY]
-    _, document = post(
+    _, document = await post(
         COMPLETIONS, {"prompt": [1, *encoded("Once")], "echo": True, "max_tokens": 50}
     )
     assert choice_texts(document) == ["Once" + STORY]
 
 
-def test_log_probabilities_in_the_shape_of_completions():
-    _, document = post(COMPLETIONS, {"prompt": "a", "max_tokens": 50, "logprobs": 2})
+async def test_log_probabilities_in_the_shape_of_completions():
+    _, document = await post(COMPLETIONS, {"prompt": "a", "max_tokens": 50, "logprobs": 2})
     [choice] = document["choices"]
     logprobs = choice["logprobs"]
     assert "".join(logprobs["tokens"]) == choice["text"] == STORY
@@ -164,10 +166,10 @@ def test_log_probabilities_in_the_shape_of_completions():
         assert len(top) <= 3
 
 
-def test_log_probabilities_in_the_shape_of_chat_have_the_bytes_of_half_characters():
+async def test_log_probabilities_in_the_shape_of_chat_have_the_bytes_of_half_characters():
     ids = [3 + 0xE4, 3 + 0xBD, 3 + 0xA0]
     body = {"messages": USER, "max_tokens": 3, "logprobs": True, "top_logprobs": 2}
-    _, document = post(CHAT, body, FakeGenerator(always(ids)))
+    _, document = await post(CHAT, body, FakeGenerator(always(ids)))
     [choice] = document["choices"]
     content = choice["logprobs"]["content"]
     assert choice["message"]["content"] == "你"
@@ -176,10 +178,10 @@ def test_log_probabilities_in_the_shape_of_chat_have_the_bytes_of_half_character
     assert content[0]["top_logprobs"][0].keys() == {"token", "logprob", "bytes"}
 
 
-def test_zero_log_probabilities_are_the_chosen_tokens_alone():
-    _, document = post(COMPLETIONS, {"prompt": "a", "max_tokens": 2, "logprobs": 0})
+async def test_zero_log_probabilities_are_the_chosen_tokens_alone():
+    _, document = await post(COMPLETIONS, {"prompt": "a", "max_tokens": 2, "logprobs": 0})
     assert [len(top) for top in document["choices"][0]["logprobs"]["top_logprobs"]] == [1, 1]
-    _, document = post(CHAT, {"messages": USER, "max_tokens": 2, "logprobs": True})
+    _, document = await post(CHAT, {"messages": USER, "max_tokens": 2, "logprobs": True})
     content = document["choices"][0]["logprobs"]["content"]
     assert [entry["top_logprobs"] for entry in content] == [[], []]
 
@@ -195,9 +197,9 @@ def test_zero_log_probabilities_are_the_chosen_tokens_alone():
         (COMPLETIONS, {"prompt": ["the", "the " * 600], "stream": True}),
     ],
 )
-def test_too_long_for_the_context_is_a_400_with_both_numbers(path, body):
+async def test_too_long_for_the_context_is_a_400_with_both_numbers(path, body):
     generator = story_generator()
-    status, document = post(path, body, generator)
+    status, document = await post(path, body, generator)
     error = document["error"]
     assert (status, error["code"]) == (400, "context_length_exceeded")
     assert error["message"].startswith("This model's maximum context length is 512 tokens.")
@@ -205,8 +207,8 @@ def test_too_long_for_the_context_is_a_400_with_both_numbers(path, body):
     assert generator.requests == []
 
 
-def test_a_request_that_fills_the_context_exactly_is_served():
-    status, document = post(
+async def test_a_request_that_fills_the_context_exactly_is_served():
+    status, document = await post(
         COMPLETIONS, {"prompt": [1] * 500, "max_tokens": 12, "ignore_eos": True}
     )
     assert (status, document["usage"]["total_tokens"]) == (200, 512)
@@ -239,24 +241,24 @@ def test_a_request_that_fills_the_context_exactly_is_served():
          "messages[0].content[0].text"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_by_its_name(path, body, param):
-    status, document = post(path, body)
+async def test_what_does_not_fit_is_refused_by_its_name(path, body, param):
+    status, document = await post(path, body)
     assert (status, document["error"]["param"]) == (400, param)
     assert document["error"]["type"] == "invalid_request_error"
 
 
-def test_an_unknown_model_is_not_found_and_a_left_out_one_is_the_one_served():
-    status, document = post(CHAT, {"model": "gpt-9", "messages": USER})
+async def test_an_unknown_model_is_not_found_and_a_left_out_one_is_the_one_served():
+    status, document = await post(CHAT, {"model": "gpt-9", "messages": USER})
     assert (status, document["error"]["code"]) == (404, "model_not_found")
-    status, _ = post(CHAT, {"messages": USER})
+    status, _ = await post(CHAT, {"messages": USER})
     assert status == 200
 
 
-def test_a_model_of_several_names_answers_to_each_and_carries_the_first():
+async def test_a_model_of_several_names_answers_to_each_and_carries_the_first():
     names = (MODEL, "gpt-4o-mini", "Org/Model")
     model = ModelCard(names[0], "stories", 0, "ab" * 32, eos_token_ids=(2,), aliases=names[1:])
 
-    async def test(client, _):
+    async with story_server(model=model) as (client, _):
         async with client.http.get(client.url + "/v1/models") as response:
             listed = await response.json()
         assert [entry["id"] for entry in listed["data"]] == list(names)
@@ -268,5 +270,3 @@ def test_a_model_of_several_names_answers_to_each_and_carries_the_first():
         status, document = await client.post(CHAT, {"model": "gpt-9", "messages": USER})
         assert status == 404
         assert all(name in document["error"]["message"] for name in names)
-
-    with_server(test, model=model)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from device_runtime.api import app
-from tests.support.api_server import CHAT, STORY, USER, story_generator, with_server
+from tests.support.api_server import CHAT, STORY, USER, story_generator, story_server
 from tests.support.event_loop import until
 from tests.support.guarded import read_all
 
@@ -37,8 +37,8 @@ async def connect(client, data):
 
 @pytest.mark.usefixtures("_few_places")
 @pytest.mark.parametrize("crowd", CROWDS)
-def test_who_gives_nothing_makes_room(crowd):
-    async def test(client, _):
+async def test_who_gives_nothing_makes_room(crowd):
+    async with story_server() as (client, _):
         connections = [await connect(client, CROWDS[crowd]) for _ in range(4 * PLACES)]
         for _ in range(3):
             async with client.http.get(client.url + "/health") as response:
@@ -50,14 +50,12 @@ def test_who_gives_nothing_makes_room(crowd):
         for _, writer in connections:
             writer.close()
 
-    with_server(test)
-
 
 @pytest.mark.usefixtures("_few_places")
-def test_who_waits_for_an_answer_keeps_his_place():
+async def test_who_waits_for_an_answer_keeps_his_place():
     gate = asyncio.Event()
 
-    async def test(client, generator):
+    async with story_server(story_generator(gates={0: gate})) as (client, generator):
         waiting = [await connect(client, HEAD + BODY) for _ in range(PLACES - 1)]
         await generator.until_open(PLACES - 1)
         crowd = [await connect(client, b"") for _ in range(2 * PLACES)]
@@ -67,5 +65,3 @@ def test_who_waits_for_an_answer_keeps_his_place():
             writer.close()
         for _, writer in crowd:
             writer.close()
-
-    with_server(test, story_generator(gates={0: gate}))

@@ -1,6 +1,5 @@
 """What happened to a request: the opt-in field, the headers, and the metrics; never any text."""
 
-import asyncio
 import logging
 import re
 
@@ -9,7 +8,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.api_server import CHAT, COMPLETIONS, USER, with_server
+from tests.support.api_server import CHAT, COMPLETIONS, USER, story_server
 from tests.support.stack import running_stack, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER, story_tokenizer
 
@@ -44,30 +43,26 @@ def holds(whole, part):
 @pytest.mark.parametrize(
     ("path", "body"), [(CHAT, {"messages": USER}), (COMPLETIONS, {"prompt": "Once"})]
 )
-def test_an_answer_says_what_it_took_only_when_asked(path, body):
-    async def test(client, _):
-        return [await client.post(path, {**body, **more}) for more in ({"max_tokens": 3}, ASKED)]
-
-    (_, plain), (_, asked) = with_server(test)
+async def test_an_answer_says_what_it_took_only_when_asked(path, body):
+    async with story_server() as (client, _):
+        (_, plain), (_, asked) = [
+            await client.post(path, {**body, **more}) for more in ({"max_tokens": 3}, ASKED)
+        ]
     assert "hat" not in plain
     assert holds(asked["hat"], SCRIPTED)
     assert holds(asked["hat"]["seconds"], SECONDS)
 
 
-def test_the_parts_of_the_time_add_up_to_the_whole():
-    async def test(client, _):
-        return await client.post(COMPLETIONS, {"prompt": "Once", **ASKED})
-
-    _, document = with_server(test)
+async def test_the_parts_of_the_time_add_up_to_the_whole():
+    async with story_server() as (client, _):
+        _, document = await client.post(COMPLETIONS, {"prompt": "Once", **ASKED})
     seconds = document["hat"]["seconds"]
     assert sum(seconds.values()) == pytest.approx(2 * seconds["total"])
 
 
-def test_choices_are_summed():
-    async def test(client, _):
-        return await client.post(COMPLETIONS, {"prompt": "Once", **ASKED, "n": 3})
-
-    figures = with_server(test)[1]["hat"]
+async def test_choices_are_summed():
+    async with story_server() as (client, _):
+        figures = (await client.post(COMPLETIONS, {"prompt": "Once", **ASKED, "n": 3}))[1]["hat"]
     assert figures["rounds"] == 6
     assert figures["accepted_by_position"] == [6, 6, 3, 0]
     assert figures["seconds"]["total"] == 6.0
@@ -75,12 +70,10 @@ def test_choices_are_summed():
 
 
 @pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}])
-def test_a_stream_says_it_in_its_last_chunk(options):
-    async def test(client, _):
+async def test_a_stream_says_it_in_its_last_chunk(options):
+    async with story_server() as (client, _):
         body = {"messages": USER, "max_tokens": 3, **options}
-        return await client.chunks(CHAT, body), await client.chunks(CHAT, {**body, **ASKED})
-
-    plain, asked = with_server(test)
+        plain, asked = await client.chunks(CHAT, body), await client.chunks(CHAT, {**body, **ASKED})
     assert not any("hat" in chunk for chunk in [*plain, *asked[:-1]])
     assert len(asked) == len(plain) + (not options)
     assert asked[-1]["choices"] == []
@@ -88,29 +81,27 @@ def test_a_stream_says_it_in_its_last_chunk(options):
     assert ("usage" in asked[-1]) == bool(options)
 
 
-def test_headers_of_a_document_have_rounds_and_times_in_milliseconds():
-    async def test(client, _):
-        async with client.http.post(client.url + CHAT, json={"messages": USER}) as response:
-            return dict(response.headers)
-
-    headers = with_server(test)
+async def test_headers_of_a_document_have_rounds_and_times_in_milliseconds():
+    async with (
+        story_server() as (client, _),
+        client.http.post(client.url + CHAT, json={"messages": USER}) as response,
+    ):
+        headers = dict(response.headers)
     assert headers["X-Hat-Rounds"] == "2"
     times = dict(re.findall(r"(\w+);dur=([\d.]+)(?:, |$)", headers["Server-Timing"]))
     assert times["cloud_compute"] == "500.000"
     assert times["total"] == "2000.000"
 
 
-def test_metrics_hold_vllms_times_and_our_bytes_rounds_and_phases():
-    async def test(client, _):
+async def test_metrics_hold_vllms_times_and_our_bytes_rounds_and_phases():
+    async with story_server() as (client, _):
         await client.post(CHAT, {"messages": USER, "max_tokens": 3})
         async with client.http.get(client.url + "/metrics") as response:
-            return await response.text()
-
-    values = {
-        (sample.name, sample.labels.get("phase")): sample.value
-        for family in text_string_to_metric_families(with_server(test))
-        for sample in family.samples
-    }
+            values = {
+                (sample.name, sample.labels.get("phase")): sample.value
+                for family in text_string_to_metric_families(await response.text())
+                for sample in family.samples
+            }
     for name in ("queue", "prefill", "decode", "inference"):
         assert values[f"hat_request_{name}_time_seconds_count", None] == 1
     assert values["hat_request_time_per_output_token_seconds_count", None] == 1
@@ -149,8 +140,8 @@ async def _real_requests(bundles):
     return answer, raw, pages
 
 
-def test_a_real_request_counts_its_rounds_bytes_and_times(bundles):
-    answer, raw, _ = asyncio.run(_real_requests(bundles))
+async def test_a_real_request_counts_its_rounds_bytes_and_times(bundles):
+    answer, raw, _ = await _real_requests(bundles)
     figures = answer.model_extra["hat"]
     num_tokens = answer.usage.completion_tokens
     assert figures["rounds"] + figures["accepted_tokens"] == num_tokens - 1
@@ -184,8 +175,8 @@ async def _timed_request(bundles):
             )
 
 
-def test_a_timeline_says_when_each_lane_was_busy(bundles):
-    answer = asyncio.run(_timed_request(bundles))
+async def test_a_timeline_says_when_each_lane_was_busy(bundles):
+    answer = await _timed_request(bundles)
     figures = answer.model_extra["hat"]
     bars = figures["timeline"]
     cloud = [bar for bar in bars if bar["lane"] == "cloud"]
@@ -197,9 +188,9 @@ def test_a_timeline_says_when_each_lane_was_busy(bundles):
     assert max(bar["end_s"] for bar in bars) <= figures["seconds"]["total"] + 1e-3
 
 
-def test_no_word_of_a_prompt_or_an_answer_is_in_logs_or_metrics(bundles, caplog):
+async def test_no_word_of_a_prompt_or_an_answer_is_in_logs_or_metrics(bundles, caplog):
     with caplog.at_level(logging.DEBUG):
-        answer, _, pages = asyncio.run(_real_requests(bundles))
+        answer, _, pages = await _real_requests(bundles)
     words = {word for word in f"{PROMPT} {answer.choices[0].text}".split() if len(word) > 5}
     assert "Wilhelmina" in words
     written = [caplog.text, *pages]
@@ -210,11 +201,9 @@ def test_no_word_of_a_prompt_or_an_answer_is_in_logs_or_metrics(bundles, caplog)
     assert [(word, page[:40]) for page in written for word in secrets if word in page] == []
 
 
-def test_a_wrong_value_of_the_field_is_named():
-    async def test(client, _):
-        return await client.post(
+async def test_a_wrong_value_of_the_field_is_named():
+    async with story_server() as (client, _):
+        status, document = await client.post(
             CHAT, msgspec.json.encode({"messages": USER, "include_hat_stats": 3})
         )
-
-    status, document = with_server(test)
     assert (status, document["error"]["param"]) == (400, "include_hat_stats")

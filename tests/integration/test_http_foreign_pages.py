@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from device_runtime.api.service import AccessRules
-from tests.support.api_server import CHAT, COMPLETIONS, USER, with_server
+from tests.support.api_server import CHAT, COMPLETIONS, USER, story_server
 
 ROUTES = [
     ("GET", "/"),
@@ -38,8 +38,8 @@ async def status_of(client, method, path, **headers):
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_every_route_refuses_a_foreign_name_and_a_foreign_page(method, path):
-    async def test(client, generator):
+async def test_every_route_refuses_a_foreign_name_and_a_foreign_page(method, path):
+    async with story_server(access=ON_LOOPBACK) as (client, generator):
         for headers, code in (
             ({"Host": "evil.example"}, "host_not_allowed"),
             ({"Host": "evil.example:1", "Origin": "http://evil.example:1"}, "host_not_allowed"),
@@ -54,12 +54,10 @@ def test_every_route_refuses_a_foreign_name_and_a_foreign_page(method, path):
             assert came == code or method == "HEAD"
         assert generator.requests == []
 
-    with_server(test, access=ON_LOOPBACK)
-
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_no_route_refuses_this_machine(method, path):
-    async def test(client, _):
+async def test_no_route_refuses_this_machine(method, path):
+    async with story_server(access=ON_LOOPBACK) as (client, _):
         for headers in (
             {},
             {"Host": "localhost"},
@@ -76,11 +74,9 @@ def test_no_route_refuses_this_machine(method, path):
             status, _ = await status_of(client, method, path, **headers)
             assert status != 403
 
-    with_server(test, access=ON_LOOPBACK)
 
-
-def test_a_preflight_of_a_foreign_page_is_refused_and_of_a_local_one_answered():
-    async def test(client, _):
+async def test_a_preflight_of_a_foreign_page_is_refused_and_of_a_local_one_answered():
+    async with story_server(access=ON_LOOPBACK) as (client, _):
         for origin, expected in (("https://evil.example", 403), ("http://localhost:3000", 204)):
             headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
             async with client.http.options(client.url + CHAT, headers=headers) as response:
@@ -88,12 +84,10 @@ def test_a_preflight_of_a_foreign_page_is_refused_and_of_a_local_one_answered():
                 allowed = response.headers.get("Access-Control-Allow-Origin")
                 assert allowed == (origin if expected == 204 else None)
 
-    with_server(test, access=ON_LOOPBACK)
-
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
-def test_a_form_of_a_foreign_page_generates_nothing_and_curl_is_served(content_type):
-    async def test(client, generator):
+async def test_a_form_of_a_foreign_page_generates_nothing_and_curl_is_served(content_type):
+    async with story_server(access=ON_LOOPBACK) as (client, generator):
         for headers, expected in (
             ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, 403),
             ({"Origin": "null"}, 403),
@@ -105,8 +99,6 @@ def test_a_form_of_a_foreign_page_generates_nothing_and_curl_is_served(content_t
             status, _ = await client.post(CHAT, {"messages": USER}, headers=given)
             assert status == expected
         assert len(generator.requests) == 2
-
-    with_server(test, access=ON_LOOPBACK)
 
 
 async def raw_status(client, request):
@@ -139,29 +131,26 @@ async def raw_status(client, request):
         ),
     ],
 )
-def test_names_in_odd_places_are_judged_too(request_bytes, status):
-    async def test(client, _):
+async def test_names_in_odd_places_are_judged_too(request_bytes, status):
+    async with story_server(access=ON_LOOPBACK) as (client, _):
         assert await raw_status(client, request_bytes) == status
 
-    with_server(test, access=ON_LOOPBACK)
 
-
-def test_without_a_list_of_names_any_name_is_answered_but_pages_are_still_judged():
-    async def test(client, _):
+async def test_without_a_list_of_names_any_name_is_answered_but_pages_are_still_judged():
+    async with story_server(access=AccessRules()) as (client, _):
         assert (await status_of(client, "GET", "/health", Host="any.example"))[0] == 200
         own = {"Host": "any.example", "Origin": "http://any.example"}
         assert (await status_of(client, "GET", "/health", **own))[0] == 200
         other = {"Host": "any.example", "Origin": "http://other.example"}
         assert (await status_of(client, "GET", "/health", **other))[0] == 403
 
-    with_server(test, access=AccessRules())
 
-
-def test_desktop_programs_are_let_in_where_they_are_listed():
-    async def test(client, _):
+async def test_desktop_programs_are_let_in_where_they_are_listed():
+    origins = ("tauri://localhost", "vscode-webview://*", "null")
+    async with story_server(access=AccessRules(cors_origins=origins, allowed_hosts=())) as (
+        client,
+        _,
+    ):
         for origin in ("tauri://localhost", "vscode-webview://1a2b", "null"):
             assert (await status_of(client, "GET", "/health", Origin=origin))[0] == 200
         assert (await status_of(client, "GET", "/health", Origin="app://x"))[0] == 403
-
-    origins = ("tauri://localhost", "vscode-webview://*", "null")
-    with_server(test, access=AccessRules(cors_origins=origins, allowed_hosts=()))

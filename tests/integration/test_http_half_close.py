@@ -12,7 +12,7 @@ from tests.support.api_server import (
     STORY,
     USER,
     story_generator,
-    with_server,
+    story_server,
 )
 
 KINDS = [
@@ -65,64 +65,58 @@ def dechunked(body):
 
 
 @pytest.mark.parametrize(("version", "connection", "is_stream"), KINDS)
-def test_a_client_that_stops_sending_gets_its_whole_answer(version, connection, is_stream):
-    async def test(client, _):
-        async with connected(client) as (reader, writer):
-            writer.write(request(version=version, connection=connection, stream=is_stream))
-            writer.write_eof()
-            assert text_of(await reader.read(), version, is_stream) == STORY
-
-    with_server(test)
+async def test_a_client_that_stops_sending_gets_its_whole_answer(version, connection, is_stream):
+    async with story_server() as (client, _), connected(client) as (reader, writer):
+        writer.write(request(version=version, connection=connection, stream=is_stream))
+        writer.write_eof()
+        assert text_of(await reader.read(), version, is_stream) == STORY
 
 
 @pytest.mark.parametrize(("version", "connection", "is_stream"), KINDS)
-def test_it_gets_it_after_a_long_silence_too(version, connection, is_stream):
+async def test_it_gets_it_after_a_long_silence_too(version, connection, is_stream):
     gate = asyncio.Event()
 
-    async def test(client, generator):
-        async with connected(client) as (reader, writer):
-            writer.write(request(version=version, connection=connection, stream=is_stream))
-            await generator.until_open(1)
-            writer.write_eof()
-            # Two of the bytes by which the server finds out whether somebody is there.
-            came = await reader.readexactly(2)
-            assert came == b"HT"
-            gate.set()
-            assert text_of(came + await reader.read(), version, is_stream) == STORY
-
-    with_server(test, story_generator(gates={0: gate}))
+    async with (
+        story_server(story_generator(gates={0: gate})) as (client, generator),
+        connected(client) as (reader, writer),
+    ):
+        writer.write(request(version=version, connection=connection, stream=is_stream))
+        await generator.until_open(1)
+        writer.write_eof()
+        # Two of the bytes by which the server finds out whether somebody is there.
+        came = await reader.readexactly(2)
+        assert came == b"HT"
+        gate.set()
+        assert text_of(came + await reader.read(), version, is_stream) == STORY
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_it_gets_the_rest_of_a_stream_after_a_long_silence(version):
+async def test_it_gets_the_rest_of_a_stream_after_a_long_silence(version):
     gate = asyncio.Event()
 
-    async def test(client, _):
-        async with connected(client) as (reader, writer):
-            writer.write(request(version=version, stream=True))
-            came = await reader.readuntil(b"}\n\n")
-            writer.write_eof()
-            came += await reader.readuntil(b": ping\n\n")
-            came += await reader.readuntil(b": ping\n\n")
-            gate.set()
-            assert text_of(came + await reader.read(), version, True) == STORY
-
-    with_server(test, story_generator(gates={1: gate}))
+    async with (
+        story_server(story_generator(gates={1: gate})) as (client, _),
+        connected(client) as (reader, writer),
+    ):
+        writer.write(request(version=version, stream=True))
+        came = await reader.readuntil(b"}\n\n")
+        writer.write_eof()
+        came += await reader.readuntil(b": ping\n\n")
+        came += await reader.readuntil(b": ping\n\n")
+        gate.set()
+        assert text_of(came + await reader.read(), version, True) == STORY
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-def test_an_error_reaches_it_as_a_status(path):
-    async def test(client, _):
-        async with connected(client) as (reader, writer):
-            writer.write(request(path, max_tokens=-1))
-            writer.write_eof()
-            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
-
-    with_server(test)
+async def test_an_error_reaches_it_as_a_status(path):
+    async with story_server() as (client, _), connected(client) as (reader, writer):
+        writer.write(request(path, max_tokens=-1))
+        writer.write_eof()
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
-def test_all_requests_before_the_end_are_answered():
-    async def test(client, generator):
+async def test_all_requests_before_the_end_are_answered():
+    async with story_server() as (client, generator):
         async with connected(client) as (reader, writer):
             writer.write(request(CHAT, n=1) * 2 + b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
             writer.write_eof()
@@ -131,11 +125,9 @@ def test_all_requests_before_the_end_are_answered():
         assert came.endswith(b'{"status":"ok"}')
         assert len(generator.requests) == 2
 
-    with_server(test)
 
-
-def test_a_request_that_is_cut_off_is_told_so_at_once():
-    async def test(client, generator):
+async def test_a_request_that_is_cut_off_is_told_so_at_once():
+    async with story_server() as (client, generator):
         async with connected(client) as (reader, writer):
             writer.write(request(cut=3))
             writer.write_eof()
@@ -144,11 +136,9 @@ def test_a_request_that_is_cut_off_is_told_so_at_once():
         assert b"invalid_body" in came
         assert generator.requests == []
 
-    with_server(test)
 
-
-def test_a_body_that_goes_on_as_nonsense_is_told_so_at_once():
-    async def test(client, _):
+async def test_a_body_that_goes_on_as_nonsense_is_told_so_at_once():
+    async with story_server() as (client, _):
         async with connected(client) as (reader, writer):
             writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: a\r\n".encode())
             writer.write(b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
@@ -161,14 +151,15 @@ def test_a_body_that_goes_on_as_nonsense_is_told_so_at_once():
         assert came.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
         assert came.count(b"HTTP/1.") == 1
 
-    with_server(test)
-
 
 @pytest.mark.parametrize("num_before", [0, 2])
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("is_half_closed_before", [False, True])
-def test_a_client_that_leaves_is_noticed(is_half_closed_before, is_stream, num_before):
-    async def test(client, generator):
+async def test_a_client_that_leaves_is_noticed(is_half_closed_before, is_stream, num_before):
+    async with story_server(story_generator(gates={num_before: asyncio.Event()})) as (
+        client,
+        generator,
+    ):
         async with connected(client) as (reader, writer):
             writer.write(request(stream=is_stream))
             await generator.until_open(1)
@@ -178,5 +169,3 @@ def test_a_client_that_leaves_is_noticed(is_half_closed_before, is_stream, num_b
             writer.close()
             await generator.until_all_closed()
         assert generator.num_closed == 1
-
-    with_server(test, story_generator(gates={num_before: asyncio.Event()}))

@@ -8,7 +8,7 @@ import pytest
 from device_runtime.api.errors import ApiError
 from device_runtime.api.job.prompts import split_prompts
 from device_runtime.api.response import answering
-from tests.support.api_server import CHAT, COMPLETIONS, USER, with_server
+from tests.support.api_server import CHAT, COMPLETIONS, USER, story_server
 from tests.support.tokenizers import story_tokenizer
 
 LISTS = [[]] * 250_000
@@ -26,7 +26,7 @@ LISTS = [[]] * 250_000
         ("/detokenize", {"tokens": [300] * 100_000}, 200),
     ],
 )
-def test_a_long_body_is_decoded_in_a_thread(monkeypatch, path, body, status):
+async def test_a_long_body_is_decoded_in_a_thread(monkeypatch, path, body, status):
     threads = []
 
     def decode(body, kind):
@@ -36,14 +36,12 @@ def test_a_long_body_is_decoded_in_a_thread(monkeypatch, path, body, status):
     decode_request = answering.decode_request
     monkeypatch.setattr(answering, "decode_request", decode)
 
-    async def test(client, _):
+    async with story_server() as (client, _):
         assert (await client.post(path, body))[0] == status
         assert threads.pop() is not threading.main_thread()
         await client.post(path, {})
         assert threads.pop() is threading.main_thread()
         assert gc.isenabled()
-
-    with_server(test)
 
 
 class CountedList(list):
@@ -74,7 +72,7 @@ def test_mixed_prompts_are_refused_by_name():
     assert split_prompts(["a"]) == ["a"]
 
 
-def test_the_text_of_many_tokens_is_found_beside_the_event_loop(monkeypatch):
+async def test_the_text_of_many_tokens_is_found_beside_the_event_loop(monkeypatch):
     tokenizer = story_tokenizer()
     text_of = {ids: tokenizer.token_bytes(ids).decode() for ids in (300, 301)}.get
     threads = []
@@ -91,7 +89,7 @@ def test_the_text_of_many_tokens_is_found_beside_the_event_loop(monkeypatch):
             threads.append((1, threading.current_thread()))
             return tokenizer.token_bytes(token_id)
 
-    async def test(client, _):
+    async with story_server(tokenizer=Recording()) as (client, _):
         ids = [300, 301] * 5000
         _, document = await client.post("/detokenize", {"tokens": ids})
         assert document["prompt"] == "".join(map(text_of, ids)).removeprefix(" ")
@@ -100,5 +98,3 @@ def test_the_text_of_many_tokens_is_found_beside_the_event_loop(monkeypatch):
         assert len(threads) >= 3
         main = threading.main_thread()
         assert [length for length, thread in threads if thread is main and length > 100] == []
-
-    with_server(test, tokenizer=Recording())

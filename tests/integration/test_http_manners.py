@@ -16,13 +16,13 @@ from tests.support.api_server import (
     encoded,
     post,
     story_generator,
-    with_server,
+    story_server,
 )
 from tests.support.tokenizers import story_tokenizer
 
 
-def test_every_status_has_the_one_envelope():
-    async def test(client, _):
+async def test_every_status_has_the_one_envelope():
+    async with story_server() as (client, _):
         answers = {}
         for method, path, body in (
             ("GET", "/nowhere", None),
@@ -41,8 +41,6 @@ def test_every_status_has_the_one_envelope():
         assert answers["GET", CHAT, 405] == "POST"
         assert set(answers["POST", "/v1/models", 405].split(",")) == {"GET", "HEAD"}
 
-    with_server(test)
-
 
 @pytest.mark.parametrize(
     ("error", "status", "code"),
@@ -53,8 +51,8 @@ def test_every_status_has_the_one_envelope():
     ],
 )
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_a_failure_before_the_first_token_is_a_status(error, status, code, is_stream):
-    async def test(client, generator):
+async def test_a_failure_before_the_first_token_is_a_status(error, status, code, is_stream):
+    async with story_server(story_generator(errors={0: error})) as (client, generator):
         body = {"messages": USER, "stream": is_stream}
         async with client.http.post(client.url + CHAT, json=body) as response:
             envelope = await response.json()
@@ -64,26 +62,24 @@ def test_a_failure_before_the_first_token_is_a_status(error, status, code, is_st
         assert response.headers.get("Retry-After") == retry
         assert (generator.num_open, generator.num_closed) == (0, 1)
 
-    with_server(test, story_generator(errors={0: error}))
 
-
-def test_a_bug_is_logged_by_place_and_type_without_its_message(caplog):
-    post(CHAT, {"messages": USER}, story_generator(errors={0: RuntimeError("private text")}))
+async def test_a_bug_is_logged_by_place_and_type_without_its_message(caplog):
+    await post(CHAT, {"messages": USER}, story_generator(errors={0: RuntimeError("private text")}))
     assert "RuntimeError in _meet" in caplog.text
     assert "private text" not in caplog.text
 
 
-def test_one_log_line_per_request_with_its_name_and_nothing_of_the_prompt(caplog):
+async def test_one_log_line_per_request_with_its_name_and_nothing_of_the_prompt(caplog):
     caplog.set_level("DEBUG")
-    post(CHAT, {"messages": USER}, headers={"X-Request-ID": "mine"})
+    await post(CHAT, {"messages": USER}, headers={"X-Request-ID": "mine"})
     [record] = [record for record in caplog.records if record.message == "request"]
     assert record.fields.items() >= {"route": CHAT, "status": 200, "request_id": "mine"}.items()
     assert "Once" not in caplog.text
     assert "Once" not in str(record.fields)
 
 
-def test_readiness_tells_the_reason_while_liveness_stays():
-    async def test(client, generator):
+async def test_readiness_tells_the_reason_while_liveness_stays():
+    async with story_server() as (client, generator):
         for reason, status in (("the cloud refused the key", 503), (None, 200)):
             generator.not_ready = reason
             async with client.http.get(client.url + "/ready") as response:
@@ -93,11 +89,9 @@ def test_readiness_tells_the_reason_while_liveness_stays():
             async with client.http.get(client.url + "/health") as response:
                 assert response.status == 200
 
-    with_server(test)
 
-
-def test_with_a_key_only_probes_are_open():
-    async def test(client, _):
+async def test_with_a_key_only_probes_are_open():
+    async with story_server(access=AccessRules(api_key="key")) as (client, _):
         for path in ("/", "/v1/models", "/metrics", "/nowhere", CHAT):
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic key"}):
                 async with client.http.get(client.url + path, headers=headers) as response:
@@ -110,11 +104,9 @@ def test_with_a_key_only_probes_are_open():
             async with client.http.get(client.url + path) as response:
                 assert response.status == 200
 
-    with_server(test, access=AccessRules(api_key="key"))
 
-
-def test_without_a_key_any_bearer_will_do():
-    status, _ = post(CHAT, {"messages": USER}, headers={"Authorization": "Bearer anything"})
+async def test_without_a_key_any_bearer_will_do():
+    status, _ = await post(CHAT, {"messages": USER}, headers={"Authorization": "Bearer anything"})
     assert status == 200
 
 
@@ -125,8 +117,8 @@ PREFLIGHT = {
 }
 
 
-def test_a_preflight_needs_no_key_and_allows_the_headers_asked_for():
-    async def test(client, _):
+async def test_a_preflight_needs_no_key_and_allows_the_headers_asked_for():
+    async with story_server(access=AccessRules(api_key="key", cors_origins=("*",))) as (client, _):
         async with client.http.options(client.url + CHAT, headers=PREFLIGHT) as response:
             assert response.status == 204
             headers = response.headers
@@ -134,8 +126,6 @@ def test_a_preflight_needs_no_key_and_allows_the_headers_asked_for():
         assert "POST" in headers["Access-Control-Allow-Methods"]
         allowed = headers["Access-Control-Allow-Headers"]
         assert allowed == PREFLIGHT["Access-Control-Request-Headers"]
-
-    with_server(test, access=AccessRules(api_key="key", cors_origins=("*",)))
 
 
 @pytest.mark.parametrize(
@@ -150,18 +140,16 @@ def test_a_preflight_needs_no_key_and_allows_the_headers_asked_for():
         ("null", False),
     ],
 )
-def test_pages_of_this_machine_are_let_in_and_no_others_unless_listed(origin, is_allowed):
-    async def test(client, _):
+async def test_pages_of_this_machine_are_let_in_and_no_others_unless_listed(origin, is_allowed):
+    async with story_server() as (client, _):
         headers = {"Origin": origin}
         async with client.http.get(client.url + "/v1/models", headers=headers) as response:
             allowed = response.headers.get("Access-Control-Allow-Origin")
         assert allowed == (origin if is_allowed else None)
 
-    with_server(test)
 
-
-def test_only_listed_origins_are_let_in_on_documents_streams_and_errors():
-    async def test(client, _):
+async def test_only_listed_origins_are_let_in_on_documents_streams_and_errors():
+    async with story_server(access=AccessRules(cors_origins=("https://a.example",))) as (client, _):
         for origin, expected in (("https://a.example", True), ("https://b.example", False)):
             for body in ({"messages": USER}, {"messages": USER, "stream": True}, {}):
                 headers = {"Origin": origin}
@@ -172,12 +160,10 @@ def test_only_listed_origins_are_let_in_on_documents_streams_and_errors():
                 assert allowed == (origin if expected else None)
                 assert "Origin" in response.headers["Vary"]
 
-    with_server(test, access=AccessRules(cors_origins=("https://a.example",)))
-
 
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_a_requests_name_is_kept_when_it_is_plain_and_goes_on_to_the_generator(is_stream):
-    async def test(client, generator):
+async def test_a_requests_name_is_kept_when_it_is_plain_and_goes_on_to_the_generator(is_stream):
+    async with story_server() as (client, generator):
         for given in ("my-id.1", "x" * 129, "two words", ""):
             body = {"messages": USER, "stream": is_stream}
             headers = {"X-Request-ID": given}
@@ -186,11 +172,9 @@ def test_a_requests_name_is_kept_when_it_is_plain_and_goes_on_to_the_generator(i
             assert (name == given) == (given == "my-id.1")
             assert generator.request_ids[-1] == name
 
-    with_server(test)
 
-
-def test_any_content_type_is_read_as_json_but_a_form_with_files():
-    async def test(client, _):
+async def test_any_content_type_is_read_as_json_but_a_form_with_files():
+    async with story_server() as (client, _):
         body = msgspec.json.encode({"messages": USER})
         for content_type, expected in (
             ("application/x-www-form-urlencoded", 200),
@@ -202,12 +186,10 @@ def test_any_content_type_is_read_as_json_but_a_form_with_files():
             status, _ = await client.post(CHAT, body, headers=headers)
             assert status == expected
 
-    with_server(test)
-
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "nonsense"])
-def test_a_packed_body_is_refused_in_the_envelope(encoding):
-    async def test(client, _):
+async def test_a_packed_body_is_refused_in_the_envelope(encoding):
+    async with story_server() as (client, _):
         body = gzip.compress(msgspec.json.encode({"messages": USER}))
         for data in (body, gzip.compress(b" " * (8 << 20)), b"x"):
             headers = {"Content-Encoding": encoding}
@@ -215,11 +197,9 @@ def test_a_packed_body_is_refused_in_the_envelope(encoding):
             assert status == 415
             assert document["error"]["code"] == "unsupported_content_encoding"
 
-    with_server(test)
 
-
-def test_tokens_of_a_text_or_a_conversation_and_back():
-    async def test(client, _):
+async def test_tokens_of_a_text_or_a_conversation_and_back():
+    async with story_server() as (client, _):
         _, tokens = await client.post("/tokenize", {"prompt": "Once", "return_token_strs": True})
         assert tokens["tokens"] == [1, *encoded("Once")]
         assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
@@ -233,22 +213,18 @@ def test_tokens_of_a_text_or_a_conversation_and_back():
         status, _ = await client.post("/tokenize", {})
         assert status == 400
 
-    with_server(test)
 
-
-def test_metrics_count_what_was_generated_under_vllms_names():
-    async def test(client, _):
+async def test_metrics_count_what_was_generated_under_vllms_names():
+    async with story_server() as (client, _):
         await client.post(CHAT, {"messages": USER, "max_tokens": 3})
         await client.post(CHAT, {"messages": USER})
         async with client.http.get(client.url + "/metrics") as response:
             assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            return await response.text()
-
-    values = {
-        (sample.name, sample.labels.get("finished_reason")): sample.value
-        for family in text_string_to_metric_families(with_server(test))
-        for sample in family.samples
-    }
+            values = {
+                (sample.name, sample.labels.get("finished_reason")): sample.value
+                for family in text_string_to_metric_families(await response.text())
+                for sample in family.samples
+            }
     num_prompt, num_story = len(encoded(USER[0]["content"])) + 1, len(encoded(STORY)) + 1
     assert values["hat_prompt_tokens_total", None] == 2 * num_prompt
     assert values["hat_generation_tokens_total", None] == 3 + num_story
@@ -264,17 +240,15 @@ def test_metrics_count_what_was_generated_under_vllms_names():
     assert values["hat_spec_decode_num_accepted_tokens_total", None] == 2 * 5
 
 
-def test_the_root_says_what_this_is():
-    async def test(client, _):
+async def test_the_root_says_what_this_is():
+    async with story_server() as (client, _):
         async with client.http.get(client.url) as response:
             assert (await response.json())["model"] == MODEL
         async with client.http.head(client.url + "/metrics") as response:
             assert response.status == 200
 
-    with_server(test)
 
-
-def test_a_long_prompt_is_encoded_beside_the_event_loop():
+async def test_a_long_prompt_is_encoded_beside_the_event_loop():
     generator = story_generator(max_context_tokens=1 << 16)
-    status, document = post("/tokenize", {"prompt": "the " * 20_000}, generator)
+    status, document = await post("/tokenize", {"prompt": "the " * 20_000}, generator)
     assert (status, document["count"]) == (200, len(encoded("the " * 20_000)) + 1)

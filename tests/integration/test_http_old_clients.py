@@ -5,13 +5,13 @@ import asyncio
 import msgspec
 import pytest
 
-from tests.support.api_server import CHAT, USER, with_server
+from tests.support.api_server import CHAT, USER, story_server
 
 
 @pytest.mark.parametrize("connection", ["", "Connection: keep-alive\r\n", "Connection: close\r\n"])
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_an_answer_to_an_old_client_ends(connection, is_stream):
-    async def test(client, _):
+async def test_an_answer_to_an_old_client_ends(connection, is_stream):
+    async with story_server() as (client, _):
         body = msgspec.json.encode({"messages": USER, "stream": is_stream})
         host, port = client.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -33,5 +33,3 @@ def test_an_answer_to_an_old_client_ends(connection, is_stream):
         if is_stream:
             assert "connection: close" in head
         writer.close()
-
-    with_server(test)

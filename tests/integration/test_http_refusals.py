@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from device_runtime.api.service import AccessRules
-from tests.support.api_server import CHAT, USER, with_server
+from tests.support.api_server import CHAT, USER, story_server
 
 
 async def exchange(client, request, until=None):
@@ -41,8 +41,8 @@ def head_and_error(came):
         ("GET", "/%0a%1b", "GET /%0A%1B is not served here"),
     ],
 )
-def test_an_address_that_is_not_served_is_named_with_those_that_are(method, path, shown):
-    async def test(client, _):
+async def test_an_address_that_is_not_served_is_named_with_those_that_are(method, path, shown):
+    async with story_server() as (client, _):
         async with client.http.request(method, client.url + path) as response:
             error = (await response.json())["error"]
         assert (response.status, error["code"]) == (404, "not_found")
@@ -51,21 +51,17 @@ def test_an_address_that_is_not_served_is_named_with_those_that_are(method, path
         for route in ("POST /v1/chat/completions", "GET /v1/models", "GET /v1/models/{model}"):
             assert route in error["message"]
 
-    with_server(test)
 
-
-def test_the_server_as_a_whole_is_no_address():
-    async def test(client, _):
+async def test_the_server_as_a_whole_is_no_address():
+    async with story_server() as (client, _):
         request = b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        return head_and_error(await exchange(client, request))
-
-    status, _, error = with_server(test)
+        status, _, error = head_and_error(await exchange(client, request))
     assert (status, error["code"]) == (404, "not_found")
     assert error["message"].startswith("OPTIONS * is not served here; what is: GET /v1/models")
 
 
-def test_a_wrong_method_says_which_are_right():
-    async def test(client, _):
+async def test_a_wrong_method_says_which_are_right():
+    async with story_server() as (client, _):
         for method, path, allowed in (
             ("GET", CHAT, {"POST"}),
             ("DELETE", "/v1/models", {"GET", "HEAD"}),
@@ -78,21 +74,17 @@ def test_a_wrong_method_says_which_are_right():
             assert set(response.headers["Allow"].split(",")) == allowed
             assert f"{method} {path}" in error["message"]
 
-    with_server(test)
-
 
 @pytest.mark.parametrize("path", [CHAT, "/health", "/nowhere", "/v1/models"])
 @pytest.mark.parametrize("expected", ["foo", "100-continue, foo", "200-ok"])
-def test_an_expectation_nobody_knows_is_refused(path, expected):
-    async def test(client, generator):
+async def test_an_expectation_nobody_knows_is_refused(path, expected):
+    async with story_server() as (client, generator):
         request = f"POST {path} HTTP/1.1\r\nHost: a\r\nExpect: {expected}\r\n"
         request += "Connection: close\r\nContent-Length: 2\r\n\r\n{}"
         status, headers, error = head_and_error(await exchange(client, request.encode()))
         assert (status, error["code"]) == (417, "expectation_failed")
         assert "x-request-id" in headers
         assert generator.requests == []
-
-    with_server(test)
 
 
 BODY = msgspec.json.encode({"messages": USER})
@@ -101,8 +93,8 @@ WAITING = b"POST %s HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nConnection: c
 )
 
 
-def test_a_client_that_waits_with_its_body_is_told_to_go_on():
-    async def test(client, _):
+async def test_a_client_that_waits_with_its_body_is_told_to_go_on():
+    async with story_server() as (client, _):
         host, port = client.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(WAITING + b"Content-Length: %d\r\n\r\n" % len(BODY))
@@ -111,31 +103,23 @@ def test_a_client_that_waits_with_its_body_is_told_to_go_on():
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         writer.close()
 
-    with_server(test)
 
-
-def test_a_body_that_is_too_large_is_not_asked_for():
-    async def test(client, _):
+async def test_a_body_that_is_too_large_is_not_asked_for():
+    async with story_server() as (client, _):
         came = await exchange(client, WAITING + b"Content-Length: 9999999\r\n\r\n", until=b"}}")
         assert came.startswith(b"HTTP/1.1 413 ")
 
-    with_server(test)
 
-
-def test_a_body_is_not_asked_for_before_the_key_was_seen():
-    async def test(client, _):
+async def test_a_body_is_not_asked_for_before_the_key_was_seen():
+    async with story_server(access=AccessRules(api_key="key")) as (client, _):
         came = await exchange(client, WAITING + b"Content-Length: 9\r\n\r\n", until=b"}}")
         assert came.startswith(b"HTTP/1.1 401 ")
 
-    with_server(test, access=AccessRules(api_key="key"))
 
-
-def test_who_does_not_wait_is_not_told():
-    async def test(client, _):
+async def test_who_does_not_wait_is_not_told():
+    async with story_server() as (client, _):
         came = await exchange(client, WAITING + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
         assert came.startswith(b"HTTP/1.1 200 ")
-
-    with_server(test)
 
 
 LONG = b"X: %b\r\n" % (b"a" * 9_000)
@@ -166,13 +150,11 @@ NO_REQUESTS = {
 
 
 @pytest.mark.parametrize(("request_bytes", "expected"), NO_REQUESTS.items())
-def test_what_is_no_request_is_refused_in_the_envelope(request_bytes, expected, caplog):
+async def test_what_is_no_request_is_refused_in_the_envelope(request_bytes, expected, caplog):
     caplog.set_level("INFO")
 
-    async def test(client, _):
-        return head_and_error(await exchange(client, request_bytes))
-
-    status, headers, error = with_server(test)
+    async with story_server() as (client, _):
+        status, headers, error = head_and_error(await exchange(client, request_bytes))
     assert status == expected
     assert headers["x-request-id"]
     assert error["message"].isascii()
@@ -186,8 +168,8 @@ def test_what_is_no_request_is_refused_in_the_envelope(request_bytes, expected, 
         assert "aaaa" not in record.getMessage()
 
 
-def test_another_protocol_is_named():
-    async def test(client, _):
+async def test_another_protocol_is_named():
+    async with story_server() as (client, _):
         for greeting, name in (
             (b"\x16\x03\x01\x02\x00", "TLS"),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "2"),
@@ -195,26 +177,20 @@ def test_another_protocol_is_named():
             _, _, error = head_and_error(await exchange(client, greeting))
             assert name in error["message"]
 
-    with_server(test)
 
-
-def test_a_head_of_32_kib_is_served():
-    async def test(client, _):
+async def test_a_head_of_32_kib_is_served():
+    async with story_server() as (client, _):
         fields = {"Cookie": "a" * 20_000, "Authorization": "Bearer " + "b" * 12_000}
         async with client.http.get(client.url + "/health", headers=fields) as response:
             assert response.status == 200
 
-    with_server(test)
 
-
-def test_a_foreign_page_does_not_read_why_its_request_was_refused():
-    async def test(client, _):
+async def test_a_foreign_page_does_not_read_why_its_request_was_refused():
+    async with story_server() as (client, _):
         request = b"GET / HTTP/1.1\r\nHost: a\r\nOrigin: http://evil.example\r\nX : a\r\n\r\n"
         _, headers, _ = head_and_error(await exchange(client, request))
         assert "access-control-allow-origin" not in headers
         assert headers["vary"] == "origin"
-
-    with_server(test)
 
 
 @pytest.mark.parametrize(
@@ -228,14 +204,12 @@ def test_a_foreign_page_does_not_read_why_its_request_was_refused():
         ("POST", CHAT, {"X": "a" * 33_000}, 431),
     ],
 )
-def test_refusals_fill_no_log_and_quote_nobody(method, path, headers, expected, caplog):
+async def test_refusals_fill_no_log_and_quote_nobody(method, path, headers, expected, caplog):
     caplog.set_level("INFO")
 
-    async def test(client, _):
+    async with story_server(access=AccessRules(api_key="key")) as (client, _):
         for _ in range(60):
             async with client.http.request(method, client.url + path, headers=headers) as response:
                 assert response.status == expected
-
-    with_server(test, access=AccessRules(api_key="key"))
     assert 20 <= len(caplog.records) <= 40
     assert not any(word in caplog.text for word in ("evil", "secret", "aaaa", "Bearer"))

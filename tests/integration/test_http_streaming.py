@@ -16,7 +16,7 @@ from tests.support.api_server import (
     USER,
     encoded,
     story_generator,
-    with_server,
+    story_server,
 )
 from tests.support.fake_generator import FakeGenerator, always
 
@@ -24,8 +24,9 @@ BODY = {"messages": USER}
 WITH_USAGE = {"stream_options": {"include_usage": True}}
 
 
-def chunks(path, body, generator=None, **changes):
-    return with_server(lambda client, _: client.chunks(path, body), generator, **changes)
+async def chunks(path, body, generator=None, **changes):
+    async with story_server(generator, **changes) as (client, _):
+        return await client.chunks(path, body)
 
 
 def choices_of(documents, index=0):
@@ -44,8 +45,8 @@ def contents(documents, index=0):
     return [choice["delta"]["content"] for choice in choices]
 
 
-def test_a_chat_stream_carries_the_role_with_the_first_text_and_the_reason_alone():
-    documents = chunks(CHAT, BODY)
+async def test_a_chat_stream_carries_the_role_with_the_first_text_and_the_reason_alone():
+    documents = await chunks(CHAT, BODY)
     choices = [document["choices"][0] for document in documents]
     assert choices[0]["delta"] == {"role": "assistant", "content": " there"}
     assert all("role" not in choice["delta"] for choice in choices[1:])
@@ -57,38 +58,39 @@ def test_a_chat_stream_carries_the_role_with_the_first_text_and_the_reason_alone
     assert not any("usage" in document for document in documents)
 
 
-def test_a_completion_stream_is_the_document_in_pieces():
-    documents = chunks(COMPLETIONS, {"prompt": "a", "max_tokens": 50, "echo": True})
+async def test_a_completion_stream_is_the_document_in_pieces():
+    documents = await chunks(COMPLETIONS, {"prompt": "a", "max_tokens": 50, "echo": True})
     assert documents[0]["choices"][0]["text"] == "a there"
     assert "".join(document["choices"][0]["text"] for document in documents) == "a" + STORY
     assert {document["object"] for document in documents} == {"text_completion"}
 
 
-def test_usage_comes_last_without_choices_and_only_when_asked_for():
-    *documents, last = chunks(CHAT, BODY | WITH_USAGE)
+async def test_usage_comes_last_without_choices_and_only_when_asked_for():
+    *documents, last = await chunks(CHAT, BODY | WITH_USAGE)
     assert [document["usage"] for document in documents] == [None] * len(documents)
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == len(encoded(STORY)) + 1
 
 
-def test_continuous_usage_counts_the_tokens_of_rounds_that_decide_several():
+async def test_continuous_usage_counts_the_tokens_of_rounds_that_decide_several():
     options = {"include_usage": True, "continuous_usage_stats": True}
     body = BODY | {"max_tokens": 7, "stream_options": options}
-    documents = chunks(CHAT, body, story_generator(tokens_per_round=3))
+    documents = await chunks(CHAT, body, story_generator(tokens_per_round=3))
     assert [document["usage"]["completion_tokens"] for document in documents] == [3, 6, 7, 7, 7]
     assert [len(document["choices"]) for document in documents] == [1, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("include_usage", [False, None])
-def test_continuous_usage_needs_usage(include_usage):
+async def test_continuous_usage_needs_usage(include_usage):
     options = {"include_usage": include_usage, "continuous_usage_stats": True}
-    documents = chunks(CHAT, BODY | {"stream_options": options})
+    documents = await chunks(CHAT, BODY | {"stream_options": options})
     assert not any("usage" in document for document in documents)
     assert all(document["choices"] for document in documents)
 
 
-def test_nothing_but_pings_is_sent_before_the_first_token():
-    async def test(client, generator):
+async def test_nothing_but_pings_is_sent_before_the_first_token():
+    generator = story_generator(gates={0: asyncio.Event()})
+    async with story_server(generator, timing=Timing(ping_s=0.01)) as (client, generator):
         body = BODY | {"stream": True}
         origin = {"Origin": "http://localhost:3000"}
         async with client.http.post(client.url + CHAT, json=body, headers=origin) as response:
@@ -104,9 +106,6 @@ def test_nothing_but_pings_is_sent_before_the_first_token():
         assert headers["Access-Control-Allow-Origin"] == origin["Origin"]
         assert headers["X-Request-ID"]
 
-    generator = story_generator(gates={0: asyncio.Event()})
-    with_server(test, generator, timing=Timing(ping_s=0.01))
-
 
 @pytest.mark.parametrize(
     ("error", "code"),
@@ -118,9 +117,10 @@ def test_nothing_but_pings_is_sent_before_the_first_token():
         (RuntimeError("a bug"), "internal_error"),
     ],
 )
-def test_a_failure_after_the_first_token_is_the_last_event(error, code):
+async def test_a_failure_after_the_first_token_is_the_last_event(error, code):
     generator = story_generator(errors={2: error})
-    first, second, last = with_server(lambda client, _: client.events(CHAT, BODY), generator)
+    async with story_server(generator) as (client, _):
+        first, second, last = await client.events(CHAT, BODY)
     assert msgspec.json.decode(first)["choices"]
     assert msgspec.json.decode(second)["choices"]
     envelope = msgspec.json.decode(last)["error"]
@@ -129,10 +129,11 @@ def test_a_failure_after_the_first_token_is_the_last_event(error, code):
     assert (generator.num_open, generator.num_closed) == (0, 1)
 
 
-def test_a_failure_after_a_ping_is_an_event_too():
+async def test_a_failure_after_a_ping_is_an_event_too():
     error = CloudUnavailableError("gone")
 
-    async def test(client, generator):
+    generator = story_generator(gates={0: asyncio.Event()}, errors={0: error})
+    async with story_server(generator, timing=Timing(ping_s=0.01)) as (client, generator):
         body = BODY | {"stream": True}
         async with client.http.post(client.url + CHAT, json=body) as response:
             assert await response.content.readuntil(b"\n\n") == b": ping\n\n"
@@ -141,12 +142,14 @@ def test_a_failure_after_a_ping_is_an_event_too():
         last = rest.split("\n\n")[-2].removeprefix("data: ")
         assert msgspec.json.decode(last)["error"]["code"] == "cloud_unavailable"
 
-    generator = story_generator(gates={0: asyncio.Event()}, errors={0: error})
-    with_server(test, generator, timing=Timing(ping_s=0.01))
 
-
-def test_choices_run_side_by_side_and_are_told_apart_by_their_index():
-    async def test(client, generator):
+async def test_choices_run_side_by_side_and_are_told_apart_by_their_index():
+    # None goes on before all three have begun.
+    gates = {1: asyncio.Event()}
+    async with story_server(FakeGenerator(always(encoded(STORY)), gates=gates)) as (
+        client,
+        generator,
+    ):
         body = BODY | {"n": 3, "max_tokens": 5, "stream": True} | WITH_USAGE
         async with client.http.post(client.url + CHAT, json=body) as response:
             first = [await response.content.readuntil(b"\n\n") for _ in range(3)]
@@ -159,21 +162,18 @@ def test_choices_run_side_by_side_and_are_told_apart_by_their_index():
             assert "".join(contents(documents, index)) == " there was a little do"
         assert documents[-1]["usage"]["completion_tokens"] == 15
 
-    # None goes on before all three have begun.
-    gates = {1: asyncio.Event()}
-    with_server(test, FakeGenerator(always(encoded(STORY)), gates=gates))
 
-
-def test_later_choices_begin_as_earlier_ones_end():
-    async def test(client, generator):
+async def test_later_choices_begin_as_earlier_ones_end():
+    async with story_server(MeasuredGenerator(always(encoded(STORY))), max_side_by_side=2) as (
+        client,
+        generator,
+    ):
         streamed = await client.chunks(CHAT, BODY | {"n": 7, "max_tokens": 3})
         _, document = await client.post(CHAT, BODY | {"n": 7, "max_tokens": 3})
         texts = [choice["message"]["content"] for choice in document["choices"]]
         assert texts == ["".join(contents(streamed, index)) for index in range(7)]
         assert generator.most_open == 2
         assert [request.is_let_in for request in generator.requests] == ([False] + [True] * 6) * 2
-
-    with_server(test, MeasuredGenerator(always(encoded(STORY))), max_side_by_side=2)
 
 
 class MeasuredGenerator(FakeGenerator):
@@ -188,8 +188,11 @@ class MeasuredGenerator(FakeGenerator):
             yield emission
 
 
-def test_choices_that_wait_for_others_end_with_them():
-    async def test(client, generator):
+async def test_choices_that_wait_for_others_end_with_them():
+    errors = {3: CloudUnavailableError("lost")}
+    async with story_server(
+        MeasuredGenerator(always(encoded(STORY)), errors=errors), max_side_by_side=2
+    ) as (client, generator):
         events = await client.events(CHAT, BODY | {"n": 9, "max_tokens": 9})
         assert msgspec.json.decode(events[-1])["error"]["code"] == "cloud_unavailable"
         assert (generator.num_open, generator.num_closed) == (0, 2)
@@ -201,39 +204,35 @@ def test_choices_that_wait_for_others_end_with_them():
         await generator.until_all_closed()
         assert generator.num_closed == 4
 
+
+async def test_one_failing_choice_ends_them_all():
     errors = {3: CloudUnavailableError("lost")}
-    with_server(test, MeasuredGenerator(always(encoded(STORY)), errors=errors), max_side_by_side=2)
-
-
-def test_one_failing_choice_ends_them_all():
-    async def test(client, generator):
+    async with story_server(MeasuredGenerator(always(encoded(STORY)), errors=errors)) as (
+        client,
+        generator,
+    ):
         events = await client.events(COMPLETIONS, {"prompt": ["a", "b"], "max_tokens": 9, "n": 2})
         assert msgspec.json.decode(events[-1])["error"]["code"] == "cloud_unavailable"
         assert (generator.num_open, generator.num_closed) == (0, 4)
 
-    errors = {3: CloudUnavailableError("lost")}
-    with_server(test, MeasuredGenerator(always(encoded(STORY)), errors=errors))
 
-
-def test_a_character_of_several_tokens_comes_whole():
+async def test_a_character_of_several_tokens_comes_whole():
     ids = [*encoded("a"), 3 + 0xE4, 3 + 0xBD, 3 + 0xA0, *encoded("the")]
-    documents = chunks(CHAT, BODY | {"max_tokens": len(ids)}, FakeGenerator(always(ids)))
+    documents = await chunks(CHAT, BODY | {"max_tokens": len(ids)}, FakeGenerator(always(ids)))
     assert contents(documents) == [" a", "你 the"]
 
 
 @pytest.mark.parametrize("num_bytes", [1, 2, 3])
-def test_a_character_that_the_length_cuts_off_is_left_out_but_for_its_bytes(num_bytes):
+async def test_a_character_that_the_length_cuts_off_is_left_out_but_for_its_bytes(num_bytes):
     ids = [*encoded("a"), 3 + 0xF0, 3 + 0x9F, 3 + 0x98, 3 + 0x80]
     body = {"max_tokens": 1 + num_bytes, "logprobs": True, "top_logprobs": 0} | BODY
 
-    async def test(client, _):
+    async with story_server(FakeGenerator(always(ids))) as (client, _):
         _, document = await client.post(CHAT, body)
         _, completion = await client.post(
             COMPLETIONS, {"prompt": "b", "echo": True, "max_tokens": 1 + num_bytes}
         )
-        return document, completion, await client.chunks(CHAT, body)
-
-    document, completion, documents = with_server(test, FakeGenerator(always(ids)))
+        documents = await client.chunks(CHAT, body)
     [whole] = document["choices"]
     assert whole["message"]["content"] == " a" == "".join(contents(documents))
     assert completion["choices"][0]["text"] == "b a"
@@ -245,24 +244,23 @@ def test_a_character_that_the_length_cuts_off_is_left_out_but_for_its_bytes(num_
     assert document["usage"]["completion_tokens"] == 1 + num_bytes
 
 
-def test_a_prompt_of_ids_that_ends_in_half_a_character_is_continued_with_the_whole():
+async def test_a_prompt_of_ids_that_ends_in_half_a_character_is_continued_with_the_whole():
     prompt = [1, *encoded("a"), 3 + 0xE4, 3 + 0xBD]
     ids = [3 + 0xA0, *encoded("the")]
     body = {"prompt": prompt, "max_tokens": len(ids)}
 
-    async def test(client, _):
-        return [
+    async with story_server(FakeGenerator(always(ids))) as (client, _):
+        texts = [
             (await client.post(COMPLETIONS, {**body, "echo": echo}))[1]["choices"][0]["text"]
             for echo in (False, True)
         ]
+    assert texts == ["你 the", "a你 the"]
 
-    assert with_server(test, FakeGenerator(always(ids))) == ["你 the", "a你 the"]
 
-
-def test_text_that_may_begin_a_stop_string_is_held_and_given_at_the_end():
+async def test_text_that_may_begin_a_stop_string_is_held_and_given_at_the_end():
     ids = encoded("One day")
     body = BODY | {"max_tokens": len(ids), "stop": " day and night"}
-    documents = chunks(CHAT, body, FakeGenerator(always(ids)))
+    documents = await chunks(CHAT, body, FakeGenerator(always(ids)))
     assert "".join(contents(documents)) == " One day"
     assert contents(documents)[-1] == " day"
     assert documents[-1]["choices"][0]["finish_reason"] == "length"
@@ -278,7 +276,7 @@ def test_text_that_may_begin_a_stop_string_is_held_and_given_at_the_end():
     has_logprobs=st.booleans(),
     options=st.sampled_from([{}, WITH_USAGE]),
 )
-def test_the_reason_of_an_end_comes_after_the_text_and_with_nothing_else(
+async def test_the_reason_of_an_end_comes_after_the_text_and_with_nothing_else(
     path, max_tokens, n, tokens_per_round, stop, has_logprobs, options
 ):
     body = {"max_tokens": max_tokens, "n": n, "stop": stop, **options}
@@ -286,7 +284,7 @@ def test_the_reason_of_an_end_comes_after_the_text_and_with_nothing_else(
         body |= BODY | {"logprobs": has_logprobs}
     else:
         body |= {"prompt": "a", "logprobs": 0 if has_logprobs else None}
-    documents = chunks(path, body, story_generator(tokens_per_round=tokens_per_round))
+    documents = await chunks(path, body, story_generator(tokens_per_round=tokens_per_round))
     if options:
         assert documents.pop()["choices"] == []
     for index in range(n):
@@ -309,15 +307,13 @@ def test_the_reason_of_an_end_comes_after_the_text_and_with_nothing_else(
     stop=st.sampled_from([" was a", "dog", "e d", "happy", "nowhere"]),
     num_logprobs=st.sampled_from([None, 1]),
 )
-def test_a_stream_and_a_document_say_the_same(tokens_per_round, stop, num_logprobs):
+async def test_a_stream_and_a_document_say_the_same(tokens_per_round, stop, num_logprobs):
     body = {"prompt": "a", "max_tokens": 40, "stop": stop, "logprobs": num_logprobs}
 
-    async def test(client, _):
-        _, document = await client.post(COMPLETIONS, body)
-        return document, await client.chunks(COMPLETIONS, body | WITH_USAGE)
-
     generator = story_generator(tokens_per_round=tokens_per_round)
-    document, documents = with_server(test, generator)
+    async with story_server(generator) as (client, _):
+        _, document = await client.post(COMPLETIONS, body)
+        documents = await client.chunks(COMPLETIONS, body | WITH_USAGE)
     whole = document["choices"][0]
     parts = [choice for each in documents for choice in each["choices"]]
     assert "".join(part["text"] for part in parts) == whole["text"]

@@ -52,35 +52,29 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
         ("good", "DNS:other.example", "for another", False),
     ],
 )
-def test_a_certificate_that_does_not_do_is_named_for_what_it_is(
+async def test_a_certificate_that_does_not_do_is_named_for_what_it_is(
     authority: Authority, kind: str, names: str, words: str, may_name_ca: bool
 ) -> None:
     tls = authority.server(kind, names)
     if tls is None:
         pytest.skip("this openssl makes no such certificate")
 
-    async def run() -> None:
-        cloud = FakeCloud(tls=tls)
-        await cloud.start()
-        url = f"wss://127.0.0.1:{cloud.port}"
-        async with link_to(cloud, url=url, ca_file=authority.ca) as link:
-            await told(link, words)
-            assert ("--cloud-ca" in (link.status.reason or "")) is may_name_ca
-        await cloud.stop()
-
-    asyncio.run(run())
+    cloud = FakeCloud(tls=tls)
+    await cloud.start()
+    url = f"wss://127.0.0.1:{cloud.port}"
+    async with link_to(cloud, url=url, ca_file=authority.ca) as link:
+        await told(link, words)
+        assert ("--cloud-ca" in (link.status.reason or "")) is may_name_ca
+    await cloud.stop()
 
 
 @needs_openssl
-def test_tls_is_recognised_where_the_address_has_none(authority: Authority) -> None:
-    async def run() -> None:
-        cloud = FakeCloud(tls=authority.server("good", "IP:127.0.0.1"))
-        await cloud.start()
-        async with link_to(cloud) as link:
-            await told(link, "speaks TLS; use wss:// instead of ws://")
-        await cloud.stop()
-
-    asyncio.run(run())
+async def test_tls_is_recognised_where_the_address_has_none(authority: Authority) -> None:
+    cloud = FakeCloud(tls=authority.server("good", "IP:127.0.0.1"))
+    await cloud.start()
+    async with link_to(cloud) as link:
+        await told(link, "speaks TLS; use wss:// instead of ws://")
+    await cloud.stop()
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +90,7 @@ async def proxied(cloud: FakeCloud) -> AsyncIterator[tuple[ConnectProxy, Proxy]]
 
 
 @pytest.mark.parametrize("scheme", ["ws", pytest.param("wss", marks=needs_openssl)])
-def test_a_tunnel_carries_links_of_both_kinds(
+async def test_a_tunnel_carries_links_of_both_kinds(
     authority: Authority, scheme: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The proxy finds the cloud's host; this device does not know its name."""
@@ -104,18 +98,15 @@ def test_a_tunnel_carries_links_of_both_kinds(
     tls = authority.server("good", "DNS:cloud.example") if scheme == "wss" else None
     ca_file: Path | None = authority.ca if tls else None
 
-    async def run() -> None:
-        cloud = FakeCloud(tls=tls)
-        async with proxied(cloud) as (server, proxy):
-            url = f"{scheme}://cloud.example:7700"
-            async with link_to(cloud, url=url, proxy=proxy, ca_file=ca_file) as link:
-                await link.connected()
-                assert await link.open(10).opened() == 0
-            head = server.asked[0].splitlines()
-            assert head[0] == "CONNECT cloud.example:7700 HTTP/1.1"
-            assert "Proxy-Authorization: Basic bWU6aHVudGVyMg==" in head
-
-    asyncio.run(run())
+    cloud = FakeCloud(tls=tls)
+    async with proxied(cloud) as (server, proxy):
+        url = f"{scheme}://cloud.example:7700"
+        async with link_to(cloud, url=url, proxy=proxy, ca_file=ca_file) as link:
+            await link.connected()
+            assert await link.open(10).opened() == 0
+        head = server.asked[0].splitlines()
+        assert head[0] == "CONNECT cloud.example:7700 HTTP/1.1"
+        assert "Proxy-Authorization: Basic bWU6aHVudGVyMg==" in head
     assert "hunter2" not in caplog.text
     assert "bWU6" not in caplog.text
 
@@ -131,42 +122,36 @@ def test_a_tunnel_carries_links_of_both_kinds(
         (b"\x00" * 20_000, "does not answer as an HTTP proxy does"),
     ],
 )
-def test_a_proxy_that_gives_no_tunnel_is_told_as_such(answer: bytes, words: str) -> None:
-    async def run() -> None:
-        cloud = FakeCloud()
-        async with proxied(cloud) as (server, proxy):
-            server.answer = answer
-            url = "ws://cloud.example:7700"
-            async with link_to(cloud, url=url, proxy=proxy) as link:
-                await told(link, words)
-                assert f"127.0.0.1:{server.port}" in (link.status.reason or "")
-                assert "hunter2" not in (link.status.reason or "")
-                server.answer = None
-                await link.connected()
-
-    asyncio.run(run())
+async def test_a_proxy_that_gives_no_tunnel_is_told_as_such(answer: bytes, words: str) -> None:
+    cloud = FakeCloud()
+    async with proxied(cloud) as (server, proxy):
+        server.answer = answer
+        url = "ws://cloud.example:7700"
+        async with link_to(cloud, url=url, proxy=proxy) as link:
+            await told(link, words)
+            assert f"127.0.0.1:{server.port}" in (link.status.reason or "")
+            assert "hunter2" not in (link.status.reason or "")
+            server.answer = None
+            await link.connected()
 
 
-def test_a_proxy_that_is_not_there_or_silent_is_told_and_tried_again() -> None:
-    async def run() -> None:
-        cloud = FakeCloud()
-        async with proxied(cloud) as (server, proxy):
-            changes = {"url": "ws://cloud.example:7700", "patience": QUICK}
-            gone = replace(proxy, port=1)
-            async with link_to(cloud, proxy=gone, **changes) as link:
-                await told(link, "the proxy at 127.0.0.1:1 cannot be reached")
-            server.is_silent = True
-            async with link_to(cloud, proxy=proxy, **changes) as link:
-                await told(link, "does not answer")
-                server.is_silent = False
-                await link.connected()
-
-    asyncio.run(run())
+async def test_a_proxy_that_is_not_there_or_silent_is_told_and_tried_again() -> None:
+    cloud = FakeCloud()
+    async with proxied(cloud) as (server, proxy):
+        changes = {"url": "ws://cloud.example:7700", "patience": QUICK}
+        gone = replace(proxy, port=1)
+        async with link_to(cloud, proxy=gone, **changes) as link:
+            await told(link, "the proxy at 127.0.0.1:1 cannot be reached")
+        server.is_silent = True
+        async with link_to(cloud, proxy=proxy, **changes) as link:
+            await told(link, "does not answer")
+            server.is_silent = False
+            await link.connected()
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 101 Switching Protocols\r\n"])
-def test_whoever_takes_the_connection_and_never_answers_is_left_for_another_try(
+async def test_whoever_takes_the_connection_and_never_answers_is_left_for_another_try(
     scheme: str, says: bytes
 ) -> None:
     """A wedged cloud, half a balancer, a path that died after the first packets."""
@@ -179,63 +164,54 @@ def test_whoever_takes_the_connection_and_never_answers_is_left_for_another_try(
         await reader.read(-1)
         writer.close()
 
-    async def run() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
-        url = f"{scheme}://127.0.0.1:{cloud.port}"
-        async with link_to(cloud, url=url, patience=QUICK) as link:
-            await until(lambda: num_asked >= 3)
-            if scheme == "ws":
-                assert "does not answer" in (link.status.reason or "")
-                server.close()
-                await cloud.start()
-                async with asyncio.timeout(10.0):
-                    await link.connected()
-                await cloud.stop()
-        server.close()
-
-    asyncio.run(run())
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
+    url = f"{scheme}://127.0.0.1:{cloud.port}"
+    async with link_to(cloud, url=url, patience=QUICK) as link:
+        await until(lambda: num_asked >= 3)
+        if scheme == "ws":
+            assert "does not answer" in (link.status.reason or "")
+            server.close()
+            await cloud.start()
+            async with asyncio.timeout(10.0):
+                await link.connected()
+            await cloud.stop()
+    server.close()
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_the_secret_is_not_shown_to_whom_an_answer_points_at(status: int) -> None:
-    async def run() -> None:
-        other = FakeCloud()
-        await other.start()
+async def test_the_secret_is_not_shown_to_whom_an_answer_points_at(status: int) -> None:
+    other = FakeCloud()
+    await other.start()
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            where = f"http://127.0.0.1:{other.port}/v1/link"
-            answer = f"HTTP/1.1 {status} Elsewhere\r\nLocation: {where}\r\nContent-Length: 0"
-            writer.write(f"{answer}\r\n\r\n".encode())
-            writer.close()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        where = f"http://127.0.0.1:{other.port}/v1/link"
+        answer = f"HTTP/1.1 {status} Elsewhere\r\nLocation: {where}\r\nContent-Length: 0"
+        writer.write(f"{answer}\r\n\r\n".encode())
+        writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
-        async with link_to(cloud, patience=QUICK) as link:
-            await told(link, f"answers HTTP {status} instead of opening a link")
-            assert not link.totals.num_connections
-        server.close()
-        await other.stop()
-
-    asyncio.run(run())
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
+    async with link_to(cloud, patience=QUICK) as link:
+        await told(link, f"answers HTTP {status} instead of opening a link")
+        assert not link.totals.num_connections
+    server.close()
+    await other.stop()
 
 
 @pytest.mark.parametrize(
     "says", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"+OK ready\r\n"]
 )
-def test_what_speaks_another_language_is_told_as_such(says: bytes) -> None:
+async def test_what_speaks_another_language_is_told_as_such(says: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(says)
         await writer.drain()
         await reader.read(-1)
         writer.close()
 
-    async def run() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
-        async with link_to(cloud, patience=QUICK) as link:
-            await told(link, "does not answer as a WebSocket does; is it a hat cloud?")
-        server.close()
-
-    asyncio.run(run())
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
+    async with link_to(cloud, patience=QUICK) as link:
+        await told(link, "does not answer as a WebSocket does; is it a hat cloud?")
+    server.close()

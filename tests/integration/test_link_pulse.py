@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from device_runtime.link.session import LinkLostError, LinkSession, OutgoingRows
 from tests.support.event_loop import until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud
 from tests.support.fake_model import shallow_rows
-from tests.support.thin_link import ThinLink, thin_link
+from tests.support.thin_link import thin_link
 from tests.support.world import REAL
 from wire.messages import Dtype, Want
 from wire.numbers import pack_rows
@@ -37,31 +38,26 @@ async def send(session: LinkSession, position: int) -> None:
     await session.send(OutgoingRows(1, position, NUM_ROWS, Want.LAST, payload, False))
 
 
-def over(talk, bytes_per_s):
-    """Talk to a cloud behind an uplink of such a rate."""
-
-    async def run() -> None:
-        cloud = FakeCloud(window_tokens=8 * NUM_ROWS, max_frame_tokens=NUM_ROWS)
-        await cloud.start()
-        async with thin_link(cloud.port, bytes_per_s) as uplink:
-            patience = replace(IMPATIENT, heartbeat_s=SILENCE_S)
-            link = Link(
-                cloud.config(url=uplink.url, patience=patience), REAL.clock, REAL.randomness
-            )
-            link.start()
-            try:
-                async with asyncio.timeout(30.0):
-                    await link.connected()
-                    await talk(link, uplink)
-            finally:
-                await link.close()
-                await cloud.stop()
-
-    asyncio.run(run())
+@asynccontextmanager
+async def linked_over(bytes_per_s):
+    """A link to a cloud behind an uplink of such a rate, and the uplink."""
+    cloud = FakeCloud(window_tokens=8 * NUM_ROWS, max_frame_tokens=NUM_ROWS)
+    await cloud.start()
+    async with thin_link(cloud.port, bytes_per_s) as uplink:
+        patience = replace(IMPATIENT, heartbeat_s=SILENCE_S)
+        link = Link(cloud.config(url=uplink.url, patience=patience), REAL.clock, REAL.randomness)
+        link.start()
+        try:
+            async with asyncio.timeout(30.0):
+                await link.connected()
+                yield link, uplink
+        finally:
+            await link.close()
+            await cloud.stop()
 
 
-def test_a_chunk_that_takes_longer_than_the_silence_that_is_borne_loses_no_link():
-    async def talk(link: Link, uplink: ThinLink) -> None:
+async def test_a_chunk_that_takes_longer_than_the_silence_that_is_borne_loses_no_link():
+    async with linked_over(THIN_BYTES_PER_S) as (link, _):
         session = link.open(8 * NUM_ROWS)
         started_s = time.monotonic()
         for index in range(2):
@@ -71,12 +67,10 @@ def test_a_chunk_that_takes_longer_than_the_silence_that_is_borne_loses_no_link(
         assert time.monotonic() - started_s > 2 * SILENCE_S
         assert link.totals.num_connections == 1
 
-    over(talk, THIN_BYTES_PER_S)
-
 
 @pytest.mark.parametrize("is_busy", [True, False])
-def test_a_hole_on_the_way_up_is_noticed_in_time_whatever_waits_before_it(is_busy):
-    async def talk(link: Link, uplink: ThinLink) -> None:
+async def test_a_hole_on_the_way_up_is_noticed_in_time_whatever_waits_before_it(is_busy):
+    async with linked_over(1e6) as (link, uplink):
         session = link.open(8 * NUM_ROWS)
         await session.opened()
         if is_busy:
@@ -88,5 +82,3 @@ def test_a_hole_on_the_way_up_is_noticed_in_time_whatever_waits_before_it(is_bus
         assert f"nothing came from it for {SILENCE_S:g} s" in (link.status.reason or "")
         with pytest.raises(LinkLostError):
             await session.reply()
-
-    over(talk, 1e6)

@@ -46,32 +46,26 @@ async def _texts(client: Client, wanted: list[Any], at_once: int) -> list[str | 
     return await gather_bounded([partial(client.streamed, ask) for ask in wanted], at_once)
 
 
-def test_64_streams_at_once_say_what_each_says_alone(bundles: Path) -> None:
-    async def run() -> None:
-        async with _loaded(bundles, {"max_num_seqs": 64}) as (stack, client):
-            wanted = asks(64)
-            together = await _texts(client, wanted, 64)
-            assert together == await _texts(client, wanted, 1)
-            assert len(set(together)) > 40
-            await nothing_is_held(stack)
-
-    asyncio.run(run())
+async def test_64_streams_at_once_say_what_each_says_alone(bundles: Path) -> None:
+    async with _loaded(bundles, {"max_num_seqs": 64}) as (stack, client):
+        wanted = asks(64)
+        together = await _texts(client, wanted, 64)
+        assert together == await _texts(client, wanted, 1)
+        assert len(set(together)) > 40
+        await nothing_is_held(stack)
 
 
-def test_clients_that_do_not_read_delay_nobody(bundles: Path) -> None:
+async def test_clients_that_do_not_read_delay_nobody(bundles: Path) -> None:
     """They hold their own turns and nothing else, until they are gone."""
 
-    async def run() -> None:
-        async with _loaded(bundles, {"max_num_seqs": 8}) as (stack, client):
-            wanted = asks(8)
-            alone = await _texts(client, wanted, 1)
-            async with _unread(stack, num_choices=4):
-                await until(lambda: stack.runtime.figures().num_running == 4)
-                assert await _texts(client, wanted, 4) == alone
-                assert stack.runtime.figures().num_running == 4
-            await nothing_is_held(stack)
-
-    asyncio.run(run())
+    async with _loaded(bundles, {"max_num_seqs": 8}) as (stack, client):
+        wanted = asks(8)
+        alone = await _texts(client, wanted, 1)
+        async with _unread(stack, num_choices=4):
+            await until(lambda: stack.runtime.figures().num_running == 4)
+            assert await _texts(client, wanted, 4) == alone
+            assert stack.runtime.figures().num_running == 4
+        await nothing_is_held(stack)
 
 
 @asynccontextmanager
@@ -95,22 +89,19 @@ async def _unread(stack: Stack, num_choices: int) -> AsyncIterator[None]:
         sock.close()
 
 
-def test_a_device_that_does_not_read_its_replies_delays_no_other(bundles: Path) -> None:
+async def test_a_device_that_does_not_read_its_replies_delays_no_other(bundles: Path) -> None:
     manifest = load_bundle(bundles, "cloud").manifest
 
-    async def run() -> None:
-        async with _loaded(bundles) as (stack, client):
-            wanted = asks(12)
-            alone = await _texts(client, wanted, 1)
-            hello = hello_for(manifest)
-            async with welcomed(stack.cloud.link_url, hello, receive_buffer_bytes=4096) as stuck:
-                await stuck.open(1, session_key(1), 512)
-                rows = random_rows(256)
-                for _ in range(4):
-                    await stuck.send(states(1, 0, rows, Want.ALL))
-                assert await _texts(client, wanted, 12) == alone
-
-    asyncio.run(run())
+    async with _loaded(bundles) as (stack, client):
+        wanted = asks(12)
+        alone = await _texts(client, wanted, 1)
+        hello = hello_for(manifest)
+        async with welcomed(stack.cloud.link_url, hello, receive_buffer_bytes=4096) as stuck:
+            await stuck.open(1, session_key(1), 512)
+            rows = random_rows(256)
+            for _ in range(4):
+                await stuck.send(states(1, 0, rows, Want.ALL))
+            assert await _texts(client, wanted, 12) == alone
 
 
 @pytest.mark.parametrize(
@@ -122,46 +113,40 @@ def test_a_device_that_does_not_read_its_replies_delays_no_other(bundles: Path) 
     ],
     ids=["the device's queue", "the cloud's sessions", "the cloud's memory"],
 )
-def test_at_four_times_the_capacity_some_are_refused_and_the_rest_is_right(
+async def test_at_four_times_the_capacity_some_are_refused_and_the_rest_is_right(
     bundles: Path, device: dict[str, Any], cloud: dict[str, Any], status: int
 ) -> None:
-    async def run() -> None:
-        async with _loaded(bundles, device, cloud) as (stack, client):
-            wanted = asks(32, max_tokens=48)
-            alone = await gather_bounded([partial(client.text, ask) for ask in wanted], 1)
-            answers = await asyncio.gather(*(client.answer(ask) for ask in wanted))
-            accepted = 0
-            for expected, (came, headers, text) in zip(alone, answers, strict=True):
-                if came == 200:
-                    assert text == expected
-                    accepted += 1
-                else:
-                    assert came == status
-                    assert int(headers["Retry-After"]) >= 1
-            assert 0 < accepted < 32
-            await nothing_is_held(stack)
-            assert await client.text(wanted[0]) == alone[0]
-
-    asyncio.run(run())
+    async with _loaded(bundles, device, cloud) as (stack, client):
+        wanted = asks(32, max_tokens=48)
+        alone = await gather_bounded([partial(client.text, ask) for ask in wanted], 1)
+        answers = await asyncio.gather(*(client.answer(ask) for ask in wanted))
+        accepted = 0
+        for expected, (came, headers, text) in zip(alone, answers, strict=True):
+            if came == 200:
+                assert text == expected
+                accepted += 1
+            else:
+                assert came == status
+                assert int(headers["Retry-After"]) >= 1
+        assert 0 < accepted < 32
+        await nothing_is_held(stack)
+        assert await client.text(wanted[0]) == alone[0]
 
 
-def test_a_drain_under_load_lets_streams_finish_and_admits_no_more(bundles: Path) -> None:
-    async def run() -> None:
-        async with _loaded(bundles) as (stack, client):
-            wanted = asks(12, max_tokens=60)
-            alone = await _texts(client, wanted, 1)
-            streams = asyncio.gather(*(client.streamed(ask) for ask in wanted))
-            await until(lambda: stack.runtime.figures().num_running == 12)
-            draining = asyncio.create_task(stack.device.drain(30.0))
-            await asyncio.sleep(0)
-            status, headers, text = await client.answer(wanted[0])
-            assert (status, "draining" in text) == (503, True)
-            assert int(headers["Retry-After"]) >= 1
-            assert await streams == alone
-            assert await draining
-            await nothing_is_held(stack)
-
-    asyncio.run(run())
+async def test_a_drain_under_load_lets_streams_finish_and_admits_no_more(bundles: Path) -> None:
+    async with _loaded(bundles) as (stack, client):
+        wanted = asks(12, max_tokens=60)
+        alone = await _texts(client, wanted, 1)
+        streams = asyncio.gather(*(client.streamed(ask) for ask in wanted))
+        await until(lambda: stack.runtime.figures().num_running == 12)
+        draining = asyncio.create_task(stack.device.drain(30.0))
+        await asyncio.sleep(0)
+        status, headers, text = await client.answer(wanted[0])
+        assert (status, "draining" in text) == (503, True)
+        assert int(headers["Retry-After"]) >= 1
+        assert await streams == alone
+        assert await draining
+        await nothing_is_held(stack)
 
 
 async def _soak(bundles: Path, num_requests: int) -> int:
@@ -188,15 +173,15 @@ async def _soak(bundles: Path, num_requests: int) -> int:
         return resident_bytes() - before
 
 
-def test_when_a_third_of_the_clients_leave_nothing_stays(bundles: Path) -> None:
-    assert asyncio.run(_soak(bundles, 90)) < MAX_GROWTH_BYTES
+async def test_when_a_third_of_the_clients_leave_nothing_stays(bundles: Path) -> None:
+    assert await _soak(bundles, 90) < MAX_GROWTH_BYTES
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
-def test_memory_is_flat_over_2000_requests_of_which_a_third_leave(
+async def test_memory_is_flat_over_2000_requests_of_which_a_third_leave(
     bundles: Path, record_property: Any
 ) -> None:
-    growth_bytes = asyncio.run(_soak(bundles, 2000))
+    growth_bytes = await _soak(bundles, 2000)
     record_property("growth_bytes", growth_bytes)
     assert growth_bytes < MAX_GROWTH_BYTES

@@ -1,6 +1,5 @@
 """Text drafted by Medusa heads, one guess of each in turn, equals the unsplit model's."""
 
-import asyncio
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -59,7 +58,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 @pytest.mark.parametrize(("num_input", "engine"), [(0, "onnx"), (1, "onnx"), (2, "torch")])
-def test_greedy_stories_are_the_unsplit_models(
+async def test_greedy_stories_are_the_unsplit_models(
     stories: Sequence[tuple[list[int], Greedy]],
     bundles: dict[int, Path],
     num_input: int,
@@ -67,22 +66,19 @@ def test_greedy_stories_are_the_unsplit_models(
 ) -> None:
     """Several at once, so that drafts of several sequences share the cloud's steps."""
 
-    async def run() -> None:
-        async with running_stack(bundles[num_input], MEDUSA | {"engine": engine}) as stack:
-            requests = [GenerationRequest(p, MAX_TOKENS, GREEDY, STOP_IDS) for p, _ in stories]
-            calls = [partial(generate_with_stats, stack.runtime, request) for request in requests]
-            came = await gather_bounded(calls, 8)
-        for (_, reference), (ids, _) in zip(stories, came, strict=True):
-            difference = first_difference(reference, ids)
-            assert difference is None or difference.is_tie, f"{difference}: {ids}"
-        num_rounds = sum(stats.num_rounds for _, stats in came)
-        num_accepted = sum(stats.num_accepted_tokens for _, stats in came)
-        assert num_accepted > num_rounds / 3
-
-    asyncio.run(run())
+    async with running_stack(bundles[num_input], MEDUSA | {"engine": engine}) as stack:
+        requests = [GenerationRequest(p, MAX_TOKENS, GREEDY, STOP_IDS) for p, _ in stories]
+        calls = [partial(generate_with_stats, stack.runtime, request) for request in requests]
+        came = await gather_bounded(calls, 8)
+    for (_, reference), (ids, _) in zip(stories, came, strict=True):
+        difference = first_difference(reference, ids)
+        assert difference is None or difference.is_tie, f"{difference}: {ids}"
+    num_rounds = sum(stats.num_rounds for _, stats in came)
+    num_accepted = sum(stats.num_accepted_tokens for _, stats in came)
+    assert num_accepted > num_rounds / 3
 
 
-def test_sampled_text_is_that_of_plain_decoding(
+async def test_sampled_text_is_that_of_plain_decoding(
     stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path]
 ) -> None:
     """The position's noise decides, so drafts are accepted without changing a token."""
@@ -102,83 +98,71 @@ def test_sampled_text_is_that_of_plain_decoding(
             came = await gather_bounded(calls, 4)
         return [ids for ids, _ in came], sum(stats.num_accepted_tokens for _, stats in came)
 
-    plain, _ = asyncio.run(run({"drafter": "none"}))
-    drafted, num_accepted = asyncio.run(run(MEDUSA))
+    plain, _ = await run({"drafter": "none"})
+    drafted, num_accepted = await run(MEDUSA)
     assert drafted == plain
     assert num_accepted > 0
 
 
-def test_a_next_turn_continues_what_drafts_left_in_the_caches(
+async def test_a_next_turn_continues_what_drafts_left_in_the_caches(
     stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path]
 ) -> None:
     """The kept session's caches hold the text, whatever its last round rejected."""
     model = load_reference(STORIES)
 
-    async def run() -> None:
-        async with running_stack(bundles[1], MEDUSA) as stack:
-            for prompt, _ in stories[:6]:
-                first = GenerationRequest(prompt, MAX_TOKENS, GREEDY)
-                text = [*prompt, *await generate_ids(stack.runtime, first)]
-                again = GenerationRequest([*text, 365], MAX_TOKENS, GREEDY)
-                ids, stats = await generate_with_stats(stack.runtime, again)
-                assert stats.num_reused_tokens >= len(prompt)
-                reference = greedy(model, [*text, 365], MAX_TOKENS, ignore_eos=True)
-                difference = first_difference(reference, ids)
-                assert difference is None or difference.is_tie, f"{difference}: {ids}"
-
-    asyncio.run(run())
+    async with running_stack(bundles[1], MEDUSA) as stack:
+        for prompt, _ in stories[:6]:
+            first = GenerationRequest(prompt, MAX_TOKENS, GREEDY)
+            text = [*prompt, *await generate_ids(stack.runtime, first)]
+            again = GenerationRequest([*text, 365], MAX_TOKENS, GREEDY)
+            ids, stats = await generate_with_stats(stack.runtime, again)
+            assert stats.num_reused_tokens >= len(prompt)
+            reference = greedy(model, [*text, 365], MAX_TOKENS, ignore_eos=True)
+            difference = first_difference(reference, ids)
+            assert difference is None or difference.is_tie, f"{difference}: {ids}"
 
 
-def test_a_socket_lost_in_the_middle_of_a_round_changes_no_token(
+async def test_a_socket_lost_in_the_middle_of_a_round_changes_no_token(
     stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path]
 ) -> None:
     """What the cloud keeps of a session is taken up again, and so is the draft."""
     draws = random.Random(3)
 
-    async def run() -> int:
-        settings = MEDUSA | {"reconnect_timeout_s": 120.0}
-        async with (
-            serve_cloud(cloud_config(bundles[1])) as cloud,
-            broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
-            connected_device(bundles[1], link.url, settings) as device,
-        ):
-            num_recoveries = 0
-            for prompt, reference in stories[:8]:
-                link.strike_after(draws.randrange(20_000, 90_000), link.reset)
-                request = GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS)
-                await device.link.connected()
-                ids, stats = await generate_with_stats(device.runtime, request)
-                link.forget_strikes()
-                difference = first_difference(reference, ids)
-                assert difference is None or difference.is_tie, f"{difference}: {ids}"
-                num_recoveries += stats.num_recoveries
-            return num_recoveries
-
-    assert asyncio.run(run()) > 0
+    settings = MEDUSA | {"reconnect_timeout_s": 120.0}
+    async with (
+        serve_cloud(cloud_config(bundles[1])) as cloud,
+        broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
+        connected_device(bundles[1], link.url, settings) as device,
+    ):
+        num_recoveries = 0
+        for prompt, reference in stories[:8]:
+            link.strike_after(draws.randrange(20_000, 90_000), link.reset)
+            request = GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS)
+            await device.link.connected()
+            ids, stats = await generate_with_stats(device.runtime, request)
+            link.forget_strikes()
+            difference = first_difference(reference, ids)
+            assert difference is None or difference.is_tie, f"{difference}: {ids}"
+            num_recoveries += stats.num_recoveries
+        assert num_recoveries > 0
 
 
 @pytest.mark.parametrize(("setting", "most"), [(1, 1), (9, 4)])
-def test_drafts_are_as_long_as_the_heads_and_the_setting_allow(
+async def test_drafts_are_as_long_as_the_heads_and_the_setting_allow(
     stories: Sequence[tuple[list[int], Greedy]], bundles: dict[int, Path], setting: int, most: int
 ) -> None:
-    async def run() -> list[int]:
-        async with running_stack(bundles[1], MEDUSA | {"draft_tokens": setting}) as stack:
-            request = GenerationRequest(stories[0][0], MAX_TOKENS, GREEDY, STOP_IDS)
-            _, stats = await generate_with_stats(stack.runtime, request)
-            return stats.drafted_by_position
-
-    assert len(asyncio.run(run())) == most
+    async with running_stack(bundles[1], MEDUSA | {"draft_tokens": setting}) as stack:
+        request = GenerationRequest(stories[0][0], MAX_TOKENS, GREEDY, STOP_IDS)
+        _, stats = await generate_with_stats(stack.runtime, request)
+        assert len(stats.drafted_by_position) == most
 
 
-def test_heads_that_are_missing_are_named(tmp_path: Path) -> None:
+async def test_heads_that_are_missing_are_named(tmp_path: Path) -> None:
     bundles = split_for_serving(STORIES, tmp_path / "split", 1)
 
-    async def run() -> None:
+    with pytest.raises(StartError, match=r"drafter medusa: .* holds no heads"):
         async with connected_device(bundles, "ws://127.0.0.1:9", MEDUSA):
             pass
-
-    with pytest.raises(StartError, match=r"drafter medusa: .* holds no heads"):
-        asyncio.run(run())
 
 
 def test_a_device_with_output_layers_gets_no_heads(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """No dependency reports to anyone: what is set before it is imported, and what stays behind."""
 
 import ast
-import asyncio
 import json
 import os
 import socket
@@ -66,7 +65,7 @@ def test_the_images_are_silent_for_whatever_runs_in_them():
             assert f"{name}=1" in text, path.name
 
 
-def test_a_split_and_a_device_leave_nothing_in_the_users_folders(tmp_path):
+async def test_a_split_and_a_device_leave_nothing_in_the_users_folders(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     environ = {
@@ -85,15 +84,12 @@ def test_a_split_and_a_device_leave_nothing_in_the_users_folders(tmp_path):
     split = (sys.executable, "-m", "hat", "split", str(MODEL_FOLDER), "--out", out)
     device = (sys.executable, "-m", "hat", "device", f"{out}/device", "--port", port)
 
-    async def test():
-        async with process_lines(*split, environ=environ) as process:
-            assert await process.wait_for_end(120) == 0
-        async with process_lines(*device, environ=environ) as process:
-            await process.wait_for("endpoint", 120)
-            process.process.terminate()
-            assert await process.wait_for_end(60) == 0
-
-    asyncio.run(test())
+    async with process_lines(*split, environ=environ) as process:
+        assert await process.wait_for_end(120) == 0
+    async with process_lines(*device, environ=environ) as process:
+        await process.wait_for("endpoint", 120)
+        process.process.terminate()
+        assert await process.wait_for_end(60) == 0
     left = [path.relative_to(home) for path in home.rglob("*") if path.is_file()]
     # Ours are notes of which files were verified.
     assert [str(path) for path in left if not path.is_relative_to("cache/hat/verified")] == []

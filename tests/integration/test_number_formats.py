@@ -1,6 +1,5 @@
 """What crosses the link for each pair of number formats, and what comes of it."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,48 +40,47 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return bundle
 
 
-def _ids_and_row_bytes(folder: Path, engine: str, wire: str) -> tuple[list[int], float]:
+async def _ids_and_row_bytes(folder: Path, engine: str, wire: str) -> tuple[list[int], float]:
     """The greedy ids, and the bytes of each row that went up, headers apart."""
 
-    async def run() -> tuple[list[int], float]:
-        cloud = {"dtype": engine, "wire_dtype": wire}
-        async with running_stack(folder, {"drafter": "none", "chunk_tokens": 0}, cloud) as stack:
-            request = GenerationRequest(PROMPT, NUM_TOKENS, GREEDY)
-            ids, stats = await generate_with_stats(stack.runtime, request)
-        num_frames = stats.num_chunks + stats.num_rounds
-        return ids, (stats.bytes_up - num_frames * STATES.size) / NUM_ROWS
-
-    return asyncio.run(run())
+    cloud = {"dtype": engine, "wire_dtype": wire}
+    async with running_stack(folder, {"drafter": "none", "chunk_tokens": 0}, cloud) as stack:
+        request = GenerationRequest(PROMPT, NUM_TOKENS, GREEDY)
+        ids, stats = await generate_with_stats(stack.runtime, request)
+    num_frames = stats.num_chunks + stats.num_rounds
+    return ids, (stats.bytes_up - num_frames * STATES.size) / NUM_ROWS
 
 
 @pytest.mark.parametrize("engine", FORMATS)
 @pytest.mark.parametrize("wire", FORMATS)
-def test_a_row_takes_the_bytes_of_the_wires_format_whatever_the_engine(
+async def test_a_row_takes_the_bytes_of_the_wires_format_whatever_the_engine(
     bundles: Callable[[str], Path], engine: str, wire: str
 ) -> None:
-    _, row_bytes = _ids_and_row_bytes(bundles("bfloat16"), engine, wire)
+    _, row_bytes = await _ids_and_row_bytes(bundles("bfloat16"), engine, wire)
     assert row_bytes == HIDDEN * ITEM_BYTES[FORMATS[wire]]
 
 
 @pytest.mark.parametrize("engine", ["auto", "float32"])
 @pytest.mark.parametrize("stored", FORMATS)
-def test_an_engine_in_float32_does_not_double_the_uplink_unasked(
+async def test_an_engine_in_float32_does_not_double_the_uplink_unasked(
     bundles: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, engine: str, stored: str
 ) -> None:
     times = {FORMATS[stored]: SLOW, Dtype.FP32: FAST}
     monkeypatch.setattr(torch_probe, "measure_formats", lambda *_: times)
-    _, row_bytes = _ids_and_row_bytes(bundles(stored), engine, "auto")
+    _, row_bytes = await _ids_and_row_bytes(bundles(stored), engine, "auto")
     assert row_bytes == HIDDEN * ITEM_BYTES[FORMATS[stored]]
 
 
-def test_wider_rows_give_a_bfloat16_engine_the_same_ids(bundles: Callable[[str], Path]) -> None:
+async def test_wider_rows_give_a_bfloat16_engine_the_same_ids(
+    bundles: Callable[[str], Path],
+) -> None:
     folder = bundles("bfloat16")
-    own, _ = _ids_and_row_bytes(folder, "bfloat16", "bfloat16")
-    wide, _ = _ids_and_row_bytes(folder, "bfloat16", "float32")
+    own, _ = await _ids_and_row_bytes(folder, "bfloat16", "bfloat16")
+    wide, _ = await _ids_and_row_bytes(folder, "bfloat16", "float32")
     assert own == wide
 
 
-def test_rows_beyond_the_wires_format_end_the_answer_with_its_name(
+async def test_rows_beyond_the_wires_format_end_the_answer_with_its_name(
     tmp_path: Path,
 ) -> None:
     model = tmp_path / "model"
@@ -92,7 +90,7 @@ def test_rows_beyond_the_wires_format_end_the_answer_with_its_name(
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     folder = split_for_serving(model, tmp_path / "out", 1)
     with pytest.raises(CloudUnavailableError, match="FP16 rows"):
-        _ids_and_row_bytes(folder, "float32", "float16")
+        await _ids_and_row_bytes(folder, "float32", "float16")
 
 
 def test_verify_asks_for_float32_on_both(monkeypatch: pytest.MonkeyPatch) -> None:

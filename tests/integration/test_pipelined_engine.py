@@ -43,11 +43,11 @@ def engine():
 
 
 @pytest.fixture
-def run(config, bundle, engine):
-    """Runs a test with a server and a function that connects a device."""
+def serving(config, bundle, engine):
+    """Serves: a server and a function that connects a device."""
 
     @contextlib.asynccontextmanager
-    async def serving() -> AsyncIterator[tuple[CloudServer, Any]]:
+    async def serve() -> AsyncIterator[tuple[CloudServer, Any]]:
         # Steps end here when a test says so; how long they took is no measure of the engine.
         untimed = replace(config, target_step_s=0.0)
         async with serve_cloud(untimed, engine.load) as server:
@@ -56,14 +56,7 @@ def run(config, bundle, engine):
             finally:
                 engine.end_all()
 
-    def run_test(test) -> None:
-        async def main() -> None:
-            async with serving() as (server, connect):
-                await test(server, connect)
-
-        asyncio.run(main())
-
-    return run_test
+    return serve
 
 
 async def open_sessions(client: CloudClient, engine: FakePipeline, numbers) -> None:
@@ -87,124 +80,109 @@ async def expect_reply(client: CloudClient, number: int, rows, position: int = 0
     np.testing.assert_array_equal(rows_of(reply, HIDDEN), deep_rows(rows)[position:])
 
 
-def test_chunks_of_one_prompt_follow_each_other_through_the_stages(run, engine):
-    async def test(server, connect) -> None:
-        async with connect() as client:
-            await open_sessions(client, engine, [1])
-            rows = random_rows(20, 1)
-            for position in range(0, 20, 4):
-                await client.send(states(1, position, rows[position : position + 4]))
-            await until(lambda: len(engine.under_way) == NUM_STAGES)
-            places = [step.batch[0].position for step in engine.under_way]
-            assert places == [0, 4, 8]
-            engine.end_all()
-            for position in range(0, 20, 4):
-                await expect_reply(client, 1, rows[: position + 4], position)
-
-    run(test)
+async def test_chunks_of_one_prompt_follow_each_other_through_the_stages(serving, engine):
+    async with serving() as (_, connect), connect() as client:
+        await open_sessions(client, engine, [1])
+        rows = random_rows(20, 1)
+        for position in range(0, 20, 4):
+            await client.send(states(1, position, rows[position : position + 4]))
+        await until(lambda: len(engine.under_way) == NUM_STAGES)
+        places = [step.batch[0].position for step in engine.under_way]
+        assert places == [0, 4, 8]
+        engine.end_all()
+        for position in range(0, 20, 4):
+            await expect_reply(client, 1, rows[: position + 4], position)
 
 
-def test_exactly_so_many_steps_are_under_way_as_the_engine_takes(run, engine):
-    async def test(server, connect) -> None:
-        async with connect() as client:
-            await open_sessions(client, engine, range(1, 9))
-            await fill(client, engine, (1, 2, 3))
-            for number in range(4, 9):
-                await client.send(states(number, 0, random_rows(4, number)))
-            await until(lambda: server.daemon.figures().num_waiting_sessions == 5)
-            await settle()
-            assert engine.num_begun == len(engine.under_way) == NUM_STAGES
-            assert server.daemon.figures().num_running_sessions == 3
-            # The next one begins as soon as one ends, and takes all that has waited.
-            engine.end_oldest()
-            await expect_reply(client, 1, random_rows(4, 1))
-            await until(lambda: engine.num_begun == 4)
-            assert len(engine.under_way[-1].batch) == 5
-            engine.end_oldest()
-            await expect_reply(client, 2, random_rows(4, 2))
-            # What was answered may go on beside the others.
-            again = np.concatenate([random_rows(4, 1), random_rows(2, 91)])
-            await client.send(states(1, 4, again[4:]))
-            await until(lambda: engine.num_begun == 5)
-            assert len(engine.under_way) == NUM_STAGES
-            engine.end_all()
-            for number in range(3, 9):
-                await expect_reply(client, number, random_rows(4, number))
-            await expect_reply(client, 1, again, 4)
-
-    run(test)
+async def test_exactly_so_many_steps_are_under_way_as_the_engine_takes(serving, engine):
+    async with serving() as (server, connect), connect() as client:
+        await open_sessions(client, engine, range(1, 9))
+        await fill(client, engine, (1, 2, 3))
+        for number in range(4, 9):
+            await client.send(states(number, 0, random_rows(4, number)))
+        await until(lambda: server.daemon.figures().num_waiting_sessions == 5)
+        await settle()
+        assert engine.num_begun == len(engine.under_way) == NUM_STAGES
+        assert server.daemon.figures().num_running_sessions == 3
+        # The next one begins as soon as one ends, and takes all that has waited.
+        engine.end_oldest()
+        await expect_reply(client, 1, random_rows(4, 1))
+        await until(lambda: engine.num_begun == 4)
+        assert len(engine.under_way[-1].batch) == 5
+        engine.end_oldest()
+        await expect_reply(client, 2, random_rows(4, 2))
+        # What was answered may go on beside the others.
+        again = np.concatenate([random_rows(4, 1), random_rows(2, 91)])
+        await client.send(states(1, 4, again[4:]))
+        await until(lambda: engine.num_begun == 5)
+        assert len(engine.under_way) == NUM_STAGES
+        engine.end_all()
+        for number in range(3, 9):
+            await expect_reply(client, number, random_rows(4, number))
+        await expect_reply(client, 1, again, 4)
 
 
-def test_replies_come_in_the_order_in_which_steps_were_begun(run, engine):
-    async def test(server, connect) -> None:
-        async with connect() as client:
-            await open_sessions(client, engine, range(1, 4))
-            await fill(client, engine, (1, 2, 3))
-            _, second, third = engine.under_way
-            third.may_end.set()
-            second.may_end.set()
-            await settle()
-            assert server.daemon.figures().num_running_sessions == 3
-            engine.end_all()
-            for number in (1, 2, 3):
-                await expect_reply(client, number, random_rows(4, number))
-
-    run(test)
+async def test_replies_come_in_the_order_in_which_steps_were_begun(serving, engine):
+    async with serving() as (server, connect), connect() as client:
+        await open_sessions(client, engine, range(1, 4))
+        await fill(client, engine, (1, 2, 3))
+        _, second, third = engine.under_way
+        third.may_end.set()
+        second.may_end.set()
+        await settle()
+        assert server.daemon.figures().num_running_sessions == 3
+        engine.end_all()
+        for number in (1, 2, 3):
+            await expect_reply(client, number, random_rows(4, number))
 
 
-def test_a_failing_step_ends_its_own_sessions_among_those_under_way(run, engine):
-    async def test(server, connect) -> None:
-        async with connect() as client:
-            await open_sessions(client, engine, range(1, 5))
-            await fill(client, engine, [1])
-            broken = random_rows(4, 2)
-            broken[0, 0] = POISON
-            await client.send(states(2, 0, broken))
-            await until(lambda: engine.num_begun == 2)
-            never_begun = random_rows(4, 3)
-            never_begun[0, 0] = BEGIN_POISON
-            await client.send(states(3, 0, never_begun))
-            await until(lambda: engine.num_begun == 3)
-            await client.send(states(4, 0, random_rows(4, 4)))
-            await until(lambda: server.daemon.figures().num_waiting_sessions == 1)
-            engine.end_oldest()
-            await expect_reply(client, 1, random_rows(4, 1))
-            engine.end_all()
-            await client.expect_fault(FaultCode.INTERNAL, session=2)
-            await client.expect_fault(FaultCode.INTERNAL, session=3)
-            await expect_reply(client, 4, random_rows(4, 4))
-            both = np.concatenate([random_rows(4, 1), random_rows(3, 91)])
-            await client.send(states(1, 4, both[4:]))
-            await expect_reply(client, 1, both, 4)
-            await until(lambda: engine.num_sequences == 2)
-            assert server.daemon.figures().num_sessions == 2
-
-    run(test)
+async def test_a_failing_step_ends_its_own_sessions_among_those_under_way(serving, engine):
+    async with serving() as (server, connect), connect() as client:
+        await open_sessions(client, engine, range(1, 5))
+        await fill(client, engine, [1])
+        broken = random_rows(4, 2)
+        broken[0, 0] = POISON
+        await client.send(states(2, 0, broken))
+        await until(lambda: engine.num_begun == 2)
+        never_begun = random_rows(4, 3)
+        never_begun[0, 0] = BEGIN_POISON
+        await client.send(states(3, 0, never_begun))
+        await until(lambda: engine.num_begun == 3)
+        await client.send(states(4, 0, random_rows(4, 4)))
+        await until(lambda: server.daemon.figures().num_waiting_sessions == 1)
+        engine.end_oldest()
+        await expect_reply(client, 1, random_rows(4, 1))
+        engine.end_all()
+        await client.expect_fault(FaultCode.INTERNAL, session=2)
+        await client.expect_fault(FaultCode.INTERNAL, session=3)
+        await expect_reply(client, 4, random_rows(4, 4))
+        both = np.concatenate([random_rows(4, 1), random_rows(3, 91)])
+        await client.send(states(1, 4, both[4:]))
+        await expect_reply(client, 1, both, 4)
+        await until(lambda: engine.num_sequences == 2)
+        assert server.daemon.figures().num_sessions == 2
 
 
-def test_an_opening_refused_in_a_step_under_way_ends_that_session_alone(run, engine):
-    async def test(server, connect) -> None:
-        async with connect() as client:
-            await open_sessions(client, engine, [1])
-            await fill(client, engine, [1])
-            engine.refused_opens = {2}
-            for number in (2, 3):
-                num_opens = engine.num_opens
-                await client.open(number, session_key(number), 64)
-                await until(lambda n=num_opens: engine.num_opens == n + 1)
-            # Both wait, and go together before it is known that one could not be opened.
-            for number in (2, 3):
-                await client.send(states(number, 0, random_rows(4, number)))
-            await until(lambda: server.daemon.figures().num_waiting_sessions == 2)
-            engine.end_all()
-            await expect_reply(client, 1, random_rows(4, 1))
-            await client.expect_fault(FaultCode.CAPACITY, session=2)
-            await expect_reply(client, 3, random_rows(4, 3))
-
-    run(test)
+async def test_an_opening_refused_in_a_step_under_way_ends_that_session_alone(serving, engine):
+    async with serving() as (server, connect), connect() as client:
+        await open_sessions(client, engine, [1])
+        await fill(client, engine, [1])
+        engine.refused_opens = {2}
+        for number in (2, 3):
+            num_opens = engine.num_opens
+            await client.open(number, session_key(number), 64)
+            await until(lambda n=num_opens: engine.num_opens == n + 1)
+        # Both wait, and go together before it is known that one could not be opened.
+        for number in (2, 3):
+            await client.send(states(number, 0, random_rows(4, number)))
+        await until(lambda: server.daemon.figures().num_waiting_sessions == 2)
+        engine.end_all()
+        await expect_reply(client, 1, random_rows(4, 1))
+        await client.expect_fault(FaultCode.CAPACITY, session=2)
+        await expect_reply(client, 3, random_rows(4, 3))
 
 
-def test_a_mixed_crowd_gets_its_own_rows_and_leaves_nothing(run, engine):
+async def test_a_mixed_crowd_gets_its_own_rows_and_leaves_nothing(serving, engine):
     """Eight sessions of two devices in chunks, cuts and single rows; steps end when they like."""
     drawn = random.Random(7)
 
@@ -240,15 +218,12 @@ def test_a_mixed_crowd_gets_its_own_rows_and_leaves_nothing(run, engine):
             if engine.under_way and (len(engine.under_way) == NUM_STAGES or drawn.random() < 0.02):
                 engine.end_oldest()
 
-    async def test(server, connect) -> None:
-        async with connect() as one, connect() as two:
-            # Numbers are a connection's own; keys are not.
-            work = asyncio.gather(device(one, range(1, 5)), device(two, range(5, 9)))
-            await first_of(work, end_steps())
-            await until(lambda: server.daemon.figures().reserved_tokens == 0)
-            await until(lambda: engine.num_sequences == 0)
-
-    run(test)
+    async with serving() as (server, connect), connect() as one, connect() as two:
+        # Numbers are a connection's own; keys are not.
+        work = asyncio.gather(device(one, range(1, 5)), device(two, range(5, 9)))
+        await first_of(work, end_steps())
+        await until(lambda: server.daemon.figures().reserved_tokens == 0)
+        await until(lambda: engine.num_sequences == 0)
 
 
 async def first_of(*tasks: Any) -> None:
@@ -262,21 +237,20 @@ async def first_of(*tasks: Any) -> None:
         task.result()
 
 
-def test_a_stop_does_not_wait_for_ever_for_steps_under_way(config, bundle, engine, monkeypatch):
+async def test_a_stop_does_not_wait_for_ever_for_steps_under_way(
+    config, bundle, engine, monkeypatch
+):
     monkeypatch.setattr(cloud_server, "_STOP_ENGINE_S", 0.05)
 
-    async def main() -> None:
-        server = CloudServer(config, engine.load, REAL.clock)
-        await server.open()
-        await server.load()
-        async with welcomed(server.link_url, hello_for(bundle.manifest)) as client:
-            await open_sessions(client, engine, [1, 2])
-            await fill(client, engine, [1, 2])
-            assert await server.close() is False
-            engine.end_all()
-            await until(lambda: not engine_threads())
-
-    asyncio.run(main())
+    server = CloudServer(config, engine.load, REAL.clock)
+    await server.open()
+    await server.load()
+    async with welcomed(server.link_url, hello_for(bundle.manifest)) as client:
+        await open_sessions(client, engine, [1, 2])
+        await fill(client, engine, [1, 2])
+        assert await server.close() is False
+        engine.end_all()
+        await until(lambda: not engine_threads())
 
 
 def engine_threads() -> list[str]:

@@ -123,22 +123,19 @@ def _gentle_strikes(link: BrokenLink) -> list[Callable[[], None]]:
 
 @pytest.mark.parametrize("drafter", ["adapter", "ngram"])
 @pytest.mark.parametrize("num_output", [0, 1])
-def test_a_link_that_is_reset_and_cut_at_random_moments_changes_no_id(
+async def test_a_link_that_is_reset_and_cut_at_random_moments_changes_no_id(
     stories, bundles, num_output, drafter
 ):
-    async def run() -> None:
-        draws = random.Random(num_output)
-        async with (
-            serve_cloud(cloud_config(bundles[num_output])) as cloud,
-            broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
-            connected_device(bundles[num_output], link.url, SETTINGS[drafter]) as device,
-        ):
-            storm = await _storm(device.runtime, link, stories, draws)
-            for _ in range(4):
-                await storm.run(draws.sample(_gentle_strikes(link), 2))
-            assert device.link.totals.num_connections > 1
-
-    asyncio.run(run())
+    draws = random.Random(num_output)
+    async with (
+        serve_cloud(cloud_config(bundles[num_output])) as cloud,
+        broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
+        connected_device(bundles[num_output], link.url, SETTINGS[drafter]) as device,
+    ):
+        storm = await _storm(device.runtime, link, stories, draws)
+        for _ in range(4):
+            await storm.run(draws.sample(_gentle_strikes(link), 2))
+        assert device.link.totals.num_connections > 1
 
 
 def _free_port() -> int:
@@ -167,47 +164,48 @@ async def _run_killed(
         return cloud.num_kills
 
 
-def test_a_cloud_killed_and_restarted_changes_no_id(stories, bundles):
+async def test_a_cloud_killed_and_restarted_changes_no_id(stories, bundles):
     def kinds(cloud: CloudProcess, _: BrokenLink) -> list[Callable[[], None]]:
         return [cloud.kill_and_restart]
 
     draws = random.Random(11)
-    assert asyncio.run(_run_killed(bundles[1], stories, 1, draws, kinds)) >= 1
+    assert await _run_killed(bundles[1], stories, 1, draws, kinds) >= 1
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("drafter", ["adapter", "ngram"])
 @pytest.mark.parametrize("num_output", [0, 1])
-def test_fifty_runs_with_every_kind_of_failure_are_right(stories, bundles, num_output, drafter):
+async def test_fifty_runs_with_every_kind_of_failure_are_right(
+    stories, bundles, num_output, drafter
+):
     draws = random.Random(100 + num_output)
 
     def kinds(cloud: CloudProcess, link: BrokenLink) -> list[Callable[[], None]]:
         return [*_gentle_strikes(link), cloud.kill_and_restart]
 
     run = _run_killed(bundles[num_output], stories, 50, draws, kinds, drafter)
-    assert asyncio.run(run) >= 10
+    assert await run >= 10
 
 
-def test_a_link_dead_for_longer_than_the_bound_is_told_in_the_stream_and_heals(stories, bundles):
+async def test_a_link_dead_for_longer_than_the_bound_is_told_in_the_stream_and_heals(
+    stories, bundles
+):
     prompt, _ = stories[0]
     request = GenerationRequest(prompt, 400, GREEDY)
 
-    async def run() -> None:
-        settings = {"reconnect_timeout_s": 0.3}
-        async with (
-            serve_cloud(cloud_config(bundles[0])) as cloud,
-            broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
-            connected_device(bundles[0], link.url, settings) as device,
-        ):
-            stream = device.runtime.generate(request, "test")
-            await anext(stream)
-            link.down()
-            with pytest.raises(CloudUnavailableError, match=r"waited 0\.3 s.*cannot reach"):
-                async for _ in stream:
-                    pass
-            await link.up()
-            await until(lambda: device.runtime.ready() is None)
-            await _check(device.runtime, stories[:AT_ONCE])
-
-    asyncio.run(run())
+    settings = {"reconnect_timeout_s": 0.3}
+    async with (
+        serve_cloud(cloud_config(bundles[0])) as cloud,
+        broken_link(int(cloud.url.rsplit(":", 1)[1])) as link,
+        connected_device(bundles[0], link.url, settings) as device,
+    ):
+        stream = device.runtime.generate(request, "test")
+        await anext(stream)
+        link.down()
+        with pytest.raises(CloudUnavailableError, match=r"waited 0\.3 s.*cannot reach"):
+            async for _ in stream:
+                pass
+        await link.up()
+        await until(lambda: device.runtime.ready() is None)
+        await _check(device.runtime, stories[:AT_ONCE])

@@ -87,36 +87,32 @@ def _port(cloud: CloudServer) -> int:
     return int(cloud.url.rsplit(":", 1)[1])
 
 
-def test_a_device_that_meets_another_replica_replays_and_one_that_returns_does_not(bundles, story):
-    async def run() -> None:
-        async with replicas(bundles) as both:
+async def test_a_device_that_meets_another_replica_replays_and_one_that_returns_does_not(
+    bundles, story
+):
+    async with replicas(bundles) as both:
 
-            def move() -> None:
-                both.point_at_the_second()
-                both.balancer.reset()
+        def move() -> None:
+            both.point_at_the_second()
+            both.balancer.reset()
 
-            returned = await both.generate(story, both.balancer.reset)
-            moved = await both.generate(story, move)
-            assert returned.num_recoveries == moved.num_recoveries == 1
-            # All of the prompt goes up a second time, and what had been generated with it.
-            assert moved.bytes_up - returned.bytes_up >= len(story[0]) * ROW_BYTES
-            assert both.second.daemon is not None
-            assert both.second.daemon.figures().num_connections == 1
-
-    asyncio.run(run())
+        returned = await both.generate(story, both.balancer.reset)
+        moved = await both.generate(story, move)
+        assert returned.num_recoveries == moved.num_recoveries == 1
+        # All of the prompt goes up a second time, and what had been generated with it.
+        assert moved.bytes_up - returned.bytes_up >= len(story[0]) * ROW_BYTES
+        assert both.second.daemon is not None
+        assert both.second.daemon.figures().num_connections == 1
 
 
-def test_an_answer_outlives_the_replica_that_is_shut_down(bundles, story):
-    async def run() -> None:
-        async with replicas(bundles) as both:
-            stopping: list[asyncio.Task[bool]] = []
+async def test_an_answer_outlives_the_replica_that_is_shut_down(bundles, story):
+    async with replicas(bundles) as both:
+        stopping: list[asyncio.Task[bool]] = []
 
-            def stop_the_first() -> None:
-                both.point_at_the_second()
-                stopping.append(asyncio.ensure_future(both.first.close()))
+        def stop_the_first() -> None:
+            both.point_at_the_second()
+            stopping.append(asyncio.ensure_future(both.first.close()))
 
-            stats = await both.generate(story, stop_the_first)
-            assert stats.num_recoveries == 1
-            assert await stopping[0]
-
-    asyncio.run(run())
+        stats = await both.generate(story, stop_the_first)
+        assert stats.num_recoveries == 1
+        assert await stopping[0]

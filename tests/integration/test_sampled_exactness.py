@@ -1,6 +1,5 @@
 """Sampled output through device and cloud is distributed as the unsplit model's."""
 
-import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -104,15 +103,15 @@ def _distance_and_floor(
 
 
 @pytest.mark.parametrize("drafter", ["none", "ngram", "adapter"])
-def test_sampled_text_is_as_close_to_the_unsplit_model_as_another_run_of_it(
+async def test_sampled_text_is_as_close_to_the_unsplit_model_as_another_run_of_it(
     drafter: str, bundles: Path, prompt_ids: list[int], target: dict[tuple[int, ...], float]
 ) -> None:
-    counts = asyncio.run(_draw(bundles, drafter, prompt_ids))
+    counts = await _draw(bundles, drafter, prompt_ids)
     distance, floor = _distance_and_floor(counts, target)
     assert distance <= floor
 
 
-def test_the_check_catches_a_draft_that_is_judged_by_the_row_before_it(
+async def test_the_check_catches_a_draft_that_is_judged_by_the_row_before_it(
     bundles: Path,
     prompt_ids: list[int],
     target: dict[tuple[int, ...], float],
@@ -128,12 +127,12 @@ def test_the_check_catches_a_draft_that_is_judged_by_the_row_before_it(
         return np.concatenate([rows[:1], rows[:-1]])
 
     monkeypatch.setattr(SubmodelEngine, "logits", shifted)
-    counts = asyncio.run(_draw(bundles, "ngram", prompt_ids))
+    counts = await _draw(bundles, "ngram", prompt_ids)
     distance, floor = _distance_and_floor(counts, target)
     assert distance > floor
 
 
-def test_a_seed_gives_the_same_text_whatever_drafts_and_chunks(
+async def test_a_seed_gives_the_same_text_whatever_drafts_and_chunks(
     bundles: Path, prompt_ids: list[int]
 ) -> None:
     """The drafter, other chunk sizes and another engine change nothing but speed."""
@@ -147,6 +146,6 @@ def test_a_seed_gives_the_same_text_whatever_drafts_and_chunks(
             return await gather_bounded(calls, 8)
 
     settings = itertools.product(("none", "ngram", "adapter"), ((7, "onnx"), (0, "torch")))
-    first, *others = [asyncio.run(texts(drafter, *rest)) for drafter, rest in settings]
+    first, *others = [await texts(drafter, *rest) for drafter, rest in settings]
     assert len(set(map(tuple, first))) == len(first)
     assert all(other == first for other in others)

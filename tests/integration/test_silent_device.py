@@ -27,30 +27,27 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return split_for_serving(STORIES, tmp_path_factory.mktemp("silent") / "m1", 1)
 
 
-def test_a_silent_device_is_noticed_and_an_idle_one_is_not(bundles: Path) -> None:
-    async def run() -> None:
-        hello = hello_for(load_bundle(bundles, "cloud").manifest)
-        engine = FakeMiddleEngine()
-        patience = Patience(silence_s=SILENCE_S)
-        async with serve_cloud(cloud_config(bundles), engine.load, patience) as cloud:
-            assert cloud.daemon is not None
-            figures = cloud.daemon.figures
-            port = int(cloud.url.rsplit(":", 1)[1])
-            async with (
-                broken_link(port) as link,
-                welcomed(link.url + LINK_PATH, hello) as silent,
-                welcomed(cloud.link_url, hello) as idle,
-            ):
-                reading = [asyncio.create_task(end.receive()) for end in (silent, idle)]
-                await asyncio.sleep(3 * SILENCE_S)
-                assert figures().num_connections == 2
-                link.cut()
-                await until(lambda: figures().num_connections == 1, 4 * SILENCE_S)
-                await asyncio.sleep(2 * SILENCE_S)
-                assert figures().num_connections == 1
-                assert not reading[1].done()
-                for task in reading:
-                    task.cancel()
-                await asyncio.gather(*reading, return_exceptions=True)
-
-    asyncio.run(run())
+async def test_a_silent_device_is_noticed_and_an_idle_one_is_not(bundles: Path) -> None:
+    hello = hello_for(load_bundle(bundles, "cloud").manifest)
+    engine = FakeMiddleEngine()
+    patience = Patience(silence_s=SILENCE_S)
+    async with serve_cloud(cloud_config(bundles), engine.load, patience) as cloud:
+        assert cloud.daemon is not None
+        figures = cloud.daemon.figures
+        port = int(cloud.url.rsplit(":", 1)[1])
+        async with (
+            broken_link(port) as link,
+            welcomed(link.url + LINK_PATH, hello) as silent,
+            welcomed(cloud.link_url, hello) as idle,
+        ):
+            reading = [asyncio.create_task(end.receive()) for end in (silent, idle)]
+            await asyncio.sleep(3 * SILENCE_S)
+            assert figures().num_connections == 2
+            link.cut()
+            await until(lambda: figures().num_connections == 1, 4 * SILENCE_S)
+            await asyncio.sleep(2 * SILENCE_S)
+            assert figures().num_connections == 1
+            assert not reading[1].done()
+            for task in reading:
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)

@@ -75,64 +75,52 @@ async def _shell(command: str, text: str = "") -> str:
     return out.decode()
 
 
-def test_up_answers_what_it_printed_and_leaves_no_one_behind_however_it_ends(
+async def test_up_answers_what_it_printed_and_leaves_no_one_behind_however_it_ends(
     environ: dict[str, str],
 ) -> None:
-    async def first_time() -> None:
-        async with _up(environ) as up:
-            children = await _announced(up)
-            assert up.lines[0].startswith("hat: splitting ")
-            cloud_files, device_files = [_mapped_files(pid) for pid in _children(up.process.pid)]
-            assert "libtorch" in cloud_files
-            assert "libtorch" not in device_files
-            completion, chat = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
-            assert completion["choices"][0]["text"].startswith(", there was a")
-            assert completion["usage"]["completion_tokens"] == 60
-            assert chat["choices"][0]["finish_reason"] in ("stop", "length")
-            hint = next(line for line in up.lines if "second terminal: " in line)
-            command = f"{hint.partition(': ')[2]} --max-tokens 5 --temperature 0"
-            answer = await _shell(command, "Once upon a time\n")
-            assert answer.endswith("[length limit]\n")
-            up.process.send_signal(signal.SIGTERM)
-            assert await up.wait_for_end(DEADLINE_S) == 0
-            assert all(child.ends_within(0) for child in children)
-
-    async def second_time() -> None:
-        async with _up(environ) as up:
-            children = await _announced(up)
-            assert up.lines[0].startswith(f"hat: using {environ['HAT_CACHE']}/bundles/stories260k-")
-            up.process.kill()
-            assert all(child.ends_within(DEADLINE_S) for child in children)
-            await up.process.wait()
-
-    asyncio.run(first_time())
-    asyncio.run(second_time())
+    async with _up(environ) as up:
+        children = await _announced(up)
+        assert up.lines[0].startswith("hat: splitting ")
+        cloud_files, device_files = [_mapped_files(pid) for pid in _children(up.process.pid)]
+        assert "libtorch" in cloud_files
+        assert "libtorch" not in device_files
+        completion, chat = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
+        assert completion["choices"][0]["text"].startswith(", there was a")
+        assert completion["usage"]["completion_tokens"] == 60
+        assert chat["choices"][0]["finish_reason"] in ("stop", "length")
+        hint = next(line for line in up.lines if "second terminal: " in line)
+        command = f"{hint.partition(': ')[2]} --max-tokens 5 --temperature 0"
+        answer = await _shell(command, "Once upon a time\n")
+        assert answer.endswith("[length limit]\n")
+        up.process.send_signal(signal.SIGTERM)
+        assert await up.wait_for_end(DEADLINE_S) == 0
+        assert all(child.ends_within(0) for child in children)
+    async with _up(environ) as up:
+        children = await _announced(up)
+        assert up.lines[0].startswith(f"hat: using {environ['HAT_CACHE']}/bundles/stories260k-")
+        up.process.kill()
+        assert all(child.ends_within(DEADLINE_S) for child in children)
+        await up.process.wait()
 
 
-def test_a_port_in_use_is_said_before_anything_is_started(environ: dict[str, str]) -> None:
-    async def scenario() -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = taken.getsockname()[1]
-            async with _up(environ, f"--cloud-port={port}") as up:
-                assert await up.wait_for_end(DEADLINE_S) == 1
-        expected = f"hat: port {port} of 127.0.0.1 is in use; choose another with --cloud-port"
-        assert up.lines == [expected]
-
-    asyncio.run(scenario())
+async def test_a_port_in_use_is_said_before_anything_is_started(environ: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        async with _up(environ, f"--cloud-port={port}") as up:
+            assert await up.wait_for_end(DEADLINE_S) == 1
+    expected = f"hat: port {port} of 127.0.0.1 is in use; choose another with --cloud-port"
+    assert up.lines == [expected]
 
 
-def test_a_bundle_that_does_not_load_stops_everything_with_the_reason(
+async def test_a_bundle_that_does_not_load_stops_everything_with_the_reason(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
-    async def scenario() -> None:
-        for side in ("device", "cloud"):
-            (tmp_path / side).mkdir()
-            (tmp_path / side / "hat.json").write_text("{}")
-        async with _up(environ, str(tmp_path)) as up:
-            assert await up.wait_for_end(DEADLINE_S) == 1
-            assert up.lines[-1].startswith("hat: the cloud side ended with exit code 1 (")
-            assert "format_version" in up.lines[-1]
-
-    asyncio.run(scenario())
+    for side in ("device", "cloud"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "hat.json").write_text("{}")
+    async with _up(environ, str(tmp_path)) as up:
+        assert await up.wait_for_end(DEADLINE_S) == 1
+        assert up.lines[-1].startswith("hat: the cloud side ended with exit code 1 (")
+        assert "format_version" in up.lines[-1]

@@ -89,48 +89,44 @@ def _is_uuid(name: str) -> bool:
     return len(name) == 36 and name.count("-") == 4
 
 
-def test_the_torch_engine_says_what_the_unsplit_model_says(bundles, stories):
-    async def main() -> list[list[int]]:
-        async with running_stack(bundles, _DEVICE) as stack:
-            calls = [partial(generate_ids, stack.runtime, _request(p)) for p, _ in stories]
-            return await gather_bounded(calls, AT_ONCE)
-
-    assert asyncio.run(main()) == [list(reference.ids) for _, reference in stories]
+async def test_the_torch_engine_says_what_the_unsplit_model_says(bundles, stories):
+    async with running_stack(bundles, _DEVICE) as stack:
+        calls = [partial(generate_ids, stack.runtime, _request(p)) for p, _ in stories]
+        assert await gather_bounded(calls, AT_ONCE) == [
+            list(reference.ids) for _, reference in stories
+        ]
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles, stories, name):
+async def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles, stories, name):
     expected = [list(reference.ids) for _, reference in stories]
     requests = [_request(prompt) for prompt, _ in stories]
 
-    async def main() -> None:
-        async with (
-            serve_cloud(cloud_config(bundles, _settings(name))) as cloud,
-            connected_device(bundles, cloud.url, _DEVICE) as device,
-        ):
-            assert cloud.daemon is not None
-            calls = [partial(generate_with_stats, device.runtime, each) for each in requests]
-            came = await gather_bounded(calls, AT_ONCE)
-            assert [ids for ids, _ in came] == expected
-            rolled_back = sum(s.num_drafted_tokens - s.num_accepted_tokens for _, s in came)
-            assert rolled_back > 0, "drafts were refused"
-
-            streams = [asyncio.ensure_future(call()) for call in calls]
-            await until(lambda: cloud.daemon.figures().num_running_sessions > 0)
-            (worker, *_) = [p for p in multiprocessing.active_children() if "Worker" in p.name]
-            os.kill(worker.pid or 0, signal.SIGKILL)
-            again = await asyncio.gather(*streams)
-            assert [ids for ids, _ in again] == expected
-            assert sum(stats.num_recoveries for _, stats in again) > 0
-
-            assert (await http_get(cloud.http_url + "/ready"))[0] == 200
-            page = _metrics((await http_get(cloud.http_url + "/metrics"))[1])
-            assert page["hat_cloud_engine_restarts_total"] == 1
-            assert page["hat_cloud_step_seconds_count"] > 0
-            assert page["hat_cloud_kv_cache_capacity_tokens"] == 64 * BLOCK_TOKENS
-
     before = _names_left()
-    asyncio.run(main())
+    async with (
+        serve_cloud(cloud_config(bundles, _settings(name))) as cloud,
+        connected_device(bundles, cloud.url, _DEVICE) as device,
+    ):
+        assert cloud.daemon is not None
+        calls = [partial(generate_with_stats, device.runtime, each) for each in requests]
+        came = await gather_bounded(calls, AT_ONCE)
+        assert [ids for ids, _ in came] == expected
+        rolled_back = sum(s.num_drafted_tokens - s.num_accepted_tokens for _, s in came)
+        assert rolled_back > 0, "drafts were refused"
+
+        streams = [asyncio.ensure_future(call()) for call in calls]
+        await until(lambda: cloud.daemon.figures().num_running_sessions > 0)
+        (worker, *_) = [p for p in multiprocessing.active_children() if "Worker" in p.name]
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        again = await asyncio.gather(*streams)
+        assert [ids for ids, _ in again] == expected
+        assert sum(stats.num_recoveries for _, stats in again) > 0
+
+        assert (await http_get(cloud.http_url + "/ready"))[0] == 200
+        page = _metrics((await http_get(cloud.http_url + "/metrics"))[1])
+        assert page["hat_cloud_engine_restarts_total"] == 1
+        assert page["hat_cloud_step_seconds_count"] > 0
+        assert page["hat_cloud_kv_cache_capacity_tokens"] == 64 * BLOCK_TOKENS
     assert _names_left() == before, "nor do files, pipes and shared memory stay"
     left = [p for p in multiprocessing.active_children() if "Worker" in p.name]
     assert left == [], "the cloud's end is its workers' end"

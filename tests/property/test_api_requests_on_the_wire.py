@@ -81,13 +81,13 @@ def check(came):
 
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(batch=st.lists(requests(), min_size=20, max_size=20), has_key=st.booleans())
-def test_bytes_on_the_wire_are_answered_in_the_envelope_or_not_at_all(batch, has_key):
+async def test_bytes_on_the_wire_are_answered_in_the_envelope_or_not_at_all(batch, has_key):
     problems = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: problems.append(record.getMessage())
     logging.getLogger().addHandler(handler)
 
-    async def main():
+    try:
         access = AccessRules("key" if has_key else None, allowed_hosts=())
         async with serving(make_service(story_generator(), access=access)) as client:
             host, port = client.url.removeprefix("http://").split(":")
@@ -98,9 +98,6 @@ def test_bytes_on_the_wire_are_answered_in_the_envelope_or_not_at_all(batch, has
                 async with asyncio.timeout(8):
                     check(await read_all(reader))
                 writer.close()
-
-    try:
-        asyncio.run(main())
     finally:
         logging.getLogger().removeHandler(handler)
     assert problems == []

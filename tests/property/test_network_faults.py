@@ -11,12 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from device_runtime.generation.request import SamplingParams
-from process.virtual_loop import run_virtual
 from tests.support.fake_runtime import PROMPT, expected, request
 from tests.support.memory_cloud import MemoryCloud
 from tests.support.memory_link import MemoryNetwork, memory_bench
 from wire.codec import decode
 from wire.messages import Open
+
+pytestmark = pytest.mark.event_loop("virtual")
 
 REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
 WANTED = request(PROMPT, 24, sampling=REPETITIVE)
@@ -65,7 +66,7 @@ class Mischief:
         return (self.twice, self.lost, self.cut)
 
 
-def check(mischief: Mischief, **device: Any) -> int:
+async def check(mischief: Mischief, **device: Any) -> int:
     """An answer under it is the undisturbed one; how often it struck."""
 
     async def run() -> int:
@@ -78,27 +79,29 @@ def check(mischief: Mischief, **device: Any) -> int:
         await cloud.stop()
         return mischief.num_done
 
-    return run_virtual(run)
+    return await run()
 
 
 @pytest.mark.parametrize("is_up", [True, False])
-def test_all_frames_of_a_session_may_come_twice(is_up: bool) -> None:
+async def test_all_frames_of_a_session_may_come_twice(is_up: bool) -> None:
     """But its Open: that costs the connection, which is made anew."""
     mischief = Mischief(twice={(is_up, index) for index in range(1, 100)})
-    assert check(mischief) > 12
+    assert await check(mischief) > 12
     assert mischief.num_connections == 1
 
 
 @settings(max_examples=25, deadline=None)
 @given(twice=st.sets(places, max_size=12))
-def test_frames_that_come_twice_change_nothing(twice: set[tuple[bool, int]]) -> None:
-    check(Mischief(twice=twice))
+async def test_frames_that_come_twice_change_nothing(twice: set[tuple[bool, int]]) -> None:
+    await check(Mischief(twice=twice))
 
 
 @settings(max_examples=25, deadline=None)
 @given(later=st.dictionaries(places, st.integers(1, 6), max_size=4))
-def test_frames_that_come_again_later_change_nothing(later: dict[tuple[bool, int], int]) -> None:
-    check(Mischief(later=later))
+async def test_frames_that_come_again_later_change_nothing(
+    later: dict[tuple[bool, int], int],
+) -> None:
+    await check(Mischief(later=later))
 
 
 @settings(max_examples=25, deadline=None)
@@ -110,14 +113,14 @@ def test_frames_that_come_again_later_change_nothing(later: dict[tuple[bool, int
 )
 @example(twice=set(), later={}, lost={(True, 1), (False, 0)}, cut=set())
 @example(twice=set(), later={(True, 1): 2}, lost={(False, 1), (True, 7), (False, 11)}, cut=set())
-def test_lost_frames_and_connections_change_nothing_either(
+async def test_lost_frames_and_connections_change_nothing_either(
     twice: set[tuple[bool, int]],
     later: dict[tuple[bool, int], int],
     lost: set[tuple[bool, int]],
     cut: set[tuple[bool, int]],
 ) -> None:
-    check(Mischief(twice, later, lost, cut))
+    await check(Mischief(twice, later, lost, cut))
 
 
-def test_mischief_is_done() -> None:
-    assert check(Mischief(twice={(True, 3), (False, 9)}, cut={(True, 6)})) == 3
+async def test_mischief_is_done() -> None:
+    assert await check(Mischief(twice={(True, 3), (False, 9)}, cut={(True, 6)})) == 3

@@ -1,6 +1,5 @@
 """The endpoint over a fake generator, on a real socket of this machine."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -96,16 +95,17 @@ def story_generator(**changes: Any) -> FakeGenerator:
     return FakeGenerator(always([*encoded(STORY), EOS]), **changes)
 
 
-def with_server(test: Any, generator: FakeGenerator | None = None, **changes: Any) -> Any:
-    """Run an async test against a server over a fake generator."""
+@asynccontextmanager
+async def story_server(
+    generator: FakeGenerator | None = None, **changes: Any
+) -> AsyncIterator[tuple[Client, FakeGenerator]]:
+    """A client of an endpoint over a fake generator, and the generator."""
+    used = generator or story_generator()
+    async with serving(make_service(used, **changes)) as client:
+        yield client, used
 
-    async def run() -> Any:
-        used = generator or story_generator()
-        async with serving(make_service(used, **changes)) as client:
-            return await test(client, used)
 
-    return asyncio.run(run())
-
-
-def post(path: str, body: Any, generator: FakeGenerator | None = None, **options: Any) -> Any:
-    return with_server(lambda client, _: client.post(path, body, **options), generator)
+async def post(path: str, body: Any, generator: FakeGenerator | None = None, **options: Any) -> Any:
+    """Status and document of one POST."""
+    async with story_server(generator) as (client, _):
+        return await client.post(path, body, **options)

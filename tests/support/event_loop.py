@@ -1,7 +1,21 @@
-"""Waiting in tests without sleeping."""
+"""The event loops that tests run on, and waiting in them without sleeping."""
 
 import asyncio
 from collections.abc import Callable
+
+import pytest
+import uvloop
+
+from process.virtual_loop import VirtualLoop
+
+EVENT_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+    "virtual": VirtualLoop,
+}
+
+on_both_loops = pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
+"""For what differs between the loops that the programs may use."""
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:

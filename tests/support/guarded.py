@@ -5,13 +5,12 @@ import logging
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from aiohttp import web
 
 from process.listening.guard import Guard
@@ -20,13 +19,6 @@ from process.listening.runner import GuardedRunner
 from process.quiet_log import QuietLog
 
 LIMITS = Limits(64, 32, head_timeout_s=1.0, idle_timeout_s=1.0, unread_timeout_s=0.5)
-EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-def run_on(event_loop: str, main: Coroutine[Any, Any, None]) -> None:
-    """Run a test on an event loop of this kind."""
-    with asyncio.Runner(loop_factory=EVENT_LOOPS[event_loop]) as runner:
-        runner.run(main)
 
 
 @dataclass

@@ -12,37 +12,30 @@ def command(program: str, has_own_output: bool = False) -> Command:
     return Command("a child", [sys.executable, "-uc", program], has_own_output=has_own_output)
 
 
-def test_lines_of_both_outputs_are_told_in_their_order() -> None:
+async def test_lines_of_both_outputs_are_told_in_their_order() -> None:
     program = "import sys; print('a'); print('b', file=sys.stderr); print('c')"
-    assert _lines(command(program)) == [b"a", b"b", b"c"]
+    assert await _lines(command(program)) == [b"a", b"b", b"c"]
 
 
-def test_output_of_its_own_is_told_without_the_errors() -> None:
+async def test_output_of_its_own_is_told_without_the_errors() -> None:
     program = "import sys; print('a'); print('b', file=sys.stderr); print('c')"
-    assert _lines(command(program, has_own_output=True)) == [b"a", b"c"]
+    assert await _lines(command(program, has_own_output=True)) == [b"a", b"c"]
 
 
-def _lines(started: Command) -> list[bytes]:
+async def _lines(started: Command) -> list[bytes]:
     lines: list[bytes] = []
-
-    async def run() -> None:
-        child = await Child.start(started, lines.append)
-        await child.ended()
-
-    asyncio.run(run())
+    child = await Child.start(started, lines.append)
+    await child.ended()
     return lines
 
 
-def test_one_that_ends_too_early_is_quoted() -> None:
-    async def run() -> None:
-        child = await Child.start(command("raise SystemExit('no model here')"))
+async def test_one_that_ends_too_early_is_quoted() -> None:
+    child = await Child.start(command("raise SystemExit('no model here')"))
+    with pytest.raises(LiveError, match="a child ended with exit code 1: no model here"):
         await first_of(child, asyncio.Event(), 60, "ready")
 
-    with pytest.raises(LiveError, match="a child ended with exit code 1: no model here"):
-        asyncio.run(run())
 
-
-def test_what_is_written_to_it_arrives_and_stopping_ends_all_it_started() -> None:
+async def test_what_is_written_to_it_arrives_and_stopping_ends_all_it_started() -> None:
     program = """
 import subprocess, sys
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -50,19 +43,16 @@ print(input())
 input()
 """
 
-    async def run() -> list[bytes]:
-        told = asyncio.Event()
-        lines: list[bytes] = []
+    told = asyncio.Event()
+    lines: list[bytes] = []
 
-        def take(line: bytes) -> None:
-            lines.append(line)
-            told.set()
+    def take(line: bytes) -> None:
+        lines.append(line)
+        told.set()
 
-        child = await Child.start(command(program), take)
-        await child.write(b"hello")
-        await first_of(child, told, 60, "heard")
-        # Its output ends with the last process that has it.
-        await child.stop()
-        return lines
-
-    assert asyncio.run(run()) == [b"hello"]
+    child = await Child.start(command(program), take)
+    await child.write(b"hello")
+    await first_of(child, told, 60, "heard")
+    # Its output ends with the last process that has it.
+    await child.stop()
+    assert lines == [b"hello"]

@@ -30,14 +30,11 @@ async def _ask(options: ChatOptions, text: str = "hi") -> str:
         await client.close()
 
 
-def _refused(endpoint: ChatEndpoint) -> str:
-    async def ask() -> str:
-        async with serving(endpoint):
-            with pytest.raises(EndpointError) as caught:
-                await _ask(ChatOptions(endpoint.url, model="m"))
-            return str(caught.value)
-
-    return asyncio.run(ask())
+async def _refused(endpoint: ChatEndpoint) -> str:
+    async with serving(endpoint):
+        with pytest.raises(EndpointError) as caught:
+            await _ask(ChatOptions(endpoint.url, model="m"))
+        return str(caught.value)
 
 
 async def _chat(endpoint: ChatEndpoint, text: str, *flags: str) -> tuple[int, str, str]:
@@ -55,53 +52,44 @@ async def _chat(endpoint: ChatEndpoint, text: str, *flags: str) -> tuple[int, st
     return process.returncode, out.decode(), err.decode()
 
 
-def test_a_conversation_sends_all_its_turns_until_it_is_reset() -> None:
-    async def talk() -> None:
-        endpoint = ChatEndpoint([["Hel", "lo."], ["Sure."], ["New."]])
-        async with serving(endpoint):
-            lines = "first\nsecond\n/reset\nthird\n/quit\nnever\n"
-            flags = ("--system", "be kind", "--temperature", "0", "--seed", "7")
-            code, out, _ = await _chat(endpoint, lines, *flags)
-        assert (code, out) == (0, "Hello.\nSure.\nNew.\n")
-        contents = [[m["content"] for m in r["messages"]] for r in endpoint.requests]
-        assert contents == [
-            ["be kind", "first"],
-            ["be kind", "first", "Hello.", "second"],
-            ["be kind", "third"],
-        ]
-        first = endpoint.requests[0]
-        assert first["messages"][0]["role"] == "system"
-        assert (first["model"], first["temperature"], first["seed"]) == ("scripted", 0, 7)
-
-    asyncio.run(talk())
+async def test_a_conversation_sends_all_its_turns_until_it_is_reset() -> None:
+    endpoint = ChatEndpoint([["Hel", "lo."], ["Sure."], ["New."]])
+    async with serving(endpoint):
+        lines = "first\nsecond\n/reset\nthird\n/quit\nnever\n"
+        flags = ("--system", "be kind", "--temperature", "0", "--seed", "7")
+        code, out, _ = await _chat(endpoint, lines, *flags)
+    assert (code, out) == (0, "Hello.\nSure.\nNew.\n")
+    contents = [[m["content"] for m in r["messages"]] for r in endpoint.requests]
+    assert contents == [
+        ["be kind", "first"],
+        ["be kind", "first", "Hello.", "second"],
+        ["be kind", "third"],
+    ]
+    first = endpoint.requests[0]
+    assert first["messages"][0]["role"] == "system"
+    assert (first["model"], first["temperature"], first["seed"]) == ("scripted", 0, 7)
 
 
-def test_the_key_comes_from_a_file_or_a_variable(tmp_path: Path) -> None:
-    async def talk() -> list[str | None]:
-        endpoint = ChatEndpoint([])
-        async with serving(endpoint):
-            (tmp_path / "key").write_text("from-file\n")
-            await _chat(endpoint, "", "--api-key-file", str(tmp_path / "key"))
-            await _chat(endpoint, "")
-        return endpoint.keys
-
-    assert asyncio.run(talk()) == ["Bearer from-file", None]
+async def test_the_key_comes_from_a_file_or_a_variable(tmp_path: Path) -> None:
+    endpoint = ChatEndpoint([])
+    async with serving(endpoint):
+        (tmp_path / "key").write_text("from-file\n")
+        await _chat(endpoint, "", "--api-key-file", str(tmp_path / "key"))
+        await _chat(endpoint, "")
+    assert endpoint.keys == ["Bearer from-file", None]
 
 
-def test_an_answer_that_hits_the_length_limit_says_so() -> None:
-    async def talk() -> str:
-        endpoint = ChatEndpoint([["one two"]], finish_reason="length")
-        async with serving(endpoint):
-            return (await _chat(endpoint, "count\n"))[1]
-
-    assert asyncio.run(talk()) == "one two [length limit]\n"
+async def test_an_answer_that_hits_the_length_limit_says_so() -> None:
+    endpoint = ChatEndpoint([["one two"]], finish_reason="length")
+    async with serving(endpoint):
+        assert (await _chat(endpoint, "count\n"))[1] == "one two [length limit]\n"
 
 
-def test_nothing_listening_is_one_line_with_what_to_do() -> None:
+async def test_nothing_listening_is_one_line_with_what_to_do() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        code, _, message = asyncio.run(_chat(ChatEndpoint([], url=url), "hi\n"))
+        code, _, message = await _chat(ChatEndpoint([], url=url), "hi\n")
     assert code == 1
     assert message == f"hat: no endpoint at {url}: connection refused; `hat up` starts one\n"
 
@@ -114,27 +102,27 @@ def test_nothing_listening_is_one_line_with_what_to_do() -> None:
         (404, {"x": 1}, '404 {"x": 1}; does the URL end in /v1?'),
     ],
 )
-def test_a_refusal_shows_the_status_and_the_reason(
+async def test_a_refusal_shows_the_status_and_the_reason(
     status: int, body: dict[str, object], expected: str
 ) -> None:
     refusal = web.json_response(body, status=status)
-    assert _refused(ChatEndpoint([], refusal=refusal)) == expected
+    assert await _refused(ChatEndpoint([], refusal=refusal)) == expected
 
 
-def test_an_answer_that_breaks_off_is_an_error() -> None:
-    assert _refused(ChatEndpoint([["half", BREAK]])) == "the endpoint broke off the answer"
+async def test_an_answer_that_breaks_off_is_an_error() -> None:
+    assert await _refused(ChatEndpoint([["half", BREAK]])) == "the endpoint broke off the answer"
 
 
 @pytest.mark.parametrize("event", ["no json", "[]", "{}", '{"choices": [1]}'])
-def test_an_event_that_is_no_chat_chunk_is_an_error(event: str) -> None:
+async def test_an_event_that_is_no_chat_chunk_is_an_error(event: str) -> None:
     refusal = web.Response(text=f"data: {event}\n\n", content_type="text/event-stream")
-    message = _refused(ChatEndpoint([], refusal=refusal))
+    message = await _refused(ChatEndpoint([], refusal=refusal))
     assert message == "the endpoint sent an event that is not a chat chunk"
 
 
-def test_an_error_inside_a_stream_is_shown() -> None:
+async def test_an_error_inside_a_stream_is_shown() -> None:
     refusal = web.Response(text='data: {"error": {"message": "cloud lost"}}\n\n')
-    assert _refused(ChatEndpoint([], refusal=refusal)) == "cloud lost"
+    assert await _refused(ChatEndpoint([], refusal=refusal)) == "cloud lost"
 
 
 class _Terminal:
@@ -196,40 +184,34 @@ class _Terminal:
         os.close(self._master)
 
 
-def test_ctrl_c_stops_the_answer_and_at_the_prompt_it_quits() -> None:
-    async def talk() -> None:
-        endpoint = ChatEndpoint([["Once", HANG], ["Again."]])
-        async with serving(endpoint):
-            terminal = await _Terminal.start(endpoint.url)
-            await terminal.wait_for("> ")
-            terminal.type("tell\n")
-            await terminal.wait_for("Once")
-            terminal.process.send_signal(signal.SIGINT)
-            await terminal.wait_for("[stopped]")
-            await asyncio.wait_for(endpoint.client_left.wait(), DEADLINE_S)
-            terminal.type("more\n")
-            await terminal.wait_for("Again.")
-            await terminal.wait_for("> ")
-            assert await terminal.interrupt_until_exit() == 0
-            terminal.close()
-        assert [m["content"] for m in endpoint.requests[1]["messages"]] == ["tell", "Once", "more"]
-
-    asyncio.run(talk())
+async def test_ctrl_c_stops_the_answer_and_at_the_prompt_it_quits() -> None:
+    endpoint = ChatEndpoint([["Once", HANG], ["Again."]])
+    async with serving(endpoint):
+        terminal = await _Terminal.start(endpoint.url)
+        await terminal.wait_for("> ")
+        terminal.type("tell\n")
+        await terminal.wait_for("Once")
+        terminal.process.send_signal(signal.SIGINT)
+        await terminal.wait_for("[stopped]")
+        await asyncio.wait_for(endpoint.client_left.wait(), DEADLINE_S)
+        terminal.type("more\n")
+        await terminal.wait_for("Again.")
+        await terminal.wait_for("> ")
+        assert await terminal.interrupt_until_exit() == 0
+        terminal.close()
+    assert [m["content"] for m in endpoint.requests[1]["messages"]] == ["tell", "Once", "more"]
 
 
-def test_in_a_terminal_an_error_does_not_end_the_conversation() -> None:
-    async def talk() -> None:
-        endpoint = ChatEndpoint([["half", BREAK], ["whole"]])
-        async with serving(endpoint):
-            terminal = await _Terminal.start(endpoint.url)
-            await terminal.wait_for("> ")
-            terminal.type("one\n")
-            await terminal.wait_for("hat: the endpoint broke off the answer")
-            await terminal.wait_for("> ")
-            terminal.type("two\n")
-            await terminal.wait_for("whole")
-            terminal.type("/quit\n")
-            assert await asyncio.wait_for(terminal.process.wait(), DEADLINE_S) == 0
-            terminal.close()
-
-    asyncio.run(talk())
+async def test_in_a_terminal_an_error_does_not_end_the_conversation() -> None:
+    endpoint = ChatEndpoint([["half", BREAK], ["whole"]])
+    async with serving(endpoint):
+        terminal = await _Terminal.start(endpoint.url)
+        await terminal.wait_for("> ")
+        terminal.type("one\n")
+        await terminal.wait_for("hat: the endpoint broke off the answer")
+        await terminal.wait_for("> ")
+        terminal.type("two\n")
+        await terminal.wait_for("whole")
+        terminal.type("/quit\n")
+        assert await asyncio.wait_for(terminal.process.wait(), DEADLINE_S) == 0
+        terminal.close()

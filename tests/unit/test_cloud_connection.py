@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from cloud_server.daemon.connection import Connection, SendLimits
 from process.sockets.memory import Direct, MemorySocket, memory_pair
-from process.virtual_loop import run_virtual
 from wire.messages import Fault
+
+pytestmark = pytest.mark.event_loop("virtual")
 
 LIMITS = SendLimits(max_backlog_bytes=100, stall_timeout_s=5.0)
 
@@ -54,61 +57,49 @@ async def _all_of(far: MemorySocket) -> list[bytes]:
     return frames
 
 
-def test_frames_are_written_in_order_and_then_the_socket_is_closed() -> None:
-    async def main() -> None:
-        connection, far, _ = _make()
-        for number in range(5):
-            assert connection.send(bytes([number]))
-        connection.finish()
-        await connection.end(timeout_s=5.0)
-        assert await _all_of(far) == [bytes([number]) for number in range(5)]
-
-    run_virtual(main)
+async def test_frames_are_written_in_order_and_then_the_socket_is_closed() -> None:
+    connection, far, _ = _make()
+    for number in range(5):
+        assert connection.send(bytes([number]))
+    connection.finish()
+    await connection.end(timeout_s=5.0)
+    assert await _all_of(far) == [bytes([number]) for number in range(5)]
 
 
-def test_a_connection_that_is_not_finished_ends_without_waiting() -> None:
-    async def main() -> None:
-        connection, far, way = _make()
-        way.may_go.clear()
-        connection.send(b"never")
-        await connection.end(timeout_s=1000.0)
-        assert asyncio.get_running_loop().time() == 0.0
-        await far.send(b"the socket is still open")
-
-    run_virtual(main)
+async def test_a_connection_that_is_not_finished_ends_without_waiting() -> None:
+    connection, far, way = _make()
+    way.may_go.clear()
+    connection.send(b"never")
+    await connection.end(timeout_s=1000.0)
+    assert asyncio.get_running_loop().time() == 0.0
+    await far.send(b"the socket is still open")
 
 
-def test_too_long_a_backlog_cuts_the_connection() -> None:
-    async def main() -> None:
-        connection, far, way = _make()
-        way.may_go.clear()
-        assert connection.send(bytes(60))
-        assert connection.send(bytes(40))
-        await far.send(b"the socket is still open")
-        assert not connection.send(b"!")
-        assert await far.receive() is None
-        await connection.end(timeout_s=1.0)
-
-    run_virtual(main)
+async def test_too_long_a_backlog_cuts_the_connection() -> None:
+    connection, far, way = _make()
+    way.may_go.clear()
+    assert connection.send(bytes(60))
+    assert connection.send(bytes(40))
+    await far.send(b"the socket is still open")
+    assert not connection.send(b"!")
+    assert await far.receive() is None
+    await connection.end(timeout_s=1.0)
 
 
-def test_a_connection_is_stalled_when_nothing_goes_out_for_too_long() -> None:
-    async def main() -> None:
-        connection, _, way = _make()
-        assert not connection.is_stalled(10.0)
-        way.may_go.clear()
-        connection.send(bytes(50))
-        await asyncio.sleep(0)
-        assert not connection.is_stalled(10.0)
-        assert not connection.is_stalled(15.0)
-        assert connection.is_stalled(15.1)
-        way.held_bytes -= 1
-        assert not connection.is_stalled(15.2)
-        assert not connection.is_stalled(20.2)
-        assert connection.is_stalled(20.3)
-        way.held_bytes = 0
-        assert not connection.is_stalled(21.0)
-        assert not connection.is_stalled(1000.0)
-        await connection.end(timeout_s=1.0)
-
-    run_virtual(main)
+async def test_a_connection_is_stalled_when_nothing_goes_out_for_too_long() -> None:
+    connection, _, way = _make()
+    assert not connection.is_stalled(10.0)
+    way.may_go.clear()
+    connection.send(bytes(50))
+    await asyncio.sleep(0)
+    assert not connection.is_stalled(10.0)
+    assert not connection.is_stalled(15.0)
+    assert connection.is_stalled(15.1)
+    way.held_bytes -= 1
+    assert not connection.is_stalled(15.2)
+    assert not connection.is_stalled(20.2)
+    assert connection.is_stalled(20.3)
+    way.held_bytes = 0
+    assert not connection.is_stalled(21.0)
+    assert not connection.is_stalled(1000.0)
+    await connection.end(timeout_s=1.0)

@@ -75,25 +75,22 @@ def test_a_burst_of_verifications_waits_for_nobody():
         assert max(pauses) == 0.0
 
 
-def test_frames_that_are_there_let_others_in():
-    async def main() -> None:
-        turns = Turns(Shares(0.25, asyncio.get_running_loop().time), HERE)
-        num_turns = 0
+async def test_frames_that_are_there_let_others_in():
+    turns = Turns(Shares(0.25, asyncio.get_running_loop().time), HERE)
+    num_turns = 0
 
-        async def other() -> None:
-            nonlocal num_turns
-            while True:
-                num_turns += 1
-                await asyncio.sleep(0)
+    async def other() -> None:
+        nonlocal num_turns
+        while True:
+            num_turns += 1
+            await asyncio.sleep(0)
 
-        task = asyncio.create_task(other())
-        for _ in range(1000):
-            await turns.take(0.00001)
-        assert num_turns >= 1000 // 32
-        task.cancel()
-        turns.end()
-
-    asyncio.run(main())
+    task = asyncio.create_task(other())
+    for _ in range(1000):
+        await turns.take(0.00001)
+    assert num_turns >= 1000 // 32
+    task.cancel()
+    turns.end()
 
 
 def test_opening_and_closing_count_for_what_they_cost_later():

@@ -258,31 +258,28 @@ def test_the_balancers_pass_the_link_alone_to_the_clouds_port() -> None:
     assert "check send meth GET uri /ready" in haproxy
 
 
-def test_the_probe_tells_ready_from_not_ready_and_from_nothing() -> None:
-    ready, refused = _probe_a_server(200), _probe_a_server(503)
+async def test_the_probe_tells_ready_from_not_ready_and_from_nothing() -> None:
+    ready, refused = await _probe_a_server(200), await _probe_a_server(503)
     assert ready == (0, "200 why\n")
     assert refused == (1, "503 why\n")
     assert _probe(1)[0] == 1
 
 
-def _probe_a_server(status: int) -> tuple[int, str]:
+async def _probe_a_server(status: int) -> tuple[int, str]:
     """What the probe says of a server that answers so, in this process's event loop."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text="why\n")
 
-    async def run() -> tuple[int, str]:
-        app = web.Application()
-        app.router.add_get("/ready", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            return await asyncio.to_thread(_probe, runner.addresses[0][1])
-        finally:
-            await runner.cleanup()
-
-    return asyncio.run(run())
+    app = web.Application()
+    app.router.add_get("/ready", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        return await asyncio.to_thread(_probe, runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
 
 
 def _probe(port: int) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -7,19 +8,17 @@ from device_runtime.engines.thread import EngineThread
 from tests.support.fake_model import FakeDeviceEngine
 
 
-def run_with_thread(use):
-    async def run():
-        thread = EngineThread(FakeDeviceEngine())
-        try:
-            return await use(thread)
-        finally:
-            thread.close()
-
-    return asyncio.run(run())
+@asynccontextmanager
+async def engine_thread():
+    thread = EngineThread(FakeDeviceEngine())
+    try:
+        yield thread
+    finally:
+        thread.close()
 
 
-def test_calls_run_one_after_another_on_one_thread_in_the_order_of_asking():
-    async def use(thread):
+async def test_calls_run_one_after_another_on_one_thread_in_the_order_of_asking():
+    async with engine_thread() as thread:
         seen = []
 
         def call(number):
@@ -33,31 +32,23 @@ def test_calls_run_one_after_another_on_one_thread_in_the_order_of_asking():
         assert [number for number, _ in seen] == [0, 1, 2]
         assert len({ident for _, ident in seen} - {threading.get_ident()}) == 1
 
-    run_with_thread(use)
 
-
-def test_a_failure_nobody_waits_for_is_logged_and_the_thread_goes_on(caplog):
-    async def use(thread):
+async def test_a_failure_nobody_waits_for_is_logged_and_the_thread_goes_on(caplog):
+    async with engine_thread() as thread:
         thread.run_later(lambda engine: engine.release(99))
-        return await thread.run(lambda engine: engine.vocab_size)
-
-    assert run_with_thread(use) == 16
+        assert await thread.run(lambda engine: engine.vocab_size) == 16
     assert "an engine call failed" in caplog.text
 
 
-def test_a_failure_somebody_waits_for_is_theirs():
-    async def use(thread):
+async def test_a_failure_somebody_waits_for_is_theirs():
+    async with engine_thread() as thread:
         with pytest.raises(KeyError):
             await thread.run(lambda engine: engine.release(99))
 
-    run_with_thread(use)
 
-
-def test_a_closed_thread_takes_no_call_that_nobody_waits_for():
-    async def use(thread):
+async def test_a_closed_thread_takes_no_call_that_nobody_waits_for():
+    async with engine_thread() as thread:
         called = []
         thread.close()
         thread.run_later(called.append)
-        return called
-
-    assert run_with_thread(use) == []
+        assert called == []

@@ -13,12 +13,14 @@ from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import Patience
 from device_runtime.link.link import Link
 from device_runtime.link.tunnel import TunnelError
-from process.virtual_loop import VirtualLoop, run_virtual
+from process.virtual_loop import VirtualLoop
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_runtime import PROMPT, Bench, expected, request, rest
 from tests.support.link_errors import connection_key, handshake_error
 from tests.support.memory_link import MemoryNetwork, MemorySocket, memory_bench
 from wire.messages import Fault, Message, Open, Opened, Reply, States
+
+pytestmark = pytest.mark.event_loop("virtual")
 
 Trouble = Callable[[Bench, MemoryNetwork], Awaitable[None]]
 
@@ -32,7 +34,7 @@ def skip(seconds: float) -> None:
     loop.skip(seconds)
 
 
-def run_through(trouble: Trouble, **settings: object) -> float:
+async def run_through(trouble: Trouble, **settings: object) -> float:
     """An answer with trouble after its first tokens has the undisturbed ids; seconds it took."""
 
     async def run() -> float:
@@ -46,70 +48,64 @@ def run_through(trouble: Trouble, **settings: object) -> float:
             assert ids + await reading == expected(WANTED)
             return asyncio.get_running_loop().time() - began_s
 
-    return run_virtual(run)
+    return await run()
 
 
 @pytest.mark.parametrize("seconds", [59.0, 75.0, 600.0])
-def test_a_cloud_that_computes_for_minutes_is_waited_for(seconds: float) -> None:
+async def test_a_cloud_that_computes_for_minutes_is_waited_for(seconds: float) -> None:
     async def compute(bench: Bench, network: MemoryNetwork) -> None:
         bench.cloud.going.clear()
         await asyncio.sleep(seconds)
         bench.cloud.going.set()
 
-    assert run_through(compute) == pytest.approx(seconds, abs=2.0)
+    assert await run_through(compute) == pytest.approx(seconds, abs=2.0)
 
 
 @pytest.mark.parametrize(("is_known", "num_recoveries"), [(True, 0), (False, 1)])
-def test_a_cloud_that_is_known_to_be_slow_is_asked_nothing_again(
+async def test_a_cloud_that_is_known_to_be_slow_is_asked_nothing_again(
     is_known: bool, num_recoveries: int
 ) -> None:
     """To open a session again costs a busy cloud what it had queued of it."""
 
-    async def run() -> None:
-        async with memory_bench(FakeCloud(keep_tokens=96), drafter="none") as (
-            bench,
-            _,
-        ):
-            stream = bench.runtime.generate(WANTED, "test")
-            ids = [token.id for token in (await anext(stream)).tokens]
-            for seconds in (40.0, 100.0) if is_known else (100.0,):
-                bench.cloud.going.clear()
-                reading = asyncio.ensure_future(anext(stream))
-                await asyncio.sleep(seconds)
-                bench.cloud.going.set()
-                ids += [token.id for token in (await reading).tokens]
-            assert ids + await rest(stream) == expected(WANTED)
-            assert stream.stats.num_recoveries == num_recoveries
-
-    run_virtual(run)
+    async with memory_bench(FakeCloud(keep_tokens=96), drafter="none") as (
+        bench,
+        _,
+    ):
+        stream = bench.runtime.generate(WANTED, "test")
+        ids = [token.id for token in (await anext(stream)).tokens]
+        for seconds in (40.0, 100.0) if is_known else (100.0,):
+            bench.cloud.going.clear()
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(seconds)
+            bench.cloud.going.set()
+            ids += [token.id for token in (await reading).tokens]
+        assert ids + await rest(stream) == expected(WANTED)
+        assert stream.stats.num_recoveries == num_recoveries
 
 
 @pytest.mark.parametrize("seconds", [8.0, 12.0, 25.0])
-def test_a_network_that_loses_everything_for_a_while_costs_that_while(seconds: float) -> None:
+async def test_a_network_that_loses_everything_for_a_while_costs_that_while(seconds: float) -> None:
     async def swallow(bench: Bench, network: MemoryNetwork) -> None:
         network.is_silent = True
         await asyncio.sleep(seconds)
         network.is_silent = False
 
-    assert run_through(swallow) < seconds + 11.0
+    assert await run_through(swallow) < seconds + 11.0
 
 
-def test_a_silent_link_is_noticed_within_the_setting() -> None:
-    async def run() -> None:
-        async with memory_bench() as (bench, network):
-            await asyncio.sleep(100.0)
-            assert network.num_pings >= 10, "an idle link is asked for a sign of life"
-            assert network.num_dials == 1
-            network.is_silent = True
-            await asyncio.sleep(10.0)
-            assert not bench.link.status.is_connected
-            assert "nothing came from it for 10 s" in (bench.link.status.reason or "")
-
-    run_virtual(run)
+async def test_a_silent_link_is_noticed_within_the_setting() -> None:
+    async with memory_bench() as (bench, network):
+        await asyncio.sleep(100.0)
+        assert network.num_pings >= 10, "an idle link is asked for a sign of life"
+        assert network.num_dials == 1
+        network.is_silent = True
+        await asyncio.sleep(10.0)
+        assert not bench.link.status.is_connected
+        assert "nothing came from it for 10 s" in (bench.link.status.reason or "")
 
 
 @pytest.mark.parametrize("kind", [States, Reply, Open, Opened, Fault])
-def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(kind: type[Message]) -> None:
+async def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(kind: type[Message]) -> None:
     """No TCP loses a frame, but a broken proxy may."""
 
     async def lose(bench: Bench, network: MemoryNetwork) -> None:
@@ -127,27 +123,24 @@ def test_a_frame_that_is_lost_in_a_living_link_ends_no_answer(kind: type[Message
             network.cut()
         await asyncio.sleep(0)
 
-    assert run_through(lose) < 100.0
+    assert await run_through(lose) < 100.0
 
 
-def test_a_prompt_whose_chunks_are_all_lost_is_sent_again_on_another_connection() -> None:
+async def test_a_prompt_whose_chunks_are_all_lost_is_sent_again_on_another_connection() -> None:
     """All credit was lost with them, so that connection carries no rows any more."""
 
-    async def run() -> None:
-        cloud = FakeCloud(window_tokens=16, max_frame_tokens=4)
-        async with memory_bench(cloud, chunk_tokens=4, chunking="fixed") as (
-            bench,
-            network,
-        ):
-            network.swallow(lambda message: isinstance(message, States) and network.num_dials < 2)
-            assert await bench.ids(WANTED) == expected(WANTED)
-            assert network.num_dials == 2
-
-    run_virtual(run)
+    cloud = FakeCloud(window_tokens=16, max_frame_tokens=4)
+    async with memory_bench(cloud, chunk_tokens=4, chunking="fixed") as (
+        bench,
+        network,
+    ):
+        network.swallow(lambda message: isinstance(message, States) and network.num_dials < 2)
+        assert await bench.ids(WANTED) == expected(WANTED)
+        assert network.num_dials == 2
 
 
 @pytest.mark.parametrize("has_clock_run", [True, False])
-def test_a_device_that_slept_goes_on(has_clock_run: bool) -> None:
+async def test_a_device_that_slept_goes_on(has_clock_run: bool) -> None:
     async def sleep(bench: Bench, network: MemoryNetwork) -> None:
         bench.cloud.going.clear()
         await asyncio.sleep(0.1)
@@ -160,10 +153,10 @@ def test_a_device_that_slept_goes_on(has_clock_run: bool) -> None:
         network.cut()
         network.is_silent = False
 
-    assert run_through(sleep) < 75.0 * has_clock_run + 15.0
+    assert await run_through(sleep) < 75.0 * has_clock_run + 15.0
 
 
-def test_a_device_that_slept_while_its_cloud_was_away_goes_on() -> None:
+async def test_a_device_that_slept_while_its_cloud_was_away_goes_on() -> None:
     async def sleep(bench: Bench, network: MemoryNetwork) -> None:
         network.fails = ConnectionRefusedError()
         network.cut()
@@ -172,10 +165,10 @@ def test_a_device_that_slept_while_its_cloud_was_away_goes_on() -> None:
         await asyncio.sleep(1.0)
         network.fails = None
 
-    run_through(sleep)
+    await run_through(sleep)
 
 
-def test_a_cloud_that_never_answers_an_opening_is_tried_again() -> None:
+async def test_a_cloud_that_never_answers_an_opening_is_tried_again() -> None:
     async def hang(bench: Bench, network: MemoryNetwork) -> None:
         network.hangs = True
         network.cut()
@@ -184,7 +177,7 @@ def test_a_cloud_that_never_answers_an_opening_is_tried_again() -> None:
         assert "does not answer" in (bench.link.status.reason or "")
         network.hangs = False
 
-    assert run_through(hang, reconnect_timeout_s=60.0) < 22.0 + 12.0
+    assert await run_through(hang, reconnect_timeout_s=60.0) < 22.0 + 12.0
 
 
 PASSING = [
@@ -201,7 +194,7 @@ PASSING = [
 
 @pytest.mark.parametrize("seconds", [6.0, 20.0])
 @pytest.mark.parametrize("failure", PASSING, ids=lambda error: type(error).__name__)
-def test_what_passes_on_a_link_that_has_worked_ends_no_answer(
+async def test_what_passes_on_a_link_that_has_worked_ends_no_answer(
     failure: Exception, seconds: float
 ) -> None:
     """A balancer without its backend, a captive portal, a name that is not known for a while."""
@@ -212,58 +205,54 @@ def test_what_passes_on_a_link_that_has_worked_ends_no_answer(
         await asyncio.sleep(seconds)
         network.fails = None
 
-    assert run_through(fail) < seconds + 6.0
+    assert await run_through(fail) < seconds + 6.0
 
 
 @pytest.mark.parametrize("has_worked", [True, False])
-def test_what_has_lasted_or_was_so_from_the_start_is_tried_seldom(has_worked: bool) -> None:
-    async def run() -> None:
-        network = MemoryNetwork(FakeCloud())
-        clock = asyncio.get_running_loop().time
-        network.fails = None if has_worked else handshake_error(404)
-        link = Link(
-            FakeCloud().config(url="ws://cloud", patience=Patience()),
-            clock,
-            random.Random(0),
-            dial=network.dial,
-        )
-        link.start()
-        await asyncio.sleep(1.0)
-        network.fails = handshake_error(404)
-        network.cut()
-        num_dials = network.num_dials
-        await asyncio.sleep(30.0)
-        assert (network.num_dials - num_dials > 5) is has_worked
-        await asyncio.sleep(10.0)
-        num_dials = network.num_dials
-        await asyncio.sleep(300.0)
-        assert 9 <= network.num_dials - num_dials <= 10
-        network.fails = None
-        await asyncio.sleep(31.0)
-        assert link.status.is_connected
-        await link.close()
-
-    run_virtual(run)
+async def test_what_has_lasted_or_was_so_from_the_start_is_tried_seldom(has_worked: bool) -> None:
+    network = MemoryNetwork(FakeCloud())
+    clock = asyncio.get_running_loop().time
+    network.fails = None if has_worked else handshake_error(404)
+    link = Link(
+        FakeCloud().config(url="ws://cloud", patience=Patience()),
+        clock,
+        random.Random(0),
+        dial=network.dial,
+    )
+    link.start()
+    await asyncio.sleep(1.0)
+    network.fails = handshake_error(404)
+    network.cut()
+    num_dials = network.num_dials
+    await asyncio.sleep(30.0)
+    assert (network.num_dials - num_dials > 5) is has_worked
+    await asyncio.sleep(10.0)
+    num_dials = network.num_dials
+    await asyncio.sleep(300.0)
+    assert 9 <= network.num_dials - num_dials <= 10
+    network.fails = None
+    await asyncio.sleep(31.0)
+    assert link.status.is_connected
+    await link.close()
 
 
-def test_a_goodbye_that_nobody_takes_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_goodbye_that_nobody_takes_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def hang(self: MemorySocket) -> None:
         await asyncio.Event().wait()
 
-    async def run() -> None:
-        async with memory_bench() as (bench, _):
-            monkeypatch.setattr(MemorySocket, "close", hang)
-            began_s = asyncio.get_running_loop().time()
-            await bench.link.close()
-            assert asyncio.get_running_loop().time() - began_s < 4.0
-
-    run_virtual(run)
+    async with memory_bench() as (bench, _):
+        monkeypatch.setattr(MemorySocket, "close", hang)
+        began_s = asyncio.get_running_loop().time()
+        await bench.link.close()
+        assert asyncio.get_running_loop().time() - began_s < 4.0
 
 
-def test_a_cloud_that_is_really_gone_ends_the_answer_with_the_reason() -> None:
+async def test_a_cloud_that_is_really_gone_ends_the_answer_with_the_reason() -> None:
     async def go(bench: Bench, network: MemoryNetwork) -> None:
         network.fails = ConnectionRefusedError(111, "refused")
         network.cut()
 
     with pytest.raises(CloudUnavailableError, match="waited 30 s for the cloud to come back"):
-        run_through(go)
+        await run_through(go)

@@ -11,7 +11,8 @@ from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.places import Place, Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits
-from process.virtual_loop import run_virtual
+
+pytestmark = pytest.mark.event_loop("virtual")
 
 ROOM = PrefixCacheLimits(max_sessions=4, max_tokens=1000, min_shared_tokens=1)
 
@@ -57,41 +58,32 @@ class Bench:
 
 
 @pytest.mark.parametrize("session_ttl_s", [0.5, 60.0, 3600.0])
-def test_a_kept_session_is_closed_before_the_cloud_forgets_it(session_ttl_s: float) -> None:
-    async def run() -> None:
-        bench = Bench(session_ttl_s)
-        first = bench.keep()
-        await asyncio.sleep(session_ttl_s / 4)
-        second = bench.keep()
-        await asyncio.sleep(10 * session_ttl_s)
-        assert bench.places.num_kept == 0
-        assert first.closed_s is not None
-        assert second.closed_s is not None
-        kept_s = (first.closed_s, second.closed_s - session_ttl_s / 4)
-        # Long enough for a reader's next question, and a tenth earlier than the cloud at least.
-        assert all(session_ttl_s / 2 < seconds < 0.9 * session_ttl_s for seconds in kept_s)
-
-    run_virtual(run)
+async def test_a_kept_session_is_closed_before_the_cloud_forgets_it(session_ttl_s: float) -> None:
+    bench = Bench(session_ttl_s)
+    first = bench.keep()
+    await asyncio.sleep(session_ttl_s / 4)
+    second = bench.keep()
+    await asyncio.sleep(10 * session_ttl_s)
+    assert bench.places.num_kept == 0
+    assert first.closed_s is not None
+    assert second.closed_s is not None
+    kept_s = (first.closed_s, second.closed_s - session_ttl_s / 4)
+    # Long enough for a reader's next question, and a tenth earlier than the cloud at least.
+    assert all(session_ttl_s / 2 < seconds < 0.9 * session_ttl_s for seconds in kept_s)
 
 
-def test_a_session_of_a_cloud_that_stops_is_not_kept() -> None:
-    async def run() -> None:
-        bench = Bench(60.0)
-        bench.link.is_leaving = True
-        assert bench.keep().closed_s == 0.0
-        assert bench.places.num_kept == 0
-
-    run_virtual(run)
+async def test_a_session_of_a_cloud_that_stops_is_not_kept() -> None:
+    bench = Bench(60.0)
+    bench.link.is_leaving = True
+    assert bench.keep().closed_s == 0.0
+    assert bench.places.num_kept == 0
 
 
-def test_a_session_whose_link_is_gone_is_given_up_at_the_next_look() -> None:
-    async def run() -> None:
-        bench = Bench(60.0)
-        lost, alive = bench.keep(), bench.keep()
-        lost.is_live = False
-        bench.places.expire()
-        assert lost.closed_s == 0.0
-        assert alive.closed_s is None
-        assert bench.places.num_kept == 1
-
-    run_virtual(run)
+async def test_a_session_whose_link_is_gone_is_given_up_at_the_next_look() -> None:
+    bench = Bench(60.0)
+    lost, alive = bench.keep(), bench.keep()
+    lost.is_live = False
+    bench.places.expire()
+    assert lost.closed_s == 0.0
+    assert alive.closed_s is None
+    assert bench.places.num_kept == 1

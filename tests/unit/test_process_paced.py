@@ -6,10 +6,12 @@ import time
 import pytest
 
 from process.paced import Paced
-from process.virtual_loop import VirtualLoop, run_virtual
+from process.virtual_loop import VirtualLoop
+
+pytestmark = pytest.mark.event_loop("virtual")
 
 
-def test_all_who_wait_get_one_page_and_making_it_takes_a_share_of_the_time() -> None:
+async def test_all_who_wait_get_one_page_and_making_it_takes_a_share_of_the_time() -> None:
     made: list[float] = []
 
     async def ask(paced: Paced, end_s: float) -> int:
@@ -22,25 +24,22 @@ def test_all_who_wait_get_one_page_and_making_it_takes_a_share_of_the_time() -> 
             num_pages += 1
         return num_pages
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
 
-        def make() -> bytes:
-            loop.skip(0.01)
-            made.append(loop.time())
-            return str(len(made)).encode()
+    def make() -> bytes:
+        loop.skip(0.01)
+        made.append(loop.time())
+        return str(len(made)).encode()
 
-        paced = Paced(make, loop.time)
-        assert await paced.page() == b"1"
-        counts = await asyncio.gather(*(ask(paced, loop.time() + 1.0) for _ in range(20)))
-        assert sum(counts) > 5 * len(made)
-        assert 0.09 < len(made) * 0.01 < 0.12
-
-    run_virtual(main)
+    paced = Paced(make, loop.time)
+    assert await paced.page() == b"1"
+    counts = await asyncio.gather(*(ask(paced, loop.time() + 1.0) for _ in range(20)))
+    assert sum(counts) > 5 * len(made)
+    assert 0.09 < len(made) * 0.01 < 0.12
 
 
-def test_a_page_that_fails_fails_for_those_who_asked_and_is_made_again():
+async def test_a_page_that_fails_fails_for_those_who_asked_and_is_made_again():
     results: list[bytes | None] = [None, b"page"]
 
     def make() -> bytes:
@@ -49,10 +48,7 @@ def test_a_page_that_fails_fails_for_those_who_asked_and_is_made_again():
             raise ValueError("not now")
         return result
 
-    async def main() -> None:
-        paced = Paced(make, time.monotonic)
-        with pytest.raises(ValueError, match="not now"):
-            await paced.page()
-        assert await paced.page() == b"page"
-
-    asyncio.run(main())
+    paced = Paced(make, time.monotonic)
+    with pytest.raises(ValueError, match="not now"):
+        await paced.page()
+    assert await paced.page() == b"page"

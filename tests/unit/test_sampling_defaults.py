@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from device_runtime.api.request.sampling_defaults import SamplingDefaults, sampling_defaults
-from tests.support.api_server import CHAT, COMPLETIONS, USER, story_generator, with_server
+from tests.support.api_server import (
+    CHAT,
+    COMPLETIONS,
+    USER,
+    story_generator,
+    story_server,
+)
 
 QWEN3 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True, "max_new_tokens": 9}
 
@@ -75,27 +81,25 @@ def test_a_setting_that_is_none_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "prompt"), [(CHAT, {"messages": USER}), (COMPLETIONS, {"prompt": "Once"})]
 )
-def test_requests_win_field_by_field(path: str, prompt: dict[str, Any]) -> None:
+async def test_requests_win_field_by_field(path: str, prompt: dict[str, Any]) -> None:
     defaults = sampling_defaults({**QWEN3, "repetition_penalty": 1.05}, ())
     generator = story_generator()
 
-    async def test(client: Any, _: Any) -> None:
+    async with story_server(generator, sampling=defaults) as (client, _):
         await client.post(path, prompt)
         await client.post(path, {**prompt, "temperature": 0, "top_k": -1, "repetition_penalty": 1})
-
-    with_server(test, generator, sampling=defaults)
     quiet, loud = (request.sampling for request in generator.requests)
     assert (quiet.temperature, quiet.top_p, quiet.top_k) == (0.6, 0.95, 20)
     assert quiet.repetition_penalty == 1.05
     assert (loud.temperature, loud.top_p, loud.top_k, loud.repetition_penalty) == (0, 0.95, 0, 1)
 
 
-def test_models_show_every_default_and_where_it_is_from() -> None:
-    async def test(client: Any, _: Any) -> Any:
-        async with client.http.get(f"{client.url}/v1/models") as response:
-            return (await response.json())["data"][0]["sampling_defaults"]
-
-    came = with_server(test, sampling=sampling_defaults(QWEN3, ()))
+async def test_models_show_every_default_and_where_it_is_from() -> None:
+    async with (
+        story_server(sampling=sampling_defaults(QWEN3, ())) as (client, _),
+        client.http.get(f"{client.url}/v1/models") as response,
+    ):
+        came = (await response.json())["data"][0]["sampling_defaults"]
     assert came["temperature"] == {"value": 0.6, "source": "generation_config.json"}
     assert came["min_p"] == {"value": 0.0, "source": "OpenAI's default"}
     assert set(came) == {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
