@@ -8,7 +8,6 @@ from cloud_server.number_format import FORMATS, wire_format
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
-from wire.trees import MAX_TREE_ROWS
 
 _MAX_FRAME_BYTES = 16 << 20
 """A frame holds up everything behind it on its socket, and each device may have a few in memory."""
@@ -54,7 +53,6 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         target_step_s=config.target_step_s,
         steps_in_flight=steps_in_flight(engine),
         verify_tokens=verify_tokens(config),
-        takes_trees=engine.takes_trees and verify_tokens(config) >= MAX_TREE_ROWS,
         session_ttl_s=config.session_ttl_s,
         queue_deadline_s=config.queue_deadline_s,
     )

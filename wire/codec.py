@@ -63,6 +63,8 @@ CLOSE: Final = Struct("<BI")
 CREDIT: Final = Struct("<BQ")
 FAULT: Final = Struct("<BHId")
 
+_RESERVED_CODEC: Final = 1
+
 
 def side_of(message: Message) -> MessageSide:
     """The only side that may send this message (rule W2)."""
@@ -169,9 +171,15 @@ def _opened(header: tuple[Any, ...], tail: memoryview) -> Opened:
     return Opened(*header)
 
 
+def _codec(number: int) -> Codec:
+    if number == _RESERVED_CODEC:
+        raise ValueError(f"expected codec {Codec.RAW:d}, got {number}, which is reserved")
+    return Codec(number)
+
+
 def _states(header: tuple[Any, ...], tail: memoryview) -> States:
     session, epoch, position, num_rows, dtype, codec, want = header
-    kinds = (Dtype(dtype), Codec(codec), Want(want))
+    kinds = (Dtype(dtype), _codec(codec), Want(want))
     return States(session, epoch, position, num_rows, *kinds, tail)
 
 
@@ -179,7 +187,7 @@ def _reply(header: tuple[Any, ...], tail: memoryview) -> Reply:
     *place, dtype, codec, cached_tokens, queue_s, compute_s, batch_tokens, reserved = header
     if reserved:
         raise ValueError(f"expected a reserved byte of 0, got {reserved}")
-    kinds = (Dtype(dtype), Codec(codec))
+    kinds = (Dtype(dtype), _codec(codec))
     session, epoch, position, num_rows = place
     measured = (cached_tokens, queue_s, compute_s, batch_tokens)
     return Reply(session, epoch, position, num_rows, *kinds, *measured, tail)

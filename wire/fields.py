@@ -12,20 +12,16 @@ from wire.limits import (
 from wire.messages import (
     NO_SESSION,
     Close,
-    Codec,
     Credit,
     Fault,
     Hello,
     Message,
     Open,
     Opened,
-    Payload,
     Reply,
     States,
-    Want,
     Welcome,
 )
-from wire.trees import split_tree
 
 MAX_POSITION = 2**32 - 1
 """No row lies at or beyond this position."""
@@ -90,25 +86,15 @@ def _open(message: Open) -> str | None:
 def _states(states: States) -> str | None:
     if states.num_rows < 1:
         return "expected at least 1 row, got 0"
-    if states.codec is not Codec.RAW_TREE:
-        return _named_session(states.session) or _rows(states, states.payload)
-    if states.want is not Want.ALL:
-        return f"expected a tree to want ALL rows, got {states.want.name}"
-    try:
-        _, payload = split_tree(states.payload, states.num_rows)
-    except ValueError as error:
-        return str(error)
-    return _named_session(states.session) or _rows(states, payload)
+    return _named_session(states.session) or _rows(states)
 
 
 def _reply(reply: Reply) -> str | None:
-    if reply.codec is Codec.RAW_TREE:
-        return "expected no tree in a Reply"
     return (
         _named_session(reply.session)
         or _duration("queue_s", reply.queue_s)
         or _duration("compute_s", reply.compute_s)
-        or _rows(reply, reply.payload)
+        or _rows(reply)
     )
 
 
@@ -119,10 +105,10 @@ def _fault(fault: Fault) -> str | None:
     return _duration("retry_after_s", fault.retry_after_s)
 
 
-def _rows(frame: States | Reply, payload: Payload) -> str | None:
+def _rows(frame: States | Reply) -> str | None:
     if frame.position + frame.num_rows > MAX_POSITION:
         return f"expected rows before position {MAX_POSITION}, got {frame.num_rows} rows there"
-    num_bytes, least = len(payload), frame.num_rows * ITEM_BYTES[frame.dtype]
+    num_bytes, least = len(frame.payload), frame.num_rows * ITEM_BYTES[frame.dtype]
     if num_bytes < least or (num_bytes % least if least else num_bytes):
         return f"expected {frame.num_rows} whole {frame.dtype.name} rows, got {num_bytes} bytes"
     return None

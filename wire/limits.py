@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Dtype, Reply, States
-from wire.trees import tree_bytes
 
 ITEM_BYTES = {Dtype.FP32: 4, Dtype.FP16: 2, Dtype.BF16: 2}
 
@@ -17,7 +16,7 @@ MAX_CREDENTIAL_BYTES = 1024
 MAX_FAULT_MESSAGE_BYTES = 1024
 
 MAX_HEADER_BYTES = 64
-"""No States or Reply header is longer, the parents of a tree included."""
+"""No States or Reply header is longer."""
 
 MAX_HANDSHAKE_BYTES = 2048
 """The longest frame a side accepts before the handshake is over."""
@@ -63,8 +62,6 @@ class RowLimits:
             reason = f"expected at most {self.max_frame_tokens} rows, got {frame.num_rows}"
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         expected_bytes = frame.num_rows * self.row_bytes
-        if frame.codec is Codec.RAW_TREE:
-            expected_bytes += tree_bytes(frame.num_rows)
         if len(frame.payload) != expected_bytes:
             raise _mismatch(f"expected {expected_bytes} payload bytes, got {len(frame.payload)}")
 

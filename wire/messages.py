@@ -30,11 +30,10 @@ class Dtype(IntEnum):
 class Codec(IntEnum):
     """How rows are packed into a payload. RAW is exact for the frame's dtype.
 
-    RAW_TREE, for States only, is RAW with each row's parent before the rows (`wire.trees`).
+    1 is reserved: it was that of rows that branch, and no other codec gets the number.
     """
 
     RAW = 0
-    RAW_TREE = 1
 
 
 class Want(IntEnum):
@@ -121,8 +120,7 @@ class States:
     """Device to cloud: shallow hidden states of positions `[position, position + num_rows)`.
 
     A position below the cached length is the truncation. A higher epoch than before makes the
-    cloud drop the session's queued work of older epochs; a lower one is itself dropped. Rows of
-    a tree have consecutive places in the cache, and each the position behind its parent's.
+    cloud drop the session's queued work of older epochs; a lower one is itself dropped.
     """
 
     session: SessionId

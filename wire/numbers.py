@@ -19,7 +19,7 @@ NUMPY_DTYPES: Final[dict[Dtype, np.dtype[Any]]] = {
     Dtype.BF16: np.dtype(ml_dtypes.bfloat16),
 }
 
-SUPPORTED_CODECS: Final = 1 << Codec.RAW | 1 << Codec.RAW_TREE
+SUPPORTED_CODECS: Final = 1 << Codec.RAW
 """The codecs of this package, as the bit set that Hello and Welcome carry."""
 
 # The bits of +infinity; every NaN and infinity has at least these exponent bits set.
@@ -33,8 +33,8 @@ class RowRangeError(ValueError):
     """Rows that the number format cannot hold; the message names it, and is safe to show."""
 
 
-def pack_rows(rows: Rows, dtype: Dtype, codec: Codec = Codec.RAW) -> memoryview:
-    """The payload of rows `[T, H]`; a view of them when they are contiguous and in `dtype`.
+def pack_rows(rows: Rows, dtype: Dtype) -> memoryview:
+    """The RAW payload of rows `[T, H]`; a view of them when they are contiguous and in `dtype`.
 
     Rows of another number format are rounded to `dtype` first, which is exact only towards a
     wider one. The rows must not change while the payload is in use.
@@ -45,11 +45,7 @@ def pack_rows(rows: Rows, dtype: Dtype, codec: Codec = Codec.RAW) -> memoryview:
     if rows.ndim != 2:
         raise ValueError(f"expected rows [T, H], got shape {rows.shape}")
     packed = np.ascontiguousarray(convert_rows(rows, dtype))
-    match codec:
-        case Codec.RAW:
-            return _little_endian(packed.view(_UNSIGNED[dtype])).reshape(-1).view(np.uint8).data
-        case Codec.RAW_TREE:
-            raise ValueError("a tree's rows are packed RAW, and joined with their parents")
+    return _little_endian(packed.view(_UNSIGNED[dtype])).reshape(-1).view(np.uint8).data
 
 
 def convert_rows(rows: Rows, dtype: Dtype) -> Rows:
@@ -69,24 +65,18 @@ def convert_rows(rows: Rows, dtype: Dtype) -> Rows:
     return converted
 
 
-def unpack_rows(
-    payload: Payload, num_rows: int, hidden_size: int, dtype: Dtype, codec: Codec = Codec.RAW
-) -> Rows:
-    """The rows `[num_rows, hidden_size]` of a payload, as a view of it; read-only for bytes.
+def unpack_rows(payload: Payload, num_rows: int, hidden_size: int, dtype: Dtype) -> Rows:
+    """The rows `[num_rows, hidden_size]` of a RAW payload, as a view of it; read-only for bytes.
 
     Raises:
         RemoteProtocolError: SHAPE_MISMATCH when the payload is not that many rows, BAD_FRAME when
             a number is infinite or NaN.
     """
     expected_bytes = num_rows * hidden_size * NUMPY_DTYPES[dtype].itemsize
-    match codec:
-        case Codec.RAW:
-            if len(payload) != expected_bytes:
-                reason = f"expected {expected_bytes} payload bytes, got {len(payload)}"
-                raise RemoteProtocolError(FaultCode.SHAPE_MISMATCH, reason)
-            bits = _little_endian(np.frombuffer(payload, dtype=_UNSIGNED[dtype]))
-        case Codec.RAW_TREE:
-            raise ValueError("a tree's rows are RAW once its parents are split off")
+    if len(payload) != expected_bytes:
+        reason = f"expected {expected_bytes} payload bytes, got {len(payload)}"
+        raise RemoteProtocolError(FaultCode.SHAPE_MISMATCH, reason)
+    bits = _little_endian(np.frombuffer(payload, dtype=_UNSIGNED[dtype]))
     if not _all_finite(bits, dtype):
         reason = f"expected finite numbers in {num_rows} rows, got an infinity or NaN"
         raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)

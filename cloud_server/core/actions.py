@@ -5,7 +5,6 @@ from typing import NamedTuple, NewType
 
 from wire.errors import FaultCode
 from wire.messages import Message, Payload, Want
-from wire.trees import Parents
 
 ConnectionId = NewType("ConnectionId", int)
 """A socket's number, chosen by the shell and never used again."""
@@ -70,8 +69,7 @@ Command = OpenSequence | ReleaseSequence
 class StepWork:
     """One sequence's share of a step: RAW rows, in the link's dtype, still packed.
 
-    `payload` is a view of exactly `num_rows` rows for positions `[position, position + num_rows)`,
-    or for those places of a tree with these `parents` (`wire.trees`).
+    `payload` is a view of exactly `num_rows` rows for positions `[position, position + num_rows)`.
     """
 
     handle: SequenceHandle
@@ -79,18 +77,11 @@ class StepWork:
     num_rows: int
     want: Want
     payload: memoryview
-    parents: Parents = ()
 
     @property
     def num_wanted_rows(self) -> int:
         """How many deep rows must come back."""
-        match self.want:
-            case Want.NONE:
-                return 0
-            case Want.LAST:
-                return 1
-            case Want.ALL:
-                return self.num_rows
+        return self.want.num_rows(self.num_rows)
 
 
 @dataclass(frozen=True, slots=True)

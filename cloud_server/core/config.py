@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from wire.limits import FINGERPRINT_BYTES, RowLimits
-from wire.messages import Codec, Dtype
-from wire.trees import MAX_TREE_ROWS
+from wire.messages import Dtype
 
 MAX_SESSION_FRAMES = 64
 """States frames of a session that may be queued: twice what our device leaves unanswered. An
@@ -25,8 +24,7 @@ class CoreConfig:
     `steps_in_flight` steps at once. The step budget shrinks and grows until a step takes
     `target_step_s`; 0 leaves it as it is. A new session is refused when its first rows would wait
     longer than `queue_deadline_s`. What has done nothing for `quiet_s` may give way: a session to
-    a new one of somebody with less, a device to a cloud that drains. `takes_trees` offers devices
-    frames whose rows branch; each of these is a verification too.
+    a new one of somebody with less, a device to a cloud that drains.
 
     While several identities are connected, each may have `identity_share` of the sessions, the KV
     positions and the connections, and a session of the full context in any case.
@@ -51,7 +49,6 @@ class CoreConfig:
     step_budget_tokens: int = 512
     steps_in_flight: int = 1
     verify_tokens: int = 32
-    takes_trees: bool = False
     target_step_s: float = 0.25
     identity_share: float = 0.5
     session_ttl_s: float = 60.0
@@ -68,7 +65,7 @@ class CoreConfig:
         self._check_least("max_sessions", 1)
         self._check_least("max_connections", 1)
         self._check_least("max_frame_tokens", 1)
-        self._check_least("verify_tokens", MAX_TREE_ROWS if self.takes_trees else 1)
+        self._check_least("verify_tokens", 1)
         self._check_least("credit_window_tokens", 2 * self.max_frame_tokens)
         self._check_least("step_budget_tokens", 2 * self.verify_tokens)
         if not 0 < self.identity_share <= 1:
@@ -77,9 +74,8 @@ class CoreConfig:
 
     @property
     def rows(self) -> RowLimits:
-        """What rows look like here, and the codecs that devices are offered."""
-        codecs = 1 << Codec.RAW | self.takes_trees << Codec.RAW_TREE
-        return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
+        """What rows look like here."""
+        return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens)
 
     def most_sessions(self, is_alone: bool) -> int:
         """Sessions that one identity may have."""

@@ -9,19 +9,13 @@ from dataclasses import dataclass, field
 from cloud_server.core.actions import ConnectionId, Identity, Owner, SequenceHandle, StepWork
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Payload, Reply, SessionId, States, Want
-from wire.trees import Parents, chain_rows, split_tree
 
 
 @dataclass(slots=True)
 class _QueuedFrame:
-    """A States frame that is not wholly computed yet; the first `num_done` rows are.
-
-    `parents` are those of a tree, whose `payload` of RAW rows runs in one piece.
-    """
+    """A States frame that is not wholly computed yet; the first `num_done` rows are."""
 
     states: States
-    parents: Parents
-    payload: memoryview
     arrived_s: float
     num_done: int = 0
     started_s: float | None = None
@@ -30,8 +24,8 @@ class _QueuedFrame:
 
     @property
     def end(self) -> int:
-        """How much is cached once it has run: of a tree, the rows that follow each other."""
-        return self.states.position + chain_rows(self.parents, self.states.num_rows)
+        """How much is cached once it has run."""
+        return self.states.position + self.states.num_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,7 @@ class Piece:
     @property
     def end(self) -> int:
         """How much is cached once it has run."""
-        return self.frame.end if self.frame.parents else self.position + self.num_rows
+        return self.position + self.num_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +171,7 @@ class Session:
         self._check_place(states, self._expected_end(with_queue=not is_new_epoch))
         num_dropped = self._drop_queued() if is_new_epoch else 0
         self._epoch = states.epoch
-        self._queue.append(_queued(states, now))
+        self._queue.append(_QueuedFrame(states, now))
         self.num_queued_tokens += states.num_rows
         self.quiet_since_s = now
         return num_dropped
@@ -195,15 +189,14 @@ class Session:
         states = frame.states
         begin = states.num_rows - self._num_waiting(frame)
         end = begin + num_rows
-        row_bytes = len(frame.payload) // states.num_rows
+        row_bytes = len(states.payload) // states.num_rows
         want = states.want
         if want is Want.LAST and end < states.num_rows:
             want = Want.NONE
-        view = frame.payload[begin * row_bytes : end * row_bytes]
+        view = memoryview(states.payload)[begin * row_bytes : end * row_bytes]
         piece = Piece(frame, self.connection, states.position + begin, num_rows)
         self._running.append(piece)
-        work = StepWork(self.handle, piece.position, num_rows, want, view, frame.parents)
-        return piece, work
+        return piece, StepWork(self.handle, piece.position, num_rows, want, view)
 
     def finish(self, piece: Piece, done: PieceDone, now: float) -> Reply | None:
         """Take the results of the oldest running piece; the Reply when they complete a frame.
@@ -235,7 +228,7 @@ class Session:
             session=self.number,
             epoch=states.epoch,
             position=states.position,
-            num_rows=num_wanted_rows(states.want, states.num_rows),
+            num_rows=states.want.num_rows(states.num_rows),
             dtype=states.dtype,
             codec=Codec.RAW,
             cached_tokens=self.cached_tokens,
@@ -276,21 +269,3 @@ class Session:
         num_dropped, self.num_queued_tokens = self.num_queued_tokens, 0
         self._queue.clear()
         return num_dropped
-
-
-def _queued(states: States, now: float) -> _QueuedFrame:
-    parents, payload = Parents(), memoryview(states.payload)
-    if states.codec is Codec.RAW_TREE:
-        parents, payload = split_tree(payload, states.num_rows)
-    return _QueuedFrame(states, parents, payload, now)
-
-
-def num_wanted_rows(want: Want, num_rows: int) -> int:
-    """How many deep rows a frame of `num_rows` wants back."""
-    match want:
-        case Want.NONE:
-            return 0
-        case Want.LAST:
-            return 1
-        case Want.ALL:
-            return num_rows

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cloud_server.engines.engine import SequenceId, StepItem
-from wire.messages import Dtype, Want
+from wire.messages import Dtype
 from wire.numbers import NUMPY_DTYPES
 
 
@@ -27,15 +27,12 @@ def check_items(
     extent_of: Callable[[SequenceId], Extent],
     hidden_size: int,
     dtype: Dtype,
-    *,
-    takes_trees: bool = False,
 ) -> None:
     """Return if the items can run; `extent_of` raises ValueError for an unknown sequence.
 
     Raises:
         ValueError: an item that names an unknown sequence, a sequence twice, a position
-            beyond what it holds or may hold, rows of another shape or number format, or a tree
-            where the engine takes none or without a parent for each row.
+            beyond what it holds or may hold, or rows of another shape or number format.
     """
     if len({item.sequence for item in batch}) != len(batch):
         raise ValueError("a sequence appears twice in one step")
@@ -51,9 +48,6 @@ def check_items(
             raise ValueError(
                 f"rows start at {item.position}, the sequence holds {extent.length} positions"
             )
-        if item.parents and (not takes_trees or len(item.parents) != len(rows)):
-            expected_parents = len(rows) if takes_trees else "no"
-            raise ValueError(f"expected {expected_parents} parents, got {len(item.parents)}")
         end = item.position + len(rows)
         if end > extent.max_tokens:
             raise ValueError(
@@ -77,14 +71,3 @@ def check_opening(
             f"cannot fork {fork_tokens} positions: the sequence holds {available}, "
             f"the new one may have {max_tokens}"
         )
-
-
-def num_wanted_rows(item: StepItem) -> int:
-    """How many deep rows an item asks for."""
-    match item.want:
-        case Want.NONE:
-            return 0
-        case Want.LAST:
-            return 1
-        case Want.ALL:
-            return len(item.rows)

@@ -10,7 +10,6 @@ from typing import Any, NewType, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from wire.messages import Dtype, Want
-from wire.trees import Parents
 
 SequenceId = NewType("SequenceId", int)
 Rows = NDArray[Any]
@@ -31,17 +30,17 @@ class StepItem:
 
     A `position` below the cached length truncates first. `want` names the deep rows to return:
     none, the last of this item, or all.
-
-    With `parents` (`wire.trees`) the rows are a tree: row i sees what is cached below `position`
-    and the rows on its own way, and its position is `position` and one for each of them. Only the
-    first rows that follow each other count as cached afterwards.
     """
 
     sequence: SequenceId
     position: int
     rows: Rows
     want: Want
-    parents: Parents = ()
+
+    @property
+    def num_wanted_rows(self) -> int:
+        """How many deep rows must come back."""
+        return self.want.num_rows(len(self.rows))
 
 
 class MiddleEngine(Protocol):
@@ -55,8 +54,6 @@ class MiddleEngine(Protocol):
     capacity_tokens: int
     block_tokens: int
     max_context_tokens: int
-    takes_trees: bool
-    """Whether items may have `parents`; the cloud offers trees to devices only then."""
 
     def open(
         self, max_tokens: int, fork_of: SequenceId | None = None, fork_tokens: int = 0

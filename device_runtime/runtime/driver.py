@@ -316,7 +316,7 @@ class Driver:
         reply = self._reply
         assert reply is not None, "rows come before logits"
         shape = (reply.num_rows, engine.hidden_size)
-        deep = unpack_rows(reply.payload, *shape, reply.dtype, reply.codec)
+        deep = unpack_rows(reply.payload, *shape, reply.dtype)
         return deep.astype(np.float32)
 
     async def _draft(self, action: Draft) -> list[Action]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloud_server.engines.checks import num_wanted_rows
 from cloud_server.engines.engine import EngineFullError, MiddleEngine, SequenceId, StepItem
 from hat.self_test.streams import Stream, Streams, beginning
 from wire.messages import Dtype, Want
@@ -170,7 +169,7 @@ def _wanted_rows(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
         ]
         for item, came in zip(batch, _step(engine, batch), strict=True):
             size = len(item.rows)
-            first = size - num_wanted_rows(item)
+            first = size - item.num_wanted_rows
             gap.add(came, stream.expected[first:size])
 
 

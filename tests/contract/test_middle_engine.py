@@ -25,11 +25,9 @@ from tests.support.middle_models import (
     MiddleModel,
     make_middle_model,
 )
-from tests.support.trees import TREES, way
 from tests.support.vllm_engines import HEAD_DIM, has_vllm
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES
-from wire.trees import chain_rows
 
 
 def assert_near(rows: NDArray[Any], expected: NDArray[Any]) -> None:
@@ -148,52 +146,6 @@ def test_truncating_and_going_on_equals_never_having_drafted(engine, num_kept):
         run_one(engine, plain, 0, rows[:num_kept], Want.NONE)
     out = run_one(engine, drafted, num_kept, rows[num_kept:])
     assert_near(out, run_one(engine, plain, num_kept, rows[num_kept:]))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("parents", TREES)
-@pytest.mark.parametrize("num_past", [0, 20])
-def test_each_row_of_a_tree_is_what_its_way_gives(engine_name, models, family, parents, num_past):
-    engine = ENGINES[engine_name](models(family), Dtype.FP32)
-    _skip_without_trees(engine)
-    past, rows = random_rows(engine, num_past, seed=30), random_rows(engine, len(parents), seed=31)
-    branched, plain, neighbour = (engine.open(64) for _ in range(3))
-    if num_past:
-        run_one(engine, branched, 0, past, Want.NONE)
-        run_one(engine, plain, 0, past, Want.NONE)
-    tree = StepItem(branched, num_past, rows, Want.ALL, parents)
-    out, _ = engine.step([tree, StepItem(neighbour, 0, rows[:3], Want.ALL)])
-    for row in range(len(parents)):
-        expected = run_one(engine, plain, num_past, rows[way(parents, row)], Want.LAST)
-        assert_near(out[row : row + 1], expected)
-
-
-@pytest.mark.parametrize("parents", TREES)
-def test_a_tree_leaves_its_first_chain_in_the_cache_and_no_more(engine, parents):
-    _skip_without_trees(engine)
-    rows = random_rows(engine, 20 + len(parents), seed=32)
-    branched, plain = engine.open(64), engine.open(64)
-    run_one(engine, branched, 0, rows[:20], Want.NONE)
-    engine.step([StepItem(branched, 20, rows[20:], Want.ALL, parents)])
-    end = 20 + chain_rows(parents, len(parents))
-    run_one(engine, plain, 0, rows[:end], Want.NONE)
-    with pytest.raises(ValueError, match="the sequence holds"):
-        run_one(engine, branched, end + 1, rows[:1])
-    more = random_rows(engine, 3, seed=33)
-    out = run_one(engine, branched, end, more)
-    assert_near(out, run_one(engine, plain, end, more))
-
-
-def test_an_engine_that_takes_no_trees_says_so(engine):
-    if engine.takes_trees:
-        pytest.skip("takes trees")
-    with pytest.raises(ValueError, match="expected no parents"):
-        engine.step([StepItem(engine.open(8), 0, random_rows(engine, 2, 1), Want.ALL, (0, 0))])
-
-
-def _skip_without_trees(engine):
-    if not engine.takes_trees:
-        pytest.skip("takes no trees")
 
 
 def test_repeating_an_item_changes_nothing(engine):
@@ -321,7 +273,6 @@ def test_wrong_items_are_refused_and_change_nothing(engine):
         "no rows": StepItem(bad, 4, rows[:0], Want.ALL),
         "another width": StepItem(bad, 4, rows[:, :-1], Want.ALL),
         "not a matrix": StepItem(bad, 4, rows[0], Want.ALL),
-        "a tree of another size": StepItem(bad, 4, rows[:2], Want.ALL, (0, 0, 0)),
         "another number format": StepItem(bad, 4, rows.astype(np.float16), Want.ALL),
         "an unknown sequence": StepItem(max(good, bad) + 1, 0, rows, Want.ALL),
     }

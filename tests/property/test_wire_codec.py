@@ -15,14 +15,15 @@ from tests.support.wire_messages import (
     opens,
     replies,
     states,
-    tree_states,
     welcomes,
 )
 from wire.codec import MessageSide, decode, encode, side_of
 from wire.errors import FaultCode, LocalProtocolError, RemoteProtocolError
 from wire.limits import MAX_CREDENTIAL_BYTES, MAX_FAULT_MESSAGE_BYTES, MAX_HANDSHAKE_BYTES
-from wire.messages import Codec, Fault, Hello, Message, Reply, SessionId, States, Want
-from wire.trees import MAX_TREE_ROWS, join_tree, split_tree
+from wire.messages import Fault, Hello, Message, Reply, SessionId, States
+
+_CODEC_OFFSET = 18
+"""Of States and of Reply."""
 
 
 def decoded_or_none(frame: bytes) -> Message | None:
@@ -60,18 +61,12 @@ def test_payloads_begin_at_a_multiple_of_four_bytes(message: States | Reply) -> 
     assert (len(encode(message)) - len(message.payload)) % 4 == 0
 
 
-@given(message=tree_states(), data=st.data())
-def test_a_tree_whose_parents_are_malformed_is_refused(  # W36
-    message: States, data: st.DataObject
-) -> None:
-    parents, rows = split_tree(message.payload, message.num_rows)
-    row = data.draw(st.integers(0, len(parents) - 1))
-    wrong = data.draw(st.integers(max(1, row), 255))
-    broken = (*parents[:row], wrong, *parents[row + 1 :])
-    frame = encode(dataclasses.replace(message))
-    payload = join_tree(broken, rows)
-    assert decoded_or_none(frame[: len(frame) - len(payload)] + payload) is None
-    assert decode(frame) == message
+@given(message=states() | replies())
+def test_the_reserved_codec_is_refused_by_its_name(message: States | Reply) -> None:  # W36
+    frame = bytearray(encode(message))
+    frame[_CODEC_OFFSET] = 1
+    with pytest.raises(RemoteProtocolError, match="expected codec 0, got 1, which is reserved"):
+        decode(frame)
 
 
 @settings(max_examples=100)
@@ -152,10 +147,6 @@ def broken_messages() -> st.SearchStrategy[Message]:
         _with(states(), position=st.just(2**32 - 1)),
         states().map(lambda s: dataclasses.replace(s, payload=bytes(s.payload) + b"\0")),
         states().map(lambda s: dataclasses.replace(s, payload=b"")),
-        _with(tree_states(), want=st.sampled_from([Want.NONE, Want.LAST])),
-        _with(tree_states(), num_rows=st.just(MAX_TREE_ROWS + 1)),
-        tree_states().map(lambda s: dataclasses.replace(s, payload=b"\1" + bytes(s.payload)[1:])),
-        _with(replies(), codec=st.just(Codec.RAW_TREE)),
         _with(replies(), queue_s=no_time),
         _with(replies(), session=st.just(SessionId(0))),
         _with(faults, retry_after_s=no_time),

@@ -9,7 +9,7 @@ from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import EngineFullError, Rows, SequenceId, StepItem
 from cloud_server.engines.loading import LoadedEngine
 from submodels.bundle.bundle import Bundle
-from wire.messages import Dtype, Want
+from wire.messages import Dtype
 from wire.numbers import NUMPY_DTYPES
 
 POISON = -1234.0
@@ -21,7 +21,6 @@ class FakeMiddleEngine:
 
     dtype = Dtype.FP32
     block_tokens = 1
-    takes_trees = False
 
     def __init__(self, hidden_size: int = 64, capacity: int = 4096, context: int = 512) -> None:
         self.hidden_size = hidden_size
@@ -75,7 +74,7 @@ class FakeMiddleEngine:
         self.rows[item.sequence] = np.concatenate([kept, item.rows])
         self.num_longest += len(self.rows[item.sequence]) == self.max_context_tokens
         deep = deep_rows(self.rows[item.sequence])[item.position :]
-        num_wanted = {Want.NONE: 0, Want.LAST: 1, Want.ALL: len(deep)}[item.want]
+        num_wanted = item.num_wanted_rows
         return deep[len(deep) - num_wanted :].astype(NUMPY_DTYPES[self.dtype])
 
 

@@ -2,7 +2,6 @@
 
 from hypothesis import strategies as st
 
-from tests.support.trees import trees
 from wire.errors import FaultCode
 from wire.limits import ITEM_BYTES, MAX_CREDENTIAL_BYTES, MAX_FAULT_MESSAGE_BYTES
 from wire.messages import (
@@ -21,7 +20,6 @@ from wire.messages import (
     Want,
     Welcome,
 )
-from wire.trees import join_tree
 
 u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)
@@ -59,15 +57,6 @@ def states(draw: st.DrawFn) -> States:
 
 
 @st.composite
-def tree_states(draw: st.DrawFn) -> States:
-    parents, dtype = draw(trees()), draw(dtypes)
-    payload = join_tree(parents, draw(_rows(len(parents), dtype)))
-    position = draw(st.integers(0, 2**32 - 1 - len(parents)))
-    place = (draw(sessions), draw(u32), position, len(parents))
-    return States(*place, dtype, Codec.RAW_TREE, Want.ALL, payload)
-
-
-@st.composite
 def replies(draw: st.DrawFn) -> Reply:
     dtype, num_rows = draw(dtypes), draw(st.integers(0, 6))
     payload = draw(_rows(num_rows, dtype)) if num_rows else b""
@@ -100,7 +89,6 @@ messages: st.SearchStrategy[Message] = st.one_of(
     opens(),
     st.builds(Opened, session=sessions, cached_tokens=u32),
     states(),
-    tree_states(),
     replies(),
     st.builds(Close, session=sessions),
     st.builds(Credit, limit_tokens=st.integers(0, 2**64 - 1)),

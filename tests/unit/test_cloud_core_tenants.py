@@ -190,7 +190,7 @@ def queue_frames(cloud: Cloud, connection: ConnectionId, session: int, num_frame
         cloud.send(connection, states(session, position, A[:1], Want.NONE))
 
 
-def test_frames_are_bounded_beyond_what_a_device_leaves_unanswered() -> None:  # W39
+def test_frames_are_bounded_beyond_what_a_device_leaves_unanswered() -> None:  # W37
     cloud = Cloud(LONG)
     greedy, other = cloud.connect(), cloud.connect()
     for number in (1, 2):
@@ -207,7 +207,7 @@ def test_frames_are_bounded_beyond_what_a_device_leaves_unanswered() -> None:  #
     assert len(cloud.replies(greedy)) == MAX_SESSION_FRAMES, "the other session goes on"
 
 
-def test_frames_of_a_connection_are_bounded() -> None:  # W39
+def test_frames_of_a_connection_are_bounded() -> None:  # W37
     cloud = Cloud(LONG)
     greedy = cloud.connect()
     for number in range(1, 30):

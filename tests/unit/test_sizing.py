@@ -90,7 +90,6 @@ def test_the_rows_that_a_connection_may_have_outstanding_are_the_documents(
         capacity_tokens=100_000,
         max_context_tokens=8192,
         block_tokens=16,
-        takes_trees=True,
     )
     settings = core_settings(CloudConfig(Path()), cast(Any, manifest), cast(Any, engine))
     assert settings.credit_window_tokens == 2048

@@ -58,6 +58,12 @@ def test_the_document_lists_every_fault_code() -> None:  # W31
     }
 
 
+def test_the_document_lists_every_codec_and_reserves_the_next() -> None:  # W36
+    (line,) = re.findall(r"codec (0 .*?);", DOCUMENT)
+    assert line == "0 RAW, 1 reserved (W36)"
+    assert {kind.name: kind.value for kind in messages.Codec} == {"RAW": 0}
+
+
 def test_the_rules_are_numbered_without_a_gap() -> None:
     rules = [int(number) for number in re.findall(r"^\*\*W(\d+)\*\*", DOCUMENT, re.MULTILINE)]
     assert rules == list(range(1, len(rules) + 1))

@@ -4,14 +4,11 @@ Queries of a KV head's group are folded into its rows: `[KV, T * G, D]`, row `t 
 alignment is always explicit (lower right), never a library's `is_causal`, which is upper left.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-
-from wire.trees import row_depths
 
 _MAX_SCORES = 1 << 22
 """Scores held at once, over all heads: 16 MiB in float32, whatever a chunk's and a cache's size."""
@@ -63,26 +60,6 @@ def plan_blocks(
         blocks.append(Block(first, end, first_key, end_key, hidden))
         first = end
     return blocks
-
-
-def plan_tree_blocks(
-    position: int, parents: Sequence[int], window: int | None, device: torch.device
-) -> list[Block]:
-    """One block for the rows of a tree that begins at `position` (`wire.trees`).
-
-    A tree is so small that its scores need no bound of their own.
-    """
-    num_rows, depths = len(parents), torch.tensor(row_depths(parents))
-    sees = torch.eye(num_rows, dtype=torch.bool)
-    for row in range(1, num_rows):
-        sees[row] |= sees[parents[row]]
-    first_key = _first_visible(position, window)
-    if window is not None:
-        key_positions = torch.cat((torch.arange(first_key, position), position + depths))
-        sees = torch.cat((sees.new_ones(num_rows, position - first_key), sees), dim=1)
-        sees &= key_positions > (position + depths - window).unsqueeze(1)
-    hidden = ~sees.unsqueeze(1).to(device)
-    return [Block(0, num_rows, first_key, position + num_rows, hidden)]
 
 
 class Attention(Protocol):

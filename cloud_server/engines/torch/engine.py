@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from cloud_server.engines.checks import check_items, check_opening, num_wanted_rows
+from cloud_server.engines.checks import check_items, check_opening
 from cloud_server.engines.engine import EngineFullError, Rows, SequenceId, StepItem
-from cloud_server.engines.torch.attention import Block, plan_blocks, plan_tree_blocks
+from cloud_server.engines.torch.attention import plan_blocks
 from cloud_server.engines.torch.kv_slab import KvShape, KvSlab
 from cloud_server.engines.torch.layer import LayerSettings, MiddleLayer, Ragged, Span
 from cloud_server.engines.torch.rows import rows_of, tensor_of
 from wire.messages import Dtype
-from wire.trees import chain_rows, row_depths
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,6 @@ class TorchMiddleEngine:
     """
 
     block_tokens = 1
-    takes_trees = True
 
     def __init__(
         self,
@@ -104,7 +102,7 @@ class TorchMiddleEngine:
         """
         if not batch:
             return []
-        check_items(batch, self._slab, self.hidden_size, self.dtype, takes_trees=True)
+        check_items(batch, self._slab, self.hidden_size, self.dtype)
         for item in batch:
             slab = self._slab(item.sequence)
             slab.length = item.position
@@ -115,8 +113,7 @@ class TorchMiddleEngine:
             rows = layer.forward(rows, ragged)
         wanted = _wanted(rows, batch)
         for item in batch:
-            num_rows = chain_rows(item.parents, len(item.rows))
-            self._slab(item.sequence).length = item.position + num_rows
+            self._slab(item.sequence).length = item.position + len(item.rows)
         return wanted
 
     def _slab(self, sequence: SequenceId) -> KvSlab:
@@ -128,19 +125,14 @@ class TorchMiddleEngine:
         spans = []
         positions = []
         for item in batch:
-            num_rows = len(item.rows)
-            blocks = {window: self._blocks(item, window) for window in self._windows}
-            spans.append(Span(self._slab(item.sequence), num_rows, item.position, blocks))
-            is_tree = bool(item.parents)
-            offsets = torch.tensor(row_depths(item.parents)) if is_tree else torch.arange(num_rows)
-            positions.append(item.position + offsets)
+            first, num_rows = item.position, len(item.rows)
+            blocks = {
+                window: plan_blocks(first, num_rows, window, self._settings.heads, self._device)
+                for window in self._windows
+            }
+            spans.append(Span(self._slab(item.sequence), num_rows, first, blocks))
+            positions.append(torch.arange(first, first + num_rows))
         return Ragged(spans, *self._rotation(torch.cat(positions).to(self._device)))
-
-    def _blocks(self, item: StepItem, window: int | None) -> list[Block]:
-        if item.parents:
-            return plan_tree_blocks(item.position, item.parents, window, self._device)
-        place = (item.position, len(item.rows), window)
-        return plan_blocks(*place, self._settings.heads, self._device)
 
     def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines `[T, Hq + KV, D]`, as `Ragged` has them.
@@ -167,6 +159,6 @@ def _wanted(rows: torch.Tensor, batch: Sequence[StepItem]) -> list[Rows]:
     end_row = 0
     for item in batch:
         end_row += len(item.rows)
-        part = rows[end_row - num_wanted_rows(item) : end_row]
+        part = rows[end_row - item.num_wanted_rows : end_row]
         answers.append(rows_of(part.cpu()).copy())
     return answers

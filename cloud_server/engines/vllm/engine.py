@@ -56,8 +56,6 @@ class EngineShape:
 class VllmMiddleEngine:
     """A `PipelinedEngine`: as many steps in flight as the workers have stages."""
 
-    takes_trees = False
-
     def __init__(self, workers: Workers, shape: EngineShape, cache: PagedCache) -> None:
         self.hidden_size = shape.hidden_size
         self.dtype = shape.dtype

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.engines.checks import num_wanted_rows
 from cloud_server.engines.engine import Rows, StepItem
 from cloud_server.engines.vllm.paged_cache import Placement
 from wire.messages import Dtype, Want
@@ -79,7 +78,7 @@ def split_rows(deep: NDArray[Any], batch: Sequence[StepItem], dtype: Dtype) -> l
     """
     copied = deep.copy()
     rows = copied.view(NUMPY_DTYPES[dtype]) if dtype is Dtype.BF16 else copied
-    ends = list(accumulate(map(num_wanted_rows, batch)))
+    ends = list(accumulate(item.num_wanted_rows for item in batch))
     if len(rows) != ends[-1]:
         raise ValueError(f"expected {ends[-1]} deep rows, got {len(rows)}")
     return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -89,7 +88,7 @@ def _wanted_rows(batch: Sequence[StepItem], row_starts: Numbers) -> Numbers:
     if all(item.want is Want.ALL for item in batch):
         return np.arange(row_starts[-1], dtype=np.int64)
     parts = [
-        np.arange(end - num_wanted_rows(item), end, dtype=np.int64)
+        np.arange(end - item.num_wanted_rows, end, dtype=np.int64)
         for item, end in zip(batch, row_starts[1:].tolist(), strict=True)
     ]
     return np.concatenate(parts)
