@@ -86,7 +86,7 @@ ARMS = (
     ),
     Arm(
         "u-medusa",
-        "u-shape with Medusa-1 heads on the device; the cloud verifies trees of their guesses",
+        "u-shape with Medusa-1 heads on the device, which draft the best guess of each in turn",
         "split",
         _ONE_STEP,
         {**_ONE_CHUNK, "drafter": "medusa"},
