@@ -50,7 +50,6 @@ class IntegerMiddle:
     capacity_tokens = CONFIG.capacity_tokens
     block_tokens = 1
     max_context_tokens = MAX_CONTEXT_TOKENS
-    takes_trees = True
 
     def __init__(self) -> None:
         self.sequences: dict[SequenceId, FakeMiddle] = {}
