@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.records import UNFINISHED, LinkRecord, Receipt, RequestRecord
+from bench.report.figures import agreements, paper_rows
 from bench.report.groups import LIVE, ArmResult, Group, Source
-from bench.report.same_text import agreements
-from bench.report.side_by_side import paper_rows
 
 # A machine of n cores with more than this many running programs per core was not quiet.
 QUIET_LOAD_PER_CORE = 0.5
@@ -110,11 +109,10 @@ def _of_links(groups: Sequence[Group]) -> Iterator[Caution]:
         text = f"{_settings(len(loopback))} ran over loopback: there is no link to speak of."
         yield Caution(text, False, anchor_of(loopback[0]))
     for group in live:
-        for result in group.arms:
-            off = sorted({each for cell in result.cells for each in _off(cell.link)})
-            if off:
-                text = f"{result.arm} at {group.name}: the link as measured is not the one "
-                yield Caution(text + f"asked for ({', '.join(off)}).", False, anchor_of(group))
+        off = {each for result in group.arms for cell in result.cells for each in _off(cell.link)}
+        if off:
+            text = f"{group.name}: the link as measured is not the one asked for"
+            yield Caution(f"{text} ({', '.join(sorted(off))}).", False, anchor_of(group))
 
 
 def _off(link: LinkRecord) -> Iterator[str]:

@@ -1,155 +1,141 @@
-"""Pictures, drawn once and written twice: PNG, and SVG that takes its colours from the page."""
+"""Charts: each is drawn twice for the page, light and dark, and once as a PNG."""
 
 import html
 import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report.palette import FAINT, INK, MUTED, colours
+from bench.report.groups import arm_order
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PNG_DOTS_PER_INCH = 130
-# Inches from which on a picture takes the page's whole width.
-_WIDE = 9.0
-# A line of more points than this is thinned: the page stays small.
-MOST_POINTS = 160
+
+LOG_FROM = 12.0
+"""Beyond this ratio of greatest to least, a logarithmic axis shows more than a plain one."""
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
     "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9.5,
-    "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
+    "axes.titlesize": "medium",
     "axes.titleweight": "bold",
-    "figure.facecolor": "white",
-    "font.family": "sans-serif",
     "font.size": 9.5,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.6,
-    "legend.fontsize": 9,
+    "grid.alpha": 0.3,
     "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 1.7,
-    "lines.markersize": 5,
-    "text.color": INK,
+    "svg.fonttype": "none",
     "text.parse_math": False,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 9,
 }
+_COLOURS = "tab10"
+"""Matplotlib's own ten, which are seen on white and on black."""
 
-
-# Metadata, style rules that would reach the whole page, names of groups, fonts, no rotation.
-_NEEDLESS = (
-    re.compile(r"<metadata>.*?</metadata>", re.DOTALL),
-    re.compile(r"<style.*?</style>", re.DOTALL),
-    re.compile(r"(?<=<g) id=\"[^\"]*\""),
-    re.compile(r"font-family: [^;\"]*;? ?"),
-    re.compile(r" transform=\"rotate\(-0 [^\"]*\""),
-    re.compile(r"(?<=\n)\s+|(?<=\") (?=/>)"),
+_NEEDLESS = re.compile(
+    r'<metadata>.*?</metadata>|(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=\n)\s+',
+    re.DOTALL,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One figure. `name` is the PNG's name without its ending; `svg` goes into the page as is."""
+    """One chart. `name` is the PNG's name without its ending; both SVGs go into the page as is."""
 
     name: str
     title: str
     caption: str
-    svg: str
+    light: str
+    dark: str
     png: bytes
-    is_wide: bool
-
-    def write_png(self, folder: Path) -> None:
-        """Put the PNG into a folder."""
-        (folder / f"{self.name}.png").write_bytes(self.png)
 
 
-@contextmanager
-def drawing_style() -> Iterator[None]:
-    """All figures are made and finished within it."""
+def picture(
+    name: str, title: str, caption: str, size: tuple[float, float], draw: "Callable[[Figure], None]"
+) -> Picture:
+    """What `draw` puts on a figure of so many inches; the same drawing gives the same bytes."""
+    png = io.BytesIO()
+    light = _svg(name, title, size, draw, (), png)
+    dark = _svg(f"{name}-dark", title, size, draw, ("dark_background",))
+    return Picture(name, title, caption, light, dark, png.getvalue())
+
+
+def _svg(
+    salt: str,
+    title: str,
+    size: tuple[float, float],
+    draw: "Callable[[Figure], None]",
+    styles: tuple[str, ...],
+    png: io.BytesIO | None = None,
+) -> str:
     import matplotlib as mpl
-
-    mpl.use("Agg")
-    with mpl.rc_context(_STYLE):
-        yield
-
-
-def panels(num_columns: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
-    """A figure with axes side by side; sizes in inches."""
+    from matplotlib import style
     from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, num_columns, squeeze=False)
-    return figure, list(axes[0])
-
-
-def legend_below(
-    figure: "Figure", axes: "Sequence[Axes]", num_columns: int = 5, order: Sequence[str] = ()
-) -> None:
-    """One legend for all panels, under them, each label once; those of `order` come first."""
-    entries: dict[str, Artist] = {}
-    for each in axes:
-        found, labels = each.get_legend_handles_labels()
-        entries |= dict(zip(labels, found, strict=True))
-    if entries:
-        columns = min(num_columns, len(entries))
-        ordered = [name for name in order if name in entries]
-        names = [*ordered, *(name for name in entries if name not in ordered)]
-        handles = [entries[name] for name in names]
-        figure.legend(handles, names, loc="outside lower center", ncols=columns)
-
-
-def finished(figure: "Figure", name: str, title: str, caption: str) -> Picture:
-    """The picture of a figure; the same figure gives the same bytes."""
-    import matplotlib as mpl
-
-    png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
-    # The layout is found; to find it again would take as long as the drawing.
-    figure.set_layout_engine("none")
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-    is_wide = figure.get_figwidth() > _WIDE
-    return Picture(name, title, caption, _for_page(svg.getvalue(), title), png.getvalue(), is_wide)
-
-
-def thinned(values: Sequence[float]) -> list[float]:
-    """At most `MOST_POINTS` of sorted values, first and last among them."""
-    if len(values) <= MOST_POINTS:
-        return list(values)
-    step = (len(values) - 1) / (MOST_POINTS - 1)
-    return [values[round(place * step)] for place in range(MOST_POINTS)]
+    cycle = cycler(color=mpl.color_sequences[_COLOURS])
+    written = io.StringIO()
+    own = {**_STYLE, "axes.prop_cycle": cycle, "svg.hashsalt": salt}
+    with style.context([*styles, own], after_reset=True):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        if png is not None:
+            figure.savefig(png, format="png", dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(written.getvalue(), title)
 
 
 def _for_page(svg: str, title: str) -> str:
-    """Without what only a file needs, at the page's width, in the page's colours and font."""
+    """Without metadata, names of groups and turns by nothing, at the page's width."""
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
-    body = svg[svg.index("<defs>") :]
-    for needless in _NEEDLESS:
-        body = needless.sub("", body)
+    body = _NEEDLESS.sub("", svg[svg.index("<defs>") :])
     body = re.sub(r"(\d\.\d\d)\d+", r"\1", body.replace("xlink:href", "href"))
-    for colour in colours():
-        body = body.replace(colour, f"var(--c{colour[1:]})")
-    label = html.escape(title)
-    return f'<svg viewBox="{box[1]}" role="img" aria-label="{label}">\n{body.strip()}'
+    return f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(title)}">\n{body.strip()}'
+
+
+def colour(arm: str) -> str:
+    """An arm's colour, the same in every chart; a variant (`hat+...`) has its arm's."""
+    place, _ = arm_order(arm.partition("+")[0])
+    # The method is the first colour, blue; others of its family follow.
+    return f"C{(place - arm_order('hat')[0]) % 10}"
+
+
+def milliseconds_axis(axes: "Axes", label: str, values_ms: list[float]) -> None:
+    """The y axis in milliseconds, logarithmic where they are far apart; else from zero."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    least, greatest = min(values_ms, default=0.0), max(values_ms, default=0.0)
+    axes.set_ylabel(f"{label}, ms")
+    if least > 0 and greatest / least > LOG_FROM:
+        axes.set_yscale("log")
+        axes.set_ylabel(f"{label}, ms (logarithmic)")
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(0, 1.1 * greatest or 1)
+
+
+def arm_rows(axes: "Axes", names: list[str]) -> None:
+    """A row per arm, the first at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def legend_below(figure: "Figure", order: tuple[str, ...] = ()) -> None:
+    """One legend for all panels, under them, each label once; those of `order` come first."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    names = [name for name in dict.fromkeys((*order, *found)) if name in found]
+    if names:
+        handles = [found[name] for name in names]
+        columns = min(6, len(names))
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)

@@ -26,11 +26,9 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.0f}{_THIN_SPACE}%"
 
 
-def signed_percent(difference: float | None) -> str:
+def signed_percent(difference: float) -> str:
     """A difference as percent, with its sign."""
-    if difference is None:
-        return NONE
-    return f"{100 * difference:+.1f}{_THIN_SPACE}%".replace("-", "\u2212")
+    return f"{100 * difference:+.0f}{_THIN_SPACE}%".replace("-", "\u2212")
 
 
 def num_bytes(value: float | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench.arms import arm_names
 from bench.records import (
     Cell,
     LinkRecord,
@@ -16,22 +17,10 @@ from bench.records import (
     read_run,
 )
 
-LIVE = "live"
-SIM = "sim"
+LIVE, SIM = "live", "sim"
 
-# The order in which arms are told, the plain ones first; others follow by their names.
-ARM_ORDER = (
-    "cloud-only",
-    "device-only",
-    "u-shape",
-    "u-sarathi",
-    "u-medusa",
-    "hat",
-    "hat-paper",
-    "hat-no-chunking",
-    "hat-no-speculation",
-    "hat-no-ahead",
-)
+ARM_ORDER = tuple(arm_names())
+"""In which arms are told; others follow by their names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,81 +1,184 @@
-"""The page: one HTML file that asks nothing of the network."""
+"""From result files to a folder: one HTML page that asks nothing of the network, and its charts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 
 from bench.measures import output_sha256
+from bench.records import RequestRecord
 from bench.report import formats
-from bench.report.cautions import Caution, anchor_of
-from bench.report.drawing import Picture
-from bench.report.groups import LIVE, SIM, Group, Source
-from bench.report.palette import colours
-from bench.report.same_text import agreements
-from bench.report.side_by_side import PaperRow, SimulatedRow, is_close
-from bench.report.summary import Limits
-from bench.report.views import GroupView, arm_anchor, matrices
+from bench.report.cautions import anchor_of, cautions
+from bench.report.charts import charts
+from bench.report.figures import (
+    Limits,
+    default_baseline,
+    mean_tbt_s,
+    median_ttft_s,
+    paired_ratio,
+    paper_rows,
+    ratio_of,
+    twins,
+)
+from bench.report.groups import LIVE, SIM, Group, group_cells, read_sources
+from bench.report.rows import GroupRows, columns, group_rows, receipt_anchor
+from bench.report.sweeps import sweeps_chart
+
+PAGE_NAME = "report.html"
+PICTURES_NAME = "pictures"
+METHOD = "hat"
+
+
+class ReportError(Exception):
+    """The report cannot be made as asked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class PageContent:
-    """All that the page shows. `across` are pictures over many settings, with those settings."""
+class ReportOptions:
+    """`baseline` None: u-shape where it was run, else cloud-only, else no ratios."""
 
-    sources: Sequence[Source]
-    views: Sequence[GroupView]
-    load_views: Sequence[GroupView]
-    across: Sequence[tuple[Picture, Sequence[Group]]]
-    simulated: Sequence[SimulatedRow]
-    paper: Sequence[PaperRow]
-    cautions: Sequence[Caution]
-    limits: Limits
-    baseline: str | None
+    baseline: str | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
-def render_page(content: PageContent) -> str:
-    """HTML; the same content gives the same text."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where the report is."""
+
+    page: Path
+    pictures: tuple[Path, ...]
+    num_wrong: int
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One of the three figures at the top. `mark`: good, bad or neither."""
+
+    value: str
+    about: str
+    note: str
+    mark: str = ""
+
+
+def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Written:
+    """Read result files and write the page and its charts; what is there is replaced.
+
+    Raises:
+        RunFileError: a file is no run.
+        ReportError: the baseline was not run.
+        OSError: the folder cannot be written.
+    """
     import jinja2
     from markupsafe import Markup
 
-    folder = files("bench.report")
+    sources = read_sources(paths)
+    groups = group_cells(sources)
+    baseline = _checked_baseline(groups, options.baseline)
+    # Before the drawing, which takes a while.
+    folder = out / PICTURES_NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = group_rows(groups, baseline, options.limits)
+    shown = [*(charts(groups[0]) if groups else []), sweeps_chart(groups, options.limits)]
+    pictures = [each for each in shown if each is not None]
+    found = cautions(sources, groups)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(
+    template = environment.from_string(_text("page.html.jinja"))
+    page = template.render(
+        sources=sources,
+        rows=rows,
+        pictures=pictures,
+        headlines=headlines(groups, rows, baseline),
+        paper=paper_rows(sources),
+        cautions=found,
+        limits=options.limits,
+        baseline=baseline,
+        columns=columns(baseline, bool(twins(groups))),
+        num_requests=sum(len(result.requests) for group in groups for result in group.arms),
+        css=Markup(_text("page.css")),
         formats=formats,
-        arm_anchor=arm_anchor,
         anchor_of=anchor_of,
-        is_close=is_close,
+        receipt_anchor=receipt_anchor,
         output_hash=lambda cell: output_sha256(cell.requests)[:16],
     )
-    template = environment.from_string((folder / "page.html.jinja").read_text("utf-8"))
-    of_kind = {
-        kind: [view for view in content.views if view.group.kind == kind and not view.is_twin]
-        for kind in (LIVE, SIM)
-    }
-    return template.render(
-        content=content,
-        css=Markup(_colour_rules() + (folder / "page.css").read_text("utf-8")),
-        matrices={kind: matrices(views) for kind, views in of_kind.items()},
-        all_views=[*content.views, *content.load_views],
-        num_requests=_num_requests(content),
-        compared=_compared(content),
-    )
+    (out / PAGE_NAME).write_text(page, "utf-8")
+    names = tuple(folder / f"{each.name}.png" for each in pictures)
+    for name, each in zip(names, pictures, strict=True):
+        name.write_bytes(each.png)
+    return Written(out / PAGE_NAME, names, sum(caution.is_wrong for caution in found))
 
 
-def _colour_rules() -> str:
-    """Variables for every colour of the pictures, light and dark."""
-    light = "".join(f"--c{colour[1:]}:{colour};" for colour in colours())
-    dark = "".join(f"--c{colour[1:]}:{other};" for colour, other in colours().items())
-    return f":root{{{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
+def headlines(
+    groups: Sequence[Group], rows: Sequence[GroupRows], baseline: str | None
+) -> list[Headline]:
+    """TTFT and TBT of the method against the baseline, and whether the texts are the same."""
+    kind = LIVE if any(group.kind == LIVE for group in groups) else SIM
+    of_kind = [group for group in groups if group.kind == kind]
+    linked = [group for group in of_kind if group.link.kind != "loopback"] or of_kind
+    real = [group for group in linked if group.model.has_real_weights]
+    return [
+        *_against("TTFT, median", linked, baseline, median_ttft_s),
+        *_against("TBT, mean", real, baseline, mean_tbt_s),
+        *_texts(rows),
+    ]
 
 
-def _num_requests(content: PageContent) -> int:
-    cells = [cell for source in content.sources for cell in source.run.cells]
-    return sum(len(cell.requests) for cell in cells)
+def _against(
+    what: str,
+    groups: Sequence[Group],
+    baseline: str | None,
+    measure: Callable[[Sequence[RequestRecord]], float | None],
+) -> list[Headline]:
+    """The median over settings that have both arms; of a single arm its own time."""
+    arms = {result.arm for group in groups for result in group.arms}
+    method = METHOD if METHOD in arms else next(iter(sorted(arms - {baseline})), None)
+    pairs = [(group.arm(method), group.arm(baseline)) for group in groups]
+    ratios = [
+        ratio.median
+        for ours, theirs in pairs
+        if ours and theirs and ours is not theirs
+        if (ratio := paired_ratio(ours, theirs, measure)) is not None
+    ]
+    over = ratio_of(ratios)
+    if over is not None:
+        note = f"{over.least:.2f} to {over.greatest:.2f} over {over.num} settings"
+        note = note if over.num > 1 else f"at {groups[0].name}"
+        about = f"{what}: {method} over {baseline}, {groups[0].kind}"
+        return [Headline(f"{over.median:.2f}\u202f\u00d7", about, note)]
+    first = next((ours for ours, _ in pairs if ours is not None and ours.answered), None)
+    value = None if first is None else measure(first.answered)
+    if value is None:
+        return []
+    return [Headline(f"{formats.milliseconds(value)} ms", f"{what}: {method}", groups[0].name)]
 
 
-def _compared(content: PageContent) -> tuple[int, int]:
-    """Greedy answers that were compared with another arm's, and how many differ; live ones."""
-    groups = [view.group for view in content.views if view.group.kind == LIVE]
-    found = [agreement for group in groups for agreement in agreements(group).values()]
-    return sum(each.num_compared for each in found), sum(each.num_different for each in found)
+def _texts(rows: Sequence[GroupRows]) -> list[Headline]:
+    found = [each for group in rows for each in group.agreements.values()]
+    num = sum(each.num_compared for each in found)
+    num_different = sum(each.num_different for each in found)
+    if num:
+        about = "greedy answers with the text of the first arm"
+        note = f"{num_different} differ" if num_different else "compared by hash; none differs"
+        mark = "bad" if num_different else "good"
+        return [Headline(f"{num - num_different} of {num}", about, note, mark)]
+    results = [row.result for group in rows for row in group.rows]
+    total = sum(len(result.requests) for result in results)
+    failed = sum(result.num_failed for result in results)
+    mark = "bad" if failed else ""
+    return [
+        Headline(f"{total - failed} of {total}", "requests answered", "no texts to compare", mark)
+    ]
+
+
+def _text(name: str) -> str:
+    return (files("bench.report") / name).read_text("utf-8")
+
+
+def _checked_baseline(groups: Sequence[Group], name: str | None) -> str | None:
+    if name is None:
+        return default_baseline(groups)
+    arms = sorted({result.arm for group in groups for result in group.arms})
+    if name not in arms:
+        raise ReportError(f"expected a baseline among {', '.join(arms) or 'no arms'}, got {name}")
+    return name

@@ -5,10 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report import formats
+from bench.report.figures import (
+    Limits,
+    Quantiles,
+    Summary,
+    agreements,
+    default_baseline,
+    median_ttft_s,
+    paired_ratio,
+    summarise,
+)
 from bench.report.groups import LIVE, ArmResult, Group, Source, group_cells, read_sources
-from bench.report.ratios import default_baseline, median_ttft_s, paired_ratio
-from bench.report.same_text import agreements
-from bench.report.summary import Limits, Quantiles, Summary, summarise
 
 BEGIN = "<!-- bench:begin -->"
 END = "<!-- bench:end -->"
@@ -80,7 +87,7 @@ def _setting(group: Group, baseline: str | None) -> str:
                 *cells,
                 _times(summary.tbt),
                 _accepted(summary),
-                _text(group, result, summary),
+                _text(group, result),
             )
         )
     return "\n".join([*lines, ""])
@@ -125,8 +132,8 @@ def _accepted(summary: Summary) -> str:
     return formats.NONE if summary.accept_length is None else f"{summary.accept_length:.2f}"
 
 
-def _text(group: Group, result: ArmResult, summary: Summary) -> str:
-    failed = f"; {summary.num_failed} failed" if summary.num_failed else ""
+def _text(group: Group, result: ArmResult) -> str:
+    failed = f"; {result.num_failed} failed" if result.num_failed else ""
     same = agreements(group)
     agreement = same.get(result.arm)
     if group.workload.temperature > 0:

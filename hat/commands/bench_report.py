@@ -9,7 +9,7 @@ from hat.errors import CommandError
 from hat.missing_packages import extras_explained
 
 if TYPE_CHECKING:
-    from bench.report.write import ReportOptions, Written
+    from bench.report.page import ReportOptions, Written
 
 _EPILOG = """
 \b
@@ -68,8 +68,8 @@ def report(
     RESULTS are files of `hat bench live` and `hat bench sim`.
     """
     with extras_explained():
-        from bench.report.summary import Limits
-        from bench.report.write import ReportOptions
+        from bench.report.figures import Limits
+        from bench.report.page import ReportOptions
 
         options = ReportOptions(baseline, Limits(ttft_limit, tbt_limit))
         paths = [Path(name) for name in results]
@@ -81,8 +81,8 @@ def report(
 
 def _write(paths: list[Path], out: Path, options: "ReportOptions", table: Path | None) -> "Written":
     from bench.records import RunFileError
+    from bench.report.page import ReportError, write_report
     from bench.report.readme_table import TableError, write_table
-    from bench.report.write import ReportError, write_report
 
     try:
         written = write_report(paths, out, options)

@@ -12,16 +12,22 @@ from bench.records import (
     SteadyRecord,
     write_run,
 )
-from bench.report.across_charts import UNSETTLED as UNSETTLED_CAPTION
-from bench.report.across_charts import load_picture
 from bench.report.cautions import cautions
+from bench.report.figures import (
+    Limits,
+    agreements,
+    default_baseline,
+    mean_tbt_s,
+    median_ttft_s,
+    paired_ratio,
+    paper_rows,
+    summarise,
+    twins,
+)
 from bench.report.groups import Group, group_cells, read_sources
-from bench.report.palette import looks
-from bench.report.ratios import default_baseline, mean_tbt_s, median_ttft_s, paired_ratio
-from bench.report.same_text import agreements
-from bench.report.series import load_series, tbt_over_rtt, ttft_over_prompt
-from bench.report.side_by_side import is_close, paper_rows, simulated_rows
-from bench.report.summary import Limits, summarise
+from bench.report.rows import group_rows
+from bench.report.sweeps import LOAD, PROMPT, ROUND_TRIP, curves, sweeps_chart
+from bench.report.sweeps import UNSETTLED as UNSETTLED_CAPTION
 from tests.support.bench_runs import (
     LINK,
     RANDOM_MODEL,
@@ -89,7 +95,7 @@ def test_failed_requests_count_against_the_limits_and_nowhere_else(tmp_path: Pat
     silent = made_up_request([], number=2)
     (group,) = _groups(tmp_path, _run(made_up_cell(requests=[_answer(0, 0.3), failed, silent])))
     summary = summarise(group.arms[0], Limits(0.5, 0.2))
-    assert (summary.num_requests, summary.num_failed) == (3, 2)
+    assert (len(group.arms[0].requests), group.arms[0].num_failed) == (3, 2)
     assert summary.ttft is not None
     assert summary.ttft.p99 == 0.3
     assert summary.sla == pytest.approx(1 / 3)
@@ -103,11 +109,11 @@ def test_a_cell_without_requests_has_no_figures(tmp_path: Path) -> None:
 
 def test_random_weights_give_no_acceptance(tmp_path: Path) -> None:
     request = made_up_request([(0.1, 1), (0.2, 2)], rounds=1, drafted=[1], accepted=[1])
-    for model, expected in ((made_up_cell().model, (1.0,)), (RANDOM_MODEL, None)):
+    for model, expected in ((made_up_cell().model, (1.0,)), (RANDOM_MODEL, ())):
         (group,) = _groups(tmp_path, _run(made_up_cell(model=model, requests=[request])))
         summary = summarise(group.arms[0], Limits())
         assert summary.acceptance == expected
-        assert (summary.accept_length is None) == (expected is None)
+        assert (summary.accept_length is None) == (expected == ())
 
 
 def test_ratios_are_of_the_same_pass_and_of_requests_that_both_answered(tmp_path: Path) -> None:
@@ -124,7 +130,7 @@ def test_ratios_are_of_the_same_pass_and_of_requests_that_both_answered(tmp_path
     ratio = paired_ratio(result, baseline, median_ttft_s)
     assert ratio is not None
     assert (ratio.median, ratio.least, ratio.greatest) == (0.375, 0.25, 0.5)
-    assert ratio.num_pairs == 2
+    assert ratio.num == 2
     between = paired_ratio(result, baseline, mean_tbt_s)
     assert between is not None
     assert between.median == pytest.approx(1)
@@ -170,12 +176,11 @@ def test_simulated_settings_stand_beside_live_ones(tmp_path: Path) -> None:
     twin = made_up_cell(requests=[_answer(0, 1.2)], notes=["no loss", "no loss"])
     other = made_up_cell(setting="elsewhere")
     groups = _groups(tmp_path, _run(cell), _run(twin, other, kind="sim"))
-    (row,) = simulated_rows(groups)
-    assert row.ttft_difference == pytest.approx(0.2)
-    assert row.tbt_difference == pytest.approx(0.0)
-    assert row.notes == "no loss"
-    assert not is_close(row.ttft_difference)
-    assert is_close(row.tbt_difference)
+    live, *_ = groups
+    assert {number: twin.arm for number, twin in twins(groups).items()} == {1: "hat"}
+    row = group_rows(groups, None, Limits())[0].rows[0]
+    assert row.result is live.arms[0]
+    assert ("+20\u202f% · +0\u202f%", "bad") in [(each.text, each.mark) for each in row.cells]
 
 
 def test_figures_far_from_the_papers_need_an_explanation(tmp_path: Path) -> None:
@@ -260,19 +265,16 @@ def test_a_run_that_did_not_settle_is_told_before_all_and_its_cut_is_no_failure(
     assert _cautions(tmp_path, _run(made_up_cell(steady=settled))) == []
 
 
-def test_a_picture_under_load_marks_what_did_not_settle(tmp_path: Path) -> None:
+def test_a_chart_under_load_marks_what_did_not_settle(tmp_path: Path) -> None:
     sweep = load_sweep(replicas=(1,))
     captions = []
     for steady in (None, UNSETTLED):
         cells = [msgspec.structs.replace(cell, steady=steady) for cell in sweep.cells]
         groups = _groups(tmp_path, msgspec.structs.replace(sweep, cells=cells))
-        (series,) = load_series(groups, Limits())
-        picture = load_picture(series, looks([line.arm for line in series.lines]), 1)
-        captions.append((picture.caption, picture.svg.count("not settled")))
-    assert UNSETTLED_CAPTION not in captions[0][0]
-    assert UNSETTLED_CAPTION in captions[1][0]
-    assert captions[0][1] == 0
-    assert captions[1][1] > 0
+        chart = sweeps_chart(groups, Limits())
+        assert chart is not None
+        captions.append((UNSETTLED_CAPTION in chart.caption, "not settled" in chart.light))
+    assert captions == [(False, False), (True, True)]
 
 
 def test_files_of_different_commits_are_told(tmp_path: Path) -> None:
@@ -284,33 +286,25 @@ def test_files_of_different_commits_are_told(tmp_path: Path) -> None:
 
 def test_load_curves_have_a_line_per_number_of_replicas(tmp_path: Path) -> None:
     groups = _groups(tmp_path, load_sweep(replicas=(2, 1)))
-    shape, hat = load_series(groups, Limits())
-    assert [line.arm for line in shape.lines] == ["u-shape", "u-shape"]
-    assert [(line.arm, line.num_replicas) for line in hat.lines] == [("hat", 1), ("hat", 2)]
-    rates = [rate for rate, _ in hat.lines[0].points]
-    assert rates == [5, 10, 20, 40, 60, 80, 120, 160]
-    assert hat.is_by_replicas
-
-
-def test_load_curves_on_one_number_of_replicas_have_a_line_per_arm(tmp_path: Path) -> None:
-    groups = _groups(tmp_path, load_sweep(replicas=(1,)))
-    (series,) = load_series(groups, Limits())
-    assert [line.arm for line in series.lines] == ["u-shape", "hat"]
-    assert not series.is_by_replicas
-    assert load_series(groups[:3], Limits()) == []
+    for sweep in LOAD:
+        (found,) = curves(groups, sweep, Limits())
+        expected = [("u-shape", 1), ("u-shape", 2), ("hat", 1), ("hat", 2)]
+        assert [(line.arm, line.num_replicas) for line in found.lines] == expected
+        assert [x for x, _ in found.lines[0].points] == [5, 10, 20, 40, 60, 80, 120, 160]
+    assert curves(groups[:3], LOAD[0], Limits()) == []
 
 
 def test_curves_over_prompt_and_round_trip_keep_all_else_the_same(tmp_path: Path) -> None:
     groups = _groups(tmp_path, live_grid(repeats=1))
-    prompts = ttft_over_prompt(groups)
-    assert [len(curves.groups) for curves in prompts] == [1] * 12
-    trips = tbt_over_rtt(groups)
-    assert [len(curves.groups) for curves in trips] == [3] * 4
-    for curve in trips[0].curves:
-        assert [rtt_s for rtt_s, _ in curve.points] == pytest.approx([0.0109, 0.0409, 0.1009])
+    prompts = curves(groups, PROMPT, Limits())
+    assert [len(found.groups) for found in prompts] == [1] * 12
+    trips = curves(groups, ROUND_TRIP, Limits())
+    assert [len(found.groups) for found in trips] == [3] * 4
+    for line in trips[0].lines:
+        assert [rtt_ms for rtt_ms, _ in line.points] == pytest.approx([10.9, 40.9, 100.9])
 
 
 def test_simulated_round_trips_are_those_asked_for(tmp_path: Path) -> None:
     groups = _groups(tmp_path, sim_grid(live_grid(repeats=1)))
-    curves = tbt_over_rtt(groups)[0].curves[0]
-    assert [rtt_s for rtt_s, _ in curves.points] == pytest.approx([0.01, 0.04, 0.1])
+    line = curves(groups, ROUND_TRIP, Limits())[0].lines[0]
+    assert [rtt_ms for rtt_ms, _ in line.points] == pytest.approx([10, 40, 100])
