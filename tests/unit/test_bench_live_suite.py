@@ -7,11 +7,14 @@ import pytest
 
 from bench.arms import arm_names
 from bench.link.spec import parse_link_spec
-from bench.report.readme_table import BEGIN, END
+from bench.readme import ARMS, three_rows, write_three_rows
+from bench.report.readme_table import BEGIN, END, TableError
 from bench.suite import LINKS, RATES, RTTS_MS, parts
 from hat.commands.bench import bench
 
 OUT = Path("results")
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 @pytest.mark.parametrize("is_quick", [False, True])
@@ -51,7 +54,23 @@ def test_the_report_takes_all_results() -> None:
     assert results <= set(report.argv)
 
 
-def test_the_readme_has_a_place_for_the_table() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+def test_the_page_has_a_place_for_the_table() -> None:
+    text = PAGE.read_text("utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
     assert text.index(BEGIN) < text.index(END)
+
+
+def test_the_readme_has_three_rows_of_the_pages_table(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_three_rows(PAGE, readme)
+    rows = three_rows(PAGE.read_text("utf-8"))
+    assert readme.read_text() == f"before\n{BEGIN}\n{rows}{END}\nafter\n"
+    assert rows.count("\n| `") == len(ARMS) == 3
+    assert rows in (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", ["", f"{BEGIN}\n**m**, s.\n\n| arm |\n|---|\n| `hat` |\n{END}"])
+def test_a_page_without_these_rows_is_refused(page: str) -> None:
+    with pytest.raises(TableError, match="expected"):
+        three_rows(page)
