@@ -1,4 +1,4 @@
-"""`make bench`: everything behind the table of docs/benchmarks.md, as a list of `hat bench` commands.
+"""`make bench`: all behind the table of docs/benchmarks.md, as a list of `hat bench` commands.
 
 `python -m bench.suite` runs them one after the other, in about 20 minutes on two cores, and writes
 results, pictures and one page into a folder; `--quick` runs a small part in two or three. Each

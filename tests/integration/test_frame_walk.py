@@ -9,8 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cloud_server.server import serve_cloud
 from tests.support.cloud_client import hello_for, random_rows, session_key, welcomed
+from tests.support.world import serve_cloud
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "architecture.md"
@@ -43,7 +43,7 @@ def walk() -> tuple[set[str], set[str]]:
     text = WALK.search(DOCUMENT.read_text())
     assert text is not None
     on_the_way, beside = text[0].split("These are ")
-    named = re.compile(r"`((?:wire|cloud_server)/[\w/]+\.py)`")
+    named = re.compile(r"`((?:wire|process|cloud_server)/[\w/]+\.py)`")
     return set(named.findall(on_the_way)), set(named.findall(beside))
 
 
@@ -58,7 +58,7 @@ async def test_a_frame_passes_through_the_files_that_its_walk_names(config, bund
             forget()
             await client.run(1, 8, random_rows(4))
             passed = {*files}
-    passed = {name for name in passed if name.startswith(("wire/", "cloud_server/"))}
+    passed = {name for name in passed if not name.startswith("tests/")}
     on_the_way, beside = walk()
     assert passed - {"wire/trees.py"} - on_the_way - beside == set()
     # Records: they are made here, and no code of theirs runs.
