@@ -104,7 +104,7 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
     yield "cloud.yaml", _container()["args"]
     for path in TEXTS:
         text = re.sub(r" \\\n *", " ", _text(path))
-        for line in re.findall(r"^(?:#  |    )\s*(hat (?:cloud|device|split) .*)$", text, re.M):
+        for line in re.findall(r"(?m)^(?:#  |    )\s*(hat (?:cloud|device|split) .*)$", text):
             yield path.name, shlex.split(line, comments=True)[1:]
 
 
@@ -172,7 +172,7 @@ def test_an_image_installs_extras_that_exist_and_the_makefiles_torch(path: Path)
     assert extras
     assert extras - set(project["optional-dependencies"]) == set()
     pinned = re.findall(r"^ARG TORCH=(.*)$", _text(path), re.MULTILINE)
-    assert set(pinned) <= set(re.findall(r"^TORCH \?= (.*)$", _text(ROOT / "Makefile"), re.M))
+    assert set(pinned) <= set(re.findall(r"(?m)^TORCH \?= (.*)$", _text(ROOT / "Makefile")))
 
 
 def test_a_build_gets_all_that_the_wheel_needs_and_nothing_else() -> None:
@@ -213,7 +213,8 @@ def test_compose_joins_both_sides_by_name_port_and_secret() -> None:
 
 def test_the_manifest_probes_and_scrapes_paths_that_the_cloud_has() -> None:
     container, annotations = _container(), _pod()["metadata"]["annotations"]
-    cloud = {resource.canonical for resource in make_app(cast(Serving, None)).router.resources()}
+    serving = cast(Serving, SimpleNamespace(reception=SimpleNamespace(clock=lambda: 0.0)))
+    cloud = {resource.canonical for resource in make_app(serving).router.resources()}
     paths = {name: container[name]["httpGet"]["path"] for name in container if "Probe" in name}
     assert paths == {
         "startupProbe": "/ready",
