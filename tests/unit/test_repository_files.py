@@ -1,6 +1,7 @@
 """Files for people and machines around the code: they load, and name what there is."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,15 @@ def test_hooks_come_from_the_projects_own_environment() -> None:
 def test_every_package_tells_type_checkers_that_it_is_typed() -> None:
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert [name for name in packages if not (ROOT / name / "py.typed").is_file()] == []
+
+
+def test_the_wheel_has_no_files_but_code_pages_and_the_small_model() -> None:
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    names = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    packed = [name for name in names if name.startswith(tuple(f"{p}/" for p in wheel["packages"]))]
+    left_out = tuple(f"{folder}/" for folder in wheel["exclude"])
+    kinds = (".py", "/py.typed", "bench/report/page.css", "bench/report/page.html.jinja")
+    others = [name for name in packed if not name.startswith(left_out) and not name.endswith(kinds)]
+    assert others == []
+    assert {*wheel["force-include"]} == {"models/stories260k", "models/stories260k-adapter"}
+    assert all(any(name.startswith(folder) for name in packed) for folder in left_out)
