@@ -12,8 +12,8 @@ import hat
 from hat.rooms import ROOMS, foreign_rooms
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-PACKAGES = BUILD["targets"]["wheel"]["packages"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 
 
 def started(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -73,3 +73,9 @@ def test_the_version_may_be_asked_for_beside_another_projects_package(tmp_path: 
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-c", "import hat; print(hat.__version__)"]
     assert subprocess.check_output(command, env=environ, text=True) == f"{hat.__version__}\n"
+
+
+def test_the_package_takes_its_version_from_the_one_place() -> None:
+    assert PYPROJECT["project"]["dynamic"] == ["version"]
+    assert PYPROJECT["tool"]["hatch"]["version"]["path"] == "hat/__init__.py"
+    assert f'__version__ = "{hat.__version__}"' in (ROOT / "hat" / "__init__.py").read_text()
