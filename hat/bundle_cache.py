@@ -7,9 +7,15 @@ from pathlib import Path
 
 import click
 
-from hat.default_model import adapter_folders, heads_folders
 from hat.errors import CommandError
-from hat.splitting import SplitRequest, split_model
+from hat.splitting import (
+    SplitRequest,
+    adapter_folders,
+    default_model,
+    heads_folders,
+    model_folder,
+    split_model,
+)
 from submodels.bundle.cache_folder import cache_folder
 
 
@@ -52,19 +58,33 @@ def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -
     return cache / "bundles" / f"{label}-{digest}"
 
 
+def bundles_of(model: str | None, request: SplitRequest, environ: Mapping[str, str]) -> Path:
+    """The folder with both bundles of a model: the one named, a kept one, or a new one.
+
+    `model` None is the model that comes with hat.
+
+    Raises:
+        UserError: the model cannot be had, read or split.
+    """
+    if model is not None and is_bundle_pair(Path(model)):
+        return Path(model)
+    name = str(default_model()) if model is None else model
+    return prepared_bundle(name, model_folder(name), request, environ)
+
+
 def prepared_bundle(
     name: str, folder: Path, request: SplitRequest, environ: Mapping[str, str]
 ) -> Path:
     """The kept bundles of the model in `folder` (known to the user as `name`), or new ones.
 
     Raises:
-        CommandError: the model cannot be read or split.
+        UserError: the model cannot be read or split.
     """
     target = cached_bundle(cache_folder(environ), name, folder, request)
     if is_sound(target):
-        click.echo(f"hat: using {target}", err=True)
+        _say(f"using {target}")
     else:
-        click.echo(f"hat: splitting {name} into {target}", err=True)
+        _say(f"splitting {name} into {target}")
         split_model(name, folder, target, request, overwrite=True)
     return target
 

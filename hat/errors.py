@@ -1,6 +1,24 @@
 """What a command reports as one line; what is no `UserError` is a bug and shows its trace."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
 from process.errors import UserError
+
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "torch": "cloud",
+        "onnxruntime": "device",
+        "tokenizers": "device",
+        "jinja2": "device",
+        "transformers": "split",
+        "onnx": "split",
+        "tqdm": "bench",
+        "matplotlib": "bench",
+    }
+)
+"""The extra that brings a package, for packages that not every installation has."""
 
 
 class CommandError(UserError):
@@ -9,3 +27,20 @@ class CommandError(UserError):
 
 class ConfigError(CommandError):
     """The user's settings are wrong; the message names the setting. Exit code 2."""
+
+
+@contextmanager
+def extras_explained() -> Iterator[None]:
+    """Imports in the body may need packages of an extra.
+
+    Raises:
+        CommandError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        install = f"pip install 'hat-serving[{EXTRAS[package]}]'"
+        raise CommandError(f"this needs the package {package}: {install}") from error

@@ -4,15 +4,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hat.default_model import adapter_folders, heads_folders
 from hat.early_interrupt import NothingBegun
-from hat.errors import CommandError
-from hat.missing_packages import extras_explained
+from hat.errors import CommandError, extras_explained
+from hat.progress import Bars
 
 if TYPE_CHECKING:
     from submodels.checkpoint.copying import Progress
     from submodels.manifest import Manifest
     from submodels.split import OnnxWeights, SplitResult
+
+DEFAULT_MODEL = "stories260k"
 
 SplitDtype = Literal["keep", "float32", "float16", "bfloat16"]
 
@@ -76,8 +77,8 @@ def split_model(
         onnx_weights=request.onnx_weights,
         overwrite=overwrite,
     )
-    with extras_explained(), _ProgressBar() as progress:
-        result = split_checkpoint(options, progress)
+    with extras_explained(), Bars() as bars:
+        result = split_checkpoint(options, _shown_on(bars))
         _add_heads(result, folder)
         return replace(result, device=_with_adapter(result, folder))
 
@@ -122,25 +123,53 @@ def _default_for(config: dict[str, Any]) -> int:
     return default_input_layers(num_layers) if isinstance(num_layers, int) else 1
 
 
-class _ProgressBar:
-    """A bar on stderr, if that is a terminal; it appears with the first bytes."""
+def _shown_on(bars: Bars) -> "Progress":
+    """The bar appears with the first bytes."""
+    is_shown = False
 
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> "Progress":
-        return self._show
-
-    def __exit__(self, *raised: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _show(self, num_done_bytes: int, num_bytes: int) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            shown = {"desc": "copying tensors", "unit": "B", "unit_scale": True}
-            self._bar = tqdm(total=num_bytes, leave=False, disable=None, **shown)
-        self._bar.update(num_done_bytes - self._bar.n)
+    def show(num_done_bytes: int, num_bytes: int) -> None:
+        nonlocal is_shown
+        if not is_shown:
+            bars.begin("copying tensors", num_bytes, unit="B", unit_scale=True)
+            is_shown = True
+        bars.reach(num_done_bytes, num_bytes)
         if num_done_bytes >= num_bytes:
-            self._bar.set_description("making ONNX parts")
+            bars.say("making ONNX parts")
+
+    return show
+
+
+def default_model() -> Path:
+    """The folder of the shipped model: in the installed package, or in the repository.
+
+    Raises:
+        CommandError: this installation came without it.
+    """
+    for models in _model_folders():
+        if (models / DEFAULT_MODEL / "config.json").is_file():
+            return models / DEFAULT_MODEL
+    raise CommandError("the small model is not part of this installation; name one: hat up MODEL")
+
+
+def adapter_folders(model: Path) -> tuple[Path, ...]:
+    """Where an adapter for the model in `model` may lie: beside it as MODEL-adapter, or shipped."""
+    return _companions(model, "adapter")
+
+
+def heads_folders(model: Path) -> tuple[Path, ...]:
+    """Where Medusa heads for the model may lie: beside it as MODEL-medusa, or in the repository."""
+    return _companions(model, "medusa")
+
+
+def _companions(model: Path, kind: str) -> tuple[Path, ...]:
+    model = model.resolve()
+    beside = model.parent / f"{model.name}-{kind}"
+    shipped = [models / f"{DEFAULT_MODEL}-{kind}" for models in _model_folders()]
+    found = [folder for folder in (beside, *shipped) if (folder / f"{kind}.json").is_file()]
+    return tuple(dict.fromkeys(found))
+
+
+def _model_folders() -> tuple[Path, Path]:
+    """In the installed package, and in the repository."""
+    package = Path(__file__).resolve().parent
+    return package / "models", package.parent / "models"

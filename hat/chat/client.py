@@ -1,14 +1,13 @@
 """A streaming client of an OpenAI-compatible endpoint."""
 
 import json
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from hat.errors import CommandError
+from process.errors import UserError, system_reason
 
 _CONNECT_TIMEOUT_S = 10.0
 _SILENCE_S = 900.0
@@ -17,8 +16,11 @@ _SILENCE_S = 900.0
 _MODELS_TIMEOUT_S = 30.0
 _MAX_ERROR_BYTES = 1 << 16
 
+Message = dict[str, str]
+"""One turn of a conversation: its role and its content."""
 
-class EndpointError(CommandError):
+
+class EndpointError(UserError):
     """The endpoint cannot be reached, refused a request, or broke off an answer."""
 
 
@@ -30,14 +32,6 @@ class ChatOptions:
     model: str | None = None
     api_key: str | None = None
     sampling: Mapping[str, float | int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +48,7 @@ class ChatClient:
     def __init__(self, options: ChatOptions) -> None:
         self._options = options
         headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_S
-        )
+        timeout = aiohttp.ClientTimeout(None, connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_S)
         self._http = aiohttp.ClientSession(headers=headers, timeout=timeout)
 
     async def close(self) -> None:
@@ -81,18 +73,13 @@ class ChatClient:
         except (ValueError, LookupError, TypeError) as error:
             raise EndpointError(f"{self._url('models')} does not list a model") from error
 
-    async def answer(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[Piece]:
+    async def answer(self, model: str, messages: list[Message]) -> AsyncGenerator[Piece]:
         """The answer's text as it comes. Closing the iterator ends the generation.
 
         Raises:
             EndpointError: before the first piece or in between.
         """
-        body = {
-            **self._options.sampling,
-            "model": model,
-            "messages": [{"role": turn.role, "content": turn.content} for turn in messages],
-            "stream": True,
-        }
+        body = {**self._options.sampling, "model": model, "messages": messages, "stream": True}
         try:
             async with self._http.post(self._url("chat/completions"), json=body) as response:
                 await _require_success(response)
@@ -107,18 +94,10 @@ class ChatClient:
     def _unreachable(self, error: Exception) -> EndpointError:
         url = self._options.url
         if isinstance(error, aiohttp.ClientConnectorError):
-            reason = _system_reason(error.os_error)
+            reason = system_reason(error.os_error)
             return EndpointError(f"no endpoint at {url}: {reason}; `hat up` starts one")
-        if isinstance(error, TimeoutError):
-            return EndpointError(f"no answer from {url}: it is silent")
-        return EndpointError(f"no answer from {url}: it broke off the connection")
-
-
-def _system_reason(error: OSError) -> str:
-    """The system's own words; asyncio puts a description of the call in their place."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return error.strerror or str(error)
+        how = "is silent" if isinstance(error, TimeoutError) else "broke off the connection"
+        return EndpointError(f"no answer from {url}: it {how}")
 
 
 async def _require_success(response: aiohttp.ClientResponse) -> None:

@@ -13,27 +13,6 @@ _HELP = "/reset starts over, /quit or Ctrl-D ends, Ctrl-C stops an answer."
 _PROMPT = "> "
 
 
-class Conversation:
-    """The turns so far; a turn counts once its answer has begun."""
-
-    def __init__(self, system: str | None) -> None:
-        self._opening = [] if system is None else [Message("system", system)]
-        self._turns: list[Message] = []
-
-    def with_question(self, text: str) -> list[Message]:
-        """What to send to have `text` answered."""
-        return [*self._opening, *self._turns, Message("user", text)]
-
-    def remember(self, question: str, answer: str) -> None:
-        """Keep a question with its answer, which may have been stopped."""
-        if answer:
-            self._turns += [Message("user", question), Message("assistant", answer)]
-
-    def reset(self) -> None:
-        """Forget all turns but the system's."""
-        self._turns.clear()
-
-
 def talk(options: ChatOptions, system: str | None) -> None:
     """Hold a conversation until the user ends it.
 
@@ -44,7 +23,7 @@ def talk(options: ChatOptions, system: str | None) -> None:
         client = runner.run(_connect(options))
         try:
             model = runner.run(client.model())
-            _Terminal(runner, client, model).converse(Conversation(system))
+            _Terminal(runner, client, model, system).converse()
         finally:
             runner.run(client.close())
 
@@ -56,10 +35,15 @@ async def _connect(options: ChatOptions) -> ChatClient:
 class _Terminal:
     """Reads questions between answers; Ctrl-C means the one or the other."""
 
-    def __init__(self, runner: asyncio.Runner, client: ChatClient, model: str) -> None:
+    def __init__(
+        self, runner: asyncio.Runner, client: ChatClient, model: str, system: str | None
+    ) -> None:
         self._runner = runner
         self._client = client
         self._model = model
+        self._opening = [] if system is None else [{"role": "system", "content": system}]
+        self._turns: list[Message] = []
+        """Those whose answers have begun."""
         self._is_interactive = sys.stdin.isatty()
         if self._is_interactive:
             click.echo(f"{model}. {_HELP}")
@@ -67,18 +51,18 @@ class _Terminal:
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401
 
-    def converse(self, conversation: Conversation) -> None:
+    def converse(self) -> None:
         """Answer questions until there are no more."""
         while (question := self._read()) is not None:
             if question == "/quit":
                 return
             if question == "/reset":
-                conversation.reset()
+                self._turns.clear()
                 click.echo("A new conversation.", err=True)
             elif question.startswith("/"):
                 click.echo(_HELP)
             elif question:
-                self._answer(conversation, question)
+                self._answer(question)
 
     def _read(self) -> str | None:
         try:
@@ -88,17 +72,19 @@ class _Terminal:
             return None
         return line.strip() if line or self._is_interactive else None
 
-    def _answer(self, conversation: Conversation, question: str) -> None:
+    def _answer(self, question: str) -> None:
+        asked = {"role": "user", "content": question}
         pieces: list[str] = []
         try:
-            self._runner.run(self._stream(conversation.with_question(question), pieces))
+            self._runner.run(self._stream([*self._opening, *self._turns, asked], pieces))
         except KeyboardInterrupt:
             click.echo(" [stopped]")
         except EndpointError as error:
             if not self._is_interactive:
                 raise
             click.echo(f"{'' if not pieces else chr(10)}hat: {error}", err=True)
-        conversation.remember(question, "".join(pieces))
+        if answer := "".join(pieces):
+            self._turns += [asked, {"role": "assistant", "content": answer}]
 
     async def _stream(self, messages: list[Message], pieces: list[str]) -> None:
         """Print an answer as it comes, and leave it in `pieces` however it ends."""

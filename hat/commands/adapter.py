@@ -9,10 +9,9 @@ from typing import Any
 import click
 
 from hat.bundle_cache import is_bundle_pair
-from hat.errors import CommandError
-from hat.missing_packages import extras_explained
+from hat.errors import CommandError, extras_explained
+from hat.progress import stage_progress
 from hat.training_report import installed_line, kept_line, training_report
-from hat.up.stage_progress import stage_progress
 
 NOT_BETTER = 3
 """Exit code of a training whose adapter is not worth its place."""

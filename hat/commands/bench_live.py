@@ -1,6 +1,7 @@
 """`hat bench live`: cloud and devices as processes at both ends of a shaped link."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hat.errors import CommandError, ConfigError
-from hat.missing_packages import extras_explained
+from hat.bundle_cache import bundles_of
+from hat.errors import CommandError, ConfigError, extras_explained
+from hat.progress import Bars
+from hat.splitting import SplitRequest
 
 if TYPE_CHECKING:
     from bench.arms import Arm
@@ -35,6 +38,9 @@ it; else it is a TCP relay, and the results say so. Several --model and --link g
 them. In each pass over a setting the arms take turns in another order. All arms must give the same
 texts; if they do not, the results are written all the same and the command fails.
 """
+
+
+_SPLIT = SplitRequest(None, None, "keep", ("float32",))
 
 
 @click.command(epilog=_EPILOG)
@@ -143,8 +149,9 @@ def measure(plan: "LivePlan", out: Path) -> int:
     from bench.records import Run, write_run
 
     receipt = live_receipt(["hat", *sys.argv[1:]], plan.seed)
-    with _bar(plan.num_requests) as bar:
-        progress = Progress(bar.set_description_str, lambda: bar.update(1))
+    with Bars() as bars:
+        bars.begin(None, plan.num_requests, unit="answer")
+        progress = Progress(bars.say, bars.advance)
         cells = asyncio.run(run_live(plan, progress))
     write_run(out, Run(kind="live", receipt=receipt, cells=cells))
     click.echo(f"Wrote {len(cells)} cells to {out}.")
@@ -156,21 +163,6 @@ def measure(plan: "LivePlan", out: Path) -> int:
     for difference in different:
         click.echo(f"hat: {difference}", err=True)
     return 1 if different or num_failed else 0
-
-
-def bundles_of(model: str | None) -> Path:
-    """The folder with both bundles of a model: the one named, a kept one, or a new one."""
-    import os
-
-    from hat.bundle_cache import is_bundle_pair, prepared_bundle
-    from hat.default_model import default_model
-    from hat.splitting import SplitRequest, model_folder
-
-    if model is not None and is_bundle_pair(Path(model)):
-        return Path(model)
-    name = str(default_model()) if model is None else model
-    request = SplitRequest(None, None, "keep", ("float32",))
-    return prepared_bundle(name, model_folder(name), request, os.environ)
 
 
 def _plan(parameters: dict[str, Any]) -> "LivePlan":
@@ -185,7 +177,7 @@ def _plan(parameters: dict[str, Any]) -> "LivePlan":
     workload, named = _workload(parameters), parameters["arms"]
     settings: list[Setting] = []
     for model in parameters["models"] or (None,):
-        folder = bundles_of(model)
+        folder = bundles_of(model, _SPLIT, os.environ)
         arms = _usable_arms(folder, _arms(named), workload.num_devices, named is not None)
         settings += [Setting(folder, link, workload, arms, kind, dtype) for link in links]
     return LivePlan(tuple(settings), parameters["repeats"], parameters["seed"])
@@ -251,16 +243,6 @@ def _figures(cells: "list[Cell]") -> str:
     from bench.live.overview import overview
 
     return overview(cells)
-
-
-def _bar(total: int) -> Any:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise CommandError("this needs the package tqdm: pip install 'hat-serving[bench]'") from (
-            error
-        )
-    return tqdm(total=total, unit="answer", disable=None, leave=False)
 
 
 @contextmanager

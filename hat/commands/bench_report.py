@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hat.errors import CommandError
-from hat.missing_packages import extras_explained
+from hat.errors import CommandError, extras_explained
 
 if TYPE_CHECKING:
     from bench.report.page import ReportOptions, Written

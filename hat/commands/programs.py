@@ -10,7 +10,7 @@ import click
 
 from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
-from hat.missing_packages import extras_explained
+from hat.errors import extras_explained
 from hat.settings.options import config_file, flags_of, settings_options, show_notes
 from hat.settings.print_config import as_toml
 from hat.settings.programs import C, Program, cloud_program, device_program

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hat.bundle_cache import is_bundle_pair, prepared_bundle
-from hat.default_model import default_model
+from hat.bundle_cache import bundles_of, is_bundle_pair
 from hat.errors import ConfigError
 from hat.settings.options import (
     config_file,
@@ -20,7 +19,7 @@ from hat.settings.options import (
 )
 from hat.settings.print_config import as_toml
 from hat.settings.programs import cloud_program, device_program
-from hat.splitting import SplitRequest, model_folder
+from hat.splitting import SplitRequest
 from hat.up.first_steps import Endpoint, first_steps, is_chat_model
 
 if TYPE_CHECKING:
@@ -107,14 +106,10 @@ def _split_request(settings: "UpSettings", parameters: Mapping[str, Any]) -> Spl
 
 def _bundle(model: str | None, request: SplitRequest) -> Path:
     """The folder with both bundles: the one named, a kept one, or a new one."""
-    if model is not None and is_bundle_pair(Path(model)):
-        if (request.num_input_layers, request.num_output_layers) != (None, None):
-            raise ConfigError(
-                f"{model} is split already: leave out --input-layers, --output-layers"
-            )
-        return Path(model)
-    name = str(default_model()) if model is None else model
-    return prepared_bundle(name, model_folder(name), request, os.environ)
+    names_layers = (request.num_input_layers, request.num_output_layers) != (None, None)
+    if names_layers and model is not None and is_bundle_pair(Path(model)):
+        raise ConfigError(f"{model} is split already: leave out --input-layers, --output-layers")
+    return bundles_of(model, request, os.environ)
 
 
 def _serve(settings: "UpSettings", bundle: Path) -> None:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hat.bundle_cache import is_bundle_pair, prepared_bundle
-from hat.default_model import default_model
 from hat.early_interrupt import NothingBegun
-from hat.errors import CommandError
-from hat.missing_packages import extras_explained
+from hat.errors import CommandError, extras_explained
+from hat.progress import Bars
 from hat.settings.programs import device_program
-from hat.splitting import SplitRequest, model_folder
+from hat.splitting import SplitRequest, default_model, model_folder
 
 if TYPE_CHECKING:
     from hat.verify.report import Check
@@ -90,7 +89,7 @@ def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
 
     with extras_explained(), NothingBegun():
         from hat.verify.run import verify as run_checks
-    with extras_explained(), _ProgressBar() as progress:
+    with extras_explained(), Bars() as progress:
         checks = run_checks(options, progress)
     click.echo(f"{name} split into {options.bundle}, {_numbers(options)}\n{render(checks)}")
     click.echo(_conclusion(checks, options))
@@ -136,31 +135,3 @@ def _conclusion(checks: "list[Check]", options: "VerifyOptions") -> str:
     if not options.is_exact:
         return "\nOnly float32 can prove that the split model is the unsplit one."
     return "\nThe split model says what the unsplit model says."
-
-
-class _ProgressBar:
-    """Bars on stderr, if that is a terminal, one for each part of the work."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> "_ProgressBar":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._close()
-
-    def begin(self, what: str, num_steps: int) -> None:
-        """Close the bar of the part before."""
-        from tqdm import tqdm
-
-        self._close()
-        self._bar = tqdm(total=num_steps, desc=what, leave=False, disable=None)
-
-    def advance(self) -> None:
-        """One step is done."""
-        self._bar.update()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -1,6 +1,8 @@
 """What `hat up` starts: arguments, environment and addresses of the two sides."""
 
+import errno
 import secrets
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,16 +10,16 @@ from pathlib import Path
 
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
-from hat.errors import ConfigError
+from hat.errors import CommandError, ConfigError
 from hat.settings.programs import C, Program, cloud_program, device_program
 from hat.settings.sources import Resolved, Sources, load
-from hat.up.pair import Side
-from hat.up.ports import reachable_host, require_free_port
+from hat.up.children import Side
 
 _SECRET_BYTES = 32
 # Beyond the drain: closing sockets, freeing the model, writing the last lines.
 _STOP_MARGIN_S = 10.0
 _SECRET_VARIABLES = ("HAT_SECRET", "HAT_CLOUD_SECRET", "HAT_DEVICE_SECRET")
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +121,35 @@ def _child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if name not in dropped}
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     return {**kept, **dict.fromkeys(_SECRET_VARIABLES, secret), "PYTHONUNBUFFERED": "1"}
+
+
+def require_free_port(host: str, port: int, flag: str) -> None:
+    """Return if `port` of `host` can be listened on; `flag` is what to change otherwise.
+
+    Raises:
+        CommandError: the port is taken or forbidden, or the host is not this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise CommandError(f"cannot listen on {host}: {error.strerror}") from error
+    for family, kind, protocol, _, address in found:
+        with socket.socket(family, kind, protocol) as probe:
+            # As servers do: connections of an earlier run that are still closing do not matter.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                raise CommandError(_reason(error, host, port, flag)) from error
+
+
+def reachable_host(host: str) -> str:
+    """Where to connect on this machine when a server listens on `host`; IPv6 in brackets."""
+    address = _WILDCARDS.get(host, host)
+    return f"[{address}]" if ":" in address else address
+
+
+def _reason(error: OSError, host: str, port: int, flag: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use; choose another with {flag}"
+    return f"cannot listen on {host} port {port}: {error.strerror}; see {flag}"

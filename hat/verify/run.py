@@ -35,7 +35,7 @@ _DRAWS_SEED = 7
 class Progress(Protocol):
     """Shows how far the work is."""
 
-    def begin(self, what: str, num_steps: int) -> None:
+    def begin(self, what: str, total: int) -> None:
         """The next part of the work."""
         ...
 

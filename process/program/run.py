@@ -52,12 +52,24 @@ class Signals:
     ) -> None:
         """Let running work finish, for some time at most, or until there is another signal."""
         self._log.info("%s: draining for at most %g s", asked_by.name, timeout_s)
-        waits = [asyncio.create_task(drain(timeout_s)), asyncio.create_task(self.next())]
-        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
+        await first_of(drain(timeout_s), self.next())
+
+
+async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait for the first of these, and end the others.
+
+    Raises:
+        Exception: what the first one raised.
+    """
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
             task.cancel()
-        for task in done:
-            task.result()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -9,7 +9,8 @@ import socket
 import sys
 
 from hat.errors import CommandError
-from hat.up.pair import Pair, Side
+from hat.up.children import Side
+from hat.up.pair import Pair
 
 
 def _side(name: str, manner: str) -> Side:

@@ -8,7 +8,7 @@ from adapters.storage import load_adapter
 from adapters.training import fitting, trial_steps
 from hat.cli import FAILED, INTERRUPTED, OK, USAGE, run
 from hat.commands.adapter import NOT_BETTER
-from hat.up.stage_progress import StageLines
+from hat.progress import StageLines
 from submodels.bundle.bundle import load_bundle
 from submodels.random_models import RandomModel
 from tests.support.adapter_models import make_bundles, write_stories

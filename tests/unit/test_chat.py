@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from hat.chat.client import ChatClient, ChatOptions, EndpointError, Message
+from hat.chat.client import ChatClient, ChatOptions, EndpointError
 from tests.support.chat_endpoint import BREAK, HANG, ChatEndpoint, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ async def _ask(options: ChatOptions, text: str = "hi") -> str:
     client = ChatClient(options)
     try:
         model = await client.model()
-        answer = client.answer(model, [Message("user", text)])
+        answer = client.answer(model, [{"role": "user", "content": text}])
         return "".join([piece.text async for piece in answer])
     finally:
         await client.close()

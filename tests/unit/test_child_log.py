@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hat.up.child_log import ChildLog
+from hat.up.children import ChildLog
 
 
 async def _copy(pieces: list[bytes]) -> ChildLog:

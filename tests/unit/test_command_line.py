@@ -12,8 +12,7 @@ from packaging.requirements import Requirement
 
 from hat import __version__
 from hat.cli import hat, run
-from hat.errors import CommandError
-from hat.missing_packages import EXTRAS, extras_explained
+from hat.errors import EXTRAS, CommandError, extras_explained
 from submodels.bundle.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
-from hat.default_model import default_model
 from hat.errors import CommandError, ConfigError
 from hat.settings.sources import Given
-from hat.splitting import SplitRequest, default_input_layers, split_model
+from hat.splitting import SplitRequest, default_input_layers, default_model, split_model
 from hat.up.first_steps import Endpoint, first_steps, is_chat_model
-from hat.up.plan import UpSettings, sides, up_settings
-from hat.up.ports import reachable_host, require_free_port
+from hat.up.plan import (
+    UpSettings,
+    reachable_host,
+    require_free_port,
+    sides,
+    up_settings,
+)
 
 REQUEST = SplitRequest(None, None, "keep", ())
 CHILD = (sys.executable, "-m", "hat.child")
