@@ -1,23 +1,25 @@
 """aiperf: its command line for our workload, and the records it writes."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench.live.asking import Ask
 from bench.outside.figures import Latency
 
 _RECORDS = "profile_export.jsonl"
-_SWITCHES = (
-    "--streaming",
-    "--use-server-token-count",
-    "--no-server-metrics",
-    "--no-gpu-telemetry",
-)
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+# Tokens are counted by the server, as for our client. aiperf takes the first chunk for one token,
+# since it asks for usage chunk by chunk only where messages are chatted.
+_FLAGS = (
+    "--endpoint-type completions --streaming --use-server-token-count "
+    "--custom-dataset-type single_turn --dataset-sampling-strategy sequential "
+    "--concurrency 1 --workers-max 1 --export-level records --no-server-metrics --no-gpu-telemetry "
+    "--ui none"
+)
 
 
 class AiperfError(Exception):
@@ -26,7 +28,7 @@ class AiperfError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AiperfRun:
-    """One run of the program `program`, whose files go to `folder`.
+    """One run of the program `program`, whose files go to `folder`, which is there.
 
     With `looks_per_s` it looks that often whether the last answer is there and the next request may
     go. Left to itself, it looks without pause: its timing manager then takes the most of a core,
@@ -43,37 +45,25 @@ class AiperfRun:
     looks_per_s: int | None = None
 
     def command(self) -> list[str]:
-        """Write its input file, and tell what to start.
-
-        Tokens are counted by the server, as for our client. aiperf takes the first chunk for one
-        token, since it asks for usage chunk by chunk only where messages are chatted.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write its input file, remove what an earlier run wrote, and tell what to start."""
+        (self.folder / _RECORDS).unlink(missing_ok=True)
         prompts = self.folder / "prompts.jsonl"
-        lines = [msgspec.json.encode({"text": each.prompt}) for each in self.asks]
-        prompts.write_bytes(b"\n".join(lines) + b"\n")
+        prompts.write_text("".join(json.dumps({"text": one.prompt}) + "\n" for one in self.asks))
         extra = {"ignore_eos": True, "temperature": 0, "max_tokens": self.asks[0].max_tokens}
         flags: dict[str, Any] = {
             "model": self.model,
             "url": self.url,
-            "endpoint-type": "completions",
             "tokenizer": self.tokenizer.resolve(),
             "input-file": prompts,
-            "custom-dataset-type": "single_turn",
-            "dataset-sampling-strategy": "sequential",
-            "extra-inputs": msgspec.json.encode(extra).decode(),
+            "extra-inputs": json.dumps(extra),
             "request-count": len(self.asks),
             "warmup-request-count": self.num_warm_up,
-            "concurrency": 1,
-            "workers-max": 1,
             "output-artifact-dir": self.folder,
-            "export-level": "records",
-            "ui": "none",
         }
         if self.looks_per_s is not None:
             flags |= {"request-rate": self.looks_per_s, "arrival-pattern": "constant"}
         valued = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-        return [str(self.program), "profile", *valued, *_SWITCHES]
+        return [str(self.program), "profile", *valued, *_FLAGS.split()]
 
     def latencies(self) -> list[Latency]:
         """What it measured, request by request, warming up first.
@@ -84,35 +74,17 @@ class AiperfRun:
         file = self.folder / _RECORDS
         if not file.is_file():
             raise AiperfError(f"aiperf: expected {file}, found none; run its command by hand")
-        records = [msgspec.json.decode(line, type=_Record) for line in file.open("rb")]
-        failed = [each for each in records if each.error is not None]
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        failed = [each for each in records if each["error"] is not None]
         if failed:
             raise AiperfError(f"aiperf: {len(failed)} of {len(records)} requests failed")
-        records.sort(key=lambda each: each.metadata.request_start_ns)
-        return [each.latency() for each in records]
+        records.sort(key=lambda each: int(each["metadata"]["request_start_ns"]))
+        return [_latency(each["metrics"]) for each in records]
 
 
-class _Value(msgspec.Struct):
-    value: Any
-    unit: str
-
-    @property
-    def seconds(self) -> float:
-        return float(self.value) * _SECONDS[self.unit]
-
-
-class _Metadata(msgspec.Struct):
-    request_start_ns: int
-
-
-class _Record(msgspec.Struct):
-    metadata: _Metadata
-    metrics: dict[str, _Value]
-    error: Any = None
-
-    def latency(self) -> Latency:
-        return Latency(
-            self.metrics["time_to_first_token"].seconds,
-            self.metrics["inter_token_latency"].seconds,
-            int(self.metrics["output_sequence_length"].value),
-        )
+def _latency(metrics: dict[str, Any]) -> Latency:
+    ttft_s, itl_s = (
+        metrics[name]["value"] * _SECONDS[metrics[name]["unit"]]
+        for name in ("time_to_first_token", "inter_token_latency")
+    )
+    return Latency(ttft_s, itl_s, int(metrics["output_sequence_length"]["value"]))

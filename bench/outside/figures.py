@@ -1,7 +1,7 @@
 """What a client and the endpoint say of a pass, and whether two clients agree."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.measures import tbt_s, ttft_s
@@ -65,51 +65,39 @@ class Comparison:
 
     def row(self) -> str:
         """A line of a Markdown table, in milliseconds."""
-        cells = (
-            self.name,
-            _median_and_range(self.ours_s),
-            _median_and_range(self.theirs_s),
-            f"{1e3 * self.difference_s:+.2f}",
-            f"{1e3 * self.noise_s:.2f}",
-            "yes" if self.agrees else "no",
+        both = [
+            f"{1e3 * statistics.median(one):.2f} ({1e3 * min(one):.2f} to {1e3 * max(one):.2f})"
+            for one in (self.ours_s, self.theirs_s)
+        ]
+        apart = f"{1e3 * self.difference_s:+.2f} | {1e3 * self.noise_s:.2f}"
+        return (
+            f"| {self.name} | {both[0]} | {both[1]} | {apart} | {'yes' if self.agrees else 'no'} |"
         )
-        return f"| {' | '.join(cells)} |"
 
 
 HEAD = "| ms | ours | aiperf | difference | noise | within |\n|---|---|---|---|---|---|"
 
 
 def comparisons(ours: Sequence[Pass], theirs: Sequence[Pass]) -> list[Comparison]:
-    """By the clients, by the endpoint while it served each of them, and the clients less that.
-
-    The last two are over all requests, warming up counted: the endpoint cannot tell them apart.
-    """
+    """By the clients, by the endpoint while it served each of them, and the clients less that."""
+    values = [[_measures(one) for one in client] for client in (ours, theirs)]
     return [
-        Comparison(name, [value(one) for one in ours], [value(one) for one in theirs])
-        for name, value in _MEASURES.items()
+        Comparison(name, *([one[name] for one in client] for client in values))
+        for name in values[0][0]
     ]
 
 
-def _ttft_mean_s(one: Pass) -> float:
-    return statistics.fmean(each.ttft_s for each in (*one.warm_up, *one.counted))
-
-
-def _itl_mean_s(one: Pass) -> float:
-    return statistics.fmean(each.itl_s for each in (*one.warm_up, *one.counted))
-
-
-_MEASURES: dict[str, Callable[[Pass], float]] = {
-    "TTFT, p50": lambda one: statistics.median(each.ttft_s for each in one.counted),
-    "TTFT, mean": lambda one: statistics.fmean(each.ttft_s for each in one.counted),
-    "ITL, p50": lambda one: statistics.median(each.itl_s for each in one.counted),
-    "ITL, mean": lambda one: statistics.fmean(each.itl_s for each in one.counted),
-    "the endpoint's TTFT, mean": lambda one: one.server_ttft_s,
-    "the endpoint's ITL, mean": lambda one: one.server_itl_s,
-    "TTFT beyond the endpoint's": lambda one: _ttft_mean_s(one) - one.server_ttft_s,
-    "ITL beyond the endpoint's": lambda one: _itl_mean_s(one) - one.server_itl_s,
-}
-
-
-def _median_and_range(values_s: Sequence[float]) -> str:
-    middle = statistics.median(values_s)
-    return f"{1e3 * middle:.2f} ({1e3 * min(values_s):.2f} to {1e3 * max(values_s):.2f})"
+def _measures(one: Pass) -> dict[str, float]:
+    """The last two are over all requests: the endpoint cannot tell warming up from the others."""
+    ttfts, itls = [each.ttft_s for each in one.counted], [each.itl_s for each in one.counted]
+    warm_ttfts, warm_itls = [each.ttft_s for each in one.warm_up], [e.itl_s for e in one.warm_up]
+    return {
+        "TTFT, p50": statistics.median(ttfts),
+        "TTFT, mean": statistics.fmean(ttfts),
+        "ITL, p50": statistics.median(itls),
+        "ITL, mean": statistics.fmean(itls),
+        "the endpoint's TTFT, mean": one.server_ttft_s,
+        "the endpoint's ITL, mean": one.server_itl_s,
+        "TTFT beyond the endpoint's": statistics.fmean(warm_ttfts + ttfts) - one.server_ttft_s,
+        "ITL beyond the endpoint's": statistics.fmean(warm_itls + itls) - one.server_itl_s,
+    }

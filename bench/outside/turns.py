@@ -1,92 +1,83 @@
-"""One pass by either client, at the device's end of the link."""
+"""One pass by either client at the device's end of the link, beside what the endpoint counts."""
 
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.live.asking import Answered, Begin, Told
 from bench.live.cell import Load
 from bench.live.fleet import Fleet
-from bench.live.plan import Setting, model_record
 from bench.outside.aiperf import AiperfRun
 from bench.outside.figures import Latency, Pass, latency_of
-from bench.outside.server import ServerTimes
 
 _CLIENT = (sys.executable, "-m", "bench.live.client")
-_SERVER = (sys.executable, "-m", "bench.outside.server")
+_READ = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=60).read().decode())"
+
+_TTFT = "hat_time_to_first_token_seconds"
+_PER_TOKEN = "hat_request_time_per_output_token_seconds"
+
+
+def server_sums(exposition: str) -> tuple[float, float, float]:
+    """Of `/metrics`: requests until now, their times to the first token, their times per token."""
+    sums = dict.fromkeys((f"{_TTFT}_count", f"{_TTFT}_sum", f"{_PER_TOKEN}_sum"), 0.0)
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name in sums:
+                sums[sample.name] += sample.value
+    num, ttft_s, itl_s = sums.values()
+    return num, ttft_s, itl_s
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Both clients of one running device, whose endpoint is `url`."""
+    """Both clients of one running device."""
 
     fleet: Fleet
-    url: str
-    setting: Setting
     load: Load
-    program: Path
-    folder: Path
-    looks_per_s: int | None
+    run: AiperfRun
 
-    async def ours(self) -> Pass:
-        """A pass by our client, which warms up with the first prompts, whole, as aiperf does.
+    async def ours(self) -> list[Latency]:
+        """Our client's requests; it warms up with the first prompts, whole, as aiperf does.
 
         Raises:
             ValueError: not every request was answered.
         """
-        job = self.load.job(0, self.url, "split")
+        job = self.load.job(0, self.run.url, "split")
         warm_up = job.asks[: self.load.num_warm_up]
         job = msgspec.structs.replace(job, warm_up=[], asks=[*warm_up, *job.asks])
-        before = await self._server()
-        begin = Begin(time.time())
-        lines = await self._lines(_CLIENT, msgspec.json.encode(job), msgspec.json.encode(begin))
-        told = [msgspec.json.decode(line, type=Told) for line in lines]
-        records = [each.record for each in told if isinstance(each, Answered)]
-        return await self._pass([latency_of(each) for each in records], before)
+        given = [msgspec.json.encode(each) for each in (job, Begin(time.time()))]
+        told = [msgspec.json.decode(line, type=Told) for line in await self._lines(_CLIENT, *given)]
+        return [latency_of(each.record) for each in told if isinstance(each, Answered)]
 
-    async def theirs(self, number: int) -> Pass:
-        """A pass by aiperf.
+    async def one_pass(self, is_ours: bool) -> Pass:
+        """All requests of one client.
 
         Raises:
             ValueError: not every request was answered.
-            AiperfError: it wrote no records.
+            AiperfError: aiperf wrote no records, or a request failed.
         """
-        run = self.aiperf(number)
         before = await self._server()
-        await self._lines(run.command())
-        return await self._pass(run.latencies(), before)
-
-    def aiperf(self, number: int) -> AiperfRun:
-        """What aiperf is told in a pass."""
-        return AiperfRun(
-            program=self.program.absolute(),
-            folder=(self.folder / f"pass-{number}").absolute(),
-            tokenizer=self.setting.bundles / "device",
-            model=model_record(self.setting.bundles).name,
-            url=self.url,
-            asks=self.load.asks[0],
-            num_warm_up=self.load.num_warm_up,
-            looks_per_s=self.looks_per_s,
-        )
-
-    async def _pass(self, latencies: Sequence[Latency], before: ServerTimes) -> Pass:
+        if is_ours:
+            found = await self.ours()
+        else:
+            await self._lines(self.run.command())
+            found = self.run.latencies()
+        num, ttft_s, itl_s = (a - b for a, b in zip(await self._server(), before, strict=True))
         num_warm_up = self.load.num_warm_up
-        num_served, ttft_s, itl_s = (await self._server()).since(before)
-        expected = num_warm_up + len(self.load.asks[0])
-        if (len(latencies), num_served) != (expected, expected):
-            raise ValueError(
-                f"expected {expected} requests, the client tells of {len(latencies)} and the "
-                f"endpoint of {num_served}"
-            )
-        return Pass(latencies[:num_warm_up], latencies[num_warm_up:], ttft_s, itl_s)
+        expected = num_warm_up + len(self.run.asks)
+        if not len(found) == num == expected:
+            told = f"the client tells of {len(found)} and the endpoint of {num:g}"
+            raise ValueError(f"expected {expected} requests, {told}")
+        return Pass(found[:num_warm_up], found[num_warm_up:], ttft_s / num, itl_s / num)
 
-    async def _server(self) -> ServerTimes:
-        lines = await self._lines([*_SERVER, self.url])
-        return msgspec.json.decode(lines[0], type=ServerTimes)
+    async def _server(self) -> tuple[float, float, float]:
+        # By a program, since the endpoint may be reached only from the device's end of the link.
+        lines = await self._lines([sys.executable, "-c", _READ, f"{self.run.url}/metrics"])
+        return server_sums(b"\n".join(lines).decode() + "\n")
 
     async def _lines(self, command: Sequence[str], *given: bytes) -> list[bytes]:
         lines: list[bytes] = []

@@ -8,7 +8,7 @@ import pytest
 from bench.live.asking import Ask
 from bench.outside.aiperf import AiperfError, AiperfRun
 from bench.outside.figures import Comparison, Latency, Pass, comparisons, latency_of
-from bench.outside.server import server_times
+from bench.outside.turns import server_sums
 from tests.support.bench_runs import made_up_request
 
 METRICS = """\
@@ -70,18 +70,13 @@ def test_what_a_client_adds_to_the_endpoints_times_counts_its_warm_up() -> None:
     assert rows["ITL beyond the endpoint's"] == pytest.approx(0.02)
 
 
-def test_the_endpoints_means_are_of_the_requests_in_between() -> None:
-    before = server_times("")
-    after = server_times(METRICS)
-    num_requests, ttft_s, itl_s = after.since(before)
-    assert num_requests == 4
-    assert (ttft_s, itl_s) == pytest.approx((0.5, 0.1))
-    with pytest.raises(ValueError, match="no request"):
-        after.since(after)
+def test_the_endpoints_sums_are_over_all_of_its_models() -> None:
+    assert server_sums("") == (0, 0, 0)
+    assert server_sums(METRICS) == pytest.approx((4, 2.0, 0.4))
 
 
 def test_aiperf_is_asked_for_the_same_texts_of_the_same_length(tmp_path: Path) -> None:
-    command = run_of(tmp_path / "new").command()
+    command = run_of(tmp_path).command()
     given = dict(pairwise(command))
     prompts = Path(given["--input-file"]).read_text().splitlines()
     assert [json.loads(line)["text"] for line in prompts] == ["text 0", "text 1"]
