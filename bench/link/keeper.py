@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from bench.link.namespaces import End, Pair, enter, namespaces_of, remove
-from bench.link.shapers import shaper_pairs
+from bench.link.shaper import shaper_pairs
 from bench.link.spec import LinkSpec
 from bench.link.tap_relay import Lane, TapRelay, open_tap
 

@@ -1,16 +1,18 @@
-"""One direction of a link: which packet arrives when; pure.
+"""One direction of a link: which packet arrives when.
 
-Knows no clock and no socket: it is told when each packet comes and says when it leaves at the far
-end. Moments are seconds since the link was opened.
+A shaper knows no clock and no socket: it is told when each packet comes and says when it leaves at
+the far end. Moments are seconds since the link was opened.
 """
 
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.link.rates import ConstantRate, Rate, RecordedRate
 from bench.link.spec import LinkSpec
+from bench.link.traces import load_trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +96,28 @@ def _direction(spec: LinkSpec, rate: Rate) -> Direction:
     mean = rate.mean_bytes_per_s
     queue_bytes = math.inf if math.isinf(mean) else spec.buffer_bytes(mean)
     return Direction(rate, spec.delay_s, spec.jitter_s, spec.loss, queue_bytes)
+
+
+def shaper_pairs(spec: LinkSpec, num_links: int, seed: int) -> list[tuple[Shaper, Shaper]]:
+    """Uplink and downlink of each link; no two draw the same numbers.
+
+    Links with the same trace begin at different places of it, evenly apart, since devices that all
+    lose their signal at once are not what the recordings show.
+
+    Raises:
+        LinkSpecError: the trace does not exist.
+    """
+    trace = None if spec.trace is None else load_trace(spec.trace)
+    pairs = []
+    for number in range(num_links):
+        recorded = None
+        if trace is not None:
+            offset_s = trace.end_s * number / num_links
+            recorded = (trace.uplink(offset_s), trace.downlink(offset_s))
+        up, down = (
+            # Text, since neighbouring integers may begin alike.
+            Shaper(direction, random.Random(f"{seed} {number} {name}").random)
+            for name, direction in zip(("up", "down"), directions(spec, recorded), strict=True)
+        )
+        pairs.append((up, down))
+    return pairs

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.link.shaped_link import LinkError, LinkKind, ShapedLink
-from bench.link.shaper import Shaper
-from bench.link.shapers import shaper_pairs
+from bench.link.shaper import Shaper, shaper_pairs
 from bench.link.spec import LinkSpec
 
 _HOST = "127.0.0.1"

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 from bench.machine import machine_lines
+from bench.steps.random_bundle import random_bundle
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import MiddleEngine, SequenceId, StepItem
 from cloud_server.engines.torch.bundle import load_torch_engine
 from cloud_server.engines.torch.rows import rows_of
 from cloud_server.engines.vllm.engine import EngineShape
 from cloud_server.engines.vllm.start import StartedEngine, start_engine
-from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.random_models import RandomModel, make_random_model
-from submodels.split import SplitOptions, split_checkpoint
+from submodels.bundle.bundle import Bundle
+from submodels.random_models import RandomModel
 from wire.messages import Dtype, Want
 
 _HIDDEN, _LAYERS, _HEADS = 1024, 8, 16
@@ -185,9 +185,7 @@ def _bundle(folder: Path) -> Bundle:
         max_context_tokens=_CONTEXT,
         dtype="bfloat16",
     )
-    make_random_model(model, folder / "model")
-    options = SplitOptions(str(folder / "model"), folder / "split", 0, onnx_weights=())
-    return load_bundle(split_checkpoint(options).out, "cloud")
+    return random_bundle(model, folder)
 
 
 def _started(bundle: Bundle, is_compiled: bool) -> StartedEngine:

@@ -18,13 +18,12 @@ import numpy as np
 import torch
 
 from bench.machine import machine_lines
+from bench.steps.random_bundle import checkpoint_folder, random_bundle
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import MiddleEngine, StepItem
 from cloud_server.engines.torch.bundle import load_torch_engine
 from cloud_server.engines.torch.rows import rows_of
-from submodels.bundle.bundle import load_bundle
-from submodels.random_models import RandomModel, make_random_model
-from submodels.split import SplitOptions, split_checkpoint
+from submodels.random_models import RandomModel
 from wire.messages import Want
 
 _NUM_HEADS = 12
@@ -65,9 +64,7 @@ def main() -> None:
 
 def measure(load: Load, folder: Path) -> tuple[list[float], list[float], float]:
     """Times in seconds of both ways, step by step, and how far their results are apart."""
-    make_random_model(_model(load), folder / "model")
-    options = SplitOptions(str(folder / "model"), folder / "split", 0, onnx_weights=())
-    bundle = load_bundle(split_checkpoint(options).out, "cloud")
+    bundle = random_bundle(_model(load), folder)
     config = CloudConfig(bundle.path, dtype="bfloat16", threads=load.threads, device="cpu")
     engine = load_torch_engine(bundle, config).engine
     torch.set_num_threads(load.threads)
@@ -75,7 +72,7 @@ def measure(load: Load, folder: Path) -> tuple[list[float], list[float], float]:
     sizes = (load.num_sessions, load.num_cached + load.num_rows, load.hidden_size)
     states = torch.randn(sizes, generator=generator).to(torch.bfloat16)
     batched = _batched(engine, load, states)
-    single = _one_by_one(folder / "model", load, states)
+    single = _one_by_one(checkpoint_folder(folder), load, states)
     batched()
     single()
     batched_s: list[float] = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.link.shapers import shaper_pairs
+from bench.link.shaper import shaper_pairs
 from bench.link.spec import LinkSpec, LinkSpecError
 from bench.link.traces import UPLINK_SHARE, load_trace, trace_names
 
