@@ -1,14 +1,18 @@
 """What `train` and `evaluate` are asked to do, and what they say on the way."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from adapters.comparison import Lookup
+import numpy as np
+
 from adapters.data.corpus import Windows
-from adapters.distill import Recipe
 from adapters.storage import DraftCost, Kind
+
+Lookup = Callable[[Sequence[int], int], Sequence[int]]
+"""A text and a number of tokens, to at most so many that prompt lookup drafts behind it."""
 
 Stage = Literal["states", "training", "calibration", "evaluation"]
 
@@ -27,6 +31,49 @@ class StageProgress:
 
 
 Progress = Callable[[StageProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train. Defaults are those measured in docs/adapters.md.
+
+    One step takes `batch_windows` windows; the learning rate rises for `warmup_steps` to `peak_lr`
+    and falls along a cosine to 1 % of it at the end: the last of `steps`, or when the time is up
+    where a training has one; `steps` are then the most it may take. The loss is SmoothL1 between
+    states after the final norm, plus `token_weight` times the cross-entropy to the target's
+    distribution, as in the HAT paper.
+    """
+
+    steps: int
+    batch_windows: int = 4
+    peak_lr: float = 1e-2
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    token_weight: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_windows < 1:
+            raise ValueError(
+                f"expected 1 or more steps and windows in a step, got {self.steps} and "
+                f"{self.batch_windows}"
+            )
+
+    def learning_rate(self, step: int, used_share: float = 0.0) -> float:
+        """The rate of step `step`, counted from 0, when that share of the time is used."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        done = min(1.0, max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        done = min(1.0, max(done, used_share))
+        return self.peak_lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def windows_of(self, step: int, num_windows: int) -> list[int]:
+        """Which windows step `step` takes: a new order in every pass, a function of the seed."""
+        per_pass = max(1, num_windows // self.batch_windows)
+        order = np.random.Generator(np.random.Philox([self.seed, step // per_pass]))
+        shuffled = order.permutation(num_windows)
+        start = step % per_pass * self.batch_windows
+        return [int(index) for index in shuffled[start : start + self.batch_windows]]
 
 
 @dataclass(frozen=True, slots=True)

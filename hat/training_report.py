@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adapters.comparison import Comparison, Standing
+    from adapters.measuring.comparison import Comparison, Standing
     from adapters.storage import AdapterCard
     from adapters.training.train import TrainedAdapter
 
@@ -73,7 +73,7 @@ def _table(trained: "TrainedAdapter") -> list[str]:
 
 
 def _standings(comparison: "Comparison") -> list[tuple[str, "Standing"]]:
-    from adapters.comparison import NO_DRAFTING
+    from adapters.measuring.comparison import NO_DRAFTING
 
     shown = [("no drafting", NO_DRAFTING), ("prompt lookup (ngram)", comparison.ngram)]
     if comparison.before is not None:

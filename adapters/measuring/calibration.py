@@ -4,21 +4,21 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from adapters.comparison import (
+from adapters.data.chains import Continuation
+from adapters.data.corpus import CorpusError
+from adapters.data.rounds import Trial, walk_rounds
+from adapters.data.whole_model import WholeModel
+from adapters.measuring.comparison import (
     Comparison,
     adapter_standing,
     lookup_standing,
     lookup_trial,
 )
-from adapters.data.chains import Continuation
-from adapters.data.corpus import CorpusError
-from adapters.data.rounds import Trial, walk_rounds
-from adapters.data.whole_model import WholeModel
 from adapters.measuring.evaluate import greedy_text, greedy_trial_on
+from adapters.measuring.threshold import best_threshold, sweep_thresholds
 from adapters.networks import AdapterNetwork, load_network
 from adapters.options import Progress, StageProgress, TrainOptions
 from adapters.storage import DraftCost, StoredAdapter
-from adapters.threshold import best_threshold, sweep_thresholds
 
 # After training by minutes: texts that are tried in any case, and the share of the minutes to try
 # more of them.

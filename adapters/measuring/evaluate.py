@@ -22,10 +22,10 @@ from adapters.data.rounds import (
 )
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.measuring.report import Report, RuleReport
+from adapters.measuring.threshold import sweep_thresholds
 from adapters.networks import AdapterNetwork, load_network
 from adapters.options import EvaluateOptions, Progress, StageProgress, TrialOptions
 from adapters.storage import load_adapter
-from adapters.threshold import sweep_thresholds
 from submodels.bundle.layers import Placed
 from submodels.manifest import Manifest
 

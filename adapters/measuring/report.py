@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from adapters.data.rounds import RoundFigures
+from adapters.measuring.threshold import ThresholdFigures
 from adapters.storage import DraftCost
-from adapters.threshold import ThresholdFigures
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adapters.distill import Distillation, Recipe
+from adapters.options import Recipe
 from adapters.storage import Kind
+from adapters.training.distillation import Distillation
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "checkpoint.json"

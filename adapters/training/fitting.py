@@ -8,14 +8,13 @@ import msgspec
 from adapters.data.corpus import Tokens
 from adapters.data.states import StateFile, states_key
 from adapters.data.whole_model import WholeModel
-from adapters.distill import Distillation, Recipe
 from adapters.networks import AdapterNetwork, build_network, start_as
-from adapters.options import Progress, StageProgress, TrainOptions
+from adapters.options import Progress, Recipe, StageProgress, TrainOptions
 from adapters.storage import Ended, adapter_shape
 from adapters.training.checkpoint import TrainingProgress, read_progress, restore, save_checkpoint
+from adapters.training.descent import smoothed
+from adapters.training.distillation import Distillation
 
-# Weight of the past in the loss that is shown and recorded: about the last hundred steps.
-_LOSS_MEMORY = 0.99
 # More of the same text teaches nothing; a training by minutes ends there.
 _MAX_PASSES = 60
 
@@ -37,12 +36,11 @@ class Fitting:
         watch = _StopWatch(self.clock, at)
         saved_s = self.clock()
         for loss in distillation.run(at.recipe, lambda: watch.used_share):
-            memory = _LOSS_MEMORY if at.step else 0.0
             at = msgspec.structs.replace(
                 at,
                 step=distillation.step,
                 training_s=watch.training_s,
-                recent_loss=memory * at.recent_loss + (1 - memory) * loss,
+                recent_loss=smoothed(at.recent_loss, loss, at.step),
             )
             self.progress(StageProgress("training", at.step, _expected_steps(at), at.recent_loss))
             if self.clock() - saved_s > self.options.checkpoint_every_s:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.data.chains import continue_prompt, greedy
 from adapters.data.corpus import Corpus, Share, Windows, collect_windows
+from adapters.data.rounds import Trial, walk_rounds
 from adapters.data.states import Batch, StateFile, cached_states
 from adapters.data.whole_model import WholeModel, load_whole_model
-from adapters.distill import Recipe
 from adapters.measuring.evaluate import held_out_prompts
 from adapters.medusa_heads import (
     HEADS_FORMAT_VERSION,
@@ -27,11 +28,13 @@ from adapters.medusa_heads import (
     write_heads_card,
     write_heads_weights,
 )
-from adapters.options import TrialOptions
+from adapters.options import Recipe, TrialOptions
+from adapters.training.descent import descend, new_optimizer, smoothed
 from submodels.bundle.layers import Placed
 from submodels.manifest import BundleFile
 
-_LOSS_MEMORY = 0.99
+Hits = NDArray[np.float64]
+"""1 where a head's best guess is the target's token, else 0: `[S, N]`, a row per position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,33 +92,23 @@ def fit_heads(
     """Trained heads, and the loss of about the last hundred steps."""
     recipe = options.recipe
     network = HeadsNetwork(options.num_heads, model.head.lm_head.weight.detach())
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.95))
+    optimizer = new_optimizer(network)
     recent_loss = 0.0
     for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(step)
-            group["weight_decay"] = recipe.weight_decay
-        optimizer.zero_grad(set_to_none=True)
-        loss = heads_loss(network, model, states.batch(recipe.windows_of(step, num_windows)))
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-        optimizer.step()
-        memory = _LOSS_MEMORY if step else 0.0
-        recent_loss = memory * recent_loss + (1 - memory) * float(loss.detach())
+        batch = states.batch(recipe.windows_of(step, num_windows))
+        loss = heads_loss(network, model, batch)
+        loss_before = descend(optimizer, recipe, recipe.learning_rate(step), loss)
+        recent_loss = smoothed(recent_loss, loss_before, step)
         if step % 100 == 99:
             print(f"step {step + 1} of {recipe.steps}: loss {recent_loss:.4f}", flush=True)
     return network.eval(), recent_loss
 
 
-Hits = tuple[bool, ...]
-"""Of one position: whether each head's best guess was the target's token."""
-
-
 @torch.inference_mode()
 def greedy_hits(
     model: WholeModel, network: HeadsNetwork, prompts: Sequence[Sequence[int]], num_tokens: int
-) -> list[list[Hits]]:
-    """Per prompt, the hits at every position of what the target writes greedily after it."""
+) -> list[Hits]:
+    """Per prompt, where the heads are right along what the target writes greedily after it."""
     found = []
     stop = frozenset(model.manifest.eos_token_ids)
     num_heads = network.blocks.shape[0]
@@ -126,24 +119,18 @@ def greedy_hits(
             continue
         guesses = network(model.final(text.deep[first:end]).float()).argmax(-1)
         chosen = torch.tensor(text.token_ids).unfold(0, num_heads, 1)[first + 2 : end + 2]
-        found.append([tuple(hits) for hits in (chosen == guesses.T).tolist()])
+        found.append((chosen == guesses.T).double().numpy())
     return found
 
 
-def tokens_per_round(texts: Sequence[Sequence[Hits]], num_heads: int) -> float:
-    """Rounds that follow each other through the texts, with chains of this many guesses.
+def tokens_per_round(texts: Sequence[Hits], num_heads: int) -> float:
+    """What chains of this many guesses bring, over the rounds that follow each other.
 
-    A round brings the guesses before the first wrong one, and one token of the target's own.
+    Raises:
+        ValueError: the texts are too short for one whole round.
     """
-    num_rounds = num_tokens = 0
-    for text in texts:
-        start = 0
-        while start < len(text):
-            num_accepted = [*text[start][:num_heads], False].index(False)
-            start += num_accepted + 1
-            num_tokens += num_accepted + 1
-            num_rounds += 1
-    return num_tokens / num_rounds
+    trials = [Trial(hits[:, :num_heads], np.ones_like(hits[:, :num_heads])) for hits in texts]
+    return walk_rounds(trials, 0.0).tokens_per_round
 
 
 def train_heads(options: HeadsOptions) -> HeadsCard:
@@ -166,7 +153,7 @@ def train_heads(options: HeadsOptions) -> HeadsCard:
     for num_heads in range(1, options.num_heads + 1):
         figure = tokens_per_round(texts, num_heads)
         print(f"{num_heads} heads: {figure:.3f} tokens per round", flush=True)
-    hits = np.array([hits for text in texts for hits in text])
+    shares = np.concatenate(texts).mean(0)
     card = HeadsCard(
         format_version=HEADS_FORMAT_VERSION,
         fingerprint=manifest.fingerprint,
@@ -180,7 +167,7 @@ def train_heads(options: HeadsOptions) -> HeadsCard:
             loss=loss,
             training_s=round(training_s, 1),
             seed=options.recipe.seed,
-            first_choice_shares=tuple(round(float(share), 4) for share in hits.mean(0)),
+            first_choice_shares=tuple(round(float(share), 4) for share in shares),
             tokens_per_round=round(tokens_per_round(texts, options.num_heads), 4),
         ),
         weights=_write(options.out, network, model),

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapters.comparison import Comparison
 from adapters.data.corpus import Corpus, Share, Tokens, collect_windows
 from adapters.data.states import cached_states, max_tokens_in
 from adapters.data.whole_model import load_whole_model
 from adapters.measuring.calibration import Calibration, calibrate, held_out_texts
+from adapters.measuring.comparison import Comparison
 from adapters.measuring.evaluate import held_out_prompts
 from adapters.networks import AdapterNetwork, network_tensors
 from adapters.options import Progress, StageProgress, TrainOptions

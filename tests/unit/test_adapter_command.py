@@ -103,7 +103,7 @@ def test_a_better_adapter_takes_the_place_of_a_worse_one(
     assert run([*command, "--kind", "attention", "--force"]) == OK
     capsys.readouterr()
     # It begins as the middle layer, and nothing is changed about it.
-    monkeypatch.setattr("adapters.distill.Recipe.learning_rate", lambda *_: 0.0)
+    monkeypatch.setattr("adapters.options.Recipe.learning_rate", lambda *_: 0.0)
     assert run([*command, "--kind", "layer"]) == OK
     assert "Installed in " in (shown := capsys.readouterr().out)
     assert "forced" not in shown

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.comparison import Comparison, Standing, lookup_standing, lookup_trial
 from adapters.data.corpus import CorpusError, Windows
 from adapters.data.whole_model import WholeModel, load_whole_model
-from adapters.distill import Recipe
 from adapters.install import install_adapter
+from adapters.measuring.comparison import Comparison, Standing, lookup_standing, lookup_trial
 from adapters.networks import AdapterNetwork, build_network, start_as
-from adapters.options import StageProgress, TrainOptions, TrialOptions
+from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
 from adapters.storage import DraftCost, adapter_shape
 from adapters.training import train as training
 from adapters.training.checkpoint import TrainingProgress

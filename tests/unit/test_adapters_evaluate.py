@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from adapters.data.corpus import CorpusError, Windows
-from adapters.distill import Recipe
 from adapters.measuring.evaluate import evaluate
 from adapters.measuring.report import render_report
-from adapters.options import EvaluateOptions, StageProgress, TrainOptions, TrialOptions
+from adapters.options import EvaluateOptions, Recipe, StageProgress, TrainOptions, TrialOptions
 from adapters.storage import AdapterError
 from adapters.training.train import train
 from tests.support.adapter_models import looked_up, make_bundles, write_stories

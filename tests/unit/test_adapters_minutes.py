@@ -7,8 +7,7 @@ import pytest
 
 from adapters.data.corpus import Windows
 from adapters.data.states import STATES_FILE
-from adapters.distill import Recipe
-from adapters.options import StageProgress, TrainOptions, TrialOptions
+from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
 from adapters.training import fitting
 from adapters.training.train import train
 from adapters.training.trial_steps import MIN_STEPS, TooFewStepsError

@@ -9,10 +9,10 @@ import torch
 from adapters.data.corpus import Windows
 from adapters.data.states import STATES_FILE, Batch, cached_states
 from adapters.data.whole_model import WholeModel
-from adapters.distill import Recipe, distillation_loss
 from adapters.networks import load_network
-from adapters.options import StageProgress, TrainOptions, TrialOptions
+from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
 from adapters.storage import WEIGHTS_FILE, Kind, load_adapter
+from adapters.training.distillation import distillation_loss
 from adapters.training.train import TrainedAdapter, train
 from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import (

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.distill import Recipe
 from adapters.medusa_heads import (
     HEADS_CARD_FILE,
     HEADS_WEIGHTS_FILE,
@@ -15,7 +14,7 @@ from adapters.medusa_heads import (
     MedusaHeads,
     load_heads,
 )
-from adapters.options import TrialOptions
+from adapters.options import Recipe, TrialOptions
 from adapters.training.medusa_training import (
     HeadsNetwork,
     HeadsOptions,
@@ -90,13 +89,12 @@ def test_numpy_and_torch_heads_give_the_same_logits() -> None:
 
 
 def test_rounds_of_a_chain_are_counted_along_the_text() -> None:
-    right, wrong = (True, True), (False, False)
-    texts = [[right, wrong, wrong, (False, True), (True, False), right]]
-    # From starts 0, 3, 4: three tokens, one and two, then the text ends.
+    right, wrong = (1.0, 1.0), (0.0, 0.0)
+    texts = [np.array([right, wrong, wrong, (0.0, 1.0), (1.0, 0.0), right, wrong])]
+    # From starts 0, 3, 4: three tokens, one and two.
     assert tokens_per_round(texts, 2) == 2.0
     # From starts 0, 2, 3, 4: two tokens, one, one and two.
     assert tokens_per_round(texts, 1) == 1.5
-    assert tokens_per_round(texts, 0) == 1.0
 
 
 def test_trained_heads_can_be_loaded_for_their_model_only(tmp_path: Path) -> None:

@@ -1,60 +1,16 @@
 """Distillation: the adapter learns to say what the middle layers would have said."""
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from adapters.data.states import Batch, StateFile
 from adapters.data.whole_model import WholeModel
 from adapters.networks import AdapterNetwork
+from adapters.options import Recipe
+from adapters.training.descent import descend, new_optimizer
 from submodels.bundle.layers import LayerCache, run_layers
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train. Defaults are those measured in docs/adapters.md.
-
-    One step takes `batch_windows` windows; the learning rate rises for `warmup_steps` to `peak_lr`
-    and falls along a cosine to 1 % of it at the end: the last of `steps`, or when the time is up
-    where a training has one; `steps` are then the most it may take. The loss is SmoothL1 between
-    states after the final norm, plus `token_weight` times the cross-entropy to the target's
-    distribution, as in the HAT paper.
-    """
-
-    steps: int
-    batch_windows: int = 4
-    peak_lr: float = 1e-2
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    token_weight: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_windows < 1:
-            raise ValueError(
-                f"expected 1 or more steps and windows in a step, got {self.steps} and "
-                f"{self.batch_windows}"
-            )
-
-    def learning_rate(self, step: int, used_share: float = 0.0) -> float:
-        """The rate of step `step`, counted from 0, when that share of the time is used."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        done = min(1.0, max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
-        done = min(1.0, max(done, used_share))
-        return self.peak_lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-    def windows_of(self, step: int, num_windows: int) -> list[int]:
-        """Which windows step `step` takes: a new order in every pass, a function of the seed."""
-        per_pass = max(1, num_windows // self.batch_windows)
-        order = np.random.Generator(np.random.Philox([self.seed, step // per_pass]))
-        shuffled = order.permutation(num_windows)
-        start = step % per_pass * self.batch_windows
-        return [int(index) for index in shuffled[start : start + self.batch_windows]]
 
 
 class Distillation:
@@ -68,7 +24,7 @@ class Distillation:
         self._model = model
         self._states = states
         self._num_windows = num_windows
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.95))
+        self.optimizer = new_optimizer(network)
 
     def run(self, recipe: Recipe, used_share: Callable[[], float] = lambda: 0.0) -> Iterator[float]:
         """Train on to the recipe's last step, or until all of the time is used.
@@ -81,16 +37,9 @@ class Distillation:
             yield self._one_step(recipe, batch, recipe.learning_rate(self.step, used))
 
     def _one_step(self, recipe: Recipe, batch: Batch, learning_rate: float) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-            group["weight_decay"] = recipe.weight_decay
-        self.optimizer.zero_grad(set_to_none=True)
         loss = distillation_loss(self.network, self._model, batch, recipe.token_weight)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
-        self.optimizer.step()
         self.step += 1
-        return float(loss.detach())
+        return descend(self.optimizer, recipe, learning_rate, loss)
 
 
 def distillation_loss(

@@ -1,16 +1,14 @@
 """Drafters held against each other on the same held-out texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from adapters.data.rounds import Trial, exact_acceptance, walk_rounds
+from adapters.measuring.threshold import tokens_per_trip
+from adapters.options import Lookup
 from adapters.storage import DraftCost
-from adapters.threshold import tokens_per_trip
-
-Lookup = Callable[[Sequence[int], int], Sequence[int]]
-"""A text and a number of tokens, to at most so many that prompt lookup drafts behind it."""
 
 _IS_DRAFTED = 0.5
 """Between the confidences 1 of a token that lookup drafted and 0 of one that it did not."""
