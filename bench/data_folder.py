@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from process.errors import UserError
 
-class MissingDataError(Exception):
+
+class MissingDataError(UserError):
     """This installation is without the benchmarks' files; the message says where they are."""
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from process.errors import UserError
+
 FORMAT = 1
 
 
-class RunFileError(Exception):
+class RunFileError(UserError):
     """A file is not a run of this format; the message has its name and what is wrong."""
 
 

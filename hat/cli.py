@@ -15,8 +15,7 @@ from hat.commands.split import split
 from hat.commands.up import up
 from hat.commands.verify import verify
 from hat.early_interrupt import INTERRUPTED, leave_at_once, raise_again
-from hat.errors import ConfigError
-from process.errors import UserError
+from process.errors import ConfigError, UserError
 
 OK = 0
 FAILED = 1

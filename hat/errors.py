@@ -25,10 +25,6 @@ class CommandError(UserError):
     """The command cannot go on. Exit code 1."""
 
 
-class ConfigError(CommandError):
-    """The user's settings are wrong; the message names the setting. Exit code 2."""
-
-
 @contextmanager
 def extras_explained() -> Iterator[None]:
     """Imports in the body may need packages of an extra.

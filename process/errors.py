@@ -11,6 +11,10 @@ class StartError(UserError):
     """A program cannot start as it was set up."""
 
 
+class ConfigError(UserError):
+    """A setting or an argument is wrong; the message names it."""
+
+
 def system_reason(error: OSError) -> str:
     """The system's own words; event loops put a description of the call in their place."""
     if error.errno is not None and error.errno > 0:

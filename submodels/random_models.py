@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from submodels.manifest import DtypeName
 from submodels.plan.families import FAMILIES
@@ -104,6 +103,8 @@ def _randomize(network: torch.nn.Module, seed: int) -> None:
 
 def _write_tokenizer(folder: Path, max_context_tokens: int) -> None:
     """One token per byte, then the two special tokens; what was encoded decodes to itself."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({text: index for index, text in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.link.spec import LinkSpec
+from process.errors import UserError
 
 
-class LinkError(Exception):
+class LinkError(UserError):
     """A link cannot be opened or broke down; the message says what was tried and what came."""
 
 

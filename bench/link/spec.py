@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from process.errors import ConfigError
+
 MTU_BYTES = 1500
 """Largest IP packet, as on Ethernet."""
 
@@ -21,7 +23,7 @@ _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6}
 _MAX_DELAY_S = 10.0
 
 
-class LinkSpecError(ValueError):
+class LinkSpecError(ConfigError):
     """A link was not described rightly; the message says what was expected and what came."""
 
 

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from process.errors import UserError
+
 _KEPT_LINES = 20
 _STOP_S = 10.0
 _LONGEST_LINE_BYTES = 1 << 24
 
 
-class LiveError(Exception):
+class LiveError(UserError):
     """A run cannot go on; the message is one line for the user."""
 
 

@@ -23,13 +23,14 @@ from bench.report.figures import (
 from bench.report.groups import LIVE, SIM, Group, group_cells, read_sources
 from bench.report.rows import GroupRows, columns, group_rows, receipt_anchor
 from bench.report.sweeps import sweeps_chart
+from process.errors import UserError
 
 PAGE_NAME = "report.html"
 PICTURES_NAME = "pictures"
 METHOD = "hat"
 
 
-class ReportError(Exception):
+class ReportError(UserError):
     """The report cannot be made as asked; the message says why."""
 
 

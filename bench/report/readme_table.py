@@ -16,12 +16,13 @@ from bench.report.figures import (
     summarise,
 )
 from bench.report.groups import LIVE, ArmResult, Group, Source, group_cells, read_sources
+from process.errors import UserError
 
 BEGIN = "<!-- bench:begin -->"
 END = "<!-- bench:end -->"
 
 
-class TableError(Exception):
+class TableError(UserError):
     """The table has no place in the file, or nothing to show; the message says which."""
 
 

@@ -13,6 +13,7 @@ from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
+from process.errors import UserError
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 
@@ -33,7 +34,7 @@ _NOT_LEARNED = ("cloud-only", "device-only", MEDUSA)
 """All layers on one side, and heads, take times that loopback runs of a split do not tell."""
 
 
-class LikeError(Exception):
+class LikeError(UserError):
     """A live result cannot be simulated; the message says why."""
 
 

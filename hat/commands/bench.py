@@ -35,12 +35,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         _check_installed()
-        from bench.data_folder import MissingDataError
-
-        try:
-            return super().invoke(ctx)
-        except MissingDataError as error:
-            raise CommandError(str(error)) from error
+        return super().invoke(ctx)
 
 
 def _check_installed() -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hat.bundle_cache import bundles_of
-from hat.errors import CommandError, ConfigError, extras_explained
+from hat.errors import CommandError, extras_explained
 from hat.progress import Bars
 from hat.splitting import SplitRequest
+from process.errors import ConfigError
 
 if TYPE_CHECKING:
     from bench.arms import Arm
@@ -248,16 +249,8 @@ def _figures(cells: "list[Cell]") -> str:
 @contextmanager
 def _failures_explained() -> Iterator[None]:
     """What the user can do something about becomes one line."""
-    with extras_explained():
-        from bench.link.shaped_link import LinkError
-        from bench.link.spec import LinkSpecError
-        from bench.live.processes import LiveError
-        from bench.workloads.errors import WorkloadError
-        from submodels.errors import BundleError
-
-        try:
+    try:
+        with extras_explained():
             yield
-        except (LinkSpecError, WorkloadError) as error:
-            raise ConfigError(str(error)) from error
-        except (LinkError, LiveError, BundleError, OSError) as error:
-            raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(str(error)) from error

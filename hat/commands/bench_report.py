@@ -79,16 +79,13 @@ def report(
 
 
 def _write(paths: list[Path], out: Path, options: "ReportOptions", table: Path | None) -> "Written":
-    from bench.records import RunFileError
-    from bench.report.page import ReportError, write_report
-    from bench.report.readme_table import TableError, write_table
+    from bench.report.page import write_report
+    from bench.report.readme_table import write_table
 
     try:
         written = write_report(paths, out, options)
         if table is not None:
             write_table(paths, table, options.baseline)
-    except (RunFileError, ReportError, TableError) as error:
-        raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot write {error.filename}: {error.strerror}") from error
     return written

@@ -7,15 +7,14 @@ from typing import Any
 
 import click
 
-from bench.records import Cell, Comparison, RunFileError, read_run, write_run
+from bench.records import Cell, Comparison, read_run, write_run
 from bench.sim import paper, paper_table, scale
-from bench.sim.like import LikeError, like_scenarios
+from bench.sim.like import like_scenarios
 from bench.sim.like_table import lines as like_lines
 from bench.sim.paper_comparisons import comparisons
 from bench.sim.receipt import sim_run
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
-from hat.errors import CommandError
 
 _Rows = Callable[[Cell], str]
 
@@ -176,12 +175,9 @@ def _simulated(scenarios: Iterable[Scenario], num_scenarios: int, row: _Rows) ->
 
 
 def _like(live_file: Path, calibration_files: Sequence[Path], seed: int) -> list[Cell]:
-    try:
-        live = read_run(live_file)
-        learned_from = [read_run(file) for file in calibration_files]
-        chosen = list(like_scenarios(live, learned_from, seed))
-        cells = _simulated(chosen, len(chosen), lambda cell: "")
-    except (RunFileError, LikeError) as error:
-        raise CommandError(str(error)) from error
+    live = read_run(live_file)
+    learned_from = [read_run(file) for file in calibration_files]
+    chosen = list(like_scenarios(live, learned_from, seed))
+    cells = _simulated(chosen, len(chosen), lambda cell: "")
     click.echo("\n".join(like_lines(live.cells, cells)))
     return cells

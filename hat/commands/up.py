@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hat.bundle_cache import bundles_of, is_bundle_pair
-from hat.errors import ConfigError
 from hat.settings.options import (
     config_file,
     config_option,
@@ -21,6 +20,7 @@ from hat.settings.print_config import as_toml
 from hat.settings.programs import cloud_program, device_program
 from hat.splitting import SplitRequest
 from hat.up.first_steps import Endpoint, first_steps, is_chat_model
+from process.errors import ConfigError
 
 if TYPE_CHECKING:
     from hat.up.plan import UpSettings

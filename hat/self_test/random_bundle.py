@@ -1,9 +1,9 @@
-"""Seeded random models whose shapes GPU kernels take and any number of workers can share."""
+"""Random models whose shapes GPU kernels take and any number of workers can share."""
 
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -13,7 +13,6 @@ from submodels.bundle.fingerprint import fingerprint_of
 from submodels.manifest import (
     FORMAT_VERSION,
     BundleFile,
-    DtypeName,
     Manifest,
     ModelShape,
     Rope,
@@ -21,6 +20,9 @@ from submodels.manifest import (
 from submodels.tensors.file_hashes import sha256_of, tensor_hash
 from submodels.tensors.tensor_file import read_header
 from submodels.tensors.tensor_layout import Part, layer_name, layer_tensor_shapes, placements
+
+if TYPE_CHECKING:
+    from submodels.random_models import RandomModel
 
 HEAD_DIM = 64
 """The smallest that every attention kernel of vLLM takes, on CPUs and GPUs."""
@@ -33,44 +35,53 @@ _ROPE_THETA = 10000.0
 
 
 @dataclass(frozen=True, slots=True)
-class RandomShape:
-    """A model with one layer before and one behind its middle."""
-
-    family: Literal["llama", "qwen3"]
-    hidden_size: int
-    intermediate_size: int
-    num_middle_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    dtype: DtypeName = "float32"
-
-
-@dataclass(frozen=True, slots=True)
 class RandomBundle:
     """A cloud bundle; `model` is the checkpoint it was split from, None if it was not."""
 
     path: Path
     model: Path | None
-    num_input_layers: int
-    num_middle_layers: int
+    made_of: "RandomModel"
+
+    @property
+    def num_input_layers(self) -> int:
+        """Before the middle."""
+        return _NUM_OUTER_LAYERS
+
+    @property
+    def num_middle_layers(self) -> int:
+        """Those that the cloud has."""
+        return num_middle_layers(self.made_of)
 
 
-def shape_for(
+def model_for(
     family: Literal["llama", "qwen3"], num_shards: int, num_stages: int, is_large: bool
-) -> RandomShape:
-    """A small or larger shape that so many workers can share, each with layers of its own."""
+) -> "RandomModel":
+    """A small or larger model that so many workers can share, each with layers of its own.
+
+    It has one layer before and one behind its middle.
+    """
+    from submodels.random_models import RandomModel
+
     num_keys = max(2, num_shards)
     num_heads = num_keys * max(2, -(-(16 if is_large else 4) // num_keys))
     inner = 2816 if is_large else 384
-    return RandomShape(
+    return RandomModel(
         family,
+        num_layers=max(8 if is_large else 4, num_stages) + 2 * _NUM_OUTER_LAYERS,
         hidden_size=1024 if is_large else 256,
         intermediate_size=num_shards * -(-inner // num_shards),
-        num_middle_layers=max(8 if is_large else 4, num_stages),
         num_attention_heads=num_heads,
         num_key_value_heads=num_keys,
+        head_dim=HEAD_DIM,
+        vocab_size=_VOCAB_SIZE,
+        max_context_tokens=MAX_CONTEXT_TOKENS,
         dtype="bfloat16" if is_large else "float32",
     )
+
+
+def num_middle_layers(model: "RandomModel") -> int:
+    """Those that the cloud has."""
+    return model.num_layers - 2 * _NUM_OUTER_LAYERS
 
 
 def can_split() -> bool:
@@ -78,35 +89,21 @@ def can_split() -> bool:
     return all(importlib.util.find_spec(name) for name in ("transformers", "tokenizers"))
 
 
-def random_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
+def random_bundle(model: "RandomModel", folder: Path) -> RandomBundle:
     """Make a random checkpoint and split it as `hat split` does."""
-    from submodels.random_models import RandomModel, make_random_model
+    from submodels.random_models import make_random_model
     from submodels.split import SplitOptions, split_checkpoint
 
-    model = folder / "model"
-    make_random_model(
-        RandomModel(
-            family=shape.family,
-            num_layers=shape.num_middle_layers + 2 * _NUM_OUTER_LAYERS,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            num_attention_heads=shape.num_attention_heads,
-            num_key_value_heads=shape.num_key_value_heads,
-            head_dim=HEAD_DIM,
-            vocab_size=_VOCAB_SIZE,
-            max_context_tokens=MAX_CONTEXT_TOKENS,
-            dtype=shape.dtype,
-        ),
-        model,
-    )
+    made = folder / "model"
+    make_random_model(model, made)
     options = SplitOptions(
-        str(model), folder / "split", _NUM_OUTER_LAYERS, _NUM_OUTER_LAYERS, onnx_weights=()
+        str(made), folder / "split", _NUM_OUTER_LAYERS, _NUM_OUTER_LAYERS, onnx_weights=()
     )
     out = split_checkpoint(options).out
-    return RandomBundle(out / "cloud", model, _NUM_OUTER_LAYERS, shape.num_middle_layers)
+    return RandomBundle(out / "cloud", made, model)
 
 
-def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
+def unsplit_bundle(model: "RandomModel", folder: Path) -> RandomBundle:
     """A cloud bundle written straight away, where `hat split` cannot run; Llama only, float32.
 
     It has no config.json, which only vLLM needs; vLLM brings `transformers` with it.
@@ -115,10 +112,10 @@ def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
 
     path = folder / "cloud"
     path.mkdir(parents=True)
-    model_shape = _model_shape(shape)
+    model_shape = _model_shape(model)
     generator = np.random.default_rng(0)
     tensors = {}
-    for index in range(shape.num_middle_layers):
+    for index in range(num_middle_layers(model)):
         for name, size in layer_tensor_shapes(model_shape).items():
             noise = generator.standard_normal(size, np.float32)
             scaled = 1 + 0.3 * noise if len(size) == 1 else noise * size[-1] ** -0.5
@@ -149,24 +146,23 @@ def unsplit_bundle(shape: RandomShape, folder: Path) -> RandomBundle:
         source_fingerprint=fingerprint,
     )
     (path / MANIFEST_FILE).write_bytes(msgspec.json.encode(manifest))
-    return RandomBundle(path, None, _NUM_OUTER_LAYERS, shape.num_middle_layers)
+    return RandomBundle(path, None, model)
 
 
-def _model_shape(shape: RandomShape) -> ModelShape:
-    num_layers = shape.num_middle_layers + 2 * _NUM_OUTER_LAYERS
+def _model_shape(model: "RandomModel") -> ModelShape:
     half = np.arange(0, HEAD_DIM, 2) / HEAD_DIM
     return ModelShape(
         model_type="llama",
-        num_layers=num_layers,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
         vocab_size=_VOCAB_SIZE,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_key_value_heads,
         head_dim=HEAD_DIM,
         rms_norm_eps=1e-6,
         hidden_act="silu",
         max_context_tokens=MAX_CONTEXT_TOKENS,
         rope=Rope(inv_freq=tuple((_ROPE_THETA**-half).tolist())),
-        sliding_windows=(None,) * num_layers,
+        sliding_windows=(None,) * model.num_layers,
     )

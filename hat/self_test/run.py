@@ -24,10 +24,9 @@ from hat.self_test.engines import (
 from hat.self_test.quiet import Quiet
 from hat.self_test.random_bundle import (
     RandomBundle,
-    RandomShape,
     can_split,
+    model_for,
     random_bundle,
-    shape_for,
     unsplit_bundle,
 )
 from hat.self_test.report import Column, has_gpu, outcome_line, summary_line, times_table
@@ -157,20 +156,19 @@ class _SelfTest:
     def _make(self, family: _Family, *, is_large: bool) -> RandomBundle | None:
         """A random model's bundle, None if that fails, which is a finding."""
         config = self._config
-        shape = shape_for(
+        model = model_for(
             family, config.tensor_parallel_size, config.pipeline_parallel_size, is_large
         )
-        size = "large" if is_large else "small"
-        folder = self._folder / f"{family}-{size}"
+        folder = self._folder / f"{family}-{'large' if is_large else 'small'}"
         if not can_split():
-            return unsplit_bundle(shape, folder)
+            return unsplit_bundle(model, folder)
         try:
             with self._quiet():
-                made = random_bundle(shape, folder)
+                made = random_bundle(model, folder)
         except (SplitError, OSError) as error:
             self._add(Outcome(f"split of {family}", False, str(error)))
             return None
-        self._add(Outcome(f"split of {family}", True, _size(shape)))
+        self._add(Outcome(f"split of {family}", True, _size(made)))
         return made
 
     def _check_one(self, made: RandomBundle, name: str, dtype: _Dtype, mode: Mode) -> None:
@@ -202,11 +200,7 @@ class _SelfTest:
             config = in_mode(for_random_model(self._config, made.path, dtype), mode)
             what = f"Step times, {mode}"
             self._with_engine(config, what, functools.partial(self._time, mode))
-        config = self._config
-        shape = shape_for(
-            "llama", config.tensor_parallel_size, config.pipeline_parallel_size, is_large
-        )
-        self._say_times(f"random Llama, {_size(shape)}, {dtype}")
+        self._say_times(f"random Llama, {_size(made)}, {dtype}")
 
     def _time(self, mode: Mode, engine: Started) -> None:
         times = measure(engine.engine, num_steps=self._extent.num_steps)
@@ -245,8 +239,9 @@ class _SelfTest:
         self._say(outcome_line(outcome))
 
 
-def _size(shape: RandomShape) -> str:
+def _size(made: RandomBundle) -> str:
+    model = made.made_of
     return (
-        f"hidden {shape.hidden_size}, {shape.num_middle_layers} middle layers, "
-        f"{shape.num_attention_heads} heads"
+        f"hidden {model.hidden_size}, {made.num_middle_layers} middle layers, "
+        f"{model.num_attention_heads} heads"
     )

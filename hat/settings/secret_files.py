@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from hat.errors import ConfigError
+from process.errors import ConfigError
 from process.program.exposure import file_notice
 
 MAX_SECRET_CHARS = 4096

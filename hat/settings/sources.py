@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
-from hat.errors import ConfigError
 from hat.settings.programs import C, Program, Setting
 from hat.settings.secret_files import read_secret, readable_note, usable_secret
 from hat.settings.values import Value, ValueType, from_text, from_toml
+from process.errors import ConfigError
 
 # Kubernetes gives every pod variables for each service of its namespace. A service that is
 # called hat-cloud brings HAT_CLOUD_PORT=tcp://10.96.0.7:7700 and the names below

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
-from hat.errors import CommandError, ConfigError
+from hat.errors import CommandError
 from hat.settings.programs import C, Program, cloud_program, device_program
 from hat.settings.sources import Resolved, Sources, load
 from hat.up.children import Side
+from process.errors import ConfigError
 
 _SECRET_BYTES = 32
 # Beyond the drain: closing sockets, freeing the model, writing the last lines.

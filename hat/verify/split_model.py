@@ -5,10 +5,10 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from cloud_server.config import CloudConfig
 from cloud_server.server import serve_cloud
@@ -29,8 +29,6 @@ from process.world import World
 AT_ONCE = 8
 _CONNECT_S = 30.0
 _GREEDY = SamplingParams(temperature=0.0)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,37 +99,22 @@ async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
 async def _all(
     runtime: Runtime, requests: Iterable[GenerationRequest], advance: Advance
 ) -> list[Continuation]:
-    calls = [_call(runtime, request, advance) for request in requests]
-    return await _bounded(calls)
+    """The answers in order; the first failure ends the others."""
+    places = asyncio.Semaphore(AT_ONCE)
 
-
-def _call(
-    runtime: Runtime, request: GenerationRequest, advance: Advance
-) -> Callable[[], Awaitable[Continuation]]:
-    async def call() -> Continuation:
+    async def ask(request: GenerationRequest) -> Continuation:
         ids: list[int] = []
         logprobs: list[float] = []
-        async with aclosing(runtime.generate(request, "verify")) as emissions:
+        async with places, aclosing(runtime.generate(request, "verify")) as emissions:
             async for emission in emissions:
                 ids.extend(token.id for token in emission.tokens)
                 logprobs.extend(token.logprob or 0.0 for token in emission.tokens)
         advance()
         return Continuation(tuple(ids), tuple(logprobs))
 
-    return call
-
-
-async def _bounded(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """The results of all calls in order; the first failure ends the others."""
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def run(call: Callable[[], Awaitable[T]]) -> T:
-        async with places:
-            return await call()
-
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(call)) for call in calls]
+            tasks = [group.create_task(ask(request)) for request in requests]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -10,7 +10,7 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from hat.cli import run
-from hat.self_test.random_bundle import random_bundle, shape_for
+from hat.self_test.random_bundle import model_for, random_bundle
 from hat.self_test.run import Extent, self_test
 from tests.support.vllm_engines import has_vllm
 
@@ -106,7 +106,7 @@ def test_the_settings_may_be_printed_without_a_bundle(capsys):
 
 @pytest.mark.skipif(not has_vllm(), reason="needs vLLM: make test-vllm")
 def test_vllm_passes_too(tmp_path, capsys):
-    made = random_bundle(shape_for("qwen3", 1, 1, is_large=False), tmp_path)
+    made = random_bundle(model_for("qwen3", 1, 1, is_large=False), tmp_path)
     arguments = json.dumps({"enforce_eager": True})
     flags = ["--engine", "vllm", "--vllm-args", arguments, "--capacity-tokens", "16384"]
     code = run(["cloud", str(made.path), "--self-test", *flags])

@@ -6,7 +6,7 @@ import pytest
 from bench.records import write_run
 from bench.report.readme_table import BEGIN, END
 from hat.commands.bench_report import report
-from hat.errors import CommandError
+from process.errors import UserError
 from tests.support.bench_runs import made_up_run
 
 
@@ -39,13 +39,13 @@ def test_a_wrong_file_is_named_in_one_line(tmp_path: Path) -> None:
         (other, "expected a run of `hat bench`"),
         (tmp_path / "none.json", "No such file"),
     ):
-        with pytest.raises(CommandError, match=f"^{path}: {expected}"):
+        with pytest.raises(UserError, match=f"^{path}: {expected}"):
             _call(path, "--out", tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CommandError, match=r"^cannot write .*/file"):
+    with pytest.raises(UserError, match=r"^cannot write .*/file"):
         _call(_results(tmp_path), "--out", tmp_path / "file")
 
 

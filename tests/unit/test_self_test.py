@@ -14,7 +14,7 @@ from cloud_server.engines.engine import EngineLostError, SequenceId, StepItem
 from hat.self_test.checks import Gap, Outcome, run_checks, tolerance_of
 from hat.self_test.engines import for_checks, for_random_model, in_mode, modes
 from hat.self_test.quiet import Quiet
-from hat.self_test.random_bundle import shape_for, unsplit_bundle
+from hat.self_test.random_bundle import model_for, num_middle_layers, unsplit_bundle
 from hat.self_test.report import Column, outcome_line, summary_line, times_table
 from hat.self_test.step_times import LOADS, VERIFY_8, Load, StepTimes, measure
 from hat.self_test.streams import OwnStreams, Stream
@@ -222,16 +222,16 @@ def test_random_models_leave_out_settings_of_the_operators_own_model():
 @pytest.mark.parametrize("num_stages", [1, 2, 16])
 @pytest.mark.parametrize("is_large", [False, True])
 def test_any_number_of_workers_can_share_a_random_model(num_shards, num_stages, is_large):
-    shape = shape_for("llama", num_shards, num_stages, is_large)
-    assert shape.num_attention_heads % shape.num_key_value_heads == 0
-    assert shape.num_attention_heads > shape.num_key_value_heads
-    for size in (shape.num_attention_heads, shape.intermediate_size, shape.num_key_value_heads):
+    model = model_for("llama", num_shards, num_stages, is_large)
+    assert model.num_attention_heads % model.num_key_value_heads == 0
+    assert model.num_attention_heads > model.num_key_value_heads
+    for size in (model.num_attention_heads, model.intermediate_size, model.num_key_value_heads):
         assert size % num_shards == 0
-    assert shape.num_middle_layers >= num_stages
+    assert num_middle_layers(model) >= num_stages
 
 
 def test_a_bundle_that_was_not_split_is_a_bundle(tmp_path):
-    made = unsplit_bundle(shape_for("llama", 1, 1, is_large=False), tmp_path)
+    made = unsplit_bundle(model_for("llama", 1, 1, is_large=False), tmp_path)
     bundle = load_bundle(made.path, "cloud", verify=True)
     assert bundle.manifest.num_middle_layers == made.num_middle_layers
     assert made.model is None

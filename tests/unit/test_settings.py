@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from hat.errors import ConfigError
 from hat.settings.print_config import as_toml
 from hat.settings.programs import cloud_program, device_program
 from hat.settings.sources import Sources, load
+from process.errors import ConfigError
 from process.program.about import abouts, tcp_port
 
 CLOUD = cloud_program()

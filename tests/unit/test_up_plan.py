@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
-from hat.errors import CommandError, ConfigError
+from hat.errors import CommandError
 from hat.settings.sources import Given
 from hat.splitting import SplitRequest, default_input_layers, default_model, split_model
 from hat.up.first_steps import Endpoint, first_steps, is_chat_model
@@ -20,6 +20,7 @@ from hat.up.plan import (
     sides,
     up_settings,
 )
+from process.errors import ConfigError
 
 REQUEST = SplitRequest(None, None, "keep", ())
 CHILD = (sys.executable, "-m", "hat.child")
