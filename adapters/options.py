@@ -35,22 +35,22 @@ Progress = Callable[[StageProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train. Defaults are those measured in docs/adapters.md.
-
-    One step takes `batch_windows` windows; the learning rate rises for `warmup_steps` to `peak_lr`
-    and falls along a cosine to 1 % of it at the end: the last of `steps`, or when the time is up
-    where a training has one; `steps` are then the most it may take. The loss is SmoothL1 between
-    states after the final norm, plus `token_weight` times the cross-entropy to the target's
-    distribution, as in the HAT paper.
-    """
+    """How to train. Defaults are those measured in docs/adapters.md."""
 
     steps: int
+    """How many; the most it may take where a training has a time."""
     batch_windows: int = 4
+    """Windows of text in one step."""
     peak_lr: float = 1e-2
+    """The highest learning rate. It falls along a cosine to 1 % of it at the end."""
     warmup_steps: int = 50
+    """Steps in which the learning rate rises to its peak."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    """A gradient longer than this is scaled down to it."""
     token_weight: float = 0.1
+    """Weight of the cross-entropy to the target's distribution beside the SmoothL1 between states
+    after the final norm, as in the HAT paper."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,17 +78,16 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class TrialOptions:
-    """What to draft on: beginnings of stories, in turn of each of these lengths in tokens.
-
-    After each prompt the target writes up to `continuation_tokens`; a draft starts at every one
-    of them. `seed` is that of sampled text.
-    """
+    """What to draft on: beginnings of stories, and what the target writes after them."""
 
     num_prompts: int = 160
     prompt_tokens: tuple[int, ...] = (32, 128)
+    """How long the beginnings are, in turn."""
     continuation_tokens: int = 100
+    """What the target writes at most after each; a draft starts at every token of it."""
     max_draft_tokens: int = 6
     seed: int = 0
+    """Of sampled text."""
 
     def __post_init__(self) -> None:
         counts = (self.num_prompts, *self.prompt_tokens, self.max_draft_tokens)
@@ -103,12 +102,13 @@ class TrialOptions:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
-    """What to evaluate. `adapter` None is the one in the device bundle."""
+    """What to evaluate, and on which text."""
 
     device_bundle: Path
     cloud_bundle: Path
     text: tuple[Path, ...]
     adapter: Path | None = None
+    """None: the one in the device bundle."""
     trials: TrialOptions = field(default_factory=TrialOptions)
     cost: DraftCost = field(default_factory=DraftCost)
     device: str = "cpu"
@@ -116,27 +116,26 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What to train. `text` trains, `held_out` calibrates the stop threshold.
-
-    Without `held_out` every twentieth story of `text` is kept out of the training for that.
-
-    `minutes`, where given, are those of the steps alone, and `recipe.steps` does not count then.
-    `lookup` is how the device drafts without an adapter, in drafts of `lookup_tokens`. `work` keeps
-    states and checkpoint: the same options resume an interrupted training there. `closing_norm`
-    None is the kind's own choice: yes for attention (the paper's second norm), no for layer. `out`
-    None is the folder `adapter` in `work`.
-    """
+    """What to train, on which text, for how long."""
 
     device_bundle: Path
     cloud_bundle: Path
     text: tuple[Path, ...]
+    """What it learns from."""
     work: Path
+    """Keeps states and checkpoint: the same options resume an interrupted training there."""
     lookup: Lookup
+    """How the device drafts without an adapter."""
     lookup_tokens: int = 4
+    """How long such drafts are."""
     held_out: tuple[Path, ...] = ()
+    """What the stop threshold is calibrated on; if none, every twentieth story of `text`, which is
+    kept out of the training then."""
     kind: Kind = "layer"
     closing_norm: bool | None = None
+    """None: yes for attention (the paper's second norm), no for layer."""
     minutes: float | None = None
+    """Of the steps alone; `recipe.steps` does not count then."""
     recipe: Recipe = field(default_factory=lambda: Recipe(steps=1800))
     windows: Windows = field(default_factory=Windows)
     max_state_bytes: int = 4 << 30
@@ -144,6 +143,7 @@ class TrainOptions:
     calibration: TrialOptions = field(default_factory=lambda: TrialOptions(num_prompts=24))
     cost: DraftCost = field(default_factory=DraftCost)
     out: Path | None = None
+    """None: the folder `adapter` in `work`."""
     device: str = "cpu"
 
     @property

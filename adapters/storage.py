@@ -36,21 +36,19 @@ class AdapterError(UserError):
 class DraftCost(msgspec.Struct, frozen=True, kw_only=True):
     """What drafting costs, in units of one verification round trip without a draft.
 
-    `step` is one run of the draft model on the device, `row` one more row sent and verified.
     The defaults stand for a round trip of 50 ms, 2.5 ms per draft step and 0.5 ms per row.
     """
 
     step: float = 0.05
+    """One run of the draft model on the device."""
     row: float = 0.01
+    """One more row sent and verified."""
 
 
 class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
     """How an adapter came about, and what it reached on the held-out text it was calibrated on.
 
-    `tokens_per_round` is greedy with full drafts, `stopped_tokens_per_round` with drafts that
-    end at the card's `stop_threshold`, which is the best one for `cost`. `speed` is what that
-    brings at this cost, in tokens per round trip's time without a draft. The figures `ngram_...`
-    are those of prompt lookup on the same text. Older cards have neither.
+    What may be None is so in older cards.
     """
 
     steps: int
@@ -60,12 +58,16 @@ class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
     training_s: float
     seed: int
     tokens_per_round: float
+    """Greedy, with full drafts."""
     stopped_tokens_per_round: float
+    """Greedy, with drafts that end at the card's `stop_threshold`, the best one for `cost`."""
     cost: DraftCost
     ended: Ended = "steps"
     num_prompts: int | None = None
     speed: float | None = None
+    """What that brings at this cost, in tokens in the time of a round trip without a draft."""
     ngram_tokens_per_round: float | None = None
+    """Of prompt lookup on the same text."""
     ngram_speed: float | None = None
 
     @property
@@ -77,23 +79,22 @@ class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdapterCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The contents of `adapter.json`.
-
-    `shape` is that of the adapter's one layer (see `adapter_shape`); an attention adapter has
-    that layer's attention half only. `fingerprint`, `num_input_layers` and `num_output_layers`
-    name the model and the split it was trained for. Drafting ends before the first token whose
-    top probability is below `stop_threshold`, and after `max_draft_tokens`.
-    """
+    """The contents of `adapter.json`."""
 
     format_version: int
     kind: Kind
     closing_norm: bool
     shape: ModelShape
+    """Of the adapter's one layer (see `adapter_shape`), of which an attention adapter has the
+    attention half only."""
     fingerprint: str
+    """Of the model it was trained for; the next two are that model's split."""
     num_input_layers: int
     num_output_layers: int
     stop_threshold: float
+    """Drafts end before the first token whose top probability is below this."""
     max_draft_tokens: int
+    """And after so many."""
     training: TrainingFigures
     weights: BundleFile
 

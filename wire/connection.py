@@ -154,11 +154,6 @@ class CloudConnection:
         self._credit: Final = CreditGiver(window_tokens)
         self._last_session = NO_SESSION
 
-    @property
-    def num_outstanding_tokens(self) -> int:
-        """Rows received and not yet given back."""
-        return self._credit.num_outstanding
-
     def was_opened(self, session: SessionId) -> bool:
         """Whether the number was used for a session here, live or not (rule W15)."""
         return NO_SESSION < session <= self._last_session

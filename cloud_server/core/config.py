@@ -17,18 +17,6 @@ MAX_CONNECTION_FRAMES = 1024
 class CoreConfig:
     """What the core must know of model, engine and operator.
 
-    Reservations of KV positions take whole blocks of `block_tokens`. `credential` empty lets every
-    device in. `credit_window_tokens` bounds the rows a connection may have outstanding, and is at
-    least twice `max_frame_tokens`. A frame that wants rows back and has at most `verify_tokens`
-    counts as a verification and goes first. Of one session, rows that follow each other may be in
-    `steps_in_flight` steps at once. The step budget shrinks and grows until a step takes
-    `target_step_s`; 0 leaves it as it is. A new session is refused when its first rows would wait
-    longer than `queue_deadline_s`. What has done nothing for `quiet_s` may give way: a session to
-    a new one of somebody with less, a device to a cloud that drains.
-
-    While several identities are connected, each may have `identity_share` of the sessions, the KV
-    positions and the connections, and a session of the full context in any case.
-
     Raises:
         ValueError: values that do not fit together.
     """
@@ -39,22 +27,38 @@ class CoreConfig:
     hidden_size: int
     dtype: Dtype
     capacity_tokens: int
+    """KV positions of all sessions together."""
     max_context_tokens: int
+    """KV positions of one session."""
     block_tokens: int = 1
+    """Reservations take whole blocks of so many KV positions."""
     credential: bytes = b""
+    """What a device must say; empty lets every device in."""
     max_sessions: int = 256
     max_connections: int = 256
     max_frame_tokens: int = 512
+    """Rows of one frame."""
     credit_window_tokens: int = 2048
+    """Rows that a connection may have outstanding: at least two full frames."""
     step_budget_tokens: int = 512
+    """Rows of one step, at most: at least two verifications."""
     steps_in_flight: int = 1
+    """Steps that may hold rows of one session at once, which follow each other."""
     verify_tokens: int = 32
+    """A frame of at most so many rows that wants rows back is a verification, and goes first."""
     target_step_s: float = 0.25
+    """The step budget shrinks and grows until a step takes so long; 0 leaves it as it is."""
     identity_share: float = 0.5
+    """While several identities are connected, each may have this share of the sessions, the KV
+    positions and the connections, and a session of the full context in any case."""
     session_ttl_s: float = 60.0
+    """How long a session waits for another socket, or for its first rows."""
     queue_deadline_s: float = 30.0
+    """A new session is refused when its first rows would wait longer."""
     handshake_timeout_s: float = 10.0
     quiet_s: float = 2.0
+    """What has done nothing for so long may give way: a session to a new one of somebody with
+    less, a device to a cloud that drains."""
 
     def __post_init__(self) -> None:
         if len(self.fingerprint) != FINGERPRINT_BYTES:
@@ -100,11 +104,7 @@ class CoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class CoreFigures:
-    """The core's load at one moment, for metrics and readiness.
-
-    `retry_after_s` is what a device refused now would be told. `step_seconds` is the expected
-    time of a full step, None before the first one.
-    """
+    """The core's load at one moment, for metrics and readiness."""
 
     num_connections: int
     num_sessions: int
@@ -115,6 +115,6 @@ class CoreFigures:
     capacity_tokens: int
     queued_tokens: int
     step_budget_tokens: int
-    step_seconds: float | None
     retry_after_s: float
+    """What a device refused now would be told."""
     is_draining: bool

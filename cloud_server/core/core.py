@@ -222,7 +222,6 @@ class CloudCore:
     def figures(self) -> CoreFigures:
         """The load at this moment; each figure is a counter, whatever is queued."""
         table, total = self._sessions.table, self._sessions.tally.total
-        budget_tokens = self._pace.budget_tokens
         return CoreFigures(
             num_connections=self._links.num_greeted,
             num_sessions=len(table),
@@ -232,8 +231,7 @@ class CloudCore:
             reserved_tokens=self._sessions.accounting.reserved_tokens,
             capacity_tokens=self._sessions.accounting.capacity_tokens,
             queued_tokens=total.num_queued_tokens,
-            step_budget_tokens=budget_tokens,
-            step_seconds=self._pace.estimate_s(budget_tokens),
+            step_budget_tokens=self._pace.budget_tokens,
             retry_after_s=self._sessions.retry_s,
             is_draining=self.is_draining,
         )

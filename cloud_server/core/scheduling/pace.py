@@ -53,10 +53,6 @@ class Pace:
             fitting = min(int(num_tokens * room), self._most_tokens)
             self.budget_tokens = max(before, fitting)
 
-    def estimate_s(self, num_tokens: int) -> float | None:
-        """How long a step of so many rows takes; None before the first one."""
-        return self._times.estimate_s(num_tokens)
-
     def run_s(self, num_tokens: int) -> float:
         """How long so many rows take, step after step; 0 before the first step."""
         step_s = self._times.estimate_s(self.budget_tokens)
