@@ -66,6 +66,9 @@ class SessionRefusedError(CloudUnavailableError):
     def __init__(self, fault: Fault) -> None:
         details = f": {fault.message}" if fault.message else ""
         reason = f"the cloud refused the session, {fault.code.name}{details}"
+        if fault.code is FaultCode.DRAINING:
+            # As the link says it, which leaves such a cloud.
+            reason = "the cloud is shutting down"
         super().__init__(reason, retry_after_s=fault.retry_after_s or 1.0)
         self.code: FaultCode = fault.code
         self.may_retry = fault.retry_after_s > 0

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 _MIN_SHARED_TOKENS = 16
 
-_BLINK_S = 2.0
+BLINK_S = 2.0
 """So long a new request waits for a link that was just lost, as when a cloud is exchanged."""
 
 
@@ -94,7 +94,7 @@ class Runtime:
         self._heads = heads
         self._clock = clock
         self._randomness = randomness
-        self._blink_s = min(_BLINK_S, config.reconnect_timeout_s)
+        self._blink_s = min(BLINK_S, config.reconnect_timeout_s)
         self._engine = workers
         self._admission = Admission(config.max_num_seqs, config.max_queue)
         if kept is None:

@@ -1,20 +1,24 @@
 """Finished sessions are kept for a conversation's next turn, and given up when they must be."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from device_runtime.generation.request import CloudUnavailableError, SamplingParams
-from tests.support.event_loop import until
+from tests.support.event_loop import on_sockets_and_in_memory, until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_runtime import KEEP_SOME, PROMPT, bench, expected, request
 from wire.codec import STATES
 from wire.errors import FaultCode
 
+pytestmark = pytest.mark.event_loop("virtual")
+
 REPETITIVE = SamplingParams(seed=7, logit_bias={3: 30.0, 5: 31.0})
 """Two tokens alternate at random: prompt lookup always drafts, and is right half of the time."""
 
 
+@on_sockets_and_in_memory
 async def test_a_next_turn_continues_the_cached_conversation_and_says_the_same():
     async with bench(kept=KEEP_SOME, chunk_tokens=5) as it:
         turn = request(PROMPT, 8)
@@ -120,8 +124,11 @@ async def test_kept_sessions_of_a_lost_cloud_are_not_continued():
 
 
 async def test_kept_sessions_end_before_the_cloud_forgets_them():
-    async with bench(FakeCloud(session_ttl_s=0.01), kept=KEEP_SOME) as it:
+    async with bench(FakeCloud(session_ttl_s=60.0), kept=KEEP_SOME) as it:
         await it.ids(request([1, 2, 3, 4, 5], 2))
+        await asyncio.sleep(40.0)
+        await it.freed(num_kept=1)
+        await asyncio.sleep(14.0)
         await it.freed(num_kept=0)
 
 

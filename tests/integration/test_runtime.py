@@ -3,13 +3,15 @@ import asyncio
 import pytest
 
 from device_runtime.generation.request import CloudUnavailableError, OverloadedError, SamplingParams
-from tests.support.event_loop import settle, until
+from tests.support.event_loop import on_sockets_and_in_memory, settle, until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine
 from tests.support.fake_runtime import bench, expected, request
 from wire.codec import STATES
 from wire.errors import FaultCode
 from wire.messages import Want
+
+pytestmark = pytest.mark.event_loop("virtual")
 
 PROMPTS = [[(7 * i * i + 3 * j) % VOCAB_SIZE for j in range(1 + 3 * i)] for i in range(16)]
 
@@ -32,6 +34,7 @@ async def test_the_output_is_the_whole_models(drafter, chunk_tokens, num_output_
         await it.freed()
 
 
+@on_sockets_and_in_memory
 async def test_sixteen_streams_at_once_give_the_same_text_as_one_at_a_time():
     async with bench(max_num_seqs=16, chunk_tokens=3) as it:
         requests = [request(prompt, 40) for prompt in PROMPTS]

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from device_runtime.generation.request import SamplingParams
-from tests.support.fake_runtime import PROMPT, expected, request
+from tests.support.fake_runtime import PROMPT, bench, expected, request
 from tests.support.memory_cloud import MemoryCloud
-from tests.support.memory_link import MemoryNetwork, memory_bench
+from tests.support.memory_link import MemoryNetwork
 from wire.codec import decode
 from wire.messages import Open
 
@@ -69,17 +69,12 @@ class Mischief:
 async def check(mischief: Mischief, **device: Any) -> int:
     """An answer under it is the undisturbed one; how often it struck."""
 
-    async def run() -> int:
-        cloud = MemoryCloud()
-        settings = {"chunking": "fixed", "chunk_tokens": 6, "drafter": "ngram"} | device
-        async with memory_bench(cloud, **settings) as (bench, network):
-            mischief.play(network)
-            assert await bench.ids(WANTED) == expected(WANTED)
-            mischief.num_connections = bench.link.totals.num_connections
-        await cloud.stop()
-        return mischief.num_done
-
-    return await run()
+    settings = {"chunking": "fixed", "chunk_tokens": 6, "drafter": "ngram"} | device
+    async with bench(MemoryCloud(), **settings) as it:
+        mischief.play(it.network)
+        assert await it.ids(WANTED) == expected(WANTED)
+        mischief.num_connections = it.link.totals.num_connections
+    return mischief.num_done
 
 
 @pytest.mark.parametrize("is_up", [True, False])

@@ -1,4 +1,4 @@
-"""A cloud that speaks the wire over a real loopback socket, with a middle made of integers.
+"""A cloud that speaks the wire over a socket, real or in memory, with a middle made of integers.
 
 It answers every frame at once, in order, unless told to hold, refuse or vanish. A session whose
 socket is lost is lost with it, unless `keep_tokens` says how much of it is kept.
@@ -18,8 +18,11 @@ from device_runtime.link.config import LinkConfig, ModelIdentity, Patience
 from device_runtime.link.link import Link
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.socket import Socket
+from tests.support.event_loop import is_virtual
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
-from tests.support.world import REAL
+from tests.support.link_errors import nobody_there
+from tests.support.memory_link import MemoryNetwork
+from tests.support.world import world_here
 from wire.codec import decode, encode
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
@@ -50,7 +53,7 @@ Vanishing = Literal["unseen", "unanswered"] | None
 """How a cloud goes away at a frame: before it was computed, or with the reply on its lips."""
 
 IMPATIENT = Patience(min_retry_s=0.001, max_retry_s=0.01, refused_retry_s=0.01)
-"""Retries at once, so that no test waits."""
+"""Retries at once, so that no test on real sockets waits."""
 
 
 @dataclass
@@ -87,9 +90,14 @@ class FakeCloud:
         self._sockets: set[Socket] = set()
         self._kept: dict[bytes, FakeMiddle] = {}
         self._runner: web.AppRunner | None = None
+        self.network: MemoryNetwork | None = None
 
     async def start(self) -> None:
-        """Listen, on the same port as before if there was one."""
+        """Listen, on the same port as before if there was one; in virtual time, in memory."""
+        if is_virtual():
+            self.network = self.network or MemoryNetwork(self)
+            self.network.fails = None
+            return
         app = web.Application()
         app.router.add_get(LINK_PATH, self._serve)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -103,6 +111,8 @@ class FakeCloud:
     async def stop(self) -> None:
         """Be gone: no socket, no listener."""
         self.vanish()
+        if self.network is not None:
+            self.network.fails = nobody_there()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -120,12 +130,16 @@ class FakeCloud:
     def config(self, **changes: object) -> LinkConfig:
         """How a device reaches this cloud."""
         fields = {
-            "url": f"ws://127.0.0.1:{self.port}",
+            "url": f"ws://127.0.0.1:{self.port or 1}",
             "model": MODEL,
             "secret": SECRET,
-            "patience": IMPATIENT,
+            "patience": Patience() if is_virtual() else IMPATIENT,
         }
         return LinkConfig(**{**fields, **changes})
+
+    def make_link(self, **changes: object) -> Link:
+        """A device's link to it, not yet started."""
+        return link_to(self.config(**changes), self.network)
 
     async def _serve(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(compress=False, max_msg_size=2**24)
@@ -253,11 +267,18 @@ def fault(code: FaultCode, retry_after_s: float = 0.0, message: str = "") -> Fau
     return Fault(code, NO_SESSION, retry_after_s, message)
 
 
+def link_to(config: LinkConfig, network: MemoryNetwork | None) -> Link:
+    """A link in the running loop's world, over a network in memory if there is one."""
+    world = world_here()
+    dial = None if network is None else network.dial
+    return Link(config, world.clock, world.randomness, dial=dial)
+
+
 @contextlib.asynccontextmanager
 async def running(cloud: FakeCloud, **changes: object) -> AsyncIterator[Link]:
     """A cloud and a link to it, both stopped at the end; not yet connected."""
     await cloud.start()
-    link = Link(cloud.config(**changes), REAL.clock, REAL.randomness)
+    link = cloud.make_link(**changes)
     link.start()
     try:
         yield link

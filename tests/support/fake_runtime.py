@@ -1,9 +1,10 @@
-"""A runtime on the integer model and its cloud, over a real loopback socket."""
+"""A runtime on the integer model and its cloud, over a socket, real or in memory."""
 
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.thread import EngineThread
@@ -12,10 +13,11 @@ from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Generation, Runtime
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.session.prefix_cache import PrefixCacheLimits
-from tests.support.event_loop import until
+from tests.support.event_loop import is_virtual, until
 from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine, plain_text
-from tests.support.world import REAL
+from tests.support.memory_link import InlineWorkers, MemoryNetwork
+from tests.support.world import world_here
 
 KEEP_NONE = PrefixCacheLimits(max_sessions=0, max_tokens=0, min_shared_tokens=1)
 KEEP_SOME = PrefixCacheLimits(max_sessions=3, max_tokens=1000, min_shared_tokens=4)
@@ -38,9 +40,16 @@ class Bench:
     """The runtime and everything below it."""
 
     runtime: Runtime
-    cloud: FakeCloud
+    cloud: Any
     engine: FakeDeviceEngine
     link: Link
+
+    @property
+    def network(self) -> MemoryNetwork:
+        """Between them, in virtual time."""
+        network = self.cloud.network
+        assert isinstance(network, MemoryNetwork)
+        return network
 
     async def ids(self, request: GenerationRequest) -> list[int]:
         """The whole output."""
@@ -55,20 +64,22 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(
-    cloud: FakeCloud | None = None,
+    cloud: Any = None,
     engine: FakeDeviceEngine | None = None,
     kept: PrefixCacheLimits = KEEP_NONE,
     **settings: object,
 ) -> AsyncIterator[Bench]:
-    """A connected runtime, taken down at the end."""
+    """A connected runtime, taken down at the end. `cloud` is another than a `FakeCloud`, if any."""
     cloud = cloud or FakeCloud()
     engine = engine or FakeDeviceEngine()
     await cloud.start()
-    link = Link(cloud.config(), REAL.clock, REAL.randomness)
+    link = cloud.make_link()
     if "chunk_tokens" in settings:
         settings.setdefault("chunking", "fixed")
     config = DeviceConfig(bundle=Path("unused"), **settings)
-    runtime = Runtime(EngineThread(engine), link, config, REAL.clock, REAL.randomness, kept)
+    workers = InlineWorkers(engine) if is_virtual() else EngineThread(engine)
+    world = world_here()
+    runtime = Runtime(workers, link, config, world.clock, world.randomness, kept)
     runtime.start()
     try:
         await link.connected()

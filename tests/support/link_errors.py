@@ -18,3 +18,8 @@ def request_info() -> aiohttp.RequestInfo:
 def handshake_error(status: int) -> aiohttp.WSServerHandshakeError:
     """The answer to it had this status."""
     return aiohttp.WSServerHandshakeError(request_info(), (), status=status)
+
+
+def nobody_there() -> aiohttp.ClientConnectorError:
+    """Nobody listens at the address."""
+    return aiohttp.ClientConnectorError(connection_key(), ConnectionRefusedError(111, "refused"))

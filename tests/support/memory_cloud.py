@@ -20,10 +20,11 @@ from cloud_server.daemon.step_runner import StepRunner
 from cloud_server.daemon.steps import StepListener
 from cloud_server.daemon.turns import Turns
 from cloud_server.engines.engine import EngineLostError, Rows, SequenceId, StepItem
-from device_runtime.link.config import LinkConfig
+from device_runtime.link.link import Link
 from process.sockets.socket import Socket
-from tests.support.fake_cloud import FINGERPRINT, MODEL, SECRET, FakeCloud
+from tests.support.fake_cloud import FINGERPRINT, MODEL, SECRET, FakeCloud, link_to
 from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
+from tests.support.memory_link import MemoryNetwork
 from wire.messages import Dtype, Want
 
 CONFIG = CoreConfig(
@@ -133,6 +134,7 @@ class MemoryCloud:
         **changes: Any,
     ) -> None:
         self._clock = asyncio.get_running_loop().time
+        self.network = MemoryNetwork(self)
         config = CloudConfig(Path("unused"), secret=SECRET.decode())
         self._reception = make_reception(config, self._clock)
         self.steps = TimedSteps(fixed_s, row_s, load_s)
@@ -145,9 +147,12 @@ class MemoryCloud:
             self._clock,
         )
 
-    def config(self, **changes: object) -> LinkConfig:
-        """How a device reaches this cloud."""
-        return FakeCloud().config(**changes)
+    async def start(self) -> None:
+        """It runs as soon as it is made."""
+
+    def make_link(self, **changes: object) -> Link:
+        """A device's link to it, not yet started."""
+        return link_to(FakeCloud().config(**changes), self.network)
 
     async def serve(self, socket: Socket) -> None:
         """One device's stay."""

@@ -2,20 +2,11 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-from device_runtime.config import DeviceConfig
 from device_runtime.engines.engine import DeviceEngine
-from device_runtime.link.config import Patience
-from device_runtime.link.link import Link
-from device_runtime.runtime.runtime import Runtime
 from process.sockets.memory import Direct, MemorySocket, memory_pair
-from tests.support.fake_cloud import FakeCloud
-from tests.support.fake_model import FakeDeviceEngine
-from tests.support.fake_runtime import KEEP_NONE, Bench
 from wire.codec import decode
 from wire.messages import Message
 
@@ -105,26 +96,3 @@ class InlineWorkers:
 
     def close(self) -> None:
         """Nothing is left to end."""
-
-
-@contextlib.asynccontextmanager
-async def memory_bench(
-    cloud: Any = None, **settings: Any
-) -> AsyncIterator[tuple[Bench, MemoryNetwork]]:
-    """A connected runtime over a network in memory, all of it on the loop's own clock."""
-    clock = asyncio.get_running_loop().time
-    randomness = random.Random(0)
-    cloud = cloud or FakeCloud()
-    network = MemoryNetwork(cloud)
-    engine = FakeDeviceEngine()
-    config = cloud.config(url="ws://cloud", patience=settings.pop("patience", Patience()))
-    kept = settings.pop("kept", KEEP_NONE)
-    link = Link(config, clock, randomness, dial=network.dial)
-    device = DeviceConfig(bundle=Path("unused"), **settings)
-    runtime = Runtime(InlineWorkers(engine), link, device, clock, randomness, kept)
-    runtime.start()
-    try:
-        await link.connected()
-        yield Bench(runtime, cloud, engine, link), network
-    finally:
-        await runtime.close()

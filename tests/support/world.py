@@ -1,5 +1,6 @@
-"""The time and chance of tests that run on real sockets."""
+"""The time and chance of tests, on real sockets or in virtual time."""
 
+import asyncio
 import random
 import time
 from contextlib import AbstractAsyncContextManager
@@ -10,8 +11,15 @@ from cloud_server.daemon.daemon import Patience
 from cloud_server.engines.loading import EngineLoader
 from cloud_server.server import CloudServer
 from process.world import World
+from tests.support.event_loop import is_virtual
 
 REAL = World(time.monotonic, time.time, random.SystemRandom())
+
+
+def world_here() -> World:
+    """The one of the running loop: the real one, or virtual time and a seed."""
+    clock = asyncio.get_running_loop().time
+    return World(clock, clock, random.Random(0)) if is_virtual() else REAL
 
 
 def serve_cloud(

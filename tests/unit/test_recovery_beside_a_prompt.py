@@ -7,9 +7,8 @@ import pytest
 
 from cloud_server.core.actions import Refusal, StepWork
 from device_runtime.generation.request import SamplingParams
-from tests.support.fake_runtime import PROMPT, expected, request, rest
+from tests.support.fake_runtime import PROMPT, bench, expected, request, rest
 from tests.support.memory_cloud import MemoryCloud
-from tests.support.memory_link import memory_bench
 from wire.errors import FaultCode
 from wire.messages import Want
 
@@ -42,16 +41,15 @@ async def test_an_answer_that_recovers_beside_long_prompts_ends_with_all_its_tok
         is_lost = is_round and num_rounds % ROUNDS_PER_LOSS == 0
         return Refusal(code, "lost") if is_lost else None
 
-    async with memory_bench(cloud, **device) as (bench, _):
-        short = bench.runtime.generate(SHORT, "short")
+    async with bench(cloud, **device) as it:
+        short = it.runtime.generate(SHORT, "short")
         ids = [token.id for token in (await anext(short)).tokens]
         cloud.steps.refuses = refuses
-        prompts = [asyncio.ensure_future(bench.ids(LONG)) for _ in range(3)]
+        prompts = [asyncio.ensure_future(it.ids(LONG)) for _ in range(3)]
         await asyncio.sleep(1.0)
         assert ids + await rest(short) == expected(SHORT)
         assert await asyncio.gather(*prompts) == [expected(LONG)] * 3
         assert short.stats.num_recoveries >= 10
-    await cloud.stop()
 
 
 @pytest.mark.parametrize("step_s", [70.0, 300.0])
@@ -60,7 +58,6 @@ async def test_a_cloud_whose_steps_take_minutes_is_waited_for(step_s: float) -> 
 
     cloud = MemoryCloud(**(SLOW | {"fixed_s": step_s, "row_s": 0.0}), queue_deadline_s=3600.0)
     device: dict[str, Any] = {"chunking": "fixed", "chunk_tokens": 16, "drafter": "none"}
-    async with memory_bench(cloud, **device) as (bench, _):
-        answers = [asyncio.ensure_future(bench.ids(LONG)) for _ in range(6)]
+    async with bench(cloud, **device) as it:
+        answers = [asyncio.ensure_future(it.ids(LONG)) for _ in range(6)]
         assert await asyncio.gather(*answers) == [expected(LONG)] * 6
-    await cloud.stop()
