@@ -4,7 +4,6 @@ A held cloud answers nothing, while the relay in front of it takes and keeps wha
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,18 +11,29 @@ from functools import partial
 import pytest
 
 from device_runtime.generation.request import CloudUnavailableError
-from tests.support.event_loop import settle, until
+from tests.support.event_loop import is_virtual, on_sockets_and_in_memory, settle, until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_runtime import KEEP_SOME, PROMPT, Bench, bench, expected, request, rest
 from tests.support.frame_relay import FrameRelay, frame_relay
+from tests.support.memory_link import CALL_S, MemoryNetwork
 from wire.codec import decode
 from wire.errors import FaultCode
 from wire.messages import Close, Credit, Hello, Open, Opened, States, Welcome
 
+pytestmark = pytest.mark.event_loop("virtual")
+
+HELD_S = 5.0
+
 
 @asynccontextmanager
-async def relayed(cloud: FakeCloud, **settings: object) -> AsyncIterator[tuple[Bench, FrameRelay]]:
-    """A runtime whose frames pass a relay."""
+async def relayed(
+    cloud: FakeCloud, **settings: object
+) -> AsyncIterator[tuple[Bench, FrameRelay | MemoryNetwork]]:
+    """A runtime whose frames pass a relay, or a network in memory."""
+    if is_virtual():
+        async with bench(cloud, drafter="none", **settings) as it:
+            yield it, it.network
+        return
     await cloud.start()
     port = cloud.port
     await cloud.stop()
@@ -43,6 +53,7 @@ def positions(frames):
     return [states.position for states in found] + [found[-1].position + found[-1].num_rows]
 
 
+@on_sockets_and_in_memory
 @pytest.mark.parametrize(
     ("chunk_tokens", "starts"), [(0, [0, 20]), (16, [0, 16, 20]), (7, [0, 7, 14, 20])]
 )
@@ -219,14 +230,13 @@ async def test_a_session_that_was_opened_and_ended_at_its_first_rows_is_asked_fo
         await it.freed()
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 3, 8, 21, 55])
-async def test_a_generation_cancelled_before_its_session_was_opened_frees_both_sides(num_steps):
+@pytest.mark.parametrize("after_s", [0.0, 0.004, 0.012, 0.018, 0.025, 5.0])
+async def test_a_generation_cancelled_before_its_session_was_opened_frees_both_sides(after_s):
     async with relayed(FakeCloud(), chunk_tokens=7) as (it, relay):
         it.cloud.going.clear()
         task = asyncio.ensure_future(it.ids(request(PROMPT)))
         await until(lambda: Open in kinds(relay.up))
-        for _ in range(num_steps):
-            await asyncio.sleep(0)
+        await asyncio.sleep(after_s)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         it.cloud.going.set()
@@ -240,13 +250,11 @@ async def test_the_wait_for_a_session_whose_rows_are_under_way_is_a_wait_for_rep
         generation = it.runtime.generate(request(PROMPT, 1), "test")
         reading = asyncio.ensure_future(rest(generation))
         await until(lambda: kinds(relay.up).count(States) == 3)
-        held_since_s = time.monotonic()
-        await settle()
-        held_s = time.monotonic() - held_since_s
+        await asyncio.sleep(HELD_S)
         it.cloud.going.set()
         await reading
         stats = generation.stats
-        assert min(stats.open_s, stats.input_s, stats.send_s) > 0.0
-        assert stats.wait_s >= held_s
+        assert stats.input_s == pytest.approx(3 * CALL_S)
+        assert stats.wait_s == pytest.approx(HELD_S, abs=0.01)
         known = stats.open_s + stats.input_s + stats.send_s + stats.wait_s + stats.output_s
-        assert known + stats.queue_s <= stats.total_s
+        assert known + stats.queue_s == pytest.approx(stats.total_s)

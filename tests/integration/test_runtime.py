@@ -7,6 +7,7 @@ from tests.support.event_loop import on_sockets_and_in_memory, settle, until
 from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine
 from tests.support.fake_runtime import bench, expected, request
+from tests.support.memory_link import CALL_S
 from wire.codec import STATES
 from wire.errors import FaultCode
 from wire.messages import Want
@@ -68,12 +69,11 @@ async def test_more_generations_than_may_run_wait_their_turn_and_more_than_may_w
         await it.freed()
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89])
-async def test_a_generation_cancelled_at_any_moment_frees_both_sides(num_steps):
+@pytest.mark.parametrize("num_calls", [0, 0.5, 1, 1.5, 2.5, 5, 8, 13.5, 21, 34, 55.5, 89])
+async def test_a_generation_cancelled_at_any_moment_frees_both_sides(num_calls):
     async with bench(chunk_tokens=2) as it:
         task = asyncio.ensure_future(it.ids(request(PROMPTS[9], 60)))
-        for _ in range(num_steps):
-            await asyncio.sleep(0)
+        await asyncio.sleep(num_calls * CALL_S)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await it.freed()

@@ -16,6 +16,10 @@ Passes = Callable[[bool, bytes], Sequence[bytes]]
 """Which frames the other end gets for one that is sent: perhaps none, or one of long ago."""
 
 
+CALL_S = 0.01
+"""What a call on a device's engine takes, if nothing else is said."""
+
+
 class _FaultyWay(Direct):
     """A direction of a `MemoryNetwork`."""
 
@@ -26,6 +30,8 @@ class _FaultyWay(Direct):
 
     def carry(self, frame: bytes, arrive: Callable[[bytes], None]) -> None:
         network = self._network
+        if frame:
+            (network.up if self._is_up else network.down).append(frame)
         passed = network.passes(self._is_up, frame) if frame else [frame]
         network.num_pings += not frame and self._is_up
         for each in () if network.is_silent else passed:
@@ -42,6 +48,9 @@ class MemoryNetwork:
         self.fails: Exception | None = None
         self.hangs = False
         self.passes: Passes = lambda is_up, frame: [frame]
+        self.up: list[bytes] = []
+        self.down: list[bytes] = []
+        """All frames that were sent."""
         self.num_pings = 0
         self.num_dials = 0
 
@@ -80,7 +89,7 @@ class MemoryNetwork:
 class InlineWorkers:
     """See `Workers`; a call takes `seconds`."""
 
-    def __init__(self, engine: DeviceEngine, seconds: float = 0.01) -> None:
+    def __init__(self, engine: DeviceEngine, seconds: float = CALL_S) -> None:
         self.engine = engine
         self._seconds = seconds
 
