@@ -7,6 +7,7 @@ twins of the workers that let time pass. As trio's `MockClock`, but a loop of it
 """
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -15,13 +16,14 @@ T = TypeVar("T")
 
 
 class EndlessWaitError(RuntimeError):
-    """Every task waits and there is no timer; the words say which tasks, and where."""
+    """Nothing will happen any more, or not in time; the words say which tasks wait, and where."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Begins at 0 s."""
+    """Begins at 0 s and ends at `end_s`: something that ticks may hide a wait for ever."""
 
-    def __init__(self) -> None:
+    def __init__(self, end_s: float = math.inf) -> None:
+        self.end_s = end_s
         self._now_s = 0.0
         super().__init__(_Jump(self))
 
@@ -42,10 +44,12 @@ class _Jump(selectors.SelectSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        loop = self._loop
         if timeout is None:
-            where = "; ".join(sorted(map(_where, asyncio.all_tasks(self._loop))))
-            raise EndlessWaitError(f"expected a timer, but everybody waits for ever: {where}")
-        self._loop.skip(max(0.0, timeout))
+            raise EndlessWaitError(f"expected a timer, but everybody waits for ever: {_who(loop)}")
+        if timeout > 0 and loop.time() + timeout > loop.end_s:
+            raise EndlessWaitError(f"expected an end before {loop.end_s:g} s: {_who(loop)}")
+        loop.skip(max(0.0, timeout))
         return []
 
 
@@ -53,6 +57,10 @@ def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What `main` returns; `asyncio.sleep` takes no time in it and `loop.time()` says it did."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main())
+
+
+def _who(loop: VirtualLoop) -> str:
+    return "; ".join(sorted(map(_where, asyncio.all_tasks(loop))))
 
 
 def _where(task: asyncio.Task[Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloud_server.config import CloudConfig
+from cloud_server.core.actions import Step
 from cloud_server.engines.engine import MiddleEngine, Rows, StepItem
 from cloud_server.engines.loading import LoadedEngine
 from cloud_server.server import load_chosen_engine
@@ -16,6 +17,8 @@ from device_runtime.generation.request import GenerationRequest
 from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import http_get, until
 from tests.support.fake_pipeline import lost
+from tests.support.fake_runtime import PROMPT, bench, expected, request, rest
+from tests.support.memory_cloud import MemoryCloud
 from tests.support.reference import STORIES, story_prompts
 from tests.support.stack import (
     GREEDY,
@@ -28,6 +31,7 @@ from tests.support.world import serve_cloud
 
 NUM_GENERATIONS = 8
 NUM_TOKENS = 30
+LOAD_S = 5.0
 
 
 class DoomedEngine:
@@ -100,12 +104,35 @@ def undisturbed(bundles: Path) -> list[list[int]]:
     return ids
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_generations_end_with_the_same_ids_however_often_the_engine_is_lost(
-    bundles, undisturbed, seed
+    bundles, undisturbed
 ):
-    loader = DoomedLoader(4, seed)
+    loader = DoomedLoader(4, seed=1)
     ids, page = await generate_all(bundles, loader)
     assert ids == undisturbed
     assert loader.num_loads == 5
     assert "hat_cloud_engine_restarts_total 4.0" in page
+
+
+@pytest.mark.event_loop("virtual")
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_lost_engine_costs_its_load_and_no_token_whatever_it_was_doing(seed: int) -> None:
+    draws, num_left = random.Random(seed), 4
+
+    def breaks(step: Step) -> Exception | None:
+        nonlocal num_left
+        if num_left == 0 or not step.items or draws.random() > 0.05:
+            return None
+        num_left -= 1
+        return lost()
+
+    cloud = MemoryCloud(load_s=LOAD_S)
+    cloud.steps.breaks = breaks
+    async with bench(cloud) as it:
+        wanted = [request(PROMPT[:length], 30) for length in range(4, 20, 2)]
+        streams = [it.runtime.generate(each, "test") for each in wanted]
+        came = await asyncio.gather(*map(rest, streams))
+        assert came == [expected(each) for each in wanted]
+        assert num_left == 0
+        assert max(stream.stats.recovery_s for stream in streams) > LOAD_S
+        assert not cloud.daemon.is_restarting

@@ -13,6 +13,8 @@ from device_runtime.generation.request import GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.runtime.runtime import Runtime
 from tests.support.broken_link import BrokenLink, broken_link
+from tests.support.fake_runtime import PROMPT, bench, expected, request, rest
+from tests.support.memory_cloud import MemoryCloud
 from tests.support.reference import STORIES, Greedy, greedy, load_reference, story_prompts
 from tests.support.stack import (
     GREEDY,
@@ -105,14 +107,19 @@ async def test_a_device_that_meets_another_replica_replays_and_one_that_returns_
         assert both.second.daemon.figures().num_connections == 1
 
 
-async def test_an_answer_outlives_the_replica_that_is_shut_down(bundles, story):
-    async with replicas(bundles) as both:
-        stopping: list[asyncio.Task[bool]] = []
-
-        def stop_the_first() -> None:
-            both.point_at_the_second()
-            stopping.append(asyncio.ensure_future(both.first.close()))
-
-        stats = await both.generate(story, stop_the_first)
-        assert stats.num_recoveries == 1
-        assert await stopping[0]
+@pytest.mark.event_loop("virtual")
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2, 0.4])
+async def test_an_answer_outlives_the_replica_that_is_shut_down(after_s):
+    first, second = MemoryCloud(), MemoryCloud()
+    async with bench(first, drafter="none", reconnect_timeout_s=30.0) as it:
+        wanted = request(PROMPT, 60)
+        stream = it.runtime.generate(wanted, "test")
+        ids = [token.id for token in (await anext(stream)).tokens]
+        reading = asyncio.ensure_future(rest(stream))
+        await asyncio.sleep(after_s)
+        it.network.cloud = second
+        await first.stop()
+        assert ids + await reading == expected(wanted)
+        assert stream.stats.num_recoveries == 1
+        assert second.daemon.figures().num_connections == 1
+    await second.stop()

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from device_runtime.generation.request import SamplingParams
 from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Runtime
 from process.sockets.memory import MemorySocket, Steady, memory_pair
-from process.virtual_loop import EndlessWaitError, run_virtual
+from process.virtual_loop import EndlessWaitError, VirtualLoop, run_virtual
+from tests.support.fake_cloud import FakeCloud
 from tests.support.fake_model import VOCAB_SIZE, FakeDeviceEngine
 from tests.support.fake_runtime import KEEP_SOME, expected, request
 from tests.support.memory_cloud import MemoryCloud
@@ -59,7 +61,7 @@ class Devices:
 
     async def _ask(self) -> None:
         clock, randomness = self._loop.time, self._randomness
-        link = Link(self._cloud.config(url="ws://cloud"), clock, randomness, dial=self._dial)
+        link = Link(FakeCloud().config(), clock, randomness, dial=self._dial)
         workers = InlineWorkers(FakeDeviceEngine(), 0.003)
         config = DeviceConfig(bundle=Path("unused"))
         runtime = Runtime(workers, link, config, clock, randomness, KEEP_SOME)
@@ -113,5 +115,14 @@ def test_who_waits_for_ever_is_told_where() -> None:
     async def wait() -> None:
         await asyncio.Event().wait()
 
+    async def tick() -> None:
+        while True:  # noqa: ASYNC110
+            await asyncio.sleep(1.0)
+
     with pytest.raises(EndlessWaitError, match=r"everybody waits for ever: .* at .*\.py:\d+"):
         run_virtual(wait)
+    with (
+        asyncio.Runner(loop_factory=partial(VirtualLoop, 60.0)) as runner,
+        pytest.raises(EndlessWaitError, match=r"expected an end before 60 s: .* at .*\.py:\d+"),
+    ):
+        runner.run(tick())

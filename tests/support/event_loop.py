@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import uvloop
 
 from process.virtual_loop import VirtualLoop
 
+DAY_S = 86_400.0
+"""No test takes longer in virtual time, unless somebody in it waits for ever."""
+
 EVENT_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
-    "virtual": VirtualLoop,
+    "virtual": partial(VirtualLoop, DAY_S),
 }
 
 on_both_loops = pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)

@@ -42,7 +42,8 @@ class MemoryNetwork:
     """Between one link and one cloud. `is_silent` loses all that is sent; `fails` all attempts."""
 
     def __init__(self, cloud: Any) -> None:
-        self._cloud = cloud
+        self.cloud = cloud
+        """Who is reached by the next attempt."""
         self._ends: list[MemorySocket] = []
         self.is_silent = False
         self.fails: Exception | None = None
@@ -82,7 +83,7 @@ class MemoryNetwork:
         self._ends.clear()
 
     async def _serve(self, far: MemorySocket) -> None:
-        await self._cloud.serve(far)
+        await self.cloud.serve(far)
         await far.close()
 
 
