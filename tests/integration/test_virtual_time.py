@@ -25,7 +25,7 @@ from tests.support.memory_cloud import MemoryCloud
 from tests.support.memory_link import InlineWorkers
 
 UP_BYTES_PER_S, DOWN_BYTES_PER_S, DELAY_S = 1e5, 2e5, 0.02
-NUM_DEVICES, NUM_REQUESTS = 6, 4
+NUM_DEVICES, NUM_REQUESTS = 4, 3
 
 
 class Devices:
