@@ -38,7 +38,8 @@ from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import load_tokenizer
 from process.errors import StartError, system_reason
 from process.world import World
-from submodels.bundle.bundle import MANIFEST_FILE, Bundle, load_bundle
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.manifest_file import MANIFEST_FILE
 
 _BACKLOG = 128
 

@@ -16,7 +16,7 @@ from hat.splitting import (
     model_folder,
     split_model,
 )
-from submodels.bundle.cache_folder import cache_folder
+from process.machine import cache_folder
 
 
 def is_bundle_pair(folder: Path) -> bool:

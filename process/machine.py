@@ -1,8 +1,12 @@
-"""What this runs on: a number that was measured means nothing without."""
+"""What this runs on: its processor, its commit, and where things are kept."""
 
 import platform
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+CACHE_VARIABLE = "HAT_CACHE"
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -25,3 +29,19 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "not a repository"
     return result.stdout.strip()
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Where this program keeps what it can make again.
+
+    HAT_CACHE, or `hat` in the user's cache folder of this platform.
+
+    Source: XDG Base Directory Specification 0.8; Apple, "File System Programming Guide".
+    """
+    if environ.get(CACHE_VARIABLE):
+        return Path(environ[CACHE_VARIABLE]).expanduser()
+    if environ.get("XDG_CACHE_HOME"):
+        return Path(environ["XDG_CACHE_HOME"]) / "hat"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "hat"
+    return Path.home() / ".cache" / "hat"

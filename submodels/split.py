@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from submodels.bundle.bundle import MANIFEST_FILE
 from submodels.bundle.cloud_config import cloud_config
+from submodels.bundle.manifest_file import MANIFEST_FILE
 from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, read_json
 from submodels.checkpoint.copying import Copied, Progress, copy_tensors
 from submodels.checkpoint.hub import model_name, resolve_model
@@ -17,8 +17,8 @@ from submodels.checkpoint.staging import staged_folder
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
 from submodels.errors import CheckpointError, SplitError
 from submodels.manifest import FORMAT_VERSION, BundleFile, DtypeName, Manifest, Role
+from submodels.plan.checks import check_split
 from submodels.plan.plan import SourceModel, read_model
-from submodels.plan.shape_checks import check_split
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.number_format import SAFETENSORS_NAMES, main_dtype
 from submodels.tensors.tensor_file import NUMPY_DTYPES

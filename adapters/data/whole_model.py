@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.layer_weights import Placed, load_embedding
 from submodels.bundle.layers import (
     DecoderLayer,
     Head,
     LayerCache,
-    Placed,
     embed,
-    load_embedding,
     load_head,
     load_layers,
     rms_norm,

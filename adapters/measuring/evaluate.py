@@ -26,7 +26,7 @@ from adapters.measuring.threshold import sweep_thresholds
 from adapters.networks import AdapterNetwork, load_network
 from adapters.options import EvaluateOptions, Progress, StageProgress, TrialOptions
 from adapters.storage import load_adapter
-from submodels.bundle.layers import Placed
+from submodels.bundle.layer_weights import Placed
 from submodels.manifest import Manifest
 
 

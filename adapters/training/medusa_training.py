@@ -30,7 +30,7 @@ from adapters.medusa_heads import (
 )
 from adapters.options import Recipe, TrialOptions
 from adapters.training.descent import descend, new_optimizer, smoothed
-from submodels.bundle.layers import Placed
+from submodels.bundle.layer_weights import Placed
 from submodels.manifest import BundleFile
 
 Hits = NDArray[np.float64]

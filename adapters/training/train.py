@@ -29,7 +29,7 @@ from adapters.training.checkpoint import TrainingProgress
 from adapters.training.fitting import Fitting, resumable, why_ended
 from adapters.training.trial_steps import check_minutes
 from submodels.bundle.bundle import Bundle
-from submodels.bundle.layers import Placed
+from submodels.bundle.layer_weights import Placed
 from submodels.manifest import Manifest
 
 

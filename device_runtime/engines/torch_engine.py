@@ -15,12 +15,11 @@ from device_runtime.engines.engine import Rows
 from device_runtime.engines.stack_cache import StackCache
 from device_runtime.engines.submodel_engine import EngineLimits, SubmodelEngine, Submodels
 from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.layer_weights import Placed, load_embedding
 from submodels.bundle.layers import (
     DecoderLayer,
     Head,
     LayerCache,
-    Placed,
-    load_embedding,
     load_head,
     load_layers,
     run_layers,

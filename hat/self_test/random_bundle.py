@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from submodels.bundle.bundle import MANIFEST_FILE
 from submodels.bundle.fingerprint import fingerprint_of
+from submodels.bundle.manifest_file import MANIFEST_FILE
 from submodels.manifest import (
     FORMAT_VERSION,
     BundleFile,

@@ -8,20 +8,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from submodels.bundle.cache_folder import cache_folder
+from process.machine import cache_folder
 from submodels.bundle.contents import Hashing, check_contents, say_in_the_log
 from submodels.bundle.fingerprint import fingerprint_of
 from submodels.bundle.manifest_file import MANIFEST_FILE, read_manifest
 from submodels.bundle.model_files import ModelFiles
 from submodels.errors import BundleError
 from submodels.manifest import Manifest, Role
-from submodels.plan.rope_checks import check_rope
-from submodels.plan.shape_checks import check_shape, check_split
+from submodels.plan.checks import check_rope, check_shape, check_split
 from submodels.tensors.file_hashes import VerifiedFiles
 from submodels.tensors.tensor_file import TensorFile, TensorFileError
 from submodels.tensors.tensor_layout import Part, placements
-
-__all__ = ["MANIFEST_FILE", "Bundle", "load_bundle"]
 
 _PARTS: Mapping[Role, tuple[Part, ...]] = {
     "device": (Part.INPUT, Part.OUTPUT),

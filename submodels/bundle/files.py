@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from submodels.bundle.bundle import MANIFEST_FILE, Bundle
+from submodels.bundle.bundle import Bundle
+from submodels.bundle.manifest_file import MANIFEST_FILE
 from submodels.manifest import BundleFile, Manifest
 from submodels.tensors.file_hashes import sha256_of
 

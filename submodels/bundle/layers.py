@@ -18,7 +18,6 @@ from submodels.bundle.layer_weights import (
     Linear,
     Placed,
     layer_indices,
-    load_embedding,
     load_final_norm,
     load_layer_weights,
     load_lm_head,
@@ -207,22 +206,3 @@ def load_head(bundle: Bundle, placed: Placed) -> Head:
 def embed(table: Tensor, token_ids: Sequence[int]) -> Tensor:
     """Rows `[T, H]` of the embedding table for token ids."""
     return table[torch.tensor(token_ids, dtype=torch.long, device=table.device)]
-
-
-__all__ = [
-    "ACTIVATIONS",
-    "DecoderLayer",
-    "Head",
-    "LayerCache",
-    "Placed",
-    "attend",
-    "embed",
-    "load_embedding",
-    "load_head",
-    "load_layers",
-    "rms_norm",
-    "rope_table",
-    "rotate",
-    "run_layers",
-    "visible_keys",
-]

@@ -10,9 +10,9 @@ from typing import Any
 
 from submodels.errors import UnsupportedModelError
 from submodels.manifest import ModelShape
+from submodels.plan.checks import check_shape, check_size
 from submodels.plan.families import Config, Family, family_of
 from submodels.plan.rope import compute_rope, context_tokens, rope_parameters
-from submodels.plan.shape_checks import check_shape, check_size
 
 SUPPORTED_ACTIVATIONS = ("silu",)
 

@@ -17,7 +17,8 @@ from adapters.data.rounds import exact_acceptance, rejection_acceptance
 from adapters.data.whole_model import WholeModel
 from adapters.networks import build_network
 from adapters.storage import adapter_shape
-from submodels.bundle.layers import LayerCache, Placed, embed, run_layers
+from submodels.bundle.layer_weights import Placed
+from submodels.bundle.layers import LayerCache, embed, run_layers
 from submodels.errors import BundleError
 from tests.support.adapter_models import (
     SMALL,

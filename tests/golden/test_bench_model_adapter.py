@@ -13,7 +13,7 @@ from adapters.options import TrialOptions
 from adapters.storage import load_adapter
 from hat.splitting import SplitRequest, split_model
 from submodels.bundle.bundle import load_bundle
-from submodels.bundle.layers import Placed
+from submodels.bundle.layer_weights import Placed
 
 ROOT = Path(__file__).resolve().parents[2]
 STORYBOOK = ROOT / "models" / "storybook-7m"

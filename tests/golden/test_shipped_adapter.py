@@ -9,7 +9,7 @@ from adapters.measuring.evaluate import greedy_trial, held_out_prompts
 from adapters.networks import load_network
 from adapters.options import TrialOptions
 from adapters.storage import AdapterCard, load_adapter
-from submodels.bundle.layers import Placed
+from submodels.bundle.layer_weights import Placed
 from tests.support.reference import STORIES
 from tests.support.split_models import split
 

@@ -15,7 +15,8 @@ from cloud_server.engines.loading import LoadedEngine
 from cloud_server.server import CloudServer
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle
-from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers
+from submodels.bundle.layer_weights import Placed
+from submodels.bundle.layers import LayerCache, load_layers, run_layers
 from submodels.tensors.tensor_layout import Part
 from tests.support.cloud_client import (
     HIDDEN,

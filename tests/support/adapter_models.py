@@ -9,7 +9,8 @@ from torch import Tensor
 from adapters.data.corpus import STORY_END
 from adapters.data.whole_model import WholeModel, load_whole_model
 from device_runtime.drafting.policy import NgramDrafter
-from submodels.bundle.layers import LayerCache, Placed, run_layers
+from submodels.bundle.layer_weights import Placed
+from submodels.bundle.layers import LayerCache, run_layers
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.split_models import split
 

@@ -11,15 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.bundle.layers import (
-    LayerCache,
-    Placed,
-    embed,
-    load_embedding,
-    load_head,
-    load_layers,
-    run_layers,
-)
+from submodels.bundle.layer_weights import Placed, load_embedding
+from submodels.bundle.layers import LayerCache, embed, load_head, load_layers, run_layers
 from submodels.random_models import RandomModel
 from submodels.split import SplitOptions, SplitResult, split_checkpoint
 from submodels.tensors.tensor_layout import Part

@@ -17,7 +17,7 @@ from adapters.storage import (
     write_card,
     write_weights,
 )
-from submodels.bundle.layers import Placed
+from submodels.bundle.layer_weights import Placed
 from submodels.manifest import Manifest
 from submodels.split import SplitOptions, split_checkpoint
 from tests.support.reference import STORIES

@@ -21,7 +21,7 @@ from adapters.training import train as training
 from adapters.training.checkpoint import TrainingProgress
 from adapters.training.train import train
 from submodels.bundle.bundle import load_bundle
-from submodels.bundle.layers import Placed
+from submodels.bundle.layer_weights import Placed
 from submodels.random_models import RandomModel
 from tests.support.adapter_models import looked_up, make_bundles, write_stories
 from tests.support.stored_adapters import random_network, store_random_adapter

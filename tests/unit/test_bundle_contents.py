@@ -16,9 +16,9 @@ from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm.bundle import run_bundle_workers
 from device_runtime.text.chat_template import load_chat_template
 from process.errors import StartError
+from process.machine import CACHE_VARIABLE
 from submodels.bundle import contents as bundle_contents
 from submodels.bundle.bundle import load_bundle
-from submodels.bundle.cache_folder import CACHE_VARIABLE
 from submodels.bundle.model_files import model_files
 from submodels.errors import BundleError
 from submodels.random_models import RandomModel, make_random_model

@@ -6,7 +6,7 @@ import pytest
 
 from submodels.bundle.bundle import load_bundle
 from submodels.manifest import Rope
-from submodels.plan.rope_checks import check_rope
+from submodels.plan.checks import check_rope
 from submodels.random_models import make_random_model
 from tests.support.split_models import VARIANTS, split
 

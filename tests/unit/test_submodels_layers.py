@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from submodels.bundle.bundle import load_bundle
-from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers, visible_keys
+from submodels.bundle.layer_weights import Placed
+from submodels.bundle.layers import LayerCache, load_layers, run_layers, visible_keys
 from submodels.random_models import RandomModel, make_random_model
 from submodels.tensors.tensor_layout import Part
 from tests.support.split_models import split

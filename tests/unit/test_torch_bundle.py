@@ -15,7 +15,8 @@ from cloud_server.engines.torch.bundle import default_threads, load_torch_engine
 from cloud_server.number_format import FORMATS, NAMES, FormatTimes
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.bundle.layers import LayerCache, Placed, load_layers, run_layers
+from submodels.bundle.layer_weights import Placed
+from submodels.bundle.layers import LayerCache, load_layers, run_layers
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
 from submodels.tensors.tensor_layout import Part
