@@ -155,8 +155,13 @@ def load_heads(folder: Path, manifest: Manifest) -> MedusaHeads:
     def stacked(name: str) -> Numbers:
         return np.stack([file.read(f"{index}.{name}") for index in range(card.num_heads)])
 
-    parts = (file.read(_NORM), stacked(_BLOCK), stacked(_BIAS), stacked(_VOCABULARY))
-    return MedusaHeads(card.rms_norm_eps, *parts)
+    return MedusaHeads(
+        eps=card.rms_norm_eps,
+        norm=file.read(_NORM),
+        blocks=stacked(_BLOCK),
+        biases=stacked(_BIAS),
+        vocabularies=stacked(_VOCABULARY),
+    )
 
 
 def _read_card(path: Path) -> HeadsCard:

@@ -119,30 +119,19 @@ def decode(frame: Frame) -> Message:
 def _encode(message: Message) -> bytes:
     match message:
         case Hello() as m:
-            versions = (m.min_version, m.max_version)
-            shape = (m.first_layer, m.num_layers, m.hidden_size)
-            header = HELLO.pack(
-                MessageType.HELLO, *versions, m.fingerprint, *shape, m.dtypes, m.codecs
-            )
-            return header + m.credential
+            return _hello_header(m) + m.credential
         case Welcome() as m:
-            limits = (m.max_context_tokens, m.max_frame_tokens, m.credit_limit_tokens)
-            kinds = (m.version, m.dtype, m.codecs)
-            return WELCOME.pack(MessageType.WELCOME, *kinds, *limits, m.session_ttl_s)
+            return _welcome_header(m)
         case Open() as m:
-            fork = (m.fork_of, m.fork_tokens)
-            return OPEN.pack(MessageType.OPEN, m.session, m.key, m.max_tokens, *fork)
+            return OPEN.pack(
+                MessageType.OPEN, m.session, m.key, m.max_tokens, m.fork_of, m.fork_tokens
+            )
         case Opened() as m:
             return OPENED.pack(MessageType.OPENED, m.session, m.cached_tokens)
         case States() as m:
-            place = (m.session, m.epoch, m.position, m.num_rows)
-            header = STATES.pack(MessageType.STATES, *place, m.dtype, m.codec, m.want)
-            return b"".join((header, m.payload))
+            return b"".join((_states_header(m), m.payload))
         case Reply() as m:
-            place = (m.session, m.epoch, m.position, m.num_rows)
-            measured = (m.cached_tokens, m.queue_s, m.compute_s, m.batch_tokens)
-            header = REPLY.pack(MessageType.REPLY, *place, m.dtype, m.codec, *measured, 0)
-            return b"".join((header, m.payload))
+            return b"".join((_reply_header(m), m.payload))
         case Close() as m:
             return CLOSE.pack(MessageType.CLOSE, m.session)
         case Credit() as m:
@@ -152,15 +141,83 @@ def _encode(message: Message) -> bytes:
             return header + m.message.encode()
 
 
+def _hello_header(hello: Hello) -> bytes:
+    return HELLO.pack(
+        MessageType.HELLO,
+        hello.min_version,
+        hello.max_version,
+        hello.fingerprint,
+        hello.first_layer,
+        hello.num_layers,
+        hello.hidden_size,
+        hello.dtypes,
+        hello.codecs,
+    )
+
+
+def _welcome_header(welcome: Welcome) -> bytes:
+    return WELCOME.pack(
+        MessageType.WELCOME,
+        welcome.version,
+        welcome.dtype,
+        welcome.codecs,
+        welcome.max_context_tokens,
+        welcome.max_frame_tokens,
+        welcome.credit_limit_tokens,
+        welcome.session_ttl_s,
+    )
+
+
+def _states_header(states: States) -> bytes:
+    return STATES.pack(
+        MessageType.STATES,
+        states.session,
+        states.epoch,
+        states.position,
+        states.num_rows,
+        states.dtype,
+        states.codec,
+        states.want,
+    )
+
+
+def _reply_header(reply: Reply) -> bytes:
+    return REPLY.pack(
+        MessageType.REPLY,
+        reply.session,
+        reply.epoch,
+        reply.position,
+        reply.num_rows,
+        reply.dtype,
+        reply.codec,
+        reply.cached_tokens,
+        reply.queue_s,
+        reply.compute_s,
+        reply.batch_tokens,
+        0,
+    )
+
+
 def _hello(header: tuple[Any, ...], tail: memoryview) -> Hello:
     low, high, fingerprint, first_layer, num_layers, hidden_size, dtypes, codecs = header
-    shape = (first_layer, num_layers, hidden_size)
-    return Hello(low, high, fingerprint, *shape, dtypes, codecs, bytes(tail))
+    return Hello(
+        min_version=low,
+        max_version=high,
+        fingerprint=fingerprint,
+        first_layer=first_layer,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        dtypes=dtypes,
+        codecs=codecs,
+        credential=bytes(tail),
+    )
 
 
 def _welcome(header: tuple[Any, ...], tail: memoryview) -> Welcome:
-    version, dtype, *rest = header
-    return Welcome(version, Dtype(dtype), *rest)
+    version, dtype, codecs, context_tokens, frame_tokens, credit_tokens, ttl_s = header
+    return Welcome(
+        version, Dtype(dtype), codecs, context_tokens, frame_tokens, credit_tokens, ttl_s
+    )
 
 
 def _open(header: tuple[Any, ...], tail: memoryview) -> Open:
@@ -179,18 +236,27 @@ def _codec(number: int) -> Codec:
 
 def _states(header: tuple[Any, ...], tail: memoryview) -> States:
     session, epoch, position, num_rows, dtype, codec, want = header
-    kinds = (Dtype(dtype), _codec(codec), Want(want))
-    return States(session, epoch, position, num_rows, *kinds, tail)
+    return States(session, epoch, position, num_rows, Dtype(dtype), _codec(codec), Want(want), tail)
 
 
 def _reply(header: tuple[Any, ...], tail: memoryview) -> Reply:
-    *place, dtype, codec, cached_tokens, queue_s, compute_s, batch_tokens, reserved = header
+    session, epoch, position, num_rows, dtype, codec = header[:6]
+    cached_tokens, queue_s, compute_s, batch_tokens, reserved = header[6:]
     if reserved:
         raise ValueError(f"expected a reserved byte of 0, got {reserved}")
-    kinds = (Dtype(dtype), _codec(codec))
-    session, epoch, position, num_rows = place
-    measured = (cached_tokens, queue_s, compute_s, batch_tokens)
-    return Reply(session, epoch, position, num_rows, *kinds, *measured, tail)
+    return Reply(
+        session=session,
+        epoch=epoch,
+        position=position,
+        num_rows=num_rows,
+        dtype=Dtype(dtype),
+        codec=_codec(codec),
+        cached_tokens=cached_tokens,
+        queue_s=queue_s,
+        compute_s=compute_s,
+        batch_tokens=batch_tokens,
+        payload=tail,
+    )
 
 
 def _close(header: tuple[Any, ...], tail: memoryview) -> Close:

@@ -55,8 +55,8 @@ def calibrate(
         if old is not None and before is not None:
             most = before.card.max_draft_tokens
             tried.before.append(greedy_trial_on(model, old, text, most))
-        place = (text.token_ids, text.num_prompt_tokens, options.lookup_tokens, options.lookup)
-        tried.ngram.append(lookup_trial(*place))
+        most, lookup = options.lookup_tokens, options.lookup
+        tried.ngram.append(lookup_trial(text.token_ids, text.num_prompt_tokens, most, lookup))
     try:
         return _judged(tried, options.cost, before)
     except ValueError as error:

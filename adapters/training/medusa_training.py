@@ -198,9 +198,15 @@ def main() -> None:
     parser.add_argument("--batch-windows", type=int, default=16)
     parser.add_argument("--peak-lr", type=float, default=1e-2)
     chosen = parser.parse_args()
-    recipe = Recipe(chosen.steps, chosen.batch_windows, chosen.peak_lr)
-    bundles = (chosen.split / "device", chosen.split / "cloud")
-    card = train_heads(HeadsOptions(*bundles, tuple(chosen.text), chosen.work, chosen.out, recipe))
+    options = HeadsOptions(
+        device_bundle=chosen.split / "device",
+        cloud_bundle=chosen.split / "cloud",
+        text=tuple(chosen.text),
+        work=chosen.work,
+        out=chosen.out,
+        recipe=Recipe(chosen.steps, chosen.batch_windows, chosen.peak_lr),
+    )
+    card = train_heads(options)
     print(card.training)
 
 
