@@ -40,3 +40,13 @@ def extras_explained() -> Iterator[None]:
             raise
         install = f"pip install 'hat-serving[{EXTRAS[package]}]'"
         raise CommandError(f"this needs the package {package}: {install}") from error
+
+
+@contextmanager
+def failures_explained() -> Iterator[None]:
+    """As `extras_explained`; files that cannot be read or written are told in one line too."""
+    try:
+        with extras_explained():
+            yield
+    except OSError as error:
+        raise CommandError(str(error)) from error

@@ -1,6 +1,5 @@
 """`hat adapter`: train the network that drafts, and measure what it brings."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import click
 
 from hat.bundle_cache import is_bundle_pair
-from hat.errors import CommandError, extras_explained
+from hat.errors import CommandError, failures_explained
 from hat.progress import stage_progress
 from hat.training_report import installed_line, kept_line, training_report
 
@@ -98,7 +97,7 @@ def train(bundle: str, force: bool, **parameters: Any) -> int:
     """
     folder, kind = _bundle_pair(bundle), parameters["kind"]
     work = Path(parameters["work"] or folder / f"adapter-{kind}")
-    with _failures_explained(), _interruption_explained(), stage_progress() as progress:
+    with failures_explained(), _training_explained(), stage_progress() as progress:
         from adapters.install import install_adapter
         from adapters.options import TrainOptions
         from adapters.training.train import train as train_adapter
@@ -119,7 +118,7 @@ def train(bundle: str, force: bool, **parameters: Any) -> int:
     if trained.comparison.faster is not None and not force:
         click.echo(kept_line(trained))
         return NOT_BETTER
-    with _failures_explained():
+    with failures_explained():
         install_adapter(folder, trained.path)
     click.echo(installed_line(trained, folder / "device"))
     return 0
@@ -142,7 +141,7 @@ def evaluate(bundle: str, **parameters: Any) -> None:
     BUNDLE is the folder that `hat split` wrote, with both its parts.
     """
     folder = _bundle_pair(bundle)
-    with _failures_explained(), stage_progress() as progress:
+    with failures_explained(), stage_progress() as progress:
         from adapters.measuring.evaluate import evaluate as evaluate_adapter
         from adapters.measuring.report import render_report
         from adapters.options import EvaluateOptions, TrialOptions
@@ -172,27 +171,18 @@ def _paths(names: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 @contextmanager
-def _failures_explained() -> Iterator[None]:
-    """What the user can do something about becomes one line."""
-    with extras_explained():
-        from adapters.training.trial_steps import TooFewStepsError
+def _training_explained() -> Iterator[None]:
+    """Too few minutes, and what an interruption leaves."""
+    from adapters.training.trial_steps import TooFewStepsError
 
-        try:
-            yield
-        except TooFewStepsError as error:
-            raise CommandError(f"--minutes is too short: {error}") from error
-        except OSError as error:
-            raise CommandError(str(error)) from error
-
-
-@contextmanager
-def _interruption_explained() -> Iterator[None]:
     try:
         yield
+    except TooFewStepsError as error:
+        raise CommandError(f"--minutes is too short: {error}") from error
     except KeyboardInterrupt:
-        print(
+        click.echo(
             "hat: the bundle is as it was; the same command goes on from its last checkpoint",
-            file=sys.stderr,
+            err=True,
         )
         raise
 

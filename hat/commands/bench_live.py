@@ -3,15 +3,13 @@
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hat.bundle_cache import bundles_of
-from hat.errors import CommandError, extras_explained
+from hat.errors import failures_explained
 from hat.progress import Bars
 from hat.splitting import SplitRequest
 from process.errors import ConfigError
@@ -129,7 +127,7 @@ def live(**parameters: Any) -> int | None:
     Starts a cloud and devices as processes at the two ends of a link, asks through the devices'
     OpenAI endpoint as a user's program does, and writes when each piece of each answer came.
     """
-    with _failures_explained():
+    with failures_explained():
         if parameters["arms"] == "list":
             click.echo(_list_of_arms())
             return None
@@ -244,13 +242,3 @@ def _figures(cells: "list[Cell]") -> str:
     from bench.live.overview import overview
 
     return overview(cells)
-
-
-@contextmanager
-def _failures_explained() -> Iterator[None]:
-    """What the user can do something about becomes one line."""
-    try:
-        with extras_explained():
-            yield
-    except OSError as error:
-        raise CommandError(str(error)) from error
