@@ -40,9 +40,6 @@ class ConstantRate:
         return start_s + num_bytes / self.bytes_per_s
 
 
-UNLIMITED = ConstantRate(math.inf)
-
-
 class RecordedRate:
     """Constant between the recording's moments, and from its end on all over again.
 

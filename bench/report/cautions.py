@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.records import UNFINISHED, LinkRecord, Receipt, RequestRecord
+from bench.records import UNFINISHED, LinkRecord, Receipt
 from bench.report.figures import agreements, paper_rows
-from bench.report.groups import LIVE, ArmResult, Group, Source
+from bench.report.groups import LIVE, Group, Source
 
 # A machine of n cores with more than this many running programs per core was not quiet.
 QUIET_LOAD_PER_CORE = 0.5
@@ -24,46 +24,41 @@ class Caution:
 
 def cautions(sources: Sequence[Source], groups: Sequence[Group]) -> list[Caution]:
     """All of them, what is wrong first."""
-    found = [*_of_texts(groups), *_of_unsettled(groups), *_of_failures(groups)]
-    found += [*_of_paper(sources), *_of_sources(sources), *_of_links(groups), *_of_models(groups)]
-    return sorted(found, key=lambda caution: not caution.is_wrong)
+    wrong = [
+        Caution(f"{text} at {group.name} ({group.kind}){why}.", True, anchor_of(group))
+        for tell in (_of_texts, _of_unsettled, _of_failures)
+        for group in groups
+        for text, why in tell(group)
+    ]
+    found = [*wrong, *_of_paper(sources), *_of_sources(sources)]
+    return [*found, *_of_links(groups), *_of_models(groups)]
 
 
-def _of_texts(groups: Sequence[Group]) -> Iterator[Caution]:
-    for group in groups:
-        for arm, agreement in agreements(group).items():
-            if agreement.num_different:
-                text = f"{arm} and {agreement.reference} gave different texts to "
-                text += f"{agreement.num_different} of {agreement.num_compared} requests"
-                yield Caution(f"{text} at {group.name} ({group.kind}).", True, anchor_of(group))
+def _of_texts(group: Group) -> Iterator[tuple[str, str]]:
+    for arm, each in agreements(group).items():
+        if each.num_different:
+            text = f"{arm} and {each.reference} gave different texts to {each.num_different} of "
+            yield f"{text}{each.num_compared} requests", ""
 
 
-def _of_unsettled(groups: Sequence[Group]) -> Iterator[Caution]:
-    for group in groups:
-        for result in group.arms:
-            states = [cell.steady for cell in result.cells if cell.steady is not None]
-            if restless := [steady for steady in states if not steady.is_settled]:
-                text = f"{result.arm} at {group.name} ({group.kind}): {restless[0].text}."
-                yield Caution(text, True, anchor_of(group))
+def _of_unsettled(group: Group) -> Iterator[tuple[str, str]]:
+    for result in group.arms:
+        states = [cell.steady for cell in result.cells if cell.steady is not None]
+        if restless := [steady for steady in states if not steady.is_settled]:
+            yield result.arm, f": {restless[0].text}"
 
 
-def _of_failures(groups: Sequence[Group]) -> Iterator[Caution]:
-    for group in groups:
-        for result in group.arms:
-            if not result.requests:
-                text = f"{result.arm} has no requests at {group.name} ({group.kind})."
-                yield Caution(text, True, anchor_of(group))
-            elif failed := _failed(result):
-                codes = sorted({request.error or "no text" for request in failed})
-                text = f"{len(failed)} of {len(result.requests)} requests of {result.arm} "
-                text += f"failed at {group.name} ({group.kind}): {', '.join(codes)}."
-                yield Caution(text, True, anchor_of(group))
-
-
-def _failed(result: ArmResult) -> list[RequestRecord]:
-    """Without those that a cut left under way, of which `_of_unsettled` tells."""
-    ended = [request for request in result.requests if request.error != UNFINISHED]
-    return [each for each in ended if each.error is not None or not each.emissions]
+def _of_failures(group: Group) -> Iterator[tuple[str, str]]:
+    for result in group.arms:
+        # A cut leaves requests under way, of which `_of_unsettled` tells.
+        ended = [request for request in result.requests if request.error != UNFINISHED]
+        failed = [each for each in ended if each.error is not None or not each.emissions]
+        if not result.requests:
+            yield f"{result.arm} has no requests", ""
+        elif failed:
+            codes = ", ".join(sorted({request.error or "no text" for request in failed}))
+            text = f"{len(failed)} of {len(result.requests)} requests of {result.arm} failed"
+            yield text, f": {codes}"
 
 
 def _of_paper(sources: Sequence[Source]) -> Iterator[Caution]:

@@ -83,6 +83,10 @@ class Group:
     kind: str
     setting: str
     num_replicas: int
+    model: ModelRecord
+    link: LinkRecord
+    """As asked for, and as the first cell measured it."""
+    workload: WorkloadRecord
     arms: tuple[ArmResult, ...]
 
     @property
@@ -91,31 +95,11 @@ class Group:
         return f"{self.model.name}, {self.setting}"
 
     @property
-    def first(self) -> Cell:
-        """A cell of the group; all of them have the same model, workload and link as asked for."""
-        return self.arms[0].cells[0]
-
-    @property
-    def model(self) -> ModelRecord:
-        """The model of all arms."""
-        return self.first.model
-
-    @property
     def weights(self) -> str:
         """What is behind the model's answers, in two words."""
         if self.model.has_real_weights:
             return "real weights"
         return "no weights" if self.kind == SIM else "random weights"
-
-    @property
-    def link(self) -> LinkRecord:
-        """The link as the first cell has it; measured values differ from cell to cell."""
-        return self.first.link
-
-    @property
-    def workload(self) -> WorkloadRecord:
-        """The workload of all arms."""
-        return self.first.workload
 
     def arm(self, name: str | None) -> ArmResult | None:
         """The arm of that name, if it was run."""
@@ -151,7 +135,8 @@ def group_cells(sources: Iterable[Source]) -> list[Group]:
         arms = _arms(placed, num_arms)
         num_arms += len(arms)
         kind, cell = placed[0].source.run.kind, placed[0].cell
-        groups.append(Group(number, kind, cell.setting, cell.num_replicas, arms))
+        asked = (cell.setting, cell.num_replicas, cell.model, cell.link, cell.workload)
+        groups.append(Group(number, kind, *asked, arms))
     return groups
 
 

@@ -12,16 +12,16 @@ from bench.report.cautions import anchor_of, cautions
 from bench.report.charts import charts
 from bench.report.figures import (
     Limits,
+    agreements,
     default_baseline,
     mean_tbt_s,
     median_ttft_s,
     paired_ratio,
     paper_rows,
     ratio_of,
-    twins,
 )
 from bench.report.groups import LIVE, SIM, Group, group_cells, read_sources
-from bench.report.rows import GroupRows, columns, group_rows, receipt_anchor
+from bench.report.rows import table
 from bench.report.sweeps import sweeps_chart
 from process.errors import UserError
 
@@ -78,7 +78,6 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     # Before the drawing, which takes a while.
     folder = out / PICTURES_NAME
     folder.mkdir(parents=True, exist_ok=True)
-    rows = group_rows(groups, baseline, options.limits)
     shown = [*(charts(groups[0]) if groups else []), sweeps_chart(groups, options.limits)]
     pictures = [each for each in shown if each is not None]
     found = cautions(sources, groups)
@@ -88,19 +87,16 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     template = environment.from_string(_text("page.html.jinja"))
     page = template.render(
         sources=sources,
-        rows=rows,
+        table=table(groups, baseline, options.limits),
         pictures=pictures,
-        headlines=headlines(groups, rows, baseline),
+        headlines=headlines(groups, baseline),
         paper=paper_rows(sources),
         cautions=found,
         limits=options.limits,
-        baseline=baseline,
-        columns=columns(baseline, bool(twins(groups))),
         num_requests=sum(len(result.requests) for group in groups for result in group.arms),
         css=Markup(_text("page.css")),
         formats=formats,
         anchor_of=anchor_of,
-        receipt_anchor=receipt_anchor,
         output_hash=lambda cell: output_sha256(cell.requests)[:16],
     )
     (out / PAGE_NAME).write_text(page, "utf-8")
@@ -110,9 +106,7 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     return Written(out / PAGE_NAME, names, sum(caution.is_wrong for caution in found))
 
 
-def headlines(
-    groups: Sequence[Group], rows: Sequence[GroupRows], baseline: str | None
-) -> list[Headline]:
+def headlines(groups: Sequence[Group], baseline: str | None) -> list[Headline]:
     """TTFT and TBT of the method against the baseline, and whether the texts are the same."""
     kind = LIVE if any(group.kind == LIVE for group in groups) else SIM
     of_kind = [group for group in groups if group.kind == kind]
@@ -121,7 +115,7 @@ def headlines(
     return [
         *_against("TTFT, median", linked, baseline, median_ttft_s),
         *_against("TBT, mean", real, baseline, mean_tbt_s),
-        *_texts(rows),
+        _texts(groups),
     ]
 
 
@@ -154,22 +148,19 @@ def _against(
     return [Headline(f"{formats.milliseconds(value)} ms", f"{what}: {method}", groups[0].name)]
 
 
-def _texts(rows: Sequence[GroupRows]) -> list[Headline]:
-    found = [each for group in rows for each in group.agreements.values()]
+def _texts(groups: Sequence[Group]) -> Headline:
+    found = [each for group in groups for each in agreements(group).values()]
     num = sum(each.num_compared for each in found)
-    num_different = sum(each.num_different for each in found)
+    different = sum(each.num_different for each in found)
     if num:
+        note = f"{different} differ" if different else "compared by hash; none differs"
         about = "greedy answers with the text of the first arm"
-        note = f"{num_different} differ" if num_different else "compared by hash; none differs"
-        mark = "bad" if num_different else "good"
-        return [Headline(f"{num - num_different} of {num}", about, note, mark)]
-    results = [row.result for group in rows for row in group.rows]
+        return Headline(f"{num - different} of {num}", about, note, "bad" if different else "good")
+    results = [result for group in groups for result in group.arms]
     total = sum(len(result.requests) for result in results)
     failed = sum(result.num_failed for result in results)
-    mark = "bad" if failed else ""
-    return [
-        Headline(f"{total - failed} of {total}", "requests answered", "no texts to compare", mark)
-    ]
+    about, mark = "requests answered", "bad" if failed else ""
+    return Headline(f"{total - failed} of {total}", about, "no texts to compare", mark)
 
 
 def _text(name: str) -> str:

@@ -9,13 +9,13 @@ from bench.report.figures import (
     Limits,
     Quantiles,
     Summary,
-    agreements,
     default_baseline,
     median_ttft_s,
     paired_ratio,
     summarise,
 )
 from bench.report.groups import LIVE, ArmResult, Group, Source, group_cells, read_sources
+from bench.report.rows import same_text
 from process.errors import UserError
 
 BEGIN = "<!-- bench:begin -->"
@@ -134,16 +134,9 @@ def _accepted(summary: Summary) -> str:
 
 
 def _text(group: Group, result: ArmResult) -> str:
-    failed = f"; {result.num_failed} failed" if result.num_failed else ""
-    same = agreements(group)
-    agreement = same.get(result.arm)
-    if group.workload.temperature > 0:
-        return f"sampled{failed}"
-    if agreement is None:
-        return ("reference" if same else formats.NONE) + failed
-    if agreement.num_different:
-        return f"**{agreement.num_different} of {agreement.num_compared} differ**{failed}"
-    return f"same{failed}"
+    cell = same_text(group, result)
+    text = f"**{cell.text}**" if cell.mark == "bad" else cell.text
+    return text + (f"; {result.num_failed} failed" if result.num_failed else "")
 
 
 def _choice(group: Group) -> str:

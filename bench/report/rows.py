@@ -1,14 +1,15 @@
 """The page's one table: a line per arm at each setting, as text; the template only places it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.records import RequestRecord
 from bench.report.figures import (
     SIM_TOLERANCE,
     Agreement,
     Limits,
     Quantiles,
-    Ratio,
+    Summary,
     agreements,
     mean_tbt_s,
     median_ttft_s,
@@ -30,6 +31,15 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A head, what it means, and its cell for an arm."""
+
+    name: str
+    about: str
+    cell: Callable[[Group, ArmResult, Summary], Cell]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One arm, with a cell for each column."""
 
@@ -43,136 +53,138 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupRows:
-    """One setting."""
+class Table:
+    """All settings, in order, with the rows of each."""
 
-    group: Group
-    rows: tuple[Row, ...]
-    agreements: Mapping[str, Agreement]
-
-
-def columns(baseline: str | None, with_twins: bool) -> list[tuple[str, str]]:
-    """Heads of the table and what each means."""
-    three = "median, then P90 and P99"
-    ratios = "of passes, median, then least and greatest; below 1 is quicker"
-    found = [
-        ("TTFT, ms", f"{three} over requests: from the request's arrival to its first text"),
-        ("TBT, ms", f"{three} over tokens: time since the piece before, shared by its tokens"),
-        ("between pieces, ms", f"{three} over pieces, whatever the tokens in each"),
-    ]
-    if baseline is not None:
-        found += [(f"TTFT ÷ {baseline}", f"ratio of medians {ratios}")]
-        found += [(f"TBT ÷ {baseline}", f"ratio of means {ratios}")]
-    if with_twins:
-        found += [("simulated", "TTFT and TBT, medians, less the live ones")]
-    return [
-        *found,
-        (
-            "tokens per round",
-            "the model's own counted; then drafts kept, by position in a round",
-        ),
-        ("bytes per token", "up and down, the prompt's included, over tokens of answers"),
-        ("cloud step, ms", "mean and standard deviation"),
-        ("within limits", "share of requests, and such requests per second"),
-        ("text", "greedy answers against those of the first arm"),
-    ]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Group, tuple[Row, ...]], ...]
 
 
-def group_rows(groups: Sequence[Group], baseline: str | None, limits: Limits) -> list[GroupRows]:
-    """Every setting, in order."""
-    simulated = twins(groups)
-    found = []
+def table(groups: Sequence[Group], baseline: str | None, limits: Limits) -> Table:
+    """Every setting and arm."""
+    columns = (
+        *_TIMES,
+        *([] if baseline is None else _ratios(baseline)),
+        *_simulated(twins(groups), limits),
+        *_REST,
+    )
+    rows = []
     for group in groups:
-        same = agreements(group)
-        rows = [
-            Row(
-                result,
-                (
-                    *_figures(group, result, baseline, limits, simulated),
-                    _same_text(group, result, same),
-                ),
-            )
-            for result in group.arms
-        ]
-        found.append(GroupRows(group, tuple(rows), same))
-    return found
+        summaries = [(result, summarise(result, limits)) for result in group.arms]
+        found = [Row(each, tuple(c.cell(group, each, s) for c in columns)) for each, s in summaries]
+        rows.append((group, tuple(found)))
+    return Table(columns, tuple(rows))
 
 
-def receipt_anchor(result: ArmResult) -> str:
-    """Where the page has the receipt of this arm at this setting."""
-    return f"receipt-{result.number}"
-
-
-def _figures(
-    group: Group,
-    result: ArmResult,
-    baseline: str | None,
-    limits: Limits,
-    simulated: Mapping[int, ArmResult],
-) -> list[Cell]:
-    summary = summarise(result, limits)
-    cells = [_times(each) for each in (summary.ttft, summary.tbt, summary.gap)]
-    if baseline is not None:
-        against = group.arm(baseline)
-        cells += [
-            _ratio(paired_ratio(result, against, measure) if against else None)
-            for measure in (median_ttft_s, mean_tbt_s)
-        ]
-    if simulated:
-        twin = simulated.get(result.number)
-        beside = twin and summarise(twin, limits)
-        cells.append(
-            _beside((summary.ttft, summary.tbt), (beside.ttft, beside.tbt))
-            if beside
-            else Cell(NONE)
-        )
-    accepted = " ".join(f"{100 * share:.0f}" for share in summary.acceptance)
-    rounds = Cell(NONE if summary.accept_length is None else f"{summary.accept_length:.2f}")
-    if not group.model.has_real_weights and summary.tbt:
-        rounds = Cell(NONE, f"{group.weights}: not shown")
-    elif accepted:
-        rounds = Cell(rounds.text, f"{accepted} %")
-    up, down = num_bytes(summary.bytes_up_per_token), num_bytes(summary.bytes_down_per_token)
-    step, spread = summary.cloud_step_mean_s, summary.cloud_step_deviation_s
-    goodput = "" if summary.goodput_per_s is None else f"{summary.goodput_per_s:.3g}/s"
-    return [
-        *cells,
-        rounds,
-        Cell(NONE) if (up, down) == (NONE, NONE) else Cell(up, f"down {down}"),
-        Cell(NONE) if step is None else Cell(milliseconds(step), f"± {milliseconds(spread)}"),
-        Cell(percent(summary.sla), goodput),
-    ]
-
-
-def _times(quantiles: Quantiles | None) -> Cell:
-    if quantiles is None:
-        return Cell(NONE)
-    rest = (milliseconds(quantiles.p90), milliseconds(quantiles.p99))
-    return Cell(milliseconds(quantiles.p50), " · ".join(rest))
-
-
-def _ratio(ratio: Ratio | None) -> Cell:
-    if ratio is None:
-        return Cell(NONE)
-    spread = f"{ratio.least:.2f} · {ratio.greatest:.2f}" if ratio.num > 1 else "one pass"
-    return Cell(f"{ratio.median:.2f}", spread)
-
-
-def _beside(live: tuple[Quantiles | None, ...], sim: tuple[Quantiles | None, ...]) -> Cell:
-    apart = [a.p50 / b.p50 - 1 for a, b in zip(sim, live, strict=True) if a and b and b.p50]
-    if not apart:
-        return Cell(NONE)
-    is_close = all(abs(each) <= SIM_TOLERANCE for each in apart)
-    return Cell(" · ".join(map(signed_percent, apart)), "", "good" if is_close else "bad")
-
-
-def _same_text(group: Group, result: ArmResult, same: Mapping[str, Agreement]) -> Cell:
+def same_text(group: Group, result: ArmResult, _: Summary | None = None) -> Cell:
+    """Whether greedy answers are those of the first arm."""
     if group.workload.temperature > 0:
         return Cell("sampled")
-    agreement = same.get(result.arm)
+    same = agreements(group)
+    agreement: Agreement | None = same.get(result.arm)
     if agreement is None:
         is_reference = any(each.reference == result.arm for each in same.values())
         return Cell("reference" if is_reference else NONE)
     if agreement.num_different:
         return Cell(f"{agreement.num_different} of {agreement.num_compared} differ", "", "bad")
     return Cell("same", f"{agreement.num_compared} compared", "good")
+
+
+def _times(quantiles: Quantiles | None) -> Cell:
+    if quantiles is None:
+        return Cell(NONE)
+    rest = f"{milliseconds(quantiles.p90)} · {milliseconds(quantiles.p99)}"
+    return Cell(milliseconds(quantiles.p50), rest)
+
+
+def _ratios(baseline: str) -> list[Column]:
+    """TTFT and TBT over the baseline's."""
+
+    def column(
+        name: str, what: str, measure: Callable[[Sequence[RequestRecord]], float | None]
+    ) -> Column:
+        def cell(group: Group, result: ArmResult, _: Summary) -> Cell:
+            against = group.arm(baseline)
+            ratio = paired_ratio(result, against, measure) if against else None
+            if ratio is None:
+                return Cell(NONE)
+            spread = f"{ratio.least:.2f} · {ratio.greatest:.2f}" if ratio.num > 1 else "one pass"
+            return Cell(f"{ratio.median:.2f}", spread)
+
+        about = f"ratio of {what} in the same pass: median over passes, then least and greatest; "
+        return Column(f"{name} ÷ {baseline}", f"{about}below 1 is quicker", cell)
+
+    return [column("TTFT", "medians", median_ttft_s), column("TBT", "means", mean_tbt_s)]
+
+
+def _simulated(simulated: Mapping[int, ArmResult], limits: Limits) -> list[Column]:
+    """How far the simulation of the same setting is off; none where nothing was simulated."""
+
+    def cell(_: Group, result: ArmResult, live: Summary) -> Cell:
+        if result.number not in simulated:
+            return Cell(NONE)
+        sim = summarise(simulated[result.number], limits)
+        pairs = ((sim.ttft, live.ttft), (sim.tbt, live.tbt))
+        apart = [ours.p50 / theirs.p50 - 1 for ours, theirs in pairs if ours and theirs]
+        is_close = all(abs(each) <= SIM_TOLERANCE for each in apart)
+        text = " · ".join(map(signed_percent, apart)) or NONE
+        return Cell(text, "", "good" if is_close else "bad")
+
+    about = f"medians of TTFT and TBT less the live ones; held to {percent(SIM_TOLERANCE)}"
+    return [Column("simulated", about, cell)] if simulated else []
+
+
+def _per_round(group: Group, _: ArmResult, summary: Summary) -> Cell:
+    if not group.model.has_real_weights and summary.tbt:
+        return Cell(NONE, f"{group.weights}: not shown")
+    if summary.accept_length is None:
+        return Cell(NONE)
+    accepted = " ".join(f"{100 * share:.0f}" for share in summary.acceptance)
+    return Cell(f"{summary.accept_length:.2f}", f"{accepted} %")
+
+
+def _bytes(_: Group, __: ArmResult, summary: Summary) -> Cell:
+    if summary.bytes_up_per_token is None:
+        return Cell(NONE)
+    down = f"down {num_bytes(summary.bytes_down_per_token)}"
+    return Cell(num_bytes(summary.bytes_up_per_token), down)
+
+
+def _step(_: Group, __: ArmResult, summary: Summary) -> Cell:
+    if summary.cloud_step_mean_s is None:
+        return Cell(NONE)
+    spread = f"± {milliseconds(summary.cloud_step_deviation_s)}"
+    return Cell(milliseconds(summary.cloud_step_mean_s), spread)
+
+
+def _within(_: Group, __: ArmResult, summary: Summary) -> Cell:
+    goodput = summary.goodput_per_s
+    return Cell(percent(summary.sla), "" if goodput is None else f"{goodput:.3g}/s")
+
+
+_THREE = "median, then P90 and P99"
+_TIMES = (
+    Column(
+        "TTFT, ms", f"{_THREE} over requests: arrival to first text", lambda g, r, s: _times(s.ttft)
+    ),
+    Column(
+        "TBT, ms",
+        f"{_THREE} over tokens: of n tokens that arrive at once each counts the time since the "
+        "piece before over n, those of the first piece none",
+        lambda g, r, s: _times(s.tbt),
+    ),
+    Column(
+        "between pieces, ms",
+        f"{_THREE}, whatever the tokens in a piece",
+        lambda g, r, s: _times(s.gap),
+    ),
+)
+_REST = (
+    Column(
+        "tokens per round", "the model's own counted; then drafts kept, by position", _per_round
+    ),
+    Column("bytes per token", "up and down, the prompt's included, over tokens of answers", _bytes),
+    Column("cloud step, ms", "mean and standard deviation", _step),
+    Column("within limits", "share of requests, and such requests per second", _within),
+    Column("text", "greedy answers against those of the first arm, by their hashes", same_text),
+)

@@ -5,9 +5,11 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bench import measures
 from bench.report.drawing import Picture, colour, legend_below, milliseconds_axis, picture
-from bench.report.figures import Limits, mean_tbt_s, summarise
+from bench.report.figures import Limits, Summary, mean_tbt_s, summarise
 from bench.report.formats import link_asked, number
 from bench.report.groups import ArmResult, Group, arm_order
 
@@ -35,16 +37,16 @@ UNSETTLED = (
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """`what` was measured `over` what; times in milliseconds.
+    """`what` was measured `over` what, times in milliseconds; all else is in `key`.
 
-    Settings with the same `key` differ in nothing else. `points` are those of one arm at one of
-    them. With fewer than `fewest` places on the x axis a curve says no more than the table.
+    `points` are those of one arm at one setting. With fewer than `fewest` places on the x axis a
+    curve says no more than the table.
     """
 
     what: str
     over: str
     key: Callable[[Group], Hashable]
-    points: Callable[[ArmResult, Limits], Points]
+    points: Callable[[ArmResult, Summary], Points]
     fewest: int = 3
 
 
@@ -67,46 +69,6 @@ class Curves:
     groups: tuple[Group, ...]
     lines: tuple[Line, ...]
 
-    @property
-    def place(self) -> str:
-        """What all of its settings have in common."""
-        link = link_asked(self.groups[0].link)
-        link = link.partition(", round trip")[0] if self.sweep is ROUND_TRIP else link
-        return f"{self.groups[0].model.name}, {link}"
-
-
-def _at_rate(value_of: Callable[[ArmResult, Limits], float | None]) -> Callable[..., Points]:
-    def points(result: ArmResult, limits: Limits) -> Points:
-        rate, value = result.cells[0].workload.requests_per_s, value_of(result, limits)
-        return () if rate is None or value is None else ((rate, value),)
-
-    return points
-
-
-def _ttft_ms(result: ArmResult, limits: Limits) -> float | None:
-    ttft = summarise(result, limits).ttft
-    return None if ttft is None else 1000 * ttft.p50
-
-
-def _tbt_ms(result: ArmResult, limits: Limits) -> float | None:
-    tbt = summarise(result, limits).tbt
-    return None if tbt is None else 1000 * tbt.p50
-
-
-def _within(result: ArmResult, limits: Limits) -> float | None:
-    sla = summarise(result, limits).sla
-    return None if sla is None else 100 * sla
-
-
-def _by_prompt(result: ArmResult, limits: Limits) -> Points:
-    return tuple((float(r.prompt_tokens), 1000 * r.emissions[0][0]) for r in result.answered)
-
-
-def _by_rtt(result: ArmResult, limits: Limits) -> Points:
-    rtt_s = statistics.median(measures.rtt_s(cell.link) for cell in result.cells)
-    mean_s = mean_tbt_s(result.answered)
-    return () if mean_s is None else ((1000 * rtt_s, 1000 * mean_s),)
-
 
 def _but_load(group: Group) -> Hashable:
     return link_asked(group.link), group.workload.name, group.workload.arrivals
@@ -118,22 +80,40 @@ def _but_prompt(group: Group) -> Hashable:
 
 
 def _but_delay(group: Group) -> Hashable:
-    link, load = group.link, group.workload
-    shape = link.kind, link.uplink_bytes_per_s, link.downlink_bytes_per_s, link.trace, link.loss
-    asked = load.name, load.num_devices, load.requests_per_s, load.temperature
-    return shape, asked, group.num_replicas
+    asked = msgspec.structs.replace(group.link, delay_s=0.0)
+    load = group.workload
+    shared = load.name, load.num_devices, load.requests_per_s, load.temperature
+    return link_asked(asked), shared, group.num_replicas
+
+
+def _at_rate(value_of: Callable[[Summary], float | None]) -> Callable[..., Points]:
+    def points(result: ArmResult, summary: Summary) -> Points:
+        rate, value = result.cells[0].workload.requests_per_s, value_of(summary)
+        return () if rate is None or value is None else ((rate, value),)
+
+    return points
+
+
+def _by_prompt(result: ArmResult, _: Summary) -> Points:
+    return tuple((float(r.prompt_tokens), 1000 * r.emissions[0][0]) for r in result.answered)
+
+
+def _by_round_trip(result: ArmResult, _: Summary) -> Points:
+    rtt_s = statistics.median(measures.rtt_s(cell.link) for cell in result.cells)
+    mean_s = mean_tbt_s(result.answered)
+    return () if mean_s is None else ((1000 * rtt_s, 1000 * mean_s),)
 
 
 LOAD = tuple(
     Sweep(what, "requests per second", _but_load, _at_rate(value_of), 4)
     for what, value_of in (
-        ("median TTFT", _ttft_ms),
-        ("median TBT", _tbt_ms),
-        ("within limits, %", _within),
+        ("median TTFT", lambda summary: 1000 * summary.ttft.p50 if summary.ttft else None),
+        ("median TBT", lambda summary: 1000 * summary.tbt.p50 if summary.tbt else None),
+        ("within limits, %", lambda summary: None if summary.sla is None else 100 * summary.sla),
     )
 )
 PROMPT = Sweep("median TTFT", "prompt, tokens", _but_prompt, _by_prompt)
-ROUND_TRIP = Sweep("mean TBT", "round trip of the link, ms", _but_delay, _by_rtt)
+ROUND_TRIP = Sweep("mean TBT", "round trip of the link, ms", _but_delay, _by_round_trip)
 
 
 def curves(groups: Iterable[Group], sweep: Sweep, limits: Limits) -> list[Curves]:
@@ -160,9 +140,10 @@ def _line(
     for group in groups:
         result = group.arm(arm)
         if result is not None and group.num_replicas == num_replicas:
-            found = sweep.points(result, limits)
+            summary = summarise(result, limits)
+            found = sweep.points(result, summary)
             points += found
-            unsettled += found if summarise(result, limits).num_unsettled else ()
+            unsettled += found if summary.num_unsettled else ()
     return Line(arm, num_replicas, _medians(sorted(points), len(groups)), tuple(unsettled))
 
 
@@ -203,7 +184,11 @@ def sweeps_chart(groups: Sequence[Group], limits: Limits) -> Picture | None:
     caption += "runs (over load); the figure at a line's end is its last value. "
     if any(line.unsettled for each in panels for line in each.lines):
         caption += UNSETTLED + " "
-    caption += " ".join(f"{a}: {each.place}." for a, each in zip(_LETTERS, panels, strict=False))
+    caption += " ".join(
+        f"{letter}: {each.groups[0].model.name}, {link_asked(each.groups[0].link)}"
+        + (" and others." if each.sweep is ROUND_TRIP else ".")
+        for letter, each in zip(_LETTERS, panels, strict=False)
+    )
     return picture("sweeps", "Across settings", caption, (9.6, 0.9 + 2.9 * num_rows), draw)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bench.link.rates import UNLIMITED, ConstantRate, Rate, RecordedRate
+from bench.link.rates import ConstantRate, Rate, RecordedRate
 from bench.link.shaper import Direction, Shaper, directions
 from bench.link.spec import MIN_QUEUE_BYTES, LinkSpec
 
@@ -45,7 +45,7 @@ def _integral(parts: list[tuple[float, float]], begin_s: float, end_s: float) ->
 directions_drawn = st.builds(
     Direction,
     rate=st.one_of(
-        st.sampled_from([UNLIMITED, ConstantRate(1e5), ConstantRate(2.5e6)]),
+        st.sampled_from([ConstantRate(math.inf), ConstantRate(1e5), ConstantRate(2.5e6)]),
         st.builds(_recorded, pieces, st.sampled_from([0.0, 0.3, 2.0])),
     ),
     delay_s=st.sampled_from([0.0, 0.005, 0.04]),
@@ -149,7 +149,7 @@ def test_one_packet_takes_its_own_length_and_the_delay() -> None:
 
 
 def test_jitter_is_spread_over_its_range_and_loss_takes_its_share() -> None:
-    direction = Direction(UNLIMITED, delay_s=0.02, jitter_s=0.01, loss=0.1)
+    direction = Direction(ConstantRate(math.inf), delay_s=0.02, jitter_s=0.01, loss=0.1)
     shaper = Shaper(direction, random.Random(1).random)
     delays_s = [a - s for s, _, a in _arrivals(shaper, [(1.0, 100)] * 4000)]
     assert 0.02 <= min(delays_s) < 0.0205

@@ -25,7 +25,7 @@ from bench.report.figures import (
     twins,
 )
 from bench.report.groups import Group, group_cells, read_sources
-from bench.report.rows import group_rows
+from bench.report.rows import table
 from bench.report.sweeps import LOAD, PROMPT, ROUND_TRIP, curves, sweeps_chart
 from bench.report.sweeps import UNSETTLED as UNSETTLED_CAPTION
 from tests.support.bench_runs import (
@@ -178,7 +178,7 @@ def test_simulated_settings_stand_beside_live_ones(tmp_path: Path) -> None:
     groups = _groups(tmp_path, _run(cell), _run(twin, other, kind="sim"))
     live, *_ = groups
     assert {number: twin.arm for number, twin in twins(groups).items()} == {1: "hat"}
-    row = group_rows(groups, None, Limits())[0].rows[0]
+    _, (row, *_) = table(groups, None, Limits()).rows[0]
     assert row.result is live.arms[0]
     assert ("+20\u202f% · +0\u202f%", "bad") in [(each.text, each.mark) for each in row.cells]
 
