@@ -184,6 +184,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     steady: SteadyRecord | None = None
 
 
+PAPER_TOLERANCE = 0.15
+"""What a ratio of the paper is held to."""
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A figure of the paper beside ours: `name` is what it is about, `metric` what was measured.
 
@@ -195,6 +199,16 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     paper: float
     ours: float
     note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over the paper's."""
+        return self.ours / self.paper if self.paper else None
+
+    @property
+    def is_far_off(self) -> bool:
+        """Beyond what a ratio of the paper is held to."""
+        return self.ratio is None or abs(self.ratio - 1) > PAPER_TOLERANCE
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

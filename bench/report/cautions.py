@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.records import UNFINISHED, LinkRecord, Receipt
-from bench.report.figures import agreements, paper_rows
+from bench.report.figures import agreements
 from bench.report.groups import LIVE, Group, Source
 
 # A machine of n cores with more than this many running programs per core was not quiet.
@@ -62,8 +62,8 @@ def _of_failures(group: Group) -> Iterator[tuple[str, str]]:
 
 
 def _of_paper(sources: Sequence[Source]) -> Iterator[Caution]:
-    unexplained = [row for row in paper_rows(sources) if row.is_far_off and not row.comparison.note]
-    if unexplained:
+    beside = [each for source in sources for each in source.run.comparisons]
+    if unexplained := [each for each in beside if each.is_far_off and not each.note]:
         text = f"Far from the paper's figures without an explanation: {len(unexplained)}."
         yield Caution(text, True, "paper")
 

@@ -57,35 +57,26 @@ def picture(
     name: str, title: str, caption: str, size: tuple[float, float], draw: "Callable[[Figure], None]"
 ) -> Picture:
     """What `draw` puts on a figure of so many inches; the same drawing gives the same bytes."""
-    png = io.BytesIO()
-    light = _svg(name, title, size, draw, (), png)
-    dark = _svg(f"{name}-dark", title, size, draw, ("dark_background",))
-    return Picture(name, title, caption, light, dark, png.getvalue())
-
-
-def _svg(
-    salt: str,
-    title: str,
-    size: tuple[float, float],
-    draw: "Callable[[Figure], None]",
-    styles: tuple[str, ...],
-    png: io.BytesIO | None = None,
-) -> str:
     import matplotlib as mpl
     from matplotlib import style
     from matplotlib.figure import Figure
     from matplotlib.rcsetup import cycler
 
-    cycle = cycler(color=mpl.color_sequences[_COLOURS])
-    written = io.StringIO()
-    own = {**_STYLE, "axes.prop_cycle": cycle, "svg.hashsalt": salt}
-    with style.context([*styles, own], after_reset=True):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        if png is not None:
-            figure.savefig(png, format="png", dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
-    return _for_page(written.getvalue(), title)
+    png = io.BytesIO()
+    svgs = []
+    for styles in ((), ("dark_background",)):
+        # The salt keeps names apart within one page.
+        own = {**_STYLE, "svg.hashsalt": f"{name} {styles}"}
+        own["axes.prop_cycle"] = cycler(color=mpl.color_sequences[_COLOURS])
+        with style.context([*styles, own], after_reset=True):
+            figure = Figure(figsize=size, layout="constrained")
+            draw(figure)
+            if not styles:
+                figure.savefig(png, dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+            svg = io.StringIO()
+            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        svgs.append(_for_page(svg.getvalue(), title))
+    return Picture(name, title, caption, svgs[0], svgs[1], png.getvalue())
 
 
 def _for_page(svg: str, title: str) -> str:

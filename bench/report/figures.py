@@ -5,17 +5,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench import measures
-from bench.records import Cell, Comparison, RequestRecord
-from bench.report.groups import LIVE, SIM, ArmResult, Group, Source
+from bench.records import Cell, RequestRecord
+from bench.report.groups import LIVE, SIM, ArmResult, Group
 
 BASELINES = ("u-shape", "cloud-only")
 """The method is measured against the same split without it; then against what users have today."""
 
 SIM_TOLERANCE = 0.10
 """What the simulator is held to."""
-
-PAPER_TOLERANCE = 0.15
-"""What a ratio of the paper is held to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,27 +208,3 @@ def twins(groups: Sequence[Group]) -> dict[int, ArmResult]:
         for live in group.arms
     ]
     return {number: sim for number, sim in pairs if sim is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class PaperRow:
-    """A figure of the paper beside ours."""
-
-    comparison: Comparison
-    source: Source
-
-    @property
-    def ratio(self) -> float | None:
-        """Ours over the paper's."""
-        paper = self.comparison.paper
-        return self.comparison.ours / paper if paper else None
-
-    @property
-    def is_far_off(self) -> bool:
-        """Beyond the tolerance."""
-        return self.ratio is None or abs(self.ratio - 1) > PAPER_TOLERANCE
-
-
-def paper_rows(sources: Iterable[Source]) -> list[PaperRow]:
-    """What the files hold, in their order."""
-    return [PaperRow(each, source) for source in sources for each in source.run.comparisons]

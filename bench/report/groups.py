@@ -74,6 +74,11 @@ class ArmResult:
         """Requests that ended with an error, or without a piece of text."""
         return len(self.requests) - len(self.answered)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the cells say of themselves, each once."""
+        return list(dict.fromkeys(note for cell in self.cells for note in cell.notes))
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

@@ -17,7 +17,6 @@ from bench.report.figures import (
     mean_tbt_s,
     median_ttft_s,
     paired_ratio,
-    paper_rows,
     ratio_of,
 )
 from bench.report.groups import LIVE, SIM, Group, group_cells, read_sources
@@ -90,7 +89,6 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
         table=table(groups, baseline, options.limits),
         pictures=pictures,
         headlines=headlines(groups, baseline),
-        paper=paper_rows(sources),
         cautions=found,
         limits=options.limits,
         num_requests=sum(len(result.requests) for group in groups for result in group.arms),

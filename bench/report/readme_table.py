@@ -8,7 +8,6 @@ from bench.report import formats
 from bench.report.figures import (
     Limits,
     Quantiles,
-    Summary,
     default_baseline,
     median_ttft_s,
     paired_ratio,
@@ -67,70 +66,54 @@ def markdown_table(sources: Sequence[Source], baseline: str | None = None) -> st
 
 def _setting(group: Group, baseline: str | None) -> str:
     weights = "" if group.model.has_real_weights else f" with {group.weights}"
-    lines = [
-        f"**{group.model.name}**{weights}, {group.setting} (link: {group.link.kind}), "
-        f"{_choice(group)}.",
-        "",
-    ]
-    with_ratio = group.arm(baseline) is not None
-    ratio = [f"TTFT ÷ {baseline}"] if with_ratio else []
-    lines.append(
-        _line("arm", "TTFT, ms (P50 / P99)", *ratio, "TBT, ms (P50 / P99)", "tokens/round", "text")
-    )
-    lines.append("|---" * (5 + with_ratio) + "|")
+    temperature = group.workload.temperature
+    how = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
+    title = f"**{group.model.name}**{weights}, {group.setting} (link: {group.link.kind}), {how}."
+    against = group.arm(baseline)
+    ratio = [f"TTFT ÷ {baseline}"] if against else []
+    rows = [["arm", "TTFT, ms (P50 / P99)", *ratio, "TBT, ms (P50 / P99)", "tokens/round", "text"]]
     for result in group.arms:
         summary = summarise(result, Limits())
-        cells = [_ratio(group, result, baseline)] if with_ratio else []
-        lines.append(
-            _line(
-                f"`{result.arm}`",
-                _times(summary.ttft),
-                *cells,
-                _times(summary.tbt),
-                _accepted(summary),
-                _text(group, result),
-            )
-        )
-    return "\n".join([*lines, ""])
+        paired = paired_ratio(result, against, median_ttft_s) if against else None
+        ratio = [_or_none(f"{paired.median:.2f}" if paired else "")] if against else []
+        accepted = f"{summary.accept_length:.2f}" if summary.accept_length else ""
+        times = [_times(each) for each in (summary.ttft, summary.tbt)]
+        cells = [times[0], *ratio, times[1], _or_none(accepted), _text(group, result)]
+        rows.append([f"`{result.arm}`", *cells])
+    return f"{title}\n\n{_table(rows)}"
 
 
 def _medians(groups: Sequence[Group]) -> str:
     arms = list(dict.fromkeys(result.arm for group in groups for result in group.arms))
-    lines = ["Median TTFT / median TBT in ms, every setting:", ""]
-    lines += [_line("setting", *(f"`{arm}`" for arm in arms)), "|---" * (1 + len(arms)) + "|"]
+    rows = [["setting", *(f"`{arm}`" for arm in arms)]]
     for group in groups:
-        summaries = {result.arm: summarise(result, Limits()) for result in group.arms}
-        cells = [_both(summaries.get(arm)) for arm in arms]
         weights = "" if group.model.has_real_weights else f" ({group.weights})"
-        lines.append(_line(group.name + weights, *cells))
-    return "\n".join([*lines, ""])
+        results = [group.arm(arm) for arm in arms]
+        rows.append([group.name + weights, *(_both(each) for each in results)])
+    return f"Median TTFT / median TBT in ms, every setting:\n\n{_table(rows)}"
 
 
-def _both(summary: Summary | None) -> str:
-    if summary is None or summary.ttft is None:
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |\n" for cells in rows]
+    return "".join([lines[0], "|---" * len(rows[0]) + "|\n", *lines[1:]])
+
+
+def _both(result: ArmResult | None) -> str:
+    summary = result and summarise(result, Limits())
+    if not summary or summary.ttft is None:
         return formats.NONE
     first = formats.milliseconds(summary.ttft.p50)
     return f"{first} / {formats.milliseconds(summary.tbt.p50 if summary.tbt else None)}"
 
 
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _times(quantiles: Quantiles | None) -> str:
-    if quantiles is None:
+def _times(each: Quantiles | None) -> str:
+    if each is None:
         return formats.NONE
-    return f"{formats.milliseconds(quantiles.p50)} / {formats.milliseconds(quantiles.p99)}"
+    return f"{formats.milliseconds(each.p50)} / {formats.milliseconds(each.p99)}"
 
 
-def _ratio(group: Group, result: ArmResult, baseline: str | None) -> str:
-    against = group.arm(baseline)
-    ratio = paired_ratio(result, against, median_ttft_s) if against else None
-    return formats.NONE if ratio is None else f"{ratio.median:.2f}"
-
-
-def _accepted(summary: Summary) -> str:
-    return formats.NONE if summary.accept_length is None else f"{summary.accept_length:.2f}"
+def _or_none(text: str) -> str:
+    return text or formats.NONE
 
 
 def _text(group: Group, result: ArmResult) -> str:

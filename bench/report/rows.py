@@ -40,40 +40,24 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One arm, with a cell for each column."""
-
-    result: ArmResult
-    cells: tuple[Cell, ...]
-
-    @property
-    def notes(self) -> list[str]:
-        """What its results say of themselves, each once."""
-        return list(dict.fromkeys(note for cell in self.result.cells for note in cell.notes))
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
-    """All settings, in order, with the rows of each."""
+    """All settings, in order: each with its arms, and for these a cell for each column."""
 
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Group, tuple[Row, ...]], ...]
+    rows: list[tuple[Group, list[tuple[ArmResult, list[Cell]]]]]
 
 
 def table(groups: Sequence[Group], baseline: str | None, limits: Limits) -> Table:
     """Every setting and arm."""
-    columns = (
-        *_TIMES,
-        *([] if baseline is None else _ratios(baseline)),
-        *_simulated(twins(groups), limits),
-        *_REST,
-    )
+    ratios = [] if baseline is None else _ratios(baseline)
+    columns = (*_TIMES, *ratios, *_simulated(twins(groups), limits), *_REST)
     rows = []
     for group in groups:
-        summaries = [(result, summarise(result, limits)) for result in group.arms]
-        found = [Row(each, tuple(c.cell(group, each, s) for c in columns)) for each, s in summaries]
-        rows.append((group, tuple(found)))
-    return Table(columns, tuple(rows))
+        found = [(result, summarise(result, limits)) for result in group.arms]
+        rows.append(
+            (group, [(arm, [each.cell(group, arm, of) for each in columns]) for arm, of in found])
+        )
+    return Table(columns, rows)
 
 
 def same_text(group: Group, result: ArmResult, _: Summary | None = None) -> Cell:

@@ -152,12 +152,10 @@ def _medians(points: Sequence[tuple[float, float]], num_settings: int) -> Points
     xs = sorted({x for x, _ in points})
     if len(xs) <= max(_NUM_BINS, num_settings):
         return tuple((x, statistics.median(y for at, y in points if at == x)) for x in xs)
-    size = len(points) / _NUM_BINS
-    bins = [points[round(i * size) : round((i + 1) * size)] for i in range(_NUM_BINS)]
-    return tuple(
-        (statistics.median(x for x, _ in each), statistics.median(y for _, y in each))
-        for each in bins
-    )
+    import numpy as np
+
+    bins = [np.median(each, axis=0) for each in np.array_split(np.array(points), _NUM_BINS)]
+    return tuple((float(x), float(y)) for x, y in bins)
 
 
 def sweeps_chart(groups: Sequence[Group], limits: Limits) -> Picture | None:
