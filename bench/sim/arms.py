@@ -9,7 +9,7 @@ from bench.arms import Where, find_arm
 from cloud_server.core.config import CoreConfig
 from device_runtime.config import DeviceConfig
 
-Drafts = Literal["adapter", "medusa", "none"]
+Drafts = Literal["adapter", "none"]
 
 MEDUSA = "u-medusa"
 
@@ -61,9 +61,11 @@ def sim_arm(name: str) -> SimArm:
     """
     if name == MEDUSA:
         plain = find_arm("u-shape")
+        # What goes up has a tree's rows and brings what a tree brings, by the acceptance table.
         # A tree is larger than a draft, and still decoding work.
         cloud = {**plain.cloud, "verify_tokens": 2 * _VERIFY_TOKENS + 1}
-        return SimArm(name, "split", "medusa", _settings(plain.device), cloud)
+        tree = _settings({**plain.device, "drafter": "adapter", "draft_ahead": "off"})
+        return SimArm(name, "split", "adapter", tree, cloud, drafts_to_the_end=True)
     arm = find_arm(name)
     device = _settings(arm.device)
     drafts: Drafts = "none" if device.drafter == "none" else "adapter"

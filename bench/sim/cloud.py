@@ -1,40 +1,35 @@
-"""A cloud of the production core under virtual time: what `CloudDaemon` does, and an engine's time.
+"""A cloud under virtual time: the production daemon over sockets in memory, with a middle engine
+that knows what every row must be and takes a step's time."""
 
-As there, frames that came at one moment are all taken before a step is given out, and the engine
-gets its next step before replies are sent. With pipeline stages a step is given out when the
-first stage is free, with at most as many under way as there are stages; each stage takes an equal
-share, and `seconds` is the way through all of them.
-"""
-
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-from bench.sim.frames import frame_bytes, websocket_bytes
-from bench.sim.kernel import Kernel
-from bench.sim.link import Channel
-from bench.sim.times import NO_OVERHEADS, Overheads, StepTime
+from bench.sim.world.text import RowNumbers
+from bench.sim.world.times import NO_OVERHEADS, Overheads, StepTime
+from bench.sim.world.workers import SimPipeline
 from cloud_server.core.actions import (
-    Action,
-    CloseConnection,
-    ConnectionId,
     Identity,
-    Send,
+    OpenSequence,
+    ReleaseSequence,
+    SequenceHandle,
     Step,
-    StepOutcome,
+    StepWork,
 )
-from cloud_server.core.core import CloudCore, CoreConfig
-from wire.messages import Dtype, Message
+from cloud_server.core.config import CoreConfig
+from cloud_server.daemon.connection import Connection
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
+from cloud_server.daemon.metrics import Metrics
+from process.sockets.memory import MemorySocket
+from wire.messages import Dtype, Fault, Payload, Want
 
-ROW_HIDDEN_SIZE = 1
 ROW_DTYPE = Dtype.FP16
-ROW_BYTES = 2
-"""Of the rows that are really passed around; links and estimators count `row_bytes` instead."""
+ITEM_BYTES = 2
 
 FINGERPRINT = b"simulated-model-simulated-model-"
 FIRST_LAYER, NUM_LAYERS = 1, 1
 
-_TICK_S = 1.0
+_LAST_WORDS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +42,21 @@ class CloudSpec:
     num_stages: int = 1
     overheads: Overheads = NO_OVERHEADS
 
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of a row, as rows are in this simulation."""
+        return self.row_bytes // ITEM_BYTES
 
-def core_config(capacity_tokens: int, max_context_tokens: int, **settings: int) -> CoreConfig:
+
+def core_config(
+    capacity_tokens: int, max_context_tokens: int, row_bytes: int, **settings: int
+) -> CoreConfig:
     """The production core's settings, the others as they are by default."""
     config = CoreConfig(
         fingerprint=FINGERPRINT,
         first_layer=FIRST_LAYER,
         num_layers=NUM_LAYERS,
-        hidden_size=ROW_HIDDEN_SIZE,
+        hidden_size=row_bytes // ITEM_BYTES,
         dtype=ROW_DTYPE,
         capacity_tokens=capacity_tokens,
         max_context_tokens=max_context_tokens,
@@ -62,123 +64,147 @@ def core_config(capacity_tokens: int, max_context_tokens: int, **settings: int) 
     return replace(config, **settings)  # type: ignore[arg-type]
 
 
-@dataclass(slots=True)
-class _Socket:
-    downlink: Channel
-    deliver: Callable[[Message, int], None]
+class SimMiddle:
+    """Middle layers that know of every row its number, made of all tokens up to its own."""
+
+    def __init__(self, row_bytes: int) -> None:
+        self._row_bytes = row_bytes
+        self._sequences: dict[SequenceHandle, RowNumbers] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Sequences that were not released."""
+        return len(self._sequences)
+
+    def run(self, step: Step) -> tuple[Payload, ...]:
+        """The wanted rows of each item, in the wire's number format."""
+        for command in step.commands:
+            match command:
+                case OpenSequence():
+                    self._open(command)
+                case ReleaseSequence():
+                    del self._sequences[command.handle]
+        return tuple(self._deep(item) for item in step.items)
+
+    def _open(self, command: OpenSequence) -> None:
+        forked = None if command.fork_of is None else self._sequences[command.fork_of]
+        numbers = RowNumbers() if forked is None else forked.fork(command.fork_tokens)
+        self._sequences[command.handle] = numbers
+
+    def _deep(self, item: StepWork) -> Payload:
+        stride = self._row_bytes // ITEM_BYTES
+        token_ids = memoryview(item.payload).cast("H")[::stride].tolist()
+        numbers = self._sequences[item.handle].put(token_ids, item.position)
+        wanted = {Want.NONE: numbers[:0], Want.LAST: numbers[-1:], Want.ALL: numbers}[item.want]
+        deep = bytearray(len(wanted) * self._row_bytes)
+        firsts = memoryview(deep).cast("H")
+        for index, number in enumerate(wanted):
+            firsts[index * stride] = number
+        return deep
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A device's connection: its own end and the cloud's."""
+
+    near: MemorySocket
+    far: MemorySocket
+
+    def cut(self) -> None:
+        """Both ends learn at once that it is gone; what was under way does not arrive."""
+        self.near.end()
+        self.far.end()
 
 
 class Replica:
-    """One cloud. `steps` are the rows and seconds of its steps, in order."""
+    """One cloud, which can be killed and comes back knowing nothing."""
 
-    def __init__(self, kernel: Kernel, spec: CloudSpec) -> None:
-        self.core = CloudCore(spec.core)
-        self.num_connections = 0
-        self.steps: list[tuple[int, float]] = []
-        self._kernel = kernel
+    def __init__(self, spec: CloudSpec) -> None:
         self._spec = spec
-        self._sockets: dict[ConnectionId, _Socket] = {}
-        self._num_running = 0
-        self._stage_free_s = [0.0] * spec.num_stages
-        self._is_pump_due = False
-        self._is_over: Callable[[], bool] = lambda: False
+        self._loop = asyncio.get_running_loop()
+        self._lines: set[Line] = set()
+        self._steps: list[tuple[int, float]] = []
+        self.is_up = True
+        self._start()
 
     @property
     def load(self) -> tuple[int, int]:
         """What a balancer compares: sessions, then sockets."""
-        figures = self.core.figures()
+        figures = self.daemon.figures()
         num_attached = figures.num_sessions - figures.num_detached_sessions
-        return num_attached, self.num_connections
+        return num_attached, len(self._lines)
 
-    def start(self, is_over: Callable[[], bool]) -> None:
-        """Look at deadlines once a second until it is over."""
-        self._is_over = is_over
-        self._kernel.after(_TICK_S, self._tick)
+    @property
+    def steps(self) -> list[tuple[int, float]]:
+        """Rows and seconds of its steps, in order."""
+        return [*self._steps, *self._pipeline.steps]
 
-    def connect(
-        self, connection: ConnectionId, downlink: Channel, deliver: Callable[[Message, int], None]
-    ) -> None:
-        """Take a socket; `deliver` gets what comes down on it, and each frame's bytes."""
-        self.num_connections += 1
-        self._sockets[connection] = _Socket(downlink, deliver)
-        owner = Identity(f"device {connection}")
-        self._perform(self.core.connect(connection, self._kernel.now, owner))
+    def accept(self, line: "Line", identity: str) -> "asyncio.Task[None]":
+        """Serve a device for as long as its line lasts."""
+        self._lines.add(line)
+        return self._loop.create_task(self._serve(line, Identity(identity)))
 
-    def receive(self, connection: ConnectionId, message: Message) -> None:
-        """Take a message of a socket."""
-        self._perform(self.core.receive(connection, message, self._kernel.now))
+    async def kill(self, down_s: float) -> None:
+        """Be gone at once, with every session, and start again after a while."""
+        self.is_up = False
+        self._pipeline.stop()
+        for line in list(self._lines):
+            line.cut()
+        await self.daemon.shut_down()
+        self._steps += self._pipeline.steps
+        await asyncio.sleep(down_s)
+        self._start()
+        self.is_up = True
 
-    def greet(self, connection: ConnectionId, hello: Message) -> Message:
-        """The answer to a Hello, without the way there and back."""
-        actions = self.core.receive(connection, hello, self._kernel.now)
-        (welcome,) = [action.message for action in actions if isinstance(action, Send)]
-        return welcome
+    def cut_all(self) -> None:
+        """Lose every socket, as where a router starts again; sessions stay for a while."""
+        for line in list(self._lines):
+            line.cut()
 
-    def _perform(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            match action:
-                case Send():
-                    self._send(action)
-                case CloseConnection():
-                    self._sockets.pop(action.connection, None)
-        if not self._is_pump_due and self.core.has_work:
-            self._is_pump_due = True
-            self._kernel.after(0.0, self._pump)
+    def _start(self) -> None:
+        spec, clock = self._spec, self._loop.time
+        self.middle = SimMiddle(spec.row_bytes)
+        hand_over_s = spec.overheads.hand_over_s
+        self._pipeline = SimPipeline(self.middle.run, spec.step_time, spec.num_stages, hand_over_s)
+        self.daemon = CloudDaemon(
+            spec.core,
+            self._pipeline,
+            Metrics(spec.core.verify_tokens),
+            Patience(),
+            EngineRhythm(spec.num_stages),
+            clock,
+        )
 
-    def _send(self, action: Send) -> None:
-        socket = self._sockets.get(action.connection)
-        if socket is None:
-            return
-        num_bytes = frame_bytes(action.message, self._spec.row_bytes)
-        deliver = partial(socket.deliver, action.message, num_bytes)
-        half_s = self._spec.overheads.frame_s / 2
-        carried = websocket_bytes(num_bytes, is_masked=False)
-        if half_s:
-            self._kernel.after(half_s, lambda: socket.downlink.send(carried, deliver))
-        else:
-            socket.downlink.send(carried, deliver)
+    async def _serve(self, line: "Line", identity: Identity) -> None:
+        daemon, socket = self.daemon, line.far
+        connection = Connection(socket, daemon.send_limits, _Host())
+        number = daemon.connect(connection, identity)
+        try:
+            while (frame := await socket.receive()) is not None:
+                daemon.receive(number, frame)
+        finally:
+            self._lines.discard(line)
+            daemon.disconnect(number)
+            await connection.end(_LAST_WORDS_S)
 
-    def _pump(self) -> None:
-        self._is_pump_due = False
-        now = self._kernel.now
-        if self._num_running >= self._spec.num_stages or self._stage_free_s[0] > now:
-            return
-        step = self.core.next_step(now)
-        if step is None:
-            return
-        self._num_running += 1
-        seconds = self._spec.step_time.of(step) if step.items else 0.0
-        first_s, done_s = self._through_the_stages(seconds)
-        self._kernel.at(done_s, partial(self._step_done, step, done_s - now))
-        if self._spec.num_stages > 1:
-            self._kernel.at(first_s, self._pump)
 
-    def _through_the_stages(self, seconds: float) -> tuple[float, float]:
-        """When the first stage and when the last is done with a step that begins now."""
-        free_s = self._stage_free_s
-        share_s = seconds / len(free_s)
-        done_s = self._kernel.now
-        for stage, busy_until_s in enumerate(free_s):
-            hand_over_s = self._spec.overheads.hand_over_s if stage else 0.0
-            done_s = max(done_s + hand_over_s, busy_until_s) + share_s
-            free_s[stage] = done_s
-        return free_s[0], done_s
+class _Host:
+    """Nobody listens for what the core decides about a device."""
 
-    def _step_done(self, step: Step, seconds: float) -> None:
-        self._num_running -= 1
-        if step.items:
-            self.steps.append((step.num_tokens, seconds))
-        results = tuple(bytes(ROW_BYTES * item.num_wanted_rows) for item in step.items)
-        actions = self.core.step_done(step, StepOutcome(results, seconds), self._kernel.now)
-        self._pump()
-        self._perform(actions)
+    def greeted(self) -> None:
+        """See `Host`."""
 
-    def _tick(self) -> None:
-        if not self._is_over():
-            self._perform(self.core.tick(self._kernel.now))
-            self._kernel.after(_TICK_S, self._tick)
+    def refused(self, fault: Fault) -> None:
+        """See `Host`."""
 
 
 def least_loaded(replicas: Sequence[Replica]) -> Replica:
-    """Where a device's socket goes, to stay: the fewest sessions, then sockets, then the first."""
-    return min(replicas, key=lambda replica: replica.load)
+    """Where a device's socket goes, to stay: the fewest sessions, then sockets, then the first.
+
+    Raises:
+        ConnectionRefusedError: none is up.
+    """
+    up = [replica for replica in replicas if replica.is_up]
+    if not up:
+        raise ConnectionRefusedError("no cloud is up")
+    return min(up, key=lambda replica: replica.load)

@@ -1,194 +1,113 @@
-"""A device under virtual time: what `Runtime` and `Places` do around a generation."""
+"""A device under virtual time: the production runtime and link, on an engine that takes time."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from random import Random
-from typing import TypeVar
 
-import numpy as np
+from bench.link.rates import RecordedRate
+from bench.link.shaper import Shaper, directions
+from bench.link.spec import LinkSpec
+from bench.link.traces import load_trace
+from bench.sim.cloud import FINGERPRINT, FIRST_LAYER, NUM_LAYERS, Line, Replica, least_loaded
+from bench.sim.scenario import Scenario
+from bench.sim.world.device_engine import SimEngine
+from bench.sim.world.link import PlainWay, leg_down, leg_up
+from bench.sim.world.tcp import TcpWay
+from bench.sim.world.times import NO_TIME, DeviceTimes
+from bench.sim.world.workers import SimWorkers
+from chunking.state_monitor import StateMonitor
+from device_runtime.link.config import LinkConfig, ModelIdentity
+from device_runtime.link.link import Link
+from device_runtime.runtime.runtime import Runtime
+from process.sockets.memory import MemorySocket, memory_pair
 
-from bench.sim.acceptance import Guesses, Text
-from bench.sim.device_engine import SimEngine
-from bench.sim.device_link import DeviceLink, SimStream
-from bench.sim.kernel import Kernel, Process, Turnstile
-from bench.sim.times import Overheads
-from device_runtime.config import DeviceConfig
-from device_runtime.engines.engine import SequenceId
-from device_runtime.generation.request import CloudUnavailableError
-from device_runtime.link.refusals import heals_by_replay, retry_delay_s
-from device_runtime.link.session import SessionRefusedError
-from device_runtime.session.prefix_cache import Kept, Match, PrefixCache, PrefixCacheLimits
-from wire.errors import FaultCode
+_NO_TIMES = DeviceTimes(NO_TIME, NO_TIME, 0.0, 0.0)
 
-_KEEP_SHARE = 0.8
-_MIN_SHARED_TOKENS = 16
-_MIN_RETRY_S, _MAX_RETRY_S = 0.25, 5.0
-_NO_ROOM = frozenset({FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS})
-"""The runtime's own figures (`device_runtime`: places, runtime, outage)."""
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """Both caches of one session."""
-
-    stream: SimStream
-    sequence: SequenceId
-    next_epoch: int = 1
-    bytes_before: tuple[int, int] = (0, 0)
+SimWay = PlainWay | TcpWay
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A place for a prompt, of which the first `num_cached_tokens` are already there."""
+class Ways:
+    """Both ways of a link."""
 
-    place: Place
-    num_cached_tokens: int
+    up: SimWay
+    down: SimWay
+
+
+def make_ways(spec: LinkSpec, scenario: Scenario, number: int, frame_s: float = 0.0) -> Ways:
+    """Of a device's link; by segments where the scenario says so or the rate changes.
+
+    Each frame costs `frame_s`, half of it on its way up and half on its way down.
+    """
+    loop = asyncio.get_running_loop()
+    up, down = leg_up(spec, frame_s / 2), leg_down(spec, frame_s / 2)
+    draws = [Random(f"{scenario.seed}/{way}/{number}") for way in ("up", "down")]
+    if not (scenario.by_segments and spec.is_shaped) and spec.trace is None:
+        return Ways(PlainWay(loop, up, draws[0]), PlainWay(loop, down, draws[1]))
+    recorded: tuple[RecordedRate, RecordedRate] | None = None
+    if spec.trace is not None:
+        trace = load_trace(spec.trace)
+        recorded = (trace.uplink(), trace.downlink())
+    shapers = [
+        Shaper(direction, draw.random)
+        for direction, draw in zip(directions(spec, recorded), draws, strict=True)
+    ]
+    return Ways(TcpWay(loop, up, shapers[0]), TcpWay(loop, down, shapers[1]))
 
 
 class Device:
-    """Everything that a device's generations share."""
+    """One device, which connects when it is made. `edge` is the link to users, where that is one:
+    with a model that is wholly in the cloud the runtime stands beside it."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        link: DeviceLink,
-        engine: SimEngine,
-        config: DeviceConfig,
-        overheads: Overheads,
-        draws: Random,
-    ) -> None:
-        self.kernel = kernel
-        self.link = link
-        self.engine = engine
-        self.config = config
-        self.overheads = overheads
-        self.draws = draws
-        self.places = Turnstile(kernel, config.max_num_seqs)
-        self._engine_turn = Turnstile(kernel)
-        self._kept: PrefixCache[Place] | None = None
+    def __init__(self, scenario: Scenario, number: int, replicas: Sequence[Replica]) -> None:
+        self._scenario = scenario
+        self._number = number
+        self._replicas = replicas
+        loop = asyncio.get_running_loop()
+        spec, arm, cloud = scenario.devices[number], scenario.arm, scenario.cloud
+        is_beside = arm.where == "cloud"
+        self.draws = Random(f"{scenario.seed}/device/{number}")
+        self.spec = spec
+        self.edge = make_ways(spec.link, scenario, number) if is_beside else None
+        self._frame_s = 0.0 if is_beside else cloud.overheads.frame_s
+        self._link_spec = LinkSpec() if is_beside else spec.link
+        limits = None
+        if arm.drafts == "adapter":
+            limits = replace(scenario.draft_limits, are_all=arm.drafts_to_the_end)
+        config = replace(arm.device, drafter="none" if limits is None else "adapter")
+        self.engine = SimEngine(
+            _NO_TIMES if is_beside else spec.times,
+            cloud.hidden_size,
+            cloud.core.max_context_tokens,
+            limits,
+            arm.returns_all_rows,
+        )
+        self.workers = SimWorkers(self.engine, spec.overheads.thread_s)
+        model = ModelIdentity(FINGERPRINT, FIRST_LAYER, NUM_LAYERS, cloud.hidden_size)
+        self.link = Link(
+            LinkConfig("ws://cloud", model, patience=scenario.patience),
+            loop.time,
+            self.draws,
+            StateMonitor(is_robust=config.chunking != "paper"),
+            self._dial,
+        )
+        self.runtime = Runtime(self.workers, self.link, config, self.workers.clock, self.draws)
+        self.runtime.start()
 
-    def run(self, work: Callable[[SimEngine], T]) -> Process[T]:
-        """Have work done on the engine's thread, and wait as long as it takes."""
-        yield from self._engine_turn.enter()
-        result = work(self.engine)
-        spent_s = self.engine.take_spent_s() + self.overheads.thread_s
-        if spent_s:
-            yield spent_s
-        self._engine_turn.leave()
-        return result
+    def scale_times(self, factor: float) -> None:
+        """Compute `factor` times as slowly as the device's own times say."""
+        self.engine.times = self.spec.times.scaled(factor)
 
-    @property
-    def max_context_tokens(self) -> int:
-        """The most tokens of prompt and output together."""
-        assert self.link.limits is not None, "connected before the first request"
-        return self.link.limits.max_context_tokens
-
-    def find_place(
-        self,
-        text: Text,
-        guesses: Guesses,
-        num_reserved: int,
-        begin: Callable[[Found], Process[T]],
-    ) -> Process[T]:
-        """What `begin` makes of caches on both sides, those of an earlier turn where they fit.
-
-        It is called while the cloud is still asked for its side; all is retried while refused.
-
-        Raises:
-            CloudUnavailableError: the cloud has had no room for `reconnect_timeout_s`.
-        """
-        until_s = self.kernel.now + self.config.reconnect_timeout_s
-        num_refusals = 0
-        while True:
-            try:
-                return (yield from self._find_once(text, guesses, num_reserved, begin))
-            except SessionRefusedError as failure:
-                pause_s = self.pause_s(failure, num_refusals)
-                if pause_s is None or self.kernel.now + pause_s >= until_s:
-                    raise
-                num_refusals += 1
-                yield pause_s
-
-    def pause_s(self, failure: CloudUnavailableError, num_refusals: int) -> float | None:
-        """Seconds before a refused session is asked for again; None when that would not help."""
-        if not isinstance(failure, SessionRefusedError):
-            return None
-        if heals_by_replay(failure.code) and num_refusals == 0:
-            return 0.0
-        if not (failure.may_retry or heals_by_replay(failure.code)):
-            return None
-        backoff_s = retry_delay_s(num_refusals, self.draws.random(), _MIN_RETRY_S, _MAX_RETRY_S)
-        return max(backoff_s, failure.retry_after_s if failure.may_retry else 0.0)
-
-    def keep(self, place: Place, text: Text, num_valid_tokens: int, next_epoch: int) -> None:
-        """Take back a finished generation's place."""
-        place.next_epoch = next_epoch
-        place.bytes_before = (place.stream.bytes_up, place.stream.bytes_down)
-        if not place.stream.is_live or not self.config.kept_sessions:
-            self.release(place)
-            return
-        assert self.link.limits is not None, "a place was found"
-        idle_s = _KEEP_SHARE * self.link.limits.session_ttl_s
-        now = self.kernel.now
-        ids = np.arange(num_valid_tokens, dtype=np.int64) + text.prompt_ids[0]
-        kept = Kept(ids, place.stream.request.max_tokens, place, now + idle_s)
-        for dropped in self._cache.keep(kept, now):
-            self.release(dropped)
-        self.kernel.after(idle_s + 0.01, self._expire)
-
-    def release(self, place: Place) -> None:
-        """Free both sides."""
-        self.link.close(place.stream)
-        self.engine.release(place.sequence)
-
-    @property
-    def _cache(self) -> PrefixCache[Place]:
-        if self._kept is None:
-            limits = PrefixCacheLimits(
-                self.config.kept_sessions, 2 * self.max_context_tokens, _MIN_SHARED_TOKENS
-            )
-            self._kept = PrefixCache(limits, lambda place: place.stream.is_live)
-        return self._kept
-
-    def _find_once(
-        self,
-        text: Text,
-        guesses: Guesses,
-        num_reserved: int,
-        begin: Callable[[Found], Process[T]],
-    ) -> Process[T]:
-        self._expire()
-        match: Match[Place] | None = self._cache.find(text.prompt_ids, num_reserved)
-        if match is not None and match.is_taken:
-            self.engine.go_on(match.place.sequence, guesses)
-            return (yield from begin(Found(match.place, match.num_shared_tokens)))
-        # Forks of a common beginning are not simulated: such a prompt goes up again.
+    @contextlib.asynccontextmanager
+    async def _dial(self) -> AsyncIterator[MemorySocket]:
+        replica = least_loaded(self._replicas)
+        ways = make_ways(self._link_spec, self._scenario, self._number, self._frame_s)
+        line = Line(*memory_pair(ways.up, ways.down))
+        serving = replica.accept(line, f"device {self._number + 1}")
         try:
-            return (yield from self._open(guesses, num_reserved, begin))
-        except SessionRefusedError as error:
-            kept = self._cache.clear()
-            if error.code not in _NO_ROOM or not kept:
-                raise
-            for place in kept:
-                self.release(place)
-        return (yield from self._open(guesses, num_reserved, begin))
-
-    def _open(
-        self, guesses: Guesses, num_reserved: int, begin: Callable[[Found], Process[T]]
-    ) -> Process[T]:
-        stream = self.link.open(num_reserved)
-        place = Place(stream, self.engine.open(guesses))
-        try:
-            begun = yield from begin(Found(place, 0))
-            if not stream.is_opened:
-                yield from stream.until(lambda: stream.is_opened)
-        except CloudUnavailableError:
-            self.release(place)
-            raise
-        return begun
-
-    def _expire(self) -> None:
-        for place in self._cache.expire(self.kernel.now):
-            self.release(place)
+            yield line.near
+        finally:
+            line.cut()
+            await asyncio.wait([serving])

@@ -1,11 +1,11 @@
 """A run whose requests never cease: when to look at it, when to stop, which requests count."""
 
+import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.records import UNFINISHED, RequestRecord, SteadyRecord
-from bench.sim.kernel import Kernel
 from bench.sim.scenario import OpenLoad, Request
 from bench.sim.steady import State, Verdict, backlog, judge
 
@@ -28,8 +28,10 @@ class OpenEnd:
     clear.
     """
 
-    def __init__(self, kernel: Kernel, load: OpenLoad, requests: Sequence[Request]) -> None:
-        self._kernel = kernel
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, load: OpenLoad, requests: Sequence[Request]
+    ) -> None:
+        self._loop = loop
         self._load = load
         self._requests = requests
         self._arrivals_s = [request.arrival_s for request in requests]
@@ -37,18 +39,18 @@ class OpenEnd:
         self._ended: list[RequestRecord] = []
         self._end: _End | None = None
         self._num_left = 0
-        self.is_over = False
+        self.over = asyncio.Event()
         for factor in load.looks:
-            kernel.at(factor * load.duration_s, self._look)
+            loop.call_at(factor * load.duration_s, self._look)
 
     def take(self, record: RequestRecord) -> None:
         """A request has ended."""
         self._ended.append(record)
         if record.error is None:
-            self._served_s.append(self._kernel.now)
+            self._served_s.append(self._loop.time())
         if self._end is not None and self._counts(record, self._end):
             self._num_left -= 1
-            self.is_over = self._num_left == 0
+            self._note_if_over(self._num_left == 0)
 
     def records(self) -> list[RequestRecord]:
         """The requests that count; where the run was cut off, those under way as unfinished."""
@@ -90,7 +92,7 @@ class OpenEnd:
     def _look(self) -> None:
         if self._end is not None:
             return
-        now = self._kernel.now
+        now = self._loop.time()
         is_last = now >= self._load.looks[-1] * self._load.duration_s
         samples = backlog(self._arrivals_s, self._served_s, now)
         verdict = judge(samples, self._load.requests_per_s, is_last=is_last)
@@ -100,11 +102,15 @@ class OpenEnd:
         first = bisect_left(self._arrivals_s, verdict.warm_up_s)
         num_counted = bisect_right(self._arrivals_s, now) - first
         self._num_left = num_counted - len(self._ended_that_count(self._end))
-        self.is_over = verdict.state is not State.SETTLED or self._num_left == 0
+        self._note_if_over(verdict.state is not State.SETTLED or self._num_left == 0)
+
+    def _note_if_over(self, is_over: bool) -> None:
+        if is_over:
+            self.over.set()
 
     def _is_enough(self, state: State) -> bool:
         """Whether that verdict ends the run now; before its time only growth does."""
-        is_early = self._kernel.now < self._load.duration_s
+        is_early = self._loop.time() < self._load.duration_s
         return state is State.GROWING or (state is State.SETTLED and not is_early)
 
     def _counts(self, record: RequestRecord, end: _End) -> bool:

@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bench.link.spec import LinkSpec
 from bench.records import LinkRecord, ModelRecord, WorkloadRecord
-from bench.sim.acceptance import AcceptanceTable
 from bench.sim.arms import SimArm
 from bench.sim.cloud import CloudSpec
-from bench.sim.times import NO_OVERHEADS, DeviceTimes, Overheads
+from bench.sim.world.acceptance import AcceptanceTable
+from bench.sim.world.times import NO_OVERHEADS, DeviceTimes, Overheads
 from chunking.cost import LinearTime
 from device_runtime.engines.engine import DraftLimits
+from device_runtime.link.config import Patience
 
 _PAPER_DRAFTS = DraftLimits(stop_threshold=0.6, max_tokens=6)
 """The threshold is in the acceptance table; it is not looked at here."""
@@ -20,7 +22,8 @@ _PAPER_DRAFTS = DraftLimits(stop_threshold=0.6, max_tokens=6)
 class Request:
     """One request. With closed arrivals devices ask in turn, in this order.
 
-    What is not counted is asked like the others and left out of the results.
+    What is not counted is asked like the others and left out of the results. Prompts begin with
+    `common_tokens` that are the same in all of them.
     """
 
     number: int
@@ -29,6 +32,7 @@ class Request:
     prompt_tokens: int
     output_tokens: int
     is_counted: bool = True
+    common_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,13 @@ class DeviceSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class TreeSpec:
-    """Medusa's tree: nodes without the root, and each head's chance to be right."""
+class Trouble:
+    """What breaks at a moment: `cut` ends every socket and leaves sessions to be opened again;
+    `kill` ends every cloud with its sessions, which is back `down_s` later."""
 
-    num_nodes: int
-    right: tuple[float, ...]
+    at_s: float
+    kind: Literal["cut", "kill"]
+    down_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,6 @@ class Scenario:
     acceptance: AcceptanceTable
     seed: int
     draft_limits: DraftLimits = _PAPER_DRAFTS
-    tree: TreeSpec | None = None
     num_replicas: int = 1
     is_closed: bool = False
     open_load: OpenLoad | None = None
@@ -97,4 +102,6 @@ class Scenario:
     keeps_pieces: bool = True
     num_timelines: int = 0
     repeat: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+    patience: Patience = field(default_factory=Patience)

@@ -61,6 +61,7 @@ def choose_drafting(
             most = min(most, config.draft_tokens)
         adapter = AdapterDrafter(sampler, stop_token_ids)
         ahead = AheadSwitch() if config.draft_ahead == "auto" else None
-        return Drafting(NoDrafter(), GoodputDraftLength(most), adapter, ahead)
+        length = FixedDraftLength(most) if limits.are_all else GoodputDraftLength(most)
+        return Drafting(NoDrafter(), length, adapter, ahead)
     most = _NGRAM_TOKENS if config.draft_tokens is None else config.draft_tokens
     return Drafting(NgramDrafter(), GoodputDraftLength(most))

@@ -20,10 +20,12 @@ class DraftLimits:
     """Where drafts end: before a token less likely than the threshold, and after `max_tokens`.
 
     The likeliest token's probability at temperature 1 is what the threshold is held against.
+    With `are_all` every draft is asked for whole, whatever shorter ones would bring.
     """
 
     stop_threshold: float
     max_tokens: int
+    are_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

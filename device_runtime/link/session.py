@@ -270,6 +270,8 @@ class LinkSession:
         a cloud that is known to be slow, is silent. While something is written the socket's own
         pulse is what tells.
         """
+        if self._failure is None and condition():
+            return None
         clock = asyncio.get_running_loop().time
         since_s, num_link_events = clock(), self._carrier.num_events
         while True:

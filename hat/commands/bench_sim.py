@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
-from bench.records import Cell, Comparison, read_run, write_run
-from bench.sim import paper, paper_table, scale
-from bench.sim.like import like_scenarios
-from bench.sim.like_table import lines as like_lines
-from bench.sim.paper_comparisons import comparisons
-from bench.sim.receipt import sim_run
+from bench.receipts import simulation_receipt
+from bench.records import Cell, Comparison, Run, read_run, write_run
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
+from bench.sim.settings import paper, paper_table, scale
+from bench.sim.settings.like import like_scenarios
+from bench.sim.settings.like_table import lines as like_lines
 
 _Rows = Callable[[Cell], str]
 
@@ -130,7 +129,7 @@ def sim(
     if is_paper:
         chosen = list(paper.scenarios(seed, num_requests))
         cells = _simulated(chosen, len(chosen), lambda cell: "")
-        beside = comparisons(cells)
+        beside = paper_table.comparisons(cells)
         click.echo("\n".join(paper_table.lines(cells)))
         command = ["--paper", "--num-requests", str(num_requests)]
     elif is_scale:
@@ -146,7 +145,8 @@ def sim(
         command = ["--like", live_file.name]
         command += [word for file in calibration_files for word in ("--calibrate", file.name)]
     full = ["hat", "bench", "sim", *command, "--seed", str(seed)]
-    write_run(out, sim_run(cells, seed, full, beside))
+    receipt = simulation_receipt(full, seed)
+    write_run(out, Run(kind="sim", receipt=receipt, cells=cells, comparisons=list(beside)))
     click.echo(f"wrote {out}")
 
 

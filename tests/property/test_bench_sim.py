@@ -1,6 +1,8 @@
 """The simulation: nobody loses a token, time only goes on, and a link carries what it may."""
 
+import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -11,12 +13,12 @@ from hypothesis import strategies as st
 from bench.link.shaper import Shaper, directions
 from bench.link.spec import LinkSpec
 from bench.measures import ttft_s
-from bench.sim.acceptance import from_counts, geometric
-from bench.sim.frames import PACKET_OVERHEAD_BYTES, num_packets
-from bench.sim.kernel import Kernel, Process, Turnstile
-from bench.sim.link import Channel, PlainChannel, way_up
 from bench.sim.run import simulate
-from bench.sim.tcp import TcpChannel
+from bench.sim.world.acceptance import from_counts, geometric
+from bench.sim.world.link import PlainWay, leg_up, websocket_bytes, wire_bytes
+from bench.sim.world.tcp import TcpWay
+from process.sockets.memory import Way, way_bytes
+from process.virtual_loop import run_virtual
 from tests.support.bench_sim_scenarios import scenario, with_replicas
 
 SPLIT_ARMS = (
@@ -43,74 +45,37 @@ links = st.builds(
 sizes = st.lists(st.integers(1, 100_000), min_size=1, max_size=12)
 
 
-@given(delays=st.lists(st.floats(0, 10), max_size=30))
-def test_calls_come_in_the_order_of_their_times_and_equal_ones_as_asked(
-    delays: list[float],
-) -> None:
-    kernel = Kernel()
-    seen: list[tuple[float, int]] = []
-    for number, delay_s in enumerate(delays):
+def arrivals_of(make: Callable[[asyncio.AbstractEventLoop], Way], frames: list[int]) -> list[float]:
+    """When frames, all handed over at once, have come."""
 
-        def see(number: int = number) -> None:
-            seen.append((kernel.now, number))
+    async def run() -> list[float]:
+        loop = asyncio.get_running_loop()
+        way, came = make(loop), list[float]()
+        over = asyncio.Event()
 
-        kernel.after(delay_s, see)
-    kernel.run()
-    assert seen == sorted((delay_s, number) for number, delay_s in enumerate(delays))
+        def arrive(frame: bytes) -> None:
+            assert len(frame) == frames[len(came)]
+            came.append(loop.time())
+            if len(came) == len(frames):
+                over.set()
 
+        for num_bytes in frames:
+            way.carry(bytes(num_bytes), arrive)
+        await over.wait()
+        assert way.num_unsent_bytes() == 0
+        assert way.num_arrived_bytes() == sum(way_bytes(bytes(size)) for size in frames)
+        return came
 
-def test_nothing_can_be_asked_for_in_the_past() -> None:
-    kernel = Kernel()
-    kernel.at(1.0, lambda: kernel.at(0.5, lambda: None))
-    with pytest.raises(ValueError, match=r"at least 1\.0"):
-        kernel.run()
-    with pytest.raises(ValueError, match="got nan"):
-        kernel.at(float("nan"), lambda: None)
-
-
-@given(stays=st.lists(st.floats(0.001, 5), min_size=1, max_size=12), num_places=st.integers(1, 3))
-def test_a_turnstile_lets_in_so_many_and_in_their_order(
-    stays: list[float], num_places: int
-) -> None:
-    kernel = Kernel()
-    turnstile = Turnstile(kernel, num_places)
-    inside: set[int] = set()
-    entered: list[int] = []
-
-    def visit(number: int, stay_s: float) -> Process[None]:
-        yield from turnstile.enter()
-        entered.append(number)
-        inside.add(number)
-        assert len(inside) <= num_places
-        yield stay_s
-        inside.discard(number)
-        turnstile.leave()
-
-    for number, stay_s in enumerate(stays):
-        kernel.spawn(visit(number, stay_s))
-    kernel.run()
-    assert entered == list(range(len(stays)))
+    return run_virtual(run)
 
 
-def arrivals_of(kernel: Kernel, channel: Channel, messages: list[int]) -> list[float]:
-    """When messages, all handed over at once, have come."""
-    came: list[float] = []
-    for num_bytes in messages:
-        channel.send(num_bytes, lambda: came.append(kernel.now))
-    kernel.run()
-    assert len(came) == len(messages)
-    return came
+def plain(spec: LinkSpec, frames: list[int]) -> list[float]:
+    return arrivals_of(lambda loop: PlainWay(loop, leg_up(spec), Random("0")), frames)
 
 
-def plain(spec: LinkSpec, messages: list[int]) -> list[float]:
-    kernel = Kernel()
-    return arrivals_of(kernel, PlainChannel(kernel, way_up(spec), Random("0")), messages)
-
-
-def segmented(spec: LinkSpec, messages: list[int]) -> list[float]:
-    kernel = Kernel()
+def segmented(spec: LinkSpec, frames: list[int]) -> list[float]:
     shaper = Shaper(directions(spec)[0], Random("0").random)
-    return arrivals_of(kernel, TcpChannel(kernel, shaper, spec.delay_s), messages)
+    return arrivals_of(lambda loop: TcpWay(loop, leg_up(spec), shaper), frames)
 
 
 @given(spec=links, messages=sizes)
@@ -139,16 +104,17 @@ def test_one_message_takes_its_bytes_with_headers_and_the_way(
     num_bytes: int, rate: float, delay_s: float
 ) -> None:
     (came_s,) = plain(LinkSpec(rate, None, delay_s), [num_bytes])
-    on_wire = num_bytes + num_packets(num_bytes) * PACKET_OVERHEAD_BYTES
+    on_wire = wire_bytes(websocket_bytes(num_bytes, is_masked=True))
     assert came_s == pytest.approx(on_wire / rate + delay_s)
 
 
 def test_a_window_begins_with_ten_segments_and_doubles() -> None:
     spec = LinkSpec(1e9, None, delay_s=0.05)
+    header = websocket_bytes(14_480, is_masked=True) - 14_480
     ten, twenty, seventy = (
-        segmented(spec, [14_480])[0],
-        *segmented(spec, [14_480, 14_480])[1:],
-        (segmented(spec, [14_480 * 7])[0]),
+        segmented(spec, [14_480 - header])[0],
+        *segmented(spec, [14_480 - header, 14_480 - header])[1:],
+        (segmented(spec, [14_480 * 7 - 14])[0]),
     )
     assert ten == pytest.approx(0.05, abs=0.001)
     assert twenty == pytest.approx(0.15, abs=0.001)

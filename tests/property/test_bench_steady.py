@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import accumulate
 from statistics import fmean
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.sim.run import simulate
@@ -92,8 +93,7 @@ def _open(seed: int, rate: float, num_devices: int = 40) -> Scenario:
     return replace(scenario("hat", asked, num_devices, seed=seed), open_load=load)
 
 
-@settings(max_examples=2, deadline=None)
-@given(seed=seeds)
+@pytest.mark.parametrize("seed", [0, 3])
 def test_a_simulated_cloud_settles_below_its_limit_and_grows_above_it(seed: int) -> None:
     calm = simulate(_open(seed, 20.0))
     assert calm.steady is not None
@@ -112,8 +112,7 @@ def test_a_simulated_cloud_settles_below_its_limit_and_grows_above_it(seed: int)
     assert busy.steady.backlog > 100
 
 
-@settings(max_examples=2, deadline=None)
-@given(seed=seeds)
+@pytest.mark.parametrize("seed", [0])
 def test_few_devices_that_cannot_keep_up_are_told_as_such_too(seed: int) -> None:
     steady = simulate(_open(seed, 60.0, num_devices=2)).steady
     assert steady is not None

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from bench.link.spec import LinkSpec
 from bench.records import LinkRecord, ModelRecord, WorkloadRecord
-from bench.sim.acceptance import AcceptanceTable
 from bench.sim.arms import sim_arm
 from bench.sim.cloud import CloudSpec, core_config
-from bench.sim.scenario import DeviceSpec, Request, Scenario, TreeSpec
-from bench.sim.times import DeviceTimes, LinearStep, Overheads
+from bench.sim.scenario import DeviceSpec, Request, Scenario
+from bench.sim.world.acceptance import AcceptanceTable
+from bench.sim.world.times import DeviceTimes, LinearStep, Overheads
 from chunking.cost import LinearTime
 
 DEVICE = DeviceTimes(
@@ -27,7 +27,7 @@ def cloud(num_stages: int = 1, capacity_tokens: int = 100_000) -> CloudSpec:
     """A small cloud."""
     return CloudSpec(
         LinearStep(0.005, 0.0001),
-        core_config(capacity_tokens, 2048),
+        core_config(capacity_tokens, 2048, ROW_BYTES),
         ROW_BYTES,
         num_stages,
         Overheads(hand_over_s=0.0001),
@@ -57,7 +57,6 @@ def scenario(
         cloud=cloud(),
         acceptance=HALF_RIGHT,
         seed=seed,
-        tree=TreeSpec(20, (0.6, 0.5)),
     )
 
 

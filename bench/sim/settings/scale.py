@@ -6,11 +6,11 @@ from statistics import mean
 
 from bench.measures import percentile, sla_attainment, tbt_s, ttft_s
 from bench.records import UNFINISHED, Cell
-from bench.sim.acceptance import geometric
 from bench.sim.arms import sim_arm
-from bench.sim.hardware import H200, ORIN, VICUNA_7B, XAVIER
-from bench.sim.large_models import LinkRange, Load, cloud, devices, model_record
 from bench.sim.scenario import OpenLoad, Scenario
+from bench.sim.settings.hardware import H200, ORIN, VICUNA_7B, XAVIER
+from bench.sim.settings.large_models import LinkRange, Load, cloud, devices, model_record
+from bench.sim.world.acceptance import geometric
 from bench.workloads.arrivals import POISSON
 from bench.workloads.lengths import SPEC_BENCH
 

@@ -8,10 +8,10 @@ chunk, the rate of the ablation, and which prompt rows come back.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bench.sim.acceptance import AcceptanceTable, geometric
 from bench.sim.arms import MEDUSA, SimArm, sim_arm
-from bench.sim.hardware import A6000, ORIN, VICUNA_7B, VICUNA_13B, XAVIER, LargeModel
-from bench.sim.large_models import (
+from bench.sim.scenario import Scenario
+from bench.sim.settings.hardware import A6000, ORIN, VICUNA_7B, VICUNA_13B, XAVIER, LargeModel
+from bench.sim.settings.large_models import (
     MEDUSA_HEADS,
     TREE_NODES,
     LinkRange,
@@ -20,9 +20,9 @@ from bench.sim.large_models import (
     devices,
     model_record,
 )
-from bench.sim.medusa import heads_for
-from bench.sim.scenario import Scenario, TreeSpec
+from bench.sim.world.acceptance import AcceptanceTable, geometric, tree
 from bench.workloads.lengths import CNN_DM, PAPER_OUTPUT_TOKENS, SPEC_BENCH
+from device_runtime.engines.engine import DraftLimits
 
 NUM_STAGES = 4
 _A6000_BYTES = 48e9
@@ -33,6 +33,9 @@ _CONTEXT_TOKENS = 2048
 
 _SURE = 0.75
 """Chance that a guess passes the stop threshold of 0.6; assumed."""
+
+_STOP_THRESHOLD = 0.6
+_SOURCE = "geometric, calibrated to the paper's accept length"
 
 _MAX_DRAFT_TOKENS = 6
 """Kangaroo's, whose drafting the paper's is."""
@@ -58,8 +61,12 @@ class PaperWorkload:
     @property
     def acceptance(self) -> AcceptanceTable:
         """The same chance everywhere, so that drafts to their end bring the accept length."""
-        source = "geometric, calibrated to the paper's accept length"
-        return geometric(self.accept_length, _SURE, _MAX_DRAFT_TOKENS, source)
+        return geometric(self.accept_length, _SURE, _MAX_DRAFT_TOKENS, _SOURCE)
+
+    @property
+    def tree(self) -> AcceptanceTable:
+        """Of Medusa's tree, the same way."""
+        return tree(self.medusa_accept_length, MEDUSA_HEADS, _SOURCE)
 
 
 SPEC_7B = PaperWorkload("specbench-7b", VICUNA_7B, SPEC_BENCH, 6.0, 2.06, 1.89)
@@ -127,8 +134,9 @@ def scenario(
         max_prompt_tokens=_CONTEXT_TOKENS - PAPER_OUTPUT_TOKENS,
         seed=seed,
     )
-    num_heads = MEDUSA_HEADS if arm.drafts == "medusa" else 0
-    heads = heads_for(workload.medusa_accept_length, MEDUSA_HEADS)
+    has_tree = arm.name.removesuffix(ALL_ROWS) == MEDUSA
+    num_heads = MEDUSA_HEADS if has_tree else 0
+    acceptance = workload.tree if has_tree else workload.acceptance
     return Scenario(
         arm=arm,
         setting=f"{workload.name} {requests_per_s:g}/s",
@@ -138,9 +146,9 @@ def scenario(
         requests=load.requests(),
         devices=devices(model, _MACHINES, _LINKS, _MODES, seed, num_heads),
         cloud=cloud(model, A6000, _A6000_BYTES, NUM_STAGES, _CONTEXT_TOKENS),
-        acceptance=workload.acceptance,
+        acceptance=acceptance,
         seed=seed,
-        tree=TreeSpec(TREE_NODES, heads),
+        draft_limits=DraftLimits(_STOP_THRESHOLD, TREE_NODES if has_tree else _MAX_DRAFT_TOKENS),
         num_timelines=2,
-        notes=(workload.acceptance.source,),
+        notes=(acceptance.source,),
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-_TEXT_SPACING = 1 << 32
+from bench.sim.world.text import truth, wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +100,20 @@ def geometric(accept_length: float, sure: float, max_tokens: int, source: str) -
     return AcceptanceTable((sure,), (sure,), (low,), source=source)
 
 
-class Text:
-    """One request's text: its prompt, and the target's token at every position."""
+def tree(accept_length: float, num_heads: int, source: str) -> AcceptanceTable:
+    """A table for drafts of a Medusa tree's size whose rounds bring `accept_length` tokens.
 
-    def __init__(self, number: int, num_prompt_tokens: int) -> None:
-        self._first = (number + 1) * _TEXT_SPACING
-        self.prompt_ids = range(self._first, self._first + num_prompt_tokens)
-
-    def truth(self, position: int) -> int:
-        """The target's token at a position, if all before it is the target's own."""
-        return self._first + position
-
-    def wrong(self, position: int) -> int:
-        """A token at a position that is not the target's."""
-        return -(self._first + position)
+    Of a tree the longest right path stays, as far as there are heads; the rest of its nodes is
+    verified in vain. So drafts are never cut, and begin with that path.
+    """
+    (right,) = geometric(accept_length, 1.0, num_heads, source).right
+    return AcceptanceTable((1.0,), (1.0,), (*(right,) * num_heads, 0.0), source=source)
 
 
 class Guesses:
-    """The draft model of one text."""
+    """The draft model of one request: what it would choose, by a table and draws of its own."""
 
-    def __init__(self, text: Text, table: AcceptanceTable, draws: Random) -> None:
-        self._text = text
+    def __init__(self, table: AcceptanceTable, draws: Random) -> None:
         self._table = table
         self._draws = draws
 
@@ -132,14 +125,15 @@ class Guesses:
         `index` is the position in the draft. With `must` the choices are those behind a draft's
         end, however sure.
         """
-        text, table, draw = self._text, self._table, self._draws.random()
-        is_astray = last_token != text.truth(position - 1)
-        truth, wrong = text.truth(position), text.wrong(position)
+        table, draw = self._table, self._draws.random()
+        is_astray = last_token != truth(position - 1)
+        right, other = truth(position), wrong(position)
         if must:
             first, second = table.bonus
             if is_astray or draw >= first + second:
-                return wrong, wrong - 1
-            return (truth, wrong) if draw < first else (wrong, truth)
+                return other, wrong(position, 1)
+            return (right, other) if draw < first else (other, right)
         if self._draws.random() >= table.sure_at(index, is_astray):
             return ()
-        return (wrong if is_astray or draw >= table.right_at(index) else truth, wrong - 1)
+        is_right = not is_astray and draw < table.right_at(index)
+        return right if is_right else other, wrong(position, 1)

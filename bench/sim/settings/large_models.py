@@ -7,9 +7,15 @@ from random import Random
 from bench.link.spec import LinkSpec
 from bench.records import LinkRecord, ModelRecord, WorkloadRecord
 from bench.sim.cloud import CloudSpec, core_config
-from bench.sim.hardware import LargeModel, Machine, RooflineStep, device_times, whole_model_step
 from bench.sim.scenario import DeviceSpec, Request
-from bench.sim.times import Overheads
+from bench.sim.settings.hardware import (
+    LargeModel,
+    Machine,
+    RooflineStep,
+    device_times,
+    whole_model_step,
+)
+from bench.sim.world.times import Overheads
 from bench.workloads.arrivals import arrivals
 from bench.workloads.lengths import lengths
 
@@ -128,6 +134,7 @@ def cloud(
     core = core_config(
         capacity_tokens,
         max_context_tokens,
+        model.row_bytes,
         max_sessions=max_sockets,
         max_connections=max_sockets,
         steps_in_flight=num_stages,

@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 
 from bench.records import Cell, LinkRecord, RequestRecord
-from bench.sim.times import DeviceTimes, Overheads
+from bench.sim.world.times import DeviceTimes, Overheads
 from chunking.cost import LinearTime
 from cloud_server.core.actions import Step
 

@@ -17,7 +17,7 @@ Sources: NVIDIA data sheets of A6000 (768 GB/s, 155 TFLOPS FP16 tensor, dense), 
 
 from dataclasses import dataclass
 
-from bench.sim.times import DeviceTimes
+from bench.sim.world.times import DeviceTimes
 from chunking.cost import LinearTime
 from cloud_server.core.actions import Step
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from bench.arms import WARM_UP_TOKENS
 from bench.link.spec import LinkSpec
 from bench.records import Cell, LinkRecord, Run
-from bench.sim.acceptance import NEVER, AcceptanceTable, from_counts
 from bench.sim.arms import MEDUSA, sim_arm
-from bench.sim.calibrate import CalibrationError, Tables, calibrate, usable
 from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
+from bench.sim.settings.calibrate import CalibrationError, Tables, calibrate, usable
+from bench.sim.world.acceptance import NEVER, AcceptanceTable, from_counts
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
 from process.errors import UserError
@@ -78,6 +78,7 @@ def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Sc
         arm = replace(arm, device=replace(arm.device, draft_ahead="off"))
     link = link_spec(cell.link)
     device = DeviceSpec(known.device, link, known.overheads)
+    row_bytes = cell.model.hidden_size * ITEM_BYTES[_DTYPES[cell.model.dtype]]
     return Scenario(
         arm=arm,
         setting=cell.setting,
@@ -88,8 +89,8 @@ def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Sc
         devices=(device,) * cell.workload.num_devices,
         cloud=CloudSpec(
             step_time=known.cloud,
-            core=core_config(_CAPACITY_TOKENS, _CONTEXT_TOKENS),
-            row_bytes=cell.model.hidden_size * ITEM_BYTES[_DTYPES[cell.model.dtype]],
+            core=core_config(_CAPACITY_TOKENS, _CONTEXT_TOKENS, row_bytes),
+            row_bytes=row_bytes,
             overheads=known.overheads,
         ),
         acceptance=acceptance,

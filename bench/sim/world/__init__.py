@@ -1,0 +1,1 @@
+"""What the production code stands in: engines and links that take time, and texts."""

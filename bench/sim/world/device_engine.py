@@ -1,0 +1,186 @@
+"""A device's engine that computes next to nothing and says how long it would have taken."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from bench.sim.world.acceptance import Guesses
+from bench.sim.world.text import VOCAB_SIZE, WRONG_ROW, RowNumbers, truth
+from bench.sim.world.times import DeviceTimes
+from device_runtime.engines.engine import DraftLimits, DraftRequest, Rows, SequenceId
+
+ASKING: ContextVar[Guesses] = ContextVar("ASKING")
+"""The draft model of the request whose task it is; the engine works within the tasks that ask."""
+
+_FIRST = np.eye(VOCAB_SIZE, dtype=np.float32)
+"""Logits of each token as the first choice."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """What is held of one text; of its rows the adapter saw `num_adapted`.
+
+    `num_decided` is the length of the decided text.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    numbers: RowNumbers = field(default_factory=RowNumbers)
+    num_adapted: int = 0
+    num_decided: int = 0
+
+    def put(self, token_ids: Sequence[int], position: int) -> None:
+        """Hold these tokens at a position, and nothing behind them."""
+        self.numbers.put(token_ids, position)
+        self.token_ids[position:] = token_ids
+        self.num_adapted = min(self.num_adapted, position)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget what is behind."""
+        self.numbers.truncate(num_tokens)
+        del self.token_ids[num_tokens:]
+        self.num_adapted = min(self.num_adapted, num_tokens)
+
+
+class SimEngine:
+    """A `DeviceEngine`. `spent_s` is the time of the work since it was last taken."""
+
+    vocab_size = VOCAB_SIZE
+
+    def __init__(
+        self,
+        times: DeviceTimes,
+        hidden_size: int,
+        max_context_tokens: int,
+        limits: DraftLimits | None,
+        has_output_layers: bool = False,
+    ) -> None:
+        self.times = times
+        self.hidden_size = hidden_size
+        self.max_context_tokens = max_context_tokens
+        self.num_output_layers = int(has_output_layers)
+        self.draft_limits = limits
+        self.spent_s = 0.0
+        self._sequences: dict[SequenceId, _Sequence] = {}
+        self._num_opened = 0
+
+    @property
+    def num_open(self) -> int:
+        """Sequences that were not released."""
+        return len(self._sequences)
+
+    def open(self) -> SequenceId:
+        """See `DeviceEngine`."""
+        return self._add(_Sequence())
+
+    def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
+        """See `DeviceEngine`."""
+        state = self._sequences[sequence]
+        copy = _Sequence(state.token_ids[:num_tokens], state.numbers.fork(num_tokens))
+        copy.num_adapted = min(state.num_adapted, num_tokens)
+        return self._add(copy)
+
+    def release(self, sequence: SequenceId) -> None:
+        """See `DeviceEngine`."""
+        del self._sequences[sequence]
+
+    def input_rows(
+        self,
+        sequence: SequenceId,
+        token_ids: Sequence[int],
+        position: int,
+        parents: tuple[int, ...] = (),
+    ) -> Rows:
+        """Rows of zeros but for their tokens; what drafting has run of them costs nothing."""
+        state = self._sequences[sequence]
+        held = state.token_ids[position : position + len(token_ids)]
+        num_known = 0
+        while num_known < len(held) and held[num_known] == token_ids[num_known]:
+            num_known += 1
+        end = position + len(token_ids)
+        if num_known < len(token_ids):
+            self.spent_s += self.times.input.of(len(token_ids) - num_known)
+            state.put(token_ids[num_known:], position + num_known)
+        else:
+            state.truncate(end)
+        rows = np.zeros((len(token_ids), self.hidden_size), np.uint16)
+        rows[:, 0] = token_ids
+        return cast(Rows, rows.view(np.float16))
+
+    def logits(self, sequence: SequenceId, deep: Rows, position: int, num_logits: int) -> Rows:
+        """The target's own tokens, where the deep rows are those of this sequence's text."""
+        state = self._sequences[sequence]
+        if num_logits == 0:
+            # For output layers, which these devices do not have: rows come back and that is all.
+            return np.empty((0, self.vocab_size), np.float32)
+        self.spent_s += self.times.output.of(num_logits)
+        first = position + len(deep) - num_logits
+        came = deep[len(deep) - num_logits :, 0].astype(np.float16).view(np.uint16).tolist()
+        is_own = came == state.numbers.at(first, num_logits)
+        chosen = range(first + 1, first + 1 + num_logits)
+        token_ids = [truth(place) if is_own else WRONG_ROW for place in chosen]
+        self._decided(state, first + 1, token_ids)
+        return _FIRST[token_ids]
+
+    def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
+        """Guesses behind the request's tokens; see `DeviceEngine`."""
+        state, times, guesses = self._sequences[sequence], self.times, ASKING.get()
+        self.spent_s += times.draft_call_s
+        self.spent_s += max(0, request.position - state.num_adapted) * times.adapter_row_s
+        must = request.min_probability == 0.0
+        drafted: list[int] = []
+        new, position = request.token_ids, request.position
+        while len(drafted) < request.num_tokens:
+            self.spent_s += times.draft_step_s
+            state.put(new, position)
+            position += len(new)
+            state.num_adapted = position
+            index = position - state.num_decided
+            choices = guesses.next_choices(new[-1], position, index, must)
+            if not choices:
+                break
+            # The first choice is what a greedy rule picks; only who asks for more wants logits.
+            token = _chosen(choices, request, drafted) if must else choices[0]
+            if token is None:
+                break
+            drafted.append(token)
+            new = (token,)
+        return tuple(drafted)
+
+    def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
+        """Let the adapter see rows that wait; see `DeviceEngine`."""
+        state = self._sequences[sequence]
+        num_waiting = len(state.token_ids) - state.num_adapted
+        if num_waiting <= 0 or self.times.adapter_row_s == 0.0:
+            return False
+        num_seen = min(num_rows, num_waiting)
+        self.spent_s += num_seen * self.times.adapter_row_s
+        state.num_adapted += num_seen
+        return num_seen < num_waiting
+
+    def _add(self, state: _Sequence) -> SequenceId:
+        self._num_opened += 1
+        sequence = SequenceId(self._num_opened)
+        self._sequences[sequence] = state
+        return sequence
+
+    def _decided(self, state: _Sequence, first: int, token_ids: Sequence[int]) -> None:
+        """Forget what drafting has run behind the first wrong guess.
+
+        `token_ids` are the target's from position `first` on, one more than the draft has.
+        """
+        held = state.token_ids[first : first + len(token_ids) - 1]
+        num_accepted = 0
+        while num_accepted < len(held) and held[num_accepted] == token_ids[num_accepted]:
+            num_accepted += 1
+        state.num_decided = first + num_accepted + 1
+        state.truncate(first + num_accepted)
+
+
+def _chosen(choices: tuple[int, ...], request: DraftRequest, drafted: Sequence[int]) -> int | None:
+    """The token that the request's rule picks, by logits that say the first and second choice."""
+    logits = _FIRST[choices[0]].copy()
+    logits[choices[1]] = 0.5
+    return request.choose(logits, drafted)
