@@ -1,13 +1,12 @@
 """What an engine must keep, tried on streams whose results are known."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from cloud_server.engines.engine import EngineFullError, MiddleEngine, SequenceId, StepItem
-from hat.self_test.streams import Stream, Streams, beginning
+from hat.self_test.streams import Stream, Streams, beginning, opened
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES
 
@@ -101,7 +100,7 @@ def run_checks(engine: MiddleEngine, streams: Streams, tolerance: float) -> Iter
 def _chunks(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
     """A prompt in chunks, the last ones as small as drafts."""
     stream = streams.stream(_NUM_ROWS, seed=1)
-    with _opened(engine, _NUM_ROWS) as (sequence,):
+    with opened(engine, _NUM_ROWS) as (sequence,):
         position = 0
         for size in _CHUNKS:
             _compare(engine, sequence, stream, (position, position + size), gap)
@@ -112,7 +111,7 @@ def _rollback(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
     """Rejected rows are overwritten, twice, with others; then by what was rejected at first."""
     first = streams.stream(_NUM_ROWS, seed=2)
     other = streams.stream(40, seed=3, after=beginning(first, 205))
-    with _opened(engine, _NUM_ROWS) as (sequence,):
+    with opened(engine, _NUM_ROWS) as (sequence,):
         _feed(engine, sequence, first, 0, 250)
         for span in ((205, 212), (208, 245), (205, 206), (206, 245)):
             _compare(engine, sequence, other, span, gap)
@@ -123,7 +122,7 @@ def _fork(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
     """A fork goes its own way from inside a block, and so does what it was forked from."""
     first = streams.stream(_NUM_ROWS, seed=4)
     other = streams.stream(60, seed=5, after=beginning(first, 141))
-    with _opened(engine, _NUM_ROWS) as (parent,):
+    with opened(engine, _NUM_ROWS) as (parent,):
         _feed(engine, parent, first, 0, 150)
         child = engine.open(_NUM_ROWS, fork_of=parent, fork_tokens=141)
         try:
@@ -139,7 +138,7 @@ def _mixed_batches(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
     made = [streams.stream(_SESSION_ROWS, seed=10 + index) for index in range(_NUM_SESSIONS)]
     chance = np.random.default_rng(6)
     done = [0] * _NUM_SESSIONS
-    with _opened(engine, *[_SESSION_ROWS] * _NUM_SESSIONS) as sequences:
+    with opened(engine, *[_SESSION_ROWS] * _NUM_SESSIONS) as sequences:
         for number in range(_NUM_MIXED_STEPS):
             batch, expected = [], []
             for index, stream in enumerate(made):
@@ -162,7 +161,7 @@ def _wanted_rows(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
     stream = streams.stream(50, seed=7)
     wants = (Want.LAST, Want.NONE, Want.ALL, Want.LAST)
     sizes = (50, 20, 33, 1)
-    with _opened(engine, *[50] * len(wants)) as sequences:
+    with opened(engine, *[50] * len(wants)) as sequences:
         batch = [
             _item(engine, sequence, stream, (0, size), want)
             for sequence, size, want in zip(sequences, sizes, wants, strict=True)
@@ -179,18 +178,14 @@ def _capacity(engine: MiddleEngine) -> Outcome:
     block = engine.block_tokens
     most = min(engine.max_context_tokens, engine.capacity_tokens)
     taken = -(-most // block) * block
-    opened: list[SequenceId] = []
+    sizes = [most] * (engine.capacity_tokens // taken)
+    rest = engine.capacity_tokens - len(sizes) * taken
+    sizes += [min(rest, most)] if rest else []
     try:
-        opened += [engine.open(most) for _ in range(engine.capacity_tokens // taken)]
-        rest = engine.capacity_tokens - len(opened) * taken
-        if rest:
-            opened.append(engine.open(min(rest, most)))
-        is_full = _refuses_one_more(engine)
+        with opened(engine, *sizes):
+            is_full = _refuses_one_more(engine)
     except EngineFullError as error:
         return Outcome(name, False, f"of {engine.capacity_tokens} tokens not all: {error}")
-    finally:
-        for sequence in opened:
-            engine.release(sequence)
     numbers = f"{engine.capacity_tokens} tokens"
     return Outcome(name, is_full, numbers if is_full else f"{numbers}, and more")
 
@@ -202,18 +197,6 @@ def _refuses_one_more(engine: MiddleEngine) -> bool:
         return True
     engine.release(sequence)
     return False
-
-
-@contextmanager
-def _opened(engine: MiddleEngine, *max_tokens: int) -> Iterator[list[SequenceId]]:
-    """Sequences that are released whatever happens."""
-    sequences: list[SequenceId] = []
-    try:
-        sequences += [engine.open(num_tokens) for num_tokens in max_tokens]
-        yield sequences
-    finally:
-        for sequence in sequences:
-            engine.release(sequence)
 
 
 def _item(

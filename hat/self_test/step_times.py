@@ -13,9 +13,9 @@ from cloud_server.engines.engine import (
     EngineFullError,
     MiddleEngine,
     PipelinedEngine,
-    SequenceId,
     StepItem,
 )
+from hat.self_test.streams import opened
 from wire.messages import Want
 from wire.numbers import NUMPY_DTYPES
 
@@ -123,16 +123,10 @@ def _batch(engine: MiddleEngine, load: Load) -> Iterator[list[StepItem]]:
     generator = np.random.default_rng(0)
     dtype = NUMPY_DTYPES[engine.dtype]
     shape = (CONTEXT_TOKENS + load.num_rows, engine.hidden_size)
-    sequences: list[SequenceId] = []
-    batch = []
-    try:
-        for _ in range(load.num_sessions):
-            sequence = engine.open(shape[0])
-            sequences.append(sequence)
+    with opened(engine, *[shape[0]] * load.num_sessions) as sequences:
+        batch = []
+        for sequence in sequences:
             rows = generator.standard_normal(shape, np.float32).astype(dtype)
             engine.step([StepItem(sequence, 0, rows[:CONTEXT_TOKENS], Want.NONE)])
             batch.append(StepItem(sequence, CONTEXT_TOKENS, rows[CONTEXT_TOKENS:], Want.ALL))
         yield batch
-    finally:
-        for sequence in sequences:
-            engine.release(sequence)

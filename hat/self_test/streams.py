@@ -1,5 +1,7 @@
 """Rows that go into the middle layers, and the rows that must come out of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.engines.engine import MiddleEngine, StepItem
+from cloud_server.engines.engine import MiddleEngine, SequenceId, StepItem
 from wire.messages import Want
 from wire.numbers import NUMPY_DTYPES
 
@@ -84,15 +86,25 @@ class OwnStreams:
         rows = np.random.default_rng(seed).standard_normal(shape, np.float32)
         if after is not None:
             rows = np.concatenate([after.rows, rows])
-        sequence = engine.open(len(rows))
-        try:
+        with opened(engine, len(rows)) as (sequence,):
             item = StepItem(sequence, 0, rows.astype(NUMPY_DTYPES[engine.dtype]), Want.ALL)
             expected = engine.step([item])[0].astype(np.float32)
-        finally:
-            engine.release(sequence)
         return Stream(rows, expected)
 
 
 def beginning(stream: Stream, num_rows: int) -> Stream:
     """The stream's first rows."""
     return Stream(stream.rows[:num_rows], stream.expected[:num_rows], stream.ids[:num_rows])
+
+
+@contextmanager
+def opened(engine: MiddleEngine, *max_tokens: int) -> Iterator[list[SequenceId]]:
+    """Sequences that are released whatever happens."""
+    sequences: list[SequenceId] = []
+    try:
+        for num_tokens in max_tokens:
+            sequences.append(engine.open(num_tokens))  # noqa: PERF401 (one may be refused)
+        yield sequences
+    finally:
+        for sequence in sequences:
+            engine.release(sequence)
