@@ -8,8 +8,8 @@ from msgspec import UNSET
 
 from device_runtime.api.job.plan import plan_chat
 from device_runtime.api.manners.request_id import request_id_of
-from device_runtime.api.request.body import ChatRequest
-from device_runtime.api.response.answering import answer, make_head, read_request
+from device_runtime.api.request.body import ChatRequest, read_request
+from device_runtime.api.response.answering import answer, make_head
 from device_runtime.api.response.logprobs import chat_logprobs
 from device_runtime.api.response.messages import (
     Answer,
@@ -30,7 +30,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
     service = request.app[SERVICE]
     arrived_s = service.metrics.clock()
-    fields = await read_request(request, ChatRequest)
+    fields = await read_request(request, ChatRequest, service.timing.read_s)
     job = await plan_chat(service, fields, request_id_of(request), arrived_s)
     head = make_head(service, "chatcmpl", job.request_id)
     shape = ChatShape(head, service.tokenizer, has_logprobs=bool(fields.logprobs))

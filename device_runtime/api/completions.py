@@ -7,8 +7,8 @@ from aiohttp import web
 
 from device_runtime.api.job.plan import plan_completion
 from device_runtime.api.manners.request_id import request_id_of
-from device_runtime.api.request.body import CompletionRequest
-from device_runtime.api.response.answering import answer, make_head, read_request
+from device_runtime.api.request.body import CompletionRequest, read_request
+from device_runtime.api.response.answering import answer, make_head
 from device_runtime.api.response.logprobs import completion_logprobs
 from device_runtime.api.response.messages import (
     Answer,
@@ -26,7 +26,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """Continue a text, or several."""
     service = request.app[SERVICE]
     arrived_s = service.metrics.clock()
-    fields = await read_request(request, CompletionRequest)
+    fields = await read_request(request, CompletionRequest, service.timing.read_s)
     job = await plan_completion(service, fields, request_id_of(request), arrived_s)
     head = make_head(service, "cmpl", job.request_id)
     has_logprobs = fields.logprobs is not None

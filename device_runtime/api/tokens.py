@@ -4,15 +4,15 @@ from aiohttp import web
 
 from device_runtime.api.errors import invalid
 from device_runtime.api.job.prompts import encode_chat, encode_texts
-from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest
-from device_runtime.api.response.answering import json_response, read_request
+from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest, read_request
+from device_runtime.api.response.answering import json_response
 from device_runtime.api.service import SERVICE, Service
 
 
 async def tokenize(request: web.Request) -> web.Response:
     """The token ids of a text, or of a conversation as its template renders it."""
     service = request.app[SERVICE]
-    fields = await read_request(request, TokenizeRequest)
+    fields = await read_request(request, TokenizeRequest, service.timing.read_s)
     service.model.check(fields.model)
     ids = await _encode(service, fields)
     texts = await _texts(service, ids) if fields.return_token_strs else None
@@ -29,7 +29,7 @@ async def tokenize(request: web.Request) -> web.Response:
 async def detokenize(request: web.Request) -> web.Response:
     """The text of token ids, special ones by their names."""
     service = request.app[SERVICE]
-    fields = await read_request(request, DetokenizeRequest)
+    fields = await read_request(request, DetokenizeRequest, service.timing.read_s)
     service.model.check(fields.model)
     tokenizer = service.tokenizer
     text = await service.text_work.tokenize(

@@ -7,7 +7,7 @@ import pytest
 
 from device_runtime.api.errors import ApiError
 from device_runtime.api.job.prompts import split_prompts
-from device_runtime.api.response import answering
+from device_runtime.api.request import body as reading
 from tests.support.api_server import CHAT, COMPLETIONS, USER, story_server
 from tests.support.tokenizers import story_tokenizer
 
@@ -33,8 +33,8 @@ async def test_a_long_body_is_decoded_in_a_thread(monkeypatch, path, body, statu
         threads.append(threading.current_thread())
         return decode_request(body, kind)
 
-    decode_request = answering.decode_request
-    monkeypatch.setattr(answering, "decode_request", decode)
+    decode_request = reading.decode_request
+    monkeypatch.setattr(reading, "decode_request", decode)
 
     async with story_server() as (client, _):
         assert (await client.post(path, body))[0] == status

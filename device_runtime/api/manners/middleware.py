@@ -11,7 +11,7 @@ from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.manners.cors import answer_preflight, check_page, is_preflight
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
 from device_runtime.api.manners.request_id import name_request, request_id_of
-from device_runtime.api.response.event_stream import IS_ANSWERED
+from device_runtime.api.response.answering import IS_ANSWERED
 from device_runtime.api.service import SERVICE
 from process.program.logs import describe_error, with_fields
 from process.quiet_log import QuietLog

@@ -1,21 +1,26 @@
-"""What clients may send: types and ranges of every field that is understood.
+"""What clients may send, and how it is read: types and ranges of every field that is understood.
 
 Fields not named here or in `refused_fields` are ignored, as clients of many servers send them.
 `null` is the same as leaving a field out.
 """
 
+import asyncio
+import gc
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
+from aiohttp import web
 from msgspec import Meta, Struct
 
 from device_runtime.api.errors import ApiError, invalid
+from device_runtime.api.request.expectations import ask_for_body
 from device_runtime.api.request.json_body import (
     with_whole_characters,
     with_whole_numbers,
     without_mark,
 )
 from device_runtime.api.request.refused_fields import check_refused
+from process.listening.patient_handler import unproven
 
 # Bounds on counts and lengths, checked while decoding, before anything is allocated for them.
 MAX_N = 128
@@ -169,8 +174,52 @@ class DetokenizeRequest(Struct, frozen=True, kw_only=True):
 
 RequestT = TypeVar("RequestT", bound=Struct)
 
+# A longer body can hold enough to keep streams and probes waiting while it is looked through.
+_LONG_BODY_BYTES = 32 << 10
+
 # What templates see is left as it came.
 _FREE_FIELDS = frozenset({"chat_template_kwargs"})
+
+
+async def read_request(request: web.Request, kind: type[RequestT], within_s: float) -> RequestT:
+    """The body as a request. Any content type but a form with files is read as JSON.
+
+    Raises:
+        ApiError: 400, 408 or 415.
+        HTTPRequestEntityTooLarge: the body is longer than the server takes.
+    """
+    if request.content_type.startswith("multipart/"):
+        message = f"expected application/json, got {request.content_type[:60]}"
+        raise ApiError(415, message, code="unsupported_media_type")
+    ask_for_body(request)
+    try:
+        with unproven(request):
+            async with asyncio.timeout(within_s):
+                body = await request.read()
+    except TimeoutError as error:
+        message = f"the request body did not come within {within_s:g} s"
+        raise ApiError(408, message, code="request_timeout") from error
+    except web.RequestPayloadError as error:
+        message = "the request body ended too early, or does not fit its Transfer-Encoding"
+        raise invalid(None, message, code="invalid_body") from error
+    if len(body) < _LONG_BODY_BYTES:
+        return decode_request(body, kind)
+    return await asyncio.to_thread(_decode_long, body, kind)
+
+
+def _decode_long(body: bytes, kind: type[RequestT]) -> RequestT:
+    """The request in a long body, in a thread.
+
+    The decoder keeps Python's interpreter lock, and what makes it slow is the collector: for each
+    of half a million empty lists it would look at all the others again.
+    """
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return decode_request(body, kind)
+    finally:
+        if was_collecting:
+            gc.enable()
 
 
 def decode_request(body: bytes, kind: type[RequestT]) -> RequestT:
