@@ -2,26 +2,42 @@
 
 from collections.abc import Sequence
 
-from device_runtime.drafting.ahead import Branch, kept_tokens
+from device_runtime.drafting.ahead import AheadSwitch, Branch, kept_tokens
 from device_runtime.engines.engine import DeviceEngine, DraftRequest, Rows, SequenceId
+from device_runtime.engines.workers import Workers
 from device_runtime.sampling.sampler import LogitsError, Sampler
+from device_runtime.session.actions import ComputeAndSend
+from process.world import Clock
 
 _NUM_BRANCHES = 2
 
+# About as long as a draft: a reply that comes meanwhile hardly waits.
+_ROWS_PER_PREPARATION = 32
+
 
 class AdapterDrafter:
-    """Drafts of one generation; used on the engine's thread.
+    """Drafts of one generation.
 
     A drafted token is what the sampler would choose at its position from the draft model's logits:
     the likeliest when greedy, else with the position's noise, which the target will use too.
 
-    While a draft is verified, `work_ahead` drafts on behind it, a step at a time, from the tokens
-    that would be chosen first at its end. What matches the decision begins the next draft.
+    While the cloud computes, `work` brings the adapter up to what was sent. While a draft is
+    verified, and as long as that is seen to pay, it drafts on behind it, a step at a time, from the
+    tokens that would be chosen first at its end. What matches the decision begins the next draft.
     """
 
-    def __init__(self, sampler: Sampler, stop_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self, sampler: Sampler, stop_token_ids: frozenset[int], switch: AheadSwitch, clock: Clock
+    ) -> None:
         self._sampler = sampler
         self._stop_token_ids = stop_token_ids
+        self._switch = switch
+        self._clock = clock
+        self._is_ahead_on = False
+        self._decided_s: float | None = None
+        self._num_text_tokens = 0
+        self._sent: ComputeAndSend | None = None
+        self._is_behind = False
         self._ahead: _Ahead | None = None
         self._begun: tuple[int, ...] = ()
         self.num_ahead_tokens = 0
@@ -29,12 +45,22 @@ class AdapterDrafter:
         self.num_kept_tokens = 0
         """Those of them that were sent with the next draft."""
 
-    def propose(
-        self, engine: DeviceEngine, sequence: SequenceId, text: Sequence[int], num_tokens: int
+    def begin(self, prompt_ids: Sequence[int]) -> None:
+        """Nothing to remember: the engine has the prompt's rows."""
+
+    def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            branches = [Branch(len(ahead.draft), tuple(tokens)) for tokens in ahead.branches]
+            self._begun = kept_tokens(branches, ahead.draft, token_ids)
+
+    async def propose(
+        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
     ) -> tuple[int, ...]:
-        """At most `num_tokens` tokens that may follow the text, whose last token is not cached."""
-        assert engine.draft_limits is not None, "chosen only for engines with an adapter"
-        num_tokens = min(num_tokens, engine.draft_limits.max_tokens)
+        limits = workers.engine.draft_limits
+        assert limits is not None, "chosen only for engines with an adapter"
+        self._learn(len(text))
+        num_tokens = min(num_tokens, limits.max_tokens)
         begun, self._begun = self._begun[:num_tokens], ()
         self.num_kept_tokens += len(begun)
         if len(begun) == num_tokens or (begun and begun[-1] in self._stop_token_ids):
@@ -46,16 +72,35 @@ class AdapterDrafter:
             choose=lambda logits, drafted: self._choose(logits, (*begun, *drafted)),
             stop_token_ids=self._stop_token_ids,
         )
-        return begun + engine.draft(sequence, request)
+        return begun + await workers.run(lambda engine: engine.draft(sequence, request))
 
-    def begin_ahead(self, token_ids: Sequence[int], position: int) -> None:
-        """A round was sent: the text's last token, which is at `position`, and its draft."""
-        self._ahead = _Ahead(token_ids[-1], tuple(token_ids[1:]), position)
-
-    def work_ahead(self, engine: DeviceEngine, sequence: SequenceId) -> bool:
-        """Draft one more token behind the draft under way; whether there may be more to do."""
+    async def work(self, workers: Workers, sequence: SequenceId, sent: ComputeAndSend) -> bool:
+        if sent is not self._sent:
+            self._sent, self._is_behind, self._ahead = sent, True, None
+        if self._is_behind:
+            self._is_behind = await workers.run(
+                lambda engine: engine.prepare_draft(sequence, _ROWS_PER_PREPARATION)
+            )
+            return self._is_behind or (sent.is_verify and self._is_ahead_on)
+        if not (sent.is_verify and self._is_ahead_on):
+            return False
+        if self._ahead is None:
+            self._ahead = _Ahead(sent.token_ids[-1], sent.token_ids[1:], sent.position)
         ahead = self._ahead
-        if ahead is None or engine.draft_limits is None or engine.num_output_layers > 0:
+        return await workers.run(lambda engine: self._draft_ahead(engine, sequence, ahead))
+
+    def _learn(self, num_text_tokens: int) -> None:
+        """Tell the switch what the round brought, and ask it about the next."""
+        now = self._clock()
+        if self._decided_s is not None:
+            num_new = num_text_tokens - self._num_text_tokens
+            self._switch.on_round(self._is_ahead_on, num_new, now - self._decided_s)
+        self._decided_s, self._num_text_tokens = now, num_text_tokens
+        self._is_ahead_on = self._switch.is_on()
+
+    def _draft_ahead(self, engine: DeviceEngine, sequence: SequenceId, ahead: "_Ahead") -> bool:
+        """Draft one more token behind the draft under way; whether there may be more to do."""
+        if engine.draft_limits is None or engine.num_output_layers > 0:
             return False
         if ahead.candidates is None:
             ahead.candidates = self._candidates(engine, sequence, ahead)
@@ -71,13 +116,6 @@ class AdapterDrafter:
         if not drafted or len(branch) > engine.draft_limits.max_tokens:
             ahead.num_done += 1
         return ahead.num_done < len(ahead.candidates)
-
-    def decided(self, token_ids: Sequence[int]) -> None:
-        """The round's outcome: accepted tokens and one of the target's own."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            branches = [Branch(len(ahead.draft), tuple(tokens)) for tokens in ahead.branches]
-            self._begun = kept_tokens(branches, ahead.draft, token_ids)
 
     def _candidates(
         self, engine: DeviceEngine, sequence: SequenceId, ahead: "_Ahead"

@@ -43,16 +43,20 @@ class AheadSwitch:
     """Whether to draft ahead: the way that brings more tokens per second, by what was measured.
 
     Both ways are tried first, then the better one runs and the other is tried now and then, so a
-    change of the link or the load is noticed. Rates are tokens over seconds, both fading.
+    change of the link or the load is noticed. Rates are tokens over seconds, both fading. It stays
+    off where it is not allowed at all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_allowed: bool = True) -> None:
+        self._is_allowed = is_allowed
         self._tokens = {False: 0.0, True: 0.0}
         self._seconds = {False: 0.0, True: 0.0}
         self._num_rounds = 0
 
     def is_on(self) -> bool:
         """Whether the next round drafts ahead."""
+        if not self._is_allowed:
+            return False
         if self._num_rounds < 4:
             return self._num_rounds % 2 == 0
         better = self._rate(True) >= self._rate(False)

@@ -3,29 +3,26 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from adapters.medusa_heads import MedusaHeads
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.adapter import AdapterDrafter
 from device_runtime.drafting.ahead import AheadSwitch
-from device_runtime.drafting.medusa import MedusaDrafter
-from device_runtime.drafting.policy import Drafter, NgramDrafter, NoDrafter
+from device_runtime.drafting.medusa import Heads, MedusaDrafter
+from device_runtime.drafting.ngram import NgramDrafter
+from device_runtime.drafting.protocol import Drafter, NoDrafter
 from device_runtime.engines.engine import DraftLimits
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
+from process.world import Clock
 
 _NGRAM_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """How one generation drafts: by adapter or heads if it has any, else by its `drafter`."""
+    """How one generation drafts, and how much at a time."""
 
     drafter: Drafter
     length: DraftLength
-    adapter: AdapterDrafter | None = None
-    ahead: AheadSwitch | None = None
-    """None: never drafts ahead."""
-    medusa: MedusaDrafter | None = None
 
 
 def drafter_name(
@@ -42,7 +39,8 @@ def choose_drafting(
     limits: DraftLimits | None,
     sampler: Sampler,
     stop_token_ids: frozenset[int],
-    heads: MedusaHeads | None = None,
+    clock: Clock,
+    heads: Heads | None = None,
 ) -> Drafting:
     """The drafter that `drafter_name` names, for one generation."""
     name = drafter_name(config, limits)
@@ -51,17 +49,16 @@ def choose_drafting(
         most = heads.num_heads
         if config.draft_tokens is not None:
             most = min(most, config.draft_tokens)
-        medusa = MedusaDrafter(heads, sampler)
-        return Drafting(NoDrafter(), GoodputDraftLength(most), medusa=medusa)
+        return Drafting(MedusaDrafter(heads, sampler), GoodputDraftLength(most))
     if name == "none":
         return Drafting(NoDrafter(), FixedDraftLength(0))
     if name == "adapter" and limits is not None:
         most = limits.max_tokens
         if config.draft_tokens is not None:
             most = min(most, config.draft_tokens)
-        adapter = AdapterDrafter(sampler, stop_token_ids)
-        ahead = AheadSwitch() if config.draft_ahead == "auto" else None
+        switch = AheadSwitch(config.draft_ahead == "auto")
+        adapter = AdapterDrafter(sampler, stop_token_ids, switch, clock)
         length = FixedDraftLength(most) if limits.are_all else GoodputDraftLength(most)
-        return Drafting(NoDrafter(), length, adapter, ahead)
+        return Drafting(adapter, length)
     most = _NGRAM_TOKENS if config.draft_tokens is None else config.draft_tokens
     return Drafting(NgramDrafter(), GoodputDraftLength(most))

@@ -1,33 +1,55 @@
 """Drafting with Medusa heads: a chain of guesses from the deep row of the last decided choice."""
 
-from adapters.medusa_heads import MedusaHeads
-from device_runtime.engines.engine import Rows
+from collections.abc import Sequence
+from typing import Protocol
+
+from device_runtime.drafting.protocol import NoDrafter
+from device_runtime.engines.engine import Rows, SequenceId
+from device_runtime.engines.workers import Workers
 from device_runtime.sampling.sampler import LogitsError, Sampler
 
 
-class MedusaDrafter:
-    """Drafts of one generation; used on the engine's thread.
+class Heads(Protocol):
+    """Heads that guess later tokens from one deep row."""
+
+    @property
+    def num_heads(self) -> int:
+        """How many tokens can be guessed from one row."""
+        ...
+
+    def logits(self, deep: Rows, num_heads: int) -> Rows:
+        """Logits `[num_heads, V]` of the first heads, from a deep row `[H]`."""
+        ...
+
+
+class MedusaDrafter(NoDrafter):
+    """Drafts of one generation.
 
     The d-th head's guess is the token that the sampler would choose from its logits, d places on:
     the likeliest when greedy, else with that position's noise, as the target will. What penalties
     depend on is guessed too: the guesses before it stand in for the tokens between.
     """
 
-    def __init__(self, heads: MedusaHeads, sampler: Sampler) -> None:
+    def __init__(self, heads: Heads, sampler: Sampler) -> None:
         self._heads = heads
         self._sampler = sampler
         self._deep: Rows | None = None
 
-    def decided(self, deep: Rows) -> None:
-        """Take the deep row `[H]` from which the text's last token was chosen."""
+    def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
         self._deep = deep
 
-    def propose(self, num_tokens: int) -> tuple[int, ...]:
-        """The guesses of the first `num_tokens` heads; fewer where one finds nothing to choose."""
-        if self._deep is None:
+    async def propose(
+        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
+    ) -> tuple[int, ...]:
+        deep = self._deep
+        if deep is None or num_tokens == 0:
             return ()
+        return await workers.run(lambda _: self._guesses(deep, num_tokens))
+
+    def _guesses(self, deep: Rows, num_tokens: int) -> tuple[int, ...]:
+        """Those of the first `num_tokens` heads; fewer where one finds nothing to choose."""
         guesses: list[int] = []
-        for logits in self._heads.logits(self._deep, num_tokens):
+        for logits in self._heads.logits(deep, num_tokens):
             try:
                 guesses.append(self._sampler.choose(logits, guesses))
             except LogitsError:

@@ -64,8 +64,8 @@ def load_torch_engine(
 
     head = _head(load_head(bundle, placed))
     draft_model = _draft_model(bundle, head) if with_adapter else None
-    caches = new_cache(Part.INPUT), new_cache(Part.OUTPUT)
-    return SubmodelEngine(Submodels(embed, *caches, head, draft_model), limits)
+    new_input, new_output = new_cache(Part.INPUT), new_cache(Part.OUTPUT)
+    return SubmodelEngine(Submodels(embed, new_input, new_output, head, draft_model), limits)
 
 
 def _draft_model(bundle: Bundle, head: Callable[[Rows], Rows]) -> DraftModel | None:

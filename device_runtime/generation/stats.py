@@ -12,54 +12,53 @@ from device_runtime.generation.tokens import FinishReason
 class GenerationStats:
     """Filled while the generation runs, complete when its iterator has ended.
 
-    Times in seconds add up to about `total_s`: waiting for a turn (`queue_s`), opening the session
-    (`open_s`, as far as chunks are not worked on or under way meanwhile), input submodel
-    (`input_s`), handing rows to the link (`send_s`), waiting for replies (`wait_s`), getting a
-    lost cloud back (`recovery_s`), output submodel and choice (`output_s`), drafting (`draft_s`);
-    the rest is the reader's own time.
-    `cloud_queue_s` and `cloud_compute_s` are the cloud's own measures and lie within `wait_s`, for
-    overlapping chunks partly before it. `link_delay_s` is the least time from sending a draft to
-    its reply that the cloud did not spend on it, None before the first. `first_token_s` counts
-    from the call.
-
-    `chunks` are the sizes that the prompt was cut into, each with what was known of link, cloud
-    and device at that moment.
-
-    `num_ahead_tokens` were drafted while a verification was under way, and of these
-    `num_ahead_kept_tokens` were sent with the draft after it.
-
-    Index i of the position lists is the (i + 1)-th drafted token of a round. `timeline` is kept
-    for requests that ask for it.
+    The times from `queue_s` to `draft_s` add up to about `total_s`; the rest is the reader's own.
     """
 
     num_prompt_tokens: int = 0
     num_reused_tokens: int = 0
+    """Those of the prompt that were in the caches already."""
     num_output_tokens: int = 0
     num_chunks: int = 0
+    """Frames that the prompt went up in, those of a replay included."""
     num_rounds: int = 0
+    """Verifications, those of empty drafts included."""
     num_recoveries: int = 0
-    num_ahead_tokens: int = 0
-    num_ahead_kept_tokens: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
+    """Index i: in how many rounds an (i + 1)-th token was drafted."""
     accepted_by_position: list[int] = field(default_factory=list)
+    """Index i: in how many of these it was kept."""
     chunks: Sequence[ChunkChoice] = ()
+    """The sizes that the prompt was cut into, each with what was known at that moment."""
     bytes_up: int = 0
     bytes_down: int = 0
     queue_s: float = 0.0
+    """Waiting for a turn."""
     open_s: float = 0.0
+    """Opening the session, as far as chunks are not worked on or under way meanwhile."""
     input_s: float = 0.0
+    """Input submodel."""
     send_s: float = 0.0
+    """Handing rows to the link."""
     wait_s: float = 0.0
+    """Waiting for replies."""
     recovery_s: float = 0.0
+    """Getting a lost cloud back."""
     output_s: float = 0.0
+    """Output submodel and choice of tokens."""
     draft_s: float = 0.0
     cloud_queue_s: float = 0.0
+    """The cloud's own measure, like `cloud_compute_s`: within `wait_s`, for overlapping chunks
+    partly before it."""
     cloud_compute_s: float = 0.0
     link_delay_s: float | None = None
+    """The least time from sending a draft to its reply that the cloud did not spend on it."""
     first_token_s: float | None = None
+    """From the call."""
     total_s: float = 0.0
     finish_reason: FinishReason | None = None
     timeline: Timeline = field(default_factory=Timeline)
+    """Kept for requests that ask for it."""
 
     @property
     def num_drafted_tokens(self) -> int:

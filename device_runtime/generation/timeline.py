@@ -47,8 +47,8 @@ class Timeline:
     def worked(self, what: Work, started_s: float, ended_s: float, num_tokens: int) -> None:
         """The device was busy."""
         if self._begun_s is not None:
-            times = (started_s - self._begun_s, ended_s - self._begun_s)
-            self._work.append(Span("device", what, *times, num_tokens))
+            start_s, end_s = started_s - self._begun_s, ended_s - self._begun_s
+            self._work.append(Span("device", what, start_s, end_s, num_tokens))
 
     def sent(self, frame: tuple[int, int], what: Work, num_tokens: int, now: float) -> None:
         """The frame of this epoch and position was handed to the link."""

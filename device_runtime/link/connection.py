@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import Patience
 from device_runtime.link.meter import LinkMeter
-from device_runtime.link.outbox import Outbox, RowsFrame
+from device_runtime.link.outbox import Outbox
 from device_runtime.link.session import LinkSession, SessionRefusedError, Slowness
 from device_runtime.link.socket import LinkSocket, LostError
 from process.world import Clock, Randomness
@@ -27,6 +27,7 @@ from wire.messages import (
     Opened,
     Reply,
     SessionId,
+    States,
     Welcome,
 )
 
@@ -141,9 +142,9 @@ class LinkConnection:
         session.continues(lost)
         return session
 
-    def put_rows(self, frame: RowsFrame) -> None:
-        """Queue a session's frame."""
-        self._put(frame)
+    def put_rows(self, states: States, is_verify: bool) -> None:
+        """Queue a session's rows."""
+        self._put(states, is_verify)
 
     def close_session(self, session: SessionId) -> None:
         """Drop what the session still wants to send, and send Close."""
@@ -202,8 +203,8 @@ class LinkConnection:
         self._sessions[request.session] = session
         return session
 
-    def _put(self, item: Open | Close | RowsFrame) -> None:
-        self._outbox.put(item)
+    def _put(self, item: Open | Close | States, is_verify: bool = False) -> None:
+        self._outbox.put(item, is_verify)
         self._is_idle.clear()
         self._changed.set()
 
@@ -214,12 +215,11 @@ class LinkConnection:
                 self._is_idle.set()
                 self._changed.clear()
                 await self._changed.wait()
-            elif isinstance(item, RowsFrame):
-                num_bytes = await self._write(item.states)
-                if (session := self._sessions.get(item.states.session)) is not None:
-                    session.take_sent(num_bytes)
-            else:
-                await self._write(item)
+                continue
+            num_bytes = await self._write(item)
+            session = self._sessions.get(item.session)
+            if isinstance(item, States) and session is not None:
+                session.take_sent(num_bytes)
 
     async def _write(self, message: Message) -> int:
         """Write one message and wait while the socket is congested; the bytes of its frame."""

@@ -1,17 +1,11 @@
 """What waits to be sent on a socket, and what goes next: small verifications before big chunks."""
 
 from collections import deque
-from dataclasses import dataclass
 
 from wire.messages import Close, Open, SessionId, States
 
-
-@dataclass(frozen=True, slots=True)
-class RowsFrame:
-    """A States message on its way out, and whether it overtakes prefill chunks."""
-
-    states: States
-    is_verify: bool
+_Rows = tuple[int, bool, States]
+"""When it was put, whether it is a verification, and the rows themselves."""
 
 
 class Outbox:
@@ -28,35 +22,38 @@ class Outbox:
         self._reserve_tokens = credit_window_tokens // 4
         self._num_put = 0
         self._control: deque[tuple[int, Open | Close]] = deque()
-        self._rows: dict[SessionId, deque[tuple[int, RowsFrame]]] = {}
+        self._rows: dict[SessionId, deque[_Rows]] = {}
 
-    def put(self, item: Open | Close | RowsFrame) -> None:
-        """Queue something; a Close forgets the rows of its session, which is over."""
+    def put(self, item: Open | Close | States, is_verify: bool = False) -> None:
+        """Queue something; rows of a verification overtake prefill chunks.
+
+        A Close forgets the rows of its session, which is over.
+        """
         self._num_put += 1
-        if isinstance(item, RowsFrame):
-            rows = self._rows.setdefault(item.states.session, deque())
-            rows.append((self._num_put, item))
+        if isinstance(item, States):
+            rows = self._rows.setdefault(item.session, deque())
+            rows.append((self._num_put, is_verify, item))
             return
         if isinstance(item, Close):
             self.discard(item.session)
         self._control.append((self._num_put, item))
 
-    def next(self, num_available_tokens: int) -> Open | Close | RowsFrame | None:
+    def next(self, num_available_tokens: int) -> Open | Close | States | None:
         """Take out what the credit lets go next; None while nothing may.
 
         A verification that lacks credit holds back the chunks behind it.
         """
-        if self._control and not self._is_held(*self._control[0]):
+        if self._control and not self._is_first_held:
             return self._control.popleft()[1]
         heads = [rows[0] for rows in self._rows.values() if rows[0][0] < self._barrier]
         if not heads:
             return None
-        _, frame = min(heads, key=lambda head: (not head[1].is_verify, head[0]))
-        spendable = num_available_tokens - (0 if frame.is_verify else self._reserve_tokens)
-        if frame.states.num_rows > spendable:
+        _, is_verify, states = min(heads, key=lambda head: (not head[1], head[0]))
+        spendable = num_available_tokens - (0 if is_verify else self._reserve_tokens)
+        if states.num_rows > spendable:
             return None
-        self._forget_first(frame.states.session)
-        return frame
+        self._forget_first(states.session)
+        return states
 
     def discard(self, session: SessionId) -> None:
         """Forget a session's rows; it is over."""
@@ -67,8 +64,10 @@ class Outbox:
         """What was put behind an Open or Close waits for it."""
         return self._control[0][0] if self._control else self._num_put + 1
 
-    def _is_held(self, number: int, control: Open | Close) -> bool:
-        """Whether it opens a copy of a session that has rows to send before it (rule W29)."""
+    @property
+    def _is_first_held(self) -> bool:
+        """Whether the first opens a copy of a session that has rows to send before (rule W29)."""
+        number, control = self._control[0]
         if isinstance(control, Close) or control.fork_of not in self._rows:
             return False
         return self._rows[control.fork_of][0][0] < number

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import Patience
-from device_runtime.link.outbox import RowsFrame
+from device_runtime.session.actions import ComputeAndSend
 from process.world import Clock
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Codec, Dtype, Fault, Open, Payload, Reply, SessionId, States, Want
+from wire.messages import Codec, Dtype, Fault, Open, Payload, Reply, SessionId, States
 
 MAX_QUEUED_FRAMES = 2
 """Frames a session may have waiting: one is being written while the next is computed."""
@@ -74,18 +74,6 @@ class SessionRefusedError(CloudUnavailableError):
         self.may_retry = fault.retry_after_s > 0
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingRows:
-    """Packed shallow rows for positions `[position, position + num_rows)`."""
-
-    epoch: int
-    position: int
-    num_rows: int
-    want: Want
-    payload: Payload
-    is_verify: bool
-
-
 class Carrier(Protocol):
     """The connection below a session; `num_events` counts all messages, both ways."""
 
@@ -98,8 +86,8 @@ class Carrier(Protocol):
         """Whether a message is on its way into the socket."""
         ...
 
-    def put_rows(self, frame: RowsFrame) -> None:
-        """Queue a frame; `frame_sent` is called once it is written."""
+    def put_rows(self, states: States, is_verify: bool) -> None:
+        """Queue rows; `take_sent` is called once it is written."""
         ...
 
     def close_session(self, session: SessionId) -> None:
@@ -179,18 +167,26 @@ class LinkSession:
         assert self._num_cached_tokens is not None
         return self._num_cached_tokens
 
-    async def send(self, rows: OutgoingRows) -> None:
-        """Queue rows, once there is room; returns before they are written."""
+    async def send(self, action: ComputeAndSend, payload: Payload) -> None:
+        """Queue an action's rows, packed, once there is room; returns before they are written."""
         await self._until(self._may_queue, self._patience.reply_s)
-        place = (self.session, rows.epoch, rows.position, rows.num_rows)
-        states = States(*place, self.dtype, Codec.RAW, rows.want, rows.payload)
-        if rows.epoch != self._epoch:
-            self._epoch = rows.epoch
+        states = States(
+            session=self.session,
+            epoch=action.epoch,
+            position=action.position,
+            num_rows=len(action.token_ids),
+            dtype=self.dtype,
+            codec=Codec.RAW,
+            want=action.want,
+            payload=payload,
+        )
+        if action.epoch != self._epoch:
+            self._epoch = action.epoch
             self._answered.clear()
         self._num_queued += 1
-        self._unanswered.append((rows.epoch, rows.position))
+        self._unanswered.append((action.epoch, action.position))
         self._asked_s.append(asyncio.get_running_loop().time())
-        self._carrier.put_rows(RowsFrame(states, rows.is_verify))
+        self._carrier.put_rows(states, action.is_verify)
 
     async def reply(self) -> Reply:
         """Wait for the next reply, in the order of the frames."""

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,8 +19,6 @@ _log = logging.getLogger(__name__)
 _KEEP_SHARE = 0.8
 """Idle sessions end after this share of the cloud's own patience, so the cloud never ends one."""
 
-T = TypeVar("T")
-
 _NO_ROOM = frozenset({FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS})
 
 
@@ -34,15 +31,27 @@ class Reopened:
 
 
 class Place:
-    """Both caches of one session; `release` ends both, once, whatever had been opened."""
+    """Both caches of one session; `release` ends both, once, whatever had been opened.
 
-    def __init__(self, engine: Workers, link: Link, stream: LinkSession) -> None:
+    `num_cached_tokens` positions are in both, as far as is known before the cloud has said so.
+    """
+
+    def __init__(
+        self, workers: Workers, link: Link, stream: LinkSession, num_cached_tokens: int = 0
+    ) -> None:
+        self.workers = workers
         self.stream = stream
+        self.num_cached_tokens = num_cached_tokens
         self._link = link
+        self.is_kept = False
+        """Whether an earlier generation has left it, so that the cloud knows it."""
         self.next_epoch = 1
         self.bytes_before = (0, 0)
         """What earlier generations sent and received here."""
-        self._engine = engine
+        self.supersedes: Place | None = None
+        """A kept place, of use no longer once this one is confirmed."""
+        self.refusal: SessionRefusedError | None = None
+        """Why the cloud did not want it."""
         self._sequence: SequenceId | None = None
         self._is_released = False
 
@@ -57,14 +66,24 @@ class Place:
         """Whether the cloud still holds its side, as far as is known, and will for a while."""
         return self.stream.is_live and not self._link.is_leaving
 
+    @property
+    def num_bytes(self) -> tuple[int, int]:
+        """What this generation has sent and received here."""
+        up, down = self.bytes_before
+        return self.stream.bytes_up - up, self.stream.bytes_down - down
+
     async def make_sequence(self, make: Callable[[DeviceEngine], SequenceId]) -> None:
-        """Open or fork on the engine's thread."""
+        """Open or fork on the engine's thread; on any failure, nothing of the place remains."""
 
         def remember(engine: DeviceEngine) -> None:
             # On the engine's thread, so that a caller cancelled meanwhile leaks nothing.
             self._sequence = make(engine)
 
-        await self._engine.run(remember)
+        try:
+            await self.workers.run(remember)
+        except BaseException:
+            self.release()
+            raise
 
     async def reopen(self) -> Reopened:
         """Take the session up again after its stream has failed.
@@ -78,25 +97,22 @@ class Place:
         assert self._link.limits is not None, "sessions are opened on a connection"
         return Reopened(num_cached_tokens, self._link.limits.max_frame_tokens)
 
+    def refused(self, refusal: SessionRefusedError) -> None:
+        """Release it, since the cloud does not want it."""
+        self.refusal = refusal
+        self.release()
+
     def release(self) -> None:
         """Free both sides; never waits."""
         if self._is_released:
             return
         self._is_released = True
         self.stream.close()
-        self._engine.run_later(self._release_sequence)
+        self.workers.run_later(self._release_sequence)
 
     def _release_sequence(self, engine: DeviceEngine) -> None:
         if self._sequence is not None:
             engine.release(self._sequence)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A place for a prompt, of which the first `num_cached_tokens` are already there."""
-
-    place: Place
-    num_cached_tokens: int
 
 
 class Places:
@@ -104,12 +120,12 @@ class Places:
 
     def __init__(
         self,
-        engine: Workers,
+        workers: Workers,
         link: Link,
         limits: PrefixCacheLimits,
         clock: Callable[[], float],
     ) -> None:
-        self._engine = engine
+        self._workers = workers
         self._link = link
         self._clock = clock
         self._kept: PrefixCache[Place] = PrefixCache(limits, lambda place: place.is_alive)
@@ -119,51 +135,59 @@ class Places:
         """Finished sessions that are still open."""
         return len(self._kept)
 
-    async def find(
-        self,
-        prompt_ids: Sequence[int],
-        num_reserved_tokens: int,
-        begin: Callable[[Found], Awaitable[T]],
-    ) -> T:
-        """What `begin` makes of a place that may grow to `num_reserved_tokens` positions.
+    async def candidates(
+        self, prompt_ids: Sequence[int], num_reserved_tokens: int
+    ) -> AsyncGenerator[Place]:
+        """Places that may grow to `num_reserved_tokens` positions, the best first.
 
-        It is called as soon as the device's side is there, while the cloud is still asked for
-        its own, and once more for another place if the cloud refuses the first.
+        One whose prompt continues a kept session is that session; else there is a copy of what is
+        shared with a kept one, then an empty place, then another after all that is kept was given
+        up for it. Each is given as soon as the device's side is there, while the cloud is still
+        asked for its own. Whoever asks for the next has told this one that it is `refused`; whoever
+        begins there awaits `confirm`.
 
         Raises:
-            CloudUnavailableError: no link, or the cloud has no room, or stops.
+            CloudUnavailableError: no link.
         """
         self.expire()
         try:
-            return await self._find(prompt_ids, num_reserved_tokens, begin)
+            match = self._kept.find(prompt_ids, num_reserved_tokens)
+            if match is not None and match.is_taken:
+                match.place.num_cached_tokens = match.num_shared_tokens
+                yield match.place
+                return
+            if match is not None:
+                yield (copy := await self._fork(match, num_reserved_tokens))
+                assert copy.refusal is not None
+                _log.info("a prefix is uploaded again: %s", copy.refusal.reason)
+            yield (place := await self._open(num_reserved_tokens))
+            assert place.refusal is not None
+            if place.refusal.code in _NO_ROOM and self.clear():
+                yield await self._open(num_reserved_tokens)
         finally:
             # The cloud may have said that it stops: what is kept there is of no use any more.
             self.expire()
 
-    async def _find(
-        self,
-        prompt_ids: Sequence[int],
-        num_reserved_tokens: int,
-        begin: Callable[[Found], Awaitable[T]],
-    ) -> T:
-        match = self._kept.find(prompt_ids, num_reserved_tokens)
-        if match is not None and match.is_taken:
-            return await _begun(Found(match.place, match.num_shared_tokens), begin)
-        if match is not None:
-            try:
-                return await self._fork(match, num_reserved_tokens, begin)
-            except SessionRefusedError as error:
-                _log.info("a prefix is uploaded again: %s", error.reason)
-        try:
-            return await self._open(num_reserved_tokens, begin)
-        except SessionRefusedError as error:
-            if error.code not in _NO_ROOM or not self.clear():
-                raise
-        return await self._open(num_reserved_tokens, begin)
+    async def confirm(self, place: Place) -> None:
+        """Wait until the cloud has its side of a place too.
+
+        Raises:
+            CloudUnavailableError: it does not let the session begin.
+            RemoteProtocolError: it holds another number of tokens than was asked for.
+        """
+        if place.is_kept:
+            return
+        cached, expected = await place.stream.opened(), place.num_cached_tokens
+        if cached != expected:
+            reason = f"expected {expected} cached tokens, got {cached}"
+            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
+        origin, place.supersedes = place.supersedes, None
+        if origin is not None and self._kept.remove(origin):
+            origin.release()
 
     def keep(self, place: Place, text: Sequence[int], next_epoch: int) -> None:
         """Take back the place of a finished generation, whose caches begin with `text`."""
-        place.next_epoch = next_epoch
+        place.is_kept, place.next_epoch = True, next_epoch
         place.bytes_before = (place.stream.bytes_up, place.stream.bytes_down)
         if not place.is_alive or self._link.limits is None:
             place.release()
@@ -188,52 +212,18 @@ class Places:
             place.release()
         return bool(places)
 
-    async def _open(self, num_reserved_tokens: int, begin: Callable[[Found], Awaitable[T]]) -> T:
-        place = Place(self._engine, self._link, self._link.open(num_reserved_tokens))
-        return await _settled(Found(place, 0), lambda engine: engine.open(), begin)
+    async def _open(self, num_reserved_tokens: int) -> Place:
+        place = Place(self._workers, self._link, self._link.open(num_reserved_tokens))
+        await place.make_sequence(lambda engine: engine.open())
+        return place
 
-    async def _fork(
-        self,
-        match: Match[Place],
-        num_reserved_tokens: int,
-        begin: Callable[[Found], Awaitable[T]],
-    ) -> T:
+    async def _fork(self, match: Match[Place], num_reserved_tokens: int) -> Place:
         """A copy of the shared prefix; its origin goes if most of it was shared."""
         origin, num_shared = match.place, match.num_shared_tokens
         stream = self._link.open(num_reserved_tokens, origin.stream, num_shared)
-        place = Place(self._engine, self._link, stream)
-        origin_sequence = origin.sequence
-        begun = await _settled(
-            Found(place, num_shared), lambda engine: engine.fork(origin_sequence, num_shared), begin
-        )
-        if match.is_superseded and self._kept.remove(origin):
-            origin.release()
-        return begun
-
-
-async def _settled(
-    found: Found,
-    make: Callable[[DeviceEngine], SequenceId],
-    begin: Callable[[Found], Awaitable[T]],
-) -> T:
-    """Begin in a new place and wait for its other side; on any failure, none of it remains."""
-
-    async def settle(found: Found) -> T:
-        await found.place.make_sequence(make)
-        begun = await begin(found)
-        cached, expected = await found.place.stream.opened(), found.num_cached_tokens
-        if cached != expected:
-            reason = f"expected {expected} cached tokens, got {cached}"
-            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
-        return begun
-
-    return await _begun(found, settle)
-
-
-async def _begun(found: Found, begin: Callable[[Found], Awaitable[T]]) -> T:
-    """Begin in a place, and release it on any failure."""
-    try:
-        return await begin(found)
-    except BaseException:
-        found.place.release()
-        raise
+        place = Place(self._workers, self._link, stream, num_shared)
+        if match.is_superseded:
+            place.supersedes = origin
+        sequence = origin.sequence
+        await place.make_sequence(lambda engine: engine.fork(sequence, num_shared))
+        return place

@@ -7,22 +7,24 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from adapters.medusa_heads import MedusaHeads
+from chunking.bounded_planner import BoundedPlanner
 from chunking.chooser import ChunkChooser
+from chunking.paper_planner import PaperPlanner
+from chunking.planner import FixedSizePlanner, Planner
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import choose_drafting, drafter_name
+from device_runtime.drafting.medusa import Heads
 from device_runtime.engines.workers import Workers
 from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
 from device_runtime.generation.stats import GenerationStats
-from device_runtime.generation.timeline import Timeline
 from device_runtime.generation.tokens import Emission
 from device_runtime.link.link import Link
-from device_runtime.link.session import MAX_UNANSWERED_FRAMES
+from device_runtime.link.session import MAX_UNANSWERED_FRAMES, SessionRefusedError
 from device_runtime.runtime.admission import Admission
-from device_runtime.runtime.chunk_planning import chunk_chooser
-from device_runtime.runtime.driver import Driver, Parts
+from device_runtime.runtime.driver import Driver
 from device_runtime.runtime.outage import Outage, Pauses, heals_by_reconnecting
-from device_runtime.runtime.places import Found, Place, Places
+from device_runtime.runtime.places import Place, Places
+from device_runtime.runtime.recorder import Recorder
 from device_runtime.sampling.noise import PositionNoise, draw_seed
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.prefix_cache import PrefixCacheLimits
@@ -45,7 +47,6 @@ class RuntimeFigures:
 
     num_running: int
     num_waiting: int
-    num_kept_sessions: int
 
 
 class Generation(AsyncIterator[Emission]):
@@ -80,7 +81,7 @@ class Runtime:
         clock: Clock,
         randomness: Randomness,
         kept: PrefixCacheLimits | None = None,
-        heads: MedusaHeads | None = None,
+        heads: Heads | None = None,
     ) -> None:
         engine = workers.engine
         self.vocab_size = engine.vocab_size
@@ -95,14 +96,14 @@ class Runtime:
         self._clock = clock
         self._randomness = randomness
         self._blink_s = min(BLINK_S, config.reconnect_timeout_s)
-        self._engine = workers
+        self._workers = workers
         self._admission = Admission(config.max_num_seqs, config.max_queue)
         if kept is None:
             # Room for two full conversations, however long a context is.
             kept = PrefixCacheLimits(
                 config.kept_sessions, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
             )
-        self._places = Places(self._engine, link, kept, self._clock)
+        self._places = Places(self._workers, link, kept, self._clock)
 
     @property
     def max_context_tokens(self) -> int:
@@ -115,7 +116,7 @@ class Runtime:
     @property
     def drafter(self) -> str:
         """What drafts here: `adapter`, `ngram`, `medusa` or `none`."""
-        return drafter_name(self._config, self._engine.engine.draft_limits)
+        return drafter_name(self._config, self._workers.engine.draft_limits)
 
     def start(self) -> None:
         """Begin to connect; needs a running loop."""
@@ -125,7 +126,7 @@ class Runtime:
         """End kept sessions, the link and the engine's thread. Close generations first."""
         self._places.clear()
         await self._link.close()
-        self._engine.close()
+        self._workers.close()
 
     def ready(self) -> str | None:
         """None when requests can be served now, else the reason why not."""
@@ -134,7 +135,7 @@ class Runtime:
     def figures(self) -> RuntimeFigures:
         """The load at this moment."""
         admission = self._admission
-        return RuntimeFigures(admission.num_running, admission.num_waiting, self._places.num_kept)
+        return RuntimeFigures(admission.num_running, admission.num_waiting)
 
     def generate(self, request: GenerationRequest, request_id: str) -> Generation:
         """Generate until a stop token, `max_tokens`, the end of the context, or `aclose`.
@@ -151,27 +152,23 @@ class Runtime:
         self, request: GenerationRequest, request_id: str, stats: GenerationStats
     ) -> AsyncGenerator[Emission]:
         """Everything one generation holds is taken here and given back here."""
-        called_s = self._clock()
-        if request.wants_timeline:
-            stats.timeline = Timeline(called_s)
+        recorder = Recorder(stats, self._link.monitor, self._clock, request.wants_timeline)
         sampler = self._checked_sampler(request)
         self._check_link()
         turn = await self._admission.acquire(request.is_let_in)
         place: Place | None = None
         try:
-            stats.queue_s = self._clock() - called_s
+            recorder.queued()
             await self._require_link()
-            outage = self._outage()
-            driver = await self._begin(request, sampler, outage, stats)
+            driver = await self._begin(request, sampler, self._outage(), recorder)
             place = driver.place
             async with aclosing(driver.run()) as emissions:
                 async for emission in emissions:
-                    if stats.first_token_s is None:
-                        stats.first_token_s = self._clock() - called_s
+                    recorder.emitted(emission)
                     if emission.finish_reason is not None:
                         # Given back before the caller takes the last tokens: it may be slow.
-                        stats.finish_reason = emission.finish_reason
-                        self._keep(driver, stats)
+                        recorder.carried(driver.place)
+                        self._places.keep(driver.place, driver.valid_text, driver.next_epoch)
                         place = None
                         turn.end()
                     yield emission
@@ -180,10 +177,10 @@ class Runtime:
             raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
         finally:
             if place is not None:
-                _count_bytes(place, stats)
+                recorder.carried(place)
                 place.release()
             turn.end()
-            stats.total_s = self._clock() - called_s
+            recorder.ended()
 
     def _checked_sampler(self, request: GenerationRequest) -> Sampler:
         """The request's sampler, once the request is known to be servable."""
@@ -217,43 +214,56 @@ class Runtime:
         return CloudUnavailableError(status.reason or "no cloud", status.retry_after_s)
 
     async def _begin(
-        self,
-        request: GenerationRequest,
-        sampler: Sampler,
-        outage: Outage,
-        stats: GenerationStats,
+        self, request: GenerationRequest, sampler: Sampler, outage: Outage, recorder: Recorder
     ) -> Driver:
         """A generation under way, with as much of the prompt in its caches as can be reused."""
         started_s = self._clock()
-        num_new = num_new_tokens(request, self.max_context_tokens)
-
-        async def begin(found: Found) -> tuple[Driver, float]:
-            stats.num_reused_tokens = found.num_cached_tokens
-            driver = self._driver(request, found, sampler, outage, stats)
-            await driver.begin()
-            return driver, self._clock()
-
-        # The last token is chosen and never computed.
-        wanted = (request.prompt_ids, len(request.prompt_ids) + num_new - 1, begin)
         try:
-            driver, begun_s = await self._places.find(*wanted)
+            driver = await self._in_a_place(request, sampler, outage, recorder)
         except CloudUnavailableError as failure:
             if not heals_by_reconnecting(failure):
                 raise
-            driver, begun_s = await outage.over(failure, lambda: self._places.find(*wanted))
-        # With chunks under way, who waits for the session to be open waits for their replies.
-        stats.wait_s += self._clock() - begun_s
-        work_s = stats.input_s + stats.send_s + stats.wait_s
-        stats.open_s = self._clock() - started_s - work_s
+            driver = await outage.over(
+                failure, lambda: self._in_a_place(request, sampler, outage, recorder)
+            )
+        recorder.opened(started_s)
         return driver
+
+    async def _in_a_place(
+        self, request: GenerationRequest, sampler: Sampler, outage: Outage, recorder: Recorder
+    ) -> Driver:
+        """A generation under way in the first place that the cloud does not refuse."""
+        refusal: SessionRefusedError | None = None
+        # The last token is chosen and never computed.
+        num_new = num_new_tokens(request, self.max_context_tokens)
+        num_reserved = len(request.prompt_ids) + num_new - 1
+        async with aclosing(self._places.candidates(request.prompt_ids, num_reserved)) as places:
+            async for place in places:
+                try:
+                    driver = self._driver(request, place, sampler, outage, recorder)
+                    await driver.begin()
+                    begun_s = self._clock()
+                    await self._places.confirm(place)
+                except SessionRefusedError as error:
+                    refusal = error
+                    place.refused(error)
+                except BaseException:
+                    place.release()
+                    raise
+                else:
+                    # With chunks under way, who waits for the session waits for their replies.
+                    recorder.waited(begun_s)
+                    return driver
+        assert refusal is not None, "there is a place to try"
+        raise refusal
 
     def _driver(
         self,
         request: GenerationRequest,
-        found: Found,
+        place: Place,
         sampler: Sampler,
         outage: Outage,
-        stats: GenerationStats,
+        recorder: Recorder,
     ) -> Driver:
         """The generation, ready to run."""
         link_limits = self._link.limits
@@ -266,46 +276,37 @@ class Runtime:
         )
         drafting = choose_drafting(
             self._config,
-            self._engine.engine.draft_limits,
+            self._workers.engine.draft_limits,
             sampler,
             request.stop_token_ids,
+            self._clock,
             self._heads,
         )
-        planner = self._chunk_chooser(found.place, limits)
-        stats.chunks = planner.choices
-        begun = (found.num_cached_tokens, found.place.next_epoch)
-        session = Session(request, limits, planner, drafting.length, *begun)
-        parts = Parts(
-            request,
-            session,
-            found.place,
-            sampler,
-            drafting,
-            outage,
-            self._link.monitor,
-            stats,
-            self._clock,
+        chunks = self._chunk_chooser(place, limits)
+        recorder.placed(place.num_cached_tokens, chunks.choices)
+        session = Session(
+            request, limits, chunks, drafting.length, place.num_cached_tokens, place.next_epoch
         )
-        return Driver(parts, self._engine)
+        return Driver(session, place, sampler, drafting.drafter, outage, recorder)
 
     def _chunk_chooser(self, place: Place, limits: SessionLimits) -> ChunkChooser:
         """Asked before every chunk, with what is known of link and cloud by then."""
         monitor = self._link.monitor
         token_bytes = self._hidden_size * ITEM_BYTES[place.stream.dtype]
-        return chunk_chooser(
-            self._config,
+        return ChunkChooser(
+            _planner(self._config),
             lambda: monitor.estimates(token_bytes),
             self._clock,
             limits.max_frame_tokens,
         )
 
-    def _keep(self, driver: Driver, stats: GenerationStats) -> None:
-        """Leave a finished generation's caches to the next turn of its conversation."""
-        _count_bytes(driver.place, stats)
-        self._places.keep(driver.place, driver.valid_text, driver.next_epoch)
 
-
-def _count_bytes(place: Place, stats: GenerationStats) -> None:
-    up, down = place.bytes_before
-    stats.bytes_up = place.stream.bytes_up - up
-    stats.bytes_down = place.stream.bytes_down - down
+def _planner(config: DeviceConfig) -> Planner:
+    """Who cuts prompts, by the settings."""
+    match config.chunking:
+        case "adaptive":
+            return BoundedPlanner()
+        case "paper":
+            return PaperPlanner()
+        case "fixed":
+            return FixedSizePlanner(config.chunk_tokens or None)

@@ -34,7 +34,7 @@ from device_runtime.session.actions import (
 )
 from device_runtime.session.draft_length import DraftLength
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Want
+from wire.messages import Reply, Want
 
 
 class Phase(Enum):
@@ -64,16 +64,6 @@ class SessionLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyFacts:
-    """A reply without its rows."""
-
-    epoch: int
-    position: int
-    num_rows: int
-    cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Frame:
     """A sent frame that has no reply yet, and whether tokens are chosen from that reply."""
 
@@ -83,11 +73,22 @@ class _Frame:
     want: Want
     decides: bool
 
-    @property
-    def answer(self) -> ReplyFacts:
-        """The only right reply."""
-        num_rows = self.want.num_rows(self.num_tokens)
-        return ReplyFacts(self.epoch, self.position, num_rows, self.position + self.num_tokens)
+    def check(self, reply: Reply) -> None:
+        """Let the only right reply pass.
+
+        Raises:
+            RemoteProtocolError: it is another.
+        """
+        num_rows, cached_tokens = (
+            self.want.num_rows(self.num_tokens),
+            self.position + self.num_tokens,
+        )
+        expected = (self.epoch, self.position, num_rows, cached_tokens)
+        came = (reply.epoch, reply.position, reply.num_rows, reply.cached_tokens)
+        if came != expected:
+            names = "epoch, position, rows and cached tokens"
+            reason = f"expected a reply with {names} {expected}, got {came}"
+            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
 
 
 def num_new_tokens(request: GenerationRequest, max_context_tokens: int) -> int:
@@ -129,7 +130,7 @@ class Session:
         self.phase = Phase.NEW
         self.epoch = first_epoch
         self._text = list(request.prompt_ids)
-        self._stop_token_ids = request.stop_token_ids
+        self.stop_token_ids = request.stop_token_ids
         self._limits = limits
         self._planner = planner
         self._draft_length = draft_length
@@ -160,16 +161,14 @@ class Session:
         self._expect(Phase.PREFILLING)
         return [self._next_prefill_action(num_waiting_replies)]
 
-    def on_reply(self, reply: ReplyFacts, num_waiting_replies: int) -> list[Action]:
+    def on_reply(self, reply: Reply, num_waiting_replies: int) -> list[Action]:
         """Take the reply awaited.
 
         Raises:
             RemoteProtocolError: it is not the answer to the oldest frame in flight.
         """
         frame = self._in_flight.popleft()
-        if reply != frame.answer:
-            reason = f"expected {frame.answer}, got {reply}"
-            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
+        frame.check(reply)
         first_row = frame.position + frame.num_tokens - reply.num_rows
         if frame.decides:
             self.phase = Phase.CHOOSING
@@ -294,13 +293,13 @@ class Session:
         ids = [token.id for token in tokens]
         pairs = zip(ids, self._draft, strict=False)
         num_accepted = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        is_stopped = len(ids) == num_accepted > 0 and ids[-1] in self._stop_token_ids
+        is_stopped = len(ids) == num_accepted > 0 and ids[-1] in self.stop_token_ids
         if len(ids) != num_accepted + 1 and not is_stopped:
             raise ValueError(f"expected accepted drafts and one token, got {len(ids)} tokens")
         return num_accepted
 
     def _finish_reason(self) -> FinishReason | None:
-        if self._text[-1] in self._stop_token_ids:
+        if self._text[-1] in self.stop_token_ids:
             return "stop"
         num_generated = len(self._text) - self._num_prompt_tokens
         return "length" if num_generated == self._num_new_tokens else None
@@ -314,7 +313,7 @@ class Session:
     def _until_stop(self, draft: Sequence[int]) -> tuple[int, ...]:
         """The draft up to its first stop token; nothing can follow that."""
         for index, token in enumerate(draft):
-            if token in self._stop_token_ids:
+            if token in self.stop_token_ids:
                 return tuple(draft[: index + 1])
         return tuple(draft)
 

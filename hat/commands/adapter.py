@@ -189,8 +189,8 @@ def _training_explained() -> Iterator[None]:
 
 def _looked_up(text: Sequence[int], num_tokens: int) -> Sequence[int]:
     """What `hat device` drafts without an adapter."""
-    from device_runtime.drafting.policy import NgramDrafter
+    from device_runtime.drafting.ngram import PromptLookup
 
-    drafter = NgramDrafter()
+    drafter = PromptLookup()
     drafter.extend(text)
     return drafter.propose(num_tokens)

@@ -124,7 +124,7 @@ async def test_a_fork_that_is_refused_behind_its_rows_uploads_the_prompt_instead
         it.cloud.going.set()
         assert await reading == expected(second)
         assert generation.stats.num_reused_tokens == 0
-        assert it.engine.num_open == it.runtime.figures().num_kept_sessions
+        assert it.engine.num_open == it.num_kept
 
 
 async def test_a_session_that_is_taken_up_sends_nothing_before_it_is_opened():  # W27, W28

@@ -32,7 +32,7 @@ async def test_a_next_turn_continues_the_cached_conversation_and_says_the_same()
             assert answer == expected(turn)
             assert generation.stats.num_reused_tokens >= len(text) - len(follow_up) - 1
             assert it.engine.num_input_tokens - num_computed < len(text)
-        assert it.runtime.figures().num_kept_sessions == 1
+        assert it.num_kept == 1
         await it.freed(num_kept=1)
 
 
@@ -96,7 +96,7 @@ async def test_kept_sessions_are_given_up_as_soon_as_the_cloud_says_that_it_stop
         it.cloud.is_draining = True
         with pytest.raises(CloudUnavailableError):
             await it.ids(request([9, 9, 9, 9, 9], 2))
-        assert it.runtime.figures().num_kept_sessions == 0
+        assert it.num_kept == 0
         await it.freed(num_kept=0)
 
 

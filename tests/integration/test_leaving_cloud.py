@@ -19,7 +19,7 @@ async def test_an_idle_device_leaves_at_once_and_its_next_answer_comes_from_the_
     async with bench(kept=KEEP_SOME, reconnect_timeout_s=PATIENT_S) as it:
         first = request(PROMPT, 4)
         await it.ids(first)
-        assert it.runtime.figures().num_kept_sessions == 1
+        assert it.num_kept == 1
         it.cloud.is_draining = True
         # Its beginning is kept in the cloud that stops, where it cannot be forked any more.
         wanted = request([*PROMPT[:18], 1, 2], 6)
@@ -47,12 +47,12 @@ async def test_running_answers_end_where_they_are_before_the_device_leaves():
         assert not waiting.done()
         assert ids + await rest(running) == expected(old)
         assert running.stats.num_recoveries == 0
-        assert it.runtime.figures().num_kept_sessions == 0, "nothing is kept there"
+        assert it.num_kept == 0, "nothing is kept there"
         await until(lambda: it.link.totals.num_connections > 1)
         it.cloud.is_draining = False
         assert await asyncio.gather(waiting, late) == [expected(new)] * 2
         assert num_asked == 2, "a cloud that is left is not asked again"
-        await it.freed(it.runtime.figures().num_kept_sessions)
+        await it.freed(it.num_kept)
 
 
 async def test_a_recovering_answer_waits_for_the_next_connection_too():

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.link import Link
-from device_runtime.link.session import OutgoingRows, SessionRefusedError, SessionSilentError
+from device_runtime.link.session import SessionRefusedError, SessionSilentError
+from device_runtime.session.actions import ComputeAndSend
 from tests.support.event_loop import on_sockets_and_in_memory, settle, until
 from tests.support.fake_cloud import IMPATIENT, SECRET, FakeCloud, fault, running
 from tests.support.fake_model import shallow_rows
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.event_loop("virtual")
 
 def rows(token_ids, position=0, want=Want.LAST, is_verify=False, epoch=1):
     payload = pack_rows(shallow_rows(token_ids, position), Dtype.FP32)
-    return OutgoingRows(epoch, position, len(token_ids), want, payload, is_verify)
+    return ComputeAndSend(epoch, position, tuple(token_ids), want, is_verify), payload
 
 
 @on_sockets_and_in_memory
@@ -36,7 +37,7 @@ async def test_rows_go_up_and_deep_rows_come_back():
         await link.connected()
         session = link.open(max_tokens=10)
         assert await session.opened() == 0
-        await session.send(rows([3, 4], want=Want.ALL))
+        await session.send(*rows([3, 4], want=Want.ALL))
         reply = await session.reply()
         assert (reply.epoch, reply.position, reply.num_rows) == (1, 0, 2)
         deep = unpack_rows(reply.payload, 2, 4, reply.dtype)
@@ -51,7 +52,7 @@ async def test_a_session_forked_from_another_begins_with_its_tokens():
     async with running(FakeCloud()) as link:
         await link.connected()
         first = link.open(max_tokens=10)
-        await first.send(rows([3, 4, 5]))
+        await first.send(*rows([3, 4, 5]))
         await first.reply()
         assert await link.open(10, fork_of=first, fork_tokens=2).opened() == 2
 
@@ -156,9 +157,9 @@ async def test_rows_wait_for_credit_and_a_verification_goes_before_the_chunks_th
             await session.opened()
         cloud.going.clear()
         for session in sessions[:3]:
-            await session.send(rows(range(8), want=Want.NONE))
+            await session.send(*rows(range(8), want=Want.NONE))
         await until(lambda: sessions[0].bytes_up > 0)
-        await sessions[3].send(rows([1, 2], is_verify=True))
+        await sessions[3].send(*rows([1, 2], is_verify=True))
         await until(lambda: sessions[3].bytes_up > 0)
         assert sessions[1].bytes_up == sessions[2].bytes_up == 0
         cloud.going.set()
@@ -173,10 +174,10 @@ async def test_a_session_that_has_too_much_waiting_waits_itself():
         session = link.open(30)
         await session.opened()
         cloud.going.clear()
-        await session.send(rows([1, 2], position=0))
-        await session.send(rows([3, 4], position=2))
-        await session.send(rows([5, 6], position=4))
-        third = asyncio.ensure_future(session.send(rows([7, 8], position=6)))
+        await session.send(*rows([1, 2], position=0))
+        await session.send(*rows([3, 4], position=2))
+        await session.send(*rows([5, 6], position=4))
+        third = asyncio.ensure_future(session.send(*rows([7, 8], position=6)))
         await settle()
         assert not third.done()
         cloud.going.set()
@@ -254,7 +255,7 @@ async def test_a_session_of_which_nothing_is_heard_is_told_apart_from_a_lost_lin
         session = link.open(10)
         await session.opened()
         cloud.going.clear()
-        await session.send(rows([1]))
+        await session.send(*rows([1]))
         with pytest.raises(SessionSilentError, match="did not answer within 60 s"):
             await session.reply()
         # The first silence may have been a slow cloud's.

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from device_runtime.link.link import Link
-from device_runtime.link.session import LinkLostError, LinkSession, OutgoingRows
+from device_runtime.link.session import LinkLostError, LinkSession
+from device_runtime.session.actions import ComputeAndSend
 from tests.support.event_loop import until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud
 from tests.support.fake_model import shallow_rows
@@ -35,7 +36,8 @@ pytestmark = pytest.mark.skipif(
 
 async def send(session: LinkSession, position: int) -> None:
     payload = pack_rows(shallow_rows([1] * NUM_ROWS, position), Dtype.FP32)
-    await session.send(OutgoingRows(1, position, NUM_ROWS, Want.LAST, payload, False))
+    action = ComputeAndSend(1, position, (1,) * NUM_ROWS, Want.LAST)
+    await session.send(action, payload)
 
 
 @asynccontextmanager

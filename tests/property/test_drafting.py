@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.drafting.policy import NgramDrafter, NoDrafter
+from device_runtime.drafting.ngram import PromptLookup
 
 texts = st.lists(st.integers(0, 3), max_size=60)
 
@@ -36,7 +36,7 @@ def looked_up(tokens, num_tokens, lengths, window):
 )
 def test_a_draft_is_what_a_scan_of_the_text_finds(tokens, cuts, num_tokens, lengths, window):
     shortest, longest = lengths[0], lengths[0] + lengths[1]
-    drafter = NgramDrafter(shortest, longest, window)
+    drafter = PromptLookup(shortest, longest, window)
     edges = [0, *sorted(min(cut, len(tokens)) for cut in cuts), len(tokens)]
     for begin, end in pairwise(edges):
         drafter.extend(tokens[begin:end])
@@ -47,30 +47,24 @@ def test_a_draft_is_what_a_scan_of_the_text_finds(tokens, cuts, num_tokens, leng
 @settings(max_examples=20, deadline=None)
 @given(tokens=st.lists(st.integers(0, 10**6), min_size=60, max_size=100))
 def test_the_index_never_outgrows_its_window(tokens):
-    drafter = NgramDrafter(2, 3, window_tokens=20)
+    drafter = PromptLookup(2, 3, window_tokens=20)
     drafter.extend(tokens)
     assert len(drafter._continuations) <= 2 * 20
 
 
 def test_a_loop_is_drafted_beyond_its_end():
-    drafter = NgramDrafter()
+    drafter = PromptLookup()
     drafter.extend([1, 2, 3, 1, 2, 3])
     assert drafter.propose(7) == (1, 2, 3, 1, 2, 3, 1)
 
 
 def test_a_suffix_of_one_token_is_not_looked_up_by_default():
-    drafter = NgramDrafter()
+    drafter = PromptLookup()
     drafter.extend([1, 2, 3, 1])
     assert drafter.propose(3) == ()
-
-
-def test_no_drafter_drafts_nothing():
-    drafter = NoDrafter()
-    drafter.extend([1, 1, 1, 1])
-    assert drafter.propose(4) == ()
 
 
 @pytest.mark.parametrize(("shortest", "longest", "window"), [(0, 2, 9), (3, 2, 9), (1, 1, 0)])
 def test_impossible_lengths_are_refused(shortest, longest, window):
     with pytest.raises(ValueError, match="1"):
-        NgramDrafter(shortest, longest, window)
+        PromptLookup(shortest, longest, window)

@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.link.outbox import Outbox, RowsFrame, max_prefill_rows
+from device_runtime.link.outbox import Outbox, max_prefill_rows
 from wire.credit import CreditGiver, CreditTaker
 from wire.messages import NO_SESSION, Close, Codec, Dtype, Open, SessionId, States, Want
 
@@ -13,8 +13,25 @@ KEY = bytes(16)
 
 
 def frame(session, num_rows, is_verify, position=0):
-    place = (SessionId(session), 1, position, num_rows)
-    return RowsFrame(States(*place, Dtype.FP32, Codec.RAW, Want.ALL, b""), is_verify)
+    return States(
+        session=SessionId(session),
+        epoch=1,
+        position=position,
+        num_rows=num_rows,
+        dtype=Dtype.FP32,
+        codec=Codec.RAW,
+        want=Want.ALL if is_verify else Want.NONE,
+        payload=b"",
+    )
+
+
+def is_verification(item):
+    """As `frame` makes them."""
+    return isinstance(item, States) and item.want is Want.ALL
+
+
+def put(outbox, item):
+    outbox.put(item, is_verification(item))
 
 
 def opening(session, fork_of=NO_SESSION):
@@ -42,13 +59,13 @@ def test_all_goes_in_the_end_each_sessions_in_its_order_and_verifications_first(
         """Send a frame if one may go, else let the cloud finish one; False if neither."""
         sent = outbox.next(taker.num_available)
         if sent is not None:
-            verifications = [head for head in heads() if head.is_verify]
+            verifications = [head for head in heads() if is_verification(head)]
             assert not verifications or sent is min(verifications, key=put_order)
             assert verifications or sent is min(heads(), key=put_order)
-            assert sent is queued[sent.states.session].popleft()
-            taker.send(sent.states.num_rows)
-            giver.receive(sent.states.num_rows)
-            at_cloud.append(sent.states.num_rows)
+            assert sent is queued[sent.session].popleft()
+            taker.send(sent.num_rows)
+            giver.receive(sent.num_rows)
+            at_cloud.append(sent.num_rows)
         elif at_cloud:
             credit = giver.give_back(at_cloud.popleft())
             if credit is not None:
@@ -58,12 +75,12 @@ def test_all_goes_in_the_end_each_sessions_in_its_order_and_verifications_first(
         return True
 
     def put_order(item):
-        return item.states.position
+        return item.position
 
     for position, (session, num_rows, is_verify, num_turns) in enumerate(arrivals):
         item = frame(session, min(num_rows, most), is_verify, position)
         queued[session].append(item)
-        outbox.put(item)
+        put(outbox, item)
         for _ in range(num_turns):
             turn()
     while turn():
@@ -99,8 +116,8 @@ class Puts:
 def about(item):
     """The sessions whose order an item belongs to."""
     match item:
-        case RowsFrame():
-            return {item.states.session}
+        case States():
+            return {item.session}
         case Open():
             return {item.session, item.fork_of} - {NO_SESSION}
         case Close():
@@ -125,7 +142,7 @@ def test_what_is_about_one_session_is_never_overtaken_by_what_was_put_after_it(d
         if isinstance(item, Close):
             waiting[:] = [w for w in waiting if isinstance(w, Open) or item.session not in about(w)]
         waiting.append(item)
-        outbox.put(item)
+        put(outbox, item)
         for _ in range(data.draw(st.integers(0, 2))):
             take(data.draw(st.sampled_from([0, 1, 16])))
     while take(16) is not None:
@@ -136,12 +153,12 @@ def test_what_is_about_one_session_is_never_overtaken_by_what_was_put_after_it(d
 def test_a_round_waits_for_the_replay_of_its_session_even_without_credit_for_that():
     outbox = Outbox(4096)
     replay, interrupted = frame(1, 82, False), frame(1, 1, True, 82)
-    outbox.put(replay)
+    put(outbox, replay)
     assert outbox.next(1060) is None
-    outbox.put(interrupted)
+    put(outbox, interrupted)
     assert outbox.next(1060) is None
     other = frame(2, 4, True)
-    outbox.put(other)
+    put(outbox, other)
     assert outbox.next(1060) is other
     assert [outbox.next(4096), outbox.next(4096)] == [replay, interrupted]
 
@@ -149,8 +166,8 @@ def test_a_round_waits_for_the_replay_of_its_session_even_without_credit_for_tha
 def test_opens_and_closes_go_before_rows_and_cost_no_credit():
     outbox = Outbox(8)
     rows, close = frame(1, 1, True), Close(SessionId(2))
-    outbox.put(rows)
-    outbox.put(close)
+    put(outbox, rows)
+    put(outbox, close)
     assert outbox.next(0) is close
     assert outbox.next(0) is None
     assert outbox.next(1) is rows
@@ -159,17 +176,17 @@ def test_opens_and_closes_go_before_rows_and_cost_no_credit():
 def test_a_quarter_of_the_window_is_left_to_verifications():
     outbox = Outbox(16)
     chunk, verify = frame(1, 8, False), frame(2, 4, True)
-    outbox.put(chunk)
+    put(outbox, chunk)
     assert outbox.next(11) is None
-    outbox.put(verify)
+    put(outbox, verify)
     assert outbox.next(4) is verify
     assert outbox.next(12) is chunk
 
 
 def test_a_verification_without_credit_holds_back_the_chunks():
     outbox = Outbox(16)
-    outbox.put(frame(1, 1, False))
-    outbox.put(frame(2, 9, True))
+    put(outbox, frame(1, 1, False))
+    put(outbox, frame(2, 9, True))
     assert outbox.next(8) is None
 
 
@@ -177,8 +194,8 @@ def test_rows_of_a_session_that_is_over_are_forgotten():
     outbox = Outbox(16)
     other = frame(2, 1, False)
     for item in (frame(1, 1, True), frame(1, 1, False), other):
-        outbox.put(item)
-    outbox.put(Close(SessionId(1)))
+        put(outbox, item)
+    put(outbox, Close(SessionId(1)))
     assert outbox.next(16) == Close(SessionId(1))
     assert outbox.next(16) is other
     assert outbox.next(16) is None

@@ -20,7 +20,7 @@ from device_runtime.session.actions import (
     Finish,
 )
 from device_runtime.session.draft_length import FixedDraftLength
-from device_runtime.session.session import Phase, ReplyFacts, Session, SessionLimits
+from device_runtime.session.session import Phase, Session, SessionLimits
 from tests.support.fake_model import (
     VOCAB_SIZE,
     FakeDeviceEngine,
@@ -28,6 +28,7 @@ from tests.support.fake_model import (
     plain_text,
     shallow_rows,
 )
+from tests.support.replies import reply
 from wire.errors import RemoteProtocolError
 from wire.messages import Want
 
@@ -103,7 +104,7 @@ class World:
         rows = self.engine.input_rows(self.sequence, action.token_ids, action.position)
         deep = self.middle.step(rows, action.position)
         wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[action.want]
-        facts = ReplyFacts(action.epoch, action.position, len(wanted), len(self.middle.states))
+        facts = reply(action.epoch, action.position, len(wanted), len(self.middle.states))
         self.replies.append((facts, wanted))
         return self.session.on_sent(self.num_waiting())
 
@@ -222,6 +223,6 @@ def test_a_reply_that_does_not_answer_the_oldest_frame_is_refused(change, by):
     session.start()
     assert session.on_sent(0) == [AwaitReply(1, 0)]
     right = {"epoch": 1, "position": 0, "num_rows": 1, "cached_tokens": 3}
-    wrong = ReplyFacts(**{**right, change: right[change] + by})
-    with pytest.raises(RemoteProtocolError, match="expected ReplyFacts"):
+    wrong = reply(**{**right, change: right[change] + by})
+    with pytest.raises(RemoteProtocolError, match="expected a reply with"):
         session.on_reply(wrong, 0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapters.data.corpus import STORY_END
 from adapters.data.whole_model import WholeModel, load_whole_model
-from device_runtime.drafting.policy import NgramDrafter
+from device_runtime.drafting.ngram import PromptLookup
 from submodels.bundle.layer_weights import Placed
 from submodels.bundle.layers import LayerCache, run_layers
 from submodels.random_models import RandomModel, make_random_model
@@ -53,7 +53,7 @@ def write_stories(path: Path, num_stories: int, num_words: int = 12, seed: int =
 
 def looked_up(text: Sequence[int], num_tokens: int) -> Sequence[int]:
     """What the device drafts without an adapter."""
-    drafter = NgramDrafter()
+    drafter = PromptLookup()
     drafter.extend(text)
     return drafter.propose(num_tokens)
 

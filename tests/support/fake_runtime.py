@@ -56,6 +56,11 @@ class Bench:
         emissions = self.runtime.generate(request, "test")
         return [token.id async for emission in emissions for token in emission.tokens]
 
+    @property
+    def num_kept(self) -> int:
+        """Finished sessions that are still open."""
+        return self.runtime._places.num_kept
+
     async def freed(self, num_kept: int = 0) -> None:
         """Wait until only so many sessions are left on both sides."""
         await until(lambda: len(self.cloud.live) == num_kept == self.engine.num_open)

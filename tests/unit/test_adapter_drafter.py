@@ -1,21 +1,26 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from device_runtime.drafting.adapter import AdapterDrafter
+from device_runtime.drafting.ahead import AheadSwitch
 from device_runtime.engines.engine import SequenceId
 from device_runtime.engines.submodel_engine import SubmodelEngine
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from tests.support.device_engines import DRAFTING_ENGINES
+from tests.support.drafts import AtOnce, proposed, round_of, work_it_off
 from tests.support.reference import STORIES, story_prompts
 from tests.support.stored_adapters import ADAPTER, split_with_adapter
 
 GREEDY = SamplingParams(temperature=0.0)
 SAMPLED = SamplingParams(seed=3)
 NO_STOP: frozenset[int] = frozenset()
+DEEP = np.zeros(64, np.float32)
+"""A row that an adapter does not look at."""
 
 
 @pytest.fixture(scope="module", params=sorted(DRAFTING_ENGINES))
@@ -42,17 +47,20 @@ def sampler_after(text: Sequence[int], sampling: SamplingParams) -> Sampler:
     return Sampler(request, 512, PositionNoise(3))
 
 
+def adapter_drafter(text: Sequence[int], sampling: SamplingParams) -> AdapterDrafter:
+    """One that drafts ahead in its first rounds."""
+    return AdapterDrafter(sampler_after(text, sampling), NO_STOP, AheadSwitch(), lambda: 0.0)
+
+
 def begin(engine: SubmodelEngine, sampling: SamplingParams, num_tokens: int = 3) -> Round:
     """Draft behind a story's beginning, send the draft, and draft ahead until nothing is left."""
     text = story_prompts(1)[0]
-    drafter = AdapterDrafter(sampler_after(text, sampling), NO_STOP)
+    drafter = adapter_drafter(text, sampling)
     sequence = engine.open()
     engine.input_rows(sequence, text[:-1], 0)
-    draft = drafter.propose(engine, sequence, text, num_tokens)
+    draft = proposed(drafter, text, num_tokens, AtOnce(engine), sequence)
     engine.input_rows(sequence, (text[-1], *draft), len(text) - 1)
-    drafter.begin_ahead((text[-1], *draft), len(text) - 1)
-    while drafter.work_ahead(engine, sequence):
-        pass
+    work_it_off(drafter, round_of(text, draft), AtOnce(engine), sequence)
     assert drafter._ahead is not None
     return Round(drafter, sequence, text, draft, [b[0] for b in drafter._ahead.branches])
 
@@ -63,8 +71,8 @@ def plain_draft(
     """What a drafter says that did not draft ahead."""
     sequence = engine.open()
     engine.input_rows(sequence, text[:-1], 0)
-    drafter = AdapterDrafter(sampler_after(text, sampling), NO_STOP)
-    return drafter.propose(engine, sequence, text, num_tokens)
+    drafter = adapter_drafter(text, sampling)
+    return proposed(drafter, text, num_tokens, AtOnce(engine), sequence)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -74,11 +82,11 @@ def test_a_branch_that_matches_begins_the_draft_that_would_have_been_made(
 ) -> None:
     now = begin(engine, sampling)
     decided = (*now.draft, now.candidates[branch])
-    now.drafter.decided(decided)
+    now.drafter.decided(decided, DEEP)
     text = [*now.text, *decided]
     # Sampled drafts depend on the place alone, so a drafter of the longer prompt agrees.
     expected = plain_draft(engine, text, sampling, 5)
-    assert now.drafter.propose(engine, now.sequence, text, 5) == expected
+    assert proposed(now.drafter, text, 5, AtOnce(engine), now.sequence) == expected
     assert now.drafter.num_ahead_tokens >= now.drafter.num_kept_tokens
     assert (now.drafter.num_kept_tokens > 0) == (len(expected) > 0)
 
@@ -88,9 +96,9 @@ def test_after_a_rejection_nothing_of_it_is_left(engine: SubmodelEngine, num_acc
     now = begin(engine, GREEDY)
     assert len(now.draft) == 3
     decided = (*now.draft[:num_accepted], (now.draft[num_accepted] + 1) % 512)
-    now.drafter.decided(decided)
+    now.drafter.decided(decided, DEEP)
     text = [*now.text, *decided]
-    assert now.drafter.propose(engine, now.sequence, text, 5) == plain_draft(
+    assert proposed(now.drafter, text, 5, AtOnce(engine), now.sequence) == plain_draft(
         engine, text, GREEDY, 5
     )
     assert now.drafter.num_kept_tokens == 0
@@ -99,10 +107,10 @@ def test_after_a_rejection_nothing_of_it_is_left(engine: SubmodelEngine, num_acc
 def test_an_empty_draft_is_gone_on_from_too(engine: SubmodelEngine) -> None:
     now = begin(engine, GREEDY, num_tokens=0)
     decided = (now.candidates[0],)
-    now.drafter.decided(decided)
+    now.drafter.decided(decided, DEEP)
     text = [*now.text, *decided]
     expected = plain_draft(engine, text, GREEDY, 4)
-    assert now.drafter.propose(engine, now.sequence, text, 4) == expected
+    assert proposed(now.drafter, text, 4, AtOnce(engine), now.sequence) == expected
 
 
 def test_what_was_verified_stays_in_the_caches(engine: SubmodelEngine) -> None:

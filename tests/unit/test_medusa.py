@@ -27,6 +27,7 @@ from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import make_bundles, write_stories
+from tests.support.drafts import proposed
 from tests.support.reference import STORIES
 from tests.support.stack import split_for_serving
 
@@ -50,26 +51,26 @@ def drafter(heads: MedusaHeads, **sampling: float) -> MedusaDrafter:
 
 def test_a_draft_is_the_best_guess_of_each_head_in_turn() -> None:
     medusa = drafter(known_heads())
-    assert medusa.propose(9) == ()
-    medusa.decided(np.array([1, 0, 0, 0], np.float32))
-    assert medusa.propose(9) == (0, 1, 2)
-    assert medusa.propose(2) == (0, 1)
-    assert medusa.propose(0) == ()
+    assert proposed(medusa, (1, 2), 9) == ()
+    medusa.decided((2,), np.array([1, 0, 0, 0], np.float32))
+    assert proposed(medusa, (1, 2), 9) == (0, 1, 2)
+    assert proposed(medusa, (1, 2), 2) == (0, 1)
+    assert proposed(medusa, (1, 2), 0) == ()
 
 
 def test_each_guess_counts_those_before_it_as_said() -> None:
     medusa = drafter(known_heads(), presence_penalty=2.0)
-    medusa.decided(np.array([-1, 0, 0, 0], np.float32))
+    medusa.decided((2,), np.array([-1, 0, 0, 0], np.float32))
     # Head d likes token d - 1 best, then the one before it, and each token only once.
-    assert medusa.propose(3) == (9, 0, 1)
+    assert proposed(medusa, (1, 2), 3) == (9, 0, 1)
 
 
 def test_a_draft_ends_where_a_heads_numbers_are_broken() -> None:
     heads = known_heads()
     heads.vocabularies[1] = np.nan
     medusa = drafter(heads)
-    medusa.decided(np.array([1, 0, 0, 0], np.float32))
-    assert medusa.propose(3) == (0,)
+    medusa.decided((2,), np.array([1, 0, 0, 0], np.float32))
+    assert proposed(medusa, (1, 2), 3) == (0,)
 
 
 def test_numpy_and_torch_heads_give_the_same_logits() -> None:

@@ -13,7 +13,8 @@ from device_runtime.session.actions import (
     Reopen,
 )
 from device_runtime.session.draft_length import FixedDraftLength
-from device_runtime.session.session import ReplyFacts, Session, SessionLimits
+from device_runtime.session.session import Session, SessionLimits
+from tests.support.replies import reply
 from wire.messages import Want
 
 
@@ -27,8 +28,8 @@ def prefilled(session):
     session.start()
     session.on_sent(0)
     session.on_sent(0)
-    session.on_reply(ReplyFacts(1, 0, 0, 2), 0)
-    assert session.on_reply(ReplyFacts(1, 2, 1, 3), 0) == [Choose(2, ())]
+    session.on_reply(reply(1, 0, 0, 2), 0)
+    assert session.on_reply(reply(1, 2, 1, 3), 0) == [Choose(2, ())]
     return session
 
 
@@ -43,7 +44,7 @@ def test_a_reply_that_waits_is_taken_before_the_next_chunk():
     session = make_session()
     session.start()
     assert session.on_sent(1) == [AwaitReply(1, 0)]
-    assert session.on_reply(ReplyFacts(1, 0, 0, 2), 0) == [ComputeAndSend(1, 2, (7,), Want.LAST)]
+    assert session.on_reply(reply(1, 0, 0, 2), 0) == [ComputeAndSend(1, 2, (7,), Want.LAST)]
 
 
 def test_a_round_sends_the_last_token_and_the_draft_under_a_new_epoch():
@@ -53,7 +54,7 @@ def test_a_round_sends_the_last_token_and_the_draft_under_a_new_epoch():
         ComputeAndSend(2, 3, (1, 2, 3), Want.ALL, is_verify=True)
     ]
     assert session.on_sent(0) == [AwaitReply(2, 3)]
-    assert session.on_reply(ReplyFacts(2, 3, 3, 6), 0) == [Choose(3, (2, 3))]
+    assert session.on_reply(reply(2, 3, 3, 6), 0) == [Choose(3, (2, 3))]
     tokens = [Token(2), Token(9)]
     assert session.on_chosen(tokens, 0.0) == [Emit(Emission(tuple(tokens))), Draft(2)]
     assert session.on_draft((), 0.0) == [ComputeAndSend(3, 5, (9,), Want.ALL, is_verify=True)]
@@ -64,7 +65,7 @@ def test_a_stop_token_in_the_draft_ends_the_draft_and_in_the_text_ends_the_sessi
     session.on_chosen([Token(1)], 0.0)
     assert session.on_draft((2, 3), 0.0) == [ComputeAndSend(2, 3, (1, 2), Want.ALL, is_verify=True)]
     session.on_sent(0)
-    session.on_reply(ReplyFacts(2, 3, 2, 5), 0)
+    session.on_reply(reply(2, 3, 2, 5), 0)
     emission = Emission((Token(2),), "stop")
     assert session.on_chosen([Token(2)], 0.0) == [Finish(5), Emit(emission)]
 
@@ -74,7 +75,7 @@ def test_nothing_is_drafted_for_the_last_token():
     assert session.on_chosen([Token(1)], 0.0)[-1] == Draft(0)
     session.on_draft((), 0.0)
     session.on_sent(0)
-    session.on_reply(ReplyFacts(2, 3, 1, 4), 0)
+    session.on_reply(reply(2, 3, 1, 4), 0)
     emission = Emission((Token(8),), "length")
     assert session.on_chosen([Token(8)], 0.0) == [Finish(4), Emit(emission)]
 
@@ -85,7 +86,7 @@ def test_the_end_of_the_context_is_a_length_finish():
     session = Session(request, limits, FixedSizePlanner(None), FixedDraftLength(2))
     session.start()
     session.on_sent(0)
-    session.on_reply(ReplyFacts(1, 0, 1, 3), 0)
+    session.on_reply(reply(1, 0, 1, 3), 0)
     assert session.on_chosen([Token(8)], 0.0)[-1] == Emit(Emission((Token(8),), "length"))
 
 
@@ -118,7 +119,7 @@ def test_tokens_that_are_not_a_walk_over_the_draft_are_refused(tokens):
     session.on_chosen([Token(1)], 0.0)
     session.on_draft((2, 3), 0.0)
     session.on_sent(0)
-    session.on_reply(ReplyFacts(2, 3, 3, 6), 0)
+    session.on_reply(reply(2, 3, 3, 6), 0)
     with pytest.raises(ValueError, match="accepted drafts and one token"):
         session.on_chosen([Token(token) for token in tokens], 0.0)
 
@@ -143,7 +144,7 @@ def test_a_round_lost_with_its_socket_is_sent_again_under_a_new_epoch():
     frame = ComputeAndSend(3, 3, (1, 2, 3), Want.ALL, is_verify=True)
     assert session.on_reopened(num_cached_tokens=6, max_frame_tokens=16) == [frame]
     assert session.on_sent(0) == [AwaitReply(3, 3)]
-    assert session.on_reply(ReplyFacts(3, 3, 3, 6), 0) == [Choose(3, (2, 3))]
+    assert session.on_reply(reply(3, 3, 3, 6), 0) == [Choose(3, (2, 3))]
 
 
 def test_what_a_lost_cloud_had_cached_goes_up_in_chunks_and_the_round_follows_at_once():
@@ -154,9 +155,9 @@ def test_what_a_lost_cloud_had_cached_goes_up_in_chunks_and_the_round_follows_at
     frame = ComputeAndSend(3, 3, (1, 2, 3), Want.ALL, is_verify=True)
     assert session.on_sent(0) == [frame]
     assert session.on_sent(0) == [AwaitReply(3, 0)]
-    assert session.on_reply(ReplyFacts(3, 0, 0, 2), 0) == [AwaitReply(3, 2)]
-    assert session.on_reply(ReplyFacts(3, 2, 0, 3), 0) == [AwaitReply(3, 3)]
-    assert session.on_reply(ReplyFacts(3, 3, 3, 6), 0) == [Choose(3, (2, 3))]
+    assert session.on_reply(reply(3, 0, 0, 2), 0) == [AwaitReply(3, 2)]
+    assert session.on_reply(reply(3, 2, 0, 3), 0) == [AwaitReply(3, 3)]
+    assert session.on_reply(reply(3, 3, 3, 6), 0) == [Choose(3, (2, 3))]
 
 
 def test_a_draft_longer_than_the_new_cloud_takes_is_shortened():
@@ -169,7 +170,7 @@ def test_a_lost_prompt_goes_on_at_the_first_chunk_without_a_reply():
     session = make_session()
     session.start()
     session.on_sent(1)
-    session.on_reply(ReplyFacts(1, 0, 0, 2), 0)
+    session.on_reply(reply(1, 0, 0, 2), 0)
     assert session.on_lost() == [Reopen()]
     # The cloud says it has all three, but the last may be of an earlier generation.
     again = ComputeAndSend(2, 2, (7,), Want.LAST)

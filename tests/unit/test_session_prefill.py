@@ -9,7 +9,8 @@ from chunking.planner import WAIT, FixedSizePlanner, Prefill
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.session.actions import AwaitReply, Choose, ComputeAndSend, FeedOutput
 from device_runtime.session.draft_length import FixedDraftLength
-from device_runtime.session.session import ReplyFacts, Session, SessionLimits
+from device_runtime.session.session import Session, SessionLimits
+from tests.support.replies import reply
 from wire.messages import Want
 
 PROMPT = (5, 6, 7, 8, 9, 10)
@@ -40,11 +41,11 @@ def test_with_output_layers_every_row_comes_back_and_is_fed_while_later_chunks_g
     assert session.on_sent(0) == [ComputeAndSend(1, 2, (7, 8), Want.ALL)]
     # The first reply is here: its rows are fed, and only then does the last chunk go up.
     assert session.on_sent(1) == [AwaitReply(1, 0)]
-    fed_and_sent = session.on_reply(ReplyFacts(1, 0, 2, 2), 0)
+    fed_and_sent = session.on_reply(reply(1, 0, 2, 2), 0)
     assert fed_and_sent == [FeedOutput(0), ComputeAndSend(1, 4, (9, 10), Want.ALL)]
     assert session.on_sent(0) == [AwaitReply(1, 2)]
-    assert session.on_reply(ReplyFacts(1, 2, 2, 4), 0) == [FeedOutput(2), AwaitReply(1, 4)]
-    assert session.on_reply(ReplyFacts(1, 4, 2, 6), 0) == [Choose(4, ())]
+    assert session.on_reply(reply(1, 2, 2, 4), 0) == [FeedOutput(2), AwaitReply(1, 4)]
+    assert session.on_reply(reply(1, 4, 2, 6), 0) == [Choose(4, ())]
 
 
 def test_a_planner_that_waits_is_asked_again_after_the_next_reply():
@@ -52,7 +53,7 @@ def test_a_planner_that_waits_is_asked_again_after_the_next_reply():
     session = make_session(planner)
     session.start()
     assert session.on_sent(0) == [AwaitReply(1, 0)]
-    assert session.on_reply(ReplyFacts(1, 0, 0, 2), 0) == [
+    assert session.on_reply(reply(1, 0, 0, 2), 0) == [
         ComputeAndSend(1, 2, (7, 8, 9, 10), Want.LAST)
     ]
     assert [(told.num_remaining_tokens, told.num_in_flight) for told in planner.told] == [

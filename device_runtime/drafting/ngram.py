@@ -1,33 +1,32 @@
-"""Drafters that need no model: nothing, or what followed the same words before."""
+"""Drafting without a model: what followed the same words before."""
 
 from collections.abc import Sequence
-from typing import Protocol
+
+from device_runtime.drafting.protocol import NoDrafter
+from device_runtime.engines.engine import Rows, SequenceId
+from device_runtime.engines.workers import Workers
 
 
-class Drafter(Protocol):
-    """Guesses how a text goes on. A wrong guess costs time and never changes the output."""
+class NgramDrafter(NoDrafter):
+    """Drafts of one generation, by prompt lookup."""
 
-    def extend(self, token_ids: Sequence[int]) -> None:
-        """Take decided tokens: first the prompt, then every round's. Drafts never come here."""
-        ...
+    def __init__(self) -> None:
+        self._lookup = PromptLookup()
 
-    def propose(self, num_tokens: int) -> tuple[int, ...]:
-        """At most `num_tokens` tokens that may follow; none when there is nothing to say."""
-        ...
+    def begin(self, prompt_ids: Sequence[int]) -> None:
+        self._lookup.extend(prompt_ids)
 
+    def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
+        self._lookup.extend(token_ids)
 
-class NoDrafter:
-    """Plain decoding, one token per round."""
-
-    def extend(self, token_ids: Sequence[int]) -> None:
-        """Nothing to remember."""
-
-    def propose(self, num_tokens: int) -> tuple[int, ...]:
-        return ()
+    async def propose(
+        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
+    ) -> tuple[int, ...]:
+        return self._lookup.propose(num_tokens)
 
 
-class NgramDrafter:
-    """Prompt lookup: the longest suffix of the text that occurred before goes on as it did then.
+class PromptLookup:
+    """An index of a text: its longest suffix that occurred before goes on as it did then.
 
     Of several earlier places the latest counts. Every decided token costs one dictionary entry per
     n-gram length; entries that begin more than `window_tokens` back are forgotten, so the index
@@ -52,11 +51,13 @@ class NgramDrafter:
         self._continuations: dict[tuple[int, ...], int] = {}
 
     def extend(self, token_ids: Sequence[int]) -> None:
+        """Take the tokens that follow."""
         for token in token_ids:
             self._index_suffixes()
             self._tokens.append(token)
 
     def propose(self, num_tokens: int) -> tuple[int, ...]:
+        """At most `num_tokens` tokens that may follow; none if no suffix was there before."""
         start = self._longest_match()
         if start is None:
             return ()

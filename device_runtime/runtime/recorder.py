@@ -1,0 +1,127 @@
+"""What one generation did, told once: to its figures, its timeline, and the link's monitor."""
+
+from collections.abc import Sequence
+
+from chunking.chooser import ChunkChoice
+from chunking.state_monitor import StateMonitor
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.timeline import Timeline, Work
+from device_runtime.generation.tokens import Emission
+from device_runtime.runtime.places import Place
+from device_runtime.session.actions import Choose, ComputeAndSend
+from process.world import Clock
+from wire.messages import Reply
+
+
+class Recorder:
+    """Each method takes what has just ended; `started_s` is when it began, by the same clock."""
+
+    def __init__(
+        self, stats: GenerationStats, monitor: StateMonitor, clock: Clock, wants_timeline: bool
+    ) -> None:
+        self._stats = stats
+        self._monitor = monitor
+        self.clock = clock
+        """Monotonic, in seconds."""
+        self._called_s = clock()
+        if wants_timeline:
+            stats.timeline = Timeline(self._called_s)
+        self._timeline = stats.timeline
+        self._computed_s = 0.0
+        self._sent = (0, 0)
+        self._sent_s = 0.0
+
+    def queued(self) -> None:
+        """The generation has got its turn."""
+        self._stats.queue_s = self.clock() - self._called_s
+
+    def opened(self, started_s: float) -> None:
+        """There is a place; what was worked on and waited for meanwhile counts as that."""
+        work_s = self._stats.input_s + self._stats.send_s + self._stats.wait_s
+        self._stats.open_s = self.clock() - started_s - work_s
+
+    def placed(self, num_reused_tokens: int, chunks: Sequence[ChunkChoice]) -> None:
+        """A place was found that holds so much of the prompt; `chunks` grows with its chunks."""
+        self._stats.num_reused_tokens = num_reused_tokens
+        self._stats.chunks = chunks
+
+    def computed(self, action: ComputeAndSend, started_s: float, engine_s: float) -> None:
+        """Shallow rows were made; the engine took `engine_s` of that."""
+        now, num_rows = self.clock(), len(action.token_ids)
+        self._stats.input_s += now - started_s
+        self._monitor.on_prefill(num_rows, engine_s)
+        self._timeline.worked(_work(action), started_s, now, num_rows)
+        self._computed_s = now
+
+    def sent(self, action: ComputeAndSend) -> None:
+        """The rows computed last were handed to the link."""
+        now = self.clock()
+        self._sent, self._sent_s = (action.epoch, action.position), now
+        self._stats.send_s += now - self._computed_s
+        self._stats.num_chunks += not action.is_verify
+        self._timeline.sent(self._sent, _work(action), len(action.token_ids), now)
+
+    def waited(self, started_s: float) -> None:
+        """The cloud was waited for."""
+        self._stats.wait_s += self.clock() - started_s
+
+    def answered(self, reply: Reply, started_s: float, came_s: float) -> None:
+        """A reply was waited for and came at `came_s`."""
+        now, stats, frame = self.clock(), self._stats, (reply.epoch, reply.position)
+        stats.wait_s += now - started_s
+        stats.cloud_queue_s += reply.queue_s
+        stats.cloud_compute_s += reply.compute_s
+        self._timeline.answered(frame, reply.queue_s, reply.compute_s, came_s)
+        if stats.num_output_tokens > 0 and frame == self._sent:
+            # Chunks overlap; of a draft the reply is awaited from the moment it is sent.
+            stats.add_link_delay(now - self._sent_s - reply.queue_s - reply.compute_s)
+
+    def drafted_ahead(self, started_s: float, num_tokens: int) -> None:
+        """While a reply was waited for, so many tokens were drafted behind what was sent."""
+        if num_tokens > 0:
+            self._timeline.worked("ahead", started_s, self.clock(), num_tokens)
+
+    def fed(self, started_s: float) -> None:
+        """Deep rows went through the output layers."""
+        self._stats.output_s += self.clock() - started_s
+
+    def chose(self, action: Choose, num_tokens: int, num_accepted: int, started_s: float) -> None:
+        """A round has decided so many tokens, of which so many were drafted."""
+        now, stats = self.clock(), self._stats
+        stats.output_s += now - started_s
+        self._timeline.worked("verify", started_s, now, num_tokens)
+        if stats.num_output_tokens > 0:
+            # The first token comes from the prompt, all others from a verification.
+            stats.add_round(len(action.draft), num_accepted)
+        stats.num_output_tokens += num_tokens
+
+    def drafted(self, draft: Sequence[int], started_s: float) -> None:
+        """A draft, perhaps an empty one, was made."""
+        now = self.clock()
+        self._monitor.on_draft(len(draft), now - started_s)
+        self._stats.draft_s += now - started_s
+        if draft:
+            self._timeline.worked("draft", started_s, now, len(draft))
+
+    def recovered(self, started_s: float) -> None:
+        """A lost cloud is back."""
+        self._stats.num_recoveries += 1
+        self._stats.recovery_s += self.clock() - started_s
+
+    def emitted(self, emission: Emission) -> None:
+        """Tokens are handed out."""
+        if self._stats.first_token_s is None:
+            self._stats.first_token_s = self.clock() - self._called_s
+        self._stats.finish_reason = emission.finish_reason
+
+    def carried(self, place: Place) -> None:
+        """All is sent and received."""
+        self._stats.bytes_up, self._stats.bytes_down = place.num_bytes
+
+    def ended(self) -> None:
+        """The generation is over."""
+        self._stats.total_s = self.clock() - self._called_s
+
+
+def _work(action: ComputeAndSend) -> Work:
+    return "verify" if action.is_verify else "prefill"
