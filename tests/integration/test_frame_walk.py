@@ -1,50 +1,17 @@
 """The walk of one States frame in docs/architecture.md names the files that really run."""
 
-import re
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import Any
-
 from tests.support.cloud_client import hello_for, random_rows, session_key, welcomed
+from tests.support.walks import DOCUMENT, files_named, files_that_run, section
 from tests.support.world import serve_cloud
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = ROOT / "docs" / "architecture.md"
-WALK = re.compile(r"^## One States frame$.*?(?=^## )", re.MULTILINE | re.DOTALL)
-
 MOST_FILES = 30
-
-
-@contextmanager
-def files_that_run() -> Iterator[tuple[set[str], Callable[[], None]]]:
-    """The project's files of which a function is called, and what forgets those until now."""
-    files: set[str] = set()
-
-    def note(frame: FrameType, event: str, argument: Any) -> None:
-        name = frame.f_code.co_filename
-        if event == "call" and name.startswith(f"{ROOT}/"):
-            files.add(name.removeprefix(f"{ROOT}/"))
-
-    threading.setprofile(note)
-    sys.setprofile(note)
-    try:
-        yield files, files.clear
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
+ROOMS = "wire|process|cloud_server"
 
 
 def walk() -> tuple[set[str], set[str]]:
     """The files on the way, and those beside it."""
-    text = WALK.search(DOCUMENT.read_text())
-    assert text is not None
-    on_the_way, beside = text[0].split("These are ")
-    named = re.compile(r"`((?:wire|process|cloud_server)/[\w/]+\.py)`")
-    return set(named.findall(on_the_way)), set(named.findall(beside))
+    on_the_way, beside = section("One States frame").split("These are ")
+    return files_named(on_the_way, ROOMS), files_named(beside, ROOMS)
 
 
 async def test_a_frame_passes_through_the_files_that_its_walk_names(config, bundle):
