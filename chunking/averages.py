@@ -7,6 +7,7 @@ from typing import Protocol
 
 _PAPER_PAST_WEIGHT = 0.8
 _ROBUST_PAST_WEIGHT = 0.7
+_NUM_RECENT = 3
 _STEP_FACTOR = 1.5
 """Measurements that agree on a value this far off tell of a change, not of noise."""
 
@@ -45,16 +46,17 @@ class RobustAverage:
 
     def __init__(self) -> None:
         self.value: float | None = None
-        self._recent: deque[float] = deque(maxlen=3)
+        self._recent: deque[float] = deque(maxlen=_NUM_RECENT)
 
     def add(self, sample: float) -> None:
         """Take a measurement."""
         if not _is_measurement(sample):
             return
         self._recent.append(sample)
-        middle = median(self._recent)
+        recent = self._recent
+        middle = sorted(recent)[1] if len(recent) == _NUM_RECENT else median(recent)
         past = self.value
-        is_settled = past is not None and len(self._recent) == 3
+        is_settled = past is not None and len(recent) == _NUM_RECENT
         if past is None or not is_settled or not _is_near(past, middle):
             self.value = middle
         else:

@@ -55,7 +55,8 @@ class GoodputDraftLength:
         self._num_rounds = 0
 
     def num_tokens(self) -> int:
-        best = max(range(self._max_tokens + 1), key=lambda k: (self.goodput(k), -k))
+        goodputs = self.goodputs()
+        best = goodputs.index(max(goodputs))
         if best == 0 and self._max_tokens > 0 and self._rounds_until_probe == 0:
             return 1
         if self._line.is_unsure and self._num_rounds % _PROBE_ROUNDS == _PROBE_ROUNDS - 1:
@@ -74,12 +75,16 @@ class GoodputDraftLength:
             self._rejected = self._rejected * _POSITION_FADING + (not is_accepted)
         self._rounds_until_probe = 0 if num_accepted == num_drafted else _PROBE_ROUNDS
 
-    def goodput(self, num_drafted: int) -> float:
-        """Predicted tokens per second of a round with this many drafted tokens."""
+    def goodputs(self) -> list[float]:
+        """Predicted tokens per second of a round, by the number of drafted tokens from 0 on."""
         acceptance = self._accepted / (self._accepted + self._rejected)
-        num_tokens = sum(acceptance**index for index in range(num_drafted + 1))
         base_s, row_s = self._line.estimate()
-        return num_tokens / (base_s + num_drafted * row_s)
+        num_tokens = 0.0
+        found = []
+        for num_drafted in range(self._max_tokens + 1):
+            num_tokens += acceptance**num_drafted
+            found.append(num_tokens / (base_s + num_drafted * row_s))
+        return found
 
 
 _PRIOR_COUNT = 1.0

@@ -64,7 +64,7 @@ def test_the_predicted_goodput_becomes_the_measured_one(max_tokens):
         policy.on_round(length, length, BASE_S + length * 0.02)
     for length in range(max_tokens + 1):
         measured = (length + 1) / (BASE_S + length * 0.02)
-        assert policy.goodput(length) == pytest.approx(measured, rel=0.25)
+        assert policy.goodputs()[length] == pytest.approx(measured, rel=0.25)
 
 
 def test_the_cost_of_a_row_is_found_out_even_if_all_rounds_look_alike():
