@@ -129,6 +129,7 @@ async def test_kept_sessions_end_before_the_cloud_forgets_them():
         await asyncio.sleep(40.0)
         await it.freed(num_kept=1)
         await asyncio.sleep(14.0)
+        assert not it.cloud.live, "a tenth of the cloud's patience before it is over"
         await it.freed(num_kept=0)
 
 

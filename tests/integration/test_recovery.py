@@ -146,9 +146,10 @@ async def test_every_outage_after_an_answer_has_the_whole_patience():
         ids = [token.id for token in (await anext(stream)).tokens]
         for _ in range(4):
             await it.cloud.stop()
+            reading = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(PATIENT_S * 2 / 3)
             await it.cloud.start()
-            ids += [token.id for token in (await anext(stream)).tokens]
+            ids += [token.id for token in (await reading).tokens]
         assert ids + await rest(stream) == expected(wanted)
         assert stream.stats.num_recoveries == 4
 

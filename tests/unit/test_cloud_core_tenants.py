@@ -94,6 +94,32 @@ def test_nobody_gives_way_when_that_would_leave_him_less_than_the_newcomer() -> 
     assert figures(cloud) == (3, 56)
 
 
+def test_what_gives_way_counts_in_whole_blocks() -> None:
+    blocks = replace(CONFIG, block_tokens=16, max_context_tokens=96, capacity_tokens=128)
+    cloud = Cloud(replace(blocks, identity_share=1.0))
+    first, late = cloud.connect(), cloud.connect()
+    for number in range(1, 5):
+        cloud.send(first, opening(number, key=number, max_tokens=17))
+    cloud.pass_time(CONFIG.quiet_s)
+    fault = one_fault(cloud.send(late, opening(1, key=100, max_tokens=80)))
+    assert fault.code is FaultCode.CAPACITY
+    assert figures(cloud) == (4, 128), "three of 32 would have left less than the newcomer's 80"
+
+
+def test_an_identity_makes_room_for_itself_in_whole_blocks() -> None:
+    blocks = replace(CONFIG, block_tokens=16, max_context_tokens=32, capacity_tokens=96)
+    cloud = Cloud(replace(blocks, identity_share=0.5, max_connections=8, max_sessions=8))
+    other, lost, first, second = (cloud.connect(identity=name) for name in ("other", *["own"] * 3))
+    for number in (1, 2, 3):
+        cloud.send(other, opening(number, key=number, max_tokens=16))
+    cloud.send(lost, opening(1, key=10, max_tokens=17))
+    cloud.send(first, opening(1, key=11, max_tokens=16))
+    cloud.disconnect(lost)
+    assert cloud.send(second, opening(1, key=12, max_tokens=32)) == [Opened(SessionId(1), 0)]
+    assert cloud.faults(other) == cloud.faults(first) == []
+    assert figures(cloud) == (5, 96)
+
+
 def test_a_session_that_runs_or_waits_gives_way_to_nobody() -> None:
     cloud = Cloud(MANY)
     busy = cloud.connect(identity="busy")
