@@ -50,7 +50,8 @@ class Connection:
         self._handed_bytes = 0
         self._is_finishing = False
         self._wake = asyncio.Event()
-        self._progress = (0, 0.0)
+        self._progress = (-1, 0.0)
+        """Bytes that had gone out when that was last looked at and was more, and when."""
         self._writer = asyncio.create_task(self._write())
 
     def send(self, frame: bytes) -> bool:

@@ -167,7 +167,7 @@ async def test_whoever_takes_the_connection_and_never_answers_is_left_for_anothe
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     cloud = FakeCloud(port=server.sockets[0].getsockname()[1])
     url = f"{scheme}://127.0.0.1:{cloud.port}"
-    async with link_to(cloud, url=url, patience=QUICK) as link:
+    async with link_to(cloud, url=url, patience=replace(QUICK, connect_s=0.1)) as link:
         await until(lambda: num_asked >= 3)
         if scheme == "ws":
             assert "does not answer" in (link.status.reason or "")

@@ -86,6 +86,13 @@ async def test_too_long_a_backlog_cuts_the_connection() -> None:
     await connection.end(timeout_s=1.0)
 
 
+async def test_nothing_is_stalled_when_it_is_looked_at_for_the_first_time() -> None:
+    connection, _, _ = _make()
+    connection.send(b"the writer has not run yet")
+    assert not connection.is_stalled(1000.0)
+    await connection.end(timeout_s=1.0)
+
+
 async def test_a_connection_is_stalled_when_nothing_goes_out_for_too_long() -> None:
     connection, _, way = _make()
     assert not connection.is_stalled(10.0)
