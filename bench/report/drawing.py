@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.report.groups import arm_order
+from bench.report.groups import ARM_ORDER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,9 +90,10 @@ def _for_page(svg: str, title: str) -> str:
 
 def colour(arm: str) -> str:
     """An arm's colour, the same in every chart; a variant (`hat+...`) has its arm's."""
-    place, _ = arm_order(arm.partition("+")[0])
+    name = arm.partition("+")[0]
+    place = ARM_ORDER.index(name) if name in ARM_ORDER else sum(map(ord, name))
     # The method is the first colour, blue; others of its family follow.
-    return f"C{(place - arm_order('hat')[0]) % 10}"
+    return f"C{(place - ARM_ORDER.index('hat')) % 10}"
 
 
 def milliseconds_axis(axes: "Axes", label: str, values_ms: list[float]) -> None:

@@ -78,6 +78,12 @@ def summarise(result: ArmResult, limits: Limits) -> Summary:
     )
 
 
+def summaries(groups: Iterable[Group], limits: Limits) -> dict[int, Summary]:
+    """Of every arm at every setting, by its number."""
+    results = [result for group in groups for result in group.arms]
+    return {result.number: summarise(result, limits) for result in results}
+
+
 def ttfts_s(answered: Iterable[RequestRecord]) -> list[float]:
     """One per request."""
     return [request.emissions[0][0] for request in answered]

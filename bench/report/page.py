@@ -18,6 +18,7 @@ from bench.report.figures import (
     median_ttft_s,
     paired_ratio,
     ratio_of,
+    summaries,
 )
 from bench.report.groups import LIVE, SIM, Group, group_cells, read_sources
 from bench.report.rows import table
@@ -77,7 +78,8 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     # Before the drawing, which takes a while.
     folder = out / PICTURES_NAME
     folder.mkdir(parents=True, exist_ok=True)
-    shown = [*(charts(groups[0]) if groups else []), sweeps_chart(groups, options.limits)]
+    figures = summaries(groups, options.limits)
+    shown = [*(charts(groups[0]) if groups else []), sweeps_chart(groups, figures)]
     pictures = [each for each in shown if each is not None]
     found = cautions(sources, groups)
     environment = jinja2.Environment(
@@ -86,7 +88,7 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     template = environment.from_string(_text("page.html.jinja"))
     page = template.render(
         sources=sources,
-        table=table(groups, baseline, options.limits),
+        table=table(groups, baseline, figures),
         pictures=pictures,
         headlines=headlines(groups, baseline),
         cautions=found,
@@ -112,7 +114,9 @@ def headlines(groups: Sequence[Group], baseline: str | None) -> list[Headline]:
     real = [group for group in linked if group.model.has_real_weights]
     return [
         *_against("TTFT, median", linked, baseline, median_ttft_s),
-        *_against("TBT, mean", real, baseline, mean_tbt_s),
+        *_against(
+            "TBT, mean" + ("" if real else ", assumed"), real or linked, baseline, mean_tbt_s
+        ),
         _texts(groups),
     ]
 
@@ -126,24 +130,26 @@ def _against(
     """The median over settings that have both arms; of a single arm its own time."""
     arms = {result.arm for group in groups for result in group.arms}
     method = METHOD if METHOD in arms else next(iter(sorted(arms - {baseline})), None)
-    pairs = [(group.arm(method), group.arm(baseline)) for group in groups]
-    ratios = [
-        ratio.median
-        for ours, theirs in pairs
+    pairs = [(group, group.arm(method), group.arm(baseline)) for group in groups]
+    found = [
+        (group, ratio.median)
+        for group, ours, theirs in pairs
         if ours and theirs and ours is not theirs
         if (ratio := paired_ratio(ours, theirs, measure)) is not None
     ]
-    over = ratio_of(ratios)
+    over = ratio_of([ratio for _, ratio in found])
     if over is not None:
+        where = found[0][0]
         note = f"{over.least:.2f} to {over.greatest:.2f} over {over.num} settings"
-        note = note if over.num > 1 else f"at {groups[0].name}"
-        about = f"{what}: {method} over {baseline}, {groups[0].kind}"
+        note = note if over.num > 1 else f"at {where.name}"
+        about = f"{what}: {method} over {baseline}, {where.kind}"
         return [Headline(f"{over.median:.2f}\u202f\u00d7", about, note)]
-    first = next((ours for ours, _ in pairs if ours is not None and ours.answered), None)
-    value = None if first is None else measure(first.answered)
-    if value is None:
-        return []
-    return [Headline(f"{formats.milliseconds(value)} ms", f"{what}: {method}", groups[0].name)]
+    for group, ours, _ in pairs:
+        value = measure(ours.answered) if ours else None
+        if value is not None:
+            about = f"{what}: {method}, {group.kind}"
+            return [Headline(f"{formats.milliseconds(value)} ms", about, group.name)]
+    return []
 
 
 def _texts(groups: Sequence[Group]) -> Headline:

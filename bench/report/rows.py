@@ -7,14 +7,12 @@ from bench.records import RequestRecord
 from bench.report.figures import (
     SIM_TOLERANCE,
     Agreement,
-    Limits,
     Quantiles,
     Summary,
     agreements,
     mean_tbt_s,
     median_ttft_s,
     paired_ratio,
-    summarise,
     twins,
 )
 from bench.report.formats import NONE, milliseconds, num_bytes, percent, signed_percent
@@ -47,16 +45,20 @@ class Table:
     rows: list[tuple[Group, list[tuple[ArmResult, list[Cell]]]]]
 
 
-def table(groups: Sequence[Group], baseline: str | None, limits: Limits) -> Table:
+def table(groups: Sequence[Group], baseline: str | None, found: Mapping[int, Summary]) -> Table:
     """Every setting and arm."""
     ratios = [] if baseline is None else _ratios(baseline)
-    columns = (*_TIMES, *ratios, *_simulated(twins(groups), limits), *_REST)
-    rows = []
-    for group in groups:
-        found = [(result, summarise(result, limits)) for result in group.arms]
-        rows.append(
-            (group, [(arm, [each.cell(group, arm, of) for each in columns]) for arm, of in found])
+    columns = (*_TIMES, *ratios, *_simulated(twins(groups), found), *_REST)
+    rows = [
+        (
+            group,
+            [
+                (arm, [column.cell(group, arm, found[arm.number]) for column in columns])
+                for arm in group.arms
+            ],
         )
+        for group in groups
+    ]
     return Table(columns, rows)
 
 
@@ -101,13 +103,13 @@ def _ratios(baseline: str) -> list[Column]:
     return [column("TTFT", "medians", median_ttft_s), column("TBT", "means", mean_tbt_s)]
 
 
-def _simulated(simulated: Mapping[int, ArmResult], limits: Limits) -> list[Column]:
+def _simulated(simulated: Mapping[int, ArmResult], found: Mapping[int, Summary]) -> list[Column]:
     """How far the simulation of the same setting is off; none where nothing was simulated."""
 
     def cell(_: Group, result: ArmResult, live: Summary) -> Cell:
         if result.number not in simulated:
             return Cell(NONE)
-        sim = summarise(simulated[result.number], limits)
+        sim = found[simulated[result.number].number]
         pairs = ((sim.ttft, live.ttft), (sim.tbt, live.tbt))
         apart = [ours.p50 / theirs.p50 - 1 for ours, theirs in pairs if ours and theirs]
         is_close = all(abs(each) <= SIM_TOLERANCE for each in apart)

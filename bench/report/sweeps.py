@@ -1,7 +1,7 @@
 """Curves over settings that differ in one thing only: load, prompt length, round trip."""
 
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +9,9 @@ import msgspec
 
 from bench import measures
 from bench.report.drawing import Picture, colour, legend_below, milliseconds_axis, picture
-from bench.report.figures import Limits, Summary, mean_tbt_s, summarise
+from bench.report.figures import Summary, mean_tbt_s
 from bench.report.formats import link_asked, number
-from bench.report.groups import ArmResult, Group, arm_order
+from bench.report.groups import ARM_ORDER, ArmResult, Group, arm_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,34 +116,33 @@ PROMPT = Sweep("median TTFT", "prompt, tokens", _but_prompt, _by_prompt)
 ROUND_TRIP = Sweep("mean TBT", "round trip of the link, ms", _but_delay, _by_round_trip)
 
 
-def curves(groups: Iterable[Group], sweep: Sweep, limits: Limits) -> list[Curves]:
+def curves(groups: Iterable[Group], sweep: Sweep, found: Mapping[int, Summary]) -> list[Curves]:
     """All that were run, those over most settings first."""
     by_key: dict[Hashable, list[Group]] = {}
     for group in groups:
         by_key.setdefault((group.kind, group.model.name, sweep.key(group)), []).append(group)
-    found = []
+    all_curves = []
     for similar in by_key.values():
         arms = {(each.arm, group.num_replicas) for group in similar for each in group.arms}
         ordered = sorted(arms, key=lambda arm: (arm_order(arm[0]), arm[1]))
-        lines = [_line(similar, *each, sweep, limits) for each in ordered]
+        lines = [_line(similar, *each, sweep, found) for each in ordered]
         kept = tuple(line for line in lines if len(line.points) >= sweep.fewest)
         if kept:
-            found.append(Curves(sweep, tuple(similar), kept))
-    return sorted(found, key=lambda each: -len(each.groups))
+            all_curves.append(Curves(sweep, tuple(similar), kept))
+    return sorted(all_curves, key=lambda each: -len(each.groups))
 
 
 def _line(
-    groups: Sequence[Group], arm: str, num_replicas: int, sweep: Sweep, limits: Limits
+    groups: Sequence[Group], arm: str, num_replicas: int, sweep: Sweep, found: Mapping[int, Summary]
 ) -> Line:
     points: list[tuple[float, float]] = []
     unsettled: list[tuple[float, float]] = []
     for group in groups:
         result = group.arm(arm)
         if result is not None and group.num_replicas == num_replicas:
-            summary = summarise(result, limits)
-            found = sweep.points(result, summary)
-            points += found
-            unsettled += found if summary.num_unsettled else ()
+            summary = found[result.number]
+            points += sweep.points(result, summary)
+            unsettled += sweep.points(result, summary) if summary.num_unsettled else ()
     return Line(arm, num_replicas, _medians(sorted(points), len(groups)), tuple(unsettled))
 
 
@@ -158,12 +157,12 @@ def _medians(points: Sequence[tuple[float, float]], num_settings: int) -> Points
     return tuple((float(x), float(y)) for x, y in bins)
 
 
-def sweeps_chart(groups: Sequence[Group], limits: Limits) -> Picture | None:
+def sweeps_chart(groups: Sequence[Group], found: Mapping[int, Summary]) -> Picture | None:
     """All sweeps of these settings, a panel each."""
     panels = [
         each
         for sweep in (*LOAD, PROMPT, ROUND_TRIP)
-        for each in curves(groups, sweep, limits)[:_MOST_SETS]
+        for each in curves(groups, sweep, found)[:_MOST_SETS]
     ]
     if not panels:
         return None
@@ -194,6 +193,7 @@ def _draw(axes: "Axes", panel: Curves, letter: str) -> None:
     replicas = sorted({line.num_replicas for line in panel.lines})
     for line in panel.lines:
         look: dict[str, Any] = {"color": colour(line.arm), "label": line.arm, "marker": "o"}
+        look["linestyle"] = "-" if line.arm in ARM_ORDER else "--"
         if len(replicas) > 1:
             place = replicas.index(line.num_replicas)
             clouds = "1 cloud" if line.num_replicas == 1 else f"{line.num_replicas} clouds"

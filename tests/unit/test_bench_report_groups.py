@@ -20,6 +20,7 @@ from bench.report.figures import (
     mean_tbt_s,
     median_ttft_s,
     paired_ratio,
+    summaries,
     summarise,
     twins,
 )
@@ -177,7 +178,7 @@ def test_simulated_settings_stand_beside_live_ones(tmp_path: Path) -> None:
     groups = _groups(tmp_path, _run(cell), _run(twin, other, kind="sim"))
     live, *_ = groups
     assert {number: twin.arm for number, twin in twins(groups).items()} == {1: "hat"}
-    _, ((result, cells), *_) = table(groups, None, Limits()).rows[0]
+    _, ((result, cells), *_) = table(groups, None, summaries(groups, Limits())).rows[0]
     assert result is live.arms[0]
     assert ("+20\u202f% · +0\u202f%", "bad") in [(each.text, each.mark) for each in cells]
 
@@ -269,7 +270,7 @@ def test_a_chart_under_load_marks_what_did_not_settle(tmp_path: Path) -> None:
     for steady in (None, UNSETTLED):
         cells = [msgspec.structs.replace(cell, steady=steady) for cell in sweep.cells]
         groups = _groups(tmp_path, msgspec.structs.replace(sweep, cells=cells))
-        chart = sweeps_chart(groups, Limits())
+        chart = sweeps_chart(groups, summaries(groups, Limits()))
         assert chart is not None
         captions.append((UNSETTLED_CAPTION in chart.caption, "not settled" in chart.light))
     assert captions == [(False, False), (True, True)]
@@ -285,18 +286,18 @@ def test_files_of_different_commits_are_told(tmp_path: Path) -> None:
 def test_load_curves_have_a_line_per_number_of_replicas(tmp_path: Path) -> None:
     groups = _groups(tmp_path, load_sweep(replicas=(2, 1)))
     for sweep in LOAD:
-        (found,) = curves(groups, sweep, Limits())
+        (found,) = curves(groups, sweep, summaries(groups, Limits()))
         expected = [("u-shape", 1), ("u-shape", 2), ("hat", 1), ("hat", 2)]
         assert [(line.arm, line.num_replicas) for line in found.lines] == expected
         assert [x for x, _ in found.lines[0].points] == [5, 10, 20, 40, 60, 80, 120, 160]
-    assert curves(groups[:3], LOAD[0], Limits()) == []
+    assert curves(groups[:3], LOAD[0], summaries(groups, Limits())) == []
 
 
 def test_curves_over_prompt_and_round_trip_keep_all_else_the_same(tmp_path: Path) -> None:
     groups = _groups(tmp_path, live_grid(repeats=1))
-    prompts = curves(groups, PROMPT, Limits())
+    prompts = curves(groups, PROMPT, summaries(groups, Limits()))
     assert [len(found.groups) for found in prompts] == [1] * 12
-    trips = curves(groups, ROUND_TRIP, Limits())
+    trips = curves(groups, ROUND_TRIP, summaries(groups, Limits()))
     assert [len(found.groups) for found in trips] == [3] * 4
     for line in trips[0].lines:
         assert [rtt_ms for rtt_ms, _ in line.points] == pytest.approx([10.9, 40.9, 100.9])
@@ -304,5 +305,5 @@ def test_curves_over_prompt_and_round_trip_keep_all_else_the_same(tmp_path: Path
 
 def test_simulated_round_trips_are_those_asked_for(tmp_path: Path) -> None:
     groups = _groups(tmp_path, sim_grid(live_grid(repeats=1)))
-    line = curves(groups, ROUND_TRIP, Limits())[0].lines[0]
+    line = curves(groups, ROUND_TRIP, summaries(groups, Limits()))[0].lines[0]
     assert [rtt_ms for rtt_ms, _ in line.points] == pytest.approx([10, 40, 100])
