@@ -10,7 +10,6 @@ from hat.progress import Bars
 
 if TYPE_CHECKING:
     from submodels.checkpoint.copying import Progress
-    from submodels.manifest import Manifest
     from submodels.split import OnnxWeights, SplitResult
 
 DEFAULT_MODEL = "stories260k"
@@ -61,6 +60,7 @@ def split_model(
         UserError: the model, the checkpoint, the layer counts or the target are refused.
     """
     with extras_explained(), NothingBegun():
+        from submodels.bundle.bundle import load_bundle
         from submodels.checkpoint.checkpoint import CONFIG_FILE, read_json
         from submodels.checkpoint.hub import model_name
         from submodels.split import SplitOptions, split_checkpoint
@@ -79,42 +79,30 @@ def split_model(
     )
     with extras_explained(), Bars() as bars:
         result = split_checkpoint(options, _shown_on(bars))
-        _add_heads(result, folder)
-        return replace(result, device=_with_adapter(result, folder))
+        device = result.out / "device"
+        _add_drafters(device, folder)
+        return replace(result, device=load_bundle(device, "device").manifest)
 
 
-def _with_adapter(result: "SplitResult", model: Path) -> "Manifest":
-    """The device bundle's manifest, once it has the first adapter that is made for it."""
+def _add_drafters(device: Path, model: Path) -> None:
+    """Put the first Medusa heads and the first adapter that are made for a bundle into it."""
     from adapters.install import install_adapter
-    from adapters.storage import AdapterError
-    from submodels.bundle.bundle import load_bundle
-
-    device = result.out / "device"
-    for adapter in adapter_folders(model):
-        try:
-            install_adapter(device, adapter)
-        except AdapterError:
-            # Trained for another model or split, as the shipped one is for nearly all of them.
-            continue
-        except OSError as error:
-            raise CommandError(f"cannot add the adapter to {device}: {error}") from error
-        break
-    return load_bundle(device, "device").manifest
-
-
-def _add_heads(result: "SplitResult", model: Path) -> None:
-    """Put the first Medusa heads that are made for it into the device bundle."""
     from adapters.medusa_heads import MedusaError, install_heads
+    from adapters.storage import AdapterError
 
-    for heads in heads_folders(model):
-        try:
-            install_heads(result.out / "device", heads)
-        except MedusaError:
-            # Of another model, or for a device without output layers.
-            continue
-        except OSError as error:
-            raise CommandError(f"cannot add Medusa heads to {result.out}: {error}") from error
-        return
+    for install, folders, what in (
+        (install_heads, heads_folders(model), "Medusa heads"),
+        (install_adapter, adapter_folders(model), "the adapter"),
+    ):
+        for folder in folders:
+            try:
+                install(device, folder)
+            except (AdapterError, MedusaError):
+                # Of another model or split, as the shipped ones are for nearly all bundles.
+                continue
+            except OSError as error:
+                raise CommandError(f"cannot add {what} to {device}: {error}") from error
+            break
 
 
 def _default_for(config: dict[str, Any]) -> int:
