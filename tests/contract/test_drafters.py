@@ -37,6 +37,16 @@ class AlwaysAhead(AheadSwitch):
         return True
 
 
+class AheadNowAndThen(AheadSwitch):
+    """Drafts ahead in every other round, beginning with the first."""
+
+    _is_ahead = False
+
+    def is_on(self) -> bool:
+        self._is_ahead = not self._is_ahead
+        return self._is_ahead
+
+
 DRAFTERS: Mapping[str, Callable[[Sampler, MedusaHeads], Drafter]] = {
     "none": lambda sampler, heads: NoDrafter(),
     "ngram": lambda sampler, heads: NgramDrafter(),
@@ -45,6 +55,9 @@ DRAFTERS: Mapping[str, Callable[[Sampler, MedusaHeads], Drafter]] = {
     ),
     "adapter with draft-ahead": lambda sampler, heads: AdapterDrafter(
         sampler, NO_STOP, AlwaysAhead(), lambda: 0.0
+    ),
+    "adapter with draft-ahead now and then": lambda sampler, heads: AdapterDrafter(
+        sampler, NO_STOP, AheadNowAndThen(), lambda: 0.0
     ),
     "heads": lambda sampler, heads: MedusaDrafter(heads, sampler),
 }
@@ -181,6 +194,18 @@ def test_whatever_was_accepted_the_next_proposal_is_that_of_a_drafter_of_the_lon
         it.verify(num_accepted)
     fresh = Generation(bench, name, it.text[:-1], sampling, begun=it.text[-1])
     assert it.propose(4) == fresh.propose(4)
+
+
+@every_drafter
+@every_sampling
+def test_in_every_round_of_a_text_the_proposal_is_that_of_a_drafter_of_the_longer_prompt(
+    bench: Bench, name: str, sampling: SamplingParams
+) -> None:
+    it = Generation(bench, name, story_prompts(3)[2], sampling)
+    for _ in range(12):
+        fresh = Generation(bench, name, it.text[:-1], sampling, begun=it.text[-1])
+        assert it.propose(2) == fresh.propose(2)
+        it.verify()
 
 
 @every_drafter

@@ -121,3 +121,21 @@ def test_what_was_verified_stays_in_the_caches(engine: SubmodelEngine) -> None:
     engine.input_rows(fresh, [*now.text, *now.draft], 0)
     came, expected = (engine.input_rows(s, [7], position) for s in (fork, fresh))
     assert abs(came - expected).max() < 1e-4
+
+
+def test_a_draft_that_is_sent_again_shorter_is_gone_on_from_where_it_ends_now(
+    engine: SubmodelEngine,
+) -> None:
+    """As after a cloud was lost and another takes shorter frames only."""
+    now = begin(engine, GREEDY)
+    shorter = now.draft[:1]
+    engine.input_rows(now.sequence, (now.text[-1], *shorter), len(now.text) - 1)
+    work_it_off(now.drafter, round_of(now.text, shorter, epoch=3), AtOnce(engine), now.sequence)
+    ahead = now.drafter._ahead
+    assert ahead is not None
+    assert ahead.draft == shorter
+    decided = (*shorter, ahead.branches[0][0])
+    now.drafter.decided(decided, DEEP)
+    text = [*now.text, *decided]
+    expected = plain_draft(engine, text, GREEDY, 4)
+    assert proposed(now.drafter, text, 4, AtOnce(engine), now.sequence) == expected
