@@ -1,4 +1,4 @@
-"""Log lines of the device."""
+"""Log lines are one line each, for people or for programs."""
 
 import json
 import logging
@@ -36,6 +36,14 @@ def test_a_line_for_programs_is_one_json_object():
         "status": 200,
     }
     assert "\n" not in line
+
+
+def test_a_message_of_several_lines_is_one_line_for_programs():
+    made = record()
+    made.msg, made.args = 'a "quoted"\nmessage', ()
+    line = _JsonFormatter().format(made)
+    assert "\n" not in line
+    assert json.loads(line)["message"] == 'a "quoted"\nmessage'
 
 
 def test_a_trace_is_kept_in_both():
