@@ -4,13 +4,13 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import Tokenizer, load_tokenizer
 from hat.errors import CommandError
+from hat.progress import Bars
 from hat.verify.compare import Reference, Text, distances
 from hat.verify.prompts import REPETITIVE, EncodedPrompts, encode_prompts, read_prompts
 from hat.verify.reference import UnsplitModel
@@ -32,18 +32,6 @@ from submodels.errors import BundleError
 _DRAWS_SEED = 7
 
 
-class Progress(Protocol):
-    """Shows how far the work is."""
-
-    def begin(self, what: str, total: int) -> None:
-        """The next part of the work."""
-        ...
-
-    def advance(self) -> None:
-        """One step of it is done."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Unsplit:
     references: list[Reference]
@@ -51,7 +39,7 @@ class _Unsplit:
     target: dict[Text, float]
 
 
-def verify(options: VerifyOptions, progress: Progress) -> list[Check]:
+def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
     """Compare the split model with the unsplit one; the checks that were made.
 
     The unsplit model is gone from memory before the split one is loaded.
@@ -71,9 +59,9 @@ def verify(options: VerifyOptions, progress: Progress) -> list[Check]:
     sampled_prompt = tokenizer.encode(REPETITIVE)
     stop_ids = frozenset(device.manifest.eos_token_ids)
     questions = Questions(prompts.ids, sampled_prompt, stop_ids)
-    unsplit = _ask_unsplit(options, questions, progress)
+    unsplit = _ask_unsplit(options, questions, bars)
     gc.collect()
-    split = _ask_split(options, questions, progress)
+    split = _ask_split(options, questions, bars)
     ends = ends_check(unsplit.stop_ids, stop_ids, _named(tokenizer))
     template = _check_template(options.model, device.path)
     return [files, ends, template, *_compared(options, prompts, tokenizer, (unsplit, split))]
@@ -103,9 +91,9 @@ def _prompts(options: VerifyOptions, device: Bundle, tokenizer: Tokenizer) -> En
     return prompts
 
 
-def _ask_unsplit(options: VerifyOptions, questions: Questions, progress: Progress) -> _Unsplit:
+def _ask_unsplit(options: VerifyOptions, questions: Questions, bars: Bars) -> _Unsplit:
     num_tokens = options.sampled.num_tokens if options.sampled.num_draws else 0
-    progress.begin("unsplit model", len(questions.prompts) + num_tokens)
+    bars.begin("unsplit model", len(questions.prompts) + num_tokens)
     try:
         model = UnsplitModel(options.model, options.dtype)
     except (OSError, ValueError) as error:
@@ -113,16 +101,16 @@ def _ask_unsplit(options: VerifyOptions, questions: Questions, progress: Progres
     references = []
     for prompt in questions.prompts:
         references.append(model.greedy(prompt, options.max_tokens))
-        progress.advance()
+        bars.advance()
     target: dict[Text, float] = {}
     if num_tokens:
-        target = model.target(questions.sampled_prompt, options.sampled, progress.advance)
+        target = model.target(questions.sampled_prompt, options.sampled, bars.advance)
     return _Unsplit(references, model.stop_ids, target)
 
 
-def _ask_split(options: VerifyOptions, questions: Questions, progress: Progress) -> SplitAnswers:
-    progress.begin("split model", len(questions.prompts) + options.sampled.num_draws)
-    return run_on_loop(ask_split_model(options, questions, progress.advance))
+def _ask_split(options: VerifyOptions, questions: Questions, bars: Bars) -> SplitAnswers:
+    bars.begin("split model", len(questions.prompts) + options.sampled.num_draws)
+    return run_on_loop(ask_split_model(options, questions, bars.advance))
 
 
 def _check_template(model: Path, device: Path) -> Check:
