@@ -23,11 +23,12 @@ LIMITS = Limits(64, 32, head_timeout_s=1.0, idle_timeout_s=1.0, unread_timeout_s
 
 @dataclass
 class Served:
-    """Where it listens, its guard, and how often its handler was called."""
+    """Where it listens, its guard, what was asked, and whether `/held` may be answered."""
 
     port: int
     guard: Guard
     calls: list[str] = field(default_factory=list)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(
         self, data: bytes = b"", **options: Any
@@ -61,7 +62,7 @@ async def read_all(reader: asyncio.StreamReader) -> bytes:
 async def guarded(
     limits: Limits = LIMITS, tls: ssl.SSLContext | None = None, **options: Any
 ) -> AsyncIterator[Served]:
-    """`/` answers the address of the caller, `/echo` the length of a body, `/slow` waits."""
+    """`/` answers, `/echo` says how long a body was, `/slow` and `/held` wait."""
     guard = Guard(limits, QuietLog(logging.getLogger("guarded"), time.monotonic), **options)
     served = Served(0, guard)
 
@@ -76,9 +77,14 @@ async def guarded(
         await asyncio.sleep(3 * limits.head_timeout_s)
         return web.Response(text="slow")
 
+    async def held(request: web.Request) -> web.Response:
+        served.calls.append(request.path)
+        await served.may_answer.wait()
+        return web.Response(text="held")
+
     app = web.Application()
     app.add_routes([web.get("/", root), web.post("/", root)])
-    app.add_routes([web.post("/echo", echo), web.get("/slow", slow)])
+    app.add_routes([web.post("/echo", echo), web.get("/slow", slow), web.get("/held", held)])
     runner = GuardedRunner(app, guard, shutdown_timeout=1.0)
     await runner.setup()
     await runner.listen("127.0.0.1", 0, tls)
