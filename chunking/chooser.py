@@ -100,5 +100,9 @@ class ChunkChooser:
             busy = busy.after(chunk.num_tokens, times)
             if index == 0:
                 next_reply_s = max(0.0, busy.cloud_s + times.delay_s - now)
-        left = (max(0.0, free_s - now) for free_s in (busy.device_s, busy.uplink_s, busy.cloud_s))
-        return Backlog(*left), next_reply_s
+        left = Backlog(
+            device_s=max(0.0, busy.device_s - now),
+            uplink_s=max(0.0, busy.uplink_s - now),
+            cloud_s=max(0.0, busy.cloud_s - now),
+        )
+        return left, next_reply_s
