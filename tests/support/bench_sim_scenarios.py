@@ -1,6 +1,6 @@
 """Small simulated settings."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bench.link.spec import LinkSpec
 from bench.records import LinkRecord, ModelRecord, WorkloadRecord
@@ -8,8 +8,9 @@ from bench.sim.arms import sim_arm
 from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.sim.world.acceptance import AcceptanceTable
-from bench.sim.world.times import DeviceTimes, LinearStep, Overheads
+from bench.sim.world.times import DeviceTimes, Overheads
 from chunking.cost import LinearTime
+from cloud_server.core.actions import Step
 
 DEVICE = DeviceTimes(
     input=LinearTime(0.001, 0.0001),
@@ -21,6 +22,23 @@ DEVICE = DeviceTimes(
 LINK = LinkSpec(1e6, 2e6, delay_s=0.01)
 HALF_RIGHT = AcceptanceTable((0.8,), (0.6,), (0.6,))
 ROW_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class LinearStep:
+    """A g of so much per step, per sequence in it, per row, and per cached position read."""
+
+    fixed_s: float
+    row_s: float
+    item_s: float = 0.0
+    context_token_s: float = 0.0
+
+    def of(self, step: Step) -> float:
+        """See `StepTime`."""
+        num_rows = sum(item.num_rows for item in step.items)
+        num_read = sum(item.position + item.num_rows for item in step.items)
+        own_s = self.fixed_s + self.row_s * num_rows + self.item_s * len(step.items)
+        return own_s + self.context_token_s * num_read
 
 
 def cloud(num_stages: int = 1, capacity_tokens: int = 100_000) -> CloudSpec:

@@ -97,16 +97,12 @@ VICUNA_13B = LargeModel("vicuna-13b", 40, 3, 5120, 13_824, 32_000)
 
 @dataclass(frozen=True, slots=True)
 class RooflineStep:
-    """g of `num_stages` like machines in a pipeline, each with its share of the layers.
-
-    With `has_head` the cloud holds the head too, as clouds do today.
-    """
+    """g of `num_stages` like machines in a pipeline, each with its share of the layers."""
 
     machine: Machine
     model: LargeModel
     num_layers: int
     num_stages: int = 1
-    has_head: bool = False
 
     def of(self, step: Step) -> float:
         """See `StepTime`."""
@@ -119,8 +115,6 @@ class RooflineStep:
         """For rows in all, positions read, and pairs of a row and a position before it."""
         model, machine = self.model, self.machine
         num_weights = self.num_layers * model.layer_params
-        if self.has_head:
-            num_weights += model.head_params
         num_bytes = num_weights * _ITEM_BYTES + num_read * model.kv_bytes(self.num_layers)
         attention = 4.0 * model.hidden_size * self.num_layers * num_pairs
         num_flops = 2.0 * num_weights * num_rows + attention

@@ -125,10 +125,9 @@ def cloud(
     num_stages: int,
     max_context_tokens: int,
     max_sockets: int = 256,
-    is_whole: bool = False,
 ) -> CloudSpec:
-    """A pipeline of like machines that holds the middle layers, or the whole model."""
-    num_layers = model.num_layers if is_whole else model.num_middle_layers
+    """A pipeline of like machines that holds the middle layers."""
+    num_layers = model.num_middle_layers
     free_bytes = num_stages * memory_bytes - 2 * num_layers * model.layer_params
     capacity_tokens = int(free_bytes * _KV_SHARE / model.kv_bytes(num_layers))
     core = core_config(
@@ -139,7 +138,7 @@ def cloud(
         max_connections=max_sockets,
         steps_in_flight=num_stages,
     )
-    step_time = RooflineStep(machine, model, num_layers, num_stages, has_head=is_whole)
+    step_time = RooflineStep(machine, model, num_layers, num_stages)
     overheads = Overheads(hand_over_s=_HAND_OVER_S)
     return CloudSpec(step_time, core, model.row_bytes, num_stages, overheads)
 

@@ -46,23 +46,6 @@ class StepTime(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LinearStep:
-    """A measured g: so much per step, per sequence in it, per row, and per cached position read."""
-
-    fixed_s: float
-    row_s: float
-    item_s: float = 0.0
-    context_token_s: float = 0.0
-
-    def of(self, step: Step) -> float:
-        """See `StepTime`."""
-        num_rows = sum(item.num_rows for item in step.items)
-        num_read = sum(item.position + item.num_rows for item in step.items)
-        own_s = self.fixed_s + self.row_s * num_rows + self.item_s * len(step.items)
-        return own_s + self.context_token_s * num_read
-
-
-@dataclass(frozen=True, slots=True)
 class Overheads:
     """What is neither computing nor the link: HTTP, event loops, threads handing over, sockets.
 
