@@ -125,7 +125,10 @@ class SimEngine:
         return _FIRST[token_ids]
 
     def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
-        """Guesses behind the request's tokens; see `DeviceEngine`."""
+        """Guesses behind the request's tokens; see `DeviceEngine`.
+
+        Heads take one call for all of them, and run no layers that verifying would need.
+        """
         state, times, guesses = self._sequences[sequence], self.times, ASKING.get()
         self.spent_s += times.draft_call_s
         self.spent_s += max(0, request.position - state.num_adapted) * times.adapter_row_s
@@ -133,10 +136,11 @@ class SimEngine:
         drafted: list[int] = []
         new, position = request.token_ids, request.position
         while len(drafted) < request.num_tokens:
-            self.spent_s += times.draft_step_s
-            state.put(new, position)
+            if times.draft_step_s:
+                self.spent_s += times.draft_step_s
+                state.put(new, position)
+                state.num_adapted = position + len(new)
             position += len(new)
-            state.num_adapted = position
             index = position - state.num_decided
             choices = guesses.next_choices(new[-1], position, index, must)
             if not choices:
