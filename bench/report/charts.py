@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from bench import measures
 from bench.records import RequestRecord
-from bench.report.drawing import Picture, arm_rows, colour, legend_below, picture
+from bench.report.drawing import ON_A_BAR, Picture, arm_rows, colour, legend_below, picture
 from bench.report.figures import tbts_s, ttfts_s
 from bench.report.formats import number
 from bench.report.groups import ArmResult, Group
@@ -99,7 +99,7 @@ def rounds_chart(group: Group) -> Picture | None:
                     bar = axes.barh(row, width, 0.66, left, color=look, label=name)
                     if width > _LEAST_NAMED * longest:
                         text = [number(width)]
-                        axes.bar_label(bar, text, label_type="center", color="black", fontsize=8)
+                        axes.bar_label(bar, text, label_type="center", color=ON_A_BAR, fontsize=8)
                     left += width
                 axes.text(left, row, f" {number(left)}", va="center", fontweight="bold")
             arm_rows(axes, [result.arm for result in shown])

@@ -1,4 +1,4 @@
-"""Charts: each is drawn twice for the page, light and dark, and once as a PNG."""
+"""Charts: each is drawn once and written twice, as a PNG and for the page, light or dark."""
 
 import html
 import io
@@ -35,6 +35,12 @@ _STYLE: dict[Any, Any] = {
 _COLOURS = "tab10"
 """Matplotlib's own ten, which are seen on white and on black."""
 
+_INK = "#000000"
+"""Of axes; text of this colour has none of its own in an SVG."""
+
+ON_A_BAR = "#101010"
+"""What is written on a bar is dark on dark pages too."""
+
 _NEEDLESS = re.compile(
     r'<metadata>.*?</metadata>|(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=\n)\s+',
     re.DOTALL,
@@ -43,13 +49,12 @@ _NEEDLESS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One chart. `name` is the PNG's name without its ending; both SVGs go into the page as is."""
+    """One chart. `name` is the PNG's name without its ending; `svg` goes into the page as is."""
 
     name: str
     title: str
     caption: str
-    light: str
-    dark: str
+    svg: str
     png: bytes
 
 
@@ -62,30 +67,29 @@ def picture(
     from matplotlib.figure import Figure
     from matplotlib.rcsetup import cycler
 
-    png = io.BytesIO()
-    svgs = []
-    for styles in ((), ("dark_background",)):
-        # The salt keeps names apart within one page.
-        own = {**_STYLE, "svg.hashsalt": f"{name} {styles}"}
-        own["axes.prop_cycle"] = cycler(color=mpl.color_sequences[_COLOURS])
-        with style.context([*styles, own], after_reset=True):
-            figure = Figure(figsize=size, layout="constrained")
-            draw(figure)
-            if not styles:
-                figure.savefig(png, dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
-            svg = io.StringIO()
-            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        svgs.append(_for_page(svg.getvalue(), title))
-    return Picture(name, title, caption, svgs[0], svgs[1], png.getvalue())
+    png, svg = io.BytesIO(), io.StringIO()
+    # The salt keeps names apart within one page.
+    own = {**_STYLE, "svg.hashsalt": name}
+    own["axes.prop_cycle"] = cycler(color=mpl.color_sequences[_COLOURS])
+    with style.context(own, after_reset=True):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.savefig(png, dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
+        # The layout is found; to find it again would take as long as the drawing.
+        figure.set_layout_engine("none")
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    return Picture(name, title, caption, _for_page(svg.getvalue(), title), png.getvalue())
 
 
 def _for_page(svg: str, title: str) -> str:
-    """Without metadata, names of groups and turns by nothing, at the page's width."""
+    """Without metadata, names of groups and turns by nothing, with the page's ink for black."""
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
     body = _NEEDLESS.sub("", svg[svg.index("<defs>") :])
     body = re.sub(r"(\d\.\d\d)\d+", r"\1", body.replace("xlink:href", "href"))
-    return f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(title)}">\n{body.strip()}'
+    body = body.replace(_INK, "currentColor").strip()
+    look = f'viewBox="{box[1]}" fill="currentColor" role="img" aria-label="{html.escape(title)}"'
+    return f"<svg {look}>\n{body}"
 
 
 def colour(arm: str) -> str:

@@ -197,7 +197,7 @@ def _draw(axes: "Axes", panel: Curves, letter: str) -> None:
         if len(replicas) > 1:
             place = replicas.index(line.num_replicas)
             clouds = "1 cloud" if line.num_replicas == 1 else f"{line.num_replicas} clouds"
-            faint = 0.35 + 0.65 * place / (len(replicas) - 1)
+            faint = 0.45 + 0.55 * place / (len(replicas) - 1)
             look |= {
                 "label": f"{line.arm}, {clouds}",
                 "alpha": faint,

@@ -272,7 +272,7 @@ def test_a_chart_under_load_marks_what_did_not_settle(tmp_path: Path) -> None:
         groups = _groups(tmp_path, msgspec.structs.replace(sweep, cells=cells))
         chart = sweeps_chart(groups, summaries(groups, Limits()))
         assert chart is not None
-        captions.append((UNSETTLED_CAPTION in chart.caption, "not settled" in chart.light))
+        captions.append((UNSETTLED_CAPTION in chart.caption, "not settled" in chart.svg))
     assert captions == [(False, False), (True, True)]
 
 
