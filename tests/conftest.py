@@ -20,7 +20,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A property is about values; how long a loaded machine takes to draw or check them is not.
 settings.register_profile("hat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("hat")
+# `make quick`; tests with a number of their own take `at_most` of it.
+settings.register_profile("quick", settings.get_profile("hat"), max_examples=25)
+# A failure there is the change's and not chance's, and is told so that it can be tried elsewhere.
+settings.register_profile("ci", settings.get_profile("hat"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "hat")
 
 
 @pytest.fixture

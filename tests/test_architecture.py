@@ -48,6 +48,11 @@ def _module(name: str) -> str:
     return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
+def test_coverage_is_of_the_pure_folders() -> None:
+    [pure] = [each for each in CONTRACTS if each["name"].startswith("Pure folders")]
+    assert CONFIG["tool"]["coverage"]["run"]["source_pkgs"] == pure["source_modules"]
+
+
 def test_no_file_is_longer_than_400_lines() -> None:
     lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
     assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}

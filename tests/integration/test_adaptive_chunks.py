@@ -20,6 +20,8 @@ from tests.support.stack import (
 )
 from tests.support.thin_link import thin_link
 
+pytestmark = pytest.mark.alone
+
 NUM_PROMPT_TOKENS = 400
 NUM_NEW_TOKENS = 6
 TOKEN_BYTES = 64 * 4

@@ -17,7 +17,10 @@ from bench.link.shaped_link import LinkError, LinkKind, ShapedLink
 from bench.link.spec import parse_link_spec
 
 _REASON = reason_against_tap()
-pytestmark = pytest.mark.skipif(_REASON is not None, reason=f"no TAP links here: {_REASON}")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(_REASON is not None, reason=f"no TAP links here: {_REASON}"),
+]
 
 _SPEC = parse_link_spec("up=8mbit,down=16mbit,rtt=30ms")
 _BURST = 1.25

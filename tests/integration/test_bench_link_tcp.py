@@ -12,6 +12,8 @@ from bench.link.opening import best_kind, open_link, open_links
 from bench.link.shaped_link import LinkError, LinkKind
 from bench.link.spec import LinkSpec, LinkSpecError, parse_link_spec
 
+pytestmark = pytest.mark.alone
+
 _SPEC = parse_link_spec("up=8mbit,down=16mbit,rtt=30ms")
 _BURST = 1.25
 """A relay that the machine held up sends what has waited all at once; exact bounds are in the

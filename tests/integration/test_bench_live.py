@@ -13,6 +13,8 @@ from tests.support.stack import GREEDY, generate_with_stats, running_stack, spli
 from tests.support.tokenizers import MODEL_FOLDER
 from wire.limits import MAX_HEADER_BYTES
 
+pytestmark = pytest.mark.alone
+
 MAX_TOKENS = 12
 LINK = "up=50mbit,down=50mbit,rtt=4ms"
 

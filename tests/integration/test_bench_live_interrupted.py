@@ -13,6 +13,8 @@ from bench.live.run import Progress, run_live
 from tests.support.stack import split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
 
+pytestmark = pytest.mark.alone
+
 
 def children() -> set[int]:
     """Processes that this one has started and that still run."""

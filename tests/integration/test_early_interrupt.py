@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.process_lines import ROOT
 
+pytestmark = pytest.mark.alone
+
 # Says when the program has its say: what Python shows before that is not ours to decide.
 _BEGIN = """
 import runpy, sys

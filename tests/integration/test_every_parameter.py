@@ -18,6 +18,7 @@ from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from tests.support.api_server import CHAT, COMPLETIONS, MODEL
 from tests.support.every_drafter import Answer, EveryDrafter, Told, every_drafter
+from tests.support.examples import at_most
 from tests.support.reference import STORIES, load_reference
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "http-api.md"
@@ -186,7 +187,7 @@ def combinations(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return path, {name: draw(st.sampled_from(values[name])) for name in names}
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=at_most(40), suppress_health_check=list(HealthCheck))
 @given(asked=combinations())
 def test_parameters_together_say_the_same_through_every_drafter(
     devices: EveryDrafter, asked: tuple[str, dict[str, Any]]

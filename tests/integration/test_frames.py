@@ -26,6 +26,8 @@ from tests.support.stack import (
     split_for_serving,
 )
 
+pytestmark = pytest.mark.alone
+
 NUM_SENDERS = 4
 FRAMES_PER_CONNECTION = 60
 MAX_GROWTH_BYTES = 32 << 20

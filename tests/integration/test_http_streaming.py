@@ -18,6 +18,7 @@ from tests.support.api_server import (
     story_generator,
     story_server,
 )
+from tests.support.examples import at_most
 from tests.support.fake_generator import FakeGenerator, always
 
 BODY = {"messages": USER}
@@ -266,7 +267,7 @@ async def test_text_that_may_begin_a_stop_string_is_held_and_given_at_the_end():
     assert documents[-1]["choices"][0]["finish_reason"] == "length"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=at_most(30), deadline=None)
 @given(
     path=st.sampled_from([CHAT, COMPLETIONS]),
     max_tokens=st.integers(1, 14),

@@ -29,9 +29,10 @@ THIN_BYTES_PER_S = CHUNK_BYTES / (1.25 * SILENCE_S)
 
 NO_BYTES_PER_S = 0.001
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="other systems do not tell what has arrived"
-)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="others do not tell what has arrived"),
+]
 
 
 async def send(session: LinkSession, position: int) -> None:

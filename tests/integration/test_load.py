@@ -20,6 +20,8 @@ from tests.support.reference import STORIES
 from tests.support.stack import Stack, gather_bounded, running_stack, split_for_serving
 from wire.messages import Want
 
+pytestmark = pytest.mark.alone
+
 MAX_GROWTH_BYTES = 24 << 20
 
 

@@ -20,6 +20,7 @@ from bench.sim.world.tcp import TcpWay
 from process.sockets.memory import Way, way_bytes
 from process.virtual_loop import run_virtual
 from tests.support.bench_sim_scenarios import scenario, with_replicas
+from tests.support.examples import at_most
 
 SPLIT_ARMS = (
     "u-shape",
@@ -121,7 +122,7 @@ def test_a_window_begins_with_ten_segments_and_doubles() -> None:
     assert seventy == pytest.approx(0.25, abs=0.001)
 
 
-@settings(max_examples=40)
+@settings(max_examples=at_most(40))
 @given(
     arm=st.sampled_from(SPLIT_ARMS),
     asked=requests,

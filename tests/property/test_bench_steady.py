@@ -17,6 +17,8 @@ from bench.sim.steady import NUM_BATCHES, SAMPLES_PER_S, State, backlog, judge
 from bench.workloads.arrivals import arrivals
 from tests.support.bench_sim_scenarios import scenario
 
+pytestmark = pytest.mark.slow
+
 STAY_S = 2.0
 seeds = st.integers(0, 10_000)
 

@@ -21,6 +21,7 @@ from tests.support.cloud_core import (
     states,
 )
 from tests.support.cloud_model import CloudModel, Running, Sequence
+from tests.support.examples import at_most
 from wire.errors import FaultCode
 from wire.messages import Close, Fault, Opened, Want, Welcome
 
@@ -381,7 +382,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
 TestCloudCore = CloudMachine.TestCase
 # Shrinking takes minutes here, and its result says no more than the state that is printed.
 TestCloudCore.settings = settings(
-    max_examples=100,
+    max_examples=at_most(100),
     stateful_step_count=50,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runtime.link.outbox import Outbox, max_prefill_rows
+from tests.support.examples import at_most
 from wire.credit import CreditGiver, CreditTaker
 from wire.messages import NO_SESSION, Close, Codec, Dtype, Open, SessionId, States, Want
 
@@ -124,7 +125,7 @@ def about(item):
             return {item.session}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=at_most(200), deadline=None)
 @given(data=st.data(), num_puts=st.integers(1, 25))
 def test_what_is_about_one_session_is_never_overtaken_by_what_was_put_after_it(data, num_puts):
     outbox, puts, waiting = Outbox(16), Puts(data), []

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cloud_server.core.scheduling.pace import Pace
 from tests.support.cloud_core import CONFIG
+from tests.support.examples import at_most
 
 TARGET_S = 0.25
 MOST = 512
@@ -63,7 +64,7 @@ def test_verifications_never_hold_the_budget_below_what_fits(
     assert more > MOST or engine.seconds(more) > TARGET_S
 
 
-@settings(max_examples=50)
+@settings(max_examples=at_most(50))
 @given(engine=engines, late_s=st.floats(1.0, 60.0), data=st.data())
 def test_a_late_step_is_forgotten_within_a_few(
     engine: Engine, late_s: float, data: st.DataObject

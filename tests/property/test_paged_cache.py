@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cloud_server.engines.engine import EngineFullError, SequenceId
 from cloud_server.engines.vllm.paged_cache import PagedCache, Placement, Span
+from tests.support.examples import at_most
 
 
 @dataclass(slots=True)
@@ -165,7 +166,7 @@ class PagedCacheMachine(RuleBasedStateMachine):
 
 
 TestPagedCache = PagedCacheMachine.TestCase
-TestPagedCache.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPagedCache.settings = settings(max_examples=at_most(150), stateful_step_count=40, deadline=None)
 
 
 def test_a_block_may_be_copied_from_and_to_in_one_step() -> None:

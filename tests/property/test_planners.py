@@ -12,6 +12,7 @@ from chunking.cost import IDLE, Backlog, LinearTime, PipelineTimes, ttft_bound_s
 from chunking.estimates import Estimates
 from chunking.paper_planner import PaperPlanner
 from chunking.planner import WAIT, FixedSizePlanner, Prefill
+from tests.support.examples import at_most
 
 HIDDEN_BYTES = 8192
 """Hidden size 4096 in 16 bits."""
@@ -118,7 +119,7 @@ def test_known_times_make_no_prompt_slower_than_uncut(num_tokens, times):
 
 
 @given(num_tokens=lengths, times=any_times, wrong=st.tuples(*[errors] * 6))
-@settings(max_examples=200)
+@settings(max_examples=at_most(200))
 def test_estimates_off_by_two_make_no_prompt_slower_by_more_than_fifteen_percent(
     num_tokens, times, wrong
 ):
@@ -135,7 +136,7 @@ def test_estimates_off_by_two_make_no_prompt_slower_by_more_than_fifteen_percent
 
 
 @given(num_tokens=lengths, times=any_times, frame_tokens=st.integers(16, 600))
-@settings(max_examples=60)
+@settings(max_examples=at_most(60))
 def test_no_chunk_is_longer_than_a_frame_and_none_is_a_leftover_of_one(
     num_tokens, times, frame_tokens
 ):
@@ -172,7 +173,7 @@ def test_a_thin_uplink_is_worth_cutting_for_whatever_a_step_costs(fixed_s):
     next_reply_s=st.floats(0.0, 5.0),
     data=st.data(),
 )
-@settings(max_examples=60)
+@settings(max_examples=at_most(60))
 def test_a_prompt_is_always_sent_to_its_end(
     planner, num_tokens, estimates, backlog, next_reply_s, data
 ):
@@ -220,7 +221,7 @@ def test_asked_again_before_each_chunk_it_stays_within_three_percent(
 
 
 @given(num_tokens=st.integers(200, 3000), rate=st.floats(2.0, 60.0))
-@settings(max_examples=60)
+@settings(max_examples=at_most(60))
 def test_it_takes_no_more_chunks_than_equal_ones_within_the_same_slack_and_cap(num_tokens, rate):
     times = home_times(rate, 0.03)
     planner = BoundedPlanner()

@@ -11,6 +11,7 @@ from device_runtime.sampling.logprobs import log_probabilities, most_likely
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from tests.support import sampling_reference as reference
+from tests.support.examples import at_most
 
 VOCAB_SIZE = 12
 token_ids = st.integers(0, VOCAB_SIZE - 1)
@@ -56,7 +57,7 @@ def dense(field):
     return weights / weights.sum()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=at_most(300), deadline=None)
 @given(
     values=rows,
     request=requests,
@@ -77,7 +78,7 @@ def test_the_distribution_is_the_blackboards_however_the_prefix_is_split_in_outp
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=at_most(200), deadline=None)
 @given(values=rows, request=requests, output=st.lists(token_ids, max_size=5))
 def test_greedy_takes_the_lowest_of_the_most_likely_tokens(values, request, output):
     greedy = GenerationRequest(
@@ -131,7 +132,7 @@ def test_choices_are_different_candidates_and_the_first_is_the_one_chosen(values
     assert len(set(choices)) == len(choices) <= num
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=at_most(40), deadline=None)
 @given(seed=st.integers(0, 2**32), top_p=st.sampled_from([0.05, 0.5, 0.9, 0.999]))
 def test_the_nucleus_of_a_large_vocabulary_is_the_shortest_run_that_holds_the_mass(seed, top_p):
     rng = np.random.default_rng(seed)

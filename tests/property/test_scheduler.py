@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cloud_server.core.actions import ConnectionId, Identity, Owner, SequenceHandle
 from cloud_server.core.scheduling.scheduler import FairQueue, Scheduler
+from tests.support.examples import at_most
 
 VERIFY = 4
 BUDGET = 32
@@ -107,7 +108,7 @@ def test_what_was_granted_or_withdrawn_waits_no_longer(drawn: list[Offer]) -> No
     assert scheduler.plan(BUDGET) == []
 
 
-@settings(max_examples=60)
+@settings(max_examples=at_most(60))
 @given(drawn=offers(), data=st.data())
 def test_nobody_starves_however_much_the_others_send(
     drawn: list[Offer], data: st.DataObject
@@ -131,7 +132,7 @@ def test_nobody_starves_however_much_the_others_send(
                 give(scheduler, offer, num_left)
 
 
-@settings(max_examples=60)
+@settings(max_examples=at_most(60))
 @given(sizes=st.lists(st.integers(1, 60), min_size=2, max_size=2), sessions=st.integers(1, 8))
 def test_a_device_gets_no_more_by_more_sessions_or_larger_frames(
     sizes: list[int], sessions: int
@@ -153,7 +154,7 @@ def test_a_device_gets_no_more_by_more_sessions_or_larger_frames(
     assert served[modest] >= num_steps * fair_share - 2 * QUANTUM
 
 
-@settings(max_examples=60)
+@settings(max_examples=at_most(60))
 @given(
     num_connections=st.integers(1, 12),
     num_sessions=st.integers(1, 4),
@@ -234,7 +235,7 @@ def test_a_budget_of_no_rows_is_refused() -> None:
         Scheduler(VERIFY).plan(0)
 
 
-@settings(max_examples=100)
+@settings(max_examples=at_most(100))
 @given(
     turns=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5), st.integers(1, 9)), max_size=30),
     can_split=st.booleans(),

@@ -21,6 +21,7 @@ from device_runtime.session.actions import (
 )
 from device_runtime.session.draft_length import FixedDraftLength
 from device_runtime.session.session import Phase, Session, SessionLimits
+from tests.support.examples import at_most
 from tests.support.fake_model import (
     VOCAB_SIZE,
     FakeDeviceEngine,
@@ -128,7 +129,7 @@ class World:
         return draft[: self.choose.draw(st.integers(0, num_tokens))]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=at_most(150), deadline=None)
 @given(
     request=requests,
     chunk_tokens=st.one_of(st.none(), st.integers(1, 20)),
@@ -186,7 +187,7 @@ def check_caches(world, num_valid_tokens):
         assert len(world.engine.outputs[world.sequence]) >= num_valid_tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=at_most(100), deadline=None)
 @given(first=requests, data=st.data())
 def test_a_session_that_continues_a_cached_prefix_decodes_the_same(first, data):
     shared = data.draw(st.integers(0, len(first.prompt_ids) - 1))

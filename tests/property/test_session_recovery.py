@@ -11,6 +11,7 @@ from device_runtime.session.actions import AwaitReply, ComputeAndSend, Emit, Fin
 from device_runtime.session.draft_length import FixedDraftLength
 from device_runtime.session.session import Phase, Session, SessionLimits
 from tests.property.test_session import CONTEXT, World, check_caches, requests
+from tests.support.examples import at_most
 from tests.support.fake_model import FakeDeviceEngine
 
 MAX_LOSSES = 6
@@ -62,7 +63,7 @@ class LossyWorld(World):
         return self.session.on_reopened(kept, max_frame_tokens)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=at_most(150), deadline=None)
 @given(
     request=requests,
     chunk_tokens=st.one_of(st.none(), st.integers(1, 20)),
@@ -107,7 +108,7 @@ def check_frames_between_losses(actions, window):
                 num_in_flight -= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=at_most(60), deadline=None)
 @given(first=requests, data=st.data())
 def test_a_continued_session_that_is_lost_does_not_believe_what_the_turn_before_left(first, data):
     num_output_layers = data.draw(st.integers(0, 1))

@@ -19,11 +19,14 @@ from submodels.manifest import ModelShape, Rope, WrittenTensor
 from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
 from submodels.tensors.tensor_file import NUMPY_DTYPES, TensorFile, TensorFileError
 from submodels.tensors.tensor_layout import Part, placements
+from tests.support.examples import at_most
 from tests.support.split_models import split
 
 # One temporary folder per test is enough: examples overwrite their own file.
 _SHARED_FOLDER = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=at_most(60),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
 )
 
 shapes = st.builds(

@@ -13,6 +13,7 @@ from cloud_server.engines.torch.attention import (
     MatmulAttention,
     plan_blocks,
 )
+from tests.support.examples import at_most
 
 CPU = torch.device("cpu")
 HEADS = HeadLayout(num_kv_heads=2, group_size=3)
@@ -38,7 +39,7 @@ def _visible(position: int, num_rows: int, window: int | None) -> torch.Tensor:
     return visible if window is None else visible & (keys > rows - window)
 
 
-@settings(max_examples=150)
+@settings(max_examples=at_most(150))
 @given(**places)
 def test_blocks_show_each_row_exactly_its_keys(position, num_rows, window, max_scores):
     seen = torch.zeros(num_rows, position + num_rows, dtype=torch.bool)
@@ -50,7 +51,7 @@ def test_blocks_show_each_row_exactly_its_keys(position, num_rows, window, max_s
     assert torch.equal(seen, _visible(position, num_rows, window))
 
 
-@settings(max_examples=150)
+@settings(max_examples=at_most(150))
 @given(**places)
 def test_blocks_follow_each_other_and_hold_few_scores(position, num_rows, window, max_scores):
     blocks = _plan(position, num_rows, window, max_scores)
@@ -61,7 +62,7 @@ def test_blocks_follow_each_other_and_hold_few_scores(position, num_rows, window
         assert num_scores <= max_scores or block.end_row == block.first_row + 1
 
 
-@settings(max_examples=40)
+@settings(max_examples=at_most(40))
 @given(seed=st.integers(0, 100), **places)
 def test_both_attentions_equal_the_plain_formula(seed, position, num_rows, window, max_scores):
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import at_most
 from tests.support.wire_messages import (
     faults,
     hellos,
@@ -36,7 +37,7 @@ def decoded_or_none(frame: bytes) -> Message | None:
         return None
 
 
-@settings(max_examples=300)
+@settings(max_examples=at_most(300))
 @given(message=messages)
 def test_every_message_comes_back_equal(message: Message) -> None:
     assert decode(encode(message)) == message
@@ -69,7 +70,7 @@ def test_the_reserved_codec_is_refused_by_its_name(message: States | Reply) -> N
         decode(frame)
 
 
-@settings(max_examples=100)
+@settings(max_examples=at_most(100))
 @given(seed=st.integers(0, 2**32))
 def test_random_bytes_decode_or_are_refused(seed: int) -> None:  # W6
     draws = random.Random(seed)
@@ -79,7 +80,7 @@ def test_random_bytes_decode_or_are_refused(seed: int) -> None:  # W6
         assert message is None or encode(message) == frame
 
 
-@settings(max_examples=200)
+@settings(max_examples=at_most(200))
 @given(message=messages, seed=st.integers(0, 2**32))
 def test_mutated_frames_decode_or_are_refused(message: Message, seed: int) -> None:  # W6
     draws = random.Random(seed)
@@ -166,7 +167,7 @@ def _with(
     )
 
 
-@settings(max_examples=200)
+@settings(max_examples=at_most(200))
 @given(message=broken_messages())
 def test_a_message_with_a_forbidden_value_is_never_sent(message: Message) -> None:  # W5
     with pytest.raises(LocalProtocolError):

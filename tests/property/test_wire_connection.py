@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import at_most
 from tests.support.wire_messages import messages
 from wire.codec import MessageSide, side_of
 from wire.connection import CloudConnection, DeviceConnection, Phase
@@ -213,7 +214,7 @@ def _credits(credit: Credit | None) -> list[Credit]:
     return [] if credit is None else [credit]
 
 
-@settings(max_examples=200)
+@settings(max_examples=at_most(200))
 @given(window=st.integers(1, 200), data=st.data())
 def test_credit_bounds_what_is_outstanding_and_never_runs_dry(  # W20, W22
     window: int, data: st.DataObject

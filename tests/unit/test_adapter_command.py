@@ -14,6 +14,8 @@ from submodels.random_models import RandomModel
 from tests.support.adapter_models import make_bundles, write_stories
 from tests.support.stored_adapters import install_early_adapter
 
+pytestmark = pytest.mark.slow
+
 # Longer than the prompts and continuations that the commands draft on.
 MODEL = RandomModel(hidden_size=32, intermediate_size=48, max_context_tokens=256)
 ONE_MIDDLE_LAYER = RandomModel(

@@ -11,6 +11,8 @@ from adapters.storage import AdapterError
 from adapters.training.train import train
 from tests.support.adapter_models import looked_up, make_bundles, write_stories
 
+pytestmark = pytest.mark.slow
+
 TRIALS = TrialOptions(3, prompt_tokens=(6, 12), continuation_tokens=12, max_draft_tokens=3)
 
 

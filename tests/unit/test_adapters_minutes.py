@@ -13,6 +13,8 @@ from adapters.training.train import train
 from adapters.training.trial_steps import MIN_STEPS, TooFewStepsError
 from tests.support.adapter_models import looked_up, make_bundles, write_stories
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(steps=1, batch_windows=2, warmup_steps=5)
 
 

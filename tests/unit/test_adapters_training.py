@@ -23,6 +23,8 @@ from tests.support.adapter_models import (
     write_stories,
 )
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(steps=8, batch_windows=2, warmup_steps=2)
 
 

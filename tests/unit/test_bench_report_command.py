@@ -9,6 +9,8 @@ from hat.commands.bench_report import report
 from process.errors import UserError
 from tests.support.bench_runs import made_up_run
 
+pytestmark = pytest.mark.slow
+
 
 def _call(*arguments: object) -> None:
     report.main(args=[str(each) for each in arguments], standalone_mode=False)

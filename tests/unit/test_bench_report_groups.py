@@ -41,6 +41,8 @@ from tests.support.bench_runs import (
     sim_grid,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def _groups(folder: Path, *runs: Run) -> list[Group]:
     return group_cells(read_sources(_files(folder, *runs)))

@@ -18,6 +18,8 @@ from tests.support.bench_runs import (
 )
 from tests.support.pages import Page, read_page
 
+pytestmark = pytest.mark.slow
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -25,6 +25,8 @@ from device_runtime.engines.engine import DraftLimits
 from hat.commands.bench_sim import sim
 from tests.support.bench_sim_scenarios import cloud, scenario, with_replicas
 
+pytestmark = pytest.mark.slow
+
 _RATHER_BUSY = tuple((0.002 * number, 100, 10) for number in range(12))
 
 

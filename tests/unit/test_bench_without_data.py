@@ -6,6 +6,7 @@ import pytest
 
 from bench.data_folder import MissingDataError
 from bench.link.traces import load_trace
+from bench.workloads.data_files import trace_rows
 from hat.cli import FAILED, run
 
 _SIM = ("bench", "sim", "--scale", "--loads", "1", "--clouds", "1", "--out")
@@ -24,6 +25,8 @@ def test_missing_files_are_one_line_that_says_where_to_run(
     monkeypatch.setattr("bench.workloads.data_files.DATA", tmp_path / "data")
     monkeypatch.setattr("bench.models.GPT2_TOKENIZER", tmp_path / "data" / "gpt2")
     monkeypatch.setattr("bench.link.traces._FOLDER", tmp_path / "traces")
+    # What another test of this process has read.
+    trace_rows.cache_clear()
     out = str(tmp_path / "out")
     for command, what in (
         (("bench", "make-model", "tiny", "--out", out), "gpt2"),

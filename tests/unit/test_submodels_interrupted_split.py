@@ -18,6 +18,8 @@ from submodels.random_models import RandomModel, make_random_model
 from submodels.tensors.safetensors_writer import SafetensorsWriter
 from tests.support.split_models import split
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, l
 from device_runtime.text.template_process import TemplateLimits
 from submodels.errors import BundleError
 
+pytestmark = pytest.mark.slow
+
 USER = [{"role": "user", "content": "hi"}]
 LIMITS = TemplateLimits(cpu_s=0.5, memory_bytes=256 << 20, max_characters=100_000)
 
