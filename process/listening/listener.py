@@ -72,6 +72,9 @@ class Listener:
             await self._loop.connect_accepted_socket(self._make_handler, accepted)
         except OSError:
             accepted.close()
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
 
     async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
         try:

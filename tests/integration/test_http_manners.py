@@ -1,6 +1,7 @@
 """The endpoint over real sockets: errors, keys, origins, names, and what operators see."""
 
 import gzip
+from io import BytesIO
 
 import msgspec
 import pytest
@@ -29,7 +30,7 @@ async def test_every_status_has_the_one_envelope():
             ("GET", CHAT, None),
             ("POST", "/v1/models", b"{}"),
             ("POST", CHAT, b"{"),
-            ("POST", CHAT, b" " * (2 << 20)),
+            ("POST", CHAT, BytesIO(b" " * (2 << 20))),
             ("GET", "/v1/models/other", None),
         ):
             async with client.http.request(method, client.url + path, data=body) as response:

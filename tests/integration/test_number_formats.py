@@ -96,7 +96,7 @@ async def test_rows_beyond_the_wires_format_end_the_answer_with_its_name(
 def test_verify_asks_for_float32_on_both(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def serve(config: object) -> object:
+    def serve(config: object, *_: object) -> object:
         asked.append(config)
         raise split_model.CommandError("far enough")
 
