@@ -16,13 +16,17 @@ from cloud_server.core.session import Piece, Session
 
 Running = tuple[Session, Piece]
 
+MAX_COMMANDS = 8
+"""Of one step, unless its rows need more: what others ask to be opened must not hold rows up."""
+
 
 class StepBook:
     """Numbers steps, keeps their pieces until they end, and orders the engine's commands."""
 
     def __init__(self, row_bytes: int) -> None:
         self._row_bytes = row_bytes
-        self._commands: list[Command] = []
+        self._commands: dict[tuple[type[Command], SequenceHandle], Command] = {}
+        self._sources: set[SequenceHandle | None] = set()
         self._running: dict[int, tuple[Running, ...]] = {}
         self._num_steps = 0
 
@@ -37,19 +41,38 @@ class StepBook:
         return bool(self._running)
 
     def open(self, command: OpenSequence) -> None:
-        """Have a sequence opened before anything of the next step runs."""
-        self._commands.append(command)
+        """Have a sequence opened before anything of the next step that needs it."""
+        self._commands[OpenSequence, command.handle] = command
+        self._sources.add(command.fork_of)
 
     def release(self, handle: SequenceHandle) -> None:
-        """Have a sequence released, after what was asked for before."""
-        self._commands.append(ReleaseSequence(handle))
+        """Have a sequence released, after what was asked for before.
+
+        One that the engine has not heard of, and that nothing is copied from, is forgotten.
+        """
+        if handle not in self._sources and (OpenSequence, handle) in self._commands:
+            del self._commands[OpenSequence, handle]
+            return
+        self._commands[ReleaseSequence, handle] = ReleaseSequence(handle)
 
     def begin(self, work: Sequence[tuple[Running, StepWork]]) -> Step:
-        """The next step, with all commands that have piled up."""
+        """The next step, with the oldest commands and all that its rows need."""
         self._num_steps += 1
         self._running[self._num_steps] = tuple(running for running, _ in work)
-        commands, self._commands = tuple(self._commands), []
-        return Step(self._num_steps, commands, tuple(item for _, item in work))
+        items = tuple(item for _, item in work)
+        return Step(self._num_steps, self._take_commands(items), items)
+
+    def _take_commands(self, items: Sequence[StepWork]) -> tuple[Command, ...]:
+        keys = list(self._commands)
+        needed = {(OpenSequence, item.handle) for item in items} & self._commands.keys()
+        num_commands = MAX_COMMANDS
+        if needed:
+            last = max(place for place, key in enumerate(keys) if key in needed)
+            num_commands = max(num_commands, last + 1)
+        taken = tuple(self._commands.pop(key) for key in keys[:num_commands])
+        if not self._commands:
+            self._sources.clear()
+        return taken
 
     def end(self, step: Step, outcome: StepOutcome) -> tuple[Running, ...]:
         """The pieces of a step that ran.
@@ -74,7 +97,11 @@ class StepBook:
         """
         pieces = self._pop(step)
         # First of all: sequences to be opened next may count on their room.
-        self._commands[:0] = [c for c in step.commands if isinstance(c, ReleaseSequence)]
+        releases = [each for each in step.commands if isinstance(each, ReleaseSequence)]
+        again: dict[tuple[type[Command], SequenceHandle], Command] = {
+            (ReleaseSequence, each.handle): each for each in releases
+        }
+        self._commands = {**again, **self._commands}
         return pieces
 
     def abandon(self) -> list[Running]:
@@ -86,6 +113,7 @@ class StepBook:
     def forget_commands(self) -> None:
         """Forget what was asked of an engine that is gone."""
         self._commands.clear()
+        self._sources.clear()
 
     def _pop(self, step: Step) -> tuple[Running, ...]:
         expected = next(iter(self._running), None)

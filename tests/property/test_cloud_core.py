@@ -48,7 +48,6 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         self.cloud = Cloud(self.config)
         self.sequences = {}
         self.by_handle = {}
-        self.unnamed = []
         self.steps: list[tuple[Step, list[Running]]] = []
         self.num_rows_made = 0
         self.is_restarting = False
@@ -213,7 +212,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         assert step.num_tokens <= CONFIG.step_budget_tokens
         for command in step.commands:
             if isinstance(command, OpenSequence):
-                self.by_handle[command.handle] = self.unnamed.pop(0)
+                assert command.max_tokens == self.by_handle[command.handle].max_tokens
         self.steps.append((step, [self.start(item.handle, item.num_rows) for item in step.items]))
 
     @precondition(lambda self: self.steps)
@@ -274,7 +273,6 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         self.cloud.lose_engine(RESTART_S)
         self.is_restarting = True
         self.steps.clear()
-        self.unnamed.clear()
         for sequence in list(self.sequences.values()):
             sequence.num_in_steps = 0
             self.drop(sequence)

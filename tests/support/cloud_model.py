@@ -79,7 +79,6 @@ class CloudModel:
     block_tokens: int
     sequences: dict[int, Sequence]
     by_handle: dict[SequenceHandle, Sequence]
-    unnamed: list[Sequence]
 
     def attached(self) -> list[Sequence]:
         return [s for s in self.sequences.values() if s.connection is not None]
@@ -162,7 +161,7 @@ class CloudModel:
         for victim in victims:
             self.drop(victim)
         self.sequences[sequence.key] = sequence
-        self.unnamed.append(sequence)
+        self.by_handle[SequenceHandle(len(self.by_handle) + 1)] = sequence
 
     def lost(self) -> list[Sequence]:
         lost = [s for s in self.sequences.values() if s.connection is None]
