@@ -35,6 +35,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let time pass without any timer, as on a machine that slept."""
         self._now_s += seconds
 
+    def jump(self, seconds: float) -> None:
+        """Let time pass up to the next timer, which is so far away, and to no moment before it."""
+        timers: list[asyncio.TimerHandle] = vars(self)["_scheduled"]
+        end_s = self._now_s + seconds
+        is_next = bool(timers) and math.isclose(timers[0].when(), end_s, abs_tol=1e-9)
+        self._now_s = timers[0].when() if is_next else end_s
+
+    @property
+    def _clock_resolution(self) -> float:
+        """How much too early a timer may ring: not at all, this clock being exact."""
+        return math.ulp(self._now_s)
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, seconds: float) -> None:
+        """Of the system's clock, which asyncio's own loop sets."""
+
 
 class _Jump(selectors.SelectSelector):
     """Lets the time pass for which it should have waited for a socket."""
@@ -49,7 +65,8 @@ class _Jump(selectors.SelectSelector):
             raise EndlessWaitError(f"expected a timer, but everybody waits for ever: {_who(loop)}")
         if timeout > 0 and loop.time() + timeout > loop.end_s:
             raise EndlessWaitError(f"expected an end before {loop.end_s:g} s: {_who(loop)}")
-        loop.skip(max(0.0, timeout))
+        if timeout > 0:
+            loop.jump(timeout)
         return []
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.link.shaper import Shaper, directions
@@ -80,6 +80,7 @@ def segmented(spec: LinkSpec, frames: list[int]) -> list[float]:
 
 
 @given(spec=links, messages=sizes)
+@example(LinkSpec(34946215.122149624, 100000.0, 0.0, 0.0, 0.0), [1, 1, 609, 8679])
 def test_a_link_never_carries_more_than_its_rate(spec: LinkSpec, messages: list[int]) -> None:
     rate = spec.uplink_bytes_per_s
     assert rate is not None

@@ -20,7 +20,8 @@ def files_that_run() -> Iterator[tuple[set[str], Callable[[], None]]]:
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         name = frame.f_code.co_filename
-        if event == "call" and name.startswith(f"{ROOT}/"):
+        # An environment may lie in the checkout, in a folder that begins with a dot.
+        if event == "call" and name.startswith(f"{ROOT}/") and not name.startswith(f"{ROOT}/."):
             files.add(name.removeprefix(f"{ROOT}/"))
 
     threading.setprofile(note)
