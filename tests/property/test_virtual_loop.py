@@ -1,4 +1,4 @@
-"""The loop whose clock jumps: whoever asks for a moment is woken at it, and not a rounding before."""
+"""The loop whose clock jumps: whoever asks for a moment is woken at it, not a rounding before."""
 
 import asyncio
 
