@@ -26,7 +26,6 @@ class StepBook:
     def __init__(self, row_bytes: int) -> None:
         self._row_bytes = row_bytes
         self._commands: dict[tuple[type[Command], SequenceHandle], Command] = {}
-        self._sources: set[SequenceHandle | None] = set()
         self._running: dict[int, tuple[Running, ...]] = {}
         self._num_steps = 0
 
@@ -43,17 +42,16 @@ class StepBook:
     def open(self, command: OpenSequence) -> None:
         """Have a sequence opened before anything of the next step that needs it."""
         self._commands[OpenSequence, command.handle] = command
-        self._sources.add(command.fork_of)
 
     def release(self, handle: SequenceHandle) -> None:
         """Have a sequence released, after what was asked for before.
 
         One that the engine has not heard of, and that nothing is copied from, is forgotten.
         """
-        if handle not in self._sources and (OpenSequence, handle) in self._commands:
+        if (OpenSequence, handle) in self._commands and not self._is_source(handle):
             del self._commands[OpenSequence, handle]
-            return
-        self._commands[ReleaseSequence, handle] = ReleaseSequence(handle)
+        else:
+            self._commands[ReleaseSequence, handle] = ReleaseSequence(handle)
 
     def begin(self, work: Sequence[tuple[Running, StepWork]]) -> Step:
         """The next step, with the oldest commands and all that its rows need."""
@@ -63,16 +61,20 @@ class StepBook:
         return Step(self._num_steps, self._take_commands(items), items)
 
     def _take_commands(self, items: Sequence[StepWork]) -> tuple[Command, ...]:
+        if not self._commands:
+            return ()
         keys = list(self._commands)
         needed = {(OpenSequence, item.handle) for item in items} & self._commands.keys()
         num_commands = MAX_COMMANDS
         if needed:
             last = max(place for place, key in enumerate(keys) if key in needed)
             num_commands = max(num_commands, last + 1)
-        taken = tuple(self._commands.pop(key) for key in keys[:num_commands])
-        if not self._commands:
-            self._sources.clear()
-        return taken
+        return tuple(self._commands.pop(key) for key in keys[:num_commands])
+
+    def _is_source(self, handle: SequenceHandle) -> bool:
+        """Whether a sequence that is still to be opened is copied from this one."""
+        opens = (each for each in self._commands.values() if isinstance(each, OpenSequence))
+        return any(each.fork_of == handle for each in opens)
 
     def end(self, step: Step, outcome: StepOutcome) -> tuple[Running, ...]:
         """The pieces of a step that ran.
@@ -113,7 +115,6 @@ class StepBook:
     def forget_commands(self) -> None:
         """Forget what was asked of an engine that is gone."""
         self._commands.clear()
-        self._sources.clear()
 
     def _pop(self, step: Step) -> tuple[Running, ...]:
         expected = next(iter(self._running), None)
