@@ -21,17 +21,22 @@ MAX_COMMANDS = 8
 
 
 class StepBook:
-    """Numbers steps, keeps their pieces until they end, and orders the engine's commands."""
+    """Numbers steps, keeps their pieces until they end, and orders the engine's commands.
+
+    A sequence is opened with its first rows, or with the first copy of it: one that ends before
+    them costs the engine nothing. Copies and releases do not wait.
+    """
 
     def __init__(self, row_bytes: int) -> None:
         self._row_bytes = row_bytes
+        self._unused: dict[SequenceHandle, OpenSequence] = {}
         self._commands: dict[tuple[type[Command], SequenceHandle], Command] = {}
         self._running: dict[int, tuple[Running, ...]] = {}
         self._num_steps = 0
 
     @property
     def num_commands(self) -> int:
-        """Sequences to open or release with the next step."""
+        """Sequences to open or release with the next step, whether it has rows or not."""
         return len(self._commands)
 
     @property
@@ -40,7 +45,11 @@ class StepBook:
         return bool(self._running)
 
     def open(self, command: OpenSequence) -> None:
-        """Have a sequence opened before anything of the next step that needs it."""
+        """Have a sequence opened before anything that needs it."""
+        if command.fork_of is None:
+            self._unused[command.handle] = command
+            return
+        self._order(command.fork_of)
         self._commands[OpenSequence, command.handle] = command
 
     def release(self, handle: SequenceHandle) -> None:
@@ -48,6 +57,8 @@ class StepBook:
 
         One that the engine has not heard of, and that nothing is copied from, is forgotten.
         """
+        if self._unused.pop(handle, None) is not None:
+            return
         if (OpenSequence, handle) in self._commands and not self._is_source(handle):
             del self._commands[OpenSequence, handle]
         else:
@@ -58,7 +69,15 @@ class StepBook:
         self._num_steps += 1
         self._running[self._num_steps] = tuple(running for running, _ in work)
         items = tuple(item for _, item in work)
+        for item in items:
+            self._order(item.handle)
         return Step(self._num_steps, self._take_commands(items), items)
+
+    def _order(self, handle: SequenceHandle) -> None:
+        """Have a sequence opened with the next step, after all that was asked for before."""
+        command = self._unused.pop(handle, None)
+        if command is not None:
+            self._commands[OpenSequence, handle] = command
 
     def _take_commands(self, items: Sequence[StepWork]) -> tuple[Command, ...]:
         if not self._commands:
@@ -114,6 +133,7 @@ class StepBook:
 
     def forget_commands(self) -> None:
         """Forget what was asked of an engine that is gone."""
+        self._unused.clear()
         self._commands.clear()
 
     def _pop(self, step: Step) -> tuple[Running, ...]:

@@ -307,7 +307,9 @@ def test_releases_of_a_failed_step_are_asked_for_again() -> None:
     cloud = Cloud()
     connection = cloud.connect()
     cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A[:2]))
     cloud.run_all()
+    assert len(cloud.engine.cached) == 1
     cloud.send(connection, Close(SessionId(1)))
     step = cloud.core.next_step(cloud.now)
     assert step is not None

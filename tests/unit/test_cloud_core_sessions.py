@@ -259,6 +259,7 @@ def test_a_session_without_a_socket_ends_after_its_time() -> None:  # W30
     cloud = Cloud()
     connection = cloud.connect()
     cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A[:2]))
     cloud.run_all()
     cloud.disconnect(connection)
     cloud.pass_time(CONFIG.session_ttl_s + 1)

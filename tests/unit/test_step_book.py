@@ -19,13 +19,30 @@ def _handles(book: StepBook, *items: StepWork) -> list[int]:
     return [each.handle for each in step.commands]
 
 
-def test_a_sequence_that_ends_before_a_step_is_never_opened() -> None:
+def test_a_sequence_is_opened_with_its_first_rows() -> None:
     book = StepBook(4)
-    for number in (1, 2, 3):
+    for number in (1, 2):
         book.open(_opening(number))
-    book.release(SequenceHandle(2))
-    assert book.begin([]).commands == (_opening(1), _opening(3))
+    assert book.num_commands == 0
+    assert _handles(book, _rows_of(2)) == [2]
+    assert _handles(book, _rows_of(2), _rows_of(1)) == [1]
+    assert _handles(book, _rows_of(1)) == []
+
+
+def test_a_sequence_that_ends_before_its_rows_is_never_opened() -> None:
+    book = StepBook(4)
+    book.open(_opening(1))
     book.release(SequenceHandle(1))
+    assert book.num_commands == 0
+    assert book.begin([]).commands == ()
+
+
+def test_a_sequence_is_released_after_its_rows() -> None:
+    book = StepBook(4)
+    book.open(_opening(1))
+    assert _handles(book, _rows_of(1)) == [1]
+    book.release(SequenceHandle(1))
+    assert book.num_commands == 1
     assert book.begin([]).commands == (ReleaseSequence(SequenceHandle(1)),)
     assert book.num_commands == 0
 
@@ -39,10 +56,18 @@ def test_a_sequence_that_another_is_copied_from_is_opened_although_it_ended() ->
     assert book.begin([]).commands == expected
 
 
+def test_a_copy_that_ends_before_a_step_is_never_opened() -> None:
+    book = StepBook(4)
+    book.open(_opening(1))
+    book.open(_opening(2, fork_of=1))
+    book.release(SequenceHandle(2))
+    assert book.begin([]).commands == (_opening(1),)
+
+
 def test_a_step_has_few_commands_in_their_order() -> None:
     book = StepBook(4)
     for number in range(3 * MAX_COMMANDS):
-        book.open(_opening(number))
+        book.open(_opening(number, fork_of=99))
     steps = [_handles(book) for _ in range(3)]
     assert [len(each) for each in steps] == [MAX_COMMANDS] * 3
     assert [each for step in steps for each in step] == list(range(3 * MAX_COMMANDS))
@@ -52,5 +77,13 @@ def test_a_step_has_few_commands_in_their_order() -> None:
 def test_rows_find_their_sequence_open_however_many_were_asked_for_before() -> None:
     book = StepBook(4)
     for number in range(3 * MAX_COMMANDS):
-        book.open(_opening(number))
+        book.open(_opening(number, fork_of=99))
     assert _handles(book, _rows_of(2 * MAX_COMMANDS)) == list(range(2 * MAX_COMMANDS + 1))
+
+
+def test_a_sequence_is_opened_once_the_room_that_it_counts_on_is_free() -> None:
+    book = StepBook(4)
+    for number in range(3 * MAX_COMMANDS):
+        book.release(SequenceHandle(number))
+    book.open(_opening(100))
+    assert _handles(book, _rows_of(100)) == [*range(3 * MAX_COMMANDS), 100]
