@@ -3,11 +3,10 @@
 import click
 
 from bench.link.measure import MeasuredLink, measure_link
-from bench.link.namespaces import reason_against_tap
-from bench.link.opening import open_link
+from bench.link.opening import open_link, reason_against
+from bench.link.rates import trace_names
 from bench.link.shaped_link import LinkError, LinkKind, RelayFigures
 from bench.link.spec import LinkSpecError, link_text, parse_link_spec
-from bench.link.traces import trace_names
 
 
 @click.command(epilog="Traces: " + ", ".join(trace_names()))
@@ -22,7 +21,9 @@ def main(link: str, kind: str | None, seed: int) -> None:
         spec = parse_link_spec(link)
         with open_link(spec, seed, kind=None if kind is None else LinkKind(kind)) as opened:
             click.echo(f"asked     {link_text(spec)}")
-            reason = reason_against_tap() if opened.kind is LinkKind.TCP and not kind else None
+            reason = (
+                reason_against(LinkKind.TAP) if opened.kind is LinkKind.TCP and not kind else None
+            )
             click.echo(f"kind      {opened.kind}" + (f" ({reason})" if reason else ""))
             click.echo(_lines(measure_link(opened)))
             if (figures := opened.figures()) is not None:

@@ -1,15 +1,15 @@
-"""Network namespaces of links: their names, making them, removing them and what is left of them.
+"""Network namespaces for the ends of links: made, entered, addressed and emptied.
 
-Everything is done with iproute2's `ip` and needs root. A namespace's name holds the process id of
-its owner, so that a later run can tell which ones nobody owns any more.
+Needs root, iproute2's `ip` and util-linux's `nsenter`. A namespace has no name, only an open file
+of the process that made it: it is gone with that file and the last process in it.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import os
-import re
-import shutil
 import signal
+import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,62 +17,111 @@ from pathlib import Path
 
 from bench.link.shaped_link import LinkError
 
-_RUN_FOLDER = Path("/run/netns")
-_TUN_DEVICE = Path("/dev/net/tun")
-_OWNED = re.compile(r"hat-link-(\d+)-[0-9a-f]+-\w+")
 _CLONE_NEWNET = 0x40000000
+_TUNSETIFF = 0x400454CA
+_TAP_WITHOUT_HEADER = 0x0002 | 0x1000
 _COMMAND_S = 20.0
 
-MAX_LINKS = 250
-"""One /30 each, below 10.78.0.0/16."""
+_SETTINGS = (
+    # Nothing but the links' own traffic shall cross them.
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+    # A connection shall not begin with what an earlier one learned.
+    ("net/ipv4/tcp_no_metrics_save", "1"),
+)
+
+_ALGORITHMS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+_CONGESTION = ("cubic", "reno")
+"""Most machines' default, and what every kernel has. Some have bbr by default, which keeps more
+or less in the buffer as it takes the link's rate to be."""
+
+_MAC = "02:68:61:74:00:01"
+"""Of every end. Without ARP an interface takes its own MAC for its neighbour's, so they are equal;
+and no ARP crosses a link."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of one link: an interface in a namespace, and the other end's address."""
+    """One end of one link: an interface in a namespace, and its address in a /30."""
 
     namespace: str
+    """The path of its file."""
     interface: str
     address: str
-    peer_address: str
-    mac: str
-    peer_mac: str
+
+    def command(self, *argv: str) -> list[str]:
+        """A command that is run in the namespace."""
+        return [*inside(self.namespace), *argv]
+
+    def make_tap(self) -> int:
+        """Make a TAP device, which is gone once the file that is returned is closed.
+
+        Raises:
+            OSError: this process may not, or the name is taken.
+        """
+        namespace = os.open(self.namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _call("setns", namespace)
+        finally:
+            os.close(namespace)
+        handle = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        request = struct.pack("16sH22x", self.interface.encode(), _TAP_WITHOUT_HEADER)
+        fcntl.ioctl(handle, _TUNSETIFF, request)
+        return handle
+
+    def bring_up(self) -> None:
+        """Give the interface, which exists, its address.
+
+        Congestion control is set on the route, since only the first namespace may make any
+        algorithm the default.
+
+        Raises:
+            LinkError: `ip` refuses.
+        """
+        known = _ALGORITHMS.read_text().split() if _ALGORITHMS.exists() else []
+        congestion = next((name for name in _CONGESTION if name in known), _CONGESTION[-1])
+        network, dev = self.address.rpartition(".")[0], f"dev {self.interface}"
+        lines = (
+            f"link set {dev} address {_MAC} arp off mtu 1500",
+            f"link set {dev} up",
+            f"addr add {self.address}/30 {dev} noprefixroute",
+            f"route add {network}.0/30 {dev} src {self.address} congctl {congestion}",
+        )
+        run(self.command("ip", "-batch", "-"), "\n".join(lines))
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The two ends of a link."""
-
-    cloud: End
-    device: End
-
-
-def new_pairs(num_links: int) -> tuple[Pair, ...]:
-    """Names and addresses for links that share a cloud's namespace; nothing is made yet.
+def new_namespace() -> str:
+    """The path of a new namespace's file, which is open until this process ends.
 
     Raises:
-        LinkError: more links than there are addresses.
+        OSError: this process may not.
     """
-    if not 1 <= num_links <= MAX_LINKS:
-        raise LinkError(f"expected 1 to {MAX_LINKS} links, got {num_links}")
-    stem = f"hat-link-{os.getpid()}-{os.urandom(3).hex()}"
-    pairs = []
-    for number in range(num_links):
-        hosts = [f"10.78.{number}.{host}" for host in (1, 2)]
-        macs = [f"02:68:61:74:{number:02x}:{host:02x}" for host in (1, 2)]
-        cloud = End(f"{stem}-cloud", f"link{number}", *hosts, *macs)
-        device = End(f"{stem}-device{number}", "link0", *hosts[::-1], *macs[::-1])
-        pairs.append(Pair(cloud, device))
-    return tuple(pairs)
+    _call("unshare")
+    for name, value in _SETTINGS:
+        with contextlib.suppress(OSError):  # a kernel without it has nothing to set
+            Path("/proc/sys", name).write_text(value)
+    run(["ip", "link", "set", "dev", "lo", "up"])
+    handle = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    return f"/proc/{os.getpid()}/fd/{handle}"
 
 
-def namespaces_of(pairs: Sequence[Pair]) -> list[str]:
-    """The cloud's, then the devices'."""
-    return [pairs[0].cloud.namespace, *(pair.device.namespace for pair in pairs)]
+def inside(namespace: str) -> tuple[str, ...]:
+    """What to put before a command so that it runs in a namespace."""
+    return ("nsenter", f"--net={namespace}")
 
 
-def run(argv: Sequence[str], text: str = "") -> str:
-    """What a command printed.
+def kill_all_in(namespaces: Sequence[str]) -> None:
+    """End what runs in namespaces, but for this process."""
+    ours = {os.stat(namespace).st_ino for namespace in namespaces}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            is_inside = (process / "ns" / "net").stat().st_ino in ours
+            if is_inside and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def run(argv: Sequence[str], text: str = "") -> None:
+    """Run a command that reads `text`.
 
     Raises:
         LinkError: it is missing, fails or hangs.
@@ -85,106 +134,10 @@ def run(argv: Sequence[str], text: str = "") -> str:
         raise LinkError(f"`{' '.join(argv)}`: {error}") from error
     if result.returncode != 0:
         raise LinkError(f"`{' '.join(argv)}`: {result.stderr.strip() or result.returncode}")
-    return result.stdout
 
 
-def inside(namespace: str) -> tuple[str, ...]:
-    """What to put before a command so that it runs in a namespace."""
-    return ("ip", "netns", "exec", namespace)
-
-
-def address_lines(end: End, congestion: str) -> str:
-    """Lines for `ip -batch` that bring an end up, with its neighbour known, so no ARP crosses.
-
-    Congestion control is set on the route, since only the first namespace may make any algorithm
-    the default.
-    """
-    network = end.address.rpartition(".")[0]
-    return "\n".join(
-        [
-            "link set dev lo up",
-            f"link set dev {end.interface} address {end.mac} mtu 1500",
-            f"link set dev {end.interface} up",
-            f"addr add {end.address}/30 dev {end.interface} noprefixroute",
-            f"route add {network}.0/30 dev {end.interface} src {end.address} congctl {congestion}",
-            f"neigh replace {end.peer_address} lladdr {end.peer_mac} dev {end.interface} "
-            "nud permanent",
-            "",
-        ]
-    )
-
-
-def bring_up(end: End, congestion: str) -> None:
-    """Give an interface that exists its addresses.
-
-    Raises:
-        LinkError: `ip` refuses.
-    """
-    run(["ip", "-n", end.namespace, "-batch", "-"], address_lines(end, congestion))
-
-
-def enter(namespace: str) -> None:
-    """Have this thread's new sockets and devices belong to a namespace.
-
-    Raises:
-        OSError: there is no such namespace, or this process may not.
-    """
+def _call(name: str, *arguments: int) -> None:
+    """One of the system's two calls for namespaces; Python has them from 3.12 on."""
     libc = ctypes.CDLL(None, use_errno=True)
-    handle = os.open(_RUN_FOLDER / namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.setns(handle, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {namespace}")
-    finally:
-        os.close(handle)
-
-
-def remove(namespaces: Sequence[str]) -> None:
-    """End what still runs in namespaces of ours and remove them; missing ones are no fault."""
-    for namespace in namespaces:
-        if not (_RUN_FOLDER / namespace).exists():
-            continue
-        with contextlib.suppress(LinkError):
-            for process in run(["ip", "netns", "pids", namespace]).split():
-                if int(process) != os.getpid():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(process), signal.SIGKILL)
-        with contextlib.suppress(LinkError):
-            run(["ip", "netns", "delete", namespace])
-
-
-def sweep() -> list[str]:
-    """Remove namespaces of links whose owner is gone; their names."""
-    names = [path.name for path in _RUN_FOLDER.glob("hat-link-*")]
-    dead = [name for name in names if (match := _OWNED.fullmatch(name)) and not _lives(match[1])]
-    remove(dead)
-    return dead
-
-
-def _lives(process: str) -> bool:
-    return Path("/proc", process).exists()
-
-
-def reason_against_namespaces() -> str | None:
-    """Why links cannot have namespaces of their own here; None: they can."""
-    if os.geteuid() != 0:
-        return "not root"
-    if shutil.which("ip") is None:
-        return "no `ip` command (iproute2)"
-    probe = f"hat-link-{os.getpid()}-{os.urandom(3).hex()}-probe"
-    try:
-        run(["ip", "netns", "add", probe])
-        run(["ip", "netns", "delete", probe])
-    except LinkError as error:
-        return str(error)
-    return None
-
-
-def reason_against_tap() -> str | None:
-    """Why a userspace relay between namespaces cannot work here; None: it can."""
-    if (reason := reason_against_namespaces()) is not None:
-        return reason
-    try:
-        os.close(os.open(_TUN_DEVICE, os.O_RDWR))
-    except OSError as error:
-        return f"{_TUN_DEVICE}: {error.strerror}"
-    return None
+    if getattr(libc, name)(*arguments, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")

@@ -5,35 +5,20 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import msgspec
 
-from bench.link import netem
-from bench.link.keeper import READY, Orders
-from bench.link.namespaces import (
-    Pair,
-    bring_up,
-    inside,
-    namespaces_of,
-    new_pairs,
-    reason_against_namespaces,
-    reason_against_tap,
-    remove,
-    run,
-    sweep,
-)
-from bench.link.shaped_link import LinkError, LinkKind, RelayFigures, ShapedLink, no_figures
+from bench.link.keeper import Orders
+from bench.link.namespaces import inside, run
+from bench.link.rates import recorded_rates
+from bench.link.shaped_link import LinkError, LinkKind, RelayFigures, ShapedLink
 from bench.link.spec import LinkSpec
 from bench.link.tcp_relay import open_tcp_relays
-from bench.link.traces import load_trace
 
-_ALGORITHMS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
-_CONGESTION = ("cubic", "reno")
-"""Most machines' default, and what every kernel has. Some have bbr by default, which keeps more
-or less in the buffer as it takes the link's rate to be."""
+MAX_LINKS = 250
+"""One /30 each, below 10.78.0.0/16."""
 
 _END_S = 20.0
 
@@ -62,14 +47,13 @@ def open_links(
 ) -> Iterator[tuple[ShapedLink, ...]]:
     """Several equal links, each with its own device's end, and one cloud's end for all of them."""
     if spec.trace is not None:
-        load_trace(spec.trace)
+        recorded_rates(spec.trace)
     kind = best_kind(spec) if kind is None else LinkKind(kind)
     match kind:
         case LinkKind.LOOPBACK:
             if spec.is_shaped:
                 raise LinkError("a link of kind loopback cannot be shaped")
-            here = "127.0.0.1"
-            yield (ShapedLink(kind, spec, here, here, here),) * num_links
+            yield (ShapedLink(kind, spec),) * num_links
         case LinkKind.TCP:
             with open_tcp_relays(spec, num_links, seed) as links:
                 yield links
@@ -82,66 +66,59 @@ def best_kind(spec: LinkSpec) -> LinkKind:
     """The most faithful kind of link that works here."""
     if not spec.is_shaped:
         return LinkKind.LOOPBACK
-    if reason_against_namespaces() is not None:
-        return LinkKind.TCP
-    if spec.trace is None and netem.reason_against_netem() is None:
-        return LinkKind.NETEM
-    return LinkKind.TCP if reason_against_tap() is not None else LinkKind.TAP
+    kinds = [LinkKind.NETEM, LinkKind.TAP] if spec.trace is None else [LinkKind.TAP]
+    return next((kind for kind in kinds if reason_against(kind) is None), LinkKind.TCP)
+
+
+def reason_against(kind: LinkKind) -> str | None:
+    """Why links between namespaces do not work here, shaped by netem or by a relay; None: they do.
+
+    It is tried in a namespace that is gone at once.
+    """
+    if os.geteuid() != 0:
+        return "not root"
+    probe = "ip tuntap add dev link0 mode tap"
+    if kind is LinkKind.NETEM:
+        probe = "tc qdisc add dev lo root netem delay 1ms"
+    try:
+        run(["unshare", "--net", *probe.split()])
+    except LinkError as error:
+        return str(error)
+    return None
 
 
 @contextmanager
 def _open_namespaces(
     spec: LinkSpec, num_links: int, seed: int, kind: LinkKind
 ) -> Iterator[tuple[ShapedLink, ...]]:
-    reason = reason_against_tap() if kind is LinkKind.TAP else reason_against_namespaces()
-    if reason is not None:
+    if (reason := reason_against(kind)) is not None:
         raise LinkError(f"a link of kind {kind} does not work here: {reason}")
-    sweep()
-    pairs = new_pairs(num_links)
-    namespaces = namespaces_of(pairs)
-    try:
-        for namespace in namespaces:
-            run(["ip", "netns", "add", namespace])
-        has_taps = kind is LinkKind.TAP
-        orders = Orders(
-            pairs=list(pairs), spec=spec, seed=seed, parent=os.getpid(), has_taps=has_taps
+    if kind is LinkKind.NETEM and spec.trace is not None:
+        raise LinkError("netem cannot follow a trace; expected kind tap or tcp")
+    if not 1 <= num_links <= MAX_LINKS:
+        raise LinkError(f"expected 1 to {MAX_LINKS} links, got {num_links}")
+    orders = Orders(kind=kind, spec=spec, num_links=num_links, seed=seed, parent=os.getpid())
+    with _keeper(orders) as (process, namespaces):
+        figures = functools.partial(_figures, process)
+        yield tuple(
+            ShapedLink(
+                kind,
+                spec,
+                cloud_host=cloud.address,
+                bind_host="0.0.0.0",
+                cloud_prefix=inside(cloud.namespace),
+                device_prefix=inside(device.namespace),
+                figures=figures if kind is LinkKind.TAP else lambda: None,
+            )
+            for cloud, device in orders.ends(namespaces)
         )
-        with _keeper(orders) as figures:
-            _join(spec, pairs, kind)
-            yield tuple(_link(spec, pair, kind, figures) for pair in pairs)
-    finally:
-        remove(namespaces)  # the keeper has, unless it did not start or was killed
-
-
-def _join(spec: LinkSpec, pairs: Sequence[Pair], kind: LinkKind) -> None:
-    known = _ALGORITHMS.read_text().split() if _ALGORITHMS.exists() else []
-    congestion = next((name for name in _CONGESTION if name in known), _CONGESTION[-1])
-    for pair in pairs:
-        if kind is LinkKind.NETEM:
-            for command in netem.commands(spec, pair):
-                run(command)
-        bring_up(pair.cloud, congestion)
-        bring_up(pair.device, congestion)
-
-
-def _link(
-    spec: LinkSpec, pair: Pair, kind: LinkKind, figures: Callable[[], RelayFigures]
-) -> ShapedLink:
-    return ShapedLink(
-        kind,
-        spec,
-        cloud_host=pair.cloud.address,
-        device_host=pair.device.address,
-        bind_host="0.0.0.0",
-        cloud_prefix=inside(pair.cloud.namespace),
-        device_prefix=inside(pair.device.namespace),
-        figures=figures if kind is LinkKind.TAP else no_figures,
-    )
+        if process.poll() is not None:
+            raise LinkError("the link's relay ended before the link was closed")
 
 
 @contextmanager
-def _keeper(orders: Orders) -> Iterator[Callable[[], RelayFigures]]:
-    """A running keeper's figures; it removes the namespaces once the block or this process ends."""
+def _keeper(orders: Orders) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
+    """A running keeper and its namespaces, which end with the block or with this process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.link.keeper"],
         stdin=subprocess.PIPE,
@@ -149,37 +126,34 @@ def _keeper(orders: Orders) -> Iterator[Callable[[], RelayFigures]]:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    answer = b""
     try:
         with contextlib.suppress(BrokenPipeError):  # it says why on standard error
-            process.stdin.write(msgspec.json.encode(orders) + b"\n")
-            process.stdin.flush()
-        if process.stdout.readline().strip() != READY.encode():
+            answer = _ask(process, msgspec.json.encode(orders))
+        if not answer:
             _, complaint = process.communicate()
             last = complaint.decode(errors="replace").strip().splitlines()[-1:]
             raise LinkError(f"the link's relay did not start: {''.join(last)}")
-        yield functools.partial(_figures, process)
-        if process.poll() is not None:
-            raise LinkError("the link's relay ended before the link was closed")
+        yield process, msgspec.json.decode(answer, type=list[str])
     finally:
-        _end(process)
+        try:
+            process.communicate(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
 
 def _figures(process: subprocess.Popen[bytes]) -> RelayFigures:
-    assert process.stdin is not None
-    assert process.stdout is not None
     try:
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        return msgspec.json.decode(process.stdout.readline(), type=RelayFigures)
+        return msgspec.json.decode(_ask(process, b""), type=RelayFigures)
     except (OSError, msgspec.DecodeError) as error:
         raise LinkError("the link's relay has ended") from error
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.communicate(timeout=_END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+def _ask(process: subprocess.Popen[bytes], order: bytes) -> bytes:
+    """The keeper's answer; none if it has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(order + b"\n")
+    process.stdin.flush()
+    return process.stdout.readline()

@@ -1,6 +1,6 @@
-"""How fast a link sends at which moment; pure.
+"""How fast a link sends at which moment: always the same, or as somebody has recorded it.
 
-Moments are seconds since the link was opened.
+Moments are seconds since the link was opened. Recordings lie beside this file; people have more.
 """
 
 import bisect
@@ -8,36 +8,27 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
+from bench.data_folder import data_folder
+from bench.link.spec import LinkSpecError
 
-class Rate(Protocol):
-    """A link's rate over time."""
+UPLINK_SHARE = 0.5
+"""The uplink's rate as a part of the recorded downlink's: an assumption, see traces/README.md."""
 
-    @property
-    def mean_bytes_per_s(self) -> float:
-        """Over a long time; infinite where there is no limit."""
-        ...
-
-    def sent_at(self, start_s: float, num_bytes: int) -> float:
-        """When the last of so many bytes is sent whose first is at `start_s`."""
-        ...
+_TRACES = Path(__file__).parent / "traces"
+_BYTES_PER_MBIT = 1e6 / 8
 
 
 @dataclass(frozen=True, slots=True)
 class ConstantRate:
     """The same at all times; infinite is no limit."""
 
-    bytes_per_s: float
-
-    @property
-    def mean_bytes_per_s(self) -> float:
-        """The rate."""
-        return self.bytes_per_s
+    mean_bytes_per_s: float
 
     def sent_at(self, start_s: float, num_bytes: int) -> float:
-        """When the last byte is sent."""
-        return start_s + num_bytes / self.bytes_per_s
+        """When the last of so many bytes is sent whose first is at `start_s`."""
+        return start_s + num_bytes / self.mean_bytes_per_s
 
 
 class RecordedRate:
@@ -67,17 +58,13 @@ class RecordedRate:
             raise ValueError("expected rising moments from 0 on")
         if len(bytes_per_s) != len(starts_s) or min(bytes_per_s) < 0 or max(bytes_per_s) <= 0:
             raise ValueError("expected one rate per moment, none negative, not all 0")
+        self.period_s = end_s
         self._bounds_s = bounds
         self._rates = list(bytes_per_s)
         lengths_s = (b - a for a, b in itertools.pairwise(bounds))
         pieces = (rate * length_s for rate, length_s in zip(bytes_per_s, lengths_s, strict=True))
         self._sent = [0.0, *itertools.accumulate(pieces)]
         self._offset_s = offset_s
-
-    @property
-    def period_s(self) -> float:
-        """The recording's length."""
-        return self._bounds_s[-1]
 
     @property
     def mean_bytes_per_s(self) -> float:
@@ -90,7 +77,7 @@ class RecordedRate:
         return self._rates[self._piece(inside_s)]
 
     def sent_at(self, start_s: float, num_bytes: int) -> float:
-        """When the last byte is sent; an outage makes it wait."""
+        """When the last of so many bytes is sent; an outage makes it wait."""
         num_periods, inside_s = divmod(start_s + self._offset_s, self.period_s)
         piece = self._piece(inside_s)
         before = self._sent[piece] + self._rates[piece] * (inside_s - self._bounds_s[piece])
@@ -103,3 +90,43 @@ class RecordedRate:
 
     def _piece(self, inside_s: float) -> int:
         return min(bisect.bisect_right(self._bounds_s, inside_s), len(self._rates)) - 1
+
+
+Rate = ConstantRate | RecordedRate
+
+
+def trace_names() -> list[str]:
+    """The traces that are shipped."""
+    return sorted(path.stem for path in _TRACES.glob("*.txt"))
+
+
+def recorded_rates(trace: str, begin: float = 0.0) -> tuple[RecordedRate, RecordedRate]:
+    """Uplink and downlink of a shipped trace or of a file, begun at this part of its length.
+
+    A file has lines of seconds and Mbit/s of the downlink; the last line only ends it.
+
+    Raises:
+        LinkSpecError: there is no such trace, or the file is not one.
+    """
+    is_path = "/" in trace or Path(trace).suffix != ""
+    if not is_path and trace not in trace_names():
+        data_folder(_TRACES)
+        known = ", ".join(trace_names())
+        raise LinkSpecError(f"trace: expected a file or one of {known}; got {trace}")
+    path = Path(trace) if is_path else _TRACES / f"{trace}.txt"
+    try:
+        lines = path.read_text().splitlines()
+        rows = [[float(word) for word in line.split()] for line in lines if line.strip()]
+        if len(rows) < 2 or any(len(row) != 2 for row in rows):
+            raise ValueError("expected two lines or more of seconds and Mbit/s")
+        *starts_s, end_s = (row[0] - rows[0][0] for row in rows)
+        down = [row[1] * _BYTES_PER_MBIT for row in rows[:-1]]
+        up = [rate * UPLINK_SHARE for rate in down]
+        return (
+            RecordedRate(starts_s, up, end_s, begin * end_s),
+            RecordedRate(starts_s, down, end_s, begin * end_s),
+        )
+    except OSError as error:
+        raise LinkSpecError(f"trace {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise LinkSpecError(f"trace {path}: {error}") from error

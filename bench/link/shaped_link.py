@@ -23,47 +23,36 @@ class LinkKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RelayFigures:
-    """How well a relay between namespaces kept up, over all links opened with it.
-
-    Dropped frames are those the shapers dropped: buffer full, or lost as asked. `late_s` is how
-    long after its moment a frame left, on average and at worst.
-    """
+    """How well a relay between namespaces kept up, over all links opened with it."""
 
     num_carried: int
     num_dropped: int
+    """Frames that the shapers dropped: buffer full, or lost as asked."""
     mean_late_s: float
+    """How long after its moment a frame left."""
     worst_late_s: float
     cpu_s: float
-
-
-def no_figures() -> None:
-    """The figures of a link that has no relay of ours, or one that keeps none."""
-
-
-def same_port(port: int) -> int:
-    """The port under which a device finds the cloud where no relay stands between."""
-    return port
 
 
 @dataclass(frozen=True, slots=True)
 class ShapedLink:
     """A link between a cloud's and a device's end, open until its `with` block ends.
 
-    The cloud binds `bind_host`; a device connects to `cloud_host` at `forward(port)`, where `port`
-    is the cloud's own. `device_host` is where a device is seen from the cloud. Each end has its own
-    loopback when kind is netem or tap, and then a process belongs to an end only if it was started
-    with that end's command. Several processes at one device's end share the link.
+    Several processes at one device's end share the link. When kind is netem or tap each end has its
+    own loopback, and a process belongs to an end only if it was started with that end's command.
     """
 
     kind: LinkKind
     spec: LinkSpec
-    cloud_host: str
-    device_host: str
-    bind_host: str
+    cloud_host: str = "127.0.0.1"
+    """Where devices find the cloud, at `forward` of the port that it has bound."""
+    bind_host: str = "127.0.0.1"
+    """What the cloud binds."""
     cloud_prefix: tuple[str, ...] = ()
     device_prefix: tuple[str, ...] = ()
-    forward: Callable[[int], int] = same_port
-    figures: Callable[[], RelayFigures | None] = no_figures
+    forward: Callable[[int], int] = lambda port: port
+    figures: Callable[[], RelayFigures | None] = lambda: None
+    """Of the relay, until now; None for a link without one that keeps figures."""
 
     def cloud_command(self, argv: Sequence[str]) -> list[str]:
         """What to start so that it runs at the cloud's end; the process id stays the command's."""

@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.link.rates import ConstantRate, Rate, RecordedRate
+from bench.link.rates import ConstantRate, Rate, recorded_rates
 from bench.link.spec import LinkSpec
-from bench.link.traces import load_trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +81,20 @@ class Shaper:
         return self._free_s
 
 
-def directions(
-    spec: LinkSpec, recorded: tuple[RecordedRate, RecordedRate] | None = None
-) -> tuple[Direction, Direction]:
-    """Uplink and downlink of a link; `recorded` has the rates that stand for the spec's trace."""
-    asked = (spec.uplink_bytes_per_s, spec.downlink_bytes_per_s)
-    constant = (ConstantRate(math.inf if rate is None else rate) for rate in asked)
-    up, down = (_direction(spec, rate) for rate in recorded or constant)
-    return up, down
+def directions(spec: LinkSpec, begin: float = 0.0) -> tuple[Direction, Direction]:
+    """Uplink and downlink of a link; a trace begins at this part of its length.
+
+    Raises:
+        LinkSpecError: the trace does not exist.
+    """
+    rates: tuple[Rate, Rate]
+    if spec.trace is not None:
+        rates = recorded_rates(spec.trace, begin)
+    else:
+        asked = (spec.uplink_bytes_per_s, spec.downlink_bytes_per_s)
+        up, down = (ConstantRate(math.inf if rate is None else rate) for rate in asked)
+        rates = (up, down)
+    return _direction(spec, rates[0]), _direction(spec, rates[1])
 
 
 def _direction(spec: LinkSpec, rate: Rate) -> Direction:
@@ -107,17 +112,10 @@ def shaper_pairs(spec: LinkSpec, num_links: int, seed: int) -> list[tuple[Shaper
     Raises:
         LinkSpecError: the trace does not exist.
     """
-    trace = None if spec.trace is None else load_trace(spec.trace)
     pairs = []
     for number in range(num_links):
-        recorded = None
-        if trace is not None:
-            offset_s = trace.end_s * number / num_links
-            recorded = (trace.uplink(offset_s), trace.downlink(offset_s))
-        up, down = (
-            # Text, since neighbouring integers may begin alike.
-            Shaper(direction, random.Random(f"{seed} {number} {name}").random)
-            for name, direction in zip(("up", "down"), directions(spec, recorded), strict=True)
-        )
-        pairs.append((up, down))
+        up, down = directions(spec, number / num_links)
+        # Seeds are text, since neighbouring integers may begin alike.
+        draws = [random.Random(f"{seed} {number} {way}").random for way in ("up", "down")]
+        pairs.append((Shaper(up, draws[0]), Shaper(down, draws[1])))
     return pairs

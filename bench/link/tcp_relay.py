@@ -6,7 +6,7 @@ buffer does not drop, it makes the sender wait. Results are labelled with this k
 """
 
 import asyncio
-import contextlib
+import functools
 import selectors
 import socket
 import threading
@@ -29,44 +29,72 @@ _MAX_ON_THE_WAY = 8192
 _START_S = 10.0
 
 
-class TcpRelay:
+@contextmanager
+def open_tcp_relays(spec: LinkSpec, num_links: int, seed: int) -> Iterator[tuple[ShapedLink, ...]]:
+    """Links on this machine's loopback, served by a thread of their own.
+
+    Raises:
+        LinkError: the spec has loss, which a relay of TCP connections cannot have.
+    """
+    if spec.loss:
+        raise LinkError(
+            "a link of kind tcp cannot lose packets; expected loss=0%, or root's rights"
+        )
+    # The default selector waits for whole milliseconds.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    relays = [_TcpRelay(spec, pair, loop) for pair in shaper_pairs(spec, num_links, seed)]
+    thread = threading.Thread(target=loop.run_forever, name="tcp-relay", daemon=True)
+    thread.start()
+    try:
+        yield tuple(ShapedLink(LinkKind.TCP, spec, forward=relay.forward) for relay in relays)
+    finally:
+        asyncio.run_coroutine_threadsafe(_end(relays), loop).result(_START_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _end(relays: list["_TcpRelay"]) -> None:
+    """End every connection; nothing else runs in this loop."""
+    for relay in relays:
+        relay.close()
+    carrying = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in carrying:
+        task.cancel()
+    await asyncio.gather(*carrying, return_exceptions=True)
+
+
+class _TcpRelay:
     """Both directions of one link, shared by all its connections. Belongs to one event loop."""
 
-    def __init__(self, spec: LinkSpec, shapers: tuple[Shaper, Shaper]) -> None:
+    def __init__(
+        self, spec: LinkSpec, shapers: tuple[Shaper, Shaper], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._spec = spec
         self._uplink, self._downlink = shapers
-        self._loop = asyncio.get_running_loop()
-        self._start_s = self._loop.time()
-        self._ports: dict[int, int] = {}
-        self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.Task[None]] = set()
+        self._loop = loop
+        self._start_s = loop.time()
+        self._servers: dict[int, asyncio.Server] = {}
 
-    async def forward(self, port: int) -> int:
-        """The port that leads to `port` over the link."""
-        if port not in self._ports:
+    def forward(self, port: int) -> int:
+        """The port that leads to `port` over the link; called from another thread."""
+        listening = asyncio.run_coroutine_threadsafe(self._listen(port), self._loop)
+        return listening.result(_START_S)
 
-            async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                task = asyncio.current_task()
-                assert task is not None
-                self._connections.add(task)
-                with contextlib.suppress(OSError):
-                    await self._carry(port, reader, writer)
-                self._connections.discard(task)
+    def close(self) -> None:
+        """Take no more connections."""
+        for server in self._servers.values():
+            server.close()
 
+    async def _listen(self, port: int) -> int:
+        if port not in self._servers:
             listener = socket.create_server((_HOST, 0))
             _prepare(listener)  # what it accepts is then prepared as well
-            server = await asyncio.start_server(carry, sock=listener, limit=_SEGMENT_BYTES)
-            self._servers.append(server)
-            self._ports[port] = listener.getsockname()[1]
-        return self._ports[port]
-
-    async def close(self) -> None:
-        """End every connection."""
-        for server in self._servers:
-            server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+            self._servers[port] = await asyncio.start_server(
+                functools.partial(self._carry, port), sock=listener, limit=_SEGMENT_BYTES
+            )
+        found: int = self._servers[port].sockets[0].getsockname()[1]
+        return found
 
     async def _carry(
         self, port: int, device: asyncio.StreamReader, to_device: asyncio.StreamWriter
@@ -74,10 +102,7 @@ class TcpRelay:
         to_cloud: asyncio.StreamWriter | None = None
         try:
             await asyncio.sleep(self._spec.rtt_s)  # a handshake over the link
-            target = socket.socket()
-            target.setblocking(False)
-            _prepare(target)
-            await self._loop.sock_connect(target, (_HOST, port))
+            target = await self._connected(port)
             cloud, to_cloud = await asyncio.open_connection(sock=target, limit=_SEGMENT_BYTES)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(self._uplink, device, to_cloud))
@@ -90,6 +115,17 @@ class TcpRelay:
             for writer in (to_cloud, to_device):
                 if writer is not None and not writer.is_closing():
                     writer.transport.abort()
+
+    async def _connected(self, port: int) -> socket.socket:
+        target = socket.socket()
+        try:
+            target.setblocking(False)
+            _prepare(target)
+            await self._loop.sock_connect(target, (_HOST, port))
+        except BaseException:
+            target.close()
+            raise
+        return target
 
     async def _pump(
         self, shaper: Shaper, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -132,44 +168,3 @@ def _prepare(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
     # asyncio does this only for sockets that were made with TCP's number.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-@contextmanager
-def open_tcp_relays(spec: LinkSpec, num_links: int, seed: int) -> Iterator[tuple[ShapedLink, ...]]:
-    """Links on this machine's loopback, served by a thread of their own.
-
-    Raises:
-        LinkError: the spec has loss, which a relay of TCP connections cannot have.
-    """
-    if spec.loss:
-        raise LinkError(
-            "a link of kind tcp cannot lose packets; expected loss=0%, or root's rights"
-        )
-    # The default selector waits for whole milliseconds.
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    thread = threading.Thread(target=loop.run_forever, name="tcp-relay", daemon=True)
-    thread.start()
-
-    async def start() -> list[TcpRelay]:
-        return [TcpRelay(spec, pair) for pair in shaper_pairs(spec, num_links, seed)]
-
-    async def stop() -> None:
-        for relay in relays:
-            await relay.close()
-
-    relays: list[TcpRelay] = []
-    try:
-        relays += asyncio.run_coroutine_threadsafe(start(), loop).result(_START_S)
-        yield tuple(_link(spec, relay, loop) for relay in relays)
-    finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(_START_S)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-def _link(spec: LinkSpec, relay: TcpRelay, loop: asyncio.AbstractEventLoop) -> ShapedLink:
-    def forward(port: int) -> int:
-        return asyncio.run_coroutine_threadsafe(relay.forward(port), loop).result(_START_S)
-
-    return ShapedLink(LinkKind.TCP, spec, _HOST, _HOST, _HOST, forward=forward)

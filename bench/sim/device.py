@@ -6,10 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from bench.link.rates import RecordedRate
 from bench.link.shaper import Shaper, directions
 from bench.link.spec import LinkSpec
-from bench.link.traces import load_trace
 from bench.sim.cloud import FINGERPRINT, FIRST_LAYER, NUM_LAYERS, Line, Replica, least_loaded
 from bench.sim.scenario import Scenario
 from bench.sim.world.device_engine import SimEngine
@@ -46,13 +44,9 @@ def make_ways(spec: LinkSpec, scenario: Scenario, number: int, frame_s: float = 
     draws = [Random(f"{scenario.seed}/{way}/{number}") for way in ("up", "down")]
     if not (scenario.by_segments and spec.is_shaped) and spec.trace is None:
         return Ways(PlainWay(loop, up, draws[0]), PlainWay(loop, down, draws[1]))
-    recorded: tuple[RecordedRate, RecordedRate] | None = None
-    if spec.trace is not None:
-        trace = load_trace(spec.trace)
-        recorded = (trace.uplink(), trace.downlink())
     shapers = [
         Shaper(direction, draw.random)
-        for direction, draw in zip(directions(spec, recorded), draws, strict=True)
+        for direction, draw in zip(directions(spec), draws, strict=True)
     ]
     return Ways(TcpWay(loop, up, shapers[0]), TcpWay(loop, down, shapers[1]))
 

@@ -1,5 +1,6 @@
 """Links between network namespaces: what crosses them, and that nothing of them is left."""
 
+import contextlib
 import os
 import select
 import signal
@@ -11,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from bench.link.measure import link_record, measure_link
-from bench.link.namespaces import reason_against_tap, sweep
-from bench.link.opening import open_link, open_links
+from bench.link.opening import open_link, open_links, reason_against
 from bench.link.shaped_link import LinkError, LinkKind, ShapedLink
 from bench.link.spec import parse_link_spec
 
-_REASON = reason_against_tap()
+_REASON = reason_against(LinkKind.TAP)
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(_REASON is not None, reason=f"no TAP links here: {_REASON}"),
@@ -41,13 +41,29 @@ def _python_at(prefix: tuple[str, ...], script: str, *arguments: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=_END_S).stdout
 
 
-def _namespace(prefix: tuple[str, ...]) -> Path:
-    return Path("/run/netns", prefix[-1])
+def _namespace(prefix: tuple[str, ...]) -> int:
+    """The inode of a link's namespace."""
+    return Path(prefix[-1].removeprefix("--net=")).stat().st_ino
 
 
-def _processes_in(namespace: Path) -> list[int]:
-    argv = ["ip", "netns", "pids", namespace.name]
-    return [int(line) for line in subprocess.check_output(argv, text=True).split()]
+def _processes_in(namespace: int) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "ns" / "net").stat().st_ino == namespace:
+                found.append(int(process.name))
+    return found
+
+
+def _keepers() -> set[int]:
+    """Those that this process has started."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_child = f"PPid:\t{os.getpid()}\n" in (process / "status").read_text()
+            if is_child and b"bench.link.keeper" in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+    return found
 
 
 def _wait_for_end(process: int) -> bool:
@@ -94,16 +110,18 @@ def test_several_devices_have_a_link_each_to_one_cloud() -> None:
 
 
 def test_a_closed_link_leaves_nothing_behind_and_ends_what_ran_in_it() -> None:
+    before = _keepers()
     with open_link(_SPEC, kind=LinkKind.TAP) as opened:
         namespaces = [_namespace(opened.cloud_prefix), _namespace(opened.device_prefix)]
-        assert all(path.exists() for path in namespaces)
         server = subprocess.Popen(
             opened.cloud_command(["sh", "-c", "echo; exec sleep 1000"]), stdout=subprocess.PIPE
         )
         assert server.stdout is not None
         assert server.stdout.readline(), "it runs in there"
+        assert server.pid in _processes_in(namespaces[0])
     assert server.wait(_END_S) == -signal.SIGKILL
-    assert not any(path.exists() for path in namespaces)
+    assert not any(_processes_in(namespace) for namespace in namespaces)
+    assert _keepers() == before
 
 
 def test_a_killed_owner_leaves_nothing_behind() -> None:
@@ -112,7 +130,6 @@ def test_a_killed_owner_leaves_nothing_behind() -> None:
         "from bench.link.opening import open_link\n"
         "from bench.link.spec import LinkSpec\n"
         "with open_link(LinkSpec(delay_s=0.001), kind='tap') as link:\n"
-        "    print(link.device_prefix[-1], flush=True)\n"
         "    subprocess.Popen(link.device_command(['sh', '-c', 'echo $$; exec sleep 1000']))\n"
         "    sys.stdin.read()\n"
     )
@@ -120,27 +137,24 @@ def test_a_killed_owner_leaves_nothing_behind() -> None:
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert owner.stdout is not None
-    namespace = Path("/run/netns", owner.stdout.readline().strip())
-    left = {int(owner.stdout.readline()), *_processes_in(namespace)}
+    inside = int(owner.stdout.readline())
+    left = {inside, *_processes_in(Path(f"/proc/{inside}/ns/net").stat().st_ino)}
     assert len(left) == 2, "a sleep and the keeper"
     handles = [os.pidfd_open(process) for process in left]
     owner.kill()
     owner.communicate()
     assert [_wait_for_end(handle) for handle in handles] == [True, True]
-    assert not namespace.exists()
 
 
-def test_a_link_whose_relay_died_is_an_error_and_leaves_nothing_behind() -> None:
-    namespaces: list[Path] = []
+def test_a_link_whose_relay_died_is_an_error() -> None:
     with pytest.raises(LinkError, match="the link's relay ended before the link was closed"):
-        _open_link_and_kill_its_relay(namespaces)
-    assert not namespaces[0].exists()
+        _open_link_and_kill_its_relay()
 
 
-def _open_link_and_kill_its_relay(namespaces: list[Path]) -> None:
+def _open_link_and_kill_its_relay() -> None:
+    before = _keepers()
     with open_link(_SPEC, kind=LinkKind.TAP) as opened:
-        namespaces.append(_namespace(opened.device_prefix))
-        (keeper,) = _processes_in(namespaces[0])
+        (keeper,) = _keepers() - before
         handle = os.pidfd_open(keeper)
         os.kill(keeper, signal.SIGKILL)
         assert _wait_for_end(handle)
@@ -149,30 +163,17 @@ def _open_link_and_kill_its_relay(namespaces: list[Path]) -> None:
 
 
 def test_a_relay_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = set(Path("/run/netns").iterdir())
     monkeypatch.setattr("sys.executable", "/bin/false")
     with (
         pytest.raises(LinkError, match="the link's relay did not start"),
         open_link(_SPEC, kind=LinkKind.TAP),
     ):
         pass
-    assert not {path for path in set(Path("/run/netns").iterdir()) - before if _is_ours(path)}
 
 
-def _is_ours(path: Path) -> bool:
-    return path.name.startswith(f"hat-link-{os.getpid()}-")
-
-
-def test_namespaces_without_an_owner_are_swept_and_others_are_not() -> None:
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    names = [f"hat-link-{process}-abc-cloud" for process in (dead.pid, os.getpid())]
-    for name in names:
-        subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        swept = sweep()
-        assert names[0] in swept
-        assert names[1] not in swept
-        assert [Path("/run/netns", name).exists() for name in names] == [False, True]
-    finally:
-        subprocess.run(["ip", "netns", "delete", names[1]], check=True)
+def test_more_links_than_addresses_are_refused() -> None:
+    with (
+        pytest.raises(LinkError, match="expected 1 to 250 links, got 251"),
+        open_links(_SPEC, 251, kind=LinkKind.TAP),
+    ):
+        pass

@@ -94,13 +94,19 @@ def test_without_roots_rights_a_shaped_link_is_relayed(monkeypatch: pytest.Monke
 def test_the_kernels_own_emulator_is_preferred_but_for_traces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bench.link.opening.reason_against_namespaces", lambda: None)
-    monkeypatch.setattr("bench.link.opening.reason_against_tap", lambda: None)
-    monkeypatch.setattr("bench.link.netem.reason_against_netem", lambda: None)
+    reasons: dict[LinkKind, str] = {}
+    monkeypatch.setattr("bench.link.opening.reason_against", reasons.get)
     assert best_kind(_SPEC) is LinkKind.NETEM
     assert best_kind(LinkSpec(trace="oboe-0")) is LinkKind.TAP
-    monkeypatch.setattr("bench.link.netem.reason_against_netem", lambda: "kind is unknown")
+    with (
+        pytest.raises(LinkError, match="netem cannot follow a trace"),
+        open_link(LinkSpec(trace="oboe-0"), kind=LinkKind.NETEM),
+    ):
+        pass
+    reasons[LinkKind.NETEM] = "kind is unknown"
     assert best_kind(_SPEC) is LinkKind.TAP
+    reasons[LinkKind.TAP] = "no such device"
+    assert best_kind(_SPEC) is LinkKind.TCP
 
 
 def test_a_link_without_shaping_changes_nothing() -> None:

@@ -1,23 +1,24 @@
 """What would be asked of a kernel that has netem. None had one where these were written."""
 
-import pytest
-
-from bench.link.namespaces import new_pairs
+from bench.link.namespaces import End
 from bench.link.netem import commands
-from bench.link.shaped_link import LinkError
 from bench.link.spec import LinkSpec, parse_link_spec
 
+_CLOUD = End("/proc/7/fd/3", "link1", "10.78.1.1")
+_DEVICE = End("/proc/7/fd/5", "link0", "10.78.1.2")
+_AT_CLOUD, _AT_DEVICE = "nsenter --net=/proc/7/fd/3", "nsenter --net=/proc/7/fd/5"
 
-def _asked(text: str) -> tuple[str, str]:
+
+def _lines(spec: LinkSpec) -> list[str]:
+    return [" ".join(command) for command in commands(spec, _CLOUD, _DEVICE)]
+
+
+def _asked(text: str) -> list[str]:
     """The words of uplink and downlink after `netem`."""
-    (pair,) = new_pairs(1)
-    spec = parse_link_spec(text)
-    lines = [" ".join(command) for command in commands(spec, pair)]
-    prefix = f"tc -n {pair.device.namespace} qdisc add dev link0 root netem "
-    up = next(line.removeprefix(prefix) for line in lines if line.startswith(prefix))
-    prefix = f"tc -n {pair.cloud.namespace} qdisc add dev link0 root netem "
-    down = next(line.removeprefix(prefix) for line in lines if line.startswith(prefix))
-    return up, down
+    lines = _lines(parse_link_spec(text))
+    ends = (f"{_AT_DEVICE} tc qdisc add dev link0", f"{_AT_CLOUD} tc qdisc add dev link1")
+    prefixes = [f"{end} root netem " for end in ends]
+    return [line.removeprefix(p) for p in prefixes for line in lines if line.startswith(p)]
 
 
 def test_each_direction_is_shaped_where_it_leaves() -> None:
@@ -32,17 +33,8 @@ def test_jitter_only_adds_to_the_delay() -> None:
 
 
 def test_the_ends_are_a_veth_pair_that_joins_no_segments() -> None:
-    pair = new_pairs(2)[1]
-    made, *rest = commands(LinkSpec(delay_s=0.01), pair)
-    cloud, device = pair.cloud.namespace, pair.device.namespace
-    expected = f"ip -n {cloud} link add link1 type veth peer name link0 netns {device}"
-    assert " ".join(made) == expected
-    assert [" ".join(command) for command in rest[:2]] == [
-        f"ip -n {cloud} link set dev link1 gso_max_segs 1",
-        f"ip -n {device} link set dev link0 gso_max_segs 1",
-    ]
-
-
-def test_a_trace_is_refused() -> None:
-    with pytest.raises(LinkError, match="netem cannot follow a trace"):
-        commands(LinkSpec(trace="oboe-0"), new_pairs(1)[0])
+    made, *rest = _lines(LinkSpec(delay_s=0.01))
+    pair = "link1 type veth peer name link0 netns /proc/7/fd/5"
+    assert made == f"{_AT_CLOUD} ip link add {pair}"
+    assert f"{_AT_DEVICE} ip link set dev link0 gso_max_segs 1" in rest
+    assert f"{_AT_CLOUD} ip link set dev link1 gso_max_segs 1" in rest

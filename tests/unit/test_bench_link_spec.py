@@ -38,7 +38,7 @@ def test_a_link_is_read_and_written_the_same(text: str, spec: LinkSpec) -> None:
         ("", "link: expected text like up=20mbit,down=50mbit,rtt=40ms"),
         ("fast", "link: expected text like up=20mbit,down=50mbit"),
         ("up=", "got 'up='"),
-        ("speed=20mbit", "link: expected one of up, down, rtt, delay, jitter, loss, trace, queue"),
+        ("speed=20mbit", "link: expected one of up, down, rtt, delay, jitter, loss, queue, trace"),
         ("up=20mbit,up=30mbit", "link: expected up once, got it twice"),
         ("up=20mb", "up: expected a number with bit or kbit or mbit or gbit, such as 20mbit"),
         ("up=20", "such as 20mbit; got '20'"),

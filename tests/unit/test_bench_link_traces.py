@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from bench.link.rates import UPLINK_SHARE, recorded_rates, trace_names
 from bench.link.shaper import shaper_pairs
 from bench.link.spec import LinkSpec, LinkSpecError
-from bench.link.traces import UPLINK_SHARE, load_trace, trace_names
 
 
 @pytest.mark.parametrize("name", trace_names())
 def test_every_shipped_trace_is_a_link_of_minutes_at_mobile_rates(name: str) -> None:
-    trace = load_trace(name)
-    assert trace.end_s > 60
-    assert 10_000 < trace.downlink().mean_bytes_per_s < 12.5e6
+    _, down = recorded_rates(name)
+    assert down.period_s > 60
+    assert 10_000 < down.mean_bytes_per_s < 12.5e6
 
 
 def test_traces_come_with_their_source_and_licence() -> None:
@@ -26,9 +26,8 @@ def test_traces_come_with_their_source_and_licence() -> None:
 def test_a_line_holds_until_the_next_and_the_last_ends_the_trace(tmp_path: Path) -> None:
     path = tmp_path / "steps.txt"
     path.write_text("5.0 8\n6.0 0\n\n8.0 16\n9.0 99\n")
-    trace = load_trace(str(path))
-    assert (trace.starts_s, trace.bytes_per_s, trace.end_s) == ((0, 1, 3), (1e6, 0, 2e6), 4)
-    down, up = trace.downlink(), trace.uplink()
+    up, down = recorded_rates(str(path))
+    assert down.period_s == 4
     assert [down.at(moment_s) for moment_s in (0, 0.99, 1, 2.99, 3, 3.99, 4)] == [
         *(1e6, 1e6, 0, 0, 2e6, 2e6, 1e6)
     ]
@@ -52,16 +51,16 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, content: str, expect
     path = tmp_path / "trace.txt"
     path.write_text(content)
     with pytest.raises(LinkSpecError) as caught:
-        load_trace(str(path))
+        recorded_rates(str(path))
     assert str(caught.value).startswith(f"trace {path}: ")
     assert expected in str(caught.value)
 
 
 def test_an_unknown_trace_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(LinkSpecError, match=r"expected a file or one of hsdpa-bus-1, .*got lte"):
-        load_trace("lte")
+        recorded_rates("lte")
     with pytest.raises(LinkSpecError, match="No such file"):
-        load_trace(str(tmp_path / "none.txt"))
+        recorded_rates(str(tmp_path / "none.txt"))
 
 
 def test_links_with_one_trace_begin_at_different_places_of_it() -> None:

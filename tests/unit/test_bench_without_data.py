@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.data_folder import MissingDataError
-from bench.link.traces import load_trace
+from bench.link.rates import recorded_rates
 from bench.workloads.data_files import trace_rows
 from hat.cli import FAILED, run
 
@@ -24,7 +24,7 @@ def test_missing_files_are_one_line_that_says_where_to_run(
 ) -> None:
     monkeypatch.setattr("bench.workloads.data_files.DATA", tmp_path / "data")
     monkeypatch.setattr("bench.models.GPT2_TOKENIZER", tmp_path / "data" / "gpt2")
-    monkeypatch.setattr("bench.link.traces._FOLDER", tmp_path / "traces")
+    monkeypatch.setattr("bench.link.rates._TRACES", tmp_path / "traces")
     # What another test of this process has read.
     trace_rows.cache_clear()
     out = str(tmp_path / "out")
@@ -36,7 +36,7 @@ def test_missing_files_are_one_line_that_says_where_to_run(
         assert said.startswith(f"hat: the benchmarks' {what} are not part of this installation")
         assert said.endswith("run this in a checkout of hat's sources: pip install -e '.[all]'")
     with pytest.raises(MissingDataError, match="the benchmarks' traces are not part"):
-        load_trace("oboe-0")
+        recorded_rates("oboe-0")
 
 
 def test_missing_benchmarks_are_one_line(
