@@ -2,8 +2,7 @@
 
 from cloud_server.config import CloudConfig
 from cloud_server.core.config import CoreConfig
-from cloud_server.daemon.step_finisher import steps_in_flight
-from cloud_server.engines.engine import MiddleEngine
+from cloud_server.engines.engine import MiddleEngine, steps_in_flight
 from cloud_server.number_format import FORMATS, wire_format
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES

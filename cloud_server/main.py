@@ -33,7 +33,7 @@ def run(config: CloudConfig) -> int:
     configure_logs(config.log_level, config.log_format)
     try:
         if config.engine == "vllm" and config.node_rank > 0:
-            from cloud_server.engines.vllm.follower import follow
+            from cloud_server.engines.vllm.bundle import follow
 
             follow(config)
             return OK

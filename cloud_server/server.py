@@ -10,9 +10,8 @@ from cloud_server.daemon.app import make_app
 from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
 from cloud_server.daemon.engine_thread import EngineThread
 from cloud_server.daemon.metrics import Metrics
-from cloud_server.daemon.reception import make_reception
-from cloud_server.daemon.step_finisher import steps_in_flight
-from cloud_server.daemon.tls import server_tls
+from cloud_server.daemon.reception import make_reception, server_tls
+from cloud_server.engines.engine import steps_in_flight
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
 from cloud_server.engines.sizing import gib
 from cloud_server.number_format import NAMES

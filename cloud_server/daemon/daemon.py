@@ -150,7 +150,7 @@ class CloudDaemon:
 
     def receive(self, number: ConnectionId, frame: bytes | str) -> None:
         """Take one frame of a socket; `str` is a text frame."""
-        self._metrics.count_received(len(frame))
+        self._metrics.received_bytes.inc(len(frame))
         self._perform(self._core.receive_frame(number, frame, self._clock()))
 
     def disconnect(self, number: ConnectionId) -> None:
@@ -175,7 +175,7 @@ class CloudDaemon:
         """See `StepListener`."""
         self._num_failed_in_a_row += 1
         self._num_running_steps -= 1
-        self._metrics.count_failed_step()
+        self._metrics.failed_steps.inc()
         if self._num_failed_in_a_row == _BROKEN_AFTER_FAILED_STEPS:
             _log.error(
                 "%d steps failed in a row: not ready until one succeeds", _BROKEN_AFTER_FAILED_STEPS
@@ -187,7 +187,7 @@ class CloudDaemon:
         self._num_lost_in_a_row += 1
         self._num_running_steps = 0
         self._is_restarting = True
-        self._metrics.count_lost_engine()
+        self._metrics.lost_engines.inc()
         self._perform(self._core.engine_lost(reason, self._rhythm.load_s))
 
     def on_engine_ready(self) -> None:
@@ -239,7 +239,7 @@ class CloudDaemon:
         if isinstance(message, Fault):
             self._note_fault(number, connection, message)
         frame = encode(message)
-        self._metrics.count_sent(len(frame))
+        self._metrics.sent_bytes.inc(len(frame))
         if not connection.send(frame):
             _log.warning("connection %d cut: it does not read what it asked for", number)
 

@@ -1,17 +1,21 @@
-"""The one thread that owns the engine: loads it, begins steps, loads it again when lost."""
+"""The one thread that owns the engine: loads it, begins steps, loads it again when lost.
+
+An engine that works on several steps at once gets a second thread, which waits for them in the
+order in which they were begun.
+"""
 
 import asyncio
 import contextlib
+import functools
 import logging
 import queue
 import threading
 from collections.abc import Callable
 
 from cloud_server.core.actions import Step
-from cloud_server.daemon.step_finisher import StepFinisher, steps_in_flight
 from cloud_server.daemon.step_runner import RunningStep, StepRunner
 from cloud_server.daemon.steps import StepListener
-from cloud_server.engines.engine import EngineLostError
+from cloud_server.engines.engine import EngineLostError, steps_in_flight
 from cloud_server.engines.loading import LoadedEngine
 from process.world import Clock
 from wire.messages import Dtype
@@ -101,35 +105,29 @@ class EngineThread:
         runner = StepRunner(loaded.engine, self._clock, self._wire)
         finisher = None
         if steps_in_flight(loaded.engine) > 1:
-            finisher = StepFinisher(self._finish, lambda: self._steps.put(None))
+            finisher = _Finisher(on_lost=lambda: self._steps.put(None))
         try:
             while (step := self._steps.get()) is not None and not self._is_stopping.is_set():
-                self._begin(runner, step, finisher)
+                finish = self._begin(runner, step)
+                if finisher is None:
+                    finish()
+                else:
+                    finisher.add(finish)
             return finisher.stop() if finisher is not None else None
         except EngineLostError as error:
             if finisher is not None:
                 finisher.stop()
             return str(error)
 
-    def _begin(self, runner: StepRunner, step: Step, finisher: StepFinisher | None) -> None:
+    def _begin(self, runner: StepRunner, step: Step) -> Callable[[], None]:
+        """Begin a step; what is to be called when those before it have ended, and tells of it."""
         try:
             running = runner.begin(step)
         except EngineLostError:
             raise
         except Exception as error:
-            self._report_failure(step, error, finisher)
-            return
-        if finisher is None:
-            self._finish(step, running)
-        else:
-            finisher.add(step, running)
-
-    def _report_failure(self, step: Step, error: Exception, finisher: StepFinisher | None) -> None:
-        """Tell that a step did not begin, after those before it have ended."""
-        if finisher is None:
-            self._fail(step, error)
-        else:
-            finisher.add_failure(lambda: self._fail(step, error))
+            return functools.partial(self._fail, step, error)
+        return functools.partial(self._finish, step, running)
 
     def _finish(self, step: Step, running: RunningStep) -> None:
         """Wait for a step and tell of it.
@@ -206,3 +204,37 @@ class EngineThread:
         """Have the event loop call a function, unless it is closed: the program ends then."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+class _Finisher:
+    """Calls what is added, in order, in a thread of its own.
+
+    A call may raise EngineLostError; then `on_lost` is called, once, and what follows is dropped.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost = on_lost
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._reason: str | None = None
+        self._thread = threading.Thread(target=self._run, name="engine-finisher", daemon=True)
+        self._thread.start()
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Add a call; the number of steps in flight bounds how many there are."""
+        self._calls.put(call)
+
+    def stop(self) -> str | None:
+        """Make the calls that were added and end the thread; why the engine was lost, if it was."""
+        self._calls.put(None)
+        self._thread.join()
+        return self._reason
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            if self._reason is not None:
+                continue
+            try:
+                call()
+            except EngineLostError as error:
+                self._reason = str(error)
+                self._on_lost()

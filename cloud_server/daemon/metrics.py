@@ -17,7 +17,10 @@ _BATCH_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Metrics:
-    """The daemon's own registry; gauges are read when a page is rendered."""
+    """The daemon's own registry; gauges are read when a page is rendered.
+
+    The counters that are attributes are for whoever sees what they count.
+    """
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,10 +35,10 @@ class Metrics:
         self._batch_tokens = self._histogram("batch_tokens", "Rows of one step.", _BATCH_TOKENS)
         self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
         self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
-        self._failed_steps = self._counter("failed_steps", "Steps that raised.")
-        self._lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
-        self._received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
-        self._sent_bytes = self._counter("sent_bytes", "Bytes of frames to devices.")
+        self.failed_steps = self._counter("failed_steps", "Steps that raised.")
+        self.lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
+        self.received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
+        self.sent_bytes = self._counter("sent_bytes", "Bytes of frames to devices.")
         self._faults = Counter(
             "faults", "Faults sent.", ["code"], namespace=_PREFIX, registry=self._registry
         )
@@ -52,25 +55,9 @@ class Metrics:
         self._verify_tokens_run.inc(num_verified)
         self._prefill_tokens.inc(step.num_tokens - num_verified)
 
-    def count_failed_step(self) -> None:
-        """A step raised."""
-        self._failed_steps.inc()
-
-    def count_lost_engine(self) -> None:
-        """The engine is gone and is being loaded again."""
-        self._lost_engines.inc()
-
     def count_fault(self, code: FaultCode) -> None:
         """A device was refused something."""
         self._faults.labels(code.name).inc()
-
-    def count_received(self, num_bytes: int) -> None:
-        """A frame came in."""
-        self._received_bytes.inc(num_bytes)
-
-    def count_sent(self, num_bytes: int) -> None:
-        """A frame goes out."""
-        self._sent_bytes.inc(num_bytes)
 
     def render(self, figures: CoreFigures | None) -> bytes:
         """The page for a scraper; without figures (while loading) the gauges are 0."""

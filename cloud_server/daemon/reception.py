@@ -1,9 +1,11 @@
-"""What a cloud's port lets in, from its settings: bounds, believed proxies, and two logs."""
+"""What a cloud's port lets in, from its settings: bounds, proxies, certificates, and two logs."""
 
 import asyncio
 import hmac
 import logging
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 
 from cloud_server.config import CloudConfig
 from cloud_server.daemon.turns import Shares
@@ -85,3 +87,30 @@ def trusted_proxies(config: CloudConfig) -> tuple[Network, ...]:
         return parse_networks(config.trusted_proxies)
     except ValueError as error:
         raise StartError(f"trusted_proxies: {error}") from error
+
+
+def server_tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """A context for both files, or None for neither.
+
+    Raises:
+        StartError: one without the other, or files that cannot be used.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise StartError("tls_certificate and tls_key go together")
+    for path in (certificate, key):
+        if not path.is_file():
+            raise StartError(f"TLS: no file {path}")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise StartError(f"TLS: cannot use {certificate} with {key}: {reason}") from error
+    return context
+
+
+def _no_password() -> str:
+    """Asked for when the key is encrypted; a daemon has nobody to ask."""
+    raise ValueError("the key is encrypted; give one without a passphrase")

@@ -107,3 +107,8 @@ class PipelinedEngine(MiddleEngine, Protocol):
             EngineLostError: the engine has to be loaded again.
         """
         ...
+
+
+def steps_in_flight(engine: MiddleEngine) -> int:
+    """How many steps an engine works on at once."""
+    return engine.max_steps_in_flight if isinstance(engine, PipelinedEngine) else 1

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from cloud_server.daemon.step_finisher import steps_in_flight
 from cloud_server.engines.engine import (
     EngineFullError,
     EngineLostError,
     MiddleEngine,
     PipelinedEngine,
     StepItem,
+    steps_in_flight,
 )
 from cloud_server.engines.vllm.engine import EngineShape, VllmMiddleEngine
 from cloud_server.engines.vllm.paged_cache import PagedCache, Placement

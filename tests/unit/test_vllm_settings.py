@@ -11,9 +11,8 @@ from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm import bundle as vllm_bundle
 from cloud_server.engines.vllm.arguments import check_names, engine_arguments
 from cloud_server.engines.vllm.engine import EngineShape
-from cloud_server.engines.vllm.facts import WorkerFacts, check_facts
+from cloud_server.engines.vllm.facts import WorkerFacts, check_facts, installed_version
 from cloud_server.engines.vllm.plugin import BASES, PREFIX
-from cloud_server.engines.vllm.versions import installed_version
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.plan.families import FAMILIES
@@ -136,7 +135,7 @@ def installed(monkeypatch, **versions: str) -> None:
         except KeyError:
             raise importlib.metadata.PackageNotFoundError(package) from None
 
-    monkeypatch.setattr("cloud_server.engines.vllm.versions.version", version)
+    monkeypatch.setattr("cloud_server.engines.vllm.facts.version", version)
 
 
 @pytest.mark.parametrize("found", ["0.32.0", "0.32.1+cpu", "0.32.9.post2", "0.32.0rc1"])

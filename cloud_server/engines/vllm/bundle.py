@@ -1,7 +1,11 @@
 """The vLLM engine of a cloud bundle: lengths, number format and memory chosen, then started."""
 
 import logging
+import signal
+import sys
+import threading
 import time
+from types import FrameType
 
 from cloud_server.config import CloudConfig, check_vllm_settings, context_tokens
 from cloud_server.engines.host_memory import available_bytes
@@ -15,7 +19,7 @@ from cloud_server.engines.vllm.start import (
 )
 from cloud_server.number_format import FORMATS, FormatChoice, Room, given_format, is_open
 from process.errors import StartError
-from submodels.bundle.bundle import Bundle
+from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
@@ -25,6 +29,9 @@ _log = logging.getLogger(__name__)
 _MOST_BLOCK_TOKENS = 128
 """The largest KV block that vLLM chooses by itself."""
 
+_PAUSE_S = 2.0
+"""Before workers are started again: machine 0 has to notice that they are gone."""
+
 
 def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     """The bundle's middle layers in vLLM's processes.
@@ -32,11 +39,7 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     Raises:
         StartError: vLLM is missing, or it, the bundle and the settings do not go together.
     """
-    manifest = bundle.manifest
-    _check_folder(bundle)
-    _check_settings(config, manifest)
-    shape = _shape(manifest, config)
-    kv_bytes = kv_bytes_per_token(manifest, shape.dtype)
+    shape, kv_bytes = _checked(bundle, config)
     started = start_engine(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
     _log.info("vLLM is up: %s", _facts_line(started))
     return LoadedEngine(
@@ -44,17 +47,41 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     )
 
 
+def follow(config: CloudConfig) -> None:
+    """Only compute for machine 0, to which devices connect, until SIGTERM or SIGINT.
+
+    This machine's workers are started again whenever they end. They end when any worker of the
+    engine does, on whichever machine: machine 0 then loads its own again, and all of them meet at
+    `master_addr`.
+
+    Raises:
+        StartError: vLLM is missing, or it, the bundle and the settings do not go together.
+        BundleError: there is no such bundle.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    bundle = load_bundle(config.bundle, "cloud", config.verify_weights)
+    where = f"{config.master_addr}:{config.master_port}"
+    while True:
+        _log.info("machine %d of %d computes for %s", config.node_rank, config.nnodes, where)
+        run_bundle_workers(bundle, config)
+        _log.warning("the workers have ended; starting them again")
+        threading.Event().wait(_PAUSE_S)
+
+
 def run_bundle_workers(bundle: Bundle, config: CloudConfig) -> None:
-    """This machine's share of the bundle's layers, for machine 0, until a worker ends.
+    """This machine's share of the bundle's layers, until a worker ends.
 
     Raises:
         StartError: as for `load_vllm_engine`.
     """
-    _check_folder(bundle)
-    _check_settings(config, bundle.manifest)
-    shape = _shape(bundle.manifest, config)
-    kv_bytes = kv_bytes_per_token(bundle.manifest, shape.dtype)
+    shape, kv_bytes = _checked(bundle, config)
     run_workers(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    _log.info("%s: stopped", signal.Signals(number).name)
+    sys.exit(0)
 
 
 def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
@@ -62,6 +89,14 @@ def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
     shape = manifest.shape
     numbers = 2 * shape.num_key_value_heads * shape.head_dim * manifest.num_middle_layers
     return numbers * ITEM_BYTES[dtype]
+
+
+def _checked(bundle: Bundle, config: CloudConfig) -> tuple[EngineShape, int]:
+    """What the layers take, and the KV bytes of a position, if bundle and settings go together."""
+    _check_folder(bundle)
+    _check_settings(config, bundle.manifest)
+    shape = _shape(bundle.manifest, config)
+    return shape, kv_bytes_per_token(bundle.manifest, shape.dtype)
 
 
 def _check_folder(bundle: Bundle) -> None:

