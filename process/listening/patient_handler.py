@@ -1,7 +1,13 @@
-"""A guarded connection whose client may stop sending before it has its answer."""
+"""A guarded connection whose client may stop sending before it has its answer.
+
+The end of what a client sends looks the same whether it has only closed that half, as `nc` and some
+proxies do, or has left. What tells them apart is to write: a machine whose program has left answers
+with a reset. So bytes are written now and then that do no harm, such as the first ones of the
+answer, which are the same whatever it will be.
+"""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -10,8 +16,14 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from process.listening.guard import Guard
-from process.listening.half_close import BegunTransport, Probes
 from process.listening.handler import GuardedHandler
+
+_ANSWERS_BEGIN = b"HTTP/"
+"""Every answer begins with these bytes, so each of them can be sent ahead of it."""
+
+# It takes two writes: the reset answers the first, the second fails. So a client that leaves at
+# once is noticed after 0.2 s and a round trip, and one that leaves later by the next byte.
+_DELAYS_S = (0.05, 0.15, 0.8, 7.0, 52.0)
 
 
 class PatientHandler(GuardedHandler):
@@ -24,13 +36,13 @@ class PatientHandler(GuardedHandler):
 
     def __init__(self, manager: web.Server, guard: Guard, **options: Any) -> None:
         super().__init__(manager, guard, **options)
-        self._begun: BegunTransport | None = None
+        self._begun: _BegunTransport | None = None
         self._body: StreamReader | None = None
         self._filler: bytes | None = None
         self._has_ended = False
         self._is_cut_off = False
         self._num_done = 0
-        self._probes: Probes | None = None
+        self._probes: _Probes | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse on, and remember whose body is still to come."""
@@ -49,9 +61,9 @@ class PatientHandler(GuardedHandler):
             return False
         self._has_ended = True
         self._cut_off()
-        self._begun = BegunTransport(self.transport)
+        self._begun = _BegunTransport(self.transport)
         self.transport = cast(asyncio.Transport, self._begun)
-        self._probes = Probes(self._loop, self._probe)
+        self._probes = _Probes(self._loop, self._probe)
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -104,6 +116,59 @@ class PatientHandler(GuardedHandler):
         if request is not None and request.writer.output_size:
             return True
         return self._begun.send_ahead()
+
+
+class _Probes:
+    """Calls `probe` after growing pauses, until it returns False or there were `_DELAYS_S`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, probe: Callable[[], bool]) -> None:
+        self._loop = loop
+        self._probe = probe
+        self._delays = iter(_DELAYS_S)
+        self._handle: asyncio.TimerHandle | None = None
+        self._wait()
+
+    def stop(self) -> None:
+        """Call no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _wait(self) -> None:
+        delay_s = next(self._delays, None)
+        self._handle = None if delay_s is None else self._loop.call_later(delay_s, self._fire)
+
+    def _fire(self) -> None:
+        if self._probe():
+            self._wait()
+
+
+class _BegunTransport:
+    """A transport over which the first bytes of an answer can go ahead of the rest."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._num_ahead = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the transport's own."""
+        return getattr(self._transport, name)
+
+    def send_ahead(self) -> bool:
+        """Send one more byte of what every answer begins with; False when there is none left."""
+        if self._num_ahead == len(_ANSWERS_BEGIN):
+            return False
+        self._transport.write(_ANSWERS_BEGIN[self._num_ahead : self._num_ahead + 1])
+        self._num_ahead += 1
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes of the answer, but for those that have gone."""
+        num_ahead, self._num_ahead = self._num_ahead, 0
+        self._transport.write(memoryview(data)[num_ahead:] if num_ahead else data)
+
+    def writelines(self, lines: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Send several at once."""
+        self.write(b"".join(lines))
 
 
 @contextmanager
