@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.readme import write_three_rows
+from bench.report.readme_table import write_three_rows
 
 _ROOT = Path(__file__).resolve().parents[1]
 _MODELS = _ROOT / "models"

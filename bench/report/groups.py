@@ -1,21 +1,15 @@
 """Cells of all files, sorted into settings and arms; the rest of the report reads only these."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench import measures
 from bench.arms import arm_names
-from bench.records import (
-    Cell,
-    LinkRecord,
-    ModelRecord,
-    RequestRecord,
-    Run,
-    WorkloadRecord,
-    read_run,
-)
+from bench.records import Cell, RequestRecord, Run, read_run
 
 LIVE, SIM = "live", "sim"
 
@@ -46,13 +40,33 @@ class PlacedCell:
         return self.source.number, self.cell.repeat
 
 
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Of one quantity in seconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+def quantiles(values: Sequence[float]) -> Quantiles | None:
+    """The three percentiles, None of no values."""
+    if not values:
+        return None
+    return Quantiles(*(measures.percentile(values, percent) for percent in (50, 90, 99)))
+
+
 @dataclass(frozen=True)
 class ArmResult:
-    """All repeats of one arm at one setting. `number` is of the arm's receipt in the page."""
+    """All repeats of one arm at one setting. `number` is of the arm's receipt in the page.
 
+    Percentiles are over the requests of all repeats together; None stands for what the arm has no
+    figure of.
+    """
+
+    number: int
     arm: str
     placed: tuple[PlacedCell, ...]
-    number: int
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -74,10 +88,37 @@ class ArmResult:
         """Requests that ended with an error, or without a piece of text."""
         return len(self.requests) - len(self.answered)
 
+    @cached_property
+    def ttft(self) -> Quantiles | None:
+        """Over answered requests."""
+        return quantiles([one.emissions[0][0] for one in self.answered])
+
+    @cached_property
+    def tbt(self) -> Quantiles | None:
+        """Over tokens after the first piece."""
+        return quantiles([value for one in self.answered for value in measures.tbt_s(one)])
+
     @property
-    def notes(self) -> list[str]:
-        """What the cells say of themselves, each once."""
-        return list(dict.fromkeys(note for cell in self.cells for note in cell.notes))
+    def gap(self) -> Quantiles | None:
+        """Over pieces, whatever the tokens in each."""
+        return quantiles([gap for one in self.answered for gap in measures.emission_gaps_s(one)])
+
+    @property
+    def accept_length(self) -> float | None:
+        """Tokens per round; None as well when the model's weights are random."""
+        return measures.accept_length(self.answered) if self.acceptance else None
+
+    @property
+    def acceptance(self) -> list[float]:
+        """By position; empty where `accept_length` is None."""
+        is_real = self.cells[0].model.has_real_weights
+        return measures.acceptance_by_position(self.answered) if is_real else []
+
+    @property
+    def unsettled(self) -> list[str]:
+        """Of repeats under open-ended load that did not come to rest: in words."""
+        states = [cell.steady for cell in self.cells if cell.steady is not None]
+        return [steady.text for steady in states if not steady.is_settled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +127,26 @@ class Group:
 
     number: int
     kind: str
-    setting: str
-    num_replicas: int
-    model: ModelRecord
-    link: LinkRecord
-    """As asked for, and as the first cell measured it."""
-    workload: WorkloadRecord
+    like: Cell
+    """Its first cell: all share its setting, model, workload, replicas, and link as asked for."""
     arms: tuple[ArmResult, ...]
 
     @property
     def name(self) -> str:
         """What tells it from the other settings of its kind."""
-        return f"{self.model.name}, {self.setting}"
+        return f"{self.like.model.name}, {self.like.setting}"
 
     @property
     def weights(self) -> str:
         """What is behind the model's answers, in two words."""
-        if self.model.has_real_weights:
+        if self.like.model.has_real_weights:
             return "real weights"
         return "no weights" if self.kind == SIM else "random weights"
+
+    @property
+    def anchor(self) -> str:
+        """Where the page has it."""
+        return f"setting-{self.number}"
 
     def arm(self, name: str | None) -> ArmResult | None:
         """The arm of that name, if it was run."""
@@ -117,42 +159,36 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     Raises:
         RunFileError: one of them is no run.
     """
-    sources: list[Source] = []
+    sources: dict[str, Source] = {}
     for path in paths:
         run = read_run(path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        if all(sha256 != source.sha256 for source in sources):
-            sources.append(Source(len(sources) + 1, path, sha256, run))
-    return sources
+        sources.setdefault(sha256, Source(len(sources) + 1, path, sha256, run))
+    return list(sources.values())
 
 
 def group_cells(sources: Iterable[Source]) -> list[Group]:
     """Settings in the order in which they first appear, live ones before simulated ones."""
-    by_setting: dict[tuple[str, ...], list[PlacedCell]] = {}
+    by_setting: dict[tuple[str | int, ...], list[PlacedCell]] = {}
     for source in sources:
         for cell in source.run.cells:
-            what = (cell.setting, cell.model.name, str(cell.num_replicas), cell.link.kind)
+            what = (cell.setting, cell.model.name, cell.num_replicas, cell.link.kind)
             by_setting.setdefault((source.run.kind, *what), []).append(PlacedCell(cell, source))
-    ordered = sorted(by_setting.items(), key=lambda item: item[0][0] != LIVE)
+    receipts = itertools.count(1)
     groups: list[Group] = []
-    num_arms = 0
-    for number, (_, placed) in enumerate(ordered, start=1):
-        arms = _arms(placed, num_arms)
-        num_arms += len(arms)
-        kind, cell = placed[0].source.run.kind, placed[0].cell
-        asked = (cell.setting, cell.num_replicas, cell.model, cell.link, cell.workload)
-        groups.append(Group(number, kind, *asked, arms))
+    for placed in sorted(by_setting.values(), key=lambda each: each[0].source.run.kind != LIVE):
+        by_arm: dict[str, list[PlacedCell]] = {}
+        for each in placed:
+            by_arm.setdefault(each.cell.arm, []).append(each)
+        arms = [
+            ArmResult(next(receipts), arm, tuple(by_arm[arm]))
+            for arm in sorted(by_arm, key=arm_order)
+        ]
+        kind, like = placed[0].source.run.kind, placed[0].cell
+        groups.append(Group(len(groups) + 1, kind, like, tuple(arms)))
     return groups
 
 
 def arm_order(name: str) -> tuple[int, str]:
     """Sorting key of arms."""
     return (ARM_ORDER.index(name) if name in ARM_ORDER else len(ARM_ORDER), name)
-
-
-def _arms(placed: Sequence[PlacedCell], num_before: int) -> tuple[ArmResult, ...]:
-    names = sorted({each.cell.arm for each in placed}, key=arm_order)
-    return tuple(
-        ArmResult(name, tuple(each for each in placed if each.cell.arm == name), num_before + place)
-        for place, name in enumerate(names, start=1)
-    )

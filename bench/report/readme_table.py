@@ -1,143 +1,83 @@
-"""The README's table: a Markdown table of results between two markers of a file."""
+"""The table between two markers of a Markdown file; the README has three rows of docs/'s."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.report import formats
-from bench.report.figures import (
-    Limits,
-    Quantiles,
-    default_baseline,
-    median_ttft_s,
-    paired_ratio,
-    summarise,
-)
-from bench.report.groups import LIVE, ArmResult, Group, Source, group_cells, read_sources
-from bench.report.rows import same_text
-from process.errors import UserError
+from bench.report.figures import ReportError, find_baseline
+from bench.report.groups import LIVE, group_cells, read_sources
+from bench.report.page import render
 
 BEGIN = "<!-- bench:begin -->"
 END = "<!-- bench:end -->"
 
-
-class TableError(UserError):
-    """The table has no place in the file, or nothing to show; the message says which."""
+README_ARMS = ("cloud-only", "u-shape", "hat")
+"""Text in the cloud, plain split inference, and this project."""
 
 
 def write_table(paths: Sequence[Path], into: Path, baseline: str | None = None) -> None:
     """Put the table of these files between the markers; the rest of the file stays as it is.
 
+    It has the first setting in full, medians of all where there are more, and where they come
+    from; live settings only, where there are any.
+
     Raises:
         RunFileError: one of `paths` is no run.
-        TableError: the markers are not there exactly once and in order, or there are no results.
+        ReportError: the markers are not there exactly once and in order, or there are no results.
         OSError: the file cannot be read or written.
     """
-    text = into.read_text("utf-8")
-    begin, end = text.find(BEGIN), text.find(END)
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
-        raise TableError(f"{into}: expected one line {BEGIN} and after it one line {END}")
-    table = markdown_table(read_sources(paths), baseline)
-    changed = f"{text[: begin + len(BEGIN)]}\n{table}{text[end:]}"
-    written = into.with_name(f".{into.name}.new")
-    written.write_text(changed, "utf-8")
-    written.chmod(into.stat().st_mode)
-    os.replace(written, into)
-
-
-def markdown_table(sources: Sequence[Source], baseline: str | None = None) -> str:
-    """The first setting in full, medians of all where there are more, and where they come from.
-
-    Live settings only, where there are any.
-
-    Raises:
-        TableError: there are no results.
-    """
+    sources = read_sources(paths)
     groups = group_cells(sources)
     shown = [group for group in groups if group.kind == LIVE] or groups
     if not shown:
-        raise TableError("expected results, got files without cells")
-    against = baseline or default_baseline(shown)
-    parts = [_setting(shown[0], against)]
-    if len(shown) > 1:
-        parts.append(_medians(shown))
-    return "\n".join([*parts, _origin(sources, shown)])
+        raise ReportError("expected results, got files without cells")
+    used = {cell.source.number for group in shown for arm in group.arms for cell in arm.placed}
+    table = render(
+        "table.md.jinja",
+        groups=shown,
+        baseline=baseline or find_baseline(shown, None),
+        sources=[source for source in sources if source.number in used],
+    )
+    _write_between(into, table)
 
 
-def _setting(group: Group, baseline: str | None) -> str:
-    weights = "" if group.model.has_real_weights else f" with {group.weights}"
-    temperature = group.workload.temperature
-    how = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
-    title = f"**{group.model.name}**{weights}, {group.setting} (link: {group.link.kind}), {how}."
-    against = group.arm(baseline)
-    ratio = [f"TTFT ÷ {baseline}"] if against else []
-    rows = [["arm", "TTFT, ms (P50 / P99)", *ratio, "TBT, ms (P50 / P99)", "tokens/round", "text"]]
-    for result in group.arms:
-        summary = summarise(result, Limits())
-        paired = paired_ratio(result, against, median_ttft_s) if against else None
-        ratio = [_or_none(f"{paired.median:.2f}" if paired else "")] if against else []
-        accepted = f"{summary.accept_length:.2f}" if summary.accept_length else ""
-        times = [_times(each) for each in (summary.ttft, summary.tbt)]
-        cells = [times[0], *ratio, times[1], _or_none(accepted), _text(group, result)]
-        rows.append([f"`{result.arm}`", *cells])
-    return f"{title}\n\n{_table(rows)}"
+def write_three_rows(page: Path, readme: Path) -> None:
+    """Put `three_rows` of the page between the README's markers.
+
+    Raises:
+        ReportError: one of them has no place for tables, or the page's has not all these arms.
+    """
+    _write_between(readme, three_rows(page))
 
 
-def _medians(groups: Sequence[Group]) -> str:
-    arms = list(dict.fromkeys(result.arm for group in groups for result in group.arms))
-    rows = [["setting", *(f"`{arm}`" for arm in arms)]]
-    for group in groups:
-        weights = "" if group.model.has_real_weights else f" ({group.weights})"
-        results = [group.arm(arm) for arm in arms]
-        rows.append([group.name + weights, *(_both(each) for each in results)])
-    return f"Median TTFT / median TBT in ms, every setting:\n\n{_table(rows)}"
+def three_rows(page: Path) -> str:
+    """The head of the first table between a page's markers, and its rows of `README_ARMS`.
+
+    Raises:
+        ReportError: there is no such table, or it has not all these arms.
+    """
+    setting, _, table = _parts(page)[1].strip().partition("\n\n")
+    head, line, *rows = table.partition("\n\n")[0].splitlines()
+    kept = [row for row in rows if row.startswith(tuple(f"| `{arm}` |" for arm in README_ARMS))]
+    if len(kept) != len(README_ARMS):
+        expected = f"expected rows of {', '.join(README_ARMS)}"
+        raise ReportError(f"{page}: {expected}, found {len(kept)} of them")
+    return "\n".join([setting, "", head, line, *kept, ""])
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |\n" for cells in rows]
-    return "".join([lines[0], "|---" * len(rows[0]) + "|\n", *lines[1:]])
+def _parts(file: Path) -> tuple[str, str, str]:
+    """What stands before, between and after the markers."""
+    text = file.read_text("utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    between, end, after = rest.partition(END)
+    if not (begin and end) or text.count(BEGIN) + text.count(END) != 2:
+        raise ReportError(f"{file}: expected one line {BEGIN} and after it one line {END}")
+    return before, between, after
 
 
-def _both(result: ArmResult | None) -> str:
-    summary = result and summarise(result, Limits())
-    if not summary or summary.ttft is None:
-        return formats.NONE
-    first = formats.milliseconds(summary.ttft.p50)
-    return f"{first} / {formats.milliseconds(summary.tbt.p50 if summary.tbt else None)}"
-
-
-def _times(each: Quantiles | None) -> str:
-    if each is None:
-        return formats.NONE
-    return f"{formats.milliseconds(each.p50)} / {formats.milliseconds(each.p99)}"
-
-
-def _or_none(text: str) -> str:
-    return text or formats.NONE
-
-
-def _text(group: Group, result: ArmResult) -> str:
-    cell = same_text(group, result)
-    text = f"**{cell.text}**" if cell.mark == "bad" else cell.text
-    return text + (f"; {result.num_failed} failed" if result.num_failed else "")
-
-
-def _choice(group: Group) -> str:
-    temperature = group.workload.temperature
-    return "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
-
-
-def _origin(sources: Sequence[Source], groups: Sequence[Group]) -> str:
-    """Commit, machine and command of every file that the tables are from."""
-    used = {each.source.number for group in groups for arm in group.arms for each in arm.placed}
-    lines = []
-    for source in sources:
-        receipt = source.run.receipt
-        if source.number in used:
-            load = receipt.load_average
-            loaded = "" if load is None else f", load average {load:.1f} before"
-            lines.append(
-                f"Measured by `{' '.join(receipt.command)}`, seed {receipt.seed}, on "
-                f"{receipt.hardware}, {receipt.num_cores} cores{loaded}, commit {receipt.commit}."
-            )
-    return "\n".join([*lines, ""])
+def _write_between(file: Path, text: str) -> None:
+    before, _, after = _parts(file)
+    written = file.with_name(f".{file.name}.new")
+    written.write_text(f"{before}{BEGIN}\n{text}{END}{after}", "utf-8")
+    written.chmod(file.stat().st_mode)
+    os.replace(written, file)

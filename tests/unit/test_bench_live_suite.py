@@ -7,8 +7,8 @@ import pytest
 
 from bench.arms import arm_names
 from bench.link.spec import parse_link_spec
-from bench.readme import ARMS, three_rows, write_three_rows
-from bench.report.readme_table import BEGIN, END, TableError
+from bench.report.figures import ReportError
+from bench.report.readme_table import BEGIN, END, README_ARMS, three_rows, write_three_rows
 from bench.suite import LINKS, RATES, RTTS_MS, parts
 from hat.commands.bench import bench
 
@@ -64,13 +64,14 @@ def test_the_readme_has_three_rows_of_the_pages_table(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_three_rows(PAGE, readme)
-    rows = three_rows(PAGE.read_text("utf-8"))
+    rows = three_rows(PAGE)
     assert readme.read_text() == f"before\n{BEGIN}\n{rows}{END}\nafter\n"
-    assert rows.count("\n| `") == len(ARMS) == 3
+    assert rows.count("\n| `") == len(README_ARMS) == 3
     assert rows in (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", ["", f"{BEGIN}\n**m**, s.\n\n| arm |\n|---|\n| `hat` |\n{END}"])
-def test_a_page_without_these_rows_is_refused(page: str) -> None:
-    with pytest.raises(TableError, match="expected"):
-        three_rows(page)
+def test_a_page_without_these_rows_is_refused(tmp_path: Path, page: str) -> None:
+    (tmp_path / "page.md").write_text(page)
+    with pytest.raises(ReportError, match="expected"):
+        three_rows(tmp_path / "page.md")

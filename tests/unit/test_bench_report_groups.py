@@ -16,18 +16,16 @@ from bench.report.cautions import cautions
 from bench.report.figures import (
     Limits,
     agreements,
-    default_baseline,
+    find_baseline,
     mean_tbt_s,
     median_ttft_s,
-    paired_ratio,
-    summaries,
-    summarise,
-    twins,
+    paired_ratios,
+    served_well,
 )
+from bench.report.formats import NONE
 from bench.report.groups import Group, group_cells, read_sources
-from bench.report.rows import table
-from bench.report.sweeps import LOAD, PROMPT, ROUND_TRIP, curves, sweeps_chart
-from bench.report.sweeps import UNSETTLED as UNSETTLED_CAPTION
+from bench.report.sweeps import LOAD, PROMPT, ROUND_TRIP, panels, sweeps_chart
+from bench.report.table import table
 from tests.support.bench_runs import (
     LINK,
     RANDOM_MODEL,
@@ -96,26 +94,28 @@ def test_failed_requests_count_against_the_limits_and_nowhere_else(tmp_path: Pat
     failed = made_up_request([(0.1, 1)], number=1, error="cloud_lost")
     silent = made_up_request([], number=2)
     (group,) = _groups(tmp_path, _run(made_up_cell(requests=[_answer(0, 0.3), failed, silent])))
-    summary = summarise(group.arms[0], Limits(0.5, 0.2))
-    assert (len(group.arms[0].requests), group.arms[0].num_failed) == (3, 2)
-    assert summary.ttft is not None
-    assert summary.ttft.p99 == 0.3
-    assert summary.sla == pytest.approx(1 / 3)
+    [result] = group.arms
+    assert (len(result.requests), result.num_failed) == (3, 2)
+    assert result.ttft is not None
+    assert result.ttft.p99 == 0.3
+    served = served_well(result, Limits(0.5, 0.2))
+    assert served is not None
+    assert served[0] == pytest.approx(1 / 3)
 
 
 def test_a_cell_without_requests_has_no_figures(tmp_path: Path) -> None:
     (group,) = _groups(tmp_path, _run(made_up_cell(requests=[])))
-    summary = summarise(group.arms[0], Limits())
-    assert (summary.ttft, summary.tbt, summary.sla, summary.goodput_per_s) == (None,) * 4
+    [result] = group.arms
+    assert (result.ttft, result.tbt, served_well(result, Limits())) == (None,) * 3
 
 
 def test_random_weights_give_no_acceptance(tmp_path: Path) -> None:
     request = made_up_request([(0.1, 1), (0.2, 2)], rounds=1, drafted=[1], accepted=[1])
-    for model, expected in ((made_up_cell().model, (1.0,)), (RANDOM_MODEL, ())):
+    for model, expected in ((made_up_cell().model, [1.0]), (RANDOM_MODEL, [])):
         (group,) = _groups(tmp_path, _run(made_up_cell(model=model, requests=[request])))
-        summary = summarise(group.arms[0], Limits())
-        assert summary.acceptance == expected
-        assert (summary.accept_length is None) == (expected == ())
+        [result] = group.arms
+        assert result.acceptance == expected
+        assert (result.accept_length is None) == (expected == [])
 
 
 def test_ratios_are_of_the_same_pass_and_of_requests_that_both_answered(tmp_path: Path) -> None:
@@ -129,26 +129,22 @@ def test_ratios_are_of_the_same_pass_and_of_requests_that_both_answered(tmp_path
     ]
     (group,) = _groups(tmp_path, _run(*cells, made_up_cell(arm="hat", repeat=7)))
     baseline, result = group.arms
-    ratio = paired_ratio(result, baseline, median_ttft_s)
-    assert ratio is not None
-    assert (ratio.median, ratio.least, ratio.greatest) == (0.375, 0.25, 0.5)
-    assert ratio.num == 2
-    between = paired_ratio(result, baseline, mean_tbt_s)
-    assert between is not None
-    assert between.median == pytest.approx(1)
+    assert paired_ratios(result, baseline, median_ttft_s) == [0.5, 0.25]
+    assert paired_ratios(result, baseline, mean_tbt_s) == pytest.approx([1, 1])
 
 
 def test_without_a_common_pass_there_is_no_ratio(tmp_path: Path) -> None:
     cells = (made_up_cell(arm="u-shape", repeat=0), made_up_cell(arm="hat", repeat=1))
     (group,) = _groups(tmp_path, _run(*cells))
-    assert paired_ratio(group.arms[1], group.arms[0], median_ttft_s) is None
+    assert paired_ratios(group.arms[1], group.arms[0], median_ttft_s) == []
+    assert paired_ratios(group.arms[1], None, median_ttft_s) == []
 
 
 def test_the_usual_baseline_is_the_split_without_the_method(tmp_path: Path) -> None:
-    assert default_baseline(_groups(tmp_path, made_up_run())) == "u-shape"
+    assert find_baseline(_groups(tmp_path, made_up_run()), None) == "u-shape"
     without = made_up_run(arms=("cloud-only", "hat"))
-    assert default_baseline(_groups(tmp_path, without)) == "cloud-only"
-    assert default_baseline(_groups(tmp_path, made_up_run(arms=("hat",)))) is None
+    assert find_baseline(_groups(tmp_path, without), None) == "cloud-only"
+    assert find_baseline(_groups(tmp_path, made_up_run(arms=("hat",))), None) is None
 
 
 def test_greedy_answers_are_compared_request_by_request(tmp_path: Path) -> None:
@@ -178,11 +174,9 @@ def test_simulated_settings_stand_beside_live_ones(tmp_path: Path) -> None:
     twin = made_up_cell(requests=[_answer(0, 1.2)], notes=["no loss", "no loss"])
     other = made_up_cell(setting="elsewhere")
     groups = _groups(tmp_path, _run(cell), _run(twin, other, kind="sim"))
-    live, *_ = groups
-    assert {number: twin.arm for number, twin in twins(groups).items()} == {1: "hat"}
-    _, ((result, cells), *_) = table(groups, None, summaries(groups, Limits())).rows[0]
-    assert result is live.arms[0]
-    assert ("+20\u202f% · +0\u202f%", "bad") in [(each.text, each.mark) for each in cells]
+    rows = table(groups, None, Limits())
+    simulated = [(rows[n]["simulated"].text, rows[n]["simulated"].mark) for n in (1, 2)]
+    assert simulated == [("+20\u202f% · +0\u202f%", "bad"), (NONE, "")]
 
 
 def test_figures_far_from_the_papers_need_an_explanation(tmp_path: Path) -> None:
@@ -272,9 +266,9 @@ def test_a_chart_under_load_marks_what_did_not_settle(tmp_path: Path) -> None:
     for steady in (None, UNSETTLED):
         cells = [msgspec.structs.replace(cell, steady=steady) for cell in sweep.cells]
         groups = _groups(tmp_path, msgspec.structs.replace(sweep, cells=cells))
-        chart = sweeps_chart(groups, summaries(groups, Limits()))
+        chart = sweeps_chart(groups, Limits())
         assert chart is not None
-        captions.append((UNSETTLED_CAPTION in chart.caption, "not settled" in chart.svg))
+        captions.append(("did not settle" in chart.caption, "not settled" in chart.svg))
     assert captions == [(False, False), (True, True)]
 
 
@@ -288,18 +282,18 @@ def test_files_of_different_commits_are_told(tmp_path: Path) -> None:
 def test_load_curves_have_a_line_per_number_of_replicas(tmp_path: Path) -> None:
     groups = _groups(tmp_path, load_sweep(replicas=(2, 1)))
     for sweep in LOAD:
-        (found,) = curves(groups, sweep, summaries(groups, Limits()))
+        (found,) = panels(groups, sweep, Limits())
         expected = [("u-shape", 1), ("u-shape", 2), ("hat", 1), ("hat", 2)]
         assert [(line.arm, line.num_replicas) for line in found.lines] == expected
         assert [x for x, _ in found.lines[0].points] == [5, 10, 20, 40, 60, 80, 120, 160]
-    assert curves(groups[:3], LOAD[0], summaries(groups, Limits())) == []
+    assert panels(groups[:3], LOAD[0], Limits()) == []
 
 
 def test_curves_over_prompt_and_round_trip_keep_all_else_the_same(tmp_path: Path) -> None:
     groups = _groups(tmp_path, live_grid(repeats=1))
-    prompts = curves(groups, PROMPT, summaries(groups, Limits()))
+    prompts = panels(groups, PROMPT, Limits())
     assert [len(found.groups) for found in prompts] == [1] * 12
-    trips = curves(groups, ROUND_TRIP, summaries(groups, Limits()))
+    trips = panels(groups, ROUND_TRIP, Limits())
     assert [len(found.groups) for found in trips] == [3] * 4
     for line in trips[0].lines:
         assert [rtt_ms for rtt_ms, _ in line.points] == pytest.approx([10.9, 40.9, 100.9])
@@ -307,5 +301,5 @@ def test_curves_over_prompt_and_round_trip_keep_all_else_the_same(tmp_path: Path
 
 def test_simulated_round_trips_are_those_asked_for(tmp_path: Path) -> None:
     groups = _groups(tmp_path, sim_grid(live_grid(repeats=1)))
-    line = curves(groups, ROUND_TRIP, summaries(groups, Limits()))[0].lines[0]
+    line = panels(groups, ROUND_TRIP, Limits())[0].lines[0]
     assert [rtt_ms for rtt_ms, _ in line.points] == pytest.approx([10, 40, 100])

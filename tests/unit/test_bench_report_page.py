@@ -7,7 +7,8 @@ import pytest
 
 from bench.measures import output_sha256
 from bench.records import Cell, Comparison, Run, write_run
-from bench.report.page import ReportError, ReportOptions, Written, write_report
+from bench.report.figures import ReportError
+from bench.report.page import ReportOptions, Written, write_report
 from tests.support.bench_runs import (
     RANDOM_MODEL,
     load_sweep,

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from bench.records import Run, write_run
+from bench.report.figures import ReportError
 from bench.report.formats import NONE
-from bench.report.readme_table import BEGIN, END, TableError, write_table
+from bench.report.readme_table import BEGIN, END, write_table
 from tests.support.bench_runs import made_up_cell, made_up_request, made_up_run, sim_grid
 
 
@@ -61,11 +62,11 @@ def test_a_file_without_both_markers_stays_as_it_is(tmp_path: Path, text: str) -
     readme = tmp_path / "README.md"
     readme.write_text(text)
     write_run(tmp_path / "0.json", made_up_run())
-    with pytest.raises(TableError, match=r"README\.md: expected one line <!-- bench:begin -->"):
+    with pytest.raises(ReportError, match=r"README\.md: expected one line <!-- bench:begin -->"):
         write_table([tmp_path / "0.json"], readme)
     assert readme.read_text() == text
 
 
 def test_files_without_cells_give_no_table(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="expected results, got files without cells"):
+    with pytest.raises(ReportError, match="expected results, got files without cells"):
         _table(tmp_path, made_up_run(cells=[]))
