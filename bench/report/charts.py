@@ -40,6 +40,9 @@ _NUM_PIECES = 6
 _ON_ONE_SIDE = ("cloud-only", "device-only")
 """Both programs of these arms stand on one side, and talk to each other without the link."""
 
+_INSIDE: dict[str, Any] = {"ha": "center", "va": "center", "color": "#101010", "fontsize": 8}
+"""What is written on a bar: dark on dark pages too."""
+
 _LEAST_NAMED = 0.07
 """A part of a bar has its value written into it from this share of the longest bar on."""
 
@@ -89,23 +92,17 @@ def _rounds_chart(group: Group, shown: list[ArmResult]) -> Picture:
             parts = [_phases_ms(result, per_token) for result in shown]
             totals = [sum(phases.values()) for phases in parts]
             left = [0.0] * len(shown)
-            for phase in dict.fromkeys([*PHASES, *(name for each in parts for name in each)]):
-                widths = [phases.get(phase, 0.0) for phases in parts]
-                if any(widths):
-                    look = {
-                        "color": PHASES.get(phase, "tab:grey"),
-                        "label": phase.replace("_", " "),
-                    }
-                    bars = axes.barh(range(len(shown)), widths, 0.66, left, **look)
-                    wide = [width > _LEAST_NAMED * max(totals) for width in widths]
-                    texts = [
-                        number(w) if is_wide else ""
-                        for w, is_wide in zip(widths, wide, strict=True)
-                    ]
-                    # Dark on dark pages too.
-                    label = {"label_type": "center", "color": "#101010", "fontsize": 8}
-                    axes.bar_label(bars, texts, **label)
-                    left = [a + b for a, b in zip(left, widths, strict=True)]
+            for phase in dict.fromkeys([*PHASES, *(name for phases in parts for name in phases)]):
+                look: dict[str, Any] = {
+                    "color": PHASES.get(phase, "tab:grey"),
+                    "label": phase.replace("_", " "),
+                }
+                for row, width in enumerate(phases.get(phase, 0.0) for phases in parts):
+                    if width > 0:
+                        axes.barh(row, width, 0.66, left[row], **look)
+                    if width > _LEAST_NAMED * max(totals):
+                        axes.text(left[row] + width / 2, row, number(width), **_INSIDE)
+                    left[row] += width
             for row, total in enumerate(totals):
                 axes.text(total, row, f" {number(total)}", va="center", fontweight="bold")
             label_rows(axes, [result.arm for result in shown])
@@ -134,25 +131,20 @@ def _timeline_chart(group: Group, shown: dict[str, RequestRecord]) -> Picture:
     """The same request of each arm that kept its spans: its prompt, then its first rounds."""
 
     def draw(figure: "Figure") -> None:
-        from matplotlib.patches import Patch
-
         grid = figure.subplots(len(shown), 2, squeeze=False, width_ratios=(1.25, 1))
         lengths = [_lengths_s(request) for request in shown.values()]
         until_first_s, after_s = (max(each) for each in zip(*lengths, strict=True))
-        kinds = {span.what for request in shown.values() for span in request.spans}
-        looks = WORK | dict.fromkeys(sorted(kinds - WORK.keys()), "tab:grey")
         for (prompt, rounds), (arm, request) in zip(grid, shown.items(), strict=True):
             first_s = request.emissions[0][0]
-            _lanes(prompt, request, looks, 0.0, 1.03 * until_first_s)
-            _lanes(rounds, request, looks, first_s, after_s)
+            _lanes(prompt, request, 0.0, 1.03 * until_first_s)
+            _lanes(rounds, request, first_s, after_s)
             about = f"{request.prompt_tokens} tokens, first text after {number(1000 * first_s)} ms"
             prompt.set_title(f"{arm}: prompt of {about}")
             rounds.set_title("from the first piece of text on", fontweight="normal")
             rounds.set_yticklabels([])
         for axes in grid[:-1].flat:
             axes.set_xlabel("")
-        handles = [Patch(color=look, label=what) for what, look in looks.items() if what in kinds]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        legend_below(figure)
 
     caption = f"{group.name} ({group.kind}): one request, the same of each arm, on the same scale. "
     caption += "Bars above one another run at the same time; triangles are pieces of text. Left "
@@ -181,20 +173,15 @@ def _lengths_s(request: RequestRecord) -> tuple[float, float]:
     return first_s, request.emissions[last][0] - first_s
 
 
-def _lanes(
-    axes: "Axes", request: RequestRecord, looks: dict[str, str], begin_s: float, length_s: float
-) -> None:
+def _lanes(axes: "Axes", request: RequestRecord, begin_s: float, length_s: float) -> None:
     """Bars between two times, the first of which is zero on the axis; text is the lowest lane."""
+    # A thin edge tells chunks apart that follow each other without a gap.
+    style: dict[str, Any] = {"edgecolor": "grey", "linewidth": 0.3}
     for span in request.spans:
-        if span.end_s >= begin_s and span.start_s <= begin_s + length_s:
+        if span.lane in LANES and span.end_s >= begin_s and span.start_s <= begin_s + length_s:
+            row, look = LANES.index(span.lane), WORK.get(span.what, "tab:grey")
             left, width = 1000 * (span.start_s - begin_s), 1000 * (span.end_s - span.start_s)
-            # A thin edge tells chunks apart that follow each other without a gap.
-            look: dict[str, Any] = {
-                "color": looks[span.what],
-                "edgecolor": "grey",
-                "linewidth": 0.3,
-            }
-            axes.barh(LANES.index(span.lane), width, 0.72, left, **look)
+            axes.barh(row, width, 0.72, left, color=look, label=span.what, **style)
     pieces = [1000 * (time_s - begin_s) for time_s, _ in request.emissions]
     axes.plot(pieces, [len(LANES)] * len(pieces), "^", markersize=4.5, color="tab:grey")
     label_rows(axes, [*LANES, "text"])

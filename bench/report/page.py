@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measures import output_sha256
@@ -14,17 +14,7 @@ from bench.report.groups import LIVE, Group, group_cells, read_sources
 from bench.report.sweeps import sweeps_chart
 from bench.report.table import SIM_TOLERANCE, table
 
-PAGE_NAME = "report.html"
-PICTURES_NAME = "pictures"
 METHOD = "hat"
-
-
-@dataclass(frozen=True, slots=True)
-class ReportOptions:
-    """`baseline` None: u-shape where it was run, else cloud-only, else no ratios."""
-
-    baseline: str | None = None
-    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +36,10 @@ class Headline:
     mark: str = ""
 
 
-def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Written:
+def write_report(paths: Sequence[Path], out: Path, baseline: str | None, limits: Limits) -> Written:
     """Read result files and write the page and its charts; what is there is replaced.
+
+    `baseline` None: u-shape where it was run, else cloud-only, else no ratios.
 
     Raises:
         RunFileError: a file is no run.
@@ -56,31 +48,31 @@ def write_report(paths: Sequence[Path], out: Path, options: ReportOptions) -> Wr
     """
     sources = read_sources(paths)
     groups = group_cells(sources)
-    baseline = find_baseline(groups, options.baseline)
+    baseline = find_baseline(groups, baseline)
     # Before the drawing, which takes a while.
-    folder = out / PICTURES_NAME
+    folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    across = sweeps_chart(groups, options.limits)
+    across = sweeps_chart(groups, limits)
     pictures = [*(charts(groups[0]) if groups else []), *([across] if across else [])]
     found = cautions(sources, groups)
     page = render(
         "page.html.jinja",
         sources=sources,
         groups=groups,
-        rows=table(groups, baseline, options.limits),
+        rows=table(groups, baseline, limits),
         baseline=baseline,
-        limits=options.limits,
+        limits=limits,
         sim_tolerance=SIM_TOLERANCE,
         pictures=pictures,
         headlines=headlines(groups, baseline),
         cautions=found,
         output_sha256=output_sha256,
     )
-    (out / PAGE_NAME).write_text(page, "utf-8")
-    for each in pictures:
-        (folder / f"{each.name}.png").write_bytes(each.png)
-    names = tuple(folder / f"{each.name}.png" for each in pictures)
-    return Written(out / PAGE_NAME, names, sum(caution.is_wrong for caution in found))
+    (out / "report.html").write_text(page, "utf-8")
+    files = {folder / f"{each.name}.png": each.png for each in pictures}
+    for file, png in files.items():
+        file.write_bytes(png)
+    return Written(out / "report.html", tuple(files), sum(each.is_wrong for each in found))
 
 
 def render(template: str, **values: object) -> str:

@@ -8,7 +8,8 @@ import click
 from hat.errors import CommandError, extras_explained
 
 if TYPE_CHECKING:
-    from bench.report.page import ReportOptions, Written
+    from bench.report.figures import Limits
+    from bench.report.page import Written
 
 _EPILOG = """
 \b
@@ -68,24 +69,24 @@ def report(
     """
     with extras_explained():
         from bench.report.figures import Limits
-        from bench.report.page import ReportOptions
 
-        options = ReportOptions(baseline, Limits(ttft_limit, tbt_limit))
-        paths = [Path(name) for name in results]
-        written = _write(paths, Path(out), options, None if table is None else Path(table))
+        paths, limits = [Path(name) for name in results], Limits(ttft_limit, tbt_limit)
+        written = _write(paths, Path(out), baseline, limits, table)
     click.echo(f"Wrote {written.page} and {len(written.pictures)} pictures.")
     if written.num_wrong:
         click.echo(f"{written.num_wrong} things are wrong; they stand at the top of the page.")
 
 
-def _write(paths: list[Path], out: Path, options: "ReportOptions", table: Path | None) -> "Written":
+def _write(
+    paths: list[Path], out: Path, baseline: str | None, limits: "Limits", table: str | None
+) -> "Written":
     from bench.report.page import write_report
     from bench.report.readme_table import write_table
 
     try:
-        written = write_report(paths, out, options)
+        written = write_report(paths, out, baseline, limits)
         if table is not None:
-            write_table(paths, table, options.baseline)
+            write_table(paths, Path(table), baseline)
     except OSError as error:
         raise CommandError(f"cannot write {error.filename}: {error.strerror}") from error
     return written

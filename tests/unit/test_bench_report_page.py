@@ -7,8 +7,8 @@ import pytest
 
 from bench.measures import output_sha256
 from bench.records import Cell, Comparison, Run, write_run
-from bench.report.figures import ReportError
-from bench.report.page import ReportOptions, Written, write_report
+from bench.report.figures import Limits, ReportError
+from bench.report.page import Written, write_report
 from tests.support.bench_runs import (
     RANDOM_MODEL,
     load_sweep,
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.slow
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _written(folder: Path, *runs: Run, options: ReportOptions | None = None) -> Written:
+def _written(folder: Path, *runs: Run, baseline: str | None = None) -> Written:
     paths = [folder / f"{number}.json" for number in range(len(runs))]
     for path, run in zip(paths, runs, strict=True):
         write_run(path, run)
-    return write_report(paths, folder / "report", options or ReportOptions())
+    return write_report(paths, folder / "report", baseline, Limits())
 
 
 def _page(folder: Path, *cells: Cell) -> Page:
@@ -189,5 +189,5 @@ def test_names_from_files_are_text_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_baseline_that_was_not_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="expected a baseline among hat, got u-shape"):
-        _written(tmp_path, made_up_run(arms=("hat",)), options=ReportOptions("u-shape"))
+        _written(tmp_path, made_up_run(arms=("hat",)), baseline="u-shape")
     assert not (tmp_path / "report").exists()
