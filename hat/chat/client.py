@@ -2,36 +2,23 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
 from process.errors import UserError, system_reason
 
-_CONNECT_TIMEOUT_S = 10.0
-_SILENCE_S = 900.0
-"""Longer than any prompt is worked on before its first token."""
+_MODELS_TIMEOUT = aiohttp.ClientTimeout(total=30)
+_ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=900)
+"""The silence is longer than any prompt is worked on before its first token."""
 
-_MODELS_TIMEOUT_S = 30.0
 _MAX_ERROR_BYTES = 1 << 16
-
-Message = dict[str, str]
-"""One turn of a conversation: its role and its content."""
 
 
 class EndpointError(UserError):
     """The endpoint cannot be reached, refused a request, or broke off an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatOptions:
-    """Where to ask and how. `sampling` holds request fields such as temperature."""
-
-    url: str
-    model: str | None = None
-    api_key: str | None = None
-    sampling: Mapping[str, float | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,62 +29,59 @@ class Piece:
     finish_reason: str | None = None
 
 
-class ChatClient:
-    """One endpoint; made inside a running event loop."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to ask, up to /v1, and the key to show if it wants one."""
 
-    def __init__(self, options: ChatOptions) -> None:
-        self._options = options
-        headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
-        timeout = aiohttp.ClientTimeout(None, connect=_CONNECT_TIMEOUT_S, sock_read=_SILENCE_S)
-        self._http = aiohttp.ClientSession(headers=headers, timeout=timeout)
+    url: str
+    api_key: str | None = None
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._http.close()
-
-    async def model(self) -> str:
-        """The model to ask: the one named, else the first the endpoint lists.
+    async def first_model(self) -> str:
+        """The first model that the endpoint lists.
 
         Raises:
             EndpointError: no answer, or none that lists models.
         """
-        if self._options.model is not None:
-            return self._options.model
-        timeout = aiohttp.ClientTimeout(total=_MODELS_TIMEOUT_S)
         try:
-            async with self._http.get(self._url("models"), timeout=timeout) as response:
-                await _require_success(response)
+            async with self._asked("GET", "models", _MODELS_TIMEOUT) as response:
                 return str((await response.json())["data"][0]["id"])
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._unreachable(error) from error
         except (ValueError, LookupError, TypeError) as error:
             raise EndpointError(f"{self._url('models')} does not list a model") from error
 
-    async def answer(self, model: str, messages: list[Message]) -> AsyncGenerator[Piece]:
+    async def answer(self, request: Mapping[str, Any]) -> AsyncGenerator[Piece]:
         """The answer's text as it comes. Closing the iterator ends the generation.
 
         Raises:
             EndpointError: before the first piece or in between.
         """
-        body = {**self._options.sampling, "model": model, "messages": messages, "stream": True}
-        try:
-            async with self._http.post(self._url("chat/completions"), json=body) as response:
-                await _require_success(response)
-                async for event in _events(response):
-                    yield _piece(event)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        body = {**request, "stream": True}
+        async with self._asked("POST", "chat/completions", _ANSWER_TIMEOUT, body) as response:
+            async for event in _events(response):
+                yield _piece(event)
 
     def _url(self, path: str) -> str:
-        return f"{self._options.url.rstrip('/')}/{path}"
+        return f"{self.url.rstrip('/')}/{path}"
 
-    def _unreachable(self, error: Exception) -> EndpointError:
-        url = self._options.url
-        if isinstance(error, aiohttp.ClientConnectorError):
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, path: str, patience: aiohttp.ClientTimeout, body: object = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        try:
+            async with (
+                aiohttp.ClientSession(headers=headers, timeout=patience) as http,
+                http.request(method, self._url(path), json=body) as response,
+            ):
+                await _require_success(response)
+                yield response
+        except aiohttp.ClientConnectorError as error:
             reason = system_reason(error.os_error)
-            return EndpointError(f"no endpoint at {url}: {reason}; `hat up` starts one")
-        how = "is silent" if isinstance(error, TimeoutError) else "broke off the connection"
-        return EndpointError(f"no answer from {url}: it {how}")
+            raise EndpointError(
+                f"no endpoint at {self.url}: {reason}; `hat up` starts one"
+            ) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            how = "is silent" if isinstance(error, TimeoutError) else "broke off the connection"
+            raise EndpointError(f"no answer from {self.url}: it {how}") from error
 
 
 async def _require_success(response: aiohttp.ClientResponse) -> None:

@@ -3,50 +3,54 @@
 import asyncio
 import contextlib
 import sys
+from collections.abc import Mapping
 from contextlib import aclosing
+from typing import Any
 
 import click
 
-from hat.chat.client import ChatClient, ChatOptions, EndpointError, Message
+from hat.chat.client import Endpoint, EndpointError
 
 _HELP = "/reset starts over, /quit or Ctrl-D ends, Ctrl-C stops an answer."
 _PROMPT = "> "
 
 
-def talk(options: ChatOptions, system: str | None) -> None:
+def talk(endpoint: Endpoint, request: Mapping[str, Any], system: str | None) -> None:
     """Hold a conversation until the user ends it.
+
+    Args:
+        endpoint: Whom to ask.
+        request: Fields of every request; without a model, it is the endpoint's first.
+        system: A message before the first turn.
 
     Raises:
         EndpointError: the endpoint cannot be used; within a terminal, only at the start.
     """
     with asyncio.Runner() as runner:
-        client = runner.run(_connect(options))
-        try:
-            model = runner.run(client.model())
-            _Terminal(runner, client, model, system).converse()
-        finally:
-            runner.run(client.close())
-
-
-async def _connect(options: ChatOptions) -> ChatClient:
-    return ChatClient(options)
+        if "model" not in request:
+            request = {**request, "model": runner.run(endpoint.first_model())}
+        _Terminal(runner, endpoint, request, system).converse()
 
 
 class _Terminal:
     """Reads questions between answers; Ctrl-C means the one or the other."""
 
     def __init__(
-        self, runner: asyncio.Runner, client: ChatClient, model: str, system: str | None
+        self,
+        runner: asyncio.Runner,
+        endpoint: Endpoint,
+        request: Mapping[str, Any],
+        system: str | None,
     ) -> None:
         self._runner = runner
-        self._client = client
-        self._model = model
+        self._endpoint = endpoint
+        self._request = request
         self._opening = [] if system is None else [{"role": "system", "content": system}]
-        self._turns: list[Message] = []
+        self._turns: list[dict[str, str]] = []
         """Those whose answers have begun."""
         self._is_interactive = sys.stdin.isatty()
         if self._is_interactive:
-            click.echo(f"{model}. {_HELP}")
+            click.echo(f"{request['model']}. {_HELP}")
             # Line editing and history for input(), where the platform has them.
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401
@@ -86,9 +90,10 @@ class _Terminal:
         if answer := "".join(pieces):
             self._turns += [asked, {"role": "assistant", "content": answer}]
 
-    async def _stream(self, messages: list[Message], pieces: list[str]) -> None:
+    async def _stream(self, messages: list[dict[str, str]], pieces: list[str]) -> None:
         """Print an answer as it comes, and leave it in `pieces` however it ends."""
-        async with aclosing(self._client.answer(self._model, messages)) as answer:
+        request = {**self._request, "messages": messages}
+        async with aclosing(self._endpoint.answer(request)) as answer:
             async for piece in answer:
                 pieces.append(piece.text)
                 click.echo(piece.text, nl=False)

@@ -18,8 +18,6 @@ Examples:
 The key, if the endpoint asks for one, comes from --api-key-file or HAT_API_KEY.
 """
 
-_SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
-
 
 @click.command(epilog=_EPILOG)
 @click.option("--url", default=DEFAULT_URL, help=f"The endpoint.  [default: {DEFAULT_URL}]")
@@ -30,19 +28,18 @@ _SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most per answer.")
 @click.option("--seed", type=int, metavar="N", help="Makes sampled answers repeatable.")
 @click.option("--api-key-file", metavar="FILE", help="File with the endpoint's key.")
-def chat(url: str, model: str | None, system: str | None, **parameters: Any) -> None:
+def chat(url: str, system: str | None, api_key_file: str | None, **fields: Any) -> None:
     """Talk to a model in the terminal.
 
     /reset starts over, /quit ends; Ctrl-C stops an answer, and at the prompt it ends too.
     """
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url: expected a URL like {DEFAULT_URL}, got {url!r}")
-    from hat.chat.client import ChatOptions
+    from hat.chat.client import Endpoint
     from hat.chat.terminal import talk
 
-    sampling = {name: parameters[name] for name in _SAMPLING if parameters[name] is not None}
-    api_key = _api_key(parameters["api_key_file"])
-    talk(ChatOptions(url, model, api_key, sampling), system)
+    request = {name: value for name, value in fields.items() if value is not None}
+    talk(Endpoint(url, _api_key(api_key_file)), request, system)
 
 
 def _api_key(file: str | None) -> str | None:

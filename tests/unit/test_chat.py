@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from hat.chat.client import ChatClient, ChatOptions, EndpointError
+from hat.chat.client import Endpoint, EndpointError
 from tests.support.chat_endpoint import BREAK, HANG, ChatEndpoint, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,20 +20,11 @@ DEADLINE_S = 60
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HAT_")}
 
 
-async def _ask(options: ChatOptions, text: str = "hi") -> str:
-    client = ChatClient(options)
-    try:
-        model = await client.model()
-        answer = client.answer(model, [{"role": "user", "content": text}])
-        return "".join([piece.text async for piece in answer])
-    finally:
-        await client.close()
-
-
 async def _refused(endpoint: ChatEndpoint) -> str:
     async with serving(endpoint):
+        asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         with pytest.raises(EndpointError) as caught:
-            await _ask(ChatOptions(endpoint.url, model="m"))
+            [piece async for piece in Endpoint(endpoint.url).answer(asked)]
         return str(caught.value)
 
 
