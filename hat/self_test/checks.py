@@ -1,6 +1,7 @@
 """What an engine must keep, tried on streams whose results are known."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,30 +43,8 @@ class Outcome:
     numbers: str
 
 
-class Gap:
-    """The largest difference seen so far, relative to the largest value expected so far."""
-
-    def __init__(self) -> None:
-        self._difference = 0.0
-        self._value = 0.0
-
-    def add(self, came: np.ndarray, expected: np.ndarray) -> None:
-        """Compare two `[T, H]`; what is not finite stays the largest."""
-        if came.shape != expected.shape:
-            raise ValueError(f"expected rows {expected.shape}, got {came.shape}")
-        if not len(expected):
-            return
-        difference = np.abs(came.astype(np.float32) - expected).max()
-        self._difference = float(np.maximum(self._difference, difference))
-        self._value = max(self._value, float(np.abs(expected).max()))
-
-    @property
-    def relative(self) -> float:
-        """0 when nothing differs."""
-        return self._difference / self._value if self._value else self._difference
-
-
-Check = Callable[[MiddleEngine, Streams, Gap], None]
+Pairs = Generator[tuple[np.ndarray, np.ndarray]]
+"""Rows `[T, H]` that came, and those that were expected."""
 
 
 def tolerance_of(dtype: Dtype, *, is_vllm_on_gpu: bool = False) -> float:
@@ -77,7 +56,7 @@ def tolerance_of(dtype: Dtype, *, is_vllm_on_gpu: bool = False) -> float:
 
 def run_checks(engine: MiddleEngine, streams: Streams, tolerance: float) -> Iterator[Outcome]:
     """Every check, as it finishes; nothing is left open in the engine."""
-    checks: tuple[tuple[str, Check], ...] = (
+    checks: tuple[tuple[str, Callable[[MiddleEngine, Streams], Pairs]], ...] = (
         ("prompt in chunks", _chunks),
         ("rollback", _rollback),
         ("fork", _fork),
@@ -85,55 +64,72 @@ def run_checks(engine: MiddleEngine, streams: Streams, tolerance: float) -> Iter
         ("wanted rows", _wanted_rows),
     )
     for name, check in checks:
-        gap = Gap()
         try:
-            check(engine, streams, gap)
+            with closing(check(engine, streams)) as pairs:
+                found = largest_error(pairs)
         # Whatever an engine raises is a finding; the checks after it say whether it lives.
         except Exception as error:
             yield Outcome(name, False, f"{type(error).__name__}: {error}")
         else:
-            numbers = f"largest error {gap.relative:.1e}, allowed {tolerance:g}"
-            yield Outcome(name, gap.relative <= tolerance, numbers)
+            numbers = f"largest error {found:.1e}, allowed {tolerance:g}"
+            yield Outcome(name, found <= tolerance, numbers)
     yield _capacity(engine)
 
 
-def _chunks(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+def largest_error(pairs: Pairs) -> float:
+    """The largest difference, relative to the largest value; not finite if any is not.
+
+    Raises:
+        ValueError: other rows came than were expected.
+    """
+    difference = largest = 0.0
+    for came, expected in pairs:
+        if came.shape != expected.shape:
+            raise ValueError(f"expected rows {expected.shape}, got {came.shape}")
+        if len(expected):
+            apart = np.abs(came.astype(np.float32) - expected).max()
+            difference = float(np.maximum(difference, apart))
+            largest = max(largest, float(np.abs(expected).max()))
+    return difference / largest if largest else difference
+
+
+def _chunks(engine: MiddleEngine, streams: Streams) -> Pairs:
     """A prompt in chunks, the last ones as small as drafts."""
     stream = streams.stream(_NUM_ROWS, seed=1)
     with opened(engine, _NUM_ROWS) as (sequence,):
         position = 0
         for size in _CHUNKS:
-            _compare(engine, sequence, stream, (position, position + size), gap)
+            yield _sent(engine, sequence, stream, position, position + size)
             position += size
 
 
-def _rollback(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+def _rollback(engine: MiddleEngine, streams: Streams) -> Pairs:
     """Rejected rows are overwritten, twice, with others; then by what was rejected at first."""
     first = streams.stream(_NUM_ROWS, seed=2)
     other = streams.stream(40, seed=3, after=beginning(first, 205))
     with opened(engine, _NUM_ROWS) as (sequence,):
-        _feed(engine, sequence, first, 0, 250)
-        for span in ((205, 212), (208, 245), (205, 206), (206, 245)):
-            _compare(engine, sequence, other, span, gap)
-        _compare(engine, sequence, first, (205, 300), gap)
+        engine.step([_item(engine, sequence, first, 0, 250, Want.NONE)])
+        for begin, end in ((205, 212), (208, 245), (205, 206), (206, 245)):
+            yield _sent(engine, sequence, other, begin, end)
+        yield _sent(engine, sequence, first, 205, 300)
 
 
-def _fork(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+def _fork(engine: MiddleEngine, streams: Streams) -> Pairs:
     """A fork goes its own way from inside a block, and so does what it was forked from."""
     first = streams.stream(_NUM_ROWS, seed=4)
     other = streams.stream(60, seed=5, after=beginning(first, 141))
     with opened(engine, _NUM_ROWS) as (parent,):
-        _feed(engine, parent, first, 0, 150)
+        engine.step([_item(engine, parent, first, 0, 150, Want.NONE)])
         child = engine.open(_NUM_ROWS, fork_of=parent, fork_tokens=141)
         try:
-            _compare(engine, child, other, (141, 160), gap)
-            _compare(engine, parent, first, (150, 200), gap)
-            _compare(engine, child, other, (160, 201), gap)
+            yield _sent(engine, child, other, 141, 160)
+            yield _sent(engine, parent, first, 150, 200)
+            yield _sent(engine, child, other, 160, 201)
         finally:
             engine.release(child)
 
 
-def _mixed_batches(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+def _mixed_batches(engine: MiddleEngine, streams: Streams) -> Pairs:
     """Eight sessions: chunks of 20 to 59 rows and runs of up to 17 in one step, with rollbacks."""
     made = [streams.stream(_SESSION_ROWS, seed=10 + index) for index in range(_NUM_SESSIONS)]
     chance = np.random.default_rng(6)
@@ -147,29 +143,26 @@ def _mixed_batches(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
                 if done[index] > 20 and chance.random() < 0.4:
                     done[index] -= int(chance.integers(1, 8))
                 begin, end = done[index], min(done[index] + size, _SESSION_ROWS)
-                if begin == end:
-                    continue
-                batch.append(_item(engine, sequences[index], stream, (begin, end)))
-                expected.append(stream.expected[begin:end])
-                done[index] = end
-            for came, right in zip(_step(engine, batch), expected, strict=True):
-                gap.add(came, right)
+                if begin < end:
+                    batch.append(_item(engine, sequences[index], stream, begin, end))
+                    expected.append(stream.expected[begin:end])
+                    done[index] = end
+            if batch:
+                yield from zip(engine.step(batch), expected, strict=True)
 
 
-def _wanted_rows(engine: MiddleEngine, streams: Streams, gap: Gap) -> None:
+def _wanted_rows(engine: MiddleEngine, streams: Streams) -> Pairs:
     """No row, the last row, or all rows, side by side in one step."""
     stream = streams.stream(50, seed=7)
-    wants = (Want.LAST, Want.NONE, Want.ALL, Want.LAST)
-    sizes = (50, 20, 33, 1)
-    with opened(engine, *[50] * len(wants)) as sequences:
+    wanted = ((50, Want.LAST), (20, Want.NONE), (33, Want.ALL), (1, Want.LAST))
+    with opened(engine, *[50] * len(wanted)) as sequences:
         batch = [
-            _item(engine, sequence, stream, (0, size), want)
-            for sequence, size, want in zip(sequences, sizes, wants, strict=True)
+            _item(engine, sequence, stream, 0, size, want)
+            for sequence, (size, want) in zip(sequences, wanted, strict=True)
         ]
-        for item, came in zip(batch, _step(engine, batch), strict=True):
+        for item, came in zip(batch, engine.step(batch), strict=True):
             size = len(item.rows)
-            first = size - item.num_wanted_rows
-            gap.add(came, stream.expected[first:size])
+            yield came, stream.expected[size - item.num_wanted_rows : size]
 
 
 def _capacity(engine: MiddleEngine) -> Outcome:
@@ -203,23 +196,17 @@ def _item(
     engine: MiddleEngine,
     sequence: SequenceId,
     stream: Stream,
-    span: tuple[int, int],
+    begin: int,
+    end: int,
     want: Want = Want.ALL,
 ) -> StepItem:
-    rows = stream.rows[span[0] : span[1]].astype(NUMPY_DTYPES[engine.dtype])
-    return StepItem(sequence, span[0], rows, want)
+    rows = stream.rows[begin:end].astype(NUMPY_DTYPES[engine.dtype])
+    return StepItem(sequence, begin, rows, want)
 
 
-def _feed(engine: MiddleEngine, sequence: SequenceId, stream: Stream, begin: int, end: int) -> None:
-    _step(engine, [_item(engine, sequence, stream, (begin, end), Want.NONE)])
-
-
-def _compare(
-    engine: MiddleEngine, sequence: SequenceId, stream: Stream, span: tuple[int, int], gap: Gap
-) -> None:
-    came = _step(engine, [_item(engine, sequence, stream, span)])[0]
-    gap.add(came, stream.expected[span[0] : span[1]])
-
-
-def _step(engine: MiddleEngine, batch: list[StepItem]) -> list[np.ndarray]:
-    return engine.step(batch) if batch else []
+def _sent(
+    engine: MiddleEngine, sequence: SequenceId, stream: Stream, begin: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What comes of some of a stream's rows in a step of their own, and what was expected."""
+    [came] = engine.step([_item(engine, sequence, stream, begin, end)])
+    return came, stream.expected[begin:end]

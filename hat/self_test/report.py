@@ -13,7 +13,7 @@ from hat.self_test.step_times import CONTEXT_TOKENS, LOADS, VERIFY_8, Load, Step
 from process.machine import commit, processor
 
 NO_GRAPHS = "not built yet"
-"""What the column of CUDA graphs says: the engine does not use them (phase two)."""
+"""What the column of CUDA graphs says: the engine does not use them."""
 
 _NAME_WIDTH = 22
 _CELL_WIDTH = 20

@@ -1,28 +1,21 @@
 """All of a self-test: engines started one after the other, checked, timed and reported."""
 
-import functools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 from cloud_server.config import CloudConfig
+from cloud_server.engines.engine import MiddleEngine
 from cloud_server.engines.host_memory import available_bytes
 from hat.self_test.checks import MIN_CONTEXT_TOKENS, Outcome, run_checks, tolerance_of
-from hat.self_test.engines import (
-    Mode,
-    Started,
-    for_checks,
-    for_random_model,
-    in_mode,
-    modes,
-    started,
-)
 from hat.self_test.quiet import Quiet
 from hat.self_test.random_bundle import (
+    NUM_OUTER_LAYERS,
     RandomBundle,
     can_split,
     model_for,
@@ -30,14 +23,14 @@ from hat.self_test.random_bundle import (
     unsplit_bundle,
 )
 from hat.self_test.report import Column, has_gpu, outcome_line, summary_line, times_table
+from hat.self_test.settings import Mode, for_checks, for_random_model, in_mode, modes
 from hat.self_test.step_times import CONTEXT_TOKENS, NUM_STEPS, measure
 from hat.self_test.streams import OwnStreams, Streams, TransformersStreams
 from process.errors import StartError, UserError
 from process.program.logs import configure_logs
+from process.program.run import FAILED, OK
+from submodels.bundle.bundle import load_bundle
 from submodels.errors import SplitError
-
-OK = 0
-FAILED = 1
 
 Say = Callable[[str], None]
 _Family = Literal["llama", "qwen3"]
@@ -107,33 +100,32 @@ class _SelfTest:
                 "Against transformers: not checked, transformers and tokenizers are not both "
                 "installed (pip install 'hat-serving[split]')"
             )
-        half = self._half()
+        half: _Dtype = "float16" if config.dtype == "float16" else "bfloat16"
         as_set = modes(config)[0]
         llama = self._make("llama", is_large=False)
         qwen3 = self._make("qwen3", is_large=False) if can_split() else None
         if llama is not None:
-            self._check_one(llama, "Llama", "float32", as_set)
-            self._check_one(llama, "Llama", half, as_set)
+            self._check_model(llama, "Llama", "float32", as_set)
+            self._check_model(llama, "Llama", half, as_set)
         if qwen3 is not None:
-            self._check_one(qwen3, "Qwen3", "float32", "eager")
-        self._time_random_models(half, llama)
+            self._check_model(qwen3, "Qwen3", "float32", "eager")
+        self._time_random_model(half, llama)
 
     def check_bundle(self) -> None:
         """That the cache changes nothing, on the operator's own bundle."""
         mode = modes(self._config)[0]
-        config = for_checks(self._config)
 
-        def check(engine: Started) -> None:
-            if engine.engine.max_context_tokens < MIN_CONTEXT_TOKENS:
+        def check(engine: MiddleEngine) -> None:
+            if engine.max_context_tokens < MIN_CONTEXT_TOKENS:
                 raise StartError(
                     f"--self-test needs a context of {MIN_CONTEXT_TOKENS} tokens, this engine "
-                    f"has {engine.engine.max_context_tokens}"
+                    f"has {engine.max_context_tokens}"
                 )
-            self._run_checks(engine, None)
-            self._time(mode, engine)
+            self._run_checks(engine, OwnStreams(engine))
+            self._time(engine, mode)
 
         self._say("The whole model is not here, so transformers is not asked: `hat verify` does.")
-        self._with_engine(config, f"Bundle, {mode}", check)
+        self._with_engine(for_checks(self._config), f"Bundle, {mode}", check)
         self._say_times("the bundle")
 
     def conclude(self) -> int:
@@ -148,10 +140,6 @@ class _SelfTest:
             self._say(f"\n{len(failed)} of {len(outcomes)} checks FAILED.")
         self._say(f"\nThe line to report:\n{summary}")
         return OK if outcomes and not failed else FAILED
-
-    def _half(self) -> _Dtype:
-        asked = self._config.dtype
-        return asked if asked in ("float16", "bfloat16") else "bfloat16"
 
     def _make(self, family: _Family, *, is_large: bool) -> RandomBundle | None:
         """A random model's bundle, None if that fails, which is a finding."""
@@ -171,24 +159,24 @@ class _SelfTest:
         self._add(Outcome(f"split of {family}", True, _size(made)))
         return made
 
-    def _check_one(self, made: RandomBundle, name: str, dtype: _Dtype, mode: Mode) -> None:
-        config = in_mode(for_random_model(self._config, made.path, dtype), mode)
-        what = f"{name}, {dtype}, {mode}"
-        self._with_engine(config, what, lambda engine: self._run_checks(engine, made))
+    def _check_model(self, made: RandomBundle, name: str, dtype: _Dtype, mode: Mode) -> None:
+        def check(engine: MiddleEngine) -> None:
+            streams: Streams = OwnStreams(engine)
+            if made.model is not None:
+                streams = TransformersStreams(made.model, NUM_OUTER_LAYERS, made.num_middle_layers)
+            self._run_checks(engine, streams)
 
-    def _run_checks(self, engine: Started, made: RandomBundle | None) -> None:
-        streams: Streams
-        if made is None or made.model is None:
-            streams = OwnStreams(engine.engine)
-        else:
-            streams = TransformersStreams(made.model, made.num_input_layers, made.num_middle_layers)
+        config = in_mode(for_random_model(self._config, made.path, dtype), mode)
+        self._with_engine(config, f"{name}, {dtype}, {mode}", check)
+
+    def _run_checks(self, engine: MiddleEngine, streams: Streams) -> None:
         self._say(f"  against {streams.source}")
         is_vllm_on_gpu = self._config.engine == "vllm" and has_gpu()
-        tolerance = tolerance_of(engine.engine.dtype, is_vllm_on_gpu=is_vllm_on_gpu)
-        for outcome in run_checks(engine.engine, streams, tolerance):
+        tolerance = tolerance_of(engine.dtype, is_vllm_on_gpu=is_vllm_on_gpu)
+        for outcome in run_checks(engine, streams, tolerance):
             self._add(outcome)
 
-    def _time_random_models(self, dtype: _Dtype, small: RandomBundle | None) -> None:
+    def _time_random_model(self, dtype: _Dtype, small: RandomBundle | None) -> None:
         is_large = self._extent.has_large_model and can_split()
         if is_large and available_bytes() < _LARGE_MODEL_BYTES:
             self._say(f"Step times: skipped, less than {_LARGE_MODEL_BYTES >> 30} GiB are free")
@@ -198,13 +186,11 @@ class _SelfTest:
             return
         for mode in reversed(modes(self._config)):
             config = in_mode(for_random_model(self._config, made.path, dtype), mode)
-            what = f"Step times, {mode}"
-            self._with_engine(config, what, functools.partial(self._time, mode))
+            self._with_engine(config, f"Step times, {mode}", partial(self._time, mode=mode))
         self._say_times(f"random Llama, {_size(made)}, {dtype}")
 
-    def _time(self, mode: Mode, engine: Started) -> None:
-        times = measure(engine.engine, num_steps=self._extent.num_steps)
-        self._columns.append(Column(mode, times))
+    def _time(self, engine: MiddleEngine, mode: Mode) -> None:
+        self._columns.append(Column(mode, measure(engine, num_steps=self._extent.num_steps)))
 
     def _say_times(self, what: str) -> None:
         if not self._columns:
@@ -218,21 +204,29 @@ class _SelfTest:
         if self._config.engine == "vllm":
             self._say("  CUDA graphs: the engine does not use them yet, so they were not run.")
 
-    def _with_engine(self, config: CloudConfig, what: str, use: Callable[[Started], None]) -> None:
+    def _with_engine(
+        self, config: CloudConfig, what: str, use: Callable[[MiddleEngine], None]
+    ) -> None:
         """Start, use and end an engine; what it refuses is a finding."""
+        from cloud_server.server import load_chosen_engine
+
         self._say(f"\n{what}: starting")
         self._quiet.forget()
+        begun_s = time.perf_counter()
         try:
-            with started(config, self._quiet) as engine:
-                self._say(f"  {engine.description}; started in {engine.start_s:.1f} s")
-                use(engine)
+            with self._quiet():
+                loaded = load_chosen_engine(load_bundle(config.bundle, "cloud"), config)
+            try:
+                start_s = time.perf_counter() - begun_s
+                self._say(f"  {loaded.description}; started in {start_s:.1f} s")
+                use(loaded.engine)
+            finally:
+                with self._quiet():
+                    loaded.close()
         except (UserError, MemoryError) as error:
             self._add(Outcome("engine", False, str(error)))
-            self._say_all("    | ", self._quiet.last_lines())
-
-    def _say_all(self, prefix: str, lines: Sequence[str]) -> None:
-        for line in lines:
-            self._say(prefix + line)
+            for line in self._quiet.last_lines():
+                self._say(f"    | {line}")
 
     def _add(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)

@@ -1,33 +1,18 @@
-"""The operator's engine over one bundle after the other, started and ended."""
+"""The operator's settings, changed for the engines of a self-test."""
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 from cloud_server.config import CloudConfig
-from cloud_server.engines.engine import MiddleEngine
 from hat.self_test.checks import MIN_STEP_TOKENS
-from hat.self_test.quiet import Quiet
-from submodels.bundle.bundle import load_bundle
 
 Mode = Literal["eager", "compiled"]
 
 _MIN_SESSIONS: Final = 64
 _TOKENS_PER_STAGE: Final = 8192
 """32 sessions of the step times, in KV blocks of up to 128 tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """An engine, what it says it is, and how long its start took."""
-
-    engine: MiddleEngine
-    description: str
-    start_s: float
 
 
 def modes(config: CloudConfig) -> tuple[Mode, ...]:
@@ -68,22 +53,3 @@ def for_random_model(
         kv_cache_memory=None,
         max_context_tokens=None,
     )
-
-
-@contextmanager
-def started(config: CloudConfig, quiet: Quiet) -> Iterator[Started]:
-    """The engine of `config.bundle`, in this thread; it is ended with the context.
-
-    Raises:
-        UserError: it does not start.
-    """
-    from cloud_server.server import load_chosen_engine
-
-    begun_s = time.perf_counter()
-    with quiet():
-        loaded = load_chosen_engine(load_bundle(config.bundle, "cloud"), config)
-    try:
-        yield Started(loaded.engine, loaded.description, time.perf_counter() - begun_s)
-    finally:
-        with quiet():
-            loaded.close()

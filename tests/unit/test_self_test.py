@@ -11,11 +11,11 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import EngineLostError, SequenceId, StepItem
-from hat.self_test.checks import Gap, Outcome, run_checks, tolerance_of
-from hat.self_test.engines import for_checks, for_random_model, in_mode, modes
+from hat.self_test.checks import Outcome, largest_error, run_checks, tolerance_of
 from hat.self_test.quiet import Quiet
-from hat.self_test.random_bundle import model_for, num_middle_layers, unsplit_bundle
+from hat.self_test.random_bundle import RandomBundle, model_for, unsplit_bundle
 from hat.self_test.report import Column, outcome_line, summary_line, times_table
+from hat.self_test.settings import for_checks, for_random_model, in_mode, modes
 from hat.self_test.step_times import LOADS, VERIFY_8, Load, StepTimes, measure
 from hat.self_test.streams import OwnStreams, Stream
 from submodels.bundle.bundle import load_bundle
@@ -135,16 +135,16 @@ def test_a_lost_engine_is_a_finding_and_not_a_crash():
     assert outcomes["capacity given back"].passed
 
 
-def test_a_gap_is_relative_and_keeps_what_is_not_finite():
-    gap = Gap()
-    assert gap.relative == 0
-    gap.add(np.array([[1.0, 4.5]]), np.array([[1.0, 5.0]]))
-    assert gap.relative == pytest.approx(0.1)
-    gap.add(np.array([[np.nan, 1.0]]), np.array([[1.0, 1.0]]))
-    gap.add(np.array([[1.0]]), np.array([[1.0]]))
-    assert np.isnan(gap.relative)
+def error_of(*pairs: tuple[list[float], list[float]]) -> float:
+    return largest_error((np.array([came]), np.array([expected])) for came, expected in pairs)
+
+
+def test_an_error_is_relative_and_stays_what_is_not_finite():
+    assert error_of() == 0
+    assert error_of(([1.0, 4.5], [1.0, 5.0])) == pytest.approx(0.1)
+    assert np.isnan(error_of(([np.nan, 1.0], [1.0, 1.0]), ([1.0], [1.0])))
     with pytest.raises(ValueError, match="expected rows"):
-        gap.add(np.zeros((1, 2)), np.zeros((2, 2)))
+        error_of(([0.0], [0.0, 0.0]))
 
 
 def test_a_stream_behind_another_begins_with_its_rows():
@@ -227,7 +227,7 @@ def test_any_number_of_workers_can_share_a_random_model(num_shards, num_stages, 
     assert model.num_attention_heads > model.num_key_value_heads
     for size in (model.num_attention_heads, model.intermediate_size, model.num_key_value_heads):
         assert size % num_shards == 0
-    assert num_middle_layers(model) >= num_stages
+    assert RandomBundle(Path(), None, model).num_middle_layers >= num_stages
 
 
 def test_a_bundle_that_was_not_split_is_a_bundle(tmp_path):
