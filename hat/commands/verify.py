@@ -10,7 +10,7 @@ from hat.bundle_cache import is_bundle_pair, prepared_bundle
 from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError, extras_explained
 from hat.progress import Bars
-from hat.settings.programs import device_program
+from hat.settings.programs import DEVICE
 from hat.splitting import SplitRequest, default_model, model_folder
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ nothing fails.
 )
 @click.option(
     "--drafter",
-    type=click.Choice(device_program().setting("drafter").kind.choices),
+    type=click.Choice(DEVICE.setting("drafter").kind.choices),
     help="How the split model drafts; left out: as `hat device` does.",
 )
 def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
@@ -97,7 +97,7 @@ def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
 
 
 def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "VerifyOptions":
-    from hat.verify.settings import SampledCheck, VerifyOptions
+    from hat.verify.settings import VerifyOptions
 
     folder = model_folder(name)
     if bundle is None:
@@ -116,8 +116,8 @@ def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "Veri
         max_tokens=parameters["max_tokens"],
         dtype=parameters["dtype"],
         wire_dtype=parameters["wire_dtype"] or parameters["dtype"],
-        sampled=SampledCheck(parameters["num_draws"]),
-        drafter=parameters["drafter"],
+        num_draws=parameters["num_draws"],
+        drafter=parameters["drafter"] or "auto",
     )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 TIE_MARGIN = 1e-4
 """Below this distance of the unsplit model's own top two logits a first difference is a tie."""
@@ -62,16 +61,15 @@ class LogprobError:
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """Total variations between runs of so many draws.
-
-    `split` is between a run of the split model and one of the unsplit model, `unsplit` between
-    two runs of the latter, which stay below `noise_floor` but for one pair in a thousand.
-    """
+    """Total variations between runs of so many draws."""
 
     num_draws: int
     split: float
+    """Between a run of the split model and one of the unsplit model."""
     unsplit: float
+    """Between two runs of the unsplit model."""
     noise_floor: float
+    """What those stay below, but for one pair in a thousand."""
 
     @property
     def are_alike(self) -> bool:
@@ -127,11 +125,7 @@ def distances(
     apart = np.abs(pairs[:, 0] - pairs[:, 1]).sum(axis=1) / (2 * num_draws)
     said = np.array([draws[text] for text in target])
     # What the target never says is a distance of its own.
-    split = _total_variation(np.append(said, num_draws - said.sum()), np.append(pairs[0, 0], 0))
+    num_others = num_draws - said.sum()
+    split = (np.abs(said - pairs[0, 0]).sum() + num_others) / (2 * num_draws)
     floor = float(np.quantile(apart, NOISE_QUANTILE))
-    return Distances(num_draws, split, float(apart[0]), floor)
-
-
-def _total_variation(counts: NDArray[np.int64], others: NDArray[np.int64]) -> float:
-    """Of two runs of equally many draws."""
-    return float(np.abs(counts - others).sum() / (2 * counts.sum()))
+    return Distances(num_draws, float(split), float(apart[0]), floor)

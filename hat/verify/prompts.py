@@ -37,12 +37,11 @@ REPETITIVE = (
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPrompts:
-    """Prompts as token ids with their numbers (from 1), and how many did not fit."""
+class Prompt:
+    """A prompt's place among all prompts, from 1, and its token ids."""
 
-    numbers: tuple[int, ...]
-    ids: tuple[tuple[int, ...], ...]
-    num_too_long: int
+    number: int
+    ids: tuple[int, ...]
 
 
 def read_prompts(file: Path | None) -> tuple[str, ...]:
@@ -77,16 +76,10 @@ def read_prompts(file: Path | None) -> tuple[str, ...]:
 
 def encode_prompts(
     prompts: Sequence[str], encode: Callable[[str], Sequence[int]], max_tokens: int
-) -> EncodedPrompts:
-    """Token ids of those prompts that have at least one token and at most `max_tokens`."""
-    numbers: list[int] = []
-    kept: list[tuple[int, ...]] = []
-    for number, prompt in enumerate(prompts, 1):
-        ids = tuple(encode(prompt))
-        if 0 < len(ids) <= max_tokens:
-            numbers.append(number)
-            kept.append(ids)
-    return EncodedPrompts(tuple(numbers), tuple(kept), len(prompts) - len(kept))
+) -> list[Prompt]:
+    """Those prompts that have at least one token and at most `max_tokens`."""
+    encoded = [Prompt(number, tuple(encode(text))) for number, text in enumerate(prompts, 1)]
+    return [prompt for prompt in encoded if 0 < len(prompt.ids) <= max_tokens]
 
 
 def _prompt_of(line: str, where: str) -> str:

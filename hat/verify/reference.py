@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from hat.verify.compare import Reference, Text
-from hat.verify.settings import Dtype, SampledCheck
+from hat.verify.settings import DRAWN_TEMPERATURE, DRAWN_TOKENS, DRAWN_TOP_K, Dtype
 
 Advance = Callable[[], None]
 
@@ -55,16 +55,14 @@ class UnsplitModel:
         margins = (top[:, 0] - top[:, 1]).tolist()
         return Reference(tuple(ids.tolist()), tuple(logprobs.tolist()), tuple(margins))
 
-    def target(
-        self, prompt_ids: Sequence[int], check: SampledCheck, advance: Advance
-    ) -> dict[Text, float]:
-        """The exact probability of every text of `num_tokens` that may be drawn."""
+    def target(self, prompt_ids: Sequence[int], advance: Advance) -> dict[Text, float]:
+        """The exact probability of every text that may be drawn."""
         beginnings: dict[Text, float] = {(): 1.0}
-        for _ in range(check.num_tokens):
+        for _ in range(DRAWN_TOKENS):
             rows = torch.tensor([[*prompt_ids, *text] for text in beginnings])
             with torch.inference_mode():
                 logits = self._model(rows).logits[:, -1].double()
-            top = (logits / check.temperature).topk(check.top_k)
+            top = (logits / DRAWN_TEMPERATURE).topk(DRAWN_TOP_K)
             shares = top.values.softmax(-1)
             beginnings = {
                 (*text, int(token)): probability * float(share)

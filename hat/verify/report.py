@@ -13,6 +13,7 @@ from hat.verify.compare import (
     first_difference,
     logprob_error,
 )
+from hat.verify.prompts import Prompt
 
 Verdict = Literal["ok", "FAILED", "shown"]
 Decode = Callable[[Sequence[int]], str]
@@ -36,15 +37,14 @@ class Check:
 class GreedyCase:
     """What both models made of one prompt."""
 
-    number: int
-    num_prompt_tokens: int
+    prompt: Prompt
     reference: Reference
     came: Continuation
 
     def place(self, index: int) -> str:
         """The index-th token of the answer, in words."""
-        position = self.num_prompt_tokens + index
-        return f"prompt {self.number}, token {index + 1} (position {position})"
+        position = len(self.prompt.ids) + index
+        return f"prompt {self.prompt.number}, token {index + 1} (position {position})"
 
 
 def render(checks: Sequence[Check]) -> str:
@@ -63,13 +63,6 @@ def render(checks: Sequence[Check]) -> str:
 def passed(checks: Sequence[Check]) -> bool:
     """Whether nothing failed."""
     return all(check.verdict != "FAILED" for check in checks)
-
-
-def files_check(problem: str | None) -> Check:
-    """Whether the bundle's files are those that `hat split` wrote."""
-    if problem is not None:
-        return Check("files", "FAILED", problem)
-    return Check("files", "ok", "all as they were split, by SHA-256")
 
 
 def ends_check(
@@ -91,21 +84,18 @@ def greedy_check(
     """Ids, then log probabilities where the ids agree."""
     found = [(case, first_difference(case.reference, case.came.ids)) for case in cases]
     differing = [(case, difference) for case, difference in found if difference is not None]
-    wrong = [pair for pair in differing if not pair[1].is_tie]
+    num_ties = sum(difference.is_tie for _, difference in differing)
+    num_wrong = len(differing) - num_ties
     num_tokens = sum(len(case.reference.ids) for case in cases)
     smallest = min(min(case.reference.margins) for case in cases)
     line = f"{_counted(len(cases), 'prompt')}, {_counted(num_tokens, 'token')}: "
-    line += f"{_counted(len(wrong), 'prompt')} with other ids" if wrong else "the same ids"
-    num_ties = len(differing) - len(wrong)
-    line += f"; {_counted(num_ties, 'tie')}"
-    line += f"; smallest margin of two logits {smallest:.2g}"
+    line += f"{_counted(num_wrong, 'prompt')} with other ids" if num_wrong else "the same ids"
+    line += f"; {_counted(num_ties, 'tie')}; smallest margin of two logits {smallest:.2g}"
     if num_too_long:
         line += f"; {_counted(num_too_long, 'prompt')} left out, too long"
     details = tuple(_described(case, difference, decode) for case, difference in differing)
-    return [
-        Check("greedy", _verdict(not wrong, is_exact), line, details),
-        _logprobs(cases, is_exact),
-    ]
+    greedy = Check("greedy", _verdict(not num_wrong, is_exact), line, details)
+    return [greedy, _logprobs(cases, is_exact)]
 
 
 def sampled_check(found: Distances, num_texts: int, is_exact: bool) -> Check:

@@ -6,38 +6,31 @@ from typing import Literal
 
 Dtype = Literal["float32", "bfloat16"]
 
-
-@dataclass(frozen=True, slots=True)
-class SampledCheck:
-    """Short texts, so that every one of them has its exact probability.
-
-    With two candidates at each of four tokens there are sixteen texts, and a run of some hundred
-    draws has little noise. The temperature keeps the second candidate likely.
-    """
-
-    num_draws: int
-    num_tokens: int = 4
-    top_k: int = 2
-    temperature: float = 2.0
+DRAWN_TOKENS = 4
+DRAWN_TOP_K = 2
+DRAWN_TEMPERATURE = 2.0
+"""Texts are drawn so short that each of them has its exact probability: with two candidates at
+each of four tokens there are sixteen, and a run of some hundred draws has little noise. The
+temperature keeps the second candidate likely."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """The model's folder, its bundles, and how much to compare.
-
-    `dtype` is the number format of both models, `wire_dtype` that of rows between the split one's
-    sides. `drafter` None: the default.
-    """
+    """Two models, and how much of them to compare."""
 
     model: Path
+    """The unsplit model's folder."""
     bundle: Path
+    """The folder with both bundles of the split one."""
     prompts: Path | None
     num_prompts: int
     max_tokens: int
     dtype: Dtype
+    """Of both models."""
     wire_dtype: Dtype
-    sampled: SampledCheck
-    drafter: str | None = None
+    """Of rows between the split model's sides."""
+    num_draws: int
+    drafter: str
 
     @property
     def is_exact(self) -> bool:

@@ -23,12 +23,13 @@ from device_runtime.server import serve_device
 from hat.errors import CommandError
 from hat.verify.compare import Continuation, Text
 from hat.verify.reference import Advance
-from hat.verify.settings import VerifyOptions
+from hat.verify.settings import DRAWN_TEMPERATURE, DRAWN_TOKENS, DRAWN_TOP_K, VerifyOptions
 from process.world import World
 
 AT_ONCE = 8
 _CONNECT_S = 30.0
 _GREEDY = SamplingParams(temperature=0.0)
+_DRAWN = SamplingParams(temperature=DRAWN_TEMPERATURE, top_k=DRAWN_TOP_K)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +57,18 @@ async def ask_split_model(
     Raises:
         UserError: a side cannot start, or the cloud is lost.
     """
-    check = options.sampled
-    greedy = GenerationRequest((), options.max_tokens, _GREEDY, questions.stop_ids, num_logprobs=0)
-    drawn = SamplingParams(temperature=check.temperature, top_k=check.top_k)
-    draw = GenerationRequest(questions.sampled_prompt, check.num_tokens, drawn)
+    greedy = [
+        GenerationRequest(ids, options.max_tokens, _GREEDY, questions.stop_ids, num_logprobs=0)
+        for ids in questions.prompts
+    ]
+    drawn = [
+        GenerationRequest(questions.sampled_prompt, DRAWN_TOKENS, replace(_DRAWN, seed=seed))
+        for seed in range(options.num_draws)
+    ]
     try:
         async with _both_sides(options) as runtime:
-            asked = [replace(greedy, prompt_ids=prompt) for prompt in questions.prompts]
-            continuations = await _all(runtime, asked, advance)
-            seeded = [
-                replace(draw, sampling=replace(drawn, seed=seed)) for seed in range(check.num_draws)
-            ]
-            texts = await _all(runtime, seeded, advance)
+            continuations = await _all(runtime, greedy, advance)
+            texts = await _all(runtime, drawn, advance)
     except CloudUnavailableError as error:
         raise CommandError(f"the split model did not answer: {error.reason}") from error
     return SplitAnswers(continuations, Counter(text.ids for text in texts))
@@ -76,16 +77,19 @@ async def ask_split_model(
 @asynccontextmanager
 async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
     secret = secrets.token_urlsafe(32)
-    numbers = (options.dtype, options.wire_dtype)
     cloud_config = CloudConfig(
-        options.bundle, port=0, dtype=numbers[0], wire_dtype=numbers[1], secret=secret
+        options.bundle,
+        port=0,
+        dtype=options.dtype,
+        wire_dtype=options.wire_dtype,
+        secret=secret,
     )
+    drafter: Any = options.drafter
     world = World(time.monotonic, time.time, random.SystemRandom())
     async with serve_cloud(cloud_config, world.clock) as cloud:
-        settings: dict[str, Any] = {}
-        if options.drafter is not None:
-            settings["drafter"] = options.drafter
-        config = DeviceConfig(options.bundle, port=0, cloud=cloud.url, secret=secret, **settings)
+        config = DeviceConfig(
+            options.bundle, port=0, cloud=cloud.url, drafter=drafter, secret=secret
+        )
         async with serve_device(config, world) as device:
             try:
                 async with asyncio.timeout(_CONNECT_S):

@@ -14,7 +14,7 @@ from hat.verify.compare import (
     first_difference,
     logprob_error,
 )
-from hat.verify.prompts import BUILT_IN, encode_prompts, read_prompts
+from hat.verify.prompts import BUILT_IN, Prompt, encode_prompts, read_prompts
 from hat.verify.report import GreedyCase, greedy_check, passed, render, sampled_check
 
 RIGHT = Reference(ids=(5, 6, 7), logprobs=(-0.5, -0.25, -1.0), margins=(2.0, 0.5, 5e-5))
@@ -26,7 +26,9 @@ def spelled(ids):
 
 
 def checks_of(*continuations: Continuation, is_exact: bool = True, num_too_long: int = 0):
-    cases = [GreedyCase(number, 10, RIGHT, came) for number, came in enumerate(continuations, 1)]
+    prompts = [Prompt(number, (0,) * 10) for number in range(1, len(continuations) + 1)]
+    pairs = zip(prompts, continuations, strict=True)
+    cases = [GreedyCase(prompt, RIGHT, came) for prompt, came in pairs]
     return greedy_check(cases, num_too_long, spelled, is_exact)
 
 
@@ -101,11 +103,9 @@ def test_a_file_without_usable_prompts_is_refused(tmp_path: Path, name, text, ex
         read_prompts(path)
 
 
-def test_prompts_that_do_not_fit_are_counted_and_keep_the_others_numbers():
+def test_prompts_that_do_not_fit_are_left_out_and_the_others_keep_their_numbers():
     prompts = encode_prompts(("a", "bbbbb", "", "cc"), lambda text: list(text.encode()), 3)
-    assert prompts.numbers == (1, 4)
-    assert prompts.ids == ((97,), (99, 99))
-    assert prompts.num_too_long == 2
+    assert prompts == [Prompt(1, (97,)), Prompt(4, (99, 99))]
 
 
 def test_the_report_names_every_differing_position_with_its_margin():
