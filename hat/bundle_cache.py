@@ -8,14 +8,7 @@ from pathlib import Path
 import click
 
 from hat.errors import CommandError
-from hat.splitting import (
-    SplitRequest,
-    adapter_folders,
-    default_model,
-    heads_folders,
-    model_folder,
-    split_model,
-)
+from hat.splitting import SplitRequest, companions, default_model, model_folder, split_model
 from process.machine import cache_folder
 
 
@@ -51,7 +44,10 @@ def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -
     """
     from submodels.manifest import FORMAT_VERSION
 
-    drafters = [_files(drafter) for drafter in (*adapter_folders(folder), *heads_folders(folder))]
+    drafters = [
+        _files(drafter)
+        for drafter in (*companions(folder, "adapter"), *companions(folder, "medusa"))
+    ]
     identity = repr((FORMAT_VERSION, name, _files(folder), drafters, request))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     label = re.sub(r"[^\w.-]+", "-", Path(name).name)[:60].strip(".-") or "model"

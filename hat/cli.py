@@ -36,12 +36,6 @@ On two machines:
 """
 
 
-def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
-        click.echo(f"hat {__version__}")
-        context.exit()
-
-
 class _InThisOrder(click.Group):
     """Lists the commands as they were added: what a newcomer needs first comes first."""
 
@@ -55,14 +49,7 @@ class _InThisOrder(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_version,
-    help="Print the version and exit.",
-)
+@click.version_option(__version__, message="hat %(version)s", help="Print the version and exit.")
 @click.pass_context
 def hat(context: click.Context) -> None:
     """A large language model split between this device and a cloud.

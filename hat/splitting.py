@@ -91,8 +91,8 @@ def _add_drafters(device: Path, model: Path) -> None:
     from adapters.storage import AdapterError
 
     for install, folders, what in (
-        (install_heads, heads_folders(model), "Medusa heads"),
-        (install_adapter, adapter_folders(model), "the adapter"),
+        (install_heads, companions(model, "medusa"), "Medusa heads"),
+        (install_adapter, companions(model, "adapter"), "the adapter"),
     ):
         for folder in folders:
             try:
@@ -139,17 +139,8 @@ def default_model() -> Path:
     raise CommandError("the small model is not part of this installation; name one: hat up MODEL")
 
 
-def adapter_folders(model: Path) -> tuple[Path, ...]:
-    """Where an adapter for the model in `model` may lie: beside it as MODEL-adapter, or shipped."""
-    return _companions(model, "adapter")
-
-
-def heads_folders(model: Path) -> tuple[Path, ...]:
-    """Where Medusa heads for the model may lie: beside it as MODEL-medusa, or in the repository."""
-    return _companions(model, "medusa")
-
-
-def _companions(model: Path, kind: str) -> tuple[Path, ...]:
+def companions(model: Path, kind: Literal["adapter", "medusa"]) -> tuple[Path, ...]:
+    """Where an adapter or Medusa heads for a model may lie: beside it as MODEL-KIND, or shipped."""
     model = model.resolve()
     beside = model.parent / f"{model.name}-{kind}"
     shipped = [models / f"{DEFAULT_MODEL}-{kind}" for models in _model_folders()]

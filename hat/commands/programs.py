@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
 from hat.errors import extras_explained
-from hat.settings.options import config_file, flags_of, settings_options, show_notes
+from hat.settings.options import config_file, flags_of, settings_options
 from hat.settings.print_config import as_toml
-from hat.settings.programs import C, Program, cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE, C, Program
 from hat.settings.sources import Given, Resolved, Sources, load
 
 _EPILOG = """
@@ -41,7 +42,7 @@ def _epilog(name: str, examples: str, variables: str) -> str:
 
 
 @click.command(epilog=_epilog("cloud", _CLOUD_EXAMPLES, "HAT_SECRET"))
-@settings_options(cloud_program())
+@settings_options(CLOUD)
 @click.option(
     "--self-test",
     is_flag=True,
@@ -52,11 +53,12 @@ def cloud(**parameters: Any) -> int:
 
     BUNDLE is the cloud/ folder that `hat split` wrote.
     """
-    if parameters["self_test"]:
-        return _self_test(parameters)
-    config = _settings(cloud_program(), parameters)
-    if config is None:
+    resolved = _resolved(CLOUD, parameters)
+    if resolved is None:
         return 0
+    if parameters["self_test"]:
+        return _self_test(resolved)
+    config = resolved.config()
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise click.UsageError("--tls-certificate and --tls-key go together")
     with extras_explained(), NothingBegun():
@@ -66,15 +68,16 @@ def cloud(**parameters: Any) -> int:
 
 
 @click.command(epilog=_epilog("device", _DEVICE_EXAMPLES, "HAT_SECRET and HAT_API_KEY"))
-@settings_options(device_program())
+@settings_options(DEVICE)
 def device(**parameters: Any) -> int:
     """Serve the OpenAI-compatible endpoint beside the user.
 
     BUNDLE is the device/ folder that `hat split` wrote. Needs neither torch nor a GPU.
     """
-    config = _settings(device_program(), parameters)
-    if config is None:
+    resolved = _resolved(DEVICE, parameters)
+    if resolved is None:
         return 0
+    config = resolved.config()
     with extras_explained(), NothingBegun():
         _say_loading(config)
         from device_runtime.main import run
@@ -90,11 +93,8 @@ def _say_loading(config: DeviceConfig) -> None:
     logging.getLogger(__name__).info("loading %s", config.bundle)
 
 
-def _self_test(parameters: dict[str, Any]) -> int:
+def _self_test(resolved: Resolved[CloudConfig]) -> int:
     """Without BUNDLE random models are made, so that it is not missing here."""
-    resolved = _resolved(cloud_program(), parameters)
-    if resolved is None:
-        return 0
     given = {"bundle": Given(Path(), "--self-test"), **resolved.given}
     config = replace(resolved, given=given).config()
     with extras_explained():
@@ -103,17 +103,12 @@ def _self_test(parameters: dict[str, Any]) -> int:
         return self_test(config, "bundle" in resolved.given, click.echo)
 
 
-def _settings(program: Program[C], parameters: dict[str, Any]) -> C | None:
-    """The configuration, or None once it has been printed."""
-    resolved = _resolved(program, parameters)
-    return None if resolved is None else resolved.config()
-
-
 def _resolved(program: Program[C], parameters: dict[str, Any]) -> Resolved[C] | None:
     """The settings that were given, or None once they have been printed."""
     flags = flags_of(program, parameters)
     resolved = load(program, Sources(flags, os.environ, config_file(parameters)))
-    show_notes(resolved)
+    for note in resolved.notes:
+        click.echo(f"hat: {note}", err=True)
     if parameters["print_config"]:
         click.echo(as_toml(resolved))
         return None

@@ -17,9 +17,10 @@ from hat.settings.options import (
     setting_option,
 )
 from hat.settings.print_config import as_toml
-from hat.settings.programs import cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE
+from hat.settings.sources import Sources
 from hat.splitting import SplitRequest
-from hat.up.first_steps import Endpoint, first_steps, is_chat_model
+from hat.up.first_steps import first_steps, has_chat_template
 from process.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,9 +52,8 @@ _DEVICE_FLAGS = (
 
 
 def _device_flags(command: Any) -> Any:
-    program = device_program()
     for name in reversed(_DEVICE_FLAGS):
-        command = setting_option(program.setting(name))(command)
+        command = setting_option(DEVICE.setting(name))(command)
     return command
 
 
@@ -84,12 +84,12 @@ def up(model: str | None, **parameters: Any) -> None:
 def _settings(parameters: Mapping[str, Any]) -> "UpSettings":
     from hat.up.plan import up_settings
 
-    cloud_flags = {"port": parameters["cloud_port"], "log_level": parameters["log_level"]}
+    file = config_file(parameters)
+    cloud = {"port": parameters["cloud_port"], "log_level": parameters["log_level"]}
+    spelled = {"port": "--cloud-port"}
     return up_settings(
-        flags_of(cloud_program(), cloud_flags),
-        flags_of(device_program(), parameters),
-        os.environ,
-        config_file(parameters),
+        Sources(flags_of(CLOUD, cloud), os.environ, file, spelled),
+        Sources(flags_of(DEVICE, parameters), os.environ, file),
     )
 
 
@@ -116,11 +116,8 @@ def _serve(settings: "UpSettings", bundle: Path) -> None:
     from hat.up.pair import Pair
     from hat.up.plan import sides
 
-    endpoint = Endpoint(
-        settings.device_address,
-        settings.device.given["api_key"],
-        is_chat_model(bundle / "device"),
-    )
+    api_key = settings.device.given["api_key"]
+    steps = first_steps(settings.device_address, api_key, has_chat_template(bundle / "device"))
     cloud, device = sides(settings, bundle, os.environ)
-    pair = Pair(cloud, device, lambda: click.echo(f"\n{first_steps(endpoint)}\n"))
+    pair = Pair(cloud, device, lambda: click.echo(f"\n{steps}\n"))
     asyncio.run(pair.run())

@@ -8,57 +8,45 @@ from typing import Any, TypeVar
 import click
 
 from hat.settings.programs import C, Program, Setting
-from hat.settings.sources import Resolved
-from hat.settings.values import Value
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIG_VARIABLE = "HAT_CONFIG"
+
+config_option = click.option(
+    "--config",
+    metavar="FILE",
+    help=f"TOML file with tables [cloud] and [device]; also {CONFIG_VARIABLE}.",
+)
+print_config_option = click.option(
+    "--print-config", is_flag=True, help="Print every setting and its source as TOML, and exit."
+)
 
 
 def settings_options(program: Program[C]) -> Callable[[F], F]:
     """One flag (or argument) for every setting, then --config and --print-config."""
 
     def add(command: F) -> F:
-        print_config_option(command)
-        config_option(command)
-        for setting in reversed(program.settings):
-            setting_option(setting)(command)
+        options = [*map(setting_option, program.settings), config_option, print_config_option]
+        for option in reversed(options):
+            option(command)
         return command
 
     return add
 
 
-def config_option(command: F) -> F:
-    """The --config flag."""
-    return click.option(
-        "--config",
-        metavar="FILE",
-        help=f"TOML file with tables [cloud] and [device]; also {CONFIG_VARIABLE}.",
-    )(command)
-
-
-def print_config_option(command: F) -> F:
-    """The --print-config flag."""
-    return click.option(
-        "--print-config",
-        is_flag=True,
-        help="Print every setting and its source as TOML, and exit.",
-    )(command)
-
-
 def setting_option(setting: Setting) -> Callable[[F], F]:
     """The flag of one setting; its text is read later, where the other sources are."""
-    about, base = setting.about, setting.kind.base
-    text = about.help + _default_note(setting.default)
+    about, kind, default = setting.about, setting.kind, setting.default
     if about.argument:
         return click.argument(setting.key, required=False)
-    if base is bool:
-        return click.option(setting.flag, setting.key, flag_value="true", help=text)
-    usual = "FILE" if about.secret else "TOKENS" if about.tokens else setting.kind.metavar
-    metavar = about.metavar or usual
     # A list may be given in one text or flag by flag.
-    is_list = base is tuple
+    is_list = kind.base is tuple
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    text = about.help if default is None else f"{about.help}  [default: {shown}]"
+    if kind.base is bool:
+        return click.option(setting.flag, setting.key, flag_value="true", help=text)
+    metavar = about.metavar or ("FILE" if about.secret else kind.metavar)
     return click.option(setting.flag, setting.key, metavar=metavar, help=text, multiple=is_list)
 
 
@@ -77,16 +65,3 @@ def config_file(parameters: Mapping[str, Any]) -> Path | None:
     """The TOML file that was named, if any."""
     file = parameters.get("config") or os.environ.get(CONFIG_VARIABLE)
     return Path(file).expanduser() if file else None
-
-
-def show_notes(resolved: Resolved[C]) -> None:
-    """What the user should know about how the settings were read, on stderr."""
-    for note in resolved.notes:
-        click.echo(f"hat: {note}", err=True)
-
-
-def _default_note(default: Value) -> str:
-    if default is None:
-        return ""
-    text = ",".join(default) if isinstance(default, tuple) else f"{default}"
-    return f"  [default: {text}]"

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 from dataclasses import MISSING, dataclass
-from typing import Generic, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Final, Generic, TypeVar, get_type_hints
 
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
@@ -19,8 +20,8 @@ class Setting:
 
     name: str
     kind: ValueType
+    """Of what a user gives: for a secret that is the path of a file."""
     default: Value
-    required: bool
     about: About
 
     @property
@@ -47,8 +48,7 @@ class Setting:
                 raise ValueError(f"expected at least {about.minimum:g}, got {value}")
             if about.maximum is not None and value > about.maximum:
                 raise ValueError(f"expected at most {about.maximum:g}, got {value}")
-        expected = about.check(value) if about.check else None
-        if expected is not None:
+        if about.check is not None and (expected := about.check(value)) is not None:
             raise ValueError(f"expected {expected}, got {value!r}")
         return value
 
@@ -77,26 +77,16 @@ class Program(Generic[C]):
         return next(setting for setting in self.settings if setting.name == name)
 
 
-def cloud_program() -> Program[CloudConfig]:
-    """The settings of `hat cloud`."""
-    return _program("cloud", CloudConfig)
-
-
-def device_program() -> Program[DeviceConfig]:
-    """The settings of `hat device`."""
-    return _program("device", DeviceConfig)
-
-
 def _program(name: str, config: type[C]) -> Program[C]:
-    hints, about = get_type_hints(config), abouts(config)
-    settings = [
-        Setting(
-            field.name,
-            value_type(hints[field.name]),
-            None if field.default is MISSING else field.default,
-            field.default is MISSING,
-            about[field.name],
-        )
-        for field in dataclasses.fields(config)  # type: ignore[arg-type]
-    ]
+    hints, said = get_type_hints(config), abouts(config)
+    settings = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        about = said[field.name]
+        kind = value_type(Path if about.secret else hints[field.name], tokens=about.tokens)
+        default = None if field.default is MISSING else field.default
+        settings.append(Setting(field.name, kind, default, about))
     return Program(name, config, tuple(settings))
+
+
+CLOUD: Final = _program("cloud", CloudConfig)
+DEVICE: Final = _program("device", DeviceConfig)

@@ -1,10 +1,10 @@
 """Secrets come from files and variables, never from the command line, where `ps` shows them."""
 
 import os
+import stat
 from pathlib import Path
 
 from process.errors import ConfigError
-from process.program.exposure import file_notice
 
 MAX_SECRET_CHARS = 4096
 
@@ -24,14 +24,25 @@ def read_secret(path: Path, source: str) -> str:
 
 
 def readable_note(path: Path) -> str | None:
-    """Who else may read a file with a secret, if anybody."""
+    """A warning where others than its reader may read a file with a secret."""
     try:
         status = path.stat()
     except OSError:
         return None
-    user = os.geteuid() if hasattr(os, "geteuid") else status.st_uid
-    notice = file_notice(str(path), status.st_mode, status.st_uid, user)
-    return None if notice is None else notice.text
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    who = who_may_read(status.st_mode, is_own=is_own)
+    return None if who is None else f"{path} can be read by {who}: chmod 600 {path}"
+
+
+def who_may_read(mode: int, *, is_own: bool) -> str | None:
+    """Who may read a file of this mode besides the program that does, if anybody.
+
+    The group's right alone is not held against a file of somebody else: that is how a
+    supervisor lets a user in whom it did not make the owner.
+    """
+    if mode & stat.S_IROTH:
+        return "every user of this machine"
+    return "its group" if mode & stat.S_IRGRP and is_own else None
 
 
 def usable_secret(text: str, source: str) -> str:

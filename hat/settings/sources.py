@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -26,15 +27,13 @@ _MAX_FILE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the user gave: flags by setting key, the environment, and a TOML file if any.
-
-    `spelled` has the flags that a command calls differently than the program does.
-    """
+    """What the user gave: flags by setting key, the environment, and a TOML file if any."""
 
     flags: Mapping[str, str]
     environ: Mapping[str, str]
     file: Path | None = None
     spelled: Mapping[str, str] = field(default_factory=dict)
+    """Flags that a command calls differently than the program does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +47,24 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Resolved(Generic[C]):
-    """Every setting of a program with the value that won, and notes for the user."""
+    """Every setting of a program with the value that won."""
 
     program: Program[C]
+    sources: Sources
     given: Mapping[str, Given]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    """What the user should know about how the settings were read."""
 
     def config(self) -> C:
         """The program's configuration.
 
         Raises:
-            ConfigError: a required setting was not given anywhere.
+            ConfigError: its argument was not given anywhere.
         """
         for setting in self.program.settings:
-            if setting.required and setting.name not in self.given:
-                where = setting.name.upper() if setting.about.argument else setting.flag
-                variable = self.program.variables(setting)[0]
-                raise ConfigError(f"missing {where} (or {variable}, or {setting.key} in --config)")
+            if setting.name not in self.given:
+                where = f"{setting.name.upper()} (or {self.program.variables(setting)[0]}"
+                raise ConfigError(f"missing {where}, or {setting.key} in --config)")
         return self.program.config(**{name: given.value for name, given in self.given.items()})
 
     def value(self, name: str) -> Any:
@@ -86,12 +86,13 @@ def load(program: Program[C], sources: Sources) -> Resolved[C]:
     given = {
         setting.name: found.get(setting.name, Given(setting.default, "default"))
         for setting in program.settings
-        if setting.name in found or not setting.required
+        if setting.name in found or not setting.about.argument
     }
     # The key of a certificate is as secret as what is read here.
     files = [each.value if name == "tls_key" else each.file for name, each in given.items()]
     readable = [readable_note(file) for file in files if isinstance(file, Path)]
-    return Resolved(program, given, (*notes, *(note for note in readable if note is not None)))
+    notes += [note for note in readable if note is not None]
+    return Resolved(program, sources, given, tuple(notes))
 
 
 def _from_flags(program: Program[C], sources: Sources) -> dict[str, Given]:
@@ -100,16 +101,16 @@ def _from_flags(program: Program[C], sources: Sources) -> dict[str, Given]:
         if (text := sources.flags.get(setting.key)) is not None:
             flag = sources.spelled.get(setting.key, setting.flag)
             source = "argument" if setting.about.argument else flag
-            given[setting.name] = _given_text(setting, text, source)
+            given[setting.name] = _given(setting, partial(from_text, text), source)
     return given
 
 
 def _from_environment(
     program: Program[C], environ: Mapping[str, str]
-) -> tuple[dict[str, Given], tuple[str, ...]]:
+) -> tuple[dict[str, Given], list[str]]:
     given: dict[str, Given] = {}
     known: set[str] = set()
-    notes = []
+    notes: list[str] = []
     for setting in program.settings:
         for variable in program.variables(setting):
             names = [variable, f"{variable}_FILE"] if setting.about.secret else [variable]
@@ -119,15 +120,19 @@ def _from_environment(
                 raise ConfigError(f"{present[0]} and {present[1]} are both set; keep one")
             if not present or setting.name in given:
                 continue
-            text = environ[present[0]]
+            [name] = present
+            text = environ[name]
             if setting.name == "port" and _KUBERNETES_ADDRESS.fullmatch(text):
-                notes.append(_kubernetes_note(program, present[0], text))
-            elif setting.about.secret and present[0] == variable:
-                given[setting.name] = Given(usable_secret(text, variable), variable)
+                notes.append(
+                    f"ignoring {name}={text}: Kubernetes sets it for a service called "
+                    f"hat-{program.name}. Use --port, a TOML file, or another service name"
+                )
+            elif setting.about.secret and name == variable:
+                given[setting.name] = Given(usable_secret(text, name), name)
             else:
-                given[setting.name] = _given_text(setting, text, present[0])
+                given[setting.name] = _given(setting, partial(from_text, text), name)
     _refuse_unknown_variables(program, environ, known)
-    return given, tuple(notes)
+    return given, notes
 
 
 def _refuse_unknown_variables(
@@ -141,21 +146,15 @@ def _refuse_unknown_variables(
         raise ConfigError(f"unknown environment variable {name}{_closest(name, known)}")
 
 
-def _kubernetes_note(program: Program[C], name: str, text: str) -> str:
-    return (
-        f"ignoring {name}={text}: Kubernetes sets it for a service called hat-{program.name}. "
-        "Use --port, a TOML file, or another service name"
-    )
-
-
 def _from_file(program: Program[C], path: Path) -> dict[str, Given]:
     keys = {setting.key: setting for setting in program.settings}
-    where, folder = f"{path} [{program.name}]", path.absolute().parent
+    table, folder = f"{path} [{program.name}]", path.absolute().parent
     given = {}
-    for key, value in _table(program, path).items():
+    for key, raw in _table(program, path).items():
         if key not in keys:
-            raise ConfigError(f"{where}: unknown key {key}{_closest(key, keys)}")
-        given[keys[key].name] = _given_toml(keys[key], value, where, folder)
+            raise ConfigError(f"{table}: unknown key {key}{_closest(key, keys)}")
+        parse = partial(from_toml, raw, folder=folder)
+        given[keys[key].name] = _given(keys[key], parse, table, f" {key}")
     return given
 
 
@@ -180,27 +179,18 @@ def _table(program: Program[C], path: Path) -> dict[str, Any]:
     return dict(tables.get(program.name, {}))
 
 
-def _given(setting: Setting, shown: str, source: str, parse: Callable[[ValueType], Value]) -> Given:
-    """What `parse` makes of a source; for a secret that is the file it stands in."""
+def _given(
+    setting: Setting, parse: Callable[[ValueType], Value], source: str, place: str = ""
+) -> Given:
+    """What `parse` makes of a source, and of a place in it; a secret is read from its file."""
     try:
-        if setting.about.secret:
-            path = Path(str(parse(ValueType(Path))))
-            return Given(read_secret(path, source), shown, path)
-        return Given(setting.validated(parse(setting.kind)), shown)
+        value = setting.validated(parse(setting.kind))
     except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from error
-
-
-def _given_text(setting: Setting, text: str, source: str) -> Given:
-    is_count = setting.about.tokens
-    return _given(setting, source, source, lambda kind: from_text(text, kind, tokens=is_count))
-
-
-def _given_toml(setting: Setting, raw: object, table: str, folder: Path) -> Given:
-    source, is_count = f"{table} {setting.key}", setting.about.tokens
-    return _given(
-        setting, table, source, lambda kind: from_toml(raw, kind, folder, tokens=is_count)
-    )
+        raise ConfigError(f"{source}{place}: {error}") from error
+    if setting.about.secret:
+        assert isinstance(value, Path)
+        return Given(read_secret(value, source + place), source, value)
+    return Given(value, source)
 
 
 def _closest(name: str, known: Iterable[str]) -> str:

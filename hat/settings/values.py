@@ -33,10 +33,13 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
-    """What a setting accepts: a base type, and for a string the only values it may have."""
+    """What a setting accepts."""
 
     base: type
     choices: tuple[str, ...] = ()
+    """The only texts it may be."""
+    tokens: bool = False
+    """An integer that may be written 32k (32,000) or 32K (32,768)."""
 
     @property
     def words(self) -> str:
@@ -46,10 +49,12 @@ class ValueType:
     @property
     def metavar(self) -> str:
         """The type as `--help` shows it beside the flag."""
-        return f"[{'|'.join(self.choices)}]" if self.choices else _WORDS[self.base][1]
+        if self.choices:
+            return f"[{'|'.join(self.choices)}]"
+        return "TOKENS" if self.tokens else _WORDS[self.base][1]
 
 
-def value_type(annotation: object) -> ValueType:
+def value_type(annotation: object, *, tokens: bool = False) -> ValueType:
     """The value type of a dataclass field's annotation; `None` beside it means "may be left out".
 
     Raises:
@@ -58,25 +63,22 @@ def value_type(annotation: object) -> ValueType:
     if get_origin(annotation) in (Union, types.UnionType):
         members = [member for member in get_args(annotation) if member is not types.NoneType]
         if len(members) == 1:
-            return value_type(members[0])
+            return value_type(members[0], tokens=tokens)
     if get_origin(annotation) is Literal:
         return ValueType(str, get_args(annotation))
-    if annotation == tuple[str, ...]:
-        return ValueType(tuple)
-    if isinstance(annotation, type) and annotation in _WORDS and annotation is not tuple:
-        return ValueType(annotation)
+    base = tuple if annotation == tuple[str, ...] else annotation
+    if isinstance(base, type) and base in _WORDS and annotation is not tuple:
+        return ValueType(base, tokens=tokens)
     raise TypeError(f"expected a setting of a plain type, got {annotation}")
 
 
-def from_text(text: str, kind: ValueType, folder: Path = Path(), *, tokens: bool = False) -> Value:
+def from_text(text: str, kind: ValueType, folder: Path = Path()) -> Value:
     """The value that a text stands for; relative paths start at `folder`.
-
-    `tokens` allows 32k (32,000) and 32K (32,768) for integers.
 
     Raises:
         ValueError: the text is no such value; the message says what was expected.
     """
-    if kind.base is int and tokens:
+    if kind.tokens:
         return _token_count(text)
     if kind.base is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -91,15 +93,15 @@ def from_text(text: str, kind: ValueType, folder: Path = Path(), *, tokens: bool
     return value
 
 
-def from_toml(value: object, kind: ValueType, folder: Path, *, tokens: bool = False) -> Value:
+def from_toml(value: object, kind: ValueType, folder: Path) -> Value:
     """The value that a TOML value stands for; relative paths start at the file's `folder`.
 
     Raises:
         ValueError: a value of another type; the message says what was expected.
     """
     base = kind.base
-    if isinstance(value, str) and (base in (str, Path) or tokens):
-        return from_text(value, kind, folder, tokens=tokens)
+    if isinstance(value, str) and (base in (str, Path) or kind.tokens):
+        return from_text(value, kind, folder)
     parts = [value] if isinstance(value, str) else value
     if base is tuple and isinstance(parts, list) and all(isinstance(part, str) for part in parts):
         return tuple(parts)

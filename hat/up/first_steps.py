@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from hat.invocation import command_line
@@ -18,35 +17,33 @@ _STORY_CHAT = {
 _CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 200}
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The HTTP endpoint, the key it asks for, and whether its model answers or only continues."""
+def first_steps(address: str, api_key: Given, is_chat_model: bool) -> str:
+    """A few lines of text: the endpoint, requests to paste, and how to chat and stop.
 
-    address: str
-    api_key: Given
-    is_chat_model: bool
-
-    @property
-    def url(self) -> str:
-        """What OpenAI clients call the base URL."""
-        return f"http://{self.address}/v1"
-
-
-def first_steps(endpoint: Endpoint) -> str:
-    """A few lines of text: the endpoint, requests to paste, and how to chat and stop."""
-    chat = _curl(endpoint, "chat/completions", _CHAT if endpoint.is_chat_model else _STORY_CHAT)
-    requests = [chat] if endpoint.is_chat_model else [_curl(endpoint, "completions", _STORY), chat]
+    Args:
+        address: Host and port of the endpoint.
+        api_key: The key it asks for, if any; it is not shown.
+        is_chat_model: Whether its model answers, or only continues.
+    """
+    url = f"http://{address}/v1"
+    body = _CHAT if is_chat_model else _STORY_CHAT
+    requests = [_curl(f"{url}/chat/completions", api_key, body)]
+    if not is_chat_model:
+        requests.insert(0, _curl(f"{url}/completions", api_key, _STORY))
+    arguments = [] if url == DEFAULT_URL else [f"--url={url}"]
+    if api_key.file is not None:
+        arguments.append(f"--api-key-file={api_key.file}")
     return "\n\n".join(
         [
-            f"The endpoint is up: {endpoint.url}",
+            f"The endpoint is up: {url}",
             *requests,
-            f"Or talk to it from a second terminal: {_chat_command(endpoint)}\n"
+            f"Or talk to it from a second terminal: {command_line('chat', *arguments)}\n"
             "Ctrl-C stops both sides.",
         ]
     )
 
 
-def is_chat_model(device_bundle: Path) -> bool:
+def has_chat_template(device_bundle: Path) -> bool:
     """Whether the bundle's tokenizer has a chat template."""
     if (device_bundle / "chat_template.jinja").is_file():
         return True
@@ -57,11 +54,11 @@ def is_chat_model(device_bundle: Path) -> bool:
     return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
-def _curl(endpoint: Endpoint, path: str, body: dict[str, object]) -> str:
-    key = _shown_key(endpoint.api_key)
+def _curl(url: str, api_key: Given, body: dict[str, object]) -> str:
+    key = _shown_key(api_key)
     authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key else ""
     return (
-        f"  curl {endpoint.url}/{path} -H 'Content-Type: application/json'{authorization} \\\n"
+        f"  curl {url} -H 'Content-Type: application/json'{authorization} \\\n"
         f"    -d {shlex.quote(json.dumps(body))}"
     )
 
@@ -73,10 +70,3 @@ def _shown_key(api_key: Given) -> str | None:
     if api_key.file is not None:
         return f"$(cat {shlex.quote(str(api_key.file))})"
     return f"${api_key.source}"
-
-
-def _chat_command(endpoint: Endpoint) -> str:
-    arguments = [] if endpoint.url == DEFAULT_URL else [f"--url={endpoint.url}"]
-    if endpoint.api_key.file is not None:
-        arguments.append(f"--api-key-file={endpoint.api_key.file}")
-    return command_line("chat", *arguments)

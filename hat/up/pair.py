@@ -12,34 +12,15 @@ from process.program.run import first_of
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupts:
-    """What signals have asked for so far; one event loop owns it."""
-
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
-        self.kill = asyncio.Event()
-
-    def listen(self) -> None:
-        """Take the stop signals of this process from now on."""
-        loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, self.on_signal, number)
-
-    def on_signal(self, number: signal.Signals) -> None:
-        """Stop; or kill, if Ctrl-C comes while already stopping."""
-        if number is signal.SIGINT and self.stop.is_set():
-            self.kill.set()
-        self.stop.set()
-
-
 class Pair:
     """Both sides of this machine. Nobody outlives `run`, and nobody outlives this process."""
 
     def __init__(self, cloud: Side, device: Side, announce: Callable[[], None]) -> None:
         self._sides = (cloud, device)
         self._announce = announce
-        self._interrupts = Interrupts()
         self._children: list[Child] = []
+        self._stop = asyncio.Event()
+        self._kill = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until a signal asks to stop.
@@ -47,16 +28,24 @@ class Pair:
         Raises:
             CommandError: one side ended by itself; the other has been stopped.
         """
-        self._interrupts.listen()
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
         try:
             ended = await self._serve()
         finally:
             for child in reversed(self._children):
-                await child.stop(self._interrupts.kill)
+                await child.stop(self._kill)
         if ended is not None:
             raise CommandError(f"{ended.obituary()}; everything is stopped")
 
-    async def _serve(self) -> "Child | None":
+    def _on_signal(self, number: signal.Signals) -> None:
+        """Stop; or kill, if Ctrl-C comes while already stopping."""
+        if number is signal.SIGINT and self._stop.is_set():
+            self._kill.set()
+        self._stop.set()
+
+    async def _serve(self) -> Child | None:
         """Start both sides and wait; returns the one that ended by itself, if one did."""
         for side in self._sides:
             child = await Child.start(side)
@@ -70,15 +59,15 @@ class Pair:
 
     async def _until_over_or(self, event: Coroutine[Any, Any, object]) -> None:
         """Wait for `event`, a signal, or the end of any child."""
-        waits = [event, self._interrupts.stop.wait()]
+        waits = [event, self._stop.wait()]
         waits += [child.process.wait() for child in self._children]
         await first_of(*waits)
 
     def _is_over(self) -> bool:
-        return self._interrupts.stop.is_set() or self._ended() is not None
+        return self._stop.is_set() or self._ended() is not None
 
-    def _ended(self) -> "Child | None":
-        if self._interrupts.stop.is_set():
+    def _ended(self) -> Child | None:
+        if self._stop.is_set():
             return None
         ended = (child for child in self._children if child.process.returncode is not None)
         return next(ended, None)

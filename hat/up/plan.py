@@ -11,7 +11,7 @@ from pathlib import Path
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.errors import CommandError
-from hat.settings.programs import C, Program, cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE, C
 from hat.settings.sources import Resolved, Sources, load
 from hat.up.children import Side
 from process.errors import ConfigError
@@ -25,13 +25,10 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 @dataclass(frozen=True, slots=True)
 class UpSettings:
-    """The settings of both sides and the flags they were made from."""
+    """The settings of both sides."""
 
     cloud: Resolved[CloudConfig]
     device: Resolved[DeviceConfig]
-    cloud_flags: Mapping[str, str]
-    device_flags: Mapping[str, str]
-    file: Path | None
 
     @property
     def cloud_address(self) -> str:
@@ -44,27 +41,21 @@ class UpSettings:
         return f"{reachable_host(self.device.value('host'))}:{self.device.value('port')}"
 
 
-def up_settings(
-    cloud_flags: Mapping[str, str],
-    device_flags: Mapping[str, str],
-    environ: Mapping[str, str],
-    file: Path | None,
-) -> UpSettings:
+def up_settings(cloud: Sources, device: Sources) -> UpSettings:
     """Both sides' settings, each from all its sources.
 
     Raises:
         ConfigError: a setting is wrong, or does not go with `hat up`.
     """
-    spelled = {"port": "--cloud-port"}
-    cloud = load(cloud_program(), Sources(cloud_flags, environ, file, spelled))
-    device = load(device_program(), Sources(device_flags, environ, file))
+    settings = UpSettings(load(CLOUD, cloud), load(DEVICE, device))
     for name in ("tls_certificate", "tls_key"):
-        if cloud.value(name) is not None:
-            source = cloud.given[name].source
+        if settings.cloud.value(name) is not None:
+            source = settings.cloud.given[name].source
             raise ConfigError(f"{source}: hat up joins both sides without TLS; remove {name}")
-    if cloud.value("port") == device.value("port"):
-        raise ConfigError(f"--port and --cloud-port are both {device.value('port')}")
-    return UpSettings(cloud, device, cloud_flags, device_flags, file)
+    port = settings.device.value("port")
+    if settings.cloud.value("port") == port:
+        raise ConfigError(f"--port and --cloud-port are both {port}")
+    return settings
 
 
 def require_free_ports(settings: UpSettings) -> None:
@@ -83,16 +74,15 @@ def sides(settings: UpSettings, bundle: Path, environ: Mapping[str, str]) -> tup
     cloud = Side(
         name="cloud",
         color="cyan",
-        command=_command(settings, settings.cloud, settings.cloud_flags, bundle),
+        command=_command(settings.cloud, bundle),
         environ=child_environ,
         ready_url=f"http://{settings.cloud_address}/ready",
         stop_within_s=settings.cloud.value("drain_timeout_s") + _STOP_MARGIN_S,
     )
-    device_flags = {**settings.device_flags, "cloud": f"ws://{settings.cloud_address}"}
     device = Side(
         name="device",
         color="green",
-        command=_command(settings, settings.device, device_flags, bundle),
+        command=_command(settings.device, bundle, cloud=f"ws://{settings.cloud_address}"),
         environ=child_environ,
         ready_url=f"http://{settings.device_address}/ready",
         stop_within_s=settings.device.value("drain_timeout_s") + _STOP_MARGIN_S,
@@ -100,19 +90,15 @@ def sides(settings: UpSettings, bundle: Path, environ: Mapping[str, str]) -> tup
     return cloud, device
 
 
-def _command(
-    settings: UpSettings, resolved: Resolved[C], flags: Mapping[str, str], bundle: Path
-) -> tuple[str, ...]:
+def _command(resolved: Resolved[C], bundle: Path, **explicit: str) -> tuple[str, ...]:
     """The command line of one side. What this process relies on is said explicitly."""
-    program: Program[C] = resolved.program
-    explicit = {name: str(resolved.value(name)) for name in ("host", "port")}
+    program, sources = resolved.program, resolved.sources
+    explicit |= {name: str(resolved.value(name)) for name in ("host", "port")}
+    flags = {**sources.flags, **explicit}
     command = [sys.executable, "-m", "hat.child", program.name, str(bundle / program.name)]
-    for setting in program.settings:
-        text = {**flags, **explicit}.get(setting.key)
-        if text is not None:
-            command += [f"{setting.flag}={text}"]
-    if settings.file is not None:
-        command += [f"--config={settings.file}"]
+    command += [f"{s.flag}={flags[s.key]}" for s in program.settings if s.key in flags]
+    if sources.file is not None:
+        command += [f"--config={sources.file}"]
     return tuple(command)
 
 

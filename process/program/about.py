@@ -31,7 +31,7 @@ class About:
     shared_variable: str | None = None
     """The environment variable that holds it for every program."""
     argument: bool = False
-    """Given without a flag."""
+    """Given without a flag, and needed."""
     metavar: str | None = None
     """What stands behind the flag in the help, in place of the type."""
     check: Callable[[Any], str | None] | None = None

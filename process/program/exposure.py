@@ -2,7 +2,6 @@
 
 import ipaddress
 import logging
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -83,18 +82,3 @@ def tell(notices: Sequence[Notice], logger: logging.Logger) -> None:
     for notice in notices:
         if notice.fatal:
             raise StartError(notice.text)
-
-
-def file_notice(name: str, mode: int, owner: int, user: int) -> Notice | None:
-    """Whether others than its reader may read a file with a secret.
-
-    The group's right alone is not held against a file of somebody else: that is how a
-    supervisor lets a user in whom it did not make the owner.
-    """
-    if mode & stat.S_IROTH:
-        who = "every user of this machine"
-    elif mode & stat.S_IRGRP and owner == user:
-        who = "its group"
-    else:
-        return None
-    return Notice(f"{name} can be read by {who}: chmod 600 {name}")

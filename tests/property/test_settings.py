@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hat.settings.print_config import as_toml
-from hat.settings.programs import Program, cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE, Program
 from hat.settings.sources import Resolved, Sources, load
 from hat.settings.values import ValueType, from_text
 from tests.support.setting_values import (
@@ -25,7 +25,7 @@ from tests.support.setting_values import (
     layers_of,
 )
 
-PROGRAMS = {"cloud": cloud_program(), "device": device_program()}
+PROGRAMS = {"cloud": CLOUD, "device": DEVICE}
 
 
 def _load(program: Program[Any], layers: Layers, file: Path) -> Resolved[Any]:
@@ -49,7 +49,7 @@ def test_the_strongest_source_wins_and_is_the_one_printed(name: str, data: st.Da
         printed = as_toml(resolved).splitlines()
         for setting in program.settings:
             expected = expected_winner(program, layers, setting, file)
-            if expected.value is None and setting.required:
+            if expected.value is None and setting.about.argument:
                 assert setting.name not in resolved.given
                 continue
             assert resolved.given[setting.name] == expected
@@ -77,13 +77,13 @@ def test_what_print_config_prints_is_a_file_with_the_same_meaning(
 @given(count=st.integers(0, 10**9), suffix=st.sampled_from(["", "k", "m", "K", "M"]))
 def test_token_counts_may_have_a_suffix(count: int, suffix: str) -> None:
     factor = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}[suffix]
-    assert from_text(f"{count}{suffix}", ValueType(int), tokens=True) == count * factor
+    assert from_text(f"{count}{suffix}", ValueType(int, tokens=True)) == count * factor
 
 
 @given(text=st.text(max_size=20), tokens=st.booleans())
 def test_any_text_is_a_number_or_is_refused_with_what_came(text: str, tokens: bool) -> None:
     try:
-        outcome: object = from_text(text, ValueType(int), tokens=tokens)
+        outcome: object = from_text(text, ValueType(int, tokens=tokens))
     except ValueError as error:
         outcome = str(error)
     assert isinstance(outcome, int) or repr(text) in str(outcome)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hat.settings.programs import Program, Setting, cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE, Program, Setting
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 _MARKED = "<!-- settings of hat {name} -->\n{table}\n<!-- end -->"
@@ -15,7 +15,7 @@ _MARKED = "<!-- settings of hat {name} -->\n{table}\n<!-- end -->"
 
 def with_fresh_tables(text: str) -> str:
     """The document with the table of each program replaced by one made now."""
-    for program in (cloud_program(), device_program()):
+    for program in (CLOUD, DEVICE):
         pattern = _MARKED.format(name=program.name, table=".*?")
         fresh = _MARKED.format(name=program.name, table=_table(program))
         text, num_found = re.subn(pattern, lambda _, new=fresh: new, text, flags=re.DOTALL)
@@ -59,7 +59,7 @@ def _values(setting: Setting) -> str:
 
 
 def _default(setting: Setting) -> str:
-    if setting.required:
+    if setting.about.argument:
         return "required"
     if setting.default is None or setting.default == ():
         return "none"

@@ -8,7 +8,7 @@ import pytest
 from bench.arms import ARMS, Arm, arm_names, find_arm
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
-from hat.settings.programs import cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE
 from hat.settings.sources import Sources, load
 
 ALL = [pytest.param(arm, id=arm.name) for arm in ARMS]
@@ -16,7 +16,7 @@ ALL = [pytest.param(arm, id=arm.name) for arm in ARMS]
 
 @pytest.mark.parametrize("arm", ALL)
 def test_an_arm_is_made_of_settings_that_the_programs_take(arm: Arm) -> None:
-    for program, settings in ((cloud_program(), arm.cloud), (device_program(), arm.device)):
+    for program, settings in ((CLOUD, arm.cloud), (DEVICE, arm.device)):
         flags = {"bundle": "x", **{name: str(value) for name, value in settings.items()}}
         config = load(program, Sources(flags, {}, None)).config()
         assert {name: getattr(config, name) for name in settings} == settings

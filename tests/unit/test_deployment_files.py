@@ -23,7 +23,7 @@ from cloud_server.daemon.app import Serving, make_app
 from cloud_server.daemon.metrics import Metrics
 from device_runtime.api.app import make_app as make_device_app
 from hat.cli import hat
-from hat.settings.programs import cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE
 from tests.support.scaling_tables import DOCUMENT
 from wire.handshake import LINK_PATH
 
@@ -135,7 +135,7 @@ def test_every_command_line_is_understood(
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_every_variable_of_ours_is_a_setting(path: Path) -> None:
     known = {"HAT_CONFIG"}
-    for program in (cloud_program(), device_program()):
+    for program in (CLOUD, DEVICE):
         for setting in program.settings:
             known.update(program.variables(setting))
             if setting.about.secret:
@@ -235,7 +235,7 @@ def test_the_manifest_waits_for_the_drain_and_names_nothing_as_our_variables_beg
     (sleep,) = re.findall(r"\d+", " ".join(_container()["lifecycle"]["preStop"]["exec"]["command"]))
     assert spec["terminationGracePeriodSeconds"] > int(sleep) + int(drain) + 10
     assert spec["enableServiceLinks"] is False
-    prefixes = tuple(p.prefix for p in (cloud_program(), device_program()))
+    prefixes = tuple(p.prefix for p in (CLOUD, DEVICE))
     for document in parts.values():
         variable = document["metadata"]["name"].upper().replace("-", "_") + "_"
         assert not variable.startswith((*prefixes, "VLLM_"))

@@ -11,10 +11,10 @@ from cloud_server.config import CloudConfig
 from cloud_server.exposure import exposure_of as exposure_of_cloud
 from device_runtime.config import DeviceConfig
 from device_runtime.exposure import exposure_of as exposure_of_device
-from hat.settings.secret_files import readable_note
+from hat.settings.secret_files import readable_note, who_may_read
 from process.listening.limits import Limits
 from process.program.certificates import CertificateError, Validity, validities
-from process.program.exposure import certificate_notices, file_notice, is_loopback
+from process.program.exposure import certificate_notices, is_loopback
 from tests.support.guarded import make_certificate
 from wire.limits import MAX_CREDENTIAL_BYTES
 
@@ -138,9 +138,9 @@ def test_what_is_no_certificate_is_not_read_as_one():
     ],
 )
 def test_files_with_secrets_that_others_may_read_are_said(mode, is_own, who):
-    notice = file_notice("secret", mode, 1000, 1000 if is_own else 1001)
-    assert (notice is None) == (who is None)
-    assert notice is None or who in notice.text
+    found = who_may_read(mode, is_own=is_own)
+    assert (found is None) == (who is None)
+    assert found is None or who in found
 
 
 def test_a_real_file_is_looked_at(tmp_path):

@@ -20,7 +20,7 @@ from cloud_server.number_format import (
     wire_format,
 )
 from hat.settings.print_config import as_toml
-from hat.settings.programs import cloud_program
+from hat.settings.programs import CLOUD
 from hat.settings.sources import Sources, load
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
@@ -97,7 +97,7 @@ def test_a_wire_format_that_was_asked_for_is_taken(name: str) -> None:
 
 
 def test_print_config_says_what_auto_leads_to() -> None:
-    shown = as_toml(load(cloud_program(), Sources({"wire_dtype": "float32"}, {}, None)))
+    shown = as_toml(load(CLOUD, Sources({"wire_dtype": "float32"}, {}, None)))
     notes = [line for line in shown.splitlines() if "auto: " in line]
     assert [note.partition(";")[0] for note in notes] == ["# dtype auto: the bundle's"]
 
@@ -105,7 +105,7 @@ def test_print_config_says_what_auto_leads_to() -> None:
 def test_the_documents_table_has_every_pair_that_the_cloud_accepts_with_its_size() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d) \|", DOCUMENT.read_text(), re.MULTILINE)
     named = {(engine, wire): int(size) for engine, wire, size in rows}
-    kinds = {setting.name: setting.kind for setting in cloud_program().settings}
+    kinds = {setting.name: setting.kind for setting in CLOUD.settings}
     engines, wires = (
         [name for name in kinds[setting].choices if name != "auto"]
         for setting in ("dtype", "wire_dtype")

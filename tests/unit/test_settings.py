@@ -7,13 +7,10 @@ from typing import Any
 import pytest
 
 from hat.settings.print_config import as_toml
-from hat.settings.programs import cloud_program, device_program
+from hat.settings.programs import CLOUD, DEVICE
 from hat.settings.sources import Sources, load
 from process.errors import ConfigError
 from process.program.about import abouts, tcp_port
-
-CLOUD = cloud_program()
-DEVICE = device_program()
 
 
 def _refusal(program: Any, sources: Sources) -> str:

@@ -10,9 +10,9 @@ import pytest
 
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
 from hat.errors import CommandError
-from hat.settings.sources import Given
+from hat.settings.sources import Given, Sources
 from hat.splitting import SplitRequest, default_input_layers, default_model, split_model
-from hat.up.first_steps import Endpoint, first_steps, is_chat_model
+from hat.up.first_steps import first_steps, has_chat_template
 from hat.up.plan import (
     UpSettings,
     reachable_host,
@@ -33,7 +33,8 @@ def _settings(
     environ: dict[str, str] | None = None,
     file: Path | None = None,
 ) -> UpSettings:
-    return up_settings(cloud or {}, device or {}, environ or {}, file)
+    sources = [Sources(flags or {}, environ or {}, file) for flags in (cloud, device)]
+    return up_settings(*sources)
 
 
 @pytest.mark.parametrize(
@@ -141,21 +142,21 @@ def test_sides_that_would_share_a_port_or_use_tls_are_refused(tmp_path: Path) ->
 
 
 def test_a_base_model_is_shown_with_a_story_and_a_chat_model_with_a_question() -> None:
-    base = first_steps(Endpoint("127.0.0.1:8000", NO_KEY, is_chat_model=False))
+    base = first_steps("127.0.0.1:8000", NO_KEY, is_chat_model=False)
     assert "/v1/completions" in base
     assert "/v1/chat/completions" in base
-    chat = first_steps(Endpoint("127.0.0.1:8000", NO_KEY, is_chat_model=True))
+    chat = first_steps("127.0.0.1:8000", NO_KEY, is_chat_model=True)
     assert "/v1/completions" not in chat
     assert chat.rstrip().splitlines()[-2].endswith(" chat")
 
 
 def test_printed_requests_fetch_the_key_and_never_show_it(tmp_path: Path) -> None:
     from_variable = Given("hidden", "HAT_API_KEY")
-    text = first_steps(Endpoint("127.0.0.1:81", from_variable, is_chat_model=True))
+    text = first_steps("127.0.0.1:81", from_variable, is_chat_model=True)
     assert '-H "Authorization: Bearer $HAT_API_KEY"' in text
     assert "--url=http://127.0.0.1:81/v1" in text
     from_file = Given("hidden", "--api-key-file", Path("my key"))
-    text += first_steps(Endpoint("127.0.0.1:8000", from_file, is_chat_model=True))
+    text += first_steps("127.0.0.1:8000", from_file, is_chat_model=True)
     assert "Bearer $(cat 'my key')" in text
     assert "hidden" not in text
     assert shlex.split(text.splitlines()[-2])[-1] == "--api-key-file=my key"
@@ -175,4 +176,4 @@ def test_a_chat_model_is_one_with_a_chat_template(
     tmp_path: Path, name: str, content: str, expected: bool
 ) -> None:
     (tmp_path / name).write_text(content)
-    assert is_chat_model(tmp_path) is expected
+    assert has_chat_template(tmp_path) is expected
