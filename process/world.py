@@ -33,7 +33,11 @@ class World:
     """What a whole program is given."""
 
     clock: Clock
-    """Monotonic, and the same one as the event loop's `time`."""
+    """Monotonic, and on the same scale as the event loop's `time`.
+
+    It must move within one turn of the loop, as `time.monotonic` does and uvloop's own `time` does
+    not: by such a clock the cloud's `DeviceSocket` measures what a frame costs, else it counts 0.
+    """
     unix_clock: Clock
     """Seconds since 1970."""
     randomness: Randomness

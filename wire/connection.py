@@ -52,11 +52,6 @@ class DeviceConnection:
         """Rows that may be sent now without more credit."""
         return self._credit.num_available
 
-    @property
-    def next_session(self) -> SessionId:
-        """The smallest number that a new session may have (rule W15)."""
-        return SessionId(self._last_session + 1)
-
     def is_live(self, session: SessionId) -> bool:
         """Whether the session was opened here and neither closed nor faulted since."""
         return session in self._sessions

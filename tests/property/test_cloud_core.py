@@ -79,7 +79,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         self.open_on(self.draw_connection(data), key, max_tokens)
 
     def open_on(self, connection: ConnectionId, key: int, max_tokens: int) -> None:
-        number = self.cloud.devices[connection].next_session
+        number = self.cloud.next_session(connection)
         known = self.sequences.get(key)
         answers = self.cloud.send(connection, opening(number, key, max_tokens))
         if self.is_restarting:
@@ -109,7 +109,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         num_tokens = data.draw(st.integers(0, settled)) if is_settled else settled + 1
         if num_tokens > source.max_tokens:
             return
-        number = self.cloud.devices[source.connection].next_session
+        number = self.cloud.next_session(source.connection)
         message = opening(
             number, key, source.max_tokens, fork_of=source.number, fork_tokens=num_tokens
         )

@@ -160,6 +160,7 @@ class Cloud:
         self.devices: dict[ConnectionId, DeviceConnection] = {}
         self.inbox: dict[ConnectionId, list[Message]] = {}
         self.identities: dict[ConnectionId, str] = {}
+        self._last_sessions: dict[ConnectionId, int] = {}
         self.heard_s: dict[ConnectionId, float] = {}
         self.now = 100.0
         self._num_connections = 0
@@ -180,7 +181,13 @@ class Cloud:
     def send(self, connection: ConnectionId, message: Message) -> list[Message]:
         """Send as a device that keeps the rules; what the cloud answers at once."""
         self.devices[connection].send(message)
+        if isinstance(message, Open):
+            self._last_sessions[connection] = message.session
         return self.send_unchecked(connection, message)
+
+    def next_session(self, connection: ConnectionId) -> int:
+        """A number that no session of a device has had."""
+        return self._last_sessions.get(connection, 0) + 1
 
     def send_unchecked(self, connection: ConnectionId, message: Message) -> list[Message]:
         """Send whatever it is; what the cloud answers at once."""

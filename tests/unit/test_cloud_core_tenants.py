@@ -29,7 +29,7 @@ def fill(cloud: Cloud, connection: ConnectionId, key: int = 1, max_tokens: int =
     """Open sessions until one is refused; how many there are."""
     num_opened = 0
     while True:
-        number = cloud.devices[connection].next_session
+        number = cloud.next_session(connection)
         message = opening(number, key + num_opened, max_tokens)
         if not isinstance(cloud.send(connection, message)[-1], Opened):
             return num_opened

@@ -36,7 +36,7 @@ class Household:
     faults: list[Fault] = field(default_factory=list)
 
     def open(self) -> int:
-        number = self.cloud.devices[self.connection].next_session
+        number = self.cloud.next_session(self.connection)
         self.cloud.send(self.connection, opening(number, number, 4096))
         return number
 

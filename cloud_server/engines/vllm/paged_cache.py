@@ -55,11 +55,6 @@ class PagedCache:
         self._sequences: dict[SequenceId, _Sequence] = {}
         self._num_opened = 0
 
-    @property
-    def num_used_blocks(self) -> int:
-        """Blocks that hold positions of some sequence."""
-        return self.num_blocks - len(self._free)
-
     def extent(self, sequence: SequenceId) -> Extent:
         """How much a sequence holds and may hold.
 
