@@ -21,7 +21,7 @@ from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
 from device_runtime.api.manners.origins import is_host_pattern
 from device_runtime.api.metrics import Metrics
-from device_runtime.api.request.sampling_defaults import FILE, SamplingDefaults, sampling_defaults
+from device_runtime.api.request.sampling import FILE, SamplingDefaults, sampling_defaults
 from device_runtime.api.service import AccessRules, ModelCard, Service
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.loading import load_engine
@@ -185,7 +185,7 @@ def _service(
         tokenizer=load_tokenizer(bundle.path),
         template=load_chat_template(bundle.path),
         model=model,
-        metrics=Metrics(model.id, runtime.figures, world.clock),
+        metrics=Metrics(model.id, runtime.admission, world.clock),
         clock=world.clock,
         unix_clock=world.unix_clock,
         max_side_by_side=config.max_num_seqs,

@@ -5,24 +5,23 @@ from functools import partial
 
 from aiohttp import hdrs, web
 
-from device_runtime.api.chat import chat_completions
-from device_runtime.api.completions import completions
+from device_runtime.api.completions import chat_completions, completions
 from device_runtime.api.errors import ApiError
-from device_runtime.api.manners.cors import add_cors_headers, add_headers
+from device_runtime.api.manners.cors import add_cors_headers, add_headers, check_origin
 from device_runtime.api.manners.middleware import (
     QUIET_LOG,
+    REQUEST_ID,
+    check_expectation,
     check_key,
-    check_origin,
     error_response,
+    leave_to_middleware,
     name_and_log,
+    new_name,
     shape_errors,
 )
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
-from device_runtime.api.manners.request_id import HEADER, new_name
-from device_runtime.api.models import get_model, list_models
-from device_runtime.api.request.expectations import check_expectation, leave_to_middleware
 from device_runtime.api.service import SERVICE, AccessRules, Service
-from device_runtime.api.status import about, health, metrics, ready
+from device_runtime.api.status import about, get_model, health, list_models, metrics, ready
 from device_runtime.api.tokens import detokenize, tokenize
 from process.listening.guard import Guard
 from process.listening.limits import Limits, default_max_connections, default_max_per_address
@@ -93,6 +92,6 @@ def _refuse(access: AccessRules, refusal: Refusal) -> web.Response:
     """What the listener refuses, in the envelope and readable by the pages that may ask."""
     error = ApiError(refusal.status, refusal.message, code=refusal.code, headers=refusal.headers)
     response = error_response(error)
-    response.headers[HEADER] = new_name()
+    response.headers[REQUEST_ID] = new_name()
     add_cors_headers(response, refusal.origin, access)
     return response

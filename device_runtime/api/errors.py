@@ -2,11 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
 from device_runtime.generation.request import CloudUnavailableError, OverloadedError
+
+# The words of OpenAI's API for kinds of errors; below 500 all others are the request's.
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
 
 
 class ApiError(Exception):
@@ -37,19 +45,16 @@ class ApiError(Exception):
             return self._headers
         return self._headers | {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
-    def body(self) -> dict[str, Any]:
-        """The envelope, ready to be encoded."""
+    def encode(self) -> bytes:
+        """The envelope as JSON."""
+        other = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {
             "message": self.message,
-            "type": _type_of(self.status),
+            "type": _TYPES.get(self.status, other),
             "param": self.param,
             "code": self.code,
         }
-        return {"error": error}
-
-    def encode(self) -> bytes:
-        """The envelope as JSON."""
-        return msgspec.json.encode(self.body())
+        return msgspec.json.encode({"error": error})
 
 
 def invalid(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
@@ -83,22 +88,3 @@ def as_api_error(error: Exception) -> ApiError | None:
             return ApiError(429, error.reason, code="overloaded", retry_after_s=error.retry_after_s)
         case _:
             return None
-
-
-def _type_of(status: int) -> str:
-    """The words of OpenAI's API for kinds of errors."""
-    match status:
-        case 401:
-            return "authentication_error"
-        case 403:
-            return "permission_error"
-        case 404:
-            return "not_found_error"
-        case 429:
-            return "rate_limit_error"
-        case 503:
-            return "service_unavailable_error"
-        case _ if status >= 500:
-            return "server_error"
-        case _:
-            return "invalid_request_error"

@@ -1,6 +1,7 @@
 """What a request took, for the client that asks: counts, bytes, and where the time went."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -8,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from chunking.cost import LinearTime
 from chunking.estimates import Estimates
 from device_runtime.generation.stats import GenerationStats
-from device_runtime.generation.timeline import Lane, Work
+from device_runtime.generation.timeline import Span
 
 
 class PhaseSeconds(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,19 +53,6 @@ class KnownState(msgspec.Struct, frozen=True, kw_only=True):
     draft_token_s: float | None
 
 
-class TimelineSpan(msgspec.Struct, frozen=True, kw_only=True):
-    """One bar of a timeline, in seconds since the request's way into the runtime.
-
-    `lane` is device, uplink, cloud or downlink; `what` prefill, draft, verify or ahead.
-    """
-
-    lane: Lane
-    what: Work
-    start_s: float
-    end_s: float
-    num_tokens: int
-
-
 class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The `hat` field of an answer: sums over its choices.
 
@@ -91,7 +79,7 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     link_delay_s: float | None
     first_token_s: float | None
     seconds: PhaseSeconds
-    timeline: list[TimelineSpan] | UnsetType = UNSET
+    timeline: list[Span] | UnsetType = UNSET
 
 
 def phases_of(stats: GenerationStats) -> PhaseSeconds:
@@ -163,17 +151,11 @@ def _known(estimates: Estimates) -> KnownState:
     )
 
 
-def _timeline(stats: GenerationStats) -> list[TimelineSpan] | UnsetType:
+def _timeline(stats: GenerationStats) -> list[Span] | UnsetType:
     if not stats.timeline.is_kept:
         return UNSET
     return [
-        TimelineSpan(
-            lane=span.lane,
-            what=span.what,
-            start_s=round(span.start_s, 6),
-            end_s=round(span.end_s, 6),
-            num_tokens=span.num_tokens,
-        )
+        replace(span, start_s=round(span.start_s, 6), end_s=round(span.end_s, 6))
         for span in stats.timeline.spans(stats.link_delay_s)
     ]
 

@@ -1,12 +1,8 @@
 """What Prometheus may read: counts and times under vLLM's names with the prefix `hat_`."""
 
-from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from device_runtime.api.figures import PhaseSeconds, phases_of
 from device_runtime.generation.stats import GenerationStats
@@ -46,16 +42,14 @@ class Load(Protocol):
 class Metrics:
     """All metrics of one server, in a registry of their own. One generation is one choice."""
 
-    def __init__(
-        self,
-        model_name: str,
-        load: Callable[[], Load],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, model_name: str, load: Load, clock: Clock) -> None:
         self.clock = clock
         self._registry = CollectorRegistry()
-        self._registry.register(_LoadCollector(model_name, load))
         self._model_name = model_name
+        running = self._gauge("num_requests_running", "Generations running.")
+        running.set_function(lambda: load.num_running)
+        waiting = self._gauge("num_requests_waiting", "Generations waiting.")
+        waiting.set_function(lambda: load.num_waiting)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
         self._drafts = self._counter("spec_decode_num_drafts", "Verifications of drafted tokens.")
@@ -158,6 +152,10 @@ class Metrics:
         """The text format of Prometheus, version 0.0.4."""
         return generate_latest(self._registry)
 
+    def _gauge(self, name: str, text: str) -> Gauge:
+        gauge = Gauge(f"hat_{name}", text, [_LABEL], registry=self._registry)
+        return gauge.labels(self._model_name)
+
     def _counter(self, name: str, text: str) -> Counter:
         counter = Counter(f"hat_{name}", text, [_LABEL], registry=self._registry)
         return counter.labels(self._model_name)
@@ -209,22 +207,3 @@ class GenerationTimer:
         if self._num_tokens > 1:
             decode_s = self._last_s - self._first_s
             metrics.per_token_s.observe(decode_s / (self._num_tokens - 1))
-
-
-class _LoadCollector(Collector):
-    """Asks the runtime when Prometheus asks."""
-
-    def __init__(self, model_name: str, load: Callable[[], Load]) -> None:
-        self._labels = [model_name]
-        self._load = load
-
-    def collect(self) -> Iterable[Metric]:
-        """The gauges of now."""
-        load = self._load()
-        yield self._gauge("num_requests_running", "Generations running.", load.num_running)
-        yield self._gauge("num_requests_waiting", "Generations waiting.", load.num_waiting)
-
-    def _gauge(self, name: str, text: str, value: int) -> Metric:
-        family = GaugeMetricFamily(f"hat_{name}", text, labels=[_LABEL])
-        family.add_metric(self._labels, value)
-        return family

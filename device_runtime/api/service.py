@@ -7,7 +7,7 @@ from aiohttp import web
 from device_runtime.api.drain import Drain
 from device_runtime.api.errors import ApiError
 from device_runtime.api.metrics import Metrics
-from device_runtime.api.request.sampling_defaults import SamplingDefaults
+from device_runtime.api.request.sampling import SamplingDefaults
 from device_runtime.api.text_work import TextWork
 from device_runtime.generation.request import Generator
 from device_runtime.text.chat_template import ChatTemplate

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from device_runtime.drafting.ahead import AheadSwitch, Branch, kept_tokens
-from device_runtime.engines.engine import DeviceEngine, DraftRequest, Rows, SequenceId
-from device_runtime.engines.workers import Workers
+from device_runtime.drafting.ahead import AheadSwitch
+from device_runtime.engines.engine import DeviceEngine, DraftRequest, Rows, SequenceId, Workers
 from device_runtime.sampling.sampler import LogitsError, Sampler
 from device_runtime.session.actions import ComputeAndSend
 from process.world import Clock
@@ -42,17 +41,16 @@ class AdapterDrafter:
         self._begun: tuple[int, ...] = ()
         self.num_ahead_tokens = 0
         """Tokens drafted while a verification was under way."""
-        self.num_kept_tokens = 0
-        """Those of them that were sent with the next draft."""
 
     def begin(self, prompt_ids: Sequence[int]) -> None:
         """Nothing to remember: the engine has the prompt's rows."""
 
     def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
         ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            branches = [Branch(len(ahead.draft), tuple(tokens)) for tokens in ahead.branches]
-            self._begun = kept_tokens(branches, ahead.draft, token_ids)
+        if ahead is not None and len(token_ids) > len(ahead.draft):
+            # The whole draft was accepted, and each branch begins with a guess at what follows it.
+            tails = (branch[1:] for branch in ahead.branches if branch[0] == token_ids[-1])
+            self._begun = tuple(next(tails, ()))
 
     async def propose(
         self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
@@ -62,7 +60,6 @@ class AdapterDrafter:
         self._learn(len(text))
         num_tokens = min(num_tokens, limits.max_tokens)
         begun, self._begun = self._begun[:num_tokens], ()
-        self.num_kept_tokens += len(begun)
         if len(begun) == num_tokens or (begun and begun[-1] in self._stop_token_ids):
             return begun
         request = DraftRequest(

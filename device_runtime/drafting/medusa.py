@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from device_runtime.drafting.protocol import NoDrafter
-from device_runtime.engines.engine import Rows, SequenceId
-from device_runtime.engines.workers import Workers
+from device_runtime.engines.engine import Rows, SequenceId, Workers
 from device_runtime.sampling.sampler import LogitsError, Sampler
 
 

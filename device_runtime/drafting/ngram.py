@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from device_runtime.drafting.protocol import NoDrafter
-from device_runtime.engines.engine import Rows, SequenceId
-from device_runtime.engines.workers import Workers
+from device_runtime.engines.engine import Rows, SequenceId, Workers
 
 
 class NgramDrafter(NoDrafter):

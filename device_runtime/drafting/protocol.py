@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from device_runtime.engines.engine import Rows, SequenceId
-from device_runtime.engines.workers import Workers
+from device_runtime.engines.engine import Rows, SequenceId, Workers
 from device_runtime.session.actions import ComputeAndSend
 
 

@@ -9,19 +9,6 @@ from numpy.typing import NDArray
 from device_runtime.engines.engine import Rows
 
 
-def context_limit(model_tokens: int, asked: int | None) -> int:
-    """Positions per sequence: the model's, or fewer where asked for.
-
-    Raises:
-        ValueError: asked for none, or for more than the model has.
-    """
-    if asked is None:
-        return model_tokens
-    if not 1 <= asked <= model_tokens:
-        raise ValueError(f"max_context_tokens: expected 1 to {model_tokens}, got {asked}")
-    return asked
-
-
 def num_threads(asked: int | None) -> int:
     """As many as asked for, else all cores but one: the endpoint and the link want theirs.
 

@@ -6,8 +6,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from device_runtime.engines.engine import DraftLimits, Rows
-from device_runtime.engines.stack_cache import StackCache
+from device_runtime.engines.engine import DraftLimits, Rows, StackCache
 
 # Rows that wait for the adapter are memory beside the caches: 16 MiB at hidden size 4096.
 _MAX_WAITING_ROWS = 1024

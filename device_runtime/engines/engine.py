@@ -1,18 +1,21 @@
 """What the device asks of its engine: shallow rows for tokens, logits for deep rows.
 
 All arrays are numpy, float32, on the host. Positions are absolute; writing at a position below
-what a sequence holds is the truncation. Engines are used from one thread only.
+what a sequence holds is the truncation. Engines are used from one thread only: `Workers` run the
+calls.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol
+from typing import NewType, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 SequenceId = NewType("SequenceId", int)
 Rows = NDArray[np.float32]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +111,46 @@ class DeviceEngine(Protocol):
 
     def release(self, sequence: SequenceId) -> None:
         """Forget a sequence and free its caches."""
+        ...
+
+
+class Workers(Protocol):
+    """Run calls on one engine in the order they come.
+
+    A simulator's twin calls at once, then lets the seconds pass that the call would have taken,
+    one call after another; `EngineThread` is the real one.
+    """
+
+    @property
+    def engine(self) -> DeviceEngine:
+        """The engine, for what never changes: its sizes and limits."""
+        ...
+
+    async def run(self, call: Callable[[DeviceEngine], T]) -> T:
+        """The result of a call. Cancelled while waiting, it does not run; once begun, it ends."""
+        ...
+
+    def run_later(self, call: Callable[[DeviceEngine], None]) -> None:
+        """Run a call behind those already waiting; a failure is logged. Not after `close`."""
+        ...
+
+    def close(self) -> None:
+        """Finish what waits, then end."""
+        ...
+
+
+class StackCache(Protocol):
+    """What an engine asks of a stack of decoder layers, with one sequence's keys and values."""
+
+    num_tokens: int
+
+    def run(self, rows: Rows, position: int) -> Rows:
+        """Rows `[T, H]` at `[position, position + T)` after these layers, in their own memory.
+
+        `position` is at most `num_tokens`; what was held from there on is forgotten.
+        """
+        ...
+
+    def fork(self, num_tokens: int) -> "StackCache":
+        """A copy of the first `num_tokens` positions."""
         ...

@@ -12,14 +12,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from device_runtime.engines.attention_memory import RotaryTables
 from device_runtime.engines.bundle_adapter import draft_limits, stored_adapter
-from device_runtime.engines.checks import context_limit, num_threads
+from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
-from device_runtime.engines.engine import Rows
+from device_runtime.engines.engine import Rows, StackCache
 from device_runtime.engines.onnx_stack import OnnxStack, open_session
-from device_runtime.engines.rotary import RotaryTables
-from device_runtime.engines.stack_cache import StackCache
-from device_runtime.engines.submodel_engine import EngineLimits, SubmodelEngine, Submodels
+from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 from submodels.onnx.files import LOGITS, ROWS, Graph, graph_file
@@ -46,12 +45,7 @@ def load_onnx_engine(
     bundle = load_bundle(bundle_path, "device")
     manifest = bundle.manifest
     shape = manifest.shape
-    limits = EngineLimits(
-        hidden_size=shape.hidden_size,
-        vocab_size=shape.vocab_size,
-        max_context_tokens=context_limit(shape.max_context_tokens, max_context_tokens),
-        num_output_layers=manifest.num_output_layers,
-    )
+    limits = engine_limits(manifest, max_context_tokens)
     intra_op_threads = num_threads(threads)
 
     def session(graph: Graph) -> onnxruntime.InferenceSession:

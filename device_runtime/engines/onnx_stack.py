@@ -13,9 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from device_runtime.engines.attention_memory import KvBuffers, KvShape, RotaryTables
 from device_runtime.engines.engine import Rows
-from device_runtime.engines.kv_buffers import KvBuffers, KvShape
-from device_runtime.engines.rotary import RotaryTables
 from submodels.errors import BundleError
 from submodels.manifest import ModelShape
 from submodels.onnx.files import (
@@ -115,7 +114,6 @@ class OnnxStackCache:
         self._buffers.num_tokens = num_tokens
 
     def run(self, rows: Rows, position: int) -> Rows:
-        """See `StackCache.run`."""
         num_rows = rows.shape[0]
         if self._buffers.reserve(position, position + num_rows):
             self._bind_buffers()
@@ -130,7 +128,6 @@ class OnnxStackCache:
         return new_rows
 
     def fork(self, num_tokens: int) -> "OnnxStackCache":
-        """See `StackCache.fork`."""
         return OnnxStackCache(self._stack, self._buffers.fork(num_tokens))
 
     def _run_long(self, rows: Rows, position: int) -> Rows:

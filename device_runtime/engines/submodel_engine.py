@@ -14,8 +14,8 @@ from device_runtime.engines.draft_model import (
     RowMemory,
     top_probability,
 )
-from device_runtime.engines.engine import DraftRequest, Rows, SequenceId
-from device_runtime.engines.stack_cache import StackCache
+from device_runtime.engines.engine import DraftRequest, Rows, SequenceId, StackCache
+from submodels.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,26 @@ class EngineLimits:
     num_output_layers: int
 
 
+def engine_limits(manifest: Manifest, max_context_tokens: int | None) -> EngineLimits:
+    """The sizes of a bundle's model, with fewer positions per sequence where asked for.
+
+    Raises:
+        ValueError: asked for none, or for more than the model has.
+    """
+    shape = manifest.shape
+    if max_context_tokens is None:
+        max_context_tokens = shape.max_context_tokens
+    if not 1 <= max_context_tokens <= shape.max_context_tokens:
+        expected = f"expected 1 to {shape.max_context_tokens}"
+        raise ValueError(f"max_context_tokens: {expected}, got {max_context_tokens}")
+    return EngineLimits(
+        hidden_size=shape.hidden_size,
+        vocab_size=shape.vocab_size,
+        max_context_tokens=max_context_tokens,
+        num_output_layers=manifest.num_output_layers,
+    )
+
+
 @dataclass(slots=True)
 class _Sequence:
     """What is held of one sequence; `num_tokens` are the positions whose input rows were made."""
@@ -66,7 +86,7 @@ class _Sequence:
 
 
 class SubmodelEngine:
-    """A `DeviceEngine` on `Submodels`."""
+    """A `DeviceEngine` on `Submodels`; what its methods do is said there."""
 
     def __init__(self, submodels: Submodels, limits: EngineLimits) -> None:
         self.hidden_size = limits.hidden_size
@@ -81,7 +101,6 @@ class SubmodelEngine:
         self._ids = count(1)
 
     def open(self) -> SequenceId:
-        """Make an empty sequence."""
         new_input, new_output = self._submodels.new_input_cache, self._submodels.new_output_cache
         state = _Sequence(
             0, new_input() if new_input else None, new_output() if new_output else None
@@ -91,10 +110,6 @@ class SubmodelEngine:
         return self._add(state)
 
     def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
-        """Shallow hidden states `[T, H]`; see `DeviceEngine`.
-
-        Output layers forget positions that are given new tokens here.
-        """
         state = self._sequence(sequence)
         ids = checked_token_ids(token_ids, self.vocab_size)
         check_span(position, len(ids), state.num_tokens, self.max_context_tokens)
@@ -123,7 +138,6 @@ class SubmodelEngine:
         return np.concatenate((np.stack(known), rows)) if known else rows
 
     def logits(self, sequence: SequenceId, deep: Rows, position: int, num_logits: int) -> Rows:
-        """Next-token logits `[num_logits, V]`; see `DeviceEngine`."""
         state = self._sequence(sequence)
         check_deep(deep, self.hidden_size, num_logits)
         rows, num_rows = deep, deep.shape[0]
@@ -136,7 +150,6 @@ class SubmodelEngine:
         return self._submodels.head(rows[num_rows - num_logits :])
 
     def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
-        """Tokens that may follow, by the draft model; see `DeviceEngine`."""
         state = self._sequence(sequence)
         draft_model = self._submodels.draft_model
         if draft_model is None:
@@ -179,7 +192,6 @@ class SubmodelEngine:
         return state.output_cache.run(estimates, position)
 
     def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
-        """Bring the adapter nearer to the present; see `DeviceEngine`."""
         adapter = self._sequence(sequence).adapter
         if adapter is None or adapter.num_waiting == 0:
             return False
@@ -187,11 +199,6 @@ class SubmodelEngine:
         return adapter.num_waiting > 0
 
     def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
-        """A new sequence that starts as the first `num_tokens` positions of another.
-
-        Raises:
-            ValueError: input or output layers hold fewer positions.
-        """
         state = self._sequence(sequence)
         check_fork(num_tokens, state.num_tokens)
         copy = _Sequence(num_tokens)
@@ -205,7 +212,6 @@ class SubmodelEngine:
         return self._add(copy)
 
     def release(self, sequence: SequenceId) -> None:
-        """Forget a sequence and free its caches."""
         self._sequence(sequence)
         del self._sequences[sequence]
 

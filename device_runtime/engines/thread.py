@@ -26,12 +26,10 @@ class EngineThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device engine")
 
     async def run(self, call: Callable[[DeviceEngine], T]) -> T:
-        """See `Workers`."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, call, self.engine)
 
     def run_later(self, call: Callable[[DeviceEngine], None]) -> None:
-        """See `Workers`."""
         if self._is_closed:
             return
         self._executor.submit(call, self.engine).add_done_callback(_log_failure)

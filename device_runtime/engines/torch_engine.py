@@ -1,23 +1,22 @@
 """The device engine on plain torch, float32: the reference that other engines are held against."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapters.networks import AdapterNetwork, load_network
+from adapters.networks import load_network
 from device_runtime.engines.bundle_adapter import draft_limits, stored_adapter
-from device_runtime.engines.checks import context_limit, num_threads
+from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
-from device_runtime.engines.engine import Rows
-from device_runtime.engines.stack_cache import StackCache
-from device_runtime.engines.submodel_engine import EngineLimits, SubmodelEngine, Submodels
+from device_runtime.engines.engine import Rows, StackCache
+from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.layer_weights import Placed, load_embedding
 from submodels.bundle.layers import (
-    DecoderLayer,
     Head,
     LayerCache,
     load_head,
@@ -25,6 +24,8 @@ from submodels.bundle.layers import (
     run_layers,
 )
 from submodels.tensors.tensor_layout import Part
+
+_RunRows = Callable[[torch.Tensor, int, Sequence[LayerCache]], torch.Tensor]
 
 
 def load_torch_engine(
@@ -44,13 +45,7 @@ def load_torch_engine(
         ValueError: a context longer than the model's, or no thread.
     """
     bundle = load_bundle(bundle_path, "device")
-    shape = bundle.manifest.shape
-    limits = EngineLimits(
-        hidden_size=shape.hidden_size,
-        vocab_size=shape.vocab_size,
-        max_context_tokens=context_limit(shape.max_context_tokens, max_context_tokens),
-        num_output_layers=bundle.manifest.num_output_layers,
-    )
+    limits = engine_limits(bundle.manifest, max_context_tokens)
     torch.set_num_threads(num_threads(threads))
     placed = Placed()
     table = load_embedding(bundle, placed)
@@ -60,7 +55,8 @@ def load_torch_engine(
 
     def new_cache(part: Part) -> Callable[[], StackCache] | None:
         layers = load_layers(bundle, part, placed)
-        return (lambda: TorchStackCache(layers, [LayerCache() for _ in layers])) if layers else None
+        run_rows = partial(run_layers, layers)
+        return (lambda: TorchCache(run_rows, [LayerCache() for _ in layers])) if layers else None
 
     head = _head(load_head(bundle, placed))
     draft_model = _draft_model(bundle, head) if with_adapter else None
@@ -73,14 +69,21 @@ def _draft_model(bundle: Bundle, head: Callable[[Rows], Rows]) -> DraftModel | N
     if stored is None:
         return None
     network = load_network(stored)
-    return DraftModel(lambda: TorchAdapterCache(network, LayerCache()), head, draft_limits(stored))
+
+    def run_rows(rows: torch.Tensor, position: int, caches: Sequence[LayerCache]) -> torch.Tensor:
+        return network.extend(rows, position, caches[0])
+
+    return DraftModel(lambda: TorchCache(run_rows, [LayerCache()]), head, draft_limits(stored))
 
 
-class TorchStackCache:
-    """A `StackCache` on the reference layers."""
+class TorchCache:
+    """A `StackCache` on the reference layers, or on an adapter.
 
-    def __init__(self, layers: Sequence[DecoderLayer], caches: Sequence[LayerCache]) -> None:
-        self._layers = layers
+    `run_rows` maps rows `[T, H]`, their position and the caches to rows `[T, H]`.
+    """
+
+    def __init__(self, run_rows: _RunRows, caches: Sequence[LayerCache]) -> None:
+        self._run_rows = run_rows
         self._caches = caches
 
     @property
@@ -95,40 +98,11 @@ class TorchStackCache:
 
     @torch.inference_mode()
     def run(self, rows: Rows, position: int) -> Rows:
-        """See `StackCache.run`."""
-        return _rows(run_layers(self._layers, _tensor(rows), position, self._caches))
+        return _rows(self._run_rows(_tensor(rows), position, self._caches))
 
     @torch.inference_mode()
-    def fork(self, num_tokens: int) -> "TorchStackCache":
-        """See `StackCache.fork`."""
-        return TorchStackCache(self._layers, [cache.fork(num_tokens) for cache in self._caches])
-
-
-class TorchAdapterCache:
-    """A `StackCache` on an adapter."""
-
-    def __init__(self, network: AdapterNetwork, cache: LayerCache) -> None:
-        self._network = network
-        self._cache = cache
-
-    @property
-    def num_tokens(self) -> int:
-        """Positions held; setting a smaller number is the truncation."""
-        return self._cache.length
-
-    @num_tokens.setter
-    def num_tokens(self, num_tokens: int) -> None:
-        self._cache.length = num_tokens
-
-    @torch.inference_mode()
-    def run(self, rows: Rows, position: int) -> Rows:
-        """See `StackCache.run`."""
-        return _rows(self._network.extend(_tensor(rows), position, self._cache))
-
-    @torch.inference_mode()
-    def fork(self, num_tokens: int) -> "TorchAdapterCache":
-        """See `StackCache.fork`."""
-        return TorchAdapterCache(self._network, self._cache.fork(num_tokens))
+    def fork(self, num_tokens: int) -> "TorchCache":
+        return TorchCache(self._run_rows, [cache.fork(num_tokens) for cache in self._caches])
 
 
 def _head(head: Head) -> Callable[[Rows], Rows]:

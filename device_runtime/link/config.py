@@ -12,6 +12,9 @@ from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.messages import Dtype, Hello
 from wire.numbers import SUPPORTED_CODECS
 
+CLOSE_S = 2.0
+"""So long a socket may take to say goodbye."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from device_runtime.generation.request import CloudUnavailableError
-from device_runtime.link.config import Patience
+from device_runtime.link.config import CLOSE_S, Patience
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import Outbox
 from device_runtime.link.session import LinkSession, SessionRefusedError, Slowness
-from device_runtime.link.socket import LinkSocket, LostError
+from process.sockets.heartbeat import until_silent
+from process.sockets.socket import Socket
 from process.world import Clock, Randomness
 from wire.codec import decode, encode
 from wire.connection import DeviceConnection
@@ -32,6 +33,10 @@ from wire.messages import (
 )
 
 _LAST_WORDS_S = 1.0
+
+
+class LostError(Exception):
+    """The socket closed, or its far end fell silent; the words say which."""
 
 
 class RefusedError(Exception):
@@ -60,7 +65,7 @@ class LinkConnection:
 
     def __init__(
         self,
-        socket: LinkSocket,
+        socket: Socket,
         patience: Patience,
         totals: LinkTotals,
         meter: LinkMeter,
@@ -111,7 +116,7 @@ class LinkConnection:
         """Carry messages until the socket is lost; always raises, as `handshake` does."""
         writer = asyncio.create_task(self._write_all())
         reader = asyncio.create_task(self._read_all())
-        ends = (self._socket.watch(), self._end_when_given_up(), self._leave())
+        ends = (self._watch(), self._end_when_given_up(), self._leave())
         tasks = (*(asyncio.create_task(end) for end in ends), reader, writer)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +174,12 @@ class LinkConnection:
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self._is_idle.wait()
 
+    async def close_socket(self) -> None:
+        """Say goodbye, for a moment at most; then the socket is closed."""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._socket.close()
+
     def fail_sessions(self, failure: Callable[[], CloudUnavailableError]) -> None:
         """The socket is gone, and every session with it."""
         for session in self._sessions.values():
@@ -184,6 +195,18 @@ class LinkConnection:
         await self._is_deserted.wait()
         await self.flush()
         raise RefusedError(Fault(FaultCode.DRAINING, NO_SESSION, 0.0, ""))
+
+    async def _watch(self) -> None:
+        """Ask the far end for a sign of life when it is silent.
+
+        Raises:
+            LostError: it gave none; never returns.
+        """
+        silence_s = self._patience.heartbeat_s
+        await until_silent(self._socket, silence_s, self._clock)
+        # What waits to be written would keep the socket open for many minutes.
+        self._socket.abort()
+        raise LostError(f"nothing came from it for {silence_s:g} s")
 
     async def _end_when_given_up(self) -> None:
         await self._is_given_up.wait()
@@ -227,7 +250,10 @@ class LinkConnection:
         frame = encode(message)
         self._meter.on_write(message, len(frame))
         self.is_writing = True
-        await self._socket.send(frame)
+        try:
+            await self._socket.send(frame)
+        except ConnectionError as error:
+            raise LostError("the connection broke") from error
         self.is_writing = False
         self.num_events += 1
         self._totals.bytes_up += len(frame)
@@ -240,7 +266,14 @@ class LinkConnection:
 
     async def _read(self) -> tuple[Message, int]:
         """The next message, checked against the rules, and the bytes of its frame."""
-        frame = await self._socket.receive()
+        try:
+            frame = await self._socket.receive()
+        except ConnectionError as error:
+            raise LostError("the connection broke") from error
+        if frame is None:
+            raise LostError("it closed the connection")
+        if isinstance(frame, str):
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, "expected a binary frame, got text")
         message = decode(frame)
         self._rules.receive(message)
         self._meter.on_read(message, len(frame))

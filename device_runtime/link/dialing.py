@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from device_runtime.link.config import LinkConfig, link_url, tls_context
-from device_runtime.link.socket import CLOSE_S
+from device_runtime.link.config import CLOSE_S, LinkConfig, link_url, tls_context
 from device_runtime.link.tunnel import TunnelConnector
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.socket import Socket

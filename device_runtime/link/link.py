@@ -10,13 +10,12 @@ import aiohttp
 
 from chunking.state_monitor import StateMonitor
 from device_runtime.link.config import LinkConfig, Patience, link_url
-from device_runtime.link.connection import LinkConnection, LinkTotals, RefusedError
+from device_runtime.link.connection import LinkConnection, LinkTotals, LostError, RefusedError
 from device_runtime.link.dialing import MAX_FRAME_TOKENS, Dial, Dialer
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import max_prefill_rows
 from device_runtime.link.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
 from device_runtime.link.session import LinkLostError, LinkSession, Slowness
-from device_runtime.link.socket import LinkSocket, LostError
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
 from wire.messages import Welcome
@@ -186,9 +185,7 @@ class Link:
         patience = self._config.patience
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(patience.connect_s):
-                dialed = await stack.enter_async_context(self._dial())
-                socket = LinkSocket(dialed, patience.heartbeat_s, self._clock)
-                stack.push_async_callback(socket.close)
+                socket = await stack.enter_async_context(self._dial())
                 meter = LinkMeter(self.monitor, self._clock)
                 connection = LinkConnection(
                     socket,
@@ -200,6 +197,7 @@ class Link:
                     self._clock,
                     self._randomness,
                 )
+                stack.push_async_callback(connection.close_socket)
                 welcome = await connection.handshake(self._config.hello())
             self._up(connection, welcome)
             await connection.run()

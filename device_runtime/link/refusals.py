@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from device_runtime.link.socket import LostError
+from device_runtime.link.connection import LostError
 from device_runtime.link.tunnel import TunnelError
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Fault

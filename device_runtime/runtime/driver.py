@@ -23,7 +23,6 @@ from device_runtime.session.actions import (
     Draft,
     Emit,
     FeedOutput,
-    Finish,
     Reopen,
 )
 from device_runtime.session.session import Session
@@ -57,13 +56,12 @@ class Driver:
         self._reply: Reply | None = None
         self._failure: CloudUnavailableError | None = None
         self._most_cached_tokens = 0
-        self._num_valid_tokens = 0
         self._pending: deque[Action] = deque()
 
     @property
     def valid_text(self) -> Sequence[int]:
         """The tokens that both caches hold, once the session has finished."""
-        return self._session.text[: self._num_valid_tokens]
+        return self._session.text[: self._session.num_valid_tokens]
 
     @property
     def next_epoch(self) -> int:
@@ -109,13 +107,11 @@ class Driver:
 
     async def _perform_or_recover(self, action: Action) -> list[Action]:
         """Perform an action, or have the session say what to do without the cloud."""
-        if isinstance(action, Reopen):
-            return await self._reopen()
         try:
             return await self._perform(action)
         except CloudUnavailableError as failure:
-            if not self._stream.is_opened:
-                # There is nothing to recover yet: whoever asked for the session hears why.
+            if isinstance(action, Reopen) or not self._stream.is_opened:
+                # The recovery failed, or there is nothing to recover yet.
                 raise
             self._failure = failure
             return self._session.on_lost()
@@ -138,18 +134,15 @@ class Driver:
             case AwaitReply():
                 return await self._await_reply()
             case FeedOutput():
-                await self._feed_output(action)
+                return await self._feed_output(action)
             case Choose():
                 return await self._choose(action)
             case Draft():
                 return await self._draft(action)
-            case Finish():
-                self._num_valid_tokens = action.num_valid_tokens
+            case Reopen():
+                return await self._reopen()
             case Emit():
                 raise AssertionError("emissions are handed out by run")
-            case Reopen():
-                raise AssertionError("recoveries are not recovered from")
-        return []
 
     async def _compute_and_send(self, action: ComputeAndSend) -> list[Action]:
         started_s = self._clock()
@@ -190,12 +183,13 @@ class Driver:
             if not await self._drafter.work(self._workers, self._sequence, self._sent):
                 return
 
-    async def _feed_output(self, action: FeedOutput) -> None:
+    async def _feed_output(self, action: FeedOutput) -> list[Action]:
         started_s = self._clock()
         await self._workers.run(
             lambda engine: engine.logits(self._sequence, self._deep(engine), action.position, 0)
         )
         self._recorder.fed(started_s)
+        return []
 
     async def _choose(self, action: Choose) -> list[Action]:
         started_s = self._clock()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from device_runtime.generation.request import CloudUnavailableError
@@ -24,19 +23,6 @@ _SLEPT_S = 10.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Pauses:
-    """Before a recovery that follows one in vain, in seconds: doubling from `min_s` to `max_s`."""
-
-    randomness: Randomness
-    min_s: float = 0.25
-    max_s: float = 5.0
-
-    def after(self, num_vain: int) -> float:
-        """The pause, half of it by chance."""
-        return retry_delay_s(num_vain, self.randomness.random(), self.min_s, self.max_s)
-
-
 class Outage:
     """One generation's patience; `timeout_s` bounds the waits for a link between two answers.
 
@@ -45,17 +31,11 @@ class Outage:
     may announce. `clock` is monotonic, in seconds.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        timeout_s: float,
-        clock: Clock,
-        pauses: Pauses,
-    ) -> None:
+    def __init__(self, link: Link, timeout_s: float, clock: Clock, randomness: Randomness) -> None:
         self._link = link
         self._timeout_s = timeout_s
         self._clock = clock
-        self._pauses = pauses
+        self._randomness = randomness
         self._left_s: float | None = None
         self._busy_since_s: float | None = None
         self._num_recoveries = 0
@@ -131,11 +111,15 @@ class Outage:
         """Seconds before the next attempt; a lost link, or one that is left, has its own pace."""
         num_vain = max(0, self._num_recoveries + self._num_busy - 1) + num_failed
         if not isinstance(failure, SessionRefusedError) or _is_draining(failure):
-            return self._pauses.after(num_vain - 1) if num_vain else 0.0
+            return self._doubling_s(num_vain - 1) if num_vain else 0.0
         if num_vain == 0 and heals_by_replay(failure.code):
             return 0.0
         announced_s = failure.retry_after_s if failure.may_retry else 0.0
-        return max(self._pauses.after(num_vain), announced_s)
+        return max(self._doubling_s(num_vain), announced_s)
+
+    def _doubling_s(self, num_vain: int) -> float:
+        patience, draw = self._link.patience, self._randomness.random()
+        return retry_delay_s(num_vain, draw, patience.min_retry_s, patience.max_retry_s)
 
     def _announced_s(self, failure: CloudUnavailableError) -> float:
         """Seconds that the cloud asked for, unless this generation waits for nothing."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from device_runtime.engines.engine import DeviceEngine, SequenceId
-from device_runtime.engines.workers import Workers
+from device_runtime.engines.engine import DeviceEngine, SequenceId, Workers
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession, SessionRefusedError
 from device_runtime.session.prefix_cache import Kept, Match, PrefixCache, PrefixCacheLimits

@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from chunking.bounded_planner import BoundedPlanner
 from chunking.chooser import ChunkChooser
@@ -14,7 +13,7 @@ from chunking.planner import FixedSizePlanner, Planner
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import choose_drafting, drafter_name
 from device_runtime.drafting.medusa import Heads
-from device_runtime.engines.workers import Workers
+from device_runtime.engines.engine import Workers
 from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.generation.tokens import Emission
@@ -22,7 +21,7 @@ from device_runtime.link.link import Link
 from device_runtime.link.session import MAX_UNANSWERED_FRAMES, SessionRefusedError
 from device_runtime.runtime.admission import Admission
 from device_runtime.runtime.driver import Driver
-from device_runtime.runtime.outage import Outage, Pauses, heals_by_reconnecting
+from device_runtime.runtime.outage import Outage, heals_by_reconnecting
 from device_runtime.runtime.places import Place, Places
 from device_runtime.runtime.recorder import Recorder
 from device_runtime.sampling.noise import PositionNoise, draw_seed
@@ -39,14 +38,6 @@ _MIN_SHARED_TOKENS = 16
 
 BLINK_S = 2.0
 """So long a new request waits for a link that was just lost, as when a cloud is exchanged."""
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeFigures:
-    """The runtime's load at one moment."""
-
-    num_running: int
-    num_waiting: int
 
 
 class Generation(AsyncIterator[Emission]):
@@ -97,7 +88,7 @@ class Runtime:
         self._randomness = randomness
         self._blink_s = min(BLINK_S, config.reconnect_timeout_s)
         self._workers = workers
-        self._admission = Admission(config.max_num_seqs, config.max_queue)
+        self.admission = Admission(config.max_num_seqs, config.max_queue)
         if kept is None:
             # Room for two full conversations, however long a context is.
             kept = PrefixCacheLimits(
@@ -132,11 +123,6 @@ class Runtime:
         """None when requests can be served now, else the reason why not."""
         return self._link.status.reason
 
-    def figures(self) -> RuntimeFigures:
-        """The load at this moment."""
-        admission = self._admission
-        return RuntimeFigures(admission.num_running, admission.num_waiting)
-
     def generate(self, request: GenerationRequest, request_id: str) -> Generation:
         """Generate until a stop token, `max_tokens`, the end of the context, or `aclose`.
 
@@ -155,12 +141,14 @@ class Runtime:
         recorder = Recorder(stats, self._link.monitor, self._clock, request.wants_timeline)
         sampler = self._checked_sampler(request)
         self._check_link()
-        turn = await self._admission.acquire(request.is_let_in)
+        turn = await self.admission.acquire(request.is_let_in)
         place: Place | None = None
         try:
             recorder.queued()
             await self._require_link()
-            driver = await self._begin(request, sampler, self._outage(), recorder)
+            timeout_s = self._config.reconnect_timeout_s
+            outage = Outage(self._link, timeout_s, self._clock, self._randomness)
+            driver = await self._begin(request, sampler, outage, recorder)
             place = driver.place
             async with aclosing(driver.run()) as emissions:
                 async for emission in emissions:
@@ -203,11 +191,6 @@ class Runtime:
                 await self._link.connected()
         if not self._link.status.is_connected or self._link.limits is None:
             raise self._unavailable()
-
-    def _outage(self) -> Outage:
-        patience = self._link.patience
-        pauses = Pauses(self._randomness, patience.min_retry_s, patience.max_retry_s)
-        return Outage(self._link, self._config.reconnect_timeout_s, self._clock, pauses)
 
     def _unavailable(self) -> CloudUnavailableError:
         status = self._link.status

@@ -15,7 +15,6 @@ from device_runtime.engines.engine import Rows
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.generation.tokens import Token
 from device_runtime.sampling.filters import Candidates, candidates
-from device_runtime.sampling.logprobs import log_probabilities, most_likely
 from device_runtime.sampling.penalties import TokenPenalties
 
 Noise = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
@@ -121,6 +120,24 @@ class Sampler:
         if top == -np.inf:
             raise LogitsError("no token is left to choose: all are forbidden")
         return processed
+
+
+def log_probabilities(logits: Rows) -> NDArray[np.float64]:
+    """Log softmax `[V]` in float64 of logits `[V]`, before any bias, penalty or filter."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def most_likely(logprobs: NDArray[np.float64], num: int) -> tuple[tuple[int, float], ...]:
+    """The `num` largest of `[V]` as (token id, log probability), equal ones by ascending id."""
+    num = min(num, len(logprobs))
+    if num == 0:
+        return ()
+    kth = np.partition(logprobs, len(logprobs) - num)[len(logprobs) - num]
+    ids = np.flatnonzero(logprobs >= kth)
+    order = ids[np.argsort(-logprobs[ids], kind="stable")][:num]
+    return tuple((int(token), float(logprobs[token])) for token in order)
 
 
 def _ids(ids: Iterable[int]) -> NDArray[np.int64]:

@@ -57,7 +57,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Hand decided tokens to the caller; needs no answer."""
+    """Hand decided tokens to the caller; needs no answer. With a finish reason, it is the last."""
 
     emission: Emission
 
@@ -70,14 +70,4 @@ class Reopen:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Nothing more will be computed; the last `Emit` follows.
-
-    Both caches hold the first `num_valid_tokens` tokens of the text.
-    """
-
-    num_valid_tokens: int
-
-
-Action = ComputeAndSend | AwaitReply | FeedOutput | Choose | Draft | Emit | Reopen | Finish
+Action = ComputeAndSend | AwaitReply | FeedOutput | Choose | Draft | Emit | Reopen

@@ -29,7 +29,6 @@ from device_runtime.session.actions import (
     Draft,
     Emit,
     FeedOutput,
-    Finish,
     Reopen,
 )
 from device_runtime.session.draft_length import DraftLength
@@ -142,6 +141,8 @@ class Session:
         self._round_started_s: float | None = None
         self.num_accepted = 0
         """Drafted tokens that the round decided last has kept."""
+        self.num_valid_tokens = 0
+        """So many tokens of the text both caches hold, as of the round decided last."""
 
     @property
     def text(self) -> Sequence[int]:
@@ -190,13 +191,13 @@ class Session:
             round_s = now - self._round_started_s
             self._draft_length.on_round(len(self._draft), num_accepted, round_s)
         # Cached are the text before this round and the accepted drafts, not the token after them.
-        num_valid_tokens = len(self._text) + num_accepted
+        self.num_valid_tokens = len(self._text) + num_accepted
         self._text.extend(token.id for token in tokens)
         reason = self._finish_reason()
         emit = Emit(Emission(tuple(tokens), reason))
         if reason is not None:
             self.phase = Phase.FINISHED
-            return [Finish(num_valid_tokens), emit]
+            return [emit]
         self.phase = Phase.DRAFTING
         self._max_draft_tokens = self._next_draft_tokens()
         return [emit, Draft(self._max_draft_tokens)]

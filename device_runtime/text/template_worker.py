@@ -1,7 +1,9 @@
 """The process that runs one chat template, bounded in processor time, memory and output.
 
-It is started with two pipes and its limits, speaks JSON documents of known length, and ends with
-its parent. What runs too long is ended by the system's own timer, also inside a library.
+A template is part of a downloaded model, so it may do anything: it runs here alone, in jinja2's
+sandbox. The process is started with two pipes and its limits, speaks JSON documents of known
+length, and ends with its parent. What runs too long is ended by the system's own timer, also inside
+a library.
 """
 
 import contextlib
@@ -13,11 +15,20 @@ import sys
 from datetime import datetime
 from typing import IO
 
-from device_runtime.text.template_environment import Clock, make_environment, reason_of, render
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _LENGTH = struct.Struct("<Q")
 # What Python and jinja2 themselves take; the rest of the limit is the template's.
 _OWN_BYTES = 256 << 20
+
+_NOT_THE_TEMPLATES_WORDS = {
+    MemoryError: "it takes too much memory",
+    RecursionError: "it calls itself too often",
+}
 
 
 def main(cpu_s: float, memory_bytes: int, max_characters: int) -> None:
@@ -30,23 +41,21 @@ def main(cpu_s: float, memory_bytes: int, max_characters: int) -> None:
         limit = _OWN_BYTES + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    clock = Clock(datetime.now())  # noqa: DTZ005  (templates print local dates)
-    environment = make_environment(clock)
     template = None
     while (body := read_document(requests)) is not None:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
             request = json.loads(body)
             if template is None:
-                template, text = environment.from_string(request["source"]), ""
+                template, text = _environment().from_string(request["source"]), ""
             else:
-                clock.now = datetime.fromisoformat(request["now"])
-                text = render(template, request["variables"])
+                now = datetime.fromisoformat(request["now"])
+                text = template.render({"strftime_now": now.strftime, **request["variables"]})
             answer = {"text": text}
             if len(text) > max_characters:
                 answer = {"error": f"its text is longer than {max_characters} characters"}
         except Exception as error:
-            answer = {"error": reason_of(error)[:2000]}
+            answer = {"error": _reason_of(error)[:2000]}
         signal.setitimer(signal.ITIMER_PROF, 0)
         write_document(answers, answer)
 
@@ -72,5 +81,51 @@ def write_document(pipe: IO[bytes], document: object) -> None:
     pipe.flush()
 
 
-if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+def _environment() -> ImmutableSandboxedEnvironment:
+    """What templates of models rely on beside the variables they are given, in a sandbox.
+
+    Source: "Chat templates" in the documentation of transformers, and its `chat_template_utils`.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    return environment
+
+
+def _reason_of(error: Exception) -> str:
+    """Why a template failed: in its own words, or by what ran out."""
+    if type(error) in _NOT_THE_TEMPLATES_WORDS:
+        return _NOT_THE_TEMPLATES_WORDS[type(error)]
+    if isinstance(error, jinja2.TemplateError):
+        return str(error)
+    return str(error) or type(error).__name__
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks the assistant's words for training; here it is transparent."""
+
+    tags = {"generation"}  # noqa: RUF012  (as the library declares it)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        """The statements inside the block."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> str:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON without the HTML escapes of jinja2's own filter."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

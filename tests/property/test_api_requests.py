@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_runtime.api.errors import ApiError
-from device_runtime.api.job.plan import seed_of_choice
 from device_runtime.api.request.body import ChatRequest, CompletionRequest, decode_request
 from device_runtime.api.request.refused_fields import _IN_BOTH, _IN_CHAT
+from device_runtime.api.request.sampling import seed_of_choice
 
 leaves = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.sampling.filters import candidates
-from device_runtime.sampling.logprobs import log_probabilities, most_likely
 from device_runtime.sampling.noise import PositionNoise
-from device_runtime.sampling.sampler import Sampler
+from device_runtime.sampling.sampler import Sampler, log_probabilities, most_likely
 from tests.support import sampling_reference as reference
 from tests.support.examples import at_most
 

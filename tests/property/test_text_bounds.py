@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from device_runtime.text.bounds import TextTooLongError, encode_within
-from device_runtime.text.tokenizer import Tokenizer
+from device_runtime.text.tokenizer import TextTooLongError, Tokenizer, encode_within
 from tests.support.tokenizers import byte_level_backend, byte_level_tokenizer, story_tokenizer
 
 

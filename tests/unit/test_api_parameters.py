@@ -6,7 +6,7 @@ import pytest
 from device_runtime.api.errors import ApiError
 from device_runtime.api.job.plan import MAX_STOP_CHARACTERS, stop_strings
 from device_runtime.api.request.body import CompletionRequest, decode_request
-from device_runtime.api.request.logit_bias import logit_biases
+from device_runtime.api.request.sampling import logit_biases
 
 VOCAB_SIZE = 512
 

@@ -15,12 +15,16 @@ from hypothesis import strategies as st
 
 from device_runtime.config import DeviceConfig
 from device_runtime.engines import onnx_stack
+from device_runtime.engines.attention_memory import (
+    KvBuffers,
+    KvShape,
+    RotaryTables,
+    rotary_tables,
+)
 from device_runtime.engines.engine import SequenceId
-from device_runtime.engines.kv_buffers import KvBuffers, KvShape
 from device_runtime.engines.loading import load_engine
 from device_runtime.engines.onnx_engine import load_onnx_engine
 from device_runtime.engines.onnx_stack import open_session
-from device_runtime.engines.rotary import RotaryTables, rotary_tables
 from device_runtime.engines.submodel_engine import SubmodelEngine
 from process.errors import StartError
 from submodels.bundle.layers import rope_table

@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.config import Patience
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkLostError, SessionRefusedError
-from device_runtime.runtime.outage import MAX_RECOVERIES, Outage, Pauses
+from device_runtime.runtime.outage import MAX_RECOVERIES, Outage
 from process.virtual_loop import VirtualLoop
 from tests.support.fake_cloud import fault
 from wire.errors import FaultCode
@@ -29,9 +30,11 @@ class Bench:
         self._clock = asyncio.get_running_loop().time
         self._up_s = 0.0
         link: Any = SimpleNamespace(
-            connected=self._connected, status=SimpleNamespace(reason="cannot reach the cloud")
+            connected=self._connected,
+            status=SimpleNamespace(reason="cannot reach the cloud"),
+            patience=Patience(),
         )
-        self.outage = Outage(cast(Link, link), timeout_s, self._clock, Pauses(random.Random(0)))
+        self.outage = Outage(cast(Link, link), timeout_s, self._clock, random.Random(0))
 
     async def _connected(self) -> None:
         await asyncio.sleep(max(0.0, self._up_s - self._clock()))

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from device_runtime.engines.workers import Workers
+from device_runtime.engines.engine import Workers
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.places import Place, Places

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from device_runtime.api.request.sampling_defaults import SamplingDefaults, sampling_defaults
+from device_runtime.api.request.sampling import SamplingDefaults, sampling_defaults
 from tests.support.api_server import (
     CHAT,
     COMPLETIONS,

@@ -9,7 +9,6 @@ from device_runtime.session.actions import (
     ComputeAndSend,
     Draft,
     Emit,
-    Finish,
     Reopen,
 )
 from device_runtime.session.draft_length import FixedDraftLength
@@ -67,7 +66,8 @@ def test_a_stop_token_in_the_draft_ends_the_draft_and_in_the_text_ends_the_sessi
     session.on_sent(0)
     session.on_reply(reply(2, 3, 2, 5), 0)
     emission = Emission((Token(2),), "stop")
-    assert session.on_chosen([Token(2)], 0.0) == [Finish(5), Emit(emission)]
+    assert session.on_chosen([Token(2)], 0.0) == [Emit(emission)]
+    assert session.num_valid_tokens == 5
 
 
 def test_nothing_is_drafted_for_the_last_token():
@@ -77,7 +77,8 @@ def test_nothing_is_drafted_for_the_last_token():
     session.on_sent(0)
     session.on_reply(reply(2, 3, 1, 4), 0)
     emission = Emission((Token(8),), "length")
-    assert session.on_chosen([Token(8)], 0.0) == [Finish(4), Emit(emission)]
+    assert session.on_chosen([Token(8)], 0.0) == [Emit(emission)]
+    assert session.num_valid_tokens == 4
 
 
 def test_the_end_of_the_context_is_a_length_finish():

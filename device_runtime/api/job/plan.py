@@ -4,7 +4,6 @@ Both kinds of request are planned here, in the order in which their faults are n
 stream's options, the prompts, and then what depends on the prompts.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +16,7 @@ from device_runtime.api.job.prompts import (
     text_of,
 )
 from device_runtime.api.request.body import TIMELINE, ChatRequest, CommonFields, CompletionRequest
-from device_runtime.api.request.logit_bias import logit_biases
-from device_runtime.api.request.sampling_defaults import SamplingDefaults
+from device_runtime.api.request.sampling import sampling_params, seed_of_choice
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.text.stop_strings import StopStrings
@@ -132,7 +130,7 @@ def _choices(
     num_each = request.n or 1
     _check_num_choices(len(prompts), num_each)
     stops = StopStrings(stop_strings(request))
-    sampling = _sampling_params(request, service.generator.vocab_size, service.sampling)
+    sampling = sampling_params(request, service.generator.vocab_size, service.sampling)
     choices: list[Choice] = []
     for prompt_ids, echo in zip(prompts, echoes, strict=True):
         first = _generation(service, request, prompt_ids, sampling)
@@ -184,39 +182,6 @@ def _stream_mode(request: CommonFields) -> StreamMode | None:
     if options is None:
         return StreamMode()
     return StreamMode(bool(options.include_usage), bool(options.continuous_usage_stats))
-
-
-def _sampling_params(
-    request: CommonFields, vocab_size: int, defaults: SamplingDefaults
-) -> SamplingParams:
-    """How a prompt's first choice is sampled; fields left out have the server's defaults.
-
-    Raises:
-        ApiError: 400, a wrong key or value of `logit_bias`.
-    """
-    return SamplingParams(
-        temperature=_or(request.temperature, defaults.temperature),
-        top_p=_or(request.top_p, defaults.top_p),
-        top_k=defaults.top_k if request.top_k is None else max(request.top_k, 0),
-        min_p=_or(request.min_p, defaults.min_p),
-        seed=None if request.seed is None else seed_of_choice(request.seed, 0),
-        presence_penalty=_or(request.presence_penalty, 0.0),
-        frequency_penalty=_or(request.frequency_penalty, 0.0),
-        repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
-        logit_bias=logit_biases(request.logit_bias or {}, vocab_size),
-    )
-
-
-def seed_of_choice(seed: int, number: int) -> int:
-    """The seed of one of several choices, in [0, 2**64).
-
-    The first choice has the request's own, so that it does not depend on `n`; the others have
-    hashes of it. A negative seed is taken modulo 2**64.
-    """
-    if number == 0:
-        return seed % 2**64
-    digest = hashlib.blake2b(b"%d/%d" % (seed, number), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def stop_strings(request: CommonFields) -> tuple[str, ...]:
@@ -307,7 +272,3 @@ def _check_token_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
     for token_id in ids:
         if token_id >= vocab_size:
             raise invalid(param, f"{param}: expected token ids below {vocab_size}, got {token_id}")
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

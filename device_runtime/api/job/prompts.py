@@ -6,9 +6,9 @@ from typing import Any
 from device_runtime.api.errors import ApiError, invalid, unsupported
 from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
 from device_runtime.api.service import Service
-from device_runtime.text.bounds import TextTooLongError, encode_within
 from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, RenderedChat
 from device_runtime.text.detokenizer import whole_text
+from device_runtime.text.tokenizer import TextTooLongError, encode_within
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 

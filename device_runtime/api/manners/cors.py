@@ -3,21 +3,31 @@
 import re
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from device_runtime.api.errors import ApiError
+from device_runtime.api.manners.middleware import REQUEST_ID, request_id_of
 from device_runtime.api.manners.origins import ANY, allows_host, allows_origin
-from device_runtime.api.manners.request_id import HEADER, request_id_of
 from device_runtime.api.service import SERVICE, AccessRules
 
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _FETCH_SITE = "Sec-Fetch-Site"
 _PREFLIGHT_AGE_S = 600
-_EXPOSED = f"{HEADER}, Retry-After, Server-Timing, X-Hat-Rounds"
+_EXPOSED = f"{REQUEST_ID}, Retry-After, Server-Timing, X-Hat-Rounds"
 # Header names as RFC 9110 has them, a comma-separated list, bounded since it is sent back.
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1024}")
 
 
-def check_page(request: web.Request) -> None:
+@web.middleware
+async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let no foreign web page in, and answer the questions that browsers ask beforehand."""
+    _check_page(request)
+    if _is_preflight(request):
+        return _preflight_answer(request)
+    return await handler(request)
+
+
+def _check_page(request: web.Request) -> None:
     """Keep out web pages that have no business here, whatever the route.
 
     A page may send a GET without `Origin` (a picture, a link), but never reads the answer, and no
@@ -43,7 +53,7 @@ def check_page(request: web.Request) -> None:
         raise ApiError(403, message, code="origin_not_allowed")
 
 
-def is_preflight(request: web.Request) -> bool:
+def _is_preflight(request: web.Request) -> bool:
     """Whether a browser asks what a page may send."""
     return (
         request.method == hdrs.METH_OPTIONS
@@ -51,7 +61,7 @@ def is_preflight(request: web.Request) -> bool:
     )
 
 
-def answer_preflight(request: web.Request) -> web.Response:
+def _preflight_answer(request: web.Request) -> web.Response:
     """Any method and header, to pages that may ask at all."""
     asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
     allowed = asked if _HEADER_NAMES.fullmatch(asked) else "Authorization, Content-Type"
@@ -65,7 +75,7 @@ def answer_preflight(request: web.Request) -> web.Response:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Headers of every response, streams included, at the moment its head is sent."""
-    response.headers[HEADER] = request_id_of(request)
+    response.headers[REQUEST_ID] = request_id_of(request)
     access = request.app[SERVICE].access
     origin = request.headers.get(hdrs.ORIGIN)
     add_cors_headers(response, origin, access, _own_host(request, access))

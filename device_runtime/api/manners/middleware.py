@@ -3,14 +3,15 @@
 import asyncio
 import hmac
 import logging
+import re
+import uuid
 
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler
 
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
-from device_runtime.api.manners.cors import answer_preflight, check_page, is_preflight
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
-from device_runtime.api.manners.request_id import name_request, request_id_of
 from device_runtime.api.response.answering import IS_ANSWERED
 from device_runtime.api.service import SERVICE
 from process.program.logs import describe_error, with_fields
@@ -21,6 +22,13 @@ OPEN_PATHS = frozenset({"/health", "/ready"})
 
 QUIET_LOG = web.AppKey("quiet_log", QuietLog)
 
+REQUEST_ID = "X-Request-ID"
+"""The header with a request's name, both ways."""
+
+_NAME = web.RequestKey("request_id", str)
+# Short and plain, since it is copied into headers and logs.
+_ACCEPTED_NAME = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_CONTINUE = "100-continue"
 _REFUSED = frozenset({401, 403, 404, 405, 413, 415, 417})
 
 _logger = logging.getLogger(__name__)
@@ -29,7 +37,6 @@ _logger = logging.getLogger(__name__)
 @web.middleware
 async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its name, and say in one line how it ended."""
-    name_request(request)
     clock = request.app[SERVICE].metrics.clock
     begun_s = clock()
     status: int | str = "failed"
@@ -72,15 +79,6 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 @web.middleware
-async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let no foreign web page in, and answer the questions that browsers ask beforehand."""
-    check_page(request)
-    if is_preflight(request):
-        return answer_preflight(request)
-    return await handler(request)
-
-
-@web.middleware
 async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let only those in who have the key, if there is one."""
     api_key = request.app[SERVICE].access.api_key
@@ -92,6 +90,33 @@ async def check_key(request: web.Request, handler: Handler) -> web.StreamRespons
             headers = {str(hdrs.WWW_AUTHENTICATE): "Bearer"}
             raise ApiError(401, message, code="invalid_api_key", headers=headers)
     return await handler(request)
+
+
+@web.middleware
+async def check_expectation(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what we do not know how to meet."""
+    for expected in request.headers.getall(hdrs.EXPECT, ()):
+        if request.version >= HttpVersion11 and expected.strip().lower() != _CONTINUE:
+            message = f"Expect: the only expectation met here is {_CONTINUE}"
+            raise ApiError(417, message, code="expectation_failed")
+    return await handler(request)
+
+
+async def leave_to_middleware(_request: web.Request) -> None:
+    """In place of aiohttp's own handler, which would ask for the body before the key is seen."""
+
+
+def request_id_of(request: web.Request) -> str:
+    """The request's name: the client's own where it is acceptable, else a new one."""
+    if _NAME not in request:
+        given = request.headers.get(REQUEST_ID, "")
+        request[_NAME] = given if _ACCEPTED_NAME.fullmatch(given) else new_name()
+    return request[_NAME]
+
+
+def new_name() -> str:
+    """A name for a request that brings none."""
+    return uuid.uuid4().hex
 
 
 def error_response(error: ApiError) -> web.Response:

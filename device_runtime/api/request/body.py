@@ -9,11 +9,11 @@ import gc
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 from msgspec import Meta, Struct
 
 from device_runtime.api.errors import ApiError, invalid
-from device_runtime.api.request.expectations import ask_for_body
 from device_runtime.api.request.json_body import (
     with_whole_characters,
     with_whole_numbers,
@@ -191,7 +191,7 @@ async def read_request(request: web.Request, kind: type[RequestT], within_s: flo
     if request.content_type.startswith("multipart/"):
         message = f"expected application/json, got {request.content_type[:60]}"
         raise ApiError(415, message, code="unsupported_media_type")
-    ask_for_body(request)
+    _ask_for_body(request)
     try:
         with unproven(request):
             async with asyncio.timeout(within_s):
@@ -205,6 +205,21 @@ async def read_request(request: web.Request, kind: type[RequestT], within_s: flo
     if len(body) < _LONG_BODY_BYTES:
         return decode_request(body, kind)
     return await asyncio.to_thread(_decode_long, body, kind)
+
+
+def _ask_for_body(request: web.Request) -> None:
+    """Tell a client that waits for it to go on.
+
+    Raises:
+        HTTPRequestEntityTooLarge: its body would be longer than the server takes. A client that
+            does not wait is told later: it would not read the answer while it sends.
+    """
+    waits = request.version >= HttpVersion11 and hdrs.EXPECT in request.headers
+    if waits and request.transport is not None and not request.content.is_eof():
+        num_bytes = request.content_length or 0
+        if num_bytes > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, num_bytes)
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _decode_long(body: bytes, kind: type[RequestT]) -> RequestT:

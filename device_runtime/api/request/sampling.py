@@ -1,17 +1,26 @@
-"""How an answer is sampled when its request does not say: settings, the model's file, OpenAI."""
+"""How an answer is sampled: by its request, else by settings, the model's file, OpenAI."""
 
+import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
 
+from device_runtime.api.errors import ApiError, invalid
 from device_runtime.api.request.body import CommonFields
+from device_runtime.generation.request import SamplingParams
 
 FILE = "generation_config.json"
 SETTING = "--sampling-defaults"
 OPENAI = "OpenAI's default"
+
+MAX_BIAS = 100.0
+
+# Keys of JSON are strings, and some languages write every number with a fraction.
+_TOKEN_ID = re.compile(r"([0-9]{1,10})(?:\.0+)?", re.ASCII)
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +87,48 @@ def sampling_defaults(file: Mapping[str, Any], settings: Sequence[str]) -> Sampl
     return SamplingDefaults(**values, sources=sources)  # type: ignore[arg-type]
 
 
+def sampling_params(
+    request: CommonFields, vocab_size: int, defaults: SamplingDefaults
+) -> SamplingParams:
+    """How a prompt's first choice is sampled; fields left out have the server's defaults.
+
+    Raises:
+        ApiError: 400, a wrong key or value of `logit_bias`.
+    """
+    return SamplingParams(
+        temperature=_or(request.temperature, defaults.temperature),
+        top_p=_or(request.top_p, defaults.top_p),
+        top_k=defaults.top_k if request.top_k is None else max(request.top_k, 0),
+        min_p=_or(request.min_p, defaults.min_p),
+        seed=None if request.seed is None else seed_of_choice(request.seed, 0),
+        presence_penalty=_or(request.presence_penalty, 0.0),
+        frequency_penalty=_or(request.frequency_penalty, 0.0),
+        repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
+        logit_bias=logit_biases(request.logit_bias or {}, vocab_size),
+    )
+
+
+def seed_of_choice(seed: int, number: int) -> int:
+    """The seed of one of several choices, in [0, 2**64).
+
+    The first choice has the request's own, so that it does not depend on `n`; the others have
+    hashes of it. A negative seed is taken modulo 2**64.
+    """
+    if number == 0:
+        return seed % 2**64
+    digest = hashlib.blake2b(b"%d/%d" % (seed, number), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def logit_biases(given: Mapping[str, Any], vocab_size: int) -> dict[int, float]:
+    """The addends by token id.
+
+    Raises:
+        ApiError: 400, naming the first key that is no token id or has no such bias.
+    """
+    return dict(_bias(key, value, vocab_size) for key, value in given.items())
+
+
 def _number(text: str, value: str) -> float:
     try:
         return float(value)
@@ -95,3 +146,22 @@ def _checked(name: str, value: object) -> float:
         problem = str(error).partition(" - at ")[0]
         raise ValueError(f"{problem[:1].lower()}{problem[1:]}, got {value!r}") from None
     return max(checked, 0)
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _bias(key: str, value: Any, vocab_size: int) -> tuple[int, float]:
+    match = _TOKEN_ID.fullmatch(key)
+    if match is None or int(match[1]) >= vocab_size:
+        raise _wrong_bias(f"expected token ids below {vocab_size} as keys, got {key[:40]!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not -MAX_BIAS <= value <= MAX_BIAS:
+        came = msgspec.json.encode(value)[:40].decode(errors="ignore")
+        raise _wrong_bias(f"expected a number from -100 to 100 for the token {key!r}, got {came}")
+    return int(match[1]), float(value)
+
+
+def _wrong_bias(problem: str) -> ApiError:
+    return invalid("logit_bias", f"logit_bias: {problem}")

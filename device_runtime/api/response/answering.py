@@ -4,18 +4,19 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.figures import timing_headers
-from device_runtime.api.job.plan import Job, StreamMode
+from device_runtime.api.job.plan import Job
 from device_runtime.api.response.answers import Answers, StillSilentError
-from device_runtime.api.response.messages import Usage, usage_of
-from device_runtime.api.response.shape import AnswerShape, ChunkUsage, Head, join_pieces, with_end
+from device_runtime.api.response.messages import Answer, Usage
+from device_runtime.api.response.shape import AnswerShape, join_pieces, with_end
 from device_runtime.api.response.transcript import Piece
 from device_runtime.api.service import SERVICE, Service
 from process.listening.patient_handler import PatientHandler
@@ -40,34 +41,32 @@ class ClientGoneError(Exception):
     """Nobody reads the stream any more."""
 
 
-def make_head(service: Service, prefix: str, request_id: str) -> Head:
-    """The head of an answer, dated now."""
-    model = service.model
-    return Head(
-        f"{prefix}-{request_id}", int(service.unix_clock()), model.id, model.system_fingerprint
-    )
-
-
 async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.StreamResponse:
     """Generate and send. The client's leaving cancels this, and with it the generations.
 
     Raises:
         ApiError, CloudUnavailableError, OverloadedError: before anything was sent.
     """
-    if job.stream is not None:
-        return await _stream(request, job, shape)
     service = request.app[SERVICE]
+    # What every document and event of the answer begins with, dated now.
+    begun = partial(
+        Answer,
+        id=f"{shape.prefix}-{job.request_id}",
+        created=int(service.unix_clock()),
+        model=service.model.id,
+        system_fingerprint=service.model.system_fingerprint,
+    )
+    if job.stream is not None:
+        return await _stream(request, job, shape, begun)
     pieces: dict[int, list[Piece]] = {choice.index: [] for choice in job.choices}
     with service.drain.request():
         async with Answers(service, job) as answers:
             while (piece := await answers.next_piece()) is not None:
                 pieces[piece.index].append(piece)
             figures = await answers.figures()
-            num_cached_tokens = answers.num_cached_tokens()
-    whole = [join_pieces(parts) for parts in pieces.values()]
-    num_tokens = sum(each.num_tokens for each in whole)
-    usage = usage_of(job.num_prompt_tokens, num_tokens, num_cached_tokens)
-    document = shape.document(whole, usage, figures if job.wants_figures else UNSET)
+    choices = [shape.choice(join_pieces(parts)) for parts in pieces.values()]
+    shown = figures if job.wants_figures else UNSET
+    document = begun(object=shape.document, choices=choices, usage=answers.usage(), hat=shown)
     return json_response(document, headers=timing_headers(figures))
 
 
@@ -79,7 +78,9 @@ def json_response(
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
-async def _stream(request: web.Request, job: Job, shape: AnswerShape) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, job: Job, shape: AnswerShape, begun: partial[Answer]
+) -> web.StreamResponse:
     """Send pieces as they are decided.
 
     The status waits for the first piece, so that an error before it has a status of its own; only
@@ -94,7 +95,8 @@ async def _stream(request: web.Request, job: Job, shape: AnswerShape) -> web.Str
     try:
         with service.drain.request():
             async with Answers(service, job) as answers:
-                await _send_pieces(service, job, shape, answers, events)
+                event = partial(begun, object=shape.event)
+                await _send_pieces(service, job, shape, event, answers, events)
     except ApiError as error:
         await events.fail(error)
     except ClientGoneError:
@@ -108,10 +110,14 @@ async def _stream(request: web.Request, job: Job, shape: AnswerShape) -> web.Str
 
 
 async def _send_pieces(
-    service: Service, job: Job, shape: AnswerShape, answers: Answers, events: "_EventStream"
+    service: Service,
+    job: Job,
+    shape: AnswerShape,
+    event: partial[Answer],
+    answers: Answers,
+    events: "_EventStream",
 ) -> None:
     assert job.stream is not None
-    usage = _StreamUsage(job.stream, job.num_prompt_tokens, answers)
     while True:
         try:
             piece = await answers.next_piece(service.timing.ping_s)
@@ -120,36 +126,17 @@ async def _send_pieces(
             continue
         if piece is None:
             break
-        so_far = usage.after(piece)
-        await events.write(b"".join(_event(shape.chunk(part, so_far)) for part in with_end(piece)))
+        usage: Usage | UnsetType | None = UNSET
+        if job.stream.include_usage:
+            usage = answers.usage() if job.stream.continuous_usage else None
+        parts = [event(choices=[shape.part(part)], usage=usage) for part in with_end(piece)]
+        await events.write(b"".join(map(_encoded, parts)))
     if job.stream.include_usage or job.wants_figures:
-        total = usage.total() if job.stream.include_usage else UNSET
+        total = answers.usage() if job.stream.include_usage else UNSET
         figures = await answers.figures() if job.wants_figures else UNSET
-        await events.write(_event(shape.last_chunk(total, figures)))
+        await events.write(_encoded(event(choices=[], usage=total, hat=figures)))
     await events.write(_DONE)
     await events.end()
-
-
-class _StreamUsage:
-    """The tokens of a stream so far."""
-
-    def __init__(self, mode: StreamMode, num_prompt_tokens: int, answers: Answers) -> None:
-        self._mode = mode
-        self._answers = answers
-        self._num_prompt_tokens = num_prompt_tokens
-        self._num_tokens: dict[int, int] = {}
-
-    def after(self, piece: Piece) -> ChunkUsage:
-        """What a piece's chunk says about usage."""
-        self._num_tokens[piece.index] = piece.num_tokens
-        if not self._mode.include_usage:
-            return UNSET
-        return self.total() if self._mode.continuous_usage else None
-
-    def total(self) -> Usage:
-        """All tokens of all choices."""
-        num_tokens = sum(self._num_tokens.values())
-        return usage_of(self._num_prompt_tokens, num_tokens, self._answers.num_cached_tokens())
 
 
 class _EventStream:
@@ -209,5 +196,5 @@ class _EventStream:
             protocol.fill_with(comment)
 
 
-def _event(chunk: object) -> bytes:
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+def _encoded(event: Answer) -> bytes:
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"

@@ -8,6 +8,7 @@ from typing import Self
 from device_runtime.api.figures import HatFigures, figures_of
 from device_runtime.api.job.plan import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
+from device_runtime.api.response.messages import PromptTokensDetails, Usage
 from device_runtime.api.response.transcript import Piece, Transcript
 from device_runtime.api.service import Service
 from device_runtime.generation.stats import GenerationStats
@@ -39,6 +40,7 @@ class Answers:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._told_all: set[int] = set()
         self._stats: dict[int, GenerationStats] = {}
+        self._num_tokens: dict[int, int] = {}
         self._is_left = False
         self._is_failed = False
 
@@ -79,12 +81,21 @@ class Answers:
         if isinstance(item, Exception):
             raise item
         self._num_running -= item.finish_reason is not None
+        self._num_tokens[item.index] = item.num_tokens
         return item
 
-    def num_cached_tokens(self) -> int:
-        """Prompt tokens that were in the caches already, as the first choice of each found them."""
+    def usage(self) -> Usage:
+        """Tokens of all prompts, and of all choices as far as their pieces were taken.
+
+        Of a prompt so much was in the caches already as its first choice found there.
+        """
         firsts = (choice.index for choice in self._job.choices if choice.is_first)
-        return sum(self._stats[index].num_reused_tokens for index in firsts if index in self._stats)
+        num_cached = sum(
+            self._stats[index].num_reused_tokens for index in firsts if index in self._stats
+        )
+        num_prompt, num_generated = self._job.num_prompt_tokens, sum(self._num_tokens.values())
+        details = PromptTokensDetails(num_cached)
+        return Usage(num_prompt, num_generated, num_prompt + num_generated, details)
 
     async def figures(self) -> HatFigures:
         """What all choices took together, once the last piece of each has been taken."""

@@ -1,6 +1,7 @@
 """What is sent: the documents and chunks of OpenAI's API, in its own field order."""
 
-from typing import Generic, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -22,13 +23,6 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
-
-
-def usage_of(num_prompt_tokens: int, num_generated_tokens: int, num_cached_tokens: int) -> Usage:
-    """All numbers from three."""
-    total = num_prompt_tokens + num_generated_tokens
-    details = PromptTokensDetails(num_cached_tokens)
-    return Usage(num_prompt_tokens, num_generated_tokens, total, details)
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -107,10 +101,10 @@ class CompletionChoice(msgspec.Struct, frozen=True):
 
 
 ObjectKind = Literal["chat.completion", "chat.completion.chunk", "text_completion"]
-ChoiceT = TypeVar("ChoiceT")
+AnswerChoice = ChatChoice | ChatChunkChoice | CompletionChoice
 
 
-class Answer(msgspec.Struct, Generic[ChoiceT], frozen=True, kw_only=True):
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a request, whole or as one event of its stream."""
 
     id: str
@@ -118,7 +112,7 @@ class Answer(msgspec.Struct, Generic[ChoiceT], frozen=True, kw_only=True):
     created: int
     model: str
     system_fingerprint: str
-    choices: list[ChoiceT]
+    choices: Sequence[AnswerChoice]
     usage: Usage | UnsetType | None = UNSET
     """In an event None says that the numbers come at the end."""
     hat: HatFigures | UnsetType = UNSET
