@@ -86,9 +86,9 @@ async def test_closing_a_stream_early_ends_its_generation(bundles):
             model="stories260k", prompt=PROMPTS[0], stream=True, max_tokens=400
         )
         await anext(stream)
-        assert stack.runtime.figures().num_running == 1
+        assert stack.runtime.admission.num_running == 1
         await stream.close()
-        await until(lambda: stack.runtime.figures().num_running == 0)
+        await until(lambda: stack.runtime.admission.num_running == 0)
         assert await completion(client, PROMPTS[0], max_tokens=4)
 
 
@@ -103,7 +103,7 @@ async def test_more_choices_than_the_queue_holds_come_in_turn(bundles):
         async for chunk in stream:
             [choice] = chunk.choices
             streamed[choice.index] += choice.text
-            most_waiting = max(most_waiting, stack.runtime.figures().num_waiting)
+            most_waiting = max(most_waiting, stack.runtime.admission.num_waiting)
         alone = await completion(client, PROMPTS[0], max_tokens=3, seed=5)
     assert [choice.text for choice in answer.choices] == list(streamed.values())
     assert answer.choices[0].text == alone
@@ -118,13 +118,13 @@ async def test_a_full_queue_refuses_a_request_whatever_its_choices(bundles):
             asyncio.create_task(completion(client, prompt, max_tokens=300))
             for prompt in PROMPTS[:2]
         ]
-        await until(lambda: stack.runtime.figures().num_waiting == 1)
+        await until(lambda: stack.runtime.admission.num_waiting == 1)
         with pytest.raises(openai.RateLimitError):
             await completion(client, PROMPTS[2], n=3, max_tokens=4)
-        assert stack.runtime.figures().num_waiting <= 1
+        assert stack.runtime.admission.num_waiting <= 1
         for other in others:
             other.cancel()
-        await until(lambda: stack.runtime.figures().num_running == 0)
+        await until(lambda: stack.runtime.admission.num_running == 0)
 
 
 async def test_usage_says_how_much_of_a_prompt_was_there_already(bundles):

@@ -91,7 +91,7 @@ async def test_a_link_that_stays_down_is_an_error_soon_and_later_at_once(patienc
             assert clock() - asked_s == pytest.approx(waits_s)
             await asyncio.sleep(patience_s)
         assert not it.link.was_up_within(patience_s)
-        assert it.runtime.figures().num_waiting == it.runtime.figures().num_running == 0
+        assert it.runtime.admission.num_waiting == it.runtime.admission.num_running == 0
 
 
 # The time may end while the link is left, or while the next connection refuses the session.

@@ -64,9 +64,9 @@ async def test_clients_that_do_not_read_delay_nobody(bundles: Path) -> None:
         wanted = asks(8)
         alone = await _texts(client, wanted, 1)
         async with _unread(stack, num_choices=4):
-            await until(lambda: stack.runtime.figures().num_running == 4)
+            await until(lambda: stack.runtime.admission.num_running == 4)
             assert await _texts(client, wanted, 4) == alone
-            assert stack.runtime.figures().num_running == 4
+            assert stack.runtime.admission.num_running == 4
         await nothing_is_held(stack)
 
 
@@ -140,7 +140,7 @@ async def test_a_drain_under_load_lets_streams_finish_and_admits_no_more(bundles
         wanted = asks(12, max_tokens=60)
         alone = await _texts(client, wanted, 1)
         streams = asyncio.gather(*(client.streamed(ask) for ask in wanted))
-        await until(lambda: stack.runtime.figures().num_running == 12)
+        await until(lambda: stack.runtime.admission.num_running == 12)
         draining = asyncio.create_task(stack.device.drain(30.0))
         await asyncio.sleep(0)
         status, headers, text = await client.answer(wanted[0])

@@ -56,13 +56,13 @@ async def test_more_generations_than_may_run_wait_their_turn_and_more_than_may_w
         requests = [request(prompt) for prompt in PROMPTS[:5]]
         running = [asyncio.ensure_future(it.ids(wanted)) for wanted in requests]
         await settle()
-        figures = it.runtime.figures()
-        assert (figures.num_running, figures.num_waiting) == (2, 3)
+        load = it.runtime.admission
+        assert (load.num_running, load.num_waiting) == (2, 3)
         with pytest.raises(OverloadedError, match="2 generations are running and 3"):
             await it.ids(requests[0])
         running[3].cancel()
         await settle()
-        assert it.runtime.figures().num_waiting == 2
+        assert it.runtime.admission.num_waiting == 2
         it.cloud.going.set()
         for index in (0, 1, 2, 4):
             assert await running[index] == expected(requests[index])

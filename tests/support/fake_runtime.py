@@ -64,7 +64,7 @@ class Bench:
     async def freed(self, num_kept: int = 0) -> None:
         """Wait until only so many sessions are left on both sides."""
         await until(lambda: len(self.cloud.live) == num_kept == self.engine.num_open)
-        assert self.runtime.figures().num_running == 0
+        assert self.runtime.admission.num_running == 0
 
 
 @contextlib.asynccontextmanager

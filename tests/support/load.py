@@ -103,7 +103,7 @@ async def nothing_is_held(stack: Stack) -> None:
     assert daemon is not None
 
     def is_empty() -> bool:
-        cloud, device = daemon.figures(), stack.runtime.figures()
+        cloud, device = daemon.figures(), stack.runtime.admission
         held = (cloud.num_sessions, cloud.reserved_tokens, cloud.queued_tokens)
         return (*held, device.num_running, device.num_waiting) == (0, 0, 0, 0, 0)
 
