@@ -11,46 +11,38 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bench.machine import machine_lines
-from bench.steps.random_bundle import random_bundle
+from bench.steps.middle_step import (
+    Load,
+    Sessions,
+    largest_error,
+    random_bundle,
+    random_states,
+    timed,
+)
 from cloud_server.config import CloudConfig
-from cloud_server.engines.engine import MiddleEngine, SequenceId, StepItem
+from cloud_server.engines.engine import MiddleEngine
 from cloud_server.engines.torch.bundle import load_torch_engine
-from cloud_server.engines.torch.rows import rows_of
 from cloud_server.engines.vllm.engine import EngineShape
 from cloud_server.engines.vllm.start import StartedEngine, start_engine
 from submodels.bundle.bundle import Bundle
 from submodels.random_models import RandomModel
-from wire.messages import Dtype, Want
+from wire.messages import Dtype
 
 _HIDDEN, _LAYERS, _HEADS = 1024, 8, 16
 _CONTEXT, _MOST_ROWS = 1024, 1024
 _KV_BYTES = 512 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """So many sessions send so many rows each, on so many cached ones."""
-
-    num_sessions: int
-    num_rows: int
-    num_cached: int = 128
-
-    @property
-    def name(self) -> str:
-        """Sessions x rows."""
-        return f"{self.num_sessions} x {self.num_rows}"
-
-
-LOADS = (Load(1, 8), Load(8, 5), Load(32, 5), Load(1, 256))
+LOADS = tuple(
+    Load(num_sessions, num_rows, hidden_size=_HIDDEN, num_layers=_LAYERS)
+    for num_sessions, num_rows in ((1, 8), (8, 5), (32, 5), (1, 256))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,79 +89,27 @@ def main() -> None:
 
 def measure(load: Load, started: StartedEngine, plain: MiddleEngine, num_steps: int) -> Times:
     """The same steps on both, in turn; every second pair the other way round."""
-    rng = np.random.default_rng(0)
-    both = (started.engine, plain)
-    sequences = [_filled(engine, load) for engine in both]
+    states = random_states(load)
+    both = [Sessions(engine, load, states) for engine in (started.engine, plain)]
     times_s: tuple[list[float], list[float]] = ([], [])
-    error = 0.0
     for number in range(num_steps + 2):
-        rows = _rows(rng, load.num_sessions * load.num_rows)
-        answers: dict[int, Sequence[np.ndarray]] = {}
         for index in (0, 1) if number % 2 else (1, 0):
-            answers[index], seconds = _timed(both[index], sequences[index], rows, load)
+            seconds = timed(both[index].step)
             if number >= 2:
                 times_s[index].append(seconds)
-        error = max(error, _error(answers[0], answers[1]))
-    beyond_s = _beyond_s(started, sequences[0], load, num_steps)
-    for engine, names in zip(both, sequences, strict=True):
-        for name in names:
-            engine.release(name)
+    error = largest_error(both[0].step(), both[1].step())
+    beyond_s = [timed(both[0].step) - started.workers.model_s() for _ in range(num_steps)]
+    for sessions in both:
+        sessions.close()
     return Times(load, times_s[0], times_s[1], beyond_s, error)
-
-
-def _beyond_s(
-    started: StartedEngine, sequences: Sequence[SequenceId], load: Load, num_steps: int
-) -> list[float]:
-    """What steps took outside the worker's model call."""
-    rows = _rows(np.random.default_rng(2), load.num_sessions * load.num_rows)
-    beyond_s = []
-    for _ in range(num_steps):
-        _, seconds = _timed(started.engine, sequences, rows, load)
-        beyond_s.append(seconds - started.workers.model_s())
-    return beyond_s
-
-
-def _timed(
-    engine: MiddleEngine, sequences: Sequence[SequenceId], rows: np.ndarray, load: Load
-) -> tuple[Sequence[np.ndarray], float]:
-    parts = np.split(rows, load.num_sessions)
-    batch = [
-        StepItem(sequence, load.num_cached, part, Want.ALL)
-        for sequence, part in zip(sequences, parts, strict=True)
-    ]
-    started_s = time.perf_counter()
-    answer = engine.step(batch)
-    return answer, time.perf_counter() - started_s
-
-
-def _filled(engine: MiddleEngine, load: Load) -> list[SequenceId]:
-    """Sequences with the same cached rows on every engine."""
-    rng = np.random.default_rng(1)
-    sequences = []
-    for _ in range(load.num_sessions):
-        sequences.append(engine.open(load.num_cached + load.num_rows))
-        rows = _rows(rng, load.num_cached)
-        engine.step([StepItem(sequences[-1], 0, rows, Want.NONE)])
-    return sequences
-
-
-def _rows(rng: np.random.Generator, num_rows: int) -> np.ndarray:
-    states = torch.from_numpy(rng.standard_normal((num_rows, _HIDDEN)).astype(np.float32))
-    return rows_of(states.to(torch.bfloat16))
-
-
-def _error(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """The largest difference, relative to the largest number."""
-    left = np.concatenate(ours).astype(np.float32)
-    right = np.concatenate(theirs).astype(np.float32)
-    return float(np.abs(left - right).max() / np.abs(right).max())
 
 
 def _row(times: Times) -> str:
     ratios = [slow / quick for slow, quick in zip(times.torch_s, times.vllm_s, strict=True)]
     middle = statistics.median
     return (
-        f"| {times.load.name} | {1000 * middle(times.vllm_s):.2f} | "
+        f"| {times.load.num_sessions} x {times.load.num_rows} | "
+        f"{1000 * middle(times.vllm_s):.2f} | "
         f"{1000 * middle(times.torch_s):.2f} | {middle(ratios):.2f} | "
         f"{1000 * middle(times.beyond_s):.2f} | {times.largest_error:.4f} |"
     )

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from bench.machine import machine_lines
-from bench.steps.random_bundle import checkpoint_folder, random_bundle
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import MiddleEngine, StepItem
 from cloud_server.engines.torch.bundle import load_torch_engine
 from cloud_server.engines.torch.rows import rows_of
-from submodels.random_models import RandomModel
+from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.random_models import RandomModel, make_random_model
+from submodels.split import SplitOptions, split_checkpoint
 from wire.messages import Want
 
 _NUM_HEADS = 12
@@ -68,40 +69,61 @@ def measure(load: Load, folder: Path) -> tuple[list[float], list[float], float]:
     config = CloudConfig(bundle.path, dtype="bfloat16", threads=load.threads, device="cpu")
     engine = load_torch_engine(bundle, config).engine
     torch.set_num_threads(load.threads)
-    generator = torch.Generator().manual_seed(0)
-    sizes = (load.num_sessions, load.num_cached + load.num_rows, load.hidden_size)
-    states = torch.randn(sizes, generator=generator).to(torch.bfloat16)
-    batched = _batched(engine, load, states)
-    single = _one_by_one(checkpoint_folder(folder), load, states)
+    states = random_states(load)
+    batched = Sessions(engine, load, states).step
+    single = _one_by_one(_checkpoint_folder(folder), load, states)
     batched()
     single()
     batched_s: list[float] = []
     single_s: list[float] = []
     for _ in range(load.num_steps):
-        batched_s.append(_timed(batched))
-        single_s.append(_timed(single))
-    return batched_s, single_s, _largest_error(batched(), single())
+        batched_s.append(timed(batched))
+        single_s.append(timed(single))
+    return batched_s, single_s, largest_error(batched(), single())
 
 
-def _batched(
-    engine: MiddleEngine, load: Load, states: torch.Tensor
-) -> Callable[[], list[torch.Tensor]]:
-    sequences = [engine.open(states.shape[1]) for _ in states]
-    for sequence, rows in zip(sequences, states, strict=True):
-        engine.step([StepItem(sequence, 0, rows_of(rows[: load.num_cached]), Want.NONE)])
-    batch = [
-        StepItem(sequence, load.num_cached, rows_of(rows[load.num_cached :].clone()), Want.ALL)
-        for sequence, rows in zip(sequences, states, strict=True)
-    ]
-
-    def run() -> list[torch.Tensor]:
-        deep = engine.step(batch)
-        return [torch.from_numpy(rows.astype(np.float32)) for rows in deep]
-
-    return run
+def random_bundle(model: RandomModel, folder: Path) -> Bundle:
+    """A cloud bundle of random weights with all layers; the checkpoint lies beside."""
+    whole = _checkpoint_folder(folder)
+    make_random_model(model, whole)
+    options = SplitOptions(str(whole), folder / "split", 0, onnx_weights=())
+    return load_bundle(split_checkpoint(options).out, "cloud")
 
 
-def _one_by_one(model: Path, load: Load, states: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+def _checkpoint_folder(folder: Path) -> Path:
+    return folder / "model"
+
+
+def random_states(load: Load) -> torch.Tensor:
+    """Rows of every session `[sessions, cached and new, H]`, in bfloat16."""
+    sizes = (load.num_sessions, load.num_cached + load.num_rows, load.hidden_size)
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+
+
+class Sessions:
+    """A load's sessions on one engine, with their cached rows."""
+
+    def __init__(self, engine: MiddleEngine, load: Load, states: torch.Tensor) -> None:
+        self._engine = engine
+        self._sequences = [engine.open(states.shape[1]) for _ in states]
+        for sequence, rows in zip(self._sequences, states, strict=True):
+            engine.step([StepItem(sequence, 0, rows_of(rows[: load.num_cached]), Want.NONE)])
+        self._batch = [
+            StepItem(sequence, load.num_cached, rows_of(rows[load.num_cached :].clone()), Want.ALL)
+            for sequence, rows in zip(self._sequences, states, strict=True)
+        ]
+
+    def step(self) -> Sequence[np.ndarray]:
+        """The new rows of all of them through the engine in one step, with what comes back."""
+        return self._engine.step(self._batch)
+
+    def close(self) -> None:
+        """Give their room back."""
+        for sequence in self._sequences:
+            self._engine.release(sequence)
+
+
+def _one_by_one(model: Path, load: Load, states: torch.Tensor) -> Callable[[], list[np.ndarray]]:
     """`transformers`' decoder without its last norm, which the middle does not have."""
     from transformers import AutoModel, DynamicCache
     from transformers.utils import logging as transformers_logging
@@ -121,23 +143,24 @@ def _one_by_one(model: Path, load: Load, states: torch.Tensor) -> Callable[[], l
     for cache, rows in zip(caches, states, strict=True):
         run_one(cache, rows[: load.num_cached])
 
-    def run() -> list[torch.Tensor]:
+    def run() -> list[np.ndarray]:
         answers = []
         for cache, rows in zip(caches, states, strict=True):
-            answers.append(run_one(cache, rows[load.num_cached :]).float())
+            answers.append(run_one(cache, rows[load.num_cached :]).float().numpy())
             cache.crop(-load.num_rows)
         return answers
 
     return run
 
 
-def _largest_error(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> float:
-    pairs = list(zip(ours, theirs, strict=True))
-    apart = max(float((a - b).abs().max()) for a, b in pairs)
-    return apart / max(float(b.abs().max()) for _, b in pairs)
+def largest_error(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """The largest difference of a state, relative to the largest state."""
+    left, right = (np.concatenate(rows).astype(np.float32) for rows in (ours, theirs))
+    return float(np.abs(left - right).max() / np.abs(right).max())
 
 
-def _timed(run: Callable[[], object]) -> float:
+def timed(run: Callable[[], object]) -> float:
+    """How many seconds it takes."""
     begun_s = time.perf_counter()
     run()
     return time.perf_counter() - begun_s

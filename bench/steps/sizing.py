@@ -76,6 +76,16 @@ class SplitModel:
             gpus.memory_bytes,
         )
 
+    def stage_bytes(self, num_rows: int) -> int:
+        """Of a step, from one pipeline stage to the next: hidden states and residuals apart, as
+        vLLM does."""
+        return 2 * num_rows * self.row_bytes
+
+    def reduce_bytes(self, num_rows: int, num_gpus: int) -> float:
+        """Of a step, sent by each of a stage's GPUs in all: two sums per layer, in a ring."""
+        num_sums = 2 * self.num_middle_layers
+        return num_sums * num_rows * self.row_bytes * 2 * (num_gpus - 1) / num_gpus
+
     def _layer_kv_bytes(self, num_kv_heads: int) -> int:
         return 2 * num_kv_heads * self.shape.head_dim * STATE_BYTES
 
@@ -112,32 +122,11 @@ class PerGpu:
         return max(0, int(free_bytes // self.kv_bytes_per_token))
 
 
-@dataclass(frozen=True, slots=True)
-class StepTraffic:
-    """Bytes that one step of `num_rows` rows moves between GPUs and nodes."""
-
-    model: SplitModel
-    num_rows: int
-
-    @property
-    def rows_bytes(self) -> int:
-        """The step's rows, as they are handed to the GPUs of another node."""
-        return self.num_rows * self.model.row_bytes
-
-    @property
-    def stage_bytes(self) -> int:
-        """From one pipeline stage to the next: hidden states and residuals apart, as vLLM does."""
-        return 2 * self.rows_bytes
-
-    def reduce_bytes(self, num_gpus: int) -> float:
-        """Sent by each of a stage's GPUs in all: two sums per layer, in a ring."""
-        num_sums = 2 * self.model.num_middle_layers
-        return num_sums * self.rows_bytes * 2 * (num_gpus - 1) / num_gpus
-
-
-def model_of(name: str, config: Mapping[str, Any], num_input_layers: int) -> SplitModel:
-    """The model that a config.json describes, without output layers on the device."""
-    return SplitModel(name, read_model(config).shape, num_input_layers)
+def model_of(
+    name: str, config: Mapping[str, Any], num_input_layers: int, num_output_layers: int = 0
+) -> SplitModel:
+    """The model that a config.json describes."""
+    return SplitModel(name, read_model(config).shape, num_input_layers, num_output_layers)
 
 
 def known_models() -> tuple[SplitModel, ...]:

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, StepTraffic, known_models
-from submodels.plan.plan import read_model
+from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, known_models, model_of
 
 SESSION_TOKENS = 4096
 PROMPT_TOKENS = 1000
@@ -130,18 +129,16 @@ def step_table(models: Sequence[SplitModel]) -> str:
     rows = []
     sizes = {(model.shape.hidden_size, model.num_middle_layers): model for model in models}
     for (hidden_size, num_layers), model in sizes.items():
-        step = StepTraffic(model, STEP_ROWS)
         moved = {
-            "rows to another node": float(step.rows_bytes),
-            "stage to stage": float(step.stage_bytes),
-            "sums of 2 GPUs, each": step.reduce_bytes(2),
-            "sums of 8 GPUs, each": step.reduce_bytes(8),
+            "rows to another node": STEP_ROWS * model.row_bytes,
+            "stage to stage": model.stage_bytes(STEP_ROWS),
+            "sums of 2 GPUs, each": model.reduce_bytes(STEP_ROWS, 2),
+            "sums of 8 GPUs, each": model.reduce_bytes(STEP_ROWS, 8),
         }
         for what, num_bytes in moved.items():
             times = [f"{8 * num_bytes / (gbit * 1e6):.1f} ms" for gbit in _GBIT_PER_S]
-            rows.append(
-                [f"{hidden_size}, {num_layers}", what, f"{num_bytes / 1e6:,.0f} MB", *times]
-            )
+            size = f"{num_bytes / 1e6:,.0f} MB"
+            rows.append([f"{hidden_size}, {num_layers}", what, size, *times])
     return _table(head, rows)
 
 
@@ -161,15 +158,10 @@ def main() -> None:
     parser.add_argument("--input-layers", type=int, default=2)
     parser.add_argument("--output-layers", type=int, default=0)
     given = parser.parse_args()
-    models = tuple(
-        SplitModel(
-            path.absolute().parent.name,
-            read_model(json.loads(path.read_text())).shape,
-            given.input_layers,
-            given.output_layers,
-        )
-        for path in given.config
-    )
+    models = []
+    for path in given.config:
+        name, config = path.absolute().parent.name, json.loads(path.read_text())
+        models.append(model_of(name, config, given.input_layers, given.output_layers))
     for name, table in all_tables(models or known_models()).items():
         print(f"\n{name}\n\n{table}")
 

@@ -174,6 +174,11 @@ class MemorySocket:
             self._is_over = True
             self._inbox.put_nowait(None)
 
+    def cut(self) -> None:
+        """Both ends learn at once that it is gone; what is under way does not arrive."""
+        self.end()
+        self._far.end()
+
     def take(self, frame: bytes) -> None:
         """A frame has arrived."""
         if not self._is_over:

@@ -15,7 +15,7 @@ from bench.link.spec import LinkSpec
 from bench.measures import ttft_s
 from bench.sim.run import simulate
 from bench.sim.world.acceptance import from_counts, geometric
-from bench.sim.world.link import PlainWay, leg_up, websocket_bytes, wire_bytes
+from bench.sim.world.link import PlainWay, legs, websocket_bytes, wire_bytes
 from bench.sim.world.tcp import TcpWay
 from process.sockets.memory import Way, way_bytes
 from process.virtual_loop import run_virtual
@@ -71,12 +71,12 @@ def arrivals_of(make: Callable[[asyncio.AbstractEventLoop], Way], frames: list[i
 
 
 def plain(spec: LinkSpec, frames: list[int]) -> list[float]:
-    return arrivals_of(lambda loop: PlainWay(loop, leg_up(spec), Random("0")), frames)
+    return arrivals_of(lambda loop: PlainWay(loop, legs(spec)[0], Random("0")), frames)
 
 
 def segmented(spec: LinkSpec, frames: list[int]) -> list[float]:
     shaper = Shaper(directions(spec)[0], Random("0").random)
-    return arrivals_of(lambda loop: TcpWay(loop, leg_up(spec), shaper), frames)
+    return arrivals_of(lambda loop: TcpWay(loop, legs(spec)[0], shaper), frames)
 
 
 @given(spec=links, messages=sizes)

@@ -34,7 +34,6 @@ class LinearStep:
     context_token_s: float = 0.0
 
     def of(self, step: Step) -> float:
-        """See `StepTime`."""
         num_rows = sum(item.num_rows for item in step.items)
         num_read = sum(item.position + item.num_rows for item in step.items)
         own_s = self.fixed_s + self.row_s * num_rows + self.item_s * len(step.items)
@@ -46,7 +45,6 @@ def cloud(num_stages: int = 1, capacity_tokens: int = 100_000) -> CloudSpec:
     return CloudSpec(
         LinearStep(0.005, 0.0001),
         core_config(capacity_tokens, 2048, ROW_BYTES),
-        ROW_BYTES,
         num_stages,
         Overheads(hand_over_s=0.0001),
     )

@@ -12,12 +12,13 @@ from msgspec import structs
 from bench.link.spec import LinkSpec, link_text
 from bench.measures import accept_length
 from bench.receipts import simulation_receipt
-from bench.records import Cell, LinkRecord, Run, read_run
+from bench.records import Cell, LinkRecord, Run, WorkloadRecord, read_run
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
+from bench.sim.settings.calibrate import LikeError
 from bench.sim.settings.hardware import A6000, VICUNA_7B, RooflineStep, device_times
-from bench.sim.settings.large_models import Load
-from bench.sim.settings.like import LikeError, like_scenarios
+from bench.sim.settings.large_models import requests_of
+from bench.sim.settings.like import like_scenarios
 from bench.sim.settings.like_table import lines, medians
 from bench.sim.world.acceptance import AcceptanceTable, tree
 from bench.sim.world.times import Overheads
@@ -159,10 +160,18 @@ def test_slower_modes_change_every_few_requests() -> None:
 
 
 def test_requests_of_a_load_go_round_the_devices_within_the_context() -> None:
-    load = Load("cnn-dm", "poisson", 4.0, 50, 7, 16, 900, 3)
-    requests = load.requests()
+    workload = WorkloadRecord(
+        name="cnn-dm",
+        arrivals="poisson",
+        num_devices=7,
+        num_requests=50,
+        max_output_tokens=1148,
+        temperature=0.0,
+        requests_per_s=4.0,
+    )
+    requests = requests_of(workload, 3)
     assert [request.device for request in requests[:8]] == [0, 1, 2, 3, 4, 5, 6, 0]
-    assert max(request.prompt_tokens for request in requests) == 900
+    assert max(request.prompt_tokens for request in requests) == 2048 - 1148
 
 
 def as_live(scenarios: list[Scenario], kind: str) -> Run:

@@ -98,15 +98,14 @@ def test_forks_at_one_moment_are_right_each_and_nothing_is_left_behind() -> None
     async def run() -> list[RequestRecord]:
         replicas = [Replica(one.cloud)]
         device = Device(one, 0, replicas)
-        await device.link.connected()
-        asking = Asking(one)
+        await device.ready()
         again = [Request(number, 0, 0.0, 420, 8, common_tokens=200) for number in range(4)]
-        first = await asking.ask(device, again[0])
-        rest = await asyncio.gather(*(asking.ask(device, request) for request in again[1:]))
+        first = await Asking(device, again[0]).record()
+        rest = await asyncio.gather(*(Asking(device, request).record() for request in again[1:]))
         await device.runtime.close()
         await asyncio.sleep(2 * one.cloud.core.session_ttl_s)
-        assert device.engine.num_open == 0
-        assert replicas[0].middle.num_open == 0
+        assert device.engine.sequences == {}
+        assert replicas[0].middle.sequences == {}
         return [first, *rest]
 
     records = run_virtual(run)
@@ -120,10 +119,10 @@ def test_a_row_of_another_text_gives_a_wrong_answer() -> None:
     async def run() -> str | None:
         replica = Replica(one.cloud)
         device = Device(one, 0, [replica])
-        await device.link.connected()
-        asking = asyncio.create_task(Asking(one).ask(device, one.requests[0]))
+        await device.ready()
+        asking = asyncio.create_task(Asking(device, one.requests[0]).record())
         await asyncio.sleep(0.15)
-        (numbers,) = replica.middle._sequences.values()
+        (numbers,) = replica.middle.sequences.values()
         numbers.put([7], 3)
         numbers.put(list(range(59)), 4)
         return (await asking).error

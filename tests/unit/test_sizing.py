@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, StepTraffic, known_models
+from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, known_models
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings
 from cloud_server.engines.torch.kv_slab import KvShape
@@ -69,12 +69,12 @@ def test_gpus_share_weights_and_heads_but_no_head_is_cut() -> None:
 
 
 def test_a_steps_traffic_is_that_worked_by_hand() -> None:
-    step = StepTraffic(known_models()[2], 512)
-    assert step.rows_bytes == 512 * 16384 == 8_388_608
-    assert step.stage_bytes == 16_777_216
+    model = known_models()[2]
+    assert 512 * model.row_bytes == 512 * 16384 == 8_388_608
+    assert model.stage_bytes(512) == 16_777_216
     # 77 layers, two sums each; a ring of 8 sends 7/8 of a vector twice.
-    assert step.reduce_bytes(8) == 154 * 8_388_608 * 14 / 8
-    assert step.reduce_bytes(1) == 0
+    assert model.reduce_bytes(512, 8) == 154 * 8_388_608 * 14 / 8
+    assert model.reduce_bytes(512, 1) == 0
 
 
 @pytest.mark.parametrize("hidden_size", [4096, 8192])

@@ -6,7 +6,7 @@ be simulated are left out, and lend nothing but their acceptance.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import median
@@ -14,18 +14,23 @@ from statistics import median
 import numpy as np
 
 from bench.records import Cell, LinkRecord, RequestRecord
+from bench.sim.arms import MEDUSA
 from bench.sim.world.times import DeviceTimes, Overheads
 from chunking.cost import LinearTime
 from cloud_server.core.actions import Step
+from process.errors import UserError
 
 _PLAIN_ARMS = ("u-shape", "u-sarathi", "hat-no-speculation")
+
+NOT_LEARNED = ("cloud-only", "device-only", MEDUSA)
+"""All layers on one side, and heads, take times that loopback runs of a split do not tell."""
 
 _NGRAM_TOKEN_S = 1e-4
 """A draft that costs less per token was looked up, not computed."""
 
 
-class CalibrationError(Exception):
-    """A result cannot be learned from; the message says what is missing."""
+class LikeError(UserError):
+    """A live result cannot be simulated; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,7 @@ class TableStep:
     points: tuple[tuple[float, float], ...]
 
     def of(self, step: Step) -> float:
-        """See `StepTime`."""
-        return self.seconds(step.num_tokens)
-
-    def seconds(self, num_rows: int) -> float:
-        """For a step of so many rows."""
+        num_rows = step.num_tokens
         rows, times = zip(*self.points, strict=True)
         if num_rows <= rows[-1] or len(rows) == 1:
             return float(np.interp(num_rows, rows, times))
@@ -57,29 +58,43 @@ class Tables:
     has_adapter: bool
 
 
-def calibrate(cells: Sequence[Cell]) -> Tables:
-    """The times of the one model that all these cells are of.
+def calibrate(cell: Cell, cells: Sequence[Cell]) -> Tables:
+    """The times of a cell's model, as its other settings tell over links without a trace.
 
     Raises:
-        CalibrationError: no cell without drafts, no cell with them, or no steps in them.
+        LikeError: no cell without drafts, no cell with them, or no steps in them.
     """
-    plain = [cell for cell in cells if cell.arm in _PLAIN_ARMS]
-    drafting = [cell for cell in cells if any(r.drafted_by_position for r in cell.requests)]
+    model, setting = cell.model, cell.setting
+    known = [c for c in cells if c.arm not in NOT_LEARNED and c.link.trace is None]
+    of_model = [c for c in known if c.model.fingerprint == model.fingerprint]
+    others = [c for c in of_model if c.setting != setting]
+    plain = [c for c in others if c.arm in _PLAIN_ARMS]
+    drafting = [c for c in others if any(r.drafted_by_position for r in c.requests)]
+    steps = steps_by_rows(others)
     if not plain or not drafting:
-        raise CalibrationError("expected cells of u-shape and of hat, of other settings")
+        missing = "cells of u-shape and of hat, of other settings"
+        raise LikeError(f"--calibrate, {model.name}: expected {missing}")
+    if not steps:
+        missing = "the cloud's steps with their rows"
+        raise LikeError(f"--calibrate, {model.name}: expected {missing}")
     draft_call_s, draft_step_s = _draft_times(drafting)
     device = DeviceTimes(
         input=_input_line(plain),
-        output=_line(cells, lambda r: r.seconds["verify"], _num_choices, _num_rows_chosen),
+        output=_line(others, lambda r: r.seconds["verify"], _num_choices, _num_rows_chosen),
         draft_call_s=draft_call_s,
         draft_step_s=draft_step_s,
     )
-    return Tables(device, _step_table(cells), _overheads(plain), draft_step_s > _NGRAM_TOKEN_S)
+    has_adapter = draft_step_s > _NGRAM_TOKEN_S
+    return Tables(device, _step_table(steps), _overheads(plain), has_adapter)
 
 
-def usable(cell: Cell) -> bool:
-    """Whether its phases are those of a split model over a link without a trace."""
-    return cell.arm not in ("cloud-only", "device-only", "u-medusa") and cell.link.trace is None
+def steps_by_rows(cells: Sequence[Cell]) -> dict[int, list[float]]:
+    """Seconds of the cloud's steps by their rows."""
+    seconds: defaultdict[int, list[float]] = defaultdict(list)
+    for cell in cells:
+        for num_tokens, step_s in zip(cell.cloud_step_tokens, cell.cloud_step_s, strict=False):
+            seconds[num_tokens].append(step_s)
+    return dict(seconds)
 
 
 def _num_frames(request: RequestRecord) -> float:
@@ -145,14 +160,8 @@ def _draft_times(cells: Sequence[Cell]) -> tuple[float, float]:
     return per_round / 2, per_token / 2
 
 
-def _step_table(cells: Sequence[Cell]) -> TableStep:
-    seconds: defaultdict[int, list[float]] = defaultdict(list)
-    for cell in cells:
-        for num_tokens, step_s in zip(cell.cloud_step_tokens, cell.cloud_step_s, strict=False):
-            seconds[num_tokens].append(step_s)
-    if not seconds:
-        raise CalibrationError("expected the cloud's steps with their rows")
-    points = [(float(rows), median(times), len(times)) for rows, times in sorted(seconds.items())]
+def _step_table(steps: Mapping[int, Sequence[float]]) -> TableStep:
+    points = [(float(rows), median(times), len(times)) for rows, times in sorted(steps.items())]
     return TableStep(tuple(_never_falling(points)))
 
 

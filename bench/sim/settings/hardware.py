@@ -24,30 +24,32 @@ from cloud_server.core.actions import Step
 _ITEM_BYTES = 2
 
 
+_MEMORY_EFFICIENCY = 0.75
+_FORWARD_S = 1e-3
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One accelerator, by its rates as sold and what of them a decoder gets."""
+    """One accelerator, by its memory and rates as sold and what of its products a decoder gets."""
 
-    name: str
+    memory_bytes: float
     memory_bytes_per_s: float
     flops: float
-    memory_efficiency: float
     compute_efficiency: float
-    forward_s: float
 
     def read_s(self, num_bytes: float) -> float:
         """Seconds to stream so many bytes."""
-        return num_bytes / (self.memory_bytes_per_s * self.memory_efficiency)
+        return num_bytes / (self.memory_bytes_per_s * _MEMORY_EFFICIENCY)
 
     def multiply_s(self, num_flops: float) -> float:
         """Seconds for so many operations in large products."""
         return num_flops / (self.flops * self.compute_efficiency)
 
 
-A6000 = Machine("RTX A6000", 768e9, 155e12, 0.75, 0.55, 1e-3)
-H200 = Machine("H200", 4.8e12, 989e12, 0.75, 0.55, 1e-3)
-XAVIER = Machine("Jetson AGX Xavier", 136.5e9, 11e12, 0.75, 0.35, 1e-3)
-ORIN = Machine("Jetson AGX Orin", 204.8e9, 42.5e12, 0.75, 0.35, 1e-3)
+A6000 = Machine(48e9, 768e9, 155e12, 0.55)
+H200 = Machine(141e9, 4.8e12, 989e12, 0.55)
+XAVIER = Machine(32e9, 136.5e9, 11e12, 0.35)
+ORIN = Machine(64e9, 204.8e9, 42.5e12, 0.35)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,6 @@ class LargeModel:
     def head_params(self) -> int:
         """Weights of the output head."""
         return self.hidden_size * self.vocab_size
-
-    @property
-    def adapter_params(self) -> int:
-        """Weights of the adapter: one attention."""
-        return 4 * self.hidden_size**2
 
     @property
     def num_middle_layers(self) -> int:
@@ -119,15 +116,17 @@ class RooflineStep:
         attention = 4.0 * model.hidden_size * self.num_layers * num_pairs
         num_flops = 2.0 * num_weights * num_rows + attention
         longest_s = max(machine.read_s(num_bytes), machine.multiply_s(num_flops))
-        return self.num_stages * machine.forward_s + longest_s
+        return self.num_stages * _FORWARD_S + longest_s
 
 
 def device_times(machine: Machine, model: LargeModel, num_heads: int = 0) -> DeviceTimes:
     """A device's share of a model; with `num_heads` Medusa heads in the place of the adapter."""
     input_weights = model.num_input_layers * model.layer_params
     head_s = machine.read_s(model.head_params * _ITEM_BYTES)
-    adapter_s = machine.read_s(model.adapter_params * _ITEM_BYTES)
-    step_s = machine.read_s(input_weights * _ITEM_BYTES) + adapter_s + head_s + machine.forward_s
+    adapter_params = 4 * model.hidden_size**2
+    """One attention."""
+    adapter_s = machine.read_s(adapter_params * _ITEM_BYTES)
+    step_s = machine.read_s(input_weights * _ITEM_BYTES) + adapter_s + head_s + _FORWARD_S
     call_s = 0.0
     if num_heads:
         medusa_weights = num_heads * (model.hidden_size**2 + model.head_params)
@@ -137,7 +136,7 @@ def device_times(machine: Machine, model: LargeModel, num_heads: int = 0) -> Dev
         output=_line(machine, model.head_params),
         draft_call_s=call_s,
         draft_step_s=step_s,
-        adapter_row_s=machine.multiply_s(2.0 * model.adapter_params),
+        adapter_row_s=machine.multiply_s(2.0 * adapter_params),
     )
 
 
@@ -148,5 +147,5 @@ def whole_model_step(machine: Machine, model: LargeModel) -> LinearTime:
 
 def _line(machine: Machine, num_weights: int) -> LinearTime:
     """Reading the weights, then what a row adds: the sum of both, not the longer one."""
-    fixed_s = machine.forward_s + machine.read_s(num_weights * _ITEM_BYTES)
+    fixed_s = _FORWARD_S + machine.read_s(num_weights * _ITEM_BYTES)
     return LinearTime(fixed_s, machine.multiply_s(2.0 * num_weights))

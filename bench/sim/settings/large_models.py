@@ -1,13 +1,13 @@
-"""Scenarios of large models on computed machines: what the paper's and others share."""
+"""Large models on computed machines: what the paper's setting and the one at scale share."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from bench.link.spec import LinkSpec
 from bench.records import LinkRecord, ModelRecord, WorkloadRecord
+from bench.sim.arms import SimArm
 from bench.sim.cloud import CloudSpec, core_config
-from bench.sim.scenario import DeviceSpec, Request
+from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.sim.settings.hardware import (
     LargeModel,
     Machine,
@@ -15,13 +15,15 @@ from bench.sim.settings.hardware import (
     device_times,
     whole_model_step,
 )
+from bench.sim.world.acceptance import AcceptanceTable
 from bench.sim.world.times import Overheads
 from bench.workloads.arrivals import arrivals
 from bench.workloads.lengths import lengths
 
-MEDUSA_HEADS = 4
-TREE_NODES = 63
-"""Of the tree that Medusa publishes for Vicuna-7B (`mc_sim_7b_63`)."""
+CONTEXT_TOKENS = 2048
+
+_UP_BYTES_PER_S, _DOWN_BYTES_PER_S = (5e6, 10e6), (10e6, 15e6)
+"""The paper's Wi-Fi; each device draws rates of its own."""
 
 _HAND_OVER_S = 5e-4
 """Between two stages of a pipeline in one server. Assumed."""
@@ -29,129 +31,116 @@ _HAND_OVER_S = 5e-4
 _KV_SHARE = 0.85
 """Of the memory that the weights leave."""
 
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Which requests come when, at how many devices."""
-
-    lengths: str
-    arrivals: str
-    requests_per_s: float
-    num_requests: int
-    num_devices: int
-    output_tokens: int
-    max_prompt_tokens: int
-    seed: int
-
-    def requests(self) -> tuple[Request, ...]:
-        """Every device has its turn; each prompt is cut to what the context holds."""
-        moments = arrivals(self.arrivals, self.num_requests, self.requests_per_s, self.seed)
-        sizes = lengths(self.lengths, self.num_requests, self.seed, self.output_tokens)
-        return tuple(
-            Request(
-                number,
-                number % self.num_devices,
-                arrival_s,
-                min(size.prompt_tokens, self.max_prompt_tokens),
-                min(size.output_tokens, self.output_tokens),
-            )
-            for number, (arrival_s, size) in enumerate(zip(moments, sizes, strict=True))
-        )
-
-    def record(self) -> WorkloadRecord:
-        """For results."""
-        return WorkloadRecord(
-            name=self.lengths,
-            arrivals=self.arrivals,
-            num_devices=self.num_devices,
-            num_requests=self.num_requests,
-            max_output_tokens=self.output_tokens,
-            temperature=0.0,
-            requests_per_s=self.requests_per_s,
-        )
+_LEAST_SOCKETS = 256
+"""As `hat cloud` has it by default, connections and sessions."""
 
 
 @dataclass(frozen=True, slots=True)
-class LinkRange:
-    """Rates drawn evenly per device, in bytes per second."""
+class Fleet:
+    """A device per machine, each with a link of its own, and the servers of one cloud.
 
-    up: tuple[float, float]
-    down: tuple[float, float]
+    Servers are a pipeline, one stage each. `modes` as in `DeviceSpec`; `num_heads` are Medusa's.
+    """
+
+    model: LargeModel
+    machines: tuple[Machine, ...]
     delay_s: float
     jitter_s: float
+    server: Machine
+    num_servers: int = 1
+    modes: tuple[float, ...] = (1.0,)
+    num_heads: int = 0
 
-    def draw(self, draws: Random) -> LinkSpec:
-        """One device's link."""
-        return LinkSpec(
-            draws.uniform(*self.up), draws.uniform(*self.down), self.delay_s, self.jitter_s
+    def scenario(
+        self,
+        arm: SimArm,
+        setting: str,
+        workload: WorkloadRecord,
+        acceptance: AcceptanceTable,
+        seed: int,
+    ) -> Scenario:
+        """One arm under one load."""
+        return Scenario(
+            arm=arm,
+            setting=setting,
+            model=self._model_record(),
+            link=LinkRecord(
+                kind="simulated",
+                uplink_bytes_per_s=sum(_UP_BYTES_PER_S) / 2,
+                downlink_bytes_per_s=sum(_DOWN_BYTES_PER_S) / 2,
+                delay_s=self.delay_s,
+                jitter_s=self.jitter_s,
+            ),
+            workload=workload,
+            requests=requests_of(workload, seed),
+            devices=self._devices(seed),
+            cloud=self._cloud(),
+            acceptance=acceptance,
+            seed=seed,
         )
 
-    def record(self) -> LinkRecord:
-        """The middle of the range."""
-        return LinkRecord(
-            kind="simulated",
-            uplink_bytes_per_s=sum(self.up) / 2,
-            downlink_bytes_per_s=sum(self.down) / 2,
-            delay_s=self.delay_s,
-            jitter_s=self.jitter_s,
+    def _devices(self, seed: int) -> tuple[DeviceSpec, ...]:
+        draws = Random(f"{seed}/links")
+        return tuple(
+            DeviceSpec(
+                times=device_times(machine, self.model, self.num_heads),
+                link=LinkSpec(
+                    draws.uniform(*_UP_BYTES_PER_S),
+                    draws.uniform(*_DOWN_BYTES_PER_S),
+                    self.delay_s,
+                    self.jitter_s,
+                ),
+                modes=self.modes,
+                whole=whole_model_step(machine, self.model),
+            )
+            for machine in self.machines
+        )
+
+    def _cloud(self) -> CloudSpec:
+        """A pipeline that holds the middle layers."""
+        model, num_layers = self.model, self.model.num_middle_layers
+        memory_bytes = self.num_servers * self.server.memory_bytes
+        free_bytes = memory_bytes - 2 * num_layers * model.layer_params
+        num_sockets = max(len(self.machines), _LEAST_SOCKETS)
+        core = core_config(
+            int(free_bytes * _KV_SHARE / model.kv_bytes(num_layers)),
+            CONTEXT_TOKENS,
+            model.row_bytes,
+            max_sessions=num_sockets,
+            max_connections=num_sockets,
+            steps_in_flight=self.num_servers,
+        )
+        step_time = RooflineStep(self.server, model, num_layers, self.num_servers)
+        return CloudSpec(step_time, core, self.num_servers, Overheads(hand_over_s=_HAND_OVER_S))
+
+    def _model_record(self) -> ModelRecord:
+        """For results; nothing of it was loaded."""
+        return ModelRecord(
+            name=self.model.name,
+            fingerprint="",
+            num_layers=self.model.num_layers,
+            num_input_layers=self.model.num_input_layers,
+            num_output_layers=0,
+            hidden_size=self.model.hidden_size,
+            dtype="float16",
+            has_real_weights=False,
         )
 
 
-def devices(
-    model: LargeModel,
-    machines: Sequence[Machine],
-    links: LinkRange,
-    modes: tuple[float, ...],
-    seed: int,
-    num_heads: int = 0,
-) -> tuple[DeviceSpec, ...]:
-    """One device per machine, each with a link of its own."""
-    draws = Random(f"{seed}/links")
+def requests_of(workload: WorkloadRecord, seed: int) -> tuple[Request, ...]:
+    """Every device has its turn; prompts and answers are cut to what the context holds."""
+    num_requests, rate = workload.num_requests, workload.requests_per_s
+    output_tokens = workload.max_output_tokens
+    max_prompt_tokens = CONTEXT_TOKENS - output_tokens
+    moments = arrivals(workload.arrivals, num_requests, rate, seed)
+    sizes = lengths(workload.name, num_requests, seed, output_tokens)
     return tuple(
-        DeviceSpec(
-            times=device_times(machine, model, num_heads),
-            link=links.draw(draws),
-            modes=modes,
-            whole=whole_model_step(machine, model),
+        Request(
+            number,
+            number % workload.num_devices,
+            arrival_s,
+            min(size.prompt_tokens, max_prompt_tokens),
+            min(size.output_tokens, output_tokens),
         )
-        for machine in machines
-    )
-
-
-def cloud(
-    model: LargeModel,
-    machine: Machine,
-    memory_bytes: float,
-    num_stages: int,
-    max_context_tokens: int,
-    max_sockets: int = 256,
-) -> CloudSpec:
-    """A pipeline of like machines that holds the middle layers."""
-    num_layers = model.num_middle_layers
-    free_bytes = num_stages * memory_bytes - 2 * num_layers * model.layer_params
-    capacity_tokens = int(free_bytes * _KV_SHARE / model.kv_bytes(num_layers))
-    core = core_config(
-        capacity_tokens,
-        max_context_tokens,
-        model.row_bytes,
-        max_sessions=max_sockets,
-        max_connections=max_sockets,
-        steps_in_flight=num_stages,
-    )
-    step_time = RooflineStep(machine, model, num_layers, num_stages)
-    overheads = Overheads(hand_over_s=_HAND_OVER_S)
-    return CloudSpec(step_time, core, model.row_bytes, num_stages, overheads)
-
-
-def model_record(model: LargeModel) -> ModelRecord:
-    """For results; nothing of it was loaded."""
-    return ModelRecord(
-        name=model.name,
-        fingerprint="",
-        num_layers=model.num_layers,
-        num_input_layers=model.num_input_layers,
-        num_output_layers=0,
-        hidden_size=model.hidden_size,
-        dtype="float16",
-        has_real_weights=False,
+        for number, (arrival_s, size) in enumerate(zip(moments, sizes, strict=True))
     )

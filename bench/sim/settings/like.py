@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from bench.arms import WARM_UP_TOKENS
 from bench.link.spec import LinkSpec
 from bench.records import Cell, LinkRecord, Run
-from bench.sim.arms import MEDUSA, sim_arm
+from bench.sim.arms import sim_arm
 from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
-from bench.sim.settings.calibrate import CalibrationError, Tables, calibrate, usable
+from bench.sim.settings.calibrate import NOT_LEARNED, LikeError, Tables, calibrate
 from bench.sim.world.acceptance import NEVER, AcceptanceTable, from_counts
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
-from process.errors import UserError
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 
@@ -30,14 +30,6 @@ _CAPACITY_TOKENS, _CONTEXT_TOKENS = 1 << 20, 8192
 _STOP_THRESHOLD = 0.6
 
 
-_NOT_LEARNED = ("cloud-only", "device-only", MEDUSA)
-"""All layers on one side, and heads, take times that loopback runs of a split do not tell."""
-
-
-class LikeError(UserError):
-    """A live result cannot be simulated; the message says why."""
-
-
 def like_scenarios(live: Run, learned_from: Sequence[Run], seed: int) -> Iterator[Scenario]:
     """One scenario per setting, arm and pass of a live result.
 
@@ -46,34 +38,24 @@ def like_scenarios(live: Run, learned_from: Sequence[Run], seed: int) -> Iterato
     Raises:
         LikeError: an arm, or a model's times, that nothing is known of.
     """
-    cells = [cell for run in learned_from for cell in run.cells if usable(cell)]
+    cells = [cell for run in learned_from for cell in run.cells]
     tables: dict[tuple[str, str], Tables] = {}
     for cell in live.cells:
-        if cell.arm in _NOT_LEARNED or cell.link.kind == "loopback":
+        if cell.arm in NOT_LEARNED or cell.link.kind == "loopback":
             continue
         place = (cell.model.fingerprint, cell.setting)
         if place not in tables:
-            tables[place] = _learned(cell, cells)
+            tables[place] = calibrate(cell, cells)
         try:
             yield _scenario(cell, live.cells, tables[place], seed)
         except KeyError as error:
             raise LikeError(f"no arm {error} is simulated") from error
 
 
-def _learned(cell: Cell, cells: Sequence[Cell]) -> Tables:
-    """The model's times, as other settings tell."""
-    model = cell.model.fingerprint
-    others = [c for c in cells if c.model.fingerprint == model and c.setting != cell.setting]
-    try:
-        return calibrate(others)
-    except CalibrationError as error:
-        raise LikeError(f"--calibrate, {cell.model.name}: {error}") from error
-
-
 def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Scenario:
     # The counts hold what the policy chose live; cutting drafts once more would count it twice.
     arm = replace(sim_arm(cell.arm), drafts_to_the_end=True)
-    acceptance = _acceptance(cell, cells) if arm.drafts == "adapter" else NEVER
+    acceptance = _acceptance(cell, cells) if arm.has_drafts else NEVER
     if not known.has_adapter:
         arm = replace(arm, device=replace(arm.device, draft_ahead="off"))
     link = link_spec(cell.link)
@@ -90,7 +72,6 @@ def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Sc
         cloud=CloudSpec(
             step_time=known.cloud,
             core=core_config(_CAPACITY_TOKENS, _CONTEXT_TOKENS, row_bytes),
-            row_bytes=row_bytes,
             overheads=known.overheads,
         ),
         acceptance=acceptance,
@@ -161,15 +142,15 @@ def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
     place = (cell.model, cell.setting, cell.arm)
     chosen = [c for c in cells if (c.model, c.setting, c.arm) == place]
     requests = [r for c in chosen for r in c.requests]
-    if not any(sum(r.drafted_by_position) for r in requests):
+    drafted = _by_position([r.drafted_by_position for r in requests])
+    accepted = _by_position([r.accepted_by_position for r in requests])
+    if not any(drafted):
         return NEVER
-    length = max(len(r.drafted_by_position) for c in chosen for r in c.requests)
-    drafted, accepted = [0] * length, [0] * length
-    for each in chosen:
-        for request in each.requests:
-            for index, count in enumerate(request.drafted_by_position):
-                drafted[index] += count
-                accepted[index] += request.accepted_by_position[index]
-    rounds = sum(r.rounds for c in chosen for r in c.requests)
+    rounds = sum(r.rounds for r in requests)
     cut_share = len(requests) / sum(r.output_tokens for r in requests)
     return from_counts(rounds, drafted, accepted, "counted live in this cell", cut_share)
+
+
+def _by_position(counts: Sequence[Sequence[int]]) -> list[int]:
+    """The sums of all first entries, of all second ones, and so on."""
+    return [sum(column) for column in zip_longest(*counts, fillvalue=0)]

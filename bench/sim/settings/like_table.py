@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from bench.measures import accept_length, percentile, tbt_s, ttft_s
 from bench.records import Cell
+from bench.sim.settings.calibrate import steps_by_rows
 
 WITHIN = 0.1
 
@@ -22,24 +23,22 @@ def lines(live: Sequence[Cell], simulated: Sequence[Cell]) -> list[str]:
     """A row per model, setting and arm, over all passes, in milliseconds; `*` is beyond 10 %."""
     measured, computed = _gathered(live), _gathered(simulated)
     text = [f"{'model, setting, arm':78}" + "".join(f"{name:>10}" for name in _HEADER)]
-    num_near, num_rows = 0, 0
-    for place, cells in measured.items():
-        if place not in computed:
-            continue
+    shared = [place for place in measured if place in computed]
+    num_near = 0
+    for place in shared:
+        both = (measured[place], computed[place])
         figures = []
-        is_near = True
-        for of_live, of_sim in zip(medians(cells), medians(computed[place]), strict=True):
+        for of_live, of_sim in zip(*map(medians, both), strict=True):
             off = of_sim / of_live - 1
-            is_near &= abs(off) <= WITHIN
             mark = "*" if abs(off) > WITHIN else " "
             figures += [f"{1000 * of_live:.1f}", f"{1000 * of_sim:.1f}", f"{off:+.0%}{mark}"]
-        for group in (cells, computed[place]):
-            accepted = accept_length([r for cell in group for r in cell.requests])
+        num_near += not any("*" in figure for figure in figures)
+        for cells in both:
+            accepted = accept_length([request for cell in cells for request in cell.requests])
             figures.append("-" if accepted is None else f"{accepted:.2f}")
-        figures.append(_steps_off(cells, computed[place]))
-        num_near, num_rows = num_near + is_near, num_rows + 1
+        figures.append(_steps_off(*both))
         text.append(f"{', '.join(place):78}" + "".join(f"{figure:>10}" for figure in figures))
-    text.append(f"{num_near} of {num_rows} rows have both medians within {WITHIN:.0%}")
+    text.append(f"{num_near} of {len(shared)} rows have both medians within {WITHIN:.0%}")
     return text
 
 
@@ -53,22 +52,13 @@ def medians(cells: Sequence[Cell]) -> tuple[float, float]:
 
 def _steps_off(live: Sequence[Cell], simulated: Sequence[Cell]) -> str:
     """Of the sizes that both have, weighted by the live number of each."""
-    measured, computed = _steps(live), _steps(simulated)
+    measured, computed = steps_by_rows(live), steps_by_rows(simulated)
     shared = [rows for rows in measured if rows in computed]
     if not shared:
         return "-"
     live_s = sum(len(measured[rows]) * percentile(measured[rows], 50) for rows in shared)
     sim_s = sum(len(measured[rows]) * percentile(computed[rows], 50) for rows in shared)
     return f"{live_s / sim_s - 1:+.0%}"
-
-
-def _steps(cells: Sequence[Cell]) -> dict[int, list[float]]:
-    """Seconds of the cloud's steps by their rows."""
-    found: defaultdict[int, list[float]] = defaultdict(list)
-    for cell in cells:
-        for rows, seconds in zip(cell.cloud_step_tokens, cell.cloud_step_s, strict=False):
-            found[rows].append(seconds)
-    return dict(found)
 
 
 def _gathered(cells: Sequence[Cell]) -> dict[Place, list[Cell]]:

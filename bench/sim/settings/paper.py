@@ -8,28 +8,29 @@ chunk, the rate of the ablation, and which prompt rows come back.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from bench.records import WorkloadRecord
 from bench.sim.arms import MEDUSA, SimArm, sim_arm
 from bench.sim.scenario import Scenario
 from bench.sim.settings.hardware import A6000, ORIN, VICUNA_7B, VICUNA_13B, XAVIER, LargeModel
-from bench.sim.settings.large_models import (
-    MEDUSA_HEADS,
-    TREE_NODES,
-    LinkRange,
-    Load,
-    cloud,
-    devices,
-    model_record,
-)
+from bench.sim.settings.large_models import Fleet
 from bench.sim.world.acceptance import AcceptanceTable, geometric, tree
+from bench.workloads.arrivals import POISSON
 from bench.workloads.lengths import CNN_DM, PAPER_OUTPUT_TOKENS, SPEC_BENCH
 from device_runtime.engines.engine import DraftLimits
 
-NUM_STAGES = 4
-_A6000_BYTES = 48e9
-_MACHINES = (XAVIER,) * 20 + (ORIN,) * 10
-_LINKS = LinkRange(up=(5e6, 10e6), down=(10e6, 15e6), delay_s=1e-3, jitter_s=1e-3)
-_MODES = (1.0, 1.3)
-_CONTEXT_TOKENS = 2048
+_FLEET = Fleet(
+    VICUNA_7B,
+    (XAVIER,) * 20 + (ORIN,) * 10,
+    delay_s=1e-3,
+    jitter_s=1e-3,
+    server=A6000,
+    num_servers=4,
+    modes=(1.0, 1.3),
+)
+
+_MEDUSA_HEADS = 4
+_TREE_NODES = 63
+"""Of the tree that Medusa publishes for Vicuna-7B (`mc_sim_7b_63`)."""
 
 _SURE = 0.75
 """Chance that a guess passes the stop threshold of 0.6; assumed."""
@@ -58,15 +59,11 @@ class PaperWorkload:
     accept_length: float
     medusa_accept_length: float
 
-    @property
-    def acceptance(self) -> AcceptanceTable:
+    def acceptance(self, has_tree: bool) -> AcceptanceTable:
         """The same chance everywhere, so that drafts to their end bring the accept length."""
+        if has_tree:
+            return tree(self.medusa_accept_length, _MEDUSA_HEADS, _SOURCE)
         return geometric(self.accept_length, _SURE, _MAX_DRAFT_TOKENS, _SOURCE)
-
-    @property
-    def tree(self) -> AcceptanceTable:
-        """Of Medusa's tree, the same way."""
-        return tree(self.medusa_accept_length, MEDUSA_HEADS, _SOURCE)
 
 
 SPEC_7B = PaperWorkload("specbench-7b", VICUNA_7B, SPEC_BENCH, 6.0, 2.06, 1.89)
@@ -81,7 +78,7 @@ def arm_named(name: str) -> SimArm:
     plain_name = name.removesuffix(ALL_ROWS)
     arm = _ablation(plain_name) if plain_name in ABLATION else sim_arm(plain_name)
     # The paper's drafts end by the stop threshold alone.
-    is_paper = arm.drafts == "adapter" and plain_name != "hat"
+    is_paper = arm.has_drafts and plain_name != "hat"
     return replace(
         arm, name=name, returns_all_rows=name.endswith(ALL_ROWS), drafts_to_the_end=is_paper
     )
@@ -95,7 +92,7 @@ def _ablation(name: str) -> SimArm:
         case "none":
             return plain
         case "PC":
-            return replace(hat, drafts="none", device=replace(hat.device, drafter="none"))
+            return replace(hat, device=replace(hat.device, drafter="none"))
         case "SD":
             device = replace(no_ahead, chunking="fixed", chunk_tokens=0)
             return replace(hat, device=device, cloud=plain.cloud)
@@ -123,32 +120,24 @@ def scenario(
     workload: PaperWorkload, name: str, requests_per_s: float, seed: int, num_requests: int
 ) -> Scenario:
     """One arm at one rate."""
-    model, arm = workload.model, arm_named(name)
-    load = Load(
-        lengths=workload.lengths,
-        arrivals="poisson",
-        requests_per_s=requests_per_s,
+    arm = arm_named(name)
+    has_tree = name.removesuffix(ALL_ROWS) == MEDUSA
+    num_heads = _MEDUSA_HEADS if has_tree else 0
+    fleet = replace(_FLEET, model=workload.model, num_heads=num_heads)
+    load = WorkloadRecord(
+        name=workload.lengths,
+        arrivals=POISSON,
+        num_devices=len(fleet.machines),
         num_requests=num_requests,
-        num_devices=len(_MACHINES),
-        output_tokens=PAPER_OUTPUT_TOKENS,
-        max_prompt_tokens=_CONTEXT_TOKENS - PAPER_OUTPUT_TOKENS,
-        seed=seed,
+        max_output_tokens=PAPER_OUTPUT_TOKENS,
+        temperature=0.0,
+        requests_per_s=requests_per_s,
     )
-    has_tree = arm.name.removesuffix(ALL_ROWS) == MEDUSA
-    num_heads = MEDUSA_HEADS if has_tree else 0
-    acceptance = workload.tree if has_tree else workload.acceptance
-    return Scenario(
-        arm=arm,
-        setting=f"{workload.name} {requests_per_s:g}/s",
-        model=model_record(model),
-        link=_LINKS.record(),
-        workload=load.record(),
-        requests=load.requests(),
-        devices=devices(model, _MACHINES, _LINKS, _MODES, seed, num_heads),
-        cloud=cloud(model, A6000, _A6000_BYTES, NUM_STAGES, _CONTEXT_TOKENS),
-        acceptance=acceptance,
-        seed=seed,
-        draft_limits=DraftLimits(_STOP_THRESHOLD, TREE_NODES if has_tree else _MAX_DRAFT_TOKENS),
+    setting = f"{workload.name} {requests_per_s:g}/s"
+    acceptance = workload.acceptance(has_tree)
+    return replace(
+        fleet.scenario(arm, setting, load, acceptance, seed),
+        draft_limits=DraftLimits(_STOP_THRESHOLD, _TREE_NODES if has_tree else _MAX_DRAFT_TOKENS),
         num_timelines=2,
         notes=(acceptance.source,),
     )

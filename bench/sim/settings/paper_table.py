@@ -1,13 +1,13 @@
 """The paper's figures beside the simulated ones, ratio by ratio: as text, and as records that say
 why each is off where it is."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 from types import MappingProxyType
 
 from bench.measures import accept_length, tbt_s, ttft_s
-from bench.records import Cell, Comparison
-from bench.sim.arms import MEDUSA
+from bench.records import PAPER_TOLERANCE, Cell, Comparison
 from bench.sim.settings.paper import (
     ABLATION,
     ALL_ROWS,
@@ -54,104 +54,6 @@ _ABLATION_MS: Mapping[str, Mapping[str, tuple[float | None, float | None]]] = Ma
 )
 """TTFT and TBT. Source of all: HAT (arXiv:2503.18989), as read in a secondary note of it."""
 
-_WITHIN = 0.15
-
-
-def lines(cells: Sequence[Cell]) -> list[str]:
-    """The tables as text."""
-    by_place = {(cell.setting, cell.arm): cell for cell in cells}
-    text: list[str] = []
-    for workload in (SPEC_7B, CNN_13B):
-        setting = f"{workload.name} {workload.requests_per_s:g}/s"
-        quiet = f"{workload.name} {QUIET_PER_S:g}/s"
-        text += [*_ttft_lines(workload, setting, by_place), ""]
-        text += [*_ttft_lines(workload, quiet, by_place), ""]
-        text += [*_tbt_lines(workload, by_place), ""]
-        text += [*_ablation_lines(workload, setting, by_place), ""]
-    return text
-
-
-def _ttft_ms(cell: Cell) -> float:
-    """Over the requests that got a token."""
-    values = [first_s for request in cell.requests if (first_s := ttft_s(request)) is not None]
-    return 1000 * mean(values)
-
-
-def _tbt_ms(cell: Cell) -> float:
-    """Over all tokens behind a first piece."""
-    return 1000 * mean(gap_s for request in cell.requests for gap_s in tbt_s(request))
-
-
-_Cells = Mapping[tuple[str, str], Cell]
-
-
-def _ttft_lines(workload: PaperWorkload, setting: str, cells: _Cells) -> list[str]:
-    paper = _TTFT_MS[workload.name]
-    hat_ms = _ttft_ms(cells[setting, "hat-paper"])
-    rows = [f"TTFT, {setting}: mean ms, and HAT's as a part of it"]
-    rows.append(_row("arm", "paper", "ratio", "simulated", "ratio", "off by", "accept"))
-    for name in (*MAIN_ARMS, *(arm + ALL_ROWS for arm in MAIN_ARMS[:3])):
-        cell = cells[setting, name]
-        ms = _ttft_ms(cell)
-        known_ms = paper.get("hat" if name.startswith("hat") else name.removesuffix(ALL_ROWS))
-        paper_ratio = None if known_ms is None else paper["hat"] / known_ms
-        tail = _compared(paper_ratio, hat_ms / ms)
-        accepted = accept_length(cell.requests) or 1.0
-        rows.append(_row(name, known_ms, paper_ratio, ms, hat_ms / ms, tail, accepted))
-    return rows
-
-
-def _tbt_lines(workload: PaperWorkload, cells: _Cells) -> list[str]:
-    setting = f"{workload.name} 4/s"
-    hat_ms = _tbt_ms(cells[setting, "hat-paper"])
-    rows = [f"TBT, {setting}: mean ms, and HAT's as a part of it"]
-    rows.append(_row("arm", "paper", "ratio", "simulated", "ratio", "off by", "step ms"))
-    for name in MAIN_ARMS:
-        cell = cells[setting, name]
-        ms, paper_ratio = _tbt_ms(cell), _TBT_SHARE[workload.name].get(name)
-        tail = _compared(paper_ratio, hat_ms / ms)
-        step_ms = 1000 * mean(cell.cloud_step_s)
-        rows.append(_row(name, None, paper_ratio, ms, hat_ms / ms, tail, step_ms))
-    return rows
-
-
-def _ablation_lines(workload: PaperWorkload, setting: str, cells: _Cells) -> list[str]:
-    paper = _ABLATION_MS[workload.name]
-    none = cells[setting, "none"]
-    base_ttft, base_tbt = paper["none"]
-    rows = [f"Ablation, {setting}: mean ms, and as a part of none's"]
-    rows.append(_row("variant", "paper", "ratio", "simulated", "ratio", "off by", ""))
-    for what, index, measure in (("TTFT", 0, _ttft_ms), ("TBT", 1, _tbt_ms)):
-        base = (base_ttft, base_tbt)[index]
-        for name in ABLATION:
-            ms = measure(cells[setting, name])
-            known = paper[name][index]
-            paper_ratio = None if known is None or base is None else known / base
-            ratio = ms / measure(none)
-            tail = _compared(paper_ratio, ratio)
-            rows.append(_row(f"{what} {name}", known, paper_ratio, ms, ratio, tail, None))
-    return rows
-
-
-def _compared(paper: float | None, simulated: float) -> str:
-    if paper is None:
-        return ""
-    off = simulated / paper - 1
-    return f"{off:+.0%}" + ("" if abs(off) <= _WITHIN else " *")
-
-
-def _row(name: str, *values: float | str | None) -> str:
-    return f"{name:20}" + "".join(f"{_cell(value):>12}" for value in values)
-
-
-def _cell(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    return f"{value:.2f}" if abs(value) < 20 else f"{value:.1f}"
-
-
 _LAST_ROW = (
     "only the last prompt row comes back here; the paper's ratios come out when its baselines "
     "return every row"
@@ -169,54 +71,146 @@ _ABLATION_NOTES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_Cells = Mapping[tuple[str, str], Cell]
+_ALL_ARMS = (*MAIN_ARMS, *(arm + ALL_ROWS for arm in MAIN_ARMS[:3]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """An arm's mean in milliseconds, and the ratio that the table is about; the paper's of both,
+    where they are known. `last` stands in the table's last column."""
+
+    arm: str
+    paper_ms: float | None
+    paper_ratio: float | None
+    ms: float
+    ratio: float
+    last: float | None = None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the ratio is the paper's, as far as it is held to that."""
+        return self.paper_ratio is None or abs(self.ratio / self.paper_ratio - 1) <= PAPER_TOLERANCE
+
+    def line(self, what: str = "") -> str:
+        """As a row of its table."""
+        off = "" if self.paper_ratio is None else f"{self.ratio / self.paper_ratio - 1:+.0%}"
+        off += "" if self.is_near else " *"
+        figures = (self.paper_ms, self.paper_ratio, self.ms, self.ratio, off, self.last)
+        return _row(f"{what}{self.arm}", *figures)
+
+
+def lines(cells: Sequence[Cell]) -> list[str]:
+    """The tables as text."""
+    by_place = _by_place(cells)
+    text: list[str] = []
+    for workload in (SPEC_7B, CNN_13B):
+        setting = f"{workload.name} {workload.requests_per_s:g}/s"
+        for place in (setting, f"{workload.name} {QUIET_PER_S:g}/s"):
+            rows = [each.line() for each in _ttft(workload, place, by_place)]
+            text += _table(f"TTFT, {place}: mean ms, and HAT's as a part of it", "accept", rows)
+        place = f"{workload.name} 4/s"
+        rows = [each.line() for each in _tbt(workload, place, by_place)]
+        text += _table(f"TBT, {place}: mean ms, and HAT's as a part of it", "step ms", rows)
+        rows = [
+            each.line(f"{metric} ")
+            for metric in ("TTFT", "TBT")
+            for each in _ablation(workload, setting, by_place, metric)
+        ]
+        title = f"Ablation, {setting}: mean ms, and as a part of none's"
+        text += _table(title, "", rows, first="variant")
+    return text
+
 
 def comparisons(cells: Sequence[Cell]) -> list[Comparison]:
     """HAT's TTFT as a part of each baseline's, and each ablation's TBT as a part of none's."""
-    by_place = {(cell.setting, cell.arm): cell for cell in cells}
+    by_place = _by_place(cells)
     found: list[Comparison] = []
     for workload in (SPEC_7B, CNN_13B):
         setting = f"{workload.name} {workload.requests_per_s:g}/s"
-        found += _ttft_comparisons(workload, setting, by_place)
-        found += _ablation_comparisons(workload, setting, by_place)
+        for each in _ttft(workload, setting, by_place):
+            if not each.arm.startswith("hat"):
+                note = _ALL_ROWS if each.arm.endswith(ALL_ROWS) else _LAST_ROW
+                found += _beside(each, f"{setting}: HAT / {each.arm}", "TTFT ratio", note)
+        for each in _ablation(workload, setting, by_place, "TBT"):
+            if each.arm != "none":
+                note = _ABLATION_NOTES[each.arm]
+                found += _beside(each, f"{setting}: {each.arm}", "TBT as a part of none's", note)
     return found
 
 
-def _ttft_comparisons(workload: PaperWorkload, setting: str, cells: _Cells) -> Iterator[Comparison]:
+def _beside(figure: _Figure, name: str, metric: str, note: str) -> list[Comparison]:
+    """A record of a ratio that the paper tells; the note is for one that is far off."""
+    if figure.paper_ratio is None:
+        return []
+    paper, ours = round(figure.paper_ratio, 4), round(figure.ratio, 4)
+    note = "" if figure.is_near else note
+    return [Comparison(name=name, metric=metric, paper=paper, ours=ours, note=note)]
+
+
+def _by_place(cells: Sequence[Cell]) -> _Cells:
+    return {(cell.setting, cell.arm): cell for cell in cells}
+
+
+def _ttft(workload: PaperWorkload, setting: str, cells: _Cells) -> list[_Figure]:
     paper = _TTFT_MS[workload.name]
     hat_ms = _ttft_ms(cells[setting, "hat-paper"])
-    for name in (*MAIN_ARMS[:3], *(arm + ALL_ROWS for arm in MAIN_ARMS[:3])):
-        plain = name.removesuffix(ALL_ROWS)
-        assert plain in ("u-shape", "u-sarathi", MEDUSA), "the paper's baselines come first"
-        yield _comparison(
-            f"{setting}: HAT / {name}",
-            "TTFT ratio",
-            paper["hat"] / paper[plain],
-            hat_ms / _ttft_ms(cells[setting, name]),
-            _ALL_ROWS if name.endswith(ALL_ROWS) else _LAST_ROW,
-        )
+    figures = []
+    for arm in _ALL_ARMS:
+        cell = cells[setting, arm]
+        ms = _ttft_ms(cell)
+        paper_ms = paper["hat" if arm.startswith("hat") else arm.removesuffix(ALL_ROWS)]
+        accepted = accept_length(cell.requests) or 1.0
+        figures.append(_Figure(arm, paper_ms, paper["hat"] / paper_ms, ms, hat_ms / ms, accepted))
+    return figures
 
 
-def _ablation_comparisons(
-    workload: PaperWorkload, setting: str, cells: _Cells
-) -> Iterator[Comparison]:
+def _tbt(workload: PaperWorkload, setting: str, cells: _Cells) -> list[_Figure]:
+    paper = _TBT_SHARE[workload.name]
+    hat_ms = _tbt_ms(cells[setting, "hat-paper"])
+    figures = []
+    for arm in MAIN_ARMS:
+        ms, step_ms = _tbt_ms(cells[setting, arm]), 1000 * mean(cells[setting, arm].cloud_step_s)
+        figures.append(_Figure(arm, None, paper.get(arm), ms, hat_ms / ms, step_ms))
+    return figures
+
+
+def _ablation(workload: PaperWorkload, setting: str, cells: _Cells, metric: str) -> list[_Figure]:
+    place, measure = (0, _ttft_ms) if metric == "TTFT" else (1, _tbt_ms)
     paper = _ABLATION_MS[workload.name]
-    none_ms, paper_none_ms = _tbt_ms(cells[setting, "none"]), paper["none"][1]
-    for name in ABLATION[1:]:
-        known_ms = paper[name][1]
-        if known_ms is None or paper_none_ms is None:
-            continue
-        ratio = _tbt_ms(cells[setting, name]) / none_ms
-        metric = "TBT as a part of none's"
-        known = known_ms / paper_none_ms
-        yield _comparison(f"{setting}: {name}", metric, known, ratio, _ABLATION_NOTES[name])
+    none_ms, paper_none_ms = measure(cells[setting, "none"]), paper["none"][place]
+    assert paper_none_ms is not None, "the paper has a figure to compare with"
+    figures = []
+    for arm in ABLATION:
+        ms, paper_ms = measure(cells[setting, arm]), paper[arm][place]
+        paper_ratio = None if paper_ms is None else paper_ms / paper_none_ms
+        figures.append(_Figure(arm, paper_ms, paper_ratio, ms, ms / none_ms))
+    return figures
 
 
-def _comparison(name: str, metric: str, paper: float, ours: float, note: str) -> Comparison:
-    is_near = abs(ours / paper - 1) <= _WITHIN
-    return Comparison(
-        name=name,
-        metric=metric,
-        paper=round(paper, 4),
-        ours=round(ours, 4),
-        note="" if is_near else note,
-    )
+def _ttft_ms(cell: Cell) -> float:
+    """Over the requests that got a token."""
+    values = [first_s for request in cell.requests if (first_s := ttft_s(request)) is not None]
+    return 1000 * mean(values)
+
+
+def _tbt_ms(cell: Cell) -> float:
+    """Over all tokens behind a first piece."""
+    return 1000 * mean(gap_s for request in cell.requests for gap_s in tbt_s(request))
+
+
+def _table(title: str, last: str, rows: Sequence[str], first: str = "arm") -> list[str]:
+    head = _row(first, "paper", "ratio", "simulated", "ratio", "off by", last)
+    return [title, head, *rows, ""]
+
+
+def _row(name: str, *values: float | str | None) -> str:
+    return f"{name:20}" + "".join(f"{_text(value):>12}" for value in values)
+
+
+def _text(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.2f}" if abs(value) < 20 else f"{value:.1f}"

@@ -1,15 +1,16 @@
 """A thousand devices: TTFT, TBT and SLA attainment over the load, for one to four clouds."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from statistics import mean
 
 from bench.measures import percentile, sla_attainment, tbt_s, ttft_s
-from bench.records import UNFINISHED, Cell
+from bench.records import UNFINISHED, Cell, WorkloadRecord
 from bench.sim.arms import sim_arm
 from bench.sim.scenario import OpenLoad, Scenario
 from bench.sim.settings.hardware import H200, ORIN, VICUNA_7B, XAVIER
-from bench.sim.settings.large_models import LinkRange, Load, cloud, devices, model_record
+from bench.sim.settings.large_models import Fleet
 from bench.sim.world.acceptance import geometric
 from bench.workloads.arrivals import POISSON
 from bench.workloads.lengths import SPEC_BENCH
@@ -22,13 +23,8 @@ DURATION_S = 40.0
 TTFT_LIMIT_S, TBT_LIMIT_S = 1.5, 0.1
 """The service level that `SLA` counts: chosen for this table, not the paper's."""
 
-_LEAST_SOCKETS = 256
-"""As `hat cloud` has it by default, connections and sessions."""
-
 _OUTPUT_TOKENS = 64
-_CONTEXT_TOKENS = 2048
-_H200_BYTES = 141e9
-_LINKS = LinkRange(up=(5e6, 10e6), down=(10e6, 15e6), delay_s=10e-3, jitter_s=2e-3)
+_DELAY_S, _JITTER_S = 10e-3, 2e-3
 _ACCEPT_LENGTH, _SURE, _MAX_DRAFT_TOKENS = 2.06, 0.75, 6
 
 
@@ -52,45 +48,28 @@ class Sweep:
 
 def scenarios(sweep: Sweep) -> Iterator[Scenario]:
     """A scenario for each point, with requests that go on until it has settled."""
-    model, num_devices = VICUNA_7B, sweep.num_devices
-    machines = [XAVIER if number % 3 else ORIN for number in range(num_devices)]
+    machines = tuple(XAVIER if number % 3 else ORIN for number in range(sweep.num_devices))
+    fleet = Fleet(VICUNA_7B, machines, _DELAY_S, _JITTER_S, H200)
     table = geometric(_ACCEPT_LENGTH, _SURE, _MAX_DRAFT_TOKENS, "geometric, the paper's length")
-    specs = devices(model, machines, _LINKS, (1.0,), sweep.seed)
-    num_sockets = max(num_devices, _LEAST_SOCKETS)
-    spec = cloud(model, H200, _H200_BYTES, 1, _CONTEXT_TOKENS, max_sockets=num_sockets)
-    for num_replicas in sweep.replicas:
-        for requests_per_s in sweep.loads_per_s:
-            open_load = OpenLoad(sweep.duration_s, requests_per_s)
-            load = _load(sweep, open_load)
-            yield Scenario(
-                arm=sim_arm(sweep.arm),
-                setting=f"{sweep.arrivals} {requests_per_s:g}/s, {_clouds(num_replicas)}",
-                model=model_record(model),
-                link=_LINKS.record(),
-                workload=load.record(),
-                requests=load.requests(),
-                devices=specs,
-                cloud=spec,
-                acceptance=table,
-                seed=sweep.seed,
-                num_replicas=num_replicas,
-                open_load=open_load,
-                keeps_pieces=False,
-                notes=(table.source, "of each answer only the first piece and the end are kept"),
-            )
-
-
-def _load(sweep: Sweep, open_load: OpenLoad) -> Load:
-    return Load(
-        lengths=SPEC_BENCH,
-        arrivals=sweep.arrivals,
-        requests_per_s=open_load.requests_per_s,
-        num_requests=open_load.num_requests,
-        num_devices=sweep.num_devices,
-        output_tokens=_OUTPUT_TOKENS,
-        max_prompt_tokens=_CONTEXT_TOKENS - _OUTPUT_TOKENS,
-        seed=sweep.seed,
-    )
+    for num_replicas, requests_per_s in product(sweep.replicas, sweep.loads_per_s):
+        open_load = OpenLoad(sweep.duration_s, requests_per_s)
+        workload = WorkloadRecord(
+            name=SPEC_BENCH,
+            arrivals=sweep.arrivals,
+            num_devices=sweep.num_devices,
+            num_requests=open_load.num_requests,
+            max_output_tokens=_OUTPUT_TOKENS,
+            temperature=0.0,
+            requests_per_s=requests_per_s,
+        )
+        setting = f"{sweep.arrivals} {requests_per_s:g}/s, {_clouds(num_replicas)}"
+        yield replace(
+            fleet.scenario(sim_arm(sweep.arm), setting, workload, table, sweep.seed),
+            num_replicas=num_replicas,
+            open_load=open_load,
+            keeps_pieces=False,
+            notes=(table.source, "of each answer only the first piece and the end are kept"),
+        )
 
 
 def _clouds(number: int) -> str:

@@ -11,7 +11,7 @@ memory goes through.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from random import Random
 
@@ -45,35 +45,23 @@ class Leg:
     Devices mask their frames and clouds do not; a frame costs the program `late_s` where it comes.
     """
 
-    bytes_per_s: float = inf
-    delay_s: float = 0.0
-    jitter_s: float = 0.0
-    loss: float = 0.0
-    is_masked: bool = False
-    late_s: float = 0.0
+    bytes_per_s: float
+    delay_s: float
+    jitter_s: float
+    loss: float
+    is_masked: bool
+    late_s: float
 
 
-def leg_up(spec: LinkSpec, late_s: float = 0.0) -> Leg:
-    """The way to the cloud."""
-    rate = spec.uplink_bytes_per_s or inf
-    return Leg(rate, spec.delay_s, spec.jitter_s, spec.loss, True, late_s)
-
-
-def leg_down(spec: LinkSpec, late_s: float = 0.0) -> Leg:
-    """The way back."""
-    rate = spec.downlink_bytes_per_s or inf
-    return Leg(rate, spec.delay_s, spec.jitter_s, spec.loss, False, late_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Coming:
-    arrival_s: float
-    frame: bytes
-    arrive: Arrive
+def legs(spec: LinkSpec, frame_s: float = 0.0) -> tuple[Leg, Leg]:
+    """The way to the cloud and the way back. A frame costs `frame_s`, half of it on each way."""
+    up_bytes_per_s, down_bytes_per_s = spec.uplink_bytes_per_s, spec.downlink_bytes_per_s
+    up = Leg(up_bytes_per_s or inf, spec.delay_s, spec.jitter_s, spec.loss, True, frame_s / 2)
+    return up, replace(up, bytes_per_s=down_bytes_per_s or inf, is_masked=False)
 
 
 class PlainWay:
-    """The stream as a fluid."""
+    """A `Way` on which the stream is a fluid."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, leg: Leg, draws: Random) -> None:
         self._loop = loop
@@ -82,52 +70,48 @@ class PlainWay:
         self._room_s = UNSENT_BYTES / leg.bytes_per_s
         self._free_s = 0.0
         self._last_arrival_s = 0.0
-        self._coming: deque[_Coming] = deque()
+        self._coming: deque[tuple[float, bytes, Arrive]] = deque()
         self._num_arrived = 0
 
     def carry(self, frame: bytes, arrive: Arrive) -> None:
-        """See `Way`."""
         leg = self._leg
         num_bytes = websocket_bytes(len(frame), leg.is_masked)
-        on_wire = wire_bytes(num_bytes)
+        on_wire_bytes = wire_bytes(num_bytes)
         late_s = leg.late_s
         if leg.jitter_s:
             late_s += self._draws.random() * leg.jitter_s
         if leg.loss:
             num_lost, lost_s = self._losses(num_packets(num_bytes))
-            on_wire += num_lost * (MSS_BYTES + PACKET_OVERHEAD_BYTES)
+            on_wire_bytes += num_lost * (MSS_BYTES + PACKET_OVERHEAD_BYTES)
             late_s += lost_s
-        self._free_s = max(self._loop.time(), self._free_s) + on_wire / leg.bytes_per_s
+        self._free_s = max(self._loop.time(), self._free_s) + on_wire_bytes / leg.bytes_per_s
         arrival_s = max(self._last_arrival_s, self._free_s + leg.delay_s + late_s)
         self._last_arrival_s = arrival_s
-        self._coming.append(_Coming(arrival_s, frame, arrive))
+        self._coming.append((arrival_s, frame, arrive))
         self._loop.call_at(arrival_s, self._arrive)
 
     async def until_room(self) -> None:
-        """See `Way`."""
         wait_s = self._free_s - self._loop.time() - self._room_s
         if wait_s > _LEAST_WAIT_S:
             await asyncio.sleep(wait_s)
 
     def num_unsent_bytes(self) -> int:
-        """See `Way`."""
         wait_s = self._free_s - self._loop.time()
         return int(wait_s * self._leg.bytes_per_s) if wait_s > _LEAST_WAIT_S else 0
 
     def num_arrived_bytes(self) -> int:
-        """See `Way`."""
         if not self._coming or self._leg.bytes_per_s == inf:
             return self._num_arrived
-        first = self._coming[0]
-        missing_s = max(0.0, first.arrival_s - self._loop.time())
+        arrival_s, frame, _ = self._coming[0]
+        missing_s = max(0.0, arrival_s - self._loop.time())
         num_missing = int(missing_s * self._leg.bytes_per_s)
-        return self._num_arrived + max(0, way_bytes(first.frame) - num_missing)
+        return self._num_arrived + max(0, way_bytes(frame) - num_missing)
 
     def _arrive(self) -> None:
         """The oldest frame has come: timers of one moment ring in any order."""
-        coming = self._coming.popleft()
-        self._num_arrived += way_bytes(coming.frame)
-        coming.arrive(coming.frame)
+        _, frame, arrive = self._coming.popleft()
+        self._num_arrived += way_bytes(frame)
+        arrive(frame)
 
     def _losses(self, packets: int) -> tuple[int, float]:
         """How many segments are sent again, and by how much the last one is late."""

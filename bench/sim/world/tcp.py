@@ -85,7 +85,6 @@ class TcpWay:
         self._has_room.set()
 
     def carry(self, frame: bytes, arrive: Arrive) -> None:
-        """See `Way`."""
         self._take_acknowledgements()
         idle_s = self._loop.time() - self._last_sent_s
         if self._in_flight_bytes == 0 and idle_s > self._timeout_s:
@@ -97,15 +96,13 @@ class TcpWay:
         self._pump()
 
     async def until_room(self) -> None:
-        """See `Way`: of the sender's socket; a queue on the way is not its own."""
+        # Of the sender's socket; a queue on the way is not its own.
         await self._has_room.wait()
 
     def num_unsent_bytes(self) -> int:
-        """See `Way`."""
         return self._unsent_bytes
 
     def num_arrived_bytes(self) -> int:
-        """See `Way`."""
         self._take_segments()
         return self._num_arrived + self._num_partial
 

@@ -1,16 +1,26 @@
-"""A device's engine that computes next to nothing and says how long it would have taken."""
+"""A device's engine that computes next to nothing, and the thread on which its time passes."""
 
-from collections.abc import Sequence
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
 from bench.sim.world.acceptance import Guesses
 from bench.sim.world.text import VOCAB_SIZE, WRONG_ROW, RowNumbers, truth
 from bench.sim.world.times import DeviceTimes
-from device_runtime.engines.engine import DraftLimits, DraftRequest, Rows, SequenceId
+from device_runtime.engines.engine import (
+    DeviceEngine,
+    DraftLimits,
+    DraftRequest,
+    Rows,
+    SequenceId,
+)
+
+T = TypeVar("T")
 
 ASKING: ContextVar[Guesses] = ContextVar("ASKING")
 """The draft model of the request whose task it is; the engine works within the tasks that ask."""
@@ -63,42 +73,26 @@ class SimEngine:
         self.num_output_layers = int(has_output_layers)
         self.draft_limits = limits
         self.spent_s = 0.0
-        self._sequences: dict[SequenceId, _Sequence] = {}
+        self.sequences: dict[SequenceId, _Sequence] = {}
         self._num_opened = 0
 
-    @property
-    def num_open(self) -> int:
-        """Sequences that were not released."""
-        return len(self._sequences)
-
     def open(self) -> SequenceId:
-        """See `DeviceEngine`."""
         return self._add(_Sequence())
 
     def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
-        """See `DeviceEngine`."""
-        state = self._sequences[sequence]
+        state = self.sequences[sequence]
         copy = _Sequence(state.token_ids[:num_tokens], state.numbers.fork(num_tokens))
         copy.num_adapted = min(state.num_adapted, num_tokens)
         return self._add(copy)
 
     def release(self, sequence: SequenceId) -> None:
-        """See `DeviceEngine`."""
-        del self._sequences[sequence]
+        del self.sequences[sequence]
 
-    def input_rows(
-        self,
-        sequence: SequenceId,
-        token_ids: Sequence[int],
-        position: int,
-        parents: tuple[int, ...] = (),
-    ) -> Rows:
+    def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
         """Rows of zeros but for their tokens; what drafting has run of them costs nothing."""
-        state = self._sequences[sequence]
+        state = self.sequences[sequence]
         held = state.token_ids[position : position + len(token_ids)]
-        num_known = 0
-        while num_known < len(held) and held[num_known] == token_ids[num_known]:
-            num_known += 1
+        num_known = _num_alike(held, token_ids)
         end = position + len(token_ids)
         if num_known < len(token_ids):
             self.spent_s += self.times.input.of(len(token_ids) - num_known)
@@ -111,7 +105,7 @@ class SimEngine:
 
     def logits(self, sequence: SequenceId, deep: Rows, position: int, num_logits: int) -> Rows:
         """The target's own tokens, where the deep rows are those of this sequence's text."""
-        state = self._sequences[sequence]
+        state = self.sequences[sequence]
         if num_logits == 0:
             # For output layers, which these devices do not have: rows come back and that is all.
             return np.empty((0, self.vocab_size), np.float32)
@@ -125,11 +119,11 @@ class SimEngine:
         return _FIRST[token_ids]
 
     def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
-        """Guesses behind the request's tokens; see `DeviceEngine`.
+        """Guesses behind the request's tokens.
 
         Heads take one call for all of them, and run no layers that verifying would need.
         """
-        state, times, guesses = self._sequences[sequence], self.times, ASKING.get()
+        state, times, guesses = self.sequences[sequence], self.times, ASKING.get()
         self.spent_s += times.draft_call_s
         self.spent_s += max(0, request.position - state.num_adapted) * times.adapter_row_s
         must = request.min_probability == 0.0
@@ -154,8 +148,8 @@ class SimEngine:
         return tuple(drafted)
 
     def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
-        """Let the adapter see rows that wait; see `DeviceEngine`."""
-        state = self._sequences[sequence]
+        """Let the adapter see rows that wait."""
+        state = self.sequences[sequence]
         num_waiting = len(state.token_ids) - state.num_adapted
         if num_waiting <= 0 or self.times.adapter_row_s == 0.0:
             return False
@@ -167,7 +161,7 @@ class SimEngine:
     def _add(self, state: _Sequence) -> SequenceId:
         self._num_opened += 1
         sequence = SequenceId(self._num_opened)
-        self._sequences[sequence] = state
+        self.sequences[sequence] = state
         return sequence
 
     def _decided(self, state: _Sequence, first: int, token_ids: Sequence[int]) -> None:
@@ -176,11 +170,17 @@ class SimEngine:
         `token_ids` are the target's from position `first` on, one more than the draft has.
         """
         held = state.token_ids[first : first + len(token_ids) - 1]
-        num_accepted = 0
-        while num_accepted < len(held) and held[num_accepted] == token_ids[num_accepted]:
-            num_accepted += 1
+        num_accepted = _num_alike(held, token_ids)
         state.num_decided = first + num_accepted + 1
         state.truncate(first + num_accepted)
+
+
+def _num_alike(held: Sequence[int], token_ids: Sequence[int]) -> int:
+    """How many tokens that are held are the same as these, up to the first that is not."""
+    num_alike = 0
+    while num_alike < len(held) and held[num_alike] == token_ids[num_alike]:
+        num_alike += 1
+    return num_alike
 
 
 def _chosen(choices: tuple[int, ...], request: DraftRequest, drafted: Sequence[int]) -> int | None:
@@ -188,3 +188,83 @@ def _chosen(choices: tuple[int, ...], request: DraftRequest, drafted: Sequence[i
     logits = _FIRST[choices[0]].copy()
     logits[choices[1]] = 0.5
     return request.choose(logits, drafted)
+
+
+class SimWorkers:
+    """A device's `Workers`: calls run at once and in turn, and each lets its time pass."""
+
+    def __init__(self, engine: SimEngine, thread_s: float) -> None:
+        self.engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._thread_s = thread_s
+        self._is_busy = False
+        self._waiting: deque[asyncio.Future[None] | Callable[[DeviceEngine], None]] = deque()
+
+    def clock(self) -> float:
+        """The time, within a call on the engine too: then with what it has taken so far."""
+        return self._loop.time() + self.engine.spent_s
+
+    async def run(self, call: Callable[[DeviceEngine], T]) -> T:
+        if self._is_busy:
+            await self._turn()
+        self._is_busy = True
+        done = self._loop.create_future()
+        try:
+            result = call(self.engine)
+        except BaseException:
+            self.engine.spent_s = 0.0
+            self._done(done)
+            raise
+        spent_s, self.engine.spent_s = self.engine.spent_s + self._thread_s, 0.0
+        if spent_s:
+            self._loop.call_later(spent_s, self._done, done)
+        else:
+            self._done(done)
+        await done
+        return result
+
+    def run_later(self, call: Callable[[DeviceEngine], None]) -> None:
+        # What nobody waits for takes no time.
+        if self._is_busy:
+            self._waiting.append(call)
+        else:
+            call(self.engine)
+
+    async def spend(self, seconds: float) -> None:
+        """Let work of so many seconds pass."""
+
+        def work(_: DeviceEngine) -> None:
+            self.engine.spent_s += seconds
+
+        await self.run(work)
+
+    def close(self) -> None:
+        pass
+
+    async def _turn(self) -> None:
+        """Wait until nobody who came before is left."""
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                # It had just been given.
+                self._pass_on()
+            raise
+
+    def _done(self, done: "asyncio.Future[None]") -> None:
+        """A call has ended, whether or not its caller was cancelled meanwhile."""
+        if not done.done():
+            done.set_result(None)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not isinstance(turn, asyncio.Future):
+                turn(self.engine)
+            elif not turn.done():
+                turn.set_result(None)
+                return
+        self._is_busy = False
