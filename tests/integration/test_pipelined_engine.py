@@ -59,11 +59,10 @@ def serving(config, bundle, engine):
     return serve
 
 
-async def open_sessions(client: CloudClient, engine: FakePipeline, numbers) -> None:
-    """Sessions whose sequences the engine has opened; no step of theirs is under way."""
+async def open_sessions(client: CloudClient, numbers) -> None:
+    """Sessions without rows; the engine opens a sequence with its first ones."""
     for number in numbers:
         await client.open(number, session_key(number), 64)
-    await until(lambda: engine.num_sequences >= len(numbers))
 
 
 async def fill(client: CloudClient, engine: FakePipeline, numbers) -> None:
@@ -82,7 +81,7 @@ async def expect_reply(client: CloudClient, number: int, rows, position: int = 0
 
 async def test_chunks_of_one_prompt_follow_each_other_through_the_stages(serving, engine):
     async with serving() as (_, connect), connect() as client:
-        await open_sessions(client, engine, [1])
+        await open_sessions(client, [1])
         rows = random_rows(20, 1)
         for position in range(0, 20, 4):
             await client.send(states(1, position, rows[position : position + 4]))
@@ -96,7 +95,7 @@ async def test_chunks_of_one_prompt_follow_each_other_through_the_stages(serving
 
 async def test_exactly_so_many_steps_are_under_way_as_the_engine_takes(serving, engine):
     async with serving() as (server, connect), connect() as client:
-        await open_sessions(client, engine, range(1, 9))
+        await open_sessions(client, range(1, 9))
         await fill(client, engine, (1, 2, 3))
         for number in range(4, 9):
             await client.send(states(number, 0, random_rows(4, number)))
@@ -124,7 +123,7 @@ async def test_exactly_so_many_steps_are_under_way_as_the_engine_takes(serving, 
 
 async def test_replies_come_in_the_order_in_which_steps_were_begun(serving, engine):
     async with serving() as (server, connect), connect() as client:
-        await open_sessions(client, engine, range(1, 4))
+        await open_sessions(client, range(1, 4))
         await fill(client, engine, (1, 2, 3))
         _, second, third = engine.under_way
         third.may_end.set()
@@ -138,7 +137,7 @@ async def test_replies_come_in_the_order_in_which_steps_were_begun(serving, engi
 
 async def test_a_failing_step_ends_its_own_sessions_among_those_under_way(serving, engine):
     async with serving() as (server, connect), connect() as client:
-        await open_sessions(client, engine, range(1, 5))
+        await open_sessions(client, range(1, 5))
         await fill(client, engine, [1])
         broken = random_rows(4, 2)
         broken[0, 0] = POISON
@@ -165,17 +164,14 @@ async def test_a_failing_step_ends_its_own_sessions_among_those_under_way(servin
 
 async def test_an_opening_refused_in_a_step_under_way_ends_that_session_alone(serving, engine):
     async with serving() as (server, connect), connect() as client:
-        await open_sessions(client, engine, [1])
+        await open_sessions(client, [1])
         await fill(client, engine, [1])
         engine.refused_opens = {2}
-        for number in (2, 3):
-            num_opens = engine.num_opens
-            await client.open(number, session_key(number), 64)
-            await until(lambda n=num_opens: engine.num_opens == n + 1)
-        # Both wait, and go together before it is known that one could not be opened.
+        await open_sessions(client, [2, 3])
+        # Their steps are begun before it is known that one could not be opened.
         for number in (2, 3):
             await client.send(states(number, 0, random_rows(4, number)))
-        await until(lambda: server.daemon.figures().num_waiting_sessions == 2)
+        await until(lambda: engine.num_begun == 2)
         engine.end_all()
         await expect_reply(client, 1, random_rows(4, 1))
         await client.expect_fault(FaultCode.CAPACITY, session=2)
@@ -246,7 +242,7 @@ async def test_a_stop_does_not_wait_for_ever_for_steps_under_way(
     await server.open()
     await server.load()
     async with welcomed(server.link_url, hello_for(bundle.manifest)) as client:
-        await open_sessions(client, engine, [1, 2])
+        await open_sessions(client, [1, 2])
         await fill(client, engine, [1, 2])
         assert await server.close() is False
         engine.end_all()
