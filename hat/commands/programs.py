@@ -1,7 +1,6 @@
 """`hat cloud` and `hat device`: read the settings, then run the program."""
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
 from hat.errors import extras_explained
-from hat.settings.options import config_file, flags_of, settings_options
+from hat.settings.options import settings_options, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE, C, Program
-from hat.settings.sources import Given, Resolved, Sources, load
+from hat.settings.sources import Given, Resolved, load
 
 _EPILOG = """
 \b
@@ -105,8 +104,7 @@ def _self_test(resolved: Resolved[CloudConfig]) -> int:
 
 def _resolved(program: Program[C], parameters: dict[str, Any]) -> Resolved[C] | None:
     """The settings that were given, or None once they have been printed."""
-    flags = flags_of(program, parameters)
-    resolved = load(program, Sources(flags, os.environ, config_file(parameters)))
+    resolved = load(program, sources_of(program, parameters))
     for note in resolved.notes:
         click.echo(f"hat: {note}", err=True)
     if parameters["print_config"]:

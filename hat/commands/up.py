@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hat.bundle_cache import bundles_of, is_bundle_pair
-from hat.settings.options import (
-    config_file,
-    config_option,
-    flags_of,
-    print_config_option,
-    setting_option,
-)
+from hat.settings.options import config_option, print_config_option, setting_option, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE
-from hat.settings.sources import Sources
 from hat.splitting import SplitRequest
 from hat.up.first_steps import first_steps, has_chat_template
 from process.errors import ConfigError
@@ -84,12 +77,10 @@ def up(model: str | None, **parameters: Any) -> None:
 def _settings(parameters: Mapping[str, Any]) -> "UpSettings":
     from hat.up.plan import up_settings
 
-    file = config_file(parameters)
-    cloud = {"port": parameters["cloud_port"], "log_level": parameters["log_level"]}
-    spelled = {"port": "--cloud-port"}
+    names = {"port": "cloud_port", "log_level": "log_level", "config": "config"}
+    cloud = {name: parameters[own] for name, own in names.items()}
     return up_settings(
-        Sources(flags_of(CLOUD, cloud), os.environ, file, spelled),
-        Sources(flags_of(DEVICE, parameters), os.environ, file),
+        sources_of(CLOUD, cloud, port="--cloud-port"), sources_of(DEVICE, parameters)
     )
 
 

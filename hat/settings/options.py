@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from hat.settings.programs import C, Program, Setting
+from hat.settings.sources import Sources
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,18 +51,16 @@ def setting_option(setting: Setting) -> Callable[[F], F]:
     return click.option(setting.flag, setting.key, metavar=metavar, help=text, multiple=is_list)
 
 
-def flags_of(program: Program[C], parameters: Mapping[str, Any]) -> dict[str, str]:
-    """The flags of this program that were given, by setting key, as text."""
-    found = {}
+def sources_of(program: Program[C], parameters: Mapping[str, Any], **spelled: str) -> Sources:
+    """Where a command's settings may come from: its own parameters, the environment, a file.
+
+    `spelled` names flags that the command calls differently than the program does.
+    """
+    flags = {}
     for setting in program.settings:
         value = parameters.get(setting.key)
         text = ",".join(value) or None if isinstance(value, tuple) else value
         if text is not None:
-            found[setting.key] = text
-    return found
-
-
-def config_file(parameters: Mapping[str, Any]) -> Path | None:
-    """The TOML file that was named, if any."""
-    file = parameters.get("config") or os.environ.get(CONFIG_VARIABLE)
-    return Path(file).expanduser() if file else None
+            flags[setting.key] = text
+    file = parameters["config"] or os.environ.get(CONFIG_VARIABLE)
+    return Sources(flags, os.environ, Path(file).expanduser() if file else None, spelled)

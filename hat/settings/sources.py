@@ -22,8 +22,6 @@ _KUBERNETES_NAME = re.compile(
     r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )
 
-_MAX_FILE_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -161,13 +159,9 @@ def _from_file(program: Program[C], path: Path) -> dict[str, Given]:
 def _table(program: Program[C], path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
+            tables = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read --config {path}: {error.strerror}") from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise ConfigError(f"--config {path} is larger than {_MAX_FILE_BYTES} bytes")
-    try:
-        tables = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for name, table in tables.items():
