@@ -74,7 +74,7 @@ nothing fails.
 )
 @click.option(
     "--drafter",
-    type=click.Choice(DEVICE.setting("drafter").kind.choices),
+    type=click.Choice(DEVICE.setting("drafter").choices),
     help="How the split model drafts; left out: as `hat device` does.",
 )
 def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from hat.settings.programs import C, Program, Setting
+from hat.settings.programs import C, Program
+from hat.settings.setting import Setting
 from hat.settings.sources import Sources
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,17 +39,18 @@ def settings_options(program: Program[C]) -> Callable[[F], F]:
 
 def setting_option(setting: Setting) -> Callable[[F], F]:
     """The flag of one setting; its text is read later, where the other sources are."""
-    about, kind, default = setting.about, setting.kind, setting.default
+    about, default = setting.about, setting.default
     if about.argument:
         return click.argument(setting.key, required=False)
     # A list may be given in one text or flag by flag.
-    is_list = kind.base is tuple
+    is_list = setting.base is tuple
     shown = ",".join(default) if isinstance(default, tuple) else default
     text = about.help if default is None else f"{about.help}  [default: {shown}]"
-    if kind.base is bool:
+    if setting.base is bool:
         return click.option(setting.flag, setting.key, flag_value="true", help=text)
-    metavar = about.metavar or ("FILE" if about.secret else kind.metavar)
-    return click.option(setting.flag, setting.key, metavar=metavar, help=text, multiple=is_list)
+    return click.option(
+        setting.flag, setting.key, metavar=setting.metavar, help=text, multiple=is_list
+    )
 
 
 def sources_of(program: Program[C], parameters: Mapping[str, Any], **spelled: str) -> Sources:

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from hat.settings.programs import C, Setting
+from hat.settings.programs import C
+from hat.settings.setting import Setting, Value
 from hat.settings.sources import Given, Resolved
-from hat.settings.values import Value
 
 
 def as_toml(resolved: Resolved[C]) -> str:

@@ -1,56 +1,17 @@
 """`hat cloud` and `hat device` as a user meets them: a setting for each field of their configs."""
 
 import dataclasses
-import math
+import types
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeVar, get_type_hints
+from typing import Final, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
-from hat.settings.values import Value, ValueType, value_type
-from process.program.about import About, abouts
+from hat.settings.setting import TYPES, Setting
+from process.program.about import abouts
 
 C = TypeVar("C")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One field of a config dataclass as a user meets it."""
-
-    name: str
-    kind: ValueType
-    """Of what a user gives: for a secret that is the path of a file."""
-    default: Value
-    about: About
-
-    @property
-    def key(self) -> str:
-        """Its name in a TOML table; secrets are files there."""
-        return f"{self.name}_file" if self.about.secret else self.name
-
-    @property
-    def flag(self) -> str:
-        """Its name on the command line."""
-        return "--" + self.key.replace("_", "-")
-
-    def validated(self, value: Value) -> Value:
-        """The value itself.
-
-        Raises:
-            ValueError: it is out of range.
-        """
-        about = self.about
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise ValueError(f"expected a finite number, got {value}")
-            if about.minimum is not None and value < about.minimum:
-                raise ValueError(f"expected at least {about.minimum:g}, got {value}")
-            if about.maximum is not None and value > about.maximum:
-                raise ValueError(f"expected at most {about.maximum:g}, got {value}")
-        if about.check is not None and (expected := about.check(value)) is not None:
-            raise ValueError(f"expected {expected}, got {value!r}")
-        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +27,6 @@ class Program(Generic[C]):
         """What the names of its environment variables begin with."""
         return f"HAT_{self.name.upper()}_"
 
-    def variables(self, setting: Setting) -> tuple[str, ...]:
-        """The environment variables that hold this setting's value, the most specific first."""
-        own = self.prefix + setting.name.upper()
-        shared = setting.about.shared_variable
-        return (own,) if shared is None else (own, shared)
-
     def setting(self, name: str) -> Setting:
         """The setting of this name."""
         return next(setting for setting in self.settings if setting.name == name)
@@ -82,10 +37,30 @@ def _program(name: str, config: type[C]) -> Program[C]:
     settings = []
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         about = said[field.name]
-        kind = value_type(Path if about.secret else hints[field.name], tokens=about.tokens)
+        base, choices = _type_of(Path if about.secret else hints[field.name])
         default = None if field.default is MISSING else field.default
-        settings.append(Setting(field.name, kind, default, about))
+        own = f"HAT_{name}_{field.name}".upper()
+        variables = (own,) if about.shared_variable is None else (own, about.shared_variable)
+        settings.append(Setting(field.name, base, choices, default, variables, about))
     return Program(name, config, tuple(settings))
+
+
+def _type_of(annotation: object) -> tuple[type, tuple[str, ...]]:
+    """What an annotation allows: a type, and of texts the only ones; `None` may stand beside it.
+
+    Raises:
+        TypeError: an annotation that no flag can fill.
+    """
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in get_args(annotation) if member is not types.NoneType]
+        if len(members) == 1:
+            return _type_of(members[0])
+    if get_origin(annotation) is Literal:
+        return str, get_args(annotation)
+    base = tuple if annotation == tuple[str, ...] else annotation
+    if isinstance(base, type) and base in TYPES and annotation is not tuple:
+        return base, ()
+    raise TypeError(f"expected a setting of a plain type, got {annotation}")
 
 
 CLOUD: Final = _program("cloud", CloudConfig)

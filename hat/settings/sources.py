@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
-from hat.settings.programs import C, Program, Setting
+from hat.settings.programs import C, Program
 from hat.settings.secret_files import read_secret, readable_note, usable_secret
-from hat.settings.values import Value, ValueType, from_text, from_toml
+from hat.settings.setting import Setting, Value
 from process.errors import ConfigError
 
 # Kubernetes gives every pod variables for each service of its namespace. A service that is
@@ -61,7 +61,7 @@ class Resolved(Generic[C]):
         """
         for setting in self.program.settings:
             if setting.name not in self.given:
-                where = f"{setting.name.upper()} (or {self.program.variables(setting)[0]}"
+                where = f"{setting.name.upper()} (or {setting.variables[0]}"
                 raise ConfigError(f"missing {where}, or {setting.key} in --config)")
         return self.program.config(**{name: given.value for name, given in self.given.items()})
 
@@ -99,7 +99,7 @@ def _from_flags(program: Program[C], sources: Sources) -> dict[str, Given]:
         if (text := sources.flags.get(setting.key)) is not None:
             flag = sources.spelled.get(setting.key, setting.flag)
             source = "argument" if setting.about.argument else flag
-            given[setting.name] = _given(setting, partial(from_text, text), source)
+            given[setting.name] = _given(setting, partial(setting.from_text, text), source)
     return given
 
 
@@ -110,7 +110,7 @@ def _from_environment(
     known: set[str] = set()
     notes: list[str] = []
     for setting in program.settings:
-        for variable in program.variables(setting):
+        for variable in setting.variables:
             names = [variable, f"{variable}_FILE"] if setting.about.secret else [variable]
             known.update(names)
             present = [name for name in names if environ.get(name)]
@@ -128,7 +128,7 @@ def _from_environment(
             elif setting.about.secret and name == variable:
                 given[setting.name] = Given(usable_secret(text, name), name)
             else:
-                given[setting.name] = _given(setting, partial(from_text, text), name)
+                given[setting.name] = _given(setting, partial(setting.from_text, text), name)
     _refuse_unknown_variables(program, environ, known)
     return given, notes
 
@@ -151,8 +151,9 @@ def _from_file(program: Program[C], path: Path) -> dict[str, Given]:
     for key, raw in _table(program, path).items():
         if key not in keys:
             raise ConfigError(f"{table}: unknown key {key}{_closest(key, keys)}")
-        parse = partial(from_toml, raw, folder=folder)
-        given[keys[key].name] = _given(keys[key], parse, table, f" {key}")
+        setting = keys[key]
+        parse = partial(setting.from_toml, raw, folder)
+        given[setting.name] = _given(setting, parse, table, f" {key}")
     return given
 
 
@@ -173,12 +174,10 @@ def _table(program: Program[C], path: Path) -> dict[str, Any]:
     return dict(tables.get(program.name, {}))
 
 
-def _given(
-    setting: Setting, parse: Callable[[ValueType], Value], source: str, place: str = ""
-) -> Given:
+def _given(setting: Setting, parse: Callable[[], Value], source: str, place: str = "") -> Given:
     """What `parse` makes of a source, and of a place in it; a secret is read from its file."""
     try:
-        value = setting.validated(parse(setting.kind))
+        value = setting.validated(parse())
     except ValueError as error:
         raise ConfigError(f"{source}{place}: {error}") from error
     if setting.about.secret:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE, Program
 from hat.settings.sources import Resolved, Sources, load
-from hat.settings.values import ValueType, from_text
 from tests.support.setting_values import (
     ENVIRONMENT,
     FILE,
@@ -77,13 +76,13 @@ def test_what_print_config_prints_is_a_file_with_the_same_meaning(
 @given(count=st.integers(0, 10**9), suffix=st.sampled_from(["", "k", "m", "K", "M"]))
 def test_token_counts_may_have_a_suffix(count: int, suffix: str) -> None:
     factor = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}[suffix]
-    assert from_text(f"{count}{suffix}", ValueType(int, tokens=True)) == count * factor
+    assert CLOUD.setting("capacity_tokens").from_text(f"{count}{suffix}") == count * factor
 
 
-@given(text=st.text(max_size=20), tokens=st.booleans())
-def test_any_text_is_a_number_or_is_refused_with_what_came(text: str, tokens: bool) -> None:
+@given(text=st.text(max_size=20), name=st.sampled_from(["capacity_tokens", "max_sessions"]))
+def test_any_text_is_a_number_or_is_refused_with_what_came(text: str, name: str) -> None:
     try:
-        outcome: object = from_text(text, ValueType(int, tokens=tokens))
+        outcome: object = CLOUD.setting(name).from_text(text)
     except ValueError as error:
         outcome = str(error)
     assert isinstance(outcome, int) or repr(text) in str(outcome)

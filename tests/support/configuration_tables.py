@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hat.settings.programs import CLOUD, DEVICE, Program, Setting
+from hat.settings.programs import CLOUD, DEVICE, Program
+from hat.settings.setting import Setting
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 _MARKED = "<!-- settings of hat {name} -->\n{table}\n<!-- end -->"
@@ -27,17 +28,17 @@ def _table(program: Program[Any]) -> str:
     rows = [
         "| flag | environment | TOML key | value | default | |",
         "|---|---|---|---|---|---|",
-        *(_row(program, setting) for setting in program.settings),
+        *(_row(setting) for setting in program.settings),
     ]
     return "\n".join(rows)
 
 
-def _row(program: Program[Any], setting: Setting) -> str:
+def _row(setting: Setting) -> str:
     about = setting.about
     flag = setting.name.upper() if about.argument else setting.flag
     cells = [
         f"`{flag}`",
-        "<br>".join(f"`{name}`" for name in program.variables(setting)),
+        "<br>".join(f"`{name}`" for name in setting.variables),
         f"`{setting.key}`",
         _values(setting),
         _default(setting),
@@ -50,9 +51,9 @@ def _values(setting: Setting) -> str:
     about = setting.about
     if about.secret:
         return "file; variables hold the secret itself"
-    if setting.kind.choices:
-        return ", ".join(f"`{choice}`" for choice in setting.kind.choices)
-    words = "tokens" if about.tokens else setting.kind.words.removeprefix("a ").removeprefix("an ")
+    if setting.choices:
+        return ", ".join(f"`{choice}`" for choice in setting.choices)
+    words = "tokens" if about.tokens else setting.words.removeprefix("a ").removeprefix("an ")
     if about.minimum is not None and about.maximum is not None:
         return f"{words}, {about.minimum:,.0f} to {about.maximum:,.0f}"
     return words if about.minimum is None else f"{words}, at least {about.minimum:,.0f}"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from hat.settings.programs import C, Program, Setting
+from hat.settings.programs import C, Program
+from hat.settings.setting import Setting, Value
 from hat.settings.sources import Given
-from hat.settings.values import Value
 
 WORDS = st.text('abcdefghijklmnopqrstuvwxyz-_. é"\\', min_size=1, max_size=12).filter(str.strip)
 Layers = dict[str, dict[str, Value]]
@@ -19,7 +19,7 @@ FILE = "file"
 
 def values_of(setting: Setting) -> st.SearchStrategy[Value]:
     """Values that are legal for `setting` in every source."""
-    about, kind = setting.about, setting.kind
+    about = setting.about
     if setting.name == "cloud":
         return st.sampled_from(["ws://a:1", "wss://b", "ws://[::1]:7700"])
     if setting.name == "vllm_args":
@@ -27,17 +27,17 @@ def values_of(setting: Setting) -> st.SearchStrategy[Value]:
     if setting.name == "trusted_proxies":
         networks = st.sampled_from(["10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1"])
         return st.lists(networks, min_size=1, max_size=3).map(tuple)
-    if kind.choices:
-        return st.sampled_from(kind.choices)
-    if kind.base is bool:
+    if setting.choices:
+        return st.sampled_from(setting.choices)
+    if setting.base is bool:
         return st.booleans()
-    if kind.base is int:
+    if setting.base is int:
         return st.integers(int(about.minimum or 0), int(about.maximum or 1 << 20))
-    if kind.base is float:
+    if setting.base is float:
         return st.floats(about.minimum or 0, about.maximum or 1e6)
-    if kind.base is Path:
+    if setting.base is Path:
         return WORDS.map(lambda word: Path("/etc") / word.strip("~"))
-    if kind.base is tuple:
+    if setting.base is tuple:
         words = st.text("abc:/.*", min_size=1, max_size=8)
         return st.lists(words, min_size=1, max_size=3).map(tuple)
     return WORDS

@@ -137,9 +137,9 @@ def test_every_variable_of_ours_is_a_setting(path: Path) -> None:
     known = {"HAT_CONFIG"}
     for program in (CLOUD, DEVICE):
         for setting in program.settings:
-            known.update(program.variables(setting))
+            known.update(setting.variables)
             if setting.about.secret:
-                known.update(f"{name}_FILE" for name in program.variables(setting))
+                known.update(f"{name}_FILE" for name in setting.variables)
     assert set(re.findall(r"\bHAT_[A-Z_]+", _text(path))) - known == set()
 
 

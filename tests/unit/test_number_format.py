@@ -105,10 +105,9 @@ def test_print_config_says_what_auto_leads_to() -> None:
 def test_the_documents_table_has_every_pair_that_the_cloud_accepts_with_its_size() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d) \|", DOCUMENT.read_text(), re.MULTILINE)
     named = {(engine, wire): int(size) for engine, wire, size in rows}
-    kinds = {setting.name: setting.kind for setting in CLOUD.settings}
     engines, wires = (
-        [name for name in kinds[setting].choices if name != "auto"]
-        for setting in ("dtype", "wire_dtype")
+        [choice for choice in CLOUD.setting(name).choices if choice != "auto"]
+        for name in ("dtype", "wire_dtype")
     )
     sizes = {name: ITEM_BYTES[FORMATS[name]] for name in wires}
     assert named == {(engine, wire): sizes[wire] for engine in engines for wire in wires}
