@@ -15,7 +15,7 @@ from bench.live.fleet import Devices, Fleet
 from bench.live.processes import Child, LiveError, first_of
 from bench.records import RequestRecord
 
-_CLIENT = (sys.executable, "-m", "bench.live.client")
+CLIENT = (sys.executable, "-m", "bench.live.client")
 _READY_S = 60.0
 _LEAD_S = 0.2
 _QUIET_S = 300.0
@@ -76,7 +76,7 @@ async def run_cell(fleet: Fleet, arm: Arm, load: Load, on_answer: Callable[[], N
         for device, url in enumerate(devices.urls):
             client = _Client(load.job(device, url, arm.where), on_answer)
             clients.append(client)
-            child = await fleet.start_client(device, _CLIENT, client.take)
+            child = await fleet.start_client(device, CLIENT, client.take)
             await client.begin(child)
         await _all(devices, clients, "warm")
         begin_unix_s = time.time() + _LEAD_S

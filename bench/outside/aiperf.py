@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.live.asking import Ask
-from bench.outside.figures import Latency
+from bench.live.processes import LiveError
+from bench.outside.comparing import Latency
 
 _RECORDS = "profile_export.jsonl"
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -22,45 +23,38 @@ _FLAGS = (
 )
 
 
-class AiperfError(Exception):
-    """aiperf did not write what was expected; the message says what came."""
-
-
 @dataclass(frozen=True, slots=True)
-class AiperfRun:
-    """One run of the program `program`, whose files go to `folder`, which is there.
+class Aiperf:
+    """The program `program`, whose files go to `folder`, which is there.
 
     With `looks_per_s` it looks that often whether the last answer is there and the next request may
-    go. Left to itself, it looks without pause: its timing manager then takes the most of a core,
-    which the endpoint may have needed.
+    go. Left to itself (0), it looks without pause: its timing manager then takes the most of a
+    core, which the endpoint may have needed.
     """
 
     program: Path
     folder: Path
     tokenizer: Path
     model: str
-    url: str
-    asks: Sequence[Ask]
-    num_warm_up: int
-    looks_per_s: int | None = None
+    looks_per_s: int = 0
 
-    def command(self) -> list[str]:
+    def command(self, url: str, asks: Sequence[Ask], num_warm_up: int) -> list[str]:
         """Write its input file, remove what an earlier run wrote, and tell what to start."""
         (self.folder / _RECORDS).unlink(missing_ok=True)
         prompts = self.folder / "prompts.jsonl"
-        prompts.write_text("".join(json.dumps({"text": one.prompt}) + "\n" for one in self.asks))
-        extra = {"ignore_eos": True, "temperature": 0, "max_tokens": self.asks[0].max_tokens}
+        prompts.write_text("".join(json.dumps({"text": one.prompt}) + "\n" for one in asks))
+        extra = {"ignore_eos": True, "temperature": 0, "max_tokens": asks[0].max_tokens}
         flags: dict[str, Any] = {
             "model": self.model,
-            "url": self.url,
+            "url": url,
             "tokenizer": self.tokenizer.resolve(),
             "input-file": prompts,
             "extra-inputs": json.dumps(extra),
-            "request-count": len(self.asks),
-            "warmup-request-count": self.num_warm_up,
+            "request-count": len(asks),
+            "warmup-request-count": num_warm_up,
             "output-artifact-dir": self.folder,
         }
-        if self.looks_per_s is not None:
+        if self.looks_per_s:
             flags |= {"request-rate": self.looks_per_s, "arrival-pattern": "constant"}
         valued = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [str(self.program), "profile", *valued, *_FLAGS.split()]
@@ -69,22 +63,19 @@ class AiperfRun:
         """What it measured, request by request, warming up first.
 
         Raises:
-            AiperfError: it wrote no records, or a request failed.
+            LiveError: it wrote no records, or a request failed.
         """
         file = self.folder / _RECORDS
         if not file.is_file():
-            raise AiperfError(f"aiperf: expected {file}, found none; run its command by hand")
+            raise LiveError(f"aiperf: expected {file}, found none; run its command by hand")
         records = [json.loads(line) for line in file.read_text().splitlines()]
-        failed = [each for each in records if each["error"] is not None]
-        if failed:
-            raise AiperfError(f"aiperf: {len(failed)} of {len(records)} requests failed")
+        if num_failed := sum(each["error"] is not None for each in records):
+            raise LiveError(f"aiperf: {num_failed} of {len(records)} requests failed")
         records.sort(key=lambda each: int(each["metadata"]["request_start_ns"]))
         return [_latency(each["metrics"]) for each in records]
 
 
 def _latency(metrics: dict[str, Any]) -> Latency:
-    ttft_s, itl_s = (
-        metrics[name]["value"] * _SECONDS[metrics[name]["unit"]]
-        for name in ("time_to_first_token", "inter_token_latency")
-    )
+    ttft, itl = metrics["time_to_first_token"], metrics["inter_token_latency"]
+    ttft_s, itl_s = (each["value"] * _SECONDS[each["unit"]] for each in (ttft, itl))
     return Latency(ttft_s, itl_s, int(metrics["output_sequence_length"]["value"]))
