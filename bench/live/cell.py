@@ -11,6 +11,7 @@ import msgspec
 
 from bench.arms import WARM_UP_TOKENS, Arm, Where
 from bench.live.asking import Answered, Ask, Begin, Ended, Failed, Job, Told, Warm
+from bench.live.cloud import LoggedStep
 from bench.live.fleet import Devices, Fleet
 from bench.live.processes import Child, LiveError, first_of
 from bench.records import RequestRecord
@@ -57,10 +58,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """Requests by number, the cloud's steps of that time as `(tokens, seconds)`, and its engine."""
+    """Requests by number, the clouds' steps of that time, and their engine."""
 
     requests: list[RequestRecord]
-    steps: list[tuple[int, float]]
+    steps: list[LoggedStep]
     engine: str
 
 
@@ -89,7 +90,7 @@ async def run_cell(fleet: Fleet, arm: Arm, load: Load, on_answer: Callable[[], N
     requests = [record for client in clients for record in client.records]
     end_unix_s = max(client.ended_unix_s for client in clients)
     steps = [
-        (step.num_tokens, step.seconds)
+        step
         for cloud in devices.clouds
         for step in cloud.steps
         if begin_unix_s <= step.ended_unix_s <= end_unix_s

@@ -5,14 +5,14 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.arms import Arm
 from bench.link.shaped_link import ShapedLink
+from bench.live.cloud import Cloud
 from bench.live.processes import Child, Command, first_of
-from bench.live.steps import LoggedStep, loaded_engine, logged_step
 
 _START_S = 120.0
 
@@ -48,26 +48,6 @@ def shared_cores() -> Cores:
     return Cores(frozenset(known[:half]), frozenset(known[half:]))
 
 
-@dataclass(slots=True)
-class Cloud:
-    """A running `hat cloud`, its port, and what it has logged: its engine and the steps."""
-
-    port: int
-    child: Child | None = None
-    engine: str | None = None
-    steps: list[LoggedStep] = field(default_factory=list)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def take(self, line: bytes) -> None:
-        """A line of its log."""
-        step = logged_step(line)
-        if step is not None:
-            self.steps.append(step)
-        elif self.engine is None and (engine := loaded_engine(line)) is not None:
-            self.engine = engine
-            self.ready.set()
-
-
 @dataclass(frozen=True, slots=True)
 class Devices:
     """An arm's running device programs; `urls` are those of the users' programs, by device."""
@@ -76,18 +56,14 @@ class Devices:
     clouds: tuple[Cloud, ...]
     children: tuple[Child, ...]
 
-    async def stop(self) -> None:
-        """End the device programs; clouds stay for other arms."""
-        await asyncio.gather(*(child.stop() for child in self.children))
-
 
 class Fleet:
     """All programs at the ends of one setting's links, one link per device.
 
     `dtype` is the number format of the clouds and of the rows that cross. Clouds are started once
     for all arms with the same settings: loading takes them seconds, and one that nobody asks does
-    nothing. Devices are started anew, so that each knows nothing of link
-    and cloud. `close` ends everything.
+    nothing. Devices are started anew, so that each knows nothing of link and cloud. `close` ends
+    everything.
     """
 
     def __init__(

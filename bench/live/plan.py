@@ -22,55 +22,30 @@ _NUM_TIMELINES = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """Which prompts come when, for how long an answer. `num_requests` are over all devices.
-
-    Each device answers `num_warm_up` requests before the first that counts: its estimates of link
-    and cloud need some.
-    """
-
-    prompts: str = "tinystories"
-    num_devices: int = 1
-    num_requests: int = 8
-    max_tokens: int = 48
-    temperature: float = 0.0
-    arrivals: str = CLOSED
-    requests_per_s: float | None = None
-    num_warm_up: int = 3
-
-    def record(self) -> WorkloadRecord:
-        """As results keep it."""
-        return WorkloadRecord(
-            name=self.prompts,
-            arrivals=self.arrivals,
-            num_devices=self.num_devices,
-            num_requests=self.num_requests,
-            max_output_tokens=self.max_tokens,
-            temperature=self.temperature,
-            requests_per_s=self.requests_per_s,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Setting:
     """One model, link and workload, for all of `arms`.
 
-    `bundles` is the folder that `hat split` wrote. `link_kind` None takes the most faithful.
-    `dtype` is the cloud's number format, auto: the bundle's own. Rows cross in it.
+    `link_kind` None takes the most faithful.
     """
 
     bundles: Path
+    """The folder that `hat split` wrote."""
     link: LinkSpec
-    workload: Workload
+    workload: WorkloadRecord
+    """Its requests are over all devices."""
     arms: tuple[Arm, ...]
     link_kind: LinkKind | None = None
     dtype: str = "auto"
+    """The cloud's number format, auto: the bundle's own. Rows cross in it."""
+    num_warm_up: int = 3
+    """Each device answers so many requests before the first that counts: its estimates of link and
+    cloud need some."""
 
     @property
     def name(self) -> str:
         """What its results are filed under; the model and the kind of link are beside it."""
         load = self.workload
-        parts = [f"{load.prompts} x {load.max_tokens}", link_text(self.link)]
+        parts = [f"{load.name} x {load.max_output_tokens}", link_text(self.link)]
         parts += [f"{load.num_devices} devices"] if load.num_devices > 1 else []
         if load.arrivals != CLOSED:
             parts += [f"{load.arrivals} {load.requests_per_s:g}/s"]
@@ -141,12 +116,12 @@ def load_of(setting: Setting, seed: int) -> Load:
     asked = setting.workload
     device = setting.bundles / "device"
     context = load_bundle(device, "device").manifest.shape.max_context_tokens
-    longest = context - asked.max_tokens
-    prompts = load_prompts(asked.prompts, asked.num_requests, seed, device, longest)
+    longest = context - asked.max_output_tokens
+    prompts = load_prompts(asked.name, asked.num_requests, seed, device, longest)
     times = arrivals(asked.arrivals, asked.num_requests, asked.requests_per_s, seed)
     asks: list[list[Ask]] = [[] for _ in range(asked.num_devices)]
     for number, (prompt, at_s) in enumerate(zip(prompts, times, strict=True)):
-        ask = Ask(number=number, prompt=prompt.text, max_tokens=asked.max_tokens, at_s=at_s)
+        ask = Ask(number=number, prompt=prompt.text, max_tokens=asked.max_output_tokens, at_s=at_s)
         asks[number % asked.num_devices].append(ask)
     return Load(
         asks=asks,
@@ -154,5 +129,5 @@ def load_of(setting: Setting, seed: int) -> Load:
         temperature=asked.temperature,
         seed=seed,
         timelines=range(_NUM_TIMELINES),
-        num_warm_up=asked.num_warm_up,
+        num_warm_up=setting.num_warm_up,
     )

@@ -1,16 +1,14 @@
 """A live run: setting by setting, pass by pass, arm by arm."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.arms import Arm
 from bench.link.measure import link_record, measure_link
 from bench.link.opening import open_links
 from bench.link.shaped_link import RelayFigures, ShapedLink
-from bench.live.cell import CellResult, Load, run_cell
-from bench.live.fleet import Cores, Fleet, shared_cores
+from bench.live.cell import Load, run_cell
+from bench.live.fleet import Fleet, shared_cores
 from bench.live.plan import LivePlan, Setting, arms_in_turn, load_of, model_record
 from bench.records import Cell, LinkRecord
 
@@ -37,59 +35,50 @@ async def run_live(plan: LivePlan, progress: Progress) -> list[Cell]:
     for setting in plan.settings:
         load = load_of(setting, plan.seed)
         progress.doing(f"{setting.name}: measuring the link")
-        opened = open_links(
-            setting.link, setting.workload.num_devices, plan.seed, kind=setting.link_kind
-        )
-        with opened as links:
+        num_devices = setting.workload.num_devices
+        with open_links(setting.link, num_devices, plan.seed, kind=setting.link_kind) as links:
             measured = await asyncio.to_thread(measure_link, links[0], _LINK_PHASE_S)
-            run = _SettingRun(setting, load, link_record(links[0], measured), shared_cores())
-            cells += await run.passes(links, plan.repeats, progress)
+            link = link_record(links[0], measured)
+            cells += await _passes(setting, load, links, link, plan.repeats, progress)
     return cells
 
 
-class _SettingRun:
-    """All passes over one open link."""
-
-    def __init__(self, setting: Setting, load: Load, link: LinkRecord, cores: Cores) -> None:
-        self._setting = setting
-        self._load = load
-        self._link = link
-        self._cores = cores
-        self._model = model_record(setting.bundles, setting.dtype)
-
-    async def passes(
-        self, links: tuple[ShapedLink, ...], repeats: int, progress: Progress
-    ) -> list[Cell]:
-        """The cells of this setting."""
-        cells = []
-        async with contextlib.AsyncExitStack() as stack:
-            fleet = Fleet(self._setting.bundles, links, self._cores, self._model.dtype)
-            stack.push_async_callback(fleet.close)
-            for repeat in range(repeats):
-                for arm in arms_in_turn(self._setting.arms, repeat):
-                    progress.doing(f"{self._setting.name}: {arm.name}")
-                    result = await run_cell(fleet, arm, self._load, progress.answered)
-                    cells.append(self._cell(arm, repeat, result, links[0].figures()))
-        return cells
-
-    def _cell(self, arm: Arm, repeat: int, result: CellResult, relay: RelayFigures | None) -> Cell:
-        return Cell(
-            arm=arm.name,
-            setting=self._setting.name,
-            repeat=repeat,
-            model=self._model,
-            link=self._link,
-            workload=self._setting.workload.record(),
-            requests=result.requests,
-            cloud_step_s=[seconds for _, seconds in result.steps],
-            cloud_step_tokens=[num_tokens for num_tokens, _ in result.steps],
-            notes=[
-                *arm.notes,
-                f"middle layers: {result.engine}",
-                self._cores.note,
-                *_relay_notes(relay),
-            ],
-        )
+async def _passes(
+    setting: Setting,
+    load: Load,
+    links: tuple[ShapedLink, ...],
+    link: LinkRecord,
+    repeats: int,
+    progress: Progress,
+) -> list[Cell]:
+    """All cells of a setting, over open links."""
+    model, cores = model_record(setting.bundles, setting.dtype), shared_cores()
+    fleet = Fleet(setting.bundles, links, cores, model.dtype)
+    cells = []
+    try:
+        for repeat in range(repeats):
+            for arm in arms_in_turn(setting.arms, repeat):
+                progress.doing(f"{setting.name}: {arm.name}")
+                result = await run_cell(fleet, arm, load, progress.answered)
+                relay = _relay_notes(links[0].figures())
+                notes = [*arm.notes, f"middle layers: {result.engine}", cores.note, *relay]
+                cells.append(
+                    Cell(
+                        arm=arm.name,
+                        setting=setting.name,
+                        repeat=repeat,
+                        model=model,
+                        link=link,
+                        workload=setting.workload,
+                        requests=result.requests,
+                        cloud_step_s=[step.seconds for step in result.steps],
+                        cloud_step_tokens=[step.num_tokens for step in result.steps],
+                        notes=notes,
+                    )
+                )
+    finally:
+        await fleet.close()
+    return cells
 
 
 def _relay_notes(relay: RelayFigures | None) -> list[str]:

@@ -25,11 +25,13 @@ from bench.link.spec import link_text, parse_link_spec
 from bench.live.asking import Answered, Begin, Told
 from bench.live.cell import CLIENT, Load
 from bench.live.fleet import Cores, Fleet, shared_cores
-from bench.live.plan import Setting, Workload, load_of, model_record
+from bench.live.plan import Setting, load_of, model_record
 from bench.live.processes import LiveError
 from bench.machine import machine_lines
 from bench.outside.aiperf import Aiperf
 from bench.outside.comparing import HEAD, Latency, latency_of, measures_s, row, server_sums
+from bench.records import WorkloadRecord
+from bench.workloads.arrivals import CLOSED
 
 _ARM = find_arm("hat")
 _READ = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=60).read().decode())"
@@ -39,7 +41,14 @@ def main() -> None:
     """Measure and print."""
     chosen = _arguments()
     spec = parse_link_spec(chosen.link)
-    workload = Workload("books:128", num_requests=20, max_tokens=chosen.max_tokens)
+    workload = WorkloadRecord(
+        name="books:128",
+        arrivals=CLOSED,
+        num_devices=1,
+        num_requests=20,
+        max_output_tokens=chosen.max_tokens,
+        temperature=0.0,
+    )
     setting = Setting(chosen.bundles, spec, workload, arms=(_ARM,))
     model = model_record(chosen.bundles).name
     print("\n".join(machine_lines()))

@@ -16,8 +16,8 @@ from process.errors import ConfigError
 
 if TYPE_CHECKING:
     from bench.arms import Arm
-    from bench.live.plan import LivePlan, Workload
-    from bench.records import Cell
+    from bench.live.plan import LivePlan
+    from bench.records import WorkloadRecord
 
 _EPILOG = """
 \b
@@ -142,8 +142,8 @@ def measure(plan: "LivePlan", out: Path) -> int:
     Raises:
         CommandError: the run cannot go on.
     """
+    from bench.live.overview import different_texts, overview
     from bench.live.run import Progress, run_live
-    from bench.live.texts import different_texts
     from bench.receipts import live_receipt
     from bench.records import Run, write_run
 
@@ -157,7 +157,7 @@ def measure(plan: "LivePlan", out: Path) -> int:
     num_failed = sum(request.error is not None for cell in cells for request in cell.requests)
     if num_failed:
         click.echo(f"hat: {num_failed} requests failed; the results name the errors", err=True)
-    click.echo(_figures(cells))
+    click.echo(overview(cells))
     different = different_texts(cells)
     for difference in different:
         click.echo(f"hat: {difference}", err=True)
@@ -178,7 +178,10 @@ def _plan(parameters: dict[str, Any]) -> "LivePlan":
     for model in parameters["models"] or (None,):
         folder = bundles_of(model, _SPLIT, os.environ)
         arms = _usable_arms(folder, _arms(named), workload.num_devices, named is not None)
-        settings += [Setting(folder, link, workload, arms, kind, dtype) for link in links]
+        settings += [
+            Setting(folder, link, workload, arms, kind, dtype, parameters["warm_up"])
+            for link in links
+        ]
     return LivePlan(tuple(settings), parameters["repeats"], parameters["seed"])
 
 
@@ -197,23 +200,22 @@ def _usable_arms(
     return usable
 
 
-def _workload(parameters: dict[str, Any]) -> "Workload":
-    from bench.live.plan import Workload
+def _workload(parameters: dict[str, Any]) -> "WorkloadRecord":
+    from bench.records import WorkloadRecord
     from bench.workloads.arrivals import CLOSED
 
     if (parameters["arrivals"] == CLOSED) != (parameters["rate"] is None):
         raise ConfigError("--rate goes with --arrivals other than closed, and is needed there")
     if parameters["requests"] < parameters["devices"]:
         raise ConfigError("expected at least one request per device; see --requests")
-    return Workload(
-        prompts=parameters["prompts"],
+    return WorkloadRecord(
+        name=parameters["prompts"],
+        arrivals=parameters["arrivals"],
         num_devices=parameters["devices"],
         num_requests=parameters["requests"],
-        max_tokens=parameters["max_tokens"],
+        max_output_tokens=parameters["max_tokens"],
         temperature=parameters["temperature"],
-        arrivals=parameters["arrivals"],
         requests_per_s=parameters["rate"],
-        num_warm_up=parameters["warm_up"],
     )
 
 
@@ -235,10 +237,3 @@ def _list_of_arms() -> str:
 
     width = max(len(arm.name) for arm in ARMS)
     return "\n".join(f"{arm.name:{width}}  {arm.about}" for arm in ARMS)
-
-
-def _figures(cells: "list[Cell]") -> str:
-    """Medians by setting and arm; the report has the rest."""
-    from bench.live.overview import overview
-
-    return overview(cells)

@@ -4,12 +4,14 @@ import asyncio
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.arms import find_arm
 from bench.link.spec import LinkSpec
-from bench.live.plan import LivePlan, Setting, Workload
+from bench.live.plan import LivePlan, Setting
 from bench.live.run import Progress, run_live
+from tests.support.bench_runs import WORKLOAD
 from tests.support.stack import split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
 
@@ -32,8 +34,9 @@ def children() -> set[int]:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 async def test_an_interrupted_run_ends_its_processes(tmp_path: Path) -> None:
     bundles = split_for_serving(MODEL_FOLDER, tmp_path / "m1", 1)
-    workload = Workload(num_requests=50, max_tokens=4, num_warm_up=0)
-    plan = LivePlan((Setting(bundles, LinkSpec(), workload, (find_arm("hat"),)),))
+    workload = msgspec.structs.replace(WORKLOAD, num_requests=50, max_output_tokens=4)
+    setting = Setting(bundles, LinkSpec(), workload, (find_arm("hat"),), num_warm_up=0)
+    plan = LivePlan((setting,))
     before = children()
     during: set[int] = set()
 

@@ -8,20 +8,18 @@ import pytest
 
 from bench.arms import ARMS, Arm
 from bench.link.spec import LinkSpec, parse_link_spec
+from bench.live.cloud import Cloud
 from bench.live.event_reader import Answer
-from bench.live.overview import overview
+from bench.live.overview import different_texts, overview
 from bench.live.plan import (
     MOST_WHOLE_MODELS,
     LivePlan,
     Setting,
-    Workload,
     arms_for,
     arms_in_turn,
     load_of,
     model_record,
 )
-from bench.live.steps import loaded_engine, logged_step
-from bench.live.texts import different_texts
 from bench.records import Cell, RequestRecord
 from cloud_server.daemon.daemon import STEP_LINE
 from tests.support.bench_runs import LINK, MODEL, WORKLOAD
@@ -88,16 +86,19 @@ def test_bytes_are_those_that_cross_the_link() -> None:
 def test_a_step_in_the_clouds_log_is_found() -> None:
     message = STEP_LINE % (37, 3, 0.012345)
     line = {"time": "2026-11-20T13:00:01.500+00:00", "level": "debug", "message": message}
-    step = logged_step(msgspec.json.encode(line))
-    assert step is not None
+    cloud = Cloud(1)
+    cloud.take(msgspec.json.encode(line))
+    [step] = cloud.steps
     assert (step.num_tokens, step.seconds) == (37, 0.012345)
     assert step.ended_unix_s % 60 == 1.5
-    assert loaded_engine(msgspec.json.encode(line)) is None
+    assert cloud.engine is None
 
 
 @pytest.mark.parametrize("line", [b"", b"Traceback", b"{", b'{"message": "step of"}', b"[1]"])
 def test_other_lines_are_no_steps(line: bytes) -> None:
-    assert logged_step(line) is None
+    cloud = Cloud(1)
+    cloud.take(line)
+    assert (cloud.steps, cloud.engine) == ([], None)
 
 
 def test_every_pass_begins_with_another_arm_and_has_all() -> None:
@@ -114,7 +115,7 @@ def test_an_arm_is_left_out_where_its_part_or_the_room_is_missing(bundles: Path)
 
 
 def test_requests_go_round_the_devices_and_the_seed_chooses_them(bundles: Path) -> None:
-    workload = Workload(num_devices=3, num_requests=7, max_tokens=5)
+    workload = msgspec.structs.replace(WORKLOAD, num_devices=3, num_requests=7)
     setting = Setting(bundles, LinkSpec(), workload, ARMS)
     load = load_of(setting, seed=4)
     assert [[ask.number for ask in asks] for asks in load.asks] == [[0, 3, 6], [1, 4], [2, 5]]
@@ -124,7 +125,9 @@ def test_requests_go_round_the_devices_and_the_seed_chooses_them(bundles: Path) 
 
 
 def test_a_prompt_leaves_room_for_the_answer(bundles: Path) -> None:
-    workload = Workload("books:400", num_requests=2, max_tokens=112)
+    workload = msgspec.structs.replace(
+        WORKLOAD, name="books:400", num_requests=2, max_output_tokens=112
+    )
     [asks] = load_of(Setting(bundles, LinkSpec(), workload, ARMS), seed=0).asks
     assert len(asks) == 2
 
@@ -137,14 +140,11 @@ def test_the_model_is_known_by_its_bundles(bundles: Path) -> None:
 
 def test_a_settings_name_says_what_is_not_beside_it(bundles: Path) -> None:
     link = parse_link_spec("up=20mbit,rtt=40ms")
-    plain = Setting(bundles, link, Workload(), ARMS)
-    many = Setting(
-        bundles,
-        link,
-        Workload(num_devices=4, arrivals="poisson", requests_per_s=2.5, temperature=0.8),
-        ARMS,
-    )
-    assert plain.name == "tinystories x 48, up=20mbit,rtt=40ms"
+    plain = Setting(bundles, link, WORKLOAD, ARMS)
+    poisson = {"arrivals": "poisson", "requests_per_s": 2.5}
+    load = msgspec.structs.replace(WORKLOAD, num_devices=4, temperature=0.8, **poisson)
+    many = Setting(bundles, link, load, ARMS)
+    assert plain.name == "tinystories x 24, up=20mbit,rtt=40ms"
     assert many.name == f"{plain.name}, 4 devices, poisson 2.5/s, temperature 0.8"
 
 
@@ -175,8 +175,7 @@ def _cell(arm: str, *texts: str, error: str | None = None) -> Cell:
 def test_another_text_is_found_and_named() -> None:
     cells = [_cell("u-shape", "x", "y"), _cell("hat", "x", "z"), _cell("hat", "x", "y")]
     [different] = different_texts(cells)
-    assert (different.arm, different.reference, different.number) == ("hat", "u-shape", 1)
-    assert "hat and u-shape gave different texts for prompt 1" in str(different)
+    assert different == "hat and u-shape gave different texts for prompt 1 (one, pass 0)"
 
 
 def test_a_failed_answer_is_no_other_text() -> None:
