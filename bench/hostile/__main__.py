@@ -22,6 +22,7 @@ from bench.hostile.peer import PeerError, Target, health_times, verification_tim
 from bench.live.processes import Child, Command, first_of
 from bench.machine import machine_lines
 from bench.measures import percentile
+from submodels.bundle.bundle import load_bundle
 from submodels.split import SplitOptions, split_checkpoint
 
 _MODEL = Path(__file__).resolve().parents[2] / "models" / "stories260k"
@@ -42,20 +43,12 @@ class Samples:
 
     async def take(self, honest: Target, seconds: float) -> None:
         """One period."""
-        rounds, health = await asyncio.gather(
-            verification_times(honest, seconds),
-            health_times(honest, seconds),
-            return_exceptions=True,
-        )
-        if isinstance(rounds, PeerError):
-            self.failures.append(str(rounds))
-        elif isinstance(rounds, BaseException):
-            raise rounds
-        else:
-            self.rounds_s += rounds
-        if isinstance(health, BaseException):
-            raise health
-        self.health_s += health
+        asking = asyncio.create_task(health_times(honest, seconds))
+        try:
+            self.rounds_s += await verification_times(honest, seconds)
+        except PeerError as error:
+            self.failures.append(str(error))
+        self.health_s += await asking
 
 
 @asynccontextmanager
@@ -76,10 +69,11 @@ async def _cloud(bundle: Path, secret: Path, port: int) -> AsyncIterator[Child]:
 
 
 @asynccontextmanager
-async def _attacked(name: str, target: Target, secret: Path) -> AsyncIterator[None]:
-    command = [sys.executable, "-m", "bench.hostile.attacks", name, str(target.port)]
-    command += [str(target.bundle), str(secret), target.source]
-    child = await Child.start(Command(name, command))
+async def _attacked(
+    name: str, port: int, bundle: Path, secret: Path, source: str
+) -> AsyncIterator[None]:
+    command = [sys.executable, "-m", "bench.hostile.attacks", name, str(port), str(bundle)]
+    child = await Child.start(Command(name, [*command, str(secret), source]))
     try:
         await asyncio.sleep(_LEAD_IN_S)
         yield
@@ -87,26 +81,23 @@ async def _attacked(name: str, target: Target, secret: Path) -> AsyncIterator[No
         await child.stop()
 
 
-async def _measure(given: argparse.Namespace, bundle: Path) -> list[str]:
+async def _measure(given: argparse.Namespace, bundle: Path) -> None:
+    word = secrets.token_urlsafe(32)
     secret = bundle / "secret"
-    secret.write_text(secrets.token_urlsafe(32))
+    secret.write_text(word)
     secret.chmod(0o600)
-    word = secret.read_text()
-    honest = Target(given.port, bundle, word, "127.0.0.2")
-    hostile = Target(given.port, bundle, word, honest.source if given.same_address else "127.0.0.3")
-    rows = []
+    honest = Target(given.port, load_bundle(bundle, "cloud").manifest, word, "127.0.0.2")
+    source = honest.source if given.same_address else "127.0.0.3"
     async with _cloud(bundle, secret, given.port):
         await Samples().take(honest, 2.0)
         for name in given.attack or ATTACKS:
             quiet, attacked = Samples(), Samples()
             for _ in range(given.rounds):
                 await quiet.take(honest, given.seconds)
-                async with _attacked(name, hostile, secret):
+                async with _attacked(name, given.port, bundle, secret, source):
                     await attacked.take(honest, given.seconds)
                 await asyncio.sleep(_PAUSE_S)
-            rows.append(_row(name, quiet, attacked))
-            print(rows[-1], flush=True)
-    return rows
+            print(_row(name, quiet, attacked), flush=True)
 
 
 def _row(name: str, quiet: Samples, attacked: Samples) -> str:

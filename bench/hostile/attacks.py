@@ -8,13 +8,14 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import aiohttp
 
-from bench.hostile.peer import Peer, PeerError, Target, hello_for, linked
-from wire.handshake import LINK_PATH
+from bench.hostile.peer import PeerError, Target, linked
+from submodels.bundle.bundle import load_bundle
 from wire.messages import Close, Want
 
 _HALF_HEAD = b"GET /v1/link HTTP/1.1\r\nHost: cloud\r\nX-Rest: "
@@ -66,13 +67,13 @@ async def _no_hello(target: Target) -> None:
 
 
 async def _wrong_secrets(target: Target) -> None:
-    hello = hello_for(target.manifest, "a-guess-that-is-wrong")
+    guessing = replace(target, secret="a-guess-that-is-wrong")
 
     async def guess(client: aiohttp.ClientSession) -> None:
         while True:
             with contextlib.suppress(*_FAILURES):
-                async with client.ws_connect(LINK_PATH) as made:
-                    await Peer(made, 1).greet(hello)
+                async with linked(guessing, client):
+                    pass
 
     async with target.client() as client:
         await asyncio.gather(*(guess(client) for _ in range(16)))
@@ -172,8 +173,9 @@ def main() -> None:
     parser.add_argument("secret_file", type=Path)
     parser.add_argument("source")
     given = parser.parse_args()
-    target = Target(given.port, given.bundle, given.secret_file.read_text().strip(), given.source)
-    asyncio.run(_attack(given.name, target))
+    manifest = load_bundle(given.bundle, "cloud").manifest
+    secret = given.secret_file.read_text().strip()
+    asyncio.run(_attack(given.name, Target(given.port, manifest, secret, given.source)))
 
 
 if __name__ == "__main__":

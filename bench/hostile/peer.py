@@ -5,17 +5,14 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
 import numpy as np
 
-from submodels.bundle.bundle import load_bundle
 from submodels.manifest import Manifest
 from wire.codec import decode, encode
 from wire.handshake import LINK_PATH
-from wire.limits import ITEM_BYTES
 from wire.messages import (
     Codec,
     Credit,
@@ -31,6 +28,7 @@ from wire.messages import (
     Want,
     Welcome,
 )
+from wire.numbers import pack_rows
 
 _PATIENCE_S = 30.0
 
@@ -43,37 +41,33 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A cloud: its port, its bundle and its secret, and the address to come from."""
+    """A cloud, and who comes to it."""
 
     port: int
-    bundle: Path
+    manifest: Manifest
+    """What its bundle says of its model."""
     secret: str
     source: str
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle says of its model."""
-        return load_bundle(self.bundle, "cloud").manifest
+    """The address to come from."""
 
     def client(self) -> aiohttp.ClientSession:
         """HTTP from the source's address."""
         connector = aiohttp.TCPConnector(limit=0, local_addr=(self.source, 0))
         return aiohttp.ClientSession(f"http://127.0.0.1:{self.port}", connector=connector)
 
-
-def hello_for(manifest: Manifest, secret: str) -> Hello:
-    """The first frame of a device with this bundle."""
-    return Hello(
-        min_version=1,
-        max_version=1,
-        fingerprint=bytes.fromhex(manifest.fingerprint),
-        first_layer=manifest.num_input_layers,
-        num_layers=manifest.num_middle_layers,
-        hidden_size=manifest.shape.hidden_size,
-        dtypes=(1 << Dtype.FP32) | (1 << Dtype.FP16) | (1 << Dtype.BF16),
-        codecs=1 << Codec.RAW,
-        credential=secret.encode(),
-    )
+    def hello(self) -> Hello:
+        """The first frame of a device."""
+        return Hello(
+            min_version=1,
+            max_version=1,
+            fingerprint=bytes.fromhex(self.manifest.fingerprint),
+            first_layer=self.manifest.num_input_layers,
+            num_layers=self.manifest.num_middle_layers,
+            hidden_size=self.manifest.shape.hidden_size,
+            dtypes=(1 << Dtype.FP32) | (1 << Dtype.FP16) | (1 << Dtype.BF16),
+            codecs=1 << Codec.RAW,
+            credential=self.secret.encode(),
+        )
 
 
 class Peer:
@@ -87,20 +81,20 @@ class Peer:
         self._num_sent = 0
         self._limit = 0
 
-    @property
-    def credit(self) -> int:
-        """Rows that may be sent now."""
-        return self._limit - self._num_sent
-
     async def greet(self, hello: Hello) -> None:
         """Say Hello and be welcomed.
 
         Raises:
             PeerError: it was not.
         """
-        await self._socket.send_bytes(encode(hello))
+        await self.send(hello)
         welcome = await self.expect(Welcome)
         self._dtype, self._limit = welcome.dtype, welcome.credit_limit_tokens
+
+    @property
+    def credit(self) -> int:
+        """Rows that may be sent now."""
+        return self._limit - self._num_sent
 
     async def open(self, max_tokens: int) -> SessionId:
         """Ask for a session; the answer is still to come."""
@@ -112,7 +106,8 @@ class Peer:
     async def rows(self, session: SessionId, position: int, num_rows: int, want: Want) -> None:
         """Send random rows."""
         self._num_sent += num_rows
-        payload = self._payload(num_rows)
+        numbers = np.random.default_rng(num_rows).standard_normal((num_rows, self._hidden_size))
+        payload = pack_rows(numbers, self._dtype)
         await self.send(
             States(session, 0, position, num_rows, self._dtype, Codec.RAW, want, payload)
         )
@@ -157,14 +152,6 @@ class Peer:
             while True:
                 await self.receive()
 
-    def _payload(self, num_rows: int) -> bytes:
-        numbers = np.random.default_rng(num_rows).standard_normal(num_rows * self._hidden_size)
-        if ITEM_BYTES[self._dtype] == 4:
-            return numbers.astype("<f4").tobytes()
-        if self._dtype is Dtype.FP16:
-            return numbers.astype("<f2").tobytes()
-        return (numbers.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-
 
 @contextlib.asynccontextmanager
 async def linked(target: Target, client: aiohttp.ClientSession) -> AsyncIterator[Peer]:
@@ -173,10 +160,9 @@ async def linked(target: Target, client: aiohttp.ClientSession) -> AsyncIterator
     Raises:
         PeerError: it was not.
     """
-    manifest = target.manifest
     async with client.ws_connect(LINK_PATH, compress=0, max_msg_size=1 << 26) as socket:
-        peer = Peer(socket, manifest.shape.hidden_size)
-        await peer.greet(hello_for(manifest, target.secret))
+        peer = Peer(socket, target.manifest.shape.hidden_size)
+        await peer.greet(target.hello())
         yield peer
 
 
@@ -207,16 +193,15 @@ async def health_times(target: Target, seconds: float) -> list[float]:
     end_s = loop.time() + seconds
     times_s = []
     while (begun_s := loop.time()) < end_s:
-        try:
+        taken_s = 60.0
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
             async with (
                 target.client() as client,
                 asyncio.timeout(_PATIENCE_S),
-                client.get("/health") as response,
+                client.get("/health", raise_for_status=True) as response,
             ):
                 await response.read()
-                taken_s = loop.time() - begun_s if response.status == 200 else 60.0
-        except (TimeoutError, aiohttp.ClientError):
-            taken_s = 60.0
+                taken_s = loop.time() - begun_s
         times_s.append(taken_s)
         await asyncio.sleep(0.1)
     return times_s

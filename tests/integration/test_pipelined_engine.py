@@ -163,7 +163,7 @@ async def test_a_failing_step_ends_its_own_sessions_among_those_under_way(servin
 
 
 async def test_an_opening_refused_in_a_step_under_way_ends_that_session_alone(serving, engine):
-    async with serving() as (server, connect), connect() as client:
+    async with serving() as (_, connect), connect() as client:
         await open_sessions(client, [1])
         await fill(client, engine, [1])
         engine.refused_opens = {2}
