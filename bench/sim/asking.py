@@ -125,7 +125,7 @@ class Asking:
         # With open arrivals only who waited for its program to be there comes later than it says.
         arrival_s = self._begun_s if scenario.is_closed else request.arrival_s
         emissions = self._emissions
-        if not scenario.keeps_pieces and len(emissions) > 2:
+        if scenario.open_load is not None and len(emissions) > 2:
             rest = sum(count for _, count in emissions[1:])
             emissions = [emissions[0], (emissions[-1][0], rest)]
         seconds: dict[str, float] = msgspec.to_builtins(phases_of(stats))

@@ -20,17 +20,22 @@ from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Runtime
 from process.sockets.memory import MemorySocket, Way, memory_pair
 
+_BETWEEN_NAMESPACES = ("tap", "netem")
+"""Kinds of live links that the kernel's TCP crosses as it would a real one."""
+
 _NO_TIMES = DeviceTimes(NO_TIME, NO_TIME, 0.0, 0.0)
 
 
 def make_ways(
     spec: LinkSpec, scenario: Scenario, number: int, frame_s: float = 0.0
 ) -> tuple[Way, Way]:
-    """Up and down a device's link; by segments where the scenario says so or the rate changes."""
+    """Up and down a device's link; by segments where live links show TCP's own dynamics, or the
+    rate changes."""
     loop = asyncio.get_running_loop()
     up, down = legs(spec, frame_s)
     draws = [Random(f"{scenario.seed}/{way}/{number}") for way in ("up", "down")]
-    if not (scenario.by_segments and spec.is_shaped) and spec.trace is None:
+    is_tcp_seen = scenario.link.kind in _BETWEEN_NAMESPACES and spec.is_shaped
+    if not is_tcp_seen and spec.trace is None:
         return PlainWay(loop, up, draws[0]), PlainWay(loop, down, draws[1])
     there, back = directions(spec)
     return (

@@ -59,7 +59,7 @@ class _Run:
         counted = {request.number for request in scenario.requests if request.is_counted}
         ended = [record for record in self._records if record.number in counted]
         steps = [step for replica in self._replicas for step in replica.steps]
-        steps = steps if scenario.keeps_pieces else []
+        steps = steps if end is None else []
         return Cell(
             arm=scenario.arm.name,
             setting=scenario.setting,

@@ -10,6 +10,7 @@ from bench.sim.arms import SimArm
 from bench.sim.cloud import CloudSpec
 from bench.sim.world.acceptance import AcceptanceTable
 from bench.sim.world.times import NO_OVERHEADS, DeviceTimes, Overheads
+from bench.workloads.arrivals import CLOSED
 from chunking.cost import LinearTime
 from device_runtime.engines.engine import DraftLimits
 from device_runtime.link.config import Patience
@@ -81,7 +82,7 @@ class Scenario:
     """One cell. `setting` and the records are what its results are filed under.
 
     With `open_load` the run ends when it has settled, not with the last of `requests`, whose
-    numbers are their places.
+    numbers are their places; of each answer only the first piece and the end are kept.
     """
 
     arm: SimArm
@@ -96,12 +97,14 @@ class Scenario:
     seed: int
     draft_limits: DraftLimits = _PAPER_DRAFTS
     num_replicas: int = 1
-    is_closed: bool = False
     open_load: OpenLoad | None = None
-    by_segments: bool = False
-    keeps_pieces: bool = True
     num_timelines: int = 0
     repeat: int = 0
     notes: tuple[str, ...] = ()
     troubles: tuple[Trouble, ...] = ()
     patience: Patience = field(default_factory=Patience)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether devices ask in turn, each when its last answer is there."""
+        return self.workload.arrivals == CLOSED

@@ -187,8 +187,7 @@ def as_live(scenarios: list[Scenario], kind: str) -> Run:
             measured_rtt_s={"min": 2 * spec.delay_s, "p50": 2 * spec.delay_s},
         )
         cell = simulate(one)
-        workload = structs.replace(cell.workload, arrivals="closed")
-        cells.append(structs.replace(cell, link=link, workload=workload))
+        cells.append(structs.replace(cell, link=link))
     return Run(kind="live", receipt=simulation_receipt(["test"], 0), cells=cells)
 
 
@@ -198,7 +197,7 @@ def closed(arm: str, prompt_tokens: int, link: LinkSpec) -> Scenario:
     overheads = Overheads(request_s=0.002, emission_s=0.0001, frame_s=0.001)
     return replace(
         one,
-        is_closed=True,
+        workload=structs.replace(one.workload, arrivals="closed"),
         setting=f"{prompt_tokens} over {link_text(link)}",
         cloud=replace(one.cloud, overheads=overheads),
         devices=tuple(replace(device, overheads=overheads) for device in one.devices),

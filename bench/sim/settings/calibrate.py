@@ -64,23 +64,25 @@ def calibrate(cell: Cell, cells: Sequence[Cell]) -> Tables:
     Raises:
         LikeError: no cell without drafts, no cell with them, or no steps in them.
     """
-    model, setting = cell.model, cell.setting
+    model = cell.model
     known = [c for c in cells if c.arm not in NOT_LEARNED and c.link.trace is None]
     of_model = [c for c in known if c.model.fingerprint == model.fingerprint]
-    others = [c for c in of_model if c.setting != setting]
+    others = [c for c in of_model if c.setting != cell.setting]
     plain = [c for c in others if c.arm in _PLAIN_ARMS]
     drafting = [c for c in others if any(r.drafted_by_position for r in c.requests)]
     steps = steps_by_rows(others)
-    if not plain or not drafting:
-        missing = "cells of u-shape and of hat, of other settings"
-        raise LikeError(f"--calibrate, {model.name}: expected {missing}")
-    if not steps:
-        missing = "the cloud's steps with their rows"
-        raise LikeError(f"--calibrate, {model.name}: expected {missing}")
+    if not (plain and drafting and steps):
+        wanted = "cells of u-shape and of hat, of other settings, with the cloud's steps"
+        raise LikeError(f"--calibrate, {model.name}: expected {wanted}")
     draft_call_s, draft_step_s = _draft_times(drafting)
     device = DeviceTimes(
         input=_input_line(plain),
-        output=_line(others, lambda r: r.seconds["verify"], _num_choices, _num_rows_chosen),
+        output=_line(
+            others,
+            seconds=lambda r: r.seconds["verify"],
+            calls=lambda r: 1 + r.rounds,
+            rows=lambda r: 1 + r.rounds + sum(r.drafted_by_position),
+        ),
         draft_call_s=draft_call_s,
         draft_step_s=draft_step_s,
     )
@@ -99,18 +101,6 @@ def steps_by_rows(cells: Sequence[Cell]) -> dict[int, list[float]]:
 
 def _num_frames(request: RequestRecord) -> float:
     return len(request.chunk_tokens) + request.rounds
-
-
-def _num_rows_up(request: RequestRecord) -> float:
-    return request.prompt_tokens + request.rounds
-
-
-def _num_choices(request: RequestRecord) -> float:
-    return 1 + request.rounds
-
-
-def _num_rows_chosen(request: RequestRecord) -> float:
-    return 1 + request.rounds + sum(request.drafted_by_position)
 
 
 _Measure = Callable[[RequestRecord], float]
@@ -145,7 +135,12 @@ def _input_line(cells: Sequence[Cell]) -> LinearTime:
             singles.append((request.seconds["input"] - chunks_s) / request.rounds)
             chunks += [(bar.num_tokens, bar.end_s - bar.start_s) for bar in bars]
     if not chunks:
-        return _line(cells, lambda r: r.seconds["input"], _num_frames, _num_rows_up)
+        return _line(
+            cells,
+            seconds=lambda r: r.seconds["input"],
+            calls=_num_frames,
+            rows=lambda r: r.prompt_tokens + r.rounds,
+        )
     single_s = max(0.0, median(singles))
     slopes = [(seconds - single_s) / (rows - 1) for rows, seconds in chunks if rows > 1]
     row_s = min(single_s, max(0.0, median(slopes))) if slopes else 0.0

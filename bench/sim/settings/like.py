@@ -78,8 +78,6 @@ def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Sc
         seed=seed,
         draft_limits=DraftLimits(_STOP_THRESHOLD, max(1, len(acceptance.right))),
         num_replicas=cell.num_replicas,
-        is_closed=cell.workload.arrivals == CLOSED,
-        by_segments=cell.link.kind in ("tap", "netem"),
         num_timelines=1,
         repeat=cell.repeat,
         notes=(f"acceptance: {acceptance.source}", "times: learned from other live settings"),

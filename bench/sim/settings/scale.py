@@ -67,7 +67,6 @@ def scenarios(sweep: Sweep) -> Iterator[Scenario]:
             fleet.scenario(sim_arm(sweep.arm), setting, workload, table, sweep.seed),
             num_replicas=num_replicas,
             open_load=open_load,
-            keeps_pieces=False,
             notes=(table.source, "of each answer only the first piece and the end are kept"),
         )
 

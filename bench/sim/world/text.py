@@ -43,9 +43,6 @@ class RowNumbers:
     def __init__(self, numbers: Sequence[int] = ()) -> None:
         self._numbers = list(numbers)
 
-    def __len__(self) -> int:
-        return len(self._numbers)
-
     def put(self, token_ids: Sequence[int], position: int) -> list[int]:
         """The numbers of tokens at `position`, which what was there and behind gives way to.
 
