@@ -22,27 +22,21 @@ class _Numbers(click.ParamType[Any]):
     """Numbers above 0 with commas between them."""
 
     name = "numbers"
-    kind: type[int] | type[float] = int
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...] | tuple[float, ...]:
         """The numbers, in the order given."""
         try:
-            numbers = tuple(self.kind(part) for part in str(value).split(","))
+            numbers = tuple(self._kind(part) for part in str(value).split(","))
         except ValueError:
             numbers = ()
         if not numbers or not all(0 < number < math.inf for number in numbers):
             self.fail(f"expected numbers above 0 with commas between them, got {value!r}")
         return numbers
-
-
-class _Counts(_Numbers):
-    kind = int
-
-
-class _Rates(_Numbers):
-    kind = float
 
 
 @click.command()
@@ -74,7 +68,7 @@ class _Rates(_Numbers):
 )
 @click.option(
     "--clouds",
-    type=_Counts(),
+    type=_Numbers(int),
     default=",".join(map(str, scale.REPLICAS)),
     show_default=True,
     metavar="N,...",
@@ -82,7 +76,7 @@ class _Rates(_Numbers):
 )
 @click.option(
     "--loads",
-    type=_Rates(),
+    type=_Numbers(float),
     default=",".join(f"{load:g}" for load in scale.LOADS_PER_S),
     show_default=True,
     metavar="R,...",

@@ -17,12 +17,11 @@ class Quiet:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._num_old_bytes = 0
 
     def forget(self) -> None:
         """What was kept away so far is not shown any more."""
         if self._file is not None and self._file.exists():
-            self._num_old_bytes = self._file.stat().st_size
+            os.truncate(self._file, 0)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -48,7 +47,7 @@ class Quiet:
         """The end of what was kept away, without empty lines."""
         if self._file is None or not self._file.exists():
             return []
-        text = self._file.read_bytes()[self._num_old_bytes :].decode(errors="replace")
+        text = self._file.read_bytes().decode(errors="replace")
         return [line for line in text.splitlines() if line.strip()][-_NUM_LINES:]
 
 

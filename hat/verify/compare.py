@@ -52,14 +52,6 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class LogprobError:
-    """The largest error of a log probability, and the first place of one above the limit."""
-
-    largest: float
-    first_index: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Distances:
     """Total variations between runs of so many draws."""
 
@@ -94,18 +86,12 @@ def first_difference(reference: Reference, ids: Sequence[int]) -> Difference | N
     return Difference(end, right_end, came_end, float("inf"))
 
 
-def logprob_error(reference: Reference, came: Continuation) -> LogprobError:
-    """How far the chosen tokens' log probabilities are apart, as long as the ids are the same."""
-    largest, first_index = 0.0, None
-    places = zip(reference.ids, came.ids, reference.logprobs, came.logprobs, strict=False)
-    for index, (right, other, expected, got) in enumerate(places):
-        if right != other:
-            break
-        error = abs(expected - got)
-        largest = max(largest, error)
-        if first_index is None and not error <= MAX_LOGPROB_ERROR:
-            first_index = index
-    return LogprobError(largest, first_index)
+def logprob_errors(reference: Reference, came: Continuation) -> list[float]:
+    """How far the tokens' log probabilities are apart, one by one, while the ids are the same."""
+    difference = first_difference(reference, came.ids)
+    num_same = len(came.ids) if difference is None else difference.index
+    both = zip(reference.logprobs[:num_same], came.logprobs, strict=False)
+    return [abs(expected - got) for expected, got in both]
 
 
 def distances(

@@ -11,7 +11,7 @@ from hat.verify.compare import (
     Distances,
     Reference,
     first_difference,
-    logprob_error,
+    logprob_errors,
 )
 from hat.verify.prompts import Prompt
 
@@ -128,18 +128,17 @@ def _token(token: int | None, decode: Decode) -> str:
 
 
 def _logprobs(cases: Sequence[GreedyCase], is_exact: bool) -> Check:
-    errors = [(case, logprob_error(case.reference, case.came)) for case in cases]
-    largest = max(error.largest for _, error in errors)
+    largest, details = 0.0, []
+    for case in cases:
+        errors = logprob_errors(case.reference, case.came)
+        largest = max([largest, *errors])
+        wrong = [index for index, error in enumerate(errors) if not error <= MAX_LOGPROB_ERROR]
+        for index in wrong[:1]:
+            right, came = case.reference.logprobs[index], case.came.logprobs[index]
+            details.append(f"{case.place(index)}: unsplit {right:.4f}, split {came:.4f}")
     if not is_exact:
         return Check("logprobs", "shown", f"largest difference {largest:.2g}")
     line = f"largest difference {largest:.2g}, allowed {MAX_LOGPROB_ERROR:g}"
-    details = [
-        f"{case.place(error.first_index)}: unsplit "
-        f"{case.reference.logprobs[error.first_index]:.4f}, "
-        f"split {case.came.logprobs[error.first_index]:.4f}"
-        for case, error in errors
-        if error.first_index is not None
-    ]
     return Check("logprobs", _verdict(not details, is_exact), line, tuple(details))
 
 

@@ -12,7 +12,7 @@ from hat.verify.compare import (
     Reference,
     distances,
     first_difference,
-    logprob_error,
+    logprob_errors,
 )
 from hat.verify.prompts import BUILT_IN, Prompt, encode_prompts, read_prompts
 from hat.verify.report import GreedyCase, greedy_check, passed, render, sampled_check
@@ -53,11 +53,15 @@ def test_a_text_that_ends_elsewhere_is_different_and_no_tie(ids):
 
 def test_log_probabilities_are_compared_up_to_the_first_other_token():
     came = Continuation((5, 6, 9), (-0.5, -0.3, 100.0))
-    error = logprob_error(RIGHT, came)
-    assert error.first_index == 1
-    assert error.largest == pytest.approx(0.05)
-    assert logprob_error(RIGHT, RIGHT).first_index is None
-    assert logprob_error(RIGHT, Continuation((5,), (float("nan"),))).first_index == 0
+    assert logprob_errors(RIGHT, came) == pytest.approx([0, 0.05])
+    assert logprob_errors(RIGHT, RIGHT) == [0, 0, 0]
+    assert np.isnan(logprob_errors(RIGHT, Continuation((5,), (float("nan"),)))).all()
+
+
+def test_a_log_probability_that_is_no_number_fails():
+    checks = checks_of(Continuation(RIGHT.ids, (-0.5, float("nan"), -1.0)))
+    assert [check.verdict for check in checks] == ["ok", "FAILED"]
+    assert "token 2 (position 11): unsplit -0.2500, split nan" in render(checks)
 
 
 @pytest.mark.parametrize(
