@@ -26,14 +26,13 @@ def training_report(trained: "TrainedAdapter") -> str:
 
 def installed_line(trained: "TrainedAdapter", device: Path) -> str:
     """Where the adapter is now, and a warning if something else would be faster."""
-    line = f"Installed in {device}; `hat device` drafts with it."
     faster = trained.comparison.faster
+    is_asked_for = faster is not None and trained.card.training.is_beaten_by_lookup
+    advice = " with --drafter adapter only" if is_asked_for else ""
+    line = f"Installed in {device}; `hat device` drafts with it{advice}."
     if faster is None:
         return line
-    advice = " with --drafter adapter only" if trained.card.training.is_beaten_by_lookup else ""
-    line = line.replace(" drafts with it", f" drafts with it{advice}")
-    faster = faster.replace("is there", "was there")
-    return f"{line} It was forced: {faster} measures better."
+    return f"{line} It was forced: {faster.replace('is there', 'was there')} measures better."
 
 
 def kept_line(trained: "TrainedAdapter") -> str:
