@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bench.arms import arm_names
 from bench.receipts import simulation_receipt
 from bench.records import Cell, Comparison, Run, read_run, write_run
 from bench.sim.run import simulate
@@ -90,7 +91,9 @@ class _Numbers(click.ParamType[Any]):
     metavar="SECONDS",
     help="Of --scale, simulated time of each point; up to four times as long until it has settled.",
 )
-@click.option("--arm", default="hat", show_default=True, help="Of --scale.")
+@click.option(
+    "--arm", type=click.Choice(arm_names()), default="hat", show_default=True, help="Of --scale."
+)
 @click.option(
     "--arrivals",
     type=click.Choice(["poisson", "azure-conv", "azure-code"]),

@@ -273,6 +273,13 @@ def test_loads_and_clouds_are_numbers_above_0(tmp_path: Path, flags: tuple[str, 
     assert "numbers above 0" in result.output
 
 
+def test_an_arm_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out.json")]
+    result = CliRunner().invoke(sim, ["--scale", "--arm", "u-boat", *out])
+    assert result.exit_code == 2
+    assert "hat-paper" in result.output
+
+
 def test_the_papers_tables_name_every_arm(tmp_path: Path) -> None:
     out = tmp_path / "paper.json"
     result = CliRunner().invoke(
