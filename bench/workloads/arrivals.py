@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from types import MappingProxyType
 
-from bench.workloads.data_files import TraceRow, trace_rows
-from bench.workloads.errors import WorkloadError
+from bench.workloads.data_files import TraceRow, WorkloadError, trace_rows
 
 CLOSED, POISSON = "closed", "poisson"
 TRACES = MappingProxyType({"azure-conv": "azure_conv", "azure-code": "azure_code"})

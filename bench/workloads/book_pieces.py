@@ -4,8 +4,7 @@ import random
 from functools import cache
 from typing import TYPE_CHECKING
 
-from bench.workloads.data_files import book_text
-from bench.workloads.errors import WorkloadError
+from bench.workloads.data_files import WorkloadError, book_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -8,10 +8,15 @@ from pathlib import Path
 import msgspec
 
 from bench.data_folder import data_folder
+from process.errors import ConfigError
 
 DATA = Path(__file__).resolve().parent / "data"
 GPT2_TOKENIZER = DATA / "gpt2"
 """A folder with `tokenizer.json`, and nothing else of a model."""
+
+
+class WorkloadError(ConfigError):
+    """No such workload, or not with these numbers; the message says what is there."""
 
 
 class PromptRow(msgspec.Struct, frozen=True):

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, mean
 
 from bench.workloads.arrivals import TRACES, trace_window
-from bench.workloads.data_files import prompt_rows
-from bench.workloads.errors import WorkloadError
+from bench.workloads.data_files import WorkloadError, prompt_rows
 
 SPEC_BENCH, CNN_DM = "spec-bench", "cnn-dm"
 LENGTHS = (SPEC_BENCH, CNN_DM, *TRACES)
@@ -31,31 +30,6 @@ class Lengths:
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogNormal:
-    """exp of a normal variable with mean `mu` and deviation `sigma`."""
-
-    mu: float
-    sigma: float
-
-    def draw(self, source: random.Random) -> float:
-        """One value."""
-        return source.lognormvariate(self.mu, self.sigma)
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """One of `values`, times `scale` plus `offset`."""
-
-    values: tuple[float, ...]
-    scale: float
-    offset: float
-
-    def draw(self, source: random.Random) -> float:
-        """One value."""
-        return source.choice(self.values) * self.scale + self.offset
-
-
 def lengths(
     name: str, num_requests: int, seed: int, output_tokens: int = PAPER_OUTPUT_TOKENS
 ) -> list[Lengths]:
@@ -73,30 +47,29 @@ def lengths(
         return [Lengths(max(1, row.prompt_tokens), max(1, row.output_tokens)) for row in window]
     if name not in LENGTHS:
         raise WorkloadError(f"expected one of {', '.join(LENGTHS)}, got {name}")
-    fitted = spec_bench_lengths() if name == SPEC_BENCH else cnn_dm_lengths()
     source = random.Random(f"{name}/{seed}")
-    drawn = [fitted.draw(source) for _ in range(num_requests)]
+    if name == SPEC_BENCH:
+        values, scale, offset = fit_spec_bench()
+        drawn = [source.choice(values) * scale + offset for _ in range(num_requests)]
+    else:
+        mu, sigma = fit_lognormal(CNN_DM_MEAN_TOKENS, CNN_DM_P90_TOKENS)
+        drawn = [source.lognormvariate(mu, sigma) for _ in range(num_requests)]
     return [Lengths(max(1, round(tokens)), output_tokens) for tokens in drawn]
 
 
-def spec_bench_lengths() -> Affine:
-    """Lengths in GPT-2 tokens, stretched and moved.
+def fit_spec_bench() -> tuple[list[float], float, float]:
+    """Lengths in GPT-2 tokens, and how they are stretched and moved: values, scale, offset.
 
     A log-normal cannot have this P90 at this mean (2.54 times; 2.27 at most): most prompts are
     short, a third are articles. What stretching and moving stand for is another tokenizer and a
     chat template, and the fit says so: 1.21 times and 31 tokens.
     """
     values = [float(row.gpt2_tokens) for row in prompt_rows("spec_bench")]
-    return fit_affine(values, SPEC_BENCH_MEAN_TOKENS, SPEC_BENCH_P90_TOKENS)
+    return values, *fit_affine(values, SPEC_BENCH_MEAN_TOKENS, SPEC_BENCH_P90_TOKENS)
 
 
-def cnn_dm_lengths() -> LogNormal:
-    """The log-normal with CNN/DM's mean and P90."""
-    return fit_lognormal(CNN_DM_MEAN_TOKENS, CNN_DM_P90_TOKENS)
-
-
-def fit_lognormal(mean_value: float, p90: float) -> LogNormal:
-    """The less spread of the log-normals that have this mean and P90.
+def fit_lognormal(mean_value: float, p90: float) -> tuple[float, float]:
+    """`mu` and `sigma` of the less spread of the log-normals that have this mean and P90.
 
     From mean = exp(mu + sigma^2 / 2) and P90 = exp(mu + z sigma), z = 1.2816:
     sigma = z - sqrt(z^2 - 2 ln(P90 / mean)).
@@ -108,11 +81,11 @@ def fit_lognormal(mean_value: float, p90: float) -> LogNormal:
     if not 1 <= ratio <= math.exp(_Z90**2 / 2):
         raise ValueError(f"no log-normal has mean {mean_value} and P90 {p90}")
     sigma = _Z90 - math.sqrt(_Z90**2 - 2 * math.log(ratio))
-    return LogNormal(math.log(mean_value) - sigma**2 / 2, sigma)
+    return math.log(mean_value) - sigma**2 / 2, sigma
 
 
-def fit_affine(values: Sequence[float], mean_value: float, p90: float) -> Affine:
-    """The stretch and move that give `values` this mean and P90.
+def fit_affine(values: Sequence[float], mean_value: float, p90: float) -> tuple[float, float]:
+    """The scale and offset that give `values` this mean and P90.
 
     Raises:
         ValueError: `values` are all alike up to their P90.
@@ -121,7 +94,7 @@ def fit_affine(values: Sequence[float], mean_value: float, p90: float) -> Affine
     if own_p90 == own_mean:
         raise ValueError("expected values whose P90 is not their mean")
     scale = (p90 - mean_value) / (own_p90 - own_mean)
-    return Affine(tuple(values), scale, mean_value - scale * own_mean)
+    return scale, mean_value - scale * own_mean
 
 
 def _p90(values: Sequence[float]) -> float:

@@ -10,8 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.workloads.book_pieces import book_pieces
-from bench.workloads.data_files import PromptRow, prompt_rows
-from bench.workloads.errors import WorkloadError
+from bench.workloads.data_files import PromptRow, WorkloadError, prompt_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
