@@ -132,8 +132,9 @@ def _timeline_chart(group: Group, shown: dict[str, RequestRecord]) -> Picture:
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(len(shown), 2, squeeze=False, width_ratios=(1.25, 1))
-        lengths = [_lengths_s(request) for request in shown.values()]
-        until_first_s, after_s = (max(each) for each in zip(*lengths, strict=True))
+        pieces = [one.emissions[: _NUM_PIECES + 1] for one in shown.values()]
+        until_first_s = max(each[0][0] for each in pieces)
+        after_s = max(each[-1][0] - each[0][0] for each in pieces)
         for (prompt, rounds), (arm, request) in zip(grid, shown.items(), strict=True):
             first_s = request.emissions[0][0]
             _lanes(prompt, request, 0.0, 1.03 * until_first_s)
@@ -164,13 +165,6 @@ def _kept(group: Group) -> dict[str, RequestRecord]:
             if request.spans:
                 kept.setdefault(request.number, {}).setdefault(result.arm, request)
     return max((kept[number] for number in sorted(kept)), key=len, default={})
-
-
-def _lengths_s(request: RequestRecord) -> tuple[float, float]:
-    """Until the first piece, and from there to the last one that is shown."""
-    first_s = request.emissions[0][0]
-    last = min(_NUM_PIECES, len(request.emissions) - 1)
-    return first_s, request.emissions[last][0] - first_s
 
 
 def _lanes(axes: "Axes", request: RequestRecord, begin_s: float, length_s: float) -> None:

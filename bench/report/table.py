@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bench import measures
 from bench.report.figures import (
     Limits,
+    Measure,
     agreements,
     mean_tbt_s,
     median_ttft_s,
@@ -31,12 +32,10 @@ class Entry:
     mark: str = ""
 
 
-Row = dict[str, Entry]
-"""By the head of the column."""
-
-
-def table(groups: Sequence[Group], baseline: str | None, limits: Limits) -> dict[int, Row]:
-    """The row of every arm, by its number; all rows have the same columns."""
+def table(
+    groups: Sequence[Group], baseline: str | None, limits: Limits
+) -> dict[int, dict[str, Entry]]:
+    """Of every arm, by its number: an entry for each head; all have the same heads."""
     twins = {group.number: twin_of(group, groups) for group in groups}
     rows = {}
     for group in groups:
@@ -48,16 +47,14 @@ def table(groups: Sequence[Group], baseline: str | None, limits: Limits) -> dict
                 "between pieces, ms": _times(result.gap),
             }
             if baseline is not None:
-                ttft = paired_ratios(result, against, median_ttft_s)
-                row[f"TTFT ÷ {baseline}"] = _ratio(ttft)
-                row[f"TBT ÷ {baseline}"] = _ratio(paired_ratios(result, against, mean_tbt_s))
+                row[f"TTFT ÷ {baseline}"] = _ratio(result, against, median_ttft_s)
+                row[f"TBT ÷ {baseline}"] = _ratio(result, against, mean_tbt_s)
             if any(twins.values()):
                 row["simulated"] = _simulated(result, twin.arm(result.arm) if twin else None)
-            steps_s = [seconds for cell in result.cells for seconds in cell.cloud_step_s]
             row["tokens per round"] = _per_round(group, result)
             row["bytes per token"] = _bytes(result)
-            row["cloud step, ms"] = _step(steps_s)
-            row["within limits"] = _within(served_well(result, limits))
+            row["cloud step, ms"] = _step(result)
+            row["within limits"] = _within(result, limits)
             row["text"] = _text(group, result.arm)
     return rows
 
@@ -68,7 +65,8 @@ def _times(each: Quantiles | None) -> Entry:
     return Entry(milliseconds(each.p50), f"{milliseconds(each.p90)} · {milliseconds(each.p99)}")
 
 
-def _ratio(ratios: Sequence[float]) -> Entry:
+def _ratio(result: ArmResult, against: ArmResult | None, measure: Measure) -> Entry:
+    ratios = paired_ratios(result, against, measure)
     if not ratios:
         return Entry()
     spread = f"{min(ratios):.2f} · {max(ratios):.2f}" if len(ratios) > 1 else "one pass"
@@ -101,14 +99,16 @@ def _bytes(result: ArmResult) -> Entry:
     return Entry() if up is None else Entry(num_bytes(up), f"down {num_bytes(down)}")
 
 
-def _step(steps_s: Sequence[float]) -> Entry:
+def _step(result: ArmResult) -> Entry:
+    steps_s = [seconds for cell in result.cells for seconds in cell.cloud_step_s]
     if not steps_s:
         return Entry()
     deviation_s = statistics.pstdev(steps_s)
     return Entry(milliseconds(statistics.fmean(steps_s)), f"± {milliseconds(deviation_s)}")
 
 
-def _within(served: tuple[float, float] | None) -> Entry:
+def _within(result: ArmResult, limits: Limits) -> Entry:
+    served = served_well(result, limits)
     return Entry() if served is None else Entry(percent(served[0]), f"{served[1]:.3g}/s")
 
 
