@@ -30,9 +30,10 @@ from device_runtime.link.config import (
     LinkConfig,
     ModelIdentity,
     Patience,
-    link_proxy,
+    link_url,
 )
 from device_runtime.link.link import Link
+from device_runtime.link.proxies import proxy_for
 from device_runtime.runtime.runtime import Runtime
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import load_tokenizer
@@ -132,7 +133,7 @@ def _link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         model=identity,
         secret=(config.secret or "").encode(),
         ca_file=config.cloud_ca,
-        proxy=link_proxy(config.cloud, os.environ),
+        proxy=proxy_for(link_url(config.cloud), os.environ),
         patience=Patience(
             heartbeat_s=config.heartbeat_s, permanent_after_s=config.reconnect_timeout_s
         ),

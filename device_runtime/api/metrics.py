@@ -24,6 +24,33 @@ _REQUEST_BUCKETS = (
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 
+_TIMES = (
+    (
+        {"time_to_first_token": "From the arrival of a request to its first token."},
+        _FIRST_TOKEN_BUCKETS,
+    ),
+    (
+        {
+            "inter_token_latency": "Between two emissions of a generation; an emission may hold "
+            "several tokens.",
+            "request_time_per_output_token": "Decode time of a generation, divided by its tokens "
+            "after the first.",
+        },
+        _INTER_TOKEN_BUCKETS,
+    ),
+    (
+        {
+            "e2e_request_latency": "From the arrival of a request to the end of a generation.",
+            "request_queue_time": "From the arrival of a request to a generation's turn.",
+            "request_prefill_time": "From a generation's turn to its first token.",
+            "request_decode_time": "From a generation's first token to its last.",
+            "request_inference_time": "From a generation's turn to its last token.",
+        },
+        _REQUEST_BUCKETS,
+    ),
+)
+"""Times with vLLM's names, definitions and buckets; without `hat_` and `_seconds`."""
+
 
 class Load(Protocol):
     """What only the runtime knows at a moment."""
@@ -69,7 +96,11 @@ class Metrics:
         )
         for reason in ("stop", "length", "abort", "error"):
             self._ended.labels(model_name, reason)
-        self._add_times()
+        self._times = {
+            name: self._histogram(f"{name}_seconds", text, buckets)
+            for times, buckets in _TIMES
+            for name, text in times.items()
+        }
         self._add_work()
 
     def _add_work(self) -> None:
@@ -86,48 +117,9 @@ class Metrics:
         for phase in _PHASES:
             self._phase_s.labels(self._model_name, phase)
 
-    def _add_times(self) -> None:
-        """Histograms with vLLM's names, definitions and buckets."""
-        self.first_token_s = self._histogram(
-            "time_to_first_token_seconds",
-            "From the arrival of a request to its first token.",
-            _FIRST_TOKEN_BUCKETS,
-        )
-        self.inter_token_s = self._histogram(
-            "inter_token_latency_seconds",
-            "Between two emissions of a generation; an emission may hold several tokens.",
-            _INTER_TOKEN_BUCKETS,
-        )
-        self.per_token_s = self._histogram(
-            "request_time_per_output_token_seconds",
-            "Decode time of a generation, divided by its tokens after the first.",
-            _INTER_TOKEN_BUCKETS,
-        )
-        self.request_s = self._histogram(
-            "e2e_request_latency_seconds",
-            "From the arrival of a request to the end of a generation.",
-            _REQUEST_BUCKETS,
-        )
-        self.queue_s = self._histogram(
-            "request_queue_time_seconds",
-            "From the arrival of a request to a generation's turn.",
-            _REQUEST_BUCKETS,
-        )
-        self.prefill_s = self._histogram(
-            "request_prefill_time_seconds",
-            "From a generation's turn to its first token.",
-            _REQUEST_BUCKETS,
-        )
-        self.decode_s = self._histogram(
-            "request_decode_time_seconds",
-            "From a generation's first token to its last.",
-            _REQUEST_BUCKETS,
-        )
-        self.inference_s = self._histogram(
-            "request_inference_time_seconds",
-            "From a generation's turn to its last token.",
-            _REQUEST_BUCKETS,
-        )
+    def observe(self, time: str, seconds: float) -> None:
+        """Take one of the times that have a histogram, by its name without `_seconds`."""
+        self._times[time].observe(seconds)
 
     def count_end(self, reason: str) -> None:
         """One generation ended."""
@@ -184,9 +176,9 @@ class GenerationTimer:
         if self._first_s is None:
             self._first_s = now
             self._metrics.prompt_tokens.inc(self._num_prompt_tokens)
-            self._metrics.first_token_s.observe(now - self._arrived_s)
+            self._metrics.observe("time_to_first_token", now - self._arrived_s)
         else:
-            self._metrics.inter_token_s.observe(now - self._last_s)
+            self._metrics.observe("inter_token_latency", now - self._last_s)
         self._last_s = now
         self._num_tokens += num_tokens
         self._metrics.generation_tokens.inc(num_tokens)
@@ -194,16 +186,16 @@ class GenerationTimer:
     def ended(self, reason: str, stats: GenerationStats) -> None:
         """The generation is over; `reason` is a finish reason, `abort` or `error`."""
         metrics = self._metrics
-        metrics.request_s.observe(metrics.clock() - self._arrived_s)
+        metrics.observe("e2e_request_latency", metrics.clock() - self._arrived_s)
         metrics.count_end(reason)
         metrics.count_work(stats)
         if self._first_s is None:
             return
         turn_s = min(self._first_s, self._arrived_s + stats.queue_s)
-        metrics.queue_s.observe(turn_s - self._arrived_s)
-        metrics.prefill_s.observe(self._first_s - turn_s)
-        metrics.decode_s.observe(self._last_s - self._first_s)
-        metrics.inference_s.observe(self._last_s - turn_s)
+        metrics.observe("request_queue_time", turn_s - self._arrived_s)
+        metrics.observe("request_prefill_time", self._first_s - turn_s)
+        metrics.observe("request_decode_time", self._last_s - self._first_s)
+        metrics.observe("request_inference_time", self._last_s - turn_s)
         if self._num_tokens > 1:
             decode_s = self._last_s - self._first_s
-            metrics.per_token_s.observe(decode_s / (self._num_tokens - 1))
+            metrics.observe("request_time_per_output_token", decode_s / (self._num_tokens - 1))

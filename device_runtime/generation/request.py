@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from device_runtime.generation.stats import GenerationStats
-from device_runtime.generation.tokens import Emission
+
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,26 @@ class GenerationRequest:
     num_logprobs: int | None = None
     wants_timeline: bool = False
     is_let_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A decided token. `logprob` and `top` are of the model's own distribution, unmodified."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """The tokens decided in one round. The last one of a request carries a finish reason.
+
+    A stop token that ended the generation is included as the last token.
+    """
+
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason | None = None
 
 
 class CloudUnavailableError(Exception):

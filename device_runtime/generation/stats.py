@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from chunking.chooser import ChunkChoice
 from device_runtime.generation.timeline import Timeline
-from device_runtime.generation.tokens import FinishReason
 
 
 @dataclass(slots=True)
@@ -15,9 +14,8 @@ class GenerationStats:
     The times from `queue_s` to `draft_s` add up to about `total_s`; the rest is the reader's own.
     """
 
-    num_prompt_tokens: int = 0
     num_reused_tokens: int = 0
-    """Those of the prompt that were in the caches already."""
+    """Tokens of the prompt that were in the caches already."""
     num_output_tokens: int = 0
     num_chunks: int = 0
     """Frames that the prompt went up in, those of a replay included."""
@@ -56,7 +54,6 @@ class GenerationStats:
     first_token_s: float | None = None
     """From the call."""
     total_s: float = 0.0
-    finish_reason: FinishReason | None = None
     timeline: Timeline = field(default_factory=Timeline)
     """Kept for requests that ask for it."""
 

@@ -1,12 +1,11 @@
 """How the device reaches its cloud: address, greeting, secrets and patience."""
 
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from device_runtime.link.proxies import Proxy, ProxyError, proxy_for
+from device_runtime.link.proxies import Proxy
 from process.errors import StartError
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.messages import Dtype, Hello
@@ -92,18 +91,6 @@ def link_url(cloud: str) -> str:
         raise StartError(f"expected a cloud address like wss://host:port, got {cloud!r}")
     path = LINK_PATH if parts.path in ("", "/") else parts.path
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-
-
-def link_proxy(cloud: str, environ: Mapping[str, str]) -> Proxy | None:
-    """The HTTP proxy that the environment names for this cloud, if any.
-
-    Raises:
-        StartError: one that cannot be used, or the cloud's address is none.
-    """
-    try:
-        return proxy_for(link_url(cloud), environ)
-    except ProxyError as error:
-        raise StartError(str(error)) from error
 
 
 def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:

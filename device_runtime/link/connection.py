@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import CLOSE_S, Patience
@@ -47,15 +46,6 @@ class RefusedError(Exception):
         self.fault = fault
 
 
-@dataclass
-class LinkTotals:
-    """Counted over the life of a link, for metrics."""
-
-    num_connections: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-
 class LinkConnection:
     """Its owner awaits `handshake`, then `run`; sessions come from `open` in between.
 
@@ -67,7 +57,6 @@ class LinkConnection:
         self,
         socket: Socket,
         patience: Patience,
-        totals: LinkTotals,
         meter: LinkMeter,
         on_leaving: Callable[[], None],
         slowness: Slowness,
@@ -78,7 +67,6 @@ class LinkConnection:
         self._randomness = randomness
         self._socket = socket
         self._patience = patience
-        self._totals = totals
         self._meter = meter
         self._rules = DeviceConnection()
         self._outbox = Outbox(0)
@@ -256,7 +244,6 @@ class LinkConnection:
             raise LostError("the connection broke") from error
         self.is_writing = False
         self.num_events += 1
-        self._totals.bytes_up += len(frame)
         return len(frame)
 
     async def _read_all(self) -> None:
@@ -277,7 +264,6 @@ class LinkConnection:
         message = decode(frame)
         self._rules.receive(message)
         self._meter.on_read(message, len(frame))
-        self._totals.bytes_down += len(frame)
         self.num_events += 1
         if isinstance(message, Fault) and message.session == NO_SESSION:
             raise RefusedError(message)

@@ -10,7 +10,7 @@ import aiohttp
 
 from chunking.state_monitor import StateMonitor
 from device_runtime.link.config import LinkConfig, Patience, link_url
-from device_runtime.link.connection import LinkConnection, LinkTotals, LostError, RefusedError
+from device_runtime.link.connection import LinkConnection, LostError, RefusedError
 from device_runtime.link.dialing import MAX_FRAME_TOKENS, Dial, Dialer
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import max_prefill_rows
@@ -70,7 +70,8 @@ class Link:
         self._connection: LinkConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
-        self.totals = LinkTotals()
+        self.num_connections = 0
+        """Connections that have worked so far."""
         self._slowness = Slowness()
         self._lost_s: float | None = None
         self._asked_for_tls: Refusal | None = None
@@ -141,11 +142,11 @@ class Link:
         attempt = 0
         was_draining = False
         while True:
-            num_connections = self.totals.num_connections
+            num_connections = self.num_connections
             refusal = await self._connect_and_carry()
             # A cloud that drains lets itself be connected to: again and again is too often.
             is_same_again = was_draining and refusal.is_draining
-            if self.totals.num_connections > num_connections and not is_same_again:
+            if self.num_connections > num_connections and not is_same_again:
                 attempt = 0
             was_draining = refusal.is_draining
             if self.status.is_connected:
@@ -190,7 +191,6 @@ class Link:
                 connection = LinkConnection(
                     socket,
                     patience,
-                    self.totals,
                     meter,
                     self._connected.clear,
                     self._slowness,
@@ -221,7 +221,7 @@ class Link:
             session_ttl_s=welcome.session_ttl_s,
         )
         self._connection = connection
-        self.totals.num_connections += 1
+        self.num_connections += 1
         self.status = LinkStatus(True)
         self._connected.set()
         _log.info("connected to the cloud at %s, rows in %s", self._where, welcome.dtype.name)

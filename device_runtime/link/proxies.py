@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from process.errors import StartError
+
 _VARIABLES = {"wss": ("HTTPS_PROXY", "ALL_PROXY"), "ws": ("HTTP_PROXY", "ALL_PROXY")}
 
 _DEFAULT_PORT = {"http": 80}
-
-
-class ProxyError(ValueError):
-    """A variable names a proxy that cannot be used; it is named without its password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,8 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
     NO_PROXY lists exceptions. This machine is never asked for through a proxy.
 
     Raises:
-        ProxyError: it is of a kind that cannot be used, or no address at all.
+        StartError: it is of a kind that cannot be used, or no address at all; the words name the
+            variable, and not a password.
     """
     parts = urlsplit(url)
     host, port = (
@@ -63,12 +62,12 @@ def _proxy(variable: str, value: str) -> Proxy:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host, port = parts.hostname, parts.port or _DEFAULT_PORT.get(parts.scheme, 0)
     except ValueError as error:
-        raise ProxyError(f"{variable} is not the address of a proxy") from error
+        raise StartError(f"{variable} is not the address of a proxy") from error
     if parts.scheme != "http":
         known = "expected http://; or name the cloud's host in NO_PROXY"
-        raise ProxyError(f"{variable} names a proxy of kind {parts.scheme}://, {known}")
+        raise StartError(f"{variable} names a proxy of kind {parts.scheme}://, {known}")
     if not host:
-        raise ProxyError(f"{variable} is not the address of a proxy")
+        raise StartError(f"{variable} is not the address of a proxy")
     return Proxy(host, port, variable, _authorization(parts))
 
 

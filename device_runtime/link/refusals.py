@@ -67,11 +67,6 @@ _TLS = {
 }
 
 
-def heals_by_replay(code: FaultCode) -> bool:
-    """Whether a session that the cloud ended for this can be opened again at once."""
-    return code in (FaultCode.UNKNOWN_SESSION, FaultCode.POSITION_MISMATCH)
-
-
 def of_fault(fault: Fault, where: str) -> Refusal:
     """The cloud said no to the whole connection."""
     what = _WHAT.get(fault.code, f"refused with {fault.code.name}")

@@ -2,22 +2,9 @@
 
 import asyncio
 from collections import deque
+from contextlib import ExitStack
 
 from device_runtime.generation.request import OverloadedError
-
-
-class Turn:
-    """The right to generate, until `end`; repeats are harmless."""
-
-    def __init__(self, admission: "Admission") -> None:
-        self._admission = admission
-        self._is_over = False
-
-    def end(self) -> None:
-        """Let the next one begin."""
-        if not self._is_over:
-            self._is_over = True
-            self._admission.pass_on()
 
 
 class Admission:
@@ -38,15 +25,15 @@ class Admission:
         """How many wait for a turn."""
         return len(self._waiters)
 
-    async def acquire(self, is_let_in: bool = False) -> Turn:
-        """Wait for a turn.
+    async def acquire(self, is_let_in: bool = False) -> ExitStack:
+        """Wait for a turn, which ends when it is closed; repeats are harmless.
 
         Raises:
             OverloadedError: as many wait as may.
         """
         if self.num_running < self._max_running:
             self.num_running += 1
-            return Turn(self)
+            return self._turn()
         if len(self._waiters) >= self._max_waiting and not is_let_in:
             running, waiting = self._max_running, len(self._waiters)
             raise OverloadedError(f"{running} generations are running and {waiting} are waiting")
@@ -57,13 +44,18 @@ class Admission:
         except asyncio.CancelledError:
             if not turn.cancelled():
                 # The turn had just been given; the next one gets it.
-                self.pass_on()
+                self._pass_on()
             elif turn in self._waiters:
                 self._waiters.remove(turn)
             raise
-        return Turn(self)
+        return self._turn()
 
-    def pass_on(self) -> None:
+    def _turn(self) -> ExitStack:
+        turn = ExitStack()
+        turn.callback(self._pass_on)
+        return turn
+
+    def _pass_on(self) -> None:
         """A turn is over; the one who waited longest takes it."""
         while self._waiters:
             turn = self._waiters.popleft()

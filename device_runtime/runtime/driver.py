@@ -1,14 +1,13 @@
 """Performs a session's actions: engine, link, sampler and drafter at its service."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 
 import numpy as np
 
 from device_runtime.drafting.protocol import Drafter
 from device_runtime.engines.engine import DeviceEngine, Rows
-from device_runtime.generation.request import CloudUnavailableError
-from device_runtime.generation.tokens import Emission, Token
+from device_runtime.generation.request import CloudUnavailableError, Emission, Token
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.outage import Outage
 from device_runtime.runtime.places import Place
@@ -44,7 +43,7 @@ class Driver:
     ) -> None:
         self.place = place
         """Where the generation has its caches."""
-        self._session = session
+        self.session = session
         self._sampler = sampler
         self._drafter = drafter
         self._outage = outage
@@ -58,16 +57,6 @@ class Driver:
         self._most_cached_tokens = 0
         self._pending: deque[Action] = deque()
 
-    @property
-    def valid_text(self) -> Sequence[int]:
-        """The tokens that both caches hold, once the session has finished."""
-        return self._session.text[: self._session.num_valid_tokens]
-
-    @property
-    def next_epoch(self) -> int:
-        """The first epoch that a session continuing this one may use."""
-        return self._session.epoch + 1
-
     async def begin(self) -> None:
         """Send the first chunk, and more of them as long as the cloud has not opened the session.
 
@@ -78,10 +67,10 @@ class Driver:
             CloudUnavailableError: the cloud does not open the session.
         """
         pending = self._pending
-        pending.extend(self._session.start())
+        pending.extend(self.session.start())
         pending.extend(await self._perform_or_recover(pending.popleft()))
         # The first chunk is on its way, so the engine's thread has time to index the prompt.
-        prompt_ids = tuple(self._session.text)
+        prompt_ids = tuple(self.session.text)
         self._workers.run_later(lambda _: self._drafter.begin(prompt_ids))
         while isinstance(pending[0], ComputeAndSend) and not self._stream.is_opened:
             pending.extend(await self._perform_or_recover(pending.popleft()))
@@ -114,18 +103,18 @@ class Driver:
                 # The recovery failed, or there is nothing to recover yet.
                 raise
             self._failure = failure
-            return self._session.on_lost()
+            return self.session.on_lost()
 
     async def _reopen(self) -> list[Action]:
         assert self._failure is not None, "a failure comes before the recovery"
         started_s = self._clock()
-        reopened = await self._outage.over(self._failure, self.place.reopen)
-        if reopened.num_cached_tokens > self._most_cached_tokens:
+        num_cached = await self._outage.over(self._failure, self.place.reopen)
+        if num_cached > self._most_cached_tokens:
             # A long replay over a bad link gets there in the end.
-            self._most_cached_tokens = reopened.num_cached_tokens
+            self._most_cached_tokens = num_cached
             self._outage.advanced()
         self._recorder.recovered(started_s)
-        return self._session.on_reopened(reopened.num_cached_tokens, reopened.max_frame_tokens)
+        return self.session.on_reopened(num_cached, self.place.max_frame_tokens)
 
     async def _perform(self, action: Action) -> list[Action]:
         match action:
@@ -153,7 +142,7 @@ class Driver:
         await self._stream.send(action, payload)
         self._recorder.sent(action)
         self._sent = action
-        return self._session.on_sent(self._stream.num_waiting_replies)
+        return self.session.on_sent(self._stream.num_waiting_replies)
 
     def _packed_rows(self, engine: DeviceEngine, action: ComputeAndSend) -> tuple[Payload, float]:
         """On the engine's thread: shallow rows in the wire's number format, and the seconds."""
@@ -174,7 +163,7 @@ class Driver:
         self._outage.answered()
         self._recorder.answered(reply, started_s, self._stream.reply_came_s)
         self._reply = reply
-        return self._session.on_reply(reply, self._stream.num_waiting_replies)
+        return self.session.on_reply(reply, self._stream.num_waiting_replies)
 
     async def _work_until(self, is_over: Callable[[], bool]) -> None:
         """Let the drafter work, piece by piece, until the wait is over or nothing is left to do."""
@@ -196,8 +185,8 @@ class Driver:
         tokens = await self._workers.run(lambda engine: self._decide(engine, action))
         self._outage.advanced()
         self._most_cached_tokens = 0
-        actions = self._session.on_chosen(tokens, self._clock())
-        self._recorder.chose(action, len(tokens), self._session.num_accepted, started_s)
+        actions = self.session.on_chosen(tokens, self._clock())
+        self._recorder.chose(action, len(tokens), self.session.num_accepted, started_s)
         return actions
 
     def _decide(self, engine: DeviceEngine, action: Choose) -> list[Token]:
@@ -212,7 +201,7 @@ class Driver:
             decided.append(self._sampler.commit(token_id, logits[index]))
             return token_id
 
-        token_ids = walk(action.draft, choose, self._session.stop_token_ids)
+        token_ids = walk(action.draft, choose, self.session.stop_token_ids)
         self._drafter.decided(token_ids, deep[len(deep) - num_rows + len(token_ids) - 1])
         return decided
 
@@ -226,7 +215,7 @@ class Driver:
     async def _draft(self, action: Draft) -> list[Action]:
         started_s = self._clock()
         draft = await self._drafter.propose(
-            self._workers, self._sequence, self._session.text, action.num_tokens
+            self._workers, self._sequence, self.session.text, action.num_tokens
         )
         self._recorder.drafted(draft, started_s)
-        return self._session.on_draft(draft, started_s)
+        return self.session.on_draft(draft, started_s)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.link import Link
-from device_runtime.link.refusals import heals_by_replay, retry_delay_s
+from device_runtime.link.refusals import retry_delay_s
 from device_runtime.link.session import LinkLostError, SessionRefusedError, SessionSilentError
 from process.world import Clock, Randomness
 from wire.errors import FaultCode
@@ -19,6 +19,9 @@ _MAX_ANNOUNCED_S = 900.0
 
 _SLEPT_S = 10.0
 """A timer that is so late was not late: the machine slept."""
+
+_HEALED_BY_REPLAY = frozenset({FaultCode.UNKNOWN_SESSION, FaultCode.POSITION_MISMATCH})
+"""A session that the cloud ended for these can be opened again at once."""
 
 T = TypeVar("T")
 
@@ -112,7 +115,7 @@ class Outage:
         num_vain = max(0, self._num_recoveries + self._num_busy - 1) + num_failed
         if not isinstance(failure, SessionRefusedError) or _is_draining(failure):
             return self._doubling_s(num_vain - 1) if num_vain else 0.0
-        if num_vain == 0 and heals_by_replay(failure.code):
+        if num_vain == 0 and failure.code in _HEALED_BY_REPLAY:
             return 0.0
         announced_s = failure.retry_after_s if failure.may_retry else 0.0
         return max(self._doubling_s(num_vain), announced_s)
@@ -138,13 +141,9 @@ class Outage:
 
 def heals_by_retry(failure: CloudUnavailableError) -> bool:
     """Whether the same session may work once it is opened again."""
-    match failure:
-        case LinkLostError() | SessionSilentError():
-            return True
-        case SessionRefusedError():
-            return heals_by_replay(failure.code) or failure.may_retry or _is_draining(failure)
-        case _:
-            return False
+    if not isinstance(failure, SessionRefusedError):
+        return isinstance(failure, LinkLostError | SessionSilentError)
+    return failure.code in _HEALED_BY_REPLAY or failure.may_retry or _is_draining(failure)
 
 
 def heals_by_reconnecting(failure: CloudUnavailableError) -> bool:
@@ -152,13 +151,9 @@ def heals_by_reconnecting(failure: CloudUnavailableError) -> bool:
 
     A new session whose frames do not follow each other has lost one of them on the way.
     """
-    match failure:
-        case LinkLostError() | SessionSilentError():
-            return True
-        case SessionRefusedError():
-            return failure.code is FaultCode.POSITION_MISMATCH or _is_draining(failure)
-        case _:
-            return False
+    if not isinstance(failure, SessionRefusedError):
+        return isinstance(failure, LinkLostError | SessionSilentError)
+    return failure.code is FaultCode.POSITION_MISMATCH or _is_draining(failure)
 
 
 def _is_draining(failure: CloudUnavailableError) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,14 +18,6 @@ _KEEP_SHARE = 0.8
 """Idle sessions end after this share of the cloud's own patience, so the cloud never ends one."""
 
 _NO_ROOM = frozenset({FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS})
-
-
-@dataclass(frozen=True, slots=True)
-class Reopened:
-    """What the cloud still holds of a session, and the longest frame it takes now."""
-
-    num_cached_tokens: int
-    max_frame_tokens: int
 
 
 class Place:
@@ -84,17 +75,21 @@ class Place:
             self.release()
             raise
 
-    async def reopen(self) -> Reopened:
-        """Take the session up again after its stream has failed.
+    @property
+    def max_frame_tokens(self) -> int:
+        """The longest frame that the cloud takes now."""
+        assert self._link.limits is not None, "places are on a connection"
+        return self._link.limits.max_frame_tokens
+
+    async def reopen(self) -> int:
+        """Take the session up again after its stream has failed; what the cloud still holds of it.
 
         Raises:
             CloudUnavailableError: no connection, or the cloud does not want it now.
         """
         self.stream.abandon()
         self.stream = self._link.reopen(self.stream)
-        num_cached_tokens = await self.stream.opened()
-        assert self._link.limits is not None, "sessions are opened on a connection"
-        return Reopened(num_cached_tokens, self._link.limits.max_frame_tokens)
+        return await self.stream.opened()
 
     def refused(self, refusal: SessionRefusedError) -> None:
         """Release it, since the cloud does not want it."""
@@ -128,11 +123,6 @@ class Places:
         self._link = link
         self._clock = clock
         self._kept: PrefixCache[Place] = PrefixCache(limits, lambda place: place.is_alive)
-
-    @property
-    def num_kept(self) -> int:
-        """Finished sessions that are still open."""
-        return len(self._kept)
 
     async def candidates(
         self, prompt_ids: Sequence[int], num_reserved_tokens: int

@@ -6,7 +6,6 @@ from chunking.chooser import ChunkChoice
 from chunking.state_monitor import StateMonitor
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.generation.timeline import Timeline, Work
-from device_runtime.generation.tokens import Emission
 from device_runtime.runtime.places import Place
 from device_runtime.session.actions import Choose, ComputeAndSend
 from process.world import Clock
@@ -108,11 +107,10 @@ class Recorder:
         self._stats.num_recoveries += 1
         self._stats.recovery_s += self.clock() - started_s
 
-    def emitted(self, emission: Emission) -> None:
+    def emitted(self) -> None:
         """Tokens are handed out."""
         if self._stats.first_token_s is None:
             self._stats.first_token_s = self.clock() - self._called_s
-        self._stats.finish_reason = emission.finish_reason
 
     def carried(self, place: Place) -> None:
         """All is sent and received."""

@@ -14,9 +14,8 @@ from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import choose_drafting, drafter_name
 from device_runtime.drafting.medusa import Heads
 from device_runtime.engines.engine import Workers
-from device_runtime.generation.request import CloudUnavailableError, GenerationRequest
+from device_runtime.generation.request import CloudUnavailableError, Emission, GenerationRequest
 from device_runtime.generation.stats import GenerationStats
-from device_runtime.generation.tokens import Emission
 from device_runtime.link.link import Link
 from device_runtime.link.session import MAX_UNANSWERED_FRAMES, SessionRefusedError
 from device_runtime.runtime.admission import Admission
@@ -131,7 +130,7 @@ class Runtime:
             OverloadedError: before the first emission.
             ValueError: a request that cannot be served as it is.
         """
-        stats = GenerationStats(num_prompt_tokens=len(request.prompt_ids))
+        stats = GenerationStats()
         return Generation(self._generate(request, request_id, stats), stats)
 
     async def _generate(
@@ -152,13 +151,14 @@ class Runtime:
             place = driver.place
             async with aclosing(driver.run()) as emissions:
                 async for emission in emissions:
-                    recorder.emitted(emission)
+                    recorder.emitted()
                     if emission.finish_reason is not None:
                         # Given back before the caller takes the last tokens: it may be slow.
                         recorder.carried(driver.place)
-                        self._places.keep(driver.place, driver.valid_text, driver.next_epoch)
+                        text, epoch = driver.session.valid_text, driver.session.epoch
+                        self._places.keep(driver.place, text, epoch + 1)
                         place = None
-                        turn.end()
+                        turn.close()
                     yield emission
         except RemoteProtocolError as error:
             _log.error("generation %s: %s", request_id, error)
@@ -167,7 +167,7 @@ class Runtime:
             if place is not None:
                 recorder.carried(place)
                 place.release()
-            turn.end()
+            turn.close()
             recorder.ended()
 
     def _checked_sampler(self, request: GenerationRequest) -> Sampler:
@@ -249,11 +249,9 @@ class Runtime:
         recorder: Recorder,
     ) -> Driver:
         """The generation, ready to run."""
-        link_limits = self._link.limits
-        assert link_limits is not None, "a place has been found"
         limits = SessionLimits(
             max_context_tokens=self.max_context_tokens,
-            max_frame_tokens=link_limits.max_frame_tokens,
+            max_frame_tokens=place.max_frame_tokens,
             max_frames_in_flight=MAX_UNANSWERED_FRAMES,
             feeds_output_layers=self._feeds_output_layers,
         )

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.engines.engine import Rows
-from device_runtime.generation.request import GenerationRequest
-from device_runtime.generation.tokens import Token
+from device_runtime.generation.request import GenerationRequest, Token
 from device_runtime.sampling.filters import Candidates, candidates
 from device_runtime.sampling.penalties import TokenPenalties
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from device_runtime.generation.tokens import Emission
+from device_runtime.generation.request import Emission
 from wire.messages import Want
 
 

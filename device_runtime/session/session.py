@@ -19,8 +19,7 @@ from enum import Enum
 from itertools import takewhile
 
 from chunking.planner import WAIT, Planner, Prefill
-from device_runtime.generation.request import GenerationRequest
-from device_runtime.generation.tokens import Emission, FinishReason, Token
+from device_runtime.generation.request import Emission, FinishReason, GenerationRequest, Token
 from device_runtime.session.actions import (
     Action,
     AwaitReply,
@@ -141,13 +140,17 @@ class Session:
         self._round_started_s: float | None = None
         self.num_accepted = 0
         """Drafted tokens that the round decided last has kept."""
-        self.num_valid_tokens = 0
-        """So many tokens of the text both caches hold, as of the round decided last."""
+        self._num_valid_tokens = 0
 
     @property
     def text(self) -> Sequence[int]:
         """Prompt and output so far."""
         return self._text
+
+    @property
+    def valid_text(self) -> Sequence[int]:
+        """As much of it as both caches hold, once the last round is decided."""
+        return self._text[: self._num_valid_tokens]
 
     def start(self) -> list[Action]:
         """Begin with the first chunk of the prompt."""
@@ -191,7 +194,7 @@ class Session:
             round_s = now - self._round_started_s
             self._draft_length.on_round(len(self._draft), num_accepted, round_s)
         # Cached are the text before this round and the accepted drafts, not the token after them.
-        self.num_valid_tokens = len(self._text) + num_accepted
+        self._num_valid_tokens = len(self._text) + num_accepted
         self._text.extend(token.id for token in tokens)
         reason = self._finish_reason()
         emit = Emit(Emission(tuple(tokens), reason))

@@ -25,7 +25,7 @@ async def test_an_idle_device_leaves_at_once_and_its_next_answer_comes_from_the_
         wanted = request([*PROMPT[:18], 1, 2], 6)
         generation = it.runtime.generate(wanted, "test")
         reading = asyncio.ensure_future(rest(generation))
-        await until(lambda: it.link.totals.num_connections > 1)
+        await until(lambda: it.link.num_connections > 1)
         it.cloud.is_draining = False
         assert await reading == expected(wanted)
         assert generation.stats.num_reused_tokens == 0
@@ -43,12 +43,12 @@ async def test_running_answers_end_where_they_are_before_the_device_leaves():
         late = asyncio.ensure_future(it.ids(new))
         await settle()
         num_asked = len(it.cloud.opens)
-        assert it.link.totals.num_connections == 1
+        assert it.link.num_connections == 1
         assert not waiting.done()
         assert ids + await rest(running) == expected(old)
         assert running.stats.num_recoveries == 0
         assert it.num_kept == 0, "nothing is kept there"
-        await until(lambda: it.link.totals.num_connections > 1)
+        await until(lambda: it.link.num_connections > 1)
         it.cloud.is_draining = False
         assert await asyncio.gather(waiting, late) == [expected(new)] * 2
         assert num_asked == 2, "a cloud that is left is not asked again"
@@ -63,7 +63,7 @@ async def test_a_recovering_answer_waits_for_the_next_connection_too():
         it.cloud.is_draining = True
         it.cloud.vanish()
         reading = asyncio.ensure_future(rest(stream))
-        await until(lambda: it.link.totals.num_connections > 2)
+        await until(lambda: it.link.num_connections > 2)
         it.cloud.is_draining = False
         assert ids + await reading == expected(wanted)
         await it.freed()
@@ -116,4 +116,4 @@ async def test_a_cloud_that_drains_is_not_connected_to_in_a_hurry():
         it.cloud.is_draining = True
         with pytest.raises(CloudUnavailableError):
             await it.ids(request(PROMPT, 4))
-        assert it.link.totals.num_connections < 30, "the pause doubles up to five seconds"
+        assert it.link.num_connections < 30, "the pause doubles up to five seconds"

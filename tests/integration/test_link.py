@@ -110,7 +110,7 @@ async def test_an_absent_cloud_is_told_and_found_when_it_comes():
         async with asyncio.timeout(10):
             await link.connected()
         assert await link.open(10).opened() == 0
-        assert link.totals.num_connections == 2
+        assert link.num_connections == 2
 
 
 async def test_a_lost_socket_fails_the_sessions_that_wait_and_later_ones_work():
@@ -261,7 +261,7 @@ async def test_a_session_of_which_nothing_is_heard_is_told_apart_from_a_lost_lin
         # The first silence may have been a slow cloud's.
         with pytest.raises(SessionSilentError, match="did not answer within 120 s"):
             await link.open(10).opened()
-        assert link.totals.num_connections == 1, "pings were answered all the while"
+        assert link.num_connections == 1, "pings were answered all the while"
         cloud.going.set()
 
 

@@ -186,7 +186,6 @@ async def test_stats_count_what_happened():
         generation = it.runtime.generate(wanted, "test")
         emissions = [emission async for emission in generation]
         stats = generation.stats
-        assert stats.num_prompt_tokens == len(PROMPTS[6])
         assert stats.num_chunks == -(-len(PROMPTS[6]) // 4)
         assert stats.num_output_tokens == sum(len(e.tokens) for e in emissions) == 60
         assert stats.num_rounds == len(emissions) - 1
@@ -199,7 +198,6 @@ async def test_stats_count_what_happened():
         assert stats.bytes_down > stats.bytes_up / 2
         assert 0 < stats.first_token_s <= stats.total_s
         assert stats.cloud_compute_s == pytest.approx(0.002 * len(it.cloud.frames))
-        assert stats.finish_reason == "length"
 
 
 async def test_a_links_delay_is_measured_over_drafts_and_never_over_a_prompts_chunks():

@@ -81,7 +81,7 @@ async def check(mischief: Mischief, **device: Any) -> int:
     async with bench(MemoryCloud(), **settings) as it:
         mischief.play(it.network)
         assert await it.ids(WANTED) == expected(WANTED)
-        mischief.num_connections = it.link.totals.num_connections
+        mischief.num_connections = it.link.num_connections
     return mischief.num_done
 
 

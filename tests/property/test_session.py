@@ -154,7 +154,7 @@ def test_any_schedule_decodes_what_the_whole_model_does(
     assert session.phase is Phase.FINISHED
     assert isinstance(actions[-1], Emit)
     check_frames(actions, limits)
-    check_caches(world, session.num_valid_tokens)
+    check_caches(world, len(session.valid_text))
 
 
 def check_frames(actions, limits):
@@ -196,7 +196,7 @@ def test_a_session_that_continues_a_cached_prefix_decodes_the_same(first, data):
     old = session(first)
     world = World(old, first, FakeDeviceEngine(num_output_layers), data)
     world.run()
-    valid = world.session.num_valid_tokens
+    valid = len(world.session.valid_text)
     cached = min(shared, valid)
     tail = data.draw(st.lists(token_ids, min_size=1, max_size=CONTEXT - 1 - cached))
     again = GenerationRequest([*old.text[:cached], *tail], 9, SamplingParams(temperature=0.0))

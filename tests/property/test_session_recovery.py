@@ -88,7 +88,7 @@ def test_a_cloud_lost_at_any_moment_changes_no_token(
     assert session.phase is Phase.FINISHED
     assert isinstance(actions[-1], Emit)
     check_frames_between_losses(actions, window)
-    check_caches(world, session.num_valid_tokens)
+    check_caches(world, len(session.valid_text))
 
 
 def check_frames_between_losses(actions, window):
@@ -119,7 +119,7 @@ def test_a_continued_session_that_is_lost_does_not_believe_what_the_turn_before_
     old = session(first)
     world = World(old, first, FakeDeviceEngine(num_output_layers), data)
     world.run()
-    valid = world.session.num_valid_tokens
+    valid = len(world.session.valid_text)
     cached = data.draw(st.integers(0, min(valid, CONTEXT - 2)))
     tail = data.draw(st.lists(st.integers(0, 15), min_size=1, max_size=CONTEXT - 1 - cached))
     again = type(first)([*old.text[:cached], *tail], 9, first.sampling)

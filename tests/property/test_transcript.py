@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from device_runtime.api.job.plan import Choice
 from device_runtime.api.response.shape import join_pieces
 from device_runtime.api.response.transcript import Piece, Transcript
-from device_runtime.generation.request import GenerationRequest, SamplingParams
-from device_runtime.generation.tokens import Emission, Token
+from device_runtime.generation.request import Emission, GenerationRequest, SamplingParams, Token
 from device_runtime.text.detokenizer import make_detokenizer
 from device_runtime.text.stop_strings import StopStrings
 from tests.support.tokenizers import story_tokenizer

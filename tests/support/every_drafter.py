@@ -12,9 +12,8 @@ import aiohttp
 import msgspec
 
 from adapters.medusa_heads import install_heads
-from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.request import Emission, GenerationRequest, Token
 from device_runtime.generation.stats import GenerationStats
-from device_runtime.generation.tokens import Emission, Token
 from device_runtime.server import DeviceServer
 from tests.support.reference import STORIES
 from tests.support.stack import cloud_config, connected_device, serve_cloud

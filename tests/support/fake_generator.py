@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from device_runtime.generation.request import GenerationRequest
+from device_runtime.generation.request import Emission, GenerationRequest, Token
 from device_runtime.generation.stats import GenerationStats
-from device_runtime.generation.tokens import Emission, Token
 
 Answer = Callable[[GenerationRequest], Sequence[int]]
 

@@ -59,7 +59,7 @@ class Bench:
     @property
     def num_kept(self) -> int:
         """Finished sessions that are still open."""
-        return self.runtime._places.num_kept
+        return len(self.runtime._places._kept)
 
     async def freed(self, num_kept: int = 0) -> None:
         """Wait until only so many sessions are left on both sides."""

@@ -14,7 +14,7 @@ async def test_turns_are_given_in_the_order_of_asking():
         turn = await admission.acquire()
         order.append(number)
         await asyncio.sleep(0)
-        turn.end()
+        turn.close()
 
     await asyncio.gather(*(take(number) for number in range(6)))
     assert order == list(range(6))
@@ -27,11 +27,11 @@ async def test_a_turn_given_to_one_who_is_cancelled_goes_to_the_next():
     second = asyncio.ensure_future(admission.acquire())
     third = asyncio.ensure_future(admission.acquire())
     await settle()
-    first.end()
+    first.close()
     second.cancel()
     await settle()
     assert second.cancelled()
-    (await third).end()
+    (await third).close()
     assert admission.num_running == 0
 
 
@@ -44,11 +44,11 @@ async def test_a_turn_that_ends_while_the_next_one_leaves_is_not_lost():
         second = asyncio.ensure_future(admission.acquire())
         third = asyncio.ensure_future(admission.acquire())
         await settle()
-        steps = [second.cancel, first.end]
+        steps = [second.cancel, first.close]
         for step in steps if leaves_first else reversed(steps):
             step()
         await settle()
-        (await third).end()
+        (await third).close()
         assert admission.num_running == admission.num_waiting == 0
 
     for leaves_first in (True, False):
@@ -58,8 +58,8 @@ async def test_a_turn_that_ends_while_the_next_one_leaves_is_not_lost():
 async def test_a_turn_ended_twice_frees_one_place():
     admission = Admission(2, 0)
     turn, _ = await admission.acquire(), await admission.acquire()
-    turn.end()
-    turn.end()
+    turn.close()
+    turn.close()
     await admission.acquire()
     with pytest.raises(OverloadedError, match="2 generations are running and 0 are waiting"):
         await admission.acquire()
@@ -71,7 +71,7 @@ async def test_who_is_let_in_waits_beyond_the_bound_behind_those_who_came_before
     async def take(name, is_let_in):
         turn = await admission.acquire(is_let_in)
         order.append(name)
-        turn.end()
+        turn.close()
 
     first = await admission.acquire()
     waiting = [
@@ -82,7 +82,7 @@ async def test_who_is_let_in_waits_beyond_the_bound_behind_those_who_came_before
     assert admission.num_waiting == 3
     with pytest.raises(OverloadedError, match="3 are waiting"):
         await admission.acquire()
-    first.end()
+    first.close()
     await asyncio.gather(*waiting)
     assert order == ["second", "third", "fourth"]
     assert admission.num_running == admission.num_waiting == 0

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from device_runtime.link.config import (
     LinkConfig,
-    link_proxy,
     link_url,
     tls_context,
 )
+from device_runtime.link.proxies import proxy_for
 from device_runtime.link.refusals import of_error, of_fault, retry_delay_s
 from process.errors import StartError
 from tests.support.fake_cloud import MODEL, fault
@@ -64,11 +64,11 @@ def test_a_ca_file_must_exist_hold_a_certificate_and_be_of_use(tmp_path):
 
 def test_a_proxy_of_the_environment_is_taken_or_refused_as_a_setting_is():
     environ = {"HTTPS_PROXY": "http://me:hunter2@proxy:3128", "HTTP_PROXY": "socks5://proxy:1080"}
-    proxy = link_proxy("wss://cloud", environ)
+    proxy = proxy_for("wss://cloud", environ)
     assert "hunter2" not in repr(LinkConfig("wss://cloud", MODEL, proxy=proxy))
     with pytest.raises(StartError, match="of kind socks5://"):
-        link_proxy("ws://cloud", environ)
-    assert link_proxy("ws://127.0.0.1:7700", environ) is None
+        proxy_for("ws://cloud", environ)
+    assert proxy_for("ws://127.0.0.1:7700", environ) is None
 
 
 def test_a_secret_does_not_show_in_the_repr():

@@ -85,7 +85,7 @@ async def test_a_session_that_the_prompt_continues_is_the_only_candidate() -> No
     [place] = await bench.tried([*TEXT, 9], FaultCode.CAPACITY)
     assert place is kept
     assert place.num_cached_tokens == len(TEXT)
-    assert bench.engine.num_open == bench.places.num_kept == 0
+    assert bench.engine.num_open == len(bench.places._kept) == 0
 
 
 async def test_behind_a_refused_copy_comes_an_empty_place_and_the_origin_stays() -> None:
@@ -93,7 +93,7 @@ async def test_behind_a_refused_copy_comes_an_empty_place_and_the_origin_stays()
     await bench.keep(TEXT)
     copy, empty = await bench.tried([1, 2, 9], FaultCode.UNKNOWN_SESSION)
     assert (copy.num_cached_tokens, empty.num_cached_tokens) == (2, 0)
-    assert bench.engine.num_open == bench.places.num_kept == 1
+    assert bench.engine.num_open == len(bench.places._kept) == 1
 
 
 async def test_what_is_kept_is_given_up_for_the_last_candidate_of_a_full_cloud() -> None:
@@ -102,7 +102,7 @@ async def test_what_is_kept_is_given_up_for_the_last_candidate_of_a_full_cloud()
     empty, last = await bench.tried([9, 9, 9], FaultCode.CAPACITY)
     assert kept.stream.is_closed  # type: ignore[attr-defined]
     assert empty is not last
-    assert bench.engine.num_open == bench.places.num_kept == 0
+    assert bench.engine.num_open == len(bench.places._kept) == 0
     assert len(await bench.tried([9, 9, 9], FaultCode.CAPACITY)) == 1, "nothing is left to give up"
 
 

@@ -64,7 +64,7 @@ async def test_a_kept_session_is_closed_before_the_cloud_forgets_it(session_ttl_
     await asyncio.sleep(session_ttl_s / 4)
     second = bench.keep()
     await asyncio.sleep(10 * session_ttl_s)
-    assert bench.places.num_kept == 0
+    assert len(bench.places._kept) == 0
     assert first.closed_s is not None
     assert second.closed_s is not None
     kept_s = (first.closed_s, second.closed_s - session_ttl_s / 4)
@@ -76,7 +76,7 @@ async def test_a_session_of_a_cloud_that_stops_is_not_kept() -> None:
     bench = Bench(60.0)
     bench.link.is_leaving = True
     assert bench.keep().closed_s == 0.0
-    assert bench.places.num_kept == 0
+    assert len(bench.places._kept) == 0
 
 
 async def test_a_session_whose_link_is_gone_is_given_up_at_the_next_look() -> None:
@@ -86,4 +86,4 @@ async def test_a_session_whose_link_is_gone_is_given_up_at_the_next_look() -> No
     bench.places.expire()
     assert lost.closed_s == 0.0
     assert alive.closed_s is None
-    assert bench.places.num_kept == 1
+    assert len(bench.places._kept) == 1

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.link.proxies import Proxy, ProxyError, proxy_for
+from device_runtime.link.proxies import Proxy, proxy_for
+from process.errors import StartError
 
 PROXY = {"HTTPS_PROXY": "http://proxy.example:3128"}
 
@@ -104,7 +105,7 @@ def test_nonsense_among_the_exceptions_is_ignored(no_proxy: str, host: str) -> N
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_refused_with_a_word(value: str, words: str) -> None:
-    with pytest.raises(ProxyError, match=words) as caught:
+    with pytest.raises(StartError, match=words) as caught:
         proxy_for("wss://cloud.example", {"HTTPS_PROXY": value})
     assert "hunter2" not in str(caught.value)
     assert found("wss://cloud.example", {"HTTPS_PROXY": value, "NO_PROXY": "cloud.example"}) is None

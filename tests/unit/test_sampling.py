@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from device_runtime.generation.request import GenerationRequest, SamplingParams
-from device_runtime.generation.tokens import Token
+from device_runtime.generation.request import GenerationRequest, SamplingParams, Token
 from device_runtime.sampling.noise import PositionNoise, draw_seed
 from device_runtime.sampling.sampler import LogitsError, Sampler
 from tests.support.world import REAL

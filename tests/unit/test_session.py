@@ -1,8 +1,7 @@
 import pytest
 
 from chunking.planner import FixedSizePlanner
-from device_runtime.generation.request import GenerationRequest, SamplingParams
-from device_runtime.generation.tokens import Emission, Token
+from device_runtime.generation.request import Emission, GenerationRequest, SamplingParams, Token
 from device_runtime.session.actions import (
     AwaitReply,
     Choose,
@@ -67,7 +66,7 @@ def test_a_stop_token_in_the_draft_ends_the_draft_and_in_the_text_ends_the_sessi
     session.on_reply(reply(2, 3, 2, 5), 0)
     emission = Emission((Token(2),), "stop")
     assert session.on_chosen([Token(2)], 0.0) == [Emit(emission)]
-    assert session.num_valid_tokens == 5
+    assert len(session.valid_text) == 5
 
 
 def test_nothing_is_drafted_for_the_last_token():
@@ -78,7 +77,7 @@ def test_nothing_is_drafted_for_the_last_token():
     session.on_reply(reply(2, 3, 1, 4), 0)
     emission = Emission((Token(8),), "length")
     assert session.on_chosen([Token(8)], 0.0) == [Emit(emission)]
-    assert session.num_valid_tokens == 4
+    assert len(session.valid_text) == 4
 
 
 def test_the_end_of_the_context_is_a_length_finish():

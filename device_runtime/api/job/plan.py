@@ -4,7 +4,7 @@ Both kinds of request are planned here, in the order in which their faults are n
 stream's options, the prompts, and then what depends on the prompts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from device_runtime.api.errors import ApiError, invalid, unsupported
@@ -206,7 +206,8 @@ def _stop_token_ids(request: CommonFields, model: ModelCard, vocab_size: int) ->
         ApiError: 400, a token id outside the vocabulary.
     """
     ids = request.stop_token_ids or []
-    _check_token_ids(ids, vocab_size, "stop_token_ids")
+    if ids:
+        check_ids(ids, vocab_size, "stop_token_ids")
     return frozenset(ids) | (frozenset() if request.ignore_eos else set(model.eos_token_ids))
 
 
@@ -266,9 +267,3 @@ def _check_num_choices(num_prompts: int, num_each: int) -> None:
 
 def _too_long(param: str, message: str) -> ApiError:
     return invalid(param, message, code="context_length_exceeded")
-
-
-def _check_token_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
-    for token_id in ids:
-        if token_id >= vocab_size:
-            raise invalid(param, f"{param}: expected token ids below {vocab_size}, got {token_id}")

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from device_runtime.api.figures import HatFigures
-from device_runtime.generation.tokens import FinishReason
+from device_runtime.generation.request import FinishReason
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from device_runtime.api.response.messages import (
     TopLogprob,
 )
 from device_runtime.api.response.transcript import Piece
-from device_runtime.generation.tokens import Token
+from device_runtime.generation.request import Token
 from device_runtime.text.tokenizer import Tokenizer
 
 # JSON has no minus infinity; OpenAI's API says -9999 for "very unlikely".

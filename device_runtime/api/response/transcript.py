@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from device_runtime.api.job.plan import Choice
-from device_runtime.generation.tokens import Emission, FinishReason, Token
+from device_runtime.generation.request import Emission, FinishReason, Token
 from device_runtime.text.detokenizer import make_detokenizer
 from device_runtime.text.stop_strings import StopMatcher
 from device_runtime.text.tokenizer import Tokenizer
