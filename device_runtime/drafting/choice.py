@@ -43,19 +43,18 @@ def choose_drafting(
     heads: Heads | None = None,
 ) -> Drafting:
     """The drafter that `drafter_name` names, for one generation."""
+
+    def bounded(most: int) -> int:
+        return most if config.draft_tokens is None else min(most, config.draft_tokens)
+
     name = drafter_name(config, limits)
     if name == "medusa":
         assert heads is not None, "loaded when configured"
-        most = heads.num_heads
-        if config.draft_tokens is not None:
-            most = min(most, config.draft_tokens)
-        return Drafting(MedusaDrafter(heads, sampler), GoodputDraftLength(most))
+        return Drafting(MedusaDrafter(heads, sampler), GoodputDraftLength(bounded(heads.num_heads)))
     if name == "none":
         return Drafting(NoDrafter(), FixedDraftLength(0))
     if name == "adapter" and limits is not None:
-        most = limits.max_tokens
-        if config.draft_tokens is not None:
-            most = min(most, config.draft_tokens)
+        most = bounded(limits.max_tokens)
         switch = AheadSwitch(config.draft_ahead == "auto")
         adapter = AdapterDrafter(sampler, stop_token_ids, switch, clock)
         length = FixedDraftLength(most) if limits.are_all else GoodputDraftLength(most)

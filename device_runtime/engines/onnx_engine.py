@@ -6,7 +6,6 @@ change what the whole model answers, since they round the input and output submo
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -56,10 +55,16 @@ def load_onnx_engine(
     def new_cache(graph: Graph, num_layers: int) -> Callable[[], StackCache] | None:
         return OnnxStack(session(graph), shape, rotary).new_cache if num_layers else None
 
-    head = _Head(session(Graph.HEAD))
+    # Looked up in the memory-mapped tensor: it exists once whatever the weights, and only the pages
+    # in use are in memory.
+    table = np.asarray(bundle.read_tensor(Part.INPUT, EMBEDDING))
 
+    def embed(token_ids: NDArray[np.int64]) -> Rows:
+        return table[token_ids].astype(np.float32)
+
+    head = _head(session(Graph.HEAD))
     submodels = Submodels(
-        embed=_Embedding(bundle.read_tensor(Part.INPUT, EMBEDDING)),
+        embed=embed,
         new_input_cache=new_cache(Graph.INPUT, manifest.num_input_layers),
         new_output_cache=new_cache(Graph.OUTPUT, manifest.num_output_layers),
         head=head,
@@ -71,7 +76,11 @@ def load_onnx_engine(
 
 
 def _draft_model(
-    bundle: Bundle, weights: str, rotary: RotaryTables, threads: int, target_head: "_Head"
+    bundle: Bundle,
+    weights: str,
+    rotary: RotaryTables,
+    threads: int,
+    target_head: Callable[[Rows], Rows],
 ) -> DraftModel | None:
     """The bundle's adapter in `weights`, if it has one, with a head in these or the target's."""
     files = bundle.manifest.files
@@ -84,7 +93,7 @@ def _draft_model(
     )
     head = target_head
     if head_file in files:
-        head = _Head(open_session(bundle.path / head_file, threads))
+        head = _head(open_session(bundle.path / head_file, threads))
     return DraftModel(adapter.new_cache, head, draft_limits(stored))
 
 
@@ -99,25 +108,11 @@ def _graph_path(bundle: Bundle, graph: Graph, weights: str) -> Path:
     return bundle.path / name
 
 
-class _Embedding:
-    """Rows of the embedding, looked up in the memory-mapped checkpoint tensor.
-
-    It exists once whatever the weights, and only the pages in use are in memory.
-    """
-
-    def __init__(self, table: NDArray[Any]) -> None:
-        self._table = np.asarray(table)
-
-    def __call__(self, token_ids: NDArray[np.int64]) -> Rows:
-        return self._table[token_ids].astype(np.float32)
-
-
-class _Head:
+def _head(session: onnxruntime.InferenceSession) -> Callable[[Rows], Rows]:
     """Final norm and LM head."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
-
-    def __call__(self, rows: Rows) -> Rows:
-        logits: Rows = self._session.run([LOGITS], {ROWS: rows})[0]
+    def head(rows: Rows) -> Rows:
+        logits: Rows = session.run([LOGITS], {ROWS: rows})[0]
         return logits
+
+    return head

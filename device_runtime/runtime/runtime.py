@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 from chunking.bounded_planner import BoundedPlanner
 from chunking.chooser import ChunkChooser
@@ -23,7 +24,7 @@ from device_runtime.runtime.driver import Driver
 from device_runtime.runtime.outage import Outage, heals_by_reconnecting
 from device_runtime.runtime.places import Place, Places
 from device_runtime.runtime.recorder import Recorder
-from device_runtime.sampling.noise import PositionNoise, draw_seed
+from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.prefix_cache import PrefixCacheLimits
 from device_runtime.session.session import Session, SessionLimits, num_new_tokens
@@ -77,9 +78,8 @@ class Runtime:
         self.vocab_size = engine.vocab_size
         self._hidden_size = engine.hidden_size
         self._feeds_output_layers = engine.num_output_layers > 0
-        self._own_context_tokens = engine.max_context_tokens
-        if config.max_model_len is not None:
-            self._own_context_tokens = min(config.max_model_len, engine.max_context_tokens)
+        most = config.max_model_len or engine.max_context_tokens
+        self._own_context_tokens = min(most, engine.max_context_tokens)
         self._config = config
         self._link = link
         self._heads = heads
@@ -176,7 +176,7 @@ class Runtime:
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.vocab_size:
             raise ValueError(f"the prompt has a token outside [0, {self.vocab_size})")
         seed = request.sampling.seed
-        noise = PositionNoise(draw_seed(self._randomness) if seed is None else seed)
+        noise = PositionNoise(self._randomness.getrandbits(63) if seed is None else seed)
         return Sampler(request, self.vocab_size, noise)
 
     def _check_link(self) -> None:
@@ -201,14 +201,13 @@ class Runtime:
     ) -> Driver:
         """A generation under way, with as much of the prompt in its caches as can be reused."""
         started_s = self._clock()
+        attempt = partial(self._in_a_place, request, sampler, outage, recorder)
         try:
-            driver = await self._in_a_place(request, sampler, outage, recorder)
+            driver = await attempt()
         except CloudUnavailableError as failure:
             if not heals_by_reconnecting(failure):
                 raise
-            driver = await outage.over(
-                failure, lambda: self._in_a_place(request, sampler, outage, recorder)
-            )
+            driver = await outage.over(failure, attempt)
         recorder.opened(started_s)
         return driver
 

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from process.world import Randomness
-
 _WORD = 2**64 - 1
-
-
-def draw_seed(randomness: Randomness) -> int:
-    """A seed for a request that named none."""
-    return randomness.getrandbits(63)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from device_runtime.generation.request import GenerationRequest, SamplingParams, Token
-from device_runtime.sampling.noise import PositionNoise, draw_seed
+from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import LogitsError, Sampler
-from tests.support.world import REAL
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -68,10 +67,6 @@ def test_log_probabilities_ignore_bias_and_temperature():
     params = SamplingParams(temperature=0.1, logit_bias={0: 50.0})
     token = make_sampler(params, num_logprobs=1).commit(0, row(0.0, 0.0, 0.0, 0.0))
     assert token.logprob == pytest.approx(-np.log(4))
-
-
-def test_drawn_seeds_differ():
-    assert len({draw_seed(REAL.randomness) for _ in range(20)}) == 20
 
 
 def test_noise_is_the_same_on_every_machine_and_release():

@@ -15,7 +15,13 @@ from device_runtime.api.job.prompts import (
     split_prompts,
     text_of,
 )
-from device_runtime.api.request.body import TIMELINE, ChatRequest, CommonFields, CompletionRequest
+from device_runtime.api.request.body import (
+    TIMELINE,
+    ChatRequest,
+    CommonFields,
+    CompletionRequest,
+    StreamOptions,
+)
 from device_runtime.api.request.sampling import sampling_params, seed_of_choice
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.generation.request import GenerationRequest, SamplingParams
@@ -45,14 +51,6 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamMode:
-    """What a stream says about usage: a last chunk with it, or every chunk with it."""
-
-    include_usage: bool = False
-    continuous_usage: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """All choices of a request; `num_prompt_tokens` counts each prompt once.
 
@@ -64,7 +62,7 @@ class Job:
     arrived_s: float
     choices: tuple[Choice, ...]
     num_prompt_tokens: int
-    stream: StreamMode | None = None
+    stream: StreamOptions | None = None
     wants_figures: bool = False
 
 
@@ -168,7 +166,7 @@ def _other(first: GenerationRequest, seed: int | None, number: int) -> Generatio
     return replace(first, sampling=replace(first.sampling, seed=seed))
 
 
-def _stream_mode(request: CommonFields) -> StreamMode | None:
+def _stream_mode(request: CommonFields) -> StreamOptions | None:
     """How to stream, or None for one document.
 
     Raises:
@@ -179,9 +177,7 @@ def _stream_mode(request: CommonFields) -> StreamMode | None:
         if options is not None:
             raise invalid("stream_options", "stream_options: only allowed when stream is true")
         return None
-    if options is None:
-        return StreamMode()
-    return StreamMode(bool(options.include_usage), bool(options.continuous_usage_stats))
+    return options or StreamOptions()
 
 
 def stop_strings(request: CommonFields) -> tuple[str, ...]:

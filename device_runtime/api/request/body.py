@@ -43,7 +43,7 @@ _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class StreamOptions(Struct, frozen=True):
-    """What a stream says about usage."""
+    """What a stream says about usage: a last event with it, or every event with it."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None

@@ -128,7 +128,7 @@ async def _send_pieces(
             break
         usage: Usage | UnsetType | None = UNSET
         if job.stream.include_usage:
-            usage = answers.usage() if job.stream.continuous_usage else None
+            usage = answers.usage() if job.stream.continuous_usage_stats else None
         parts = [event(choices=[shape.part(part)], usage=usage) for part in with_end(piece)]
         await events.write(b"".join(map(_encoded, parts)))
     if job.stream.include_usage or job.wants_figures:
