@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from hat.errors import CommandError
-from hat.splitting import SplitRequest, companions, default_model, model_folder, split_model
+from hat.splitting import SplitRequest, companions, default_model, model_path, split_model
 from process.machine import cache_folder
+from submodels.checkpoint.gguf.names import part_paths
 
 
 def is_bundle_pair(folder: Path) -> bool:
@@ -34,7 +35,7 @@ def _say(text: str) -> None:
     click.echo(f"hat: {text}", err=True)
 
 
-def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -> Path:
+def cached_bundle(cache: Path, name: str, path: Path, request: SplitRequest) -> Path:
     """The folder for this model's bundles; another source or other options give another one.
 
     Another adapter or other Medusa heads do too: they may belong into these bundles.
@@ -46,9 +47,9 @@ def cached_bundle(cache: Path, name: str, folder: Path, request: SplitRequest) -
 
     drafters = [
         _files(drafter)
-        for drafter in (*companions(folder, "adapter"), *companions(folder, "medusa"))
+        for drafter in (*companions(path, "adapter"), *companions(path, "medusa"))
     ]
-    identity = repr((FORMAT_VERSION, name, _files(folder), drafters, request))
+    identity = repr((FORMAT_VERSION, name, _files(path), drafters, request))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     label = re.sub(r"[^\w.-]+", "-", Path(name).name)[:60].strip(".-") or "model"
     return cache / "bundles" / f"{label}-{digest}"
@@ -65,30 +66,31 @@ def bundles_of(model: str | None, request: SplitRequest, environ: Mapping[str, s
     if model is not None and is_bundle_pair(Path(model)):
         return Path(model)
     name = str(default_model()) if model is None else model
-    return prepared_bundle(name, model_folder(name), request, environ)
+    return prepared_bundle(name, model_path(name), request, environ)
 
 
 def prepared_bundle(
-    name: str, folder: Path, request: SplitRequest, environ: Mapping[str, str]
+    name: str, path: Path, request: SplitRequest, environ: Mapping[str, str]
 ) -> Path:
-    """The kept bundles of the model in `folder` (known to the user as `name`), or new ones.
+    """The kept bundles of the model at `path` (known to the user as `name`), or new ones.
 
     Raises:
         UserError: the model cannot be read or split.
     """
-    target = cached_bundle(cache_folder(environ), name, folder, request)
+    target = cached_bundle(cache_folder(environ), name, path, request)
     if is_sound(target):
         _say(f"using {target}")
     else:
         _say(f"splitting {name} into {target}")
-        split_model(name, folder, target, request, overwrite=True)
+        split_model(name, path, target, request, overwrite=True)
     return target
 
 
-def _files(folder: Path) -> list[tuple[str, int, int]]:
+def _files(model: Path) -> list[tuple[str, int, int]]:
     """Path, size and time of change of every file of a model, links followed."""
     try:
-        paths = sorted(path.resolve() for path in folder.iterdir() if path.is_file())
+        files = model.iterdir() if model.is_dir() else part_paths(model)
+        paths = sorted(path.resolve() for path in files if path.is_file())
         return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     except OSError as error:
-        raise CommandError(f"cannot read {folder}: {error.strerror or error}") from error
+        raise CommandError(f"cannot read {model}: {error.strerror or error}") from error

@@ -1,12 +1,14 @@
 """Splitting with defaults and a progress bar; what `hat split` and `hat up` share."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError, extras_explained
 from hat.progress import Bars
+from submodels.checkpoint.gguf.names import model_stem
 
 if TYPE_CHECKING:
     from submodels.checkpoint.copying import Progress
@@ -27,21 +29,11 @@ class SplitRequest:
     onnx_weights: "tuple[OnnxWeights, ...]"
 
 
-def default_input_layers(num_layers: int) -> int:
-    """Input layers for a model of `num_layers`: 1 up to 8, 2 up to 36, 3 beyond.
-
-    Source: the paper keeps 2 of 32 and 3 of 40 layers on the device (arXiv:2503.18989);
-    for smaller models one layer leaves most of the work to the cloud.
-    """
-    wanted = 1 if num_layers <= 8 else 2 if num_layers <= 36 else 3
-    return min(wanted, max(num_layers - 1, 0))
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model: as given, or as the hub's cache holds it.
+def model_path(model: str) -> Path:
+    """The folder or GGUF file of a model: as given, or as the hub's cache holds it.
 
     Raises:
-        UserError: no such folder, and no such model that can be had.
+        UserError: no such folder or file, and no such model that can be had.
     """
     with extras_explained(), NothingBegun():
         from submodels.checkpoint.hub import resolve_model
@@ -49,9 +41,9 @@ def model_folder(model: str) -> Path:
 
 
 def split_model(
-    model: str, folder: Path, out: Path, request: SplitRequest, *, overwrite: bool = False
+    model: str, path: Path, out: Path, request: SplitRequest, *, overwrite: bool = False
 ) -> "SplitResult":
-    """Split the model in `folder` (known to the user as `model`) into `out`.
+    """Split the model at `path` (known to the user as `model`) into `out`.
 
     The adapter beside the model (MODEL-adapter) goes with it, or the one that comes with hat, where
     it was trained for this model and split. So do Medusa heads (MODEL-medusa).
@@ -61,17 +53,13 @@ def split_model(
     """
     with extras_explained(), NothingBegun():
         from submodels.bundle.bundle import load_bundle
-        from submodels.checkpoint.checkpoint import CONFIG_FILE, read_json
         from submodels.checkpoint.hub import model_name
         from submodels.split import SplitOptions, split_checkpoint
-    num_input_layers = request.num_input_layers
-    if num_input_layers is None:
-        num_input_layers = _default_for(read_json(folder / CONFIG_FILE))
     options = SplitOptions(
-        model=str(folder),
+        model=str(path),
         name=model_name(model),
         out=out,
-        num_input_layers=num_input_layers,
+        num_input_layers=request.num_input_layers,
         num_output_layers=request.num_output_layers or 0,
         dtype=request.dtype,
         onnx_weights=request.onnx_weights,
@@ -80,7 +68,7 @@ def split_model(
     with extras_explained(), Bars() as bars:
         result = split_checkpoint(options, _shown_on(bars))
         device = result.out / "device"
-        _add_drafters(device, folder)
+        _add_drafters(device, path)
         return replace(result, device=load_bundle(device, "device").manifest)
 
 
@@ -103,12 +91,6 @@ def _add_drafters(device: Path, model: Path) -> None:
             except OSError as error:
                 raise CommandError(f"cannot add {what} to {device}: {error}") from error
             break
-
-
-def _default_for(config: dict[str, Any]) -> int:
-    """Any number will do when the depth is not one: the split refuses such a model by name."""
-    num_layers = config.get("num_hidden_layers")
-    return default_input_layers(num_layers) if isinstance(num_layers, int) else 1
 
 
 def _shown_on(bars: Bars) -> "Progress":
@@ -141,8 +123,9 @@ def default_model() -> Path:
 
 def companions(model: Path, kind: Literal["adapter", "medusa"]) -> tuple[Path, ...]:
     """Where an adapter or Medusa heads for a model may lie: beside it as MODEL-KIND, or shipped."""
-    model = model.resolve()
-    beside = model.parent / f"{model.name}-{kind}"
+    # Not resolved: a hub's cache has links to files of other names.
+    model = Path(os.path.abspath(model))
+    beside = model.parent / f"{model_stem(model)}-{kind}"
     shipped = [models / f"{DEFAULT_MODEL}-{kind}" for models in _model_folders()]
     found = [folder for folder in (beside, *shipped) if (folder / f"{kind}.json").is_file()]
     return tuple(dict.fromkeys(found))

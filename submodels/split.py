@@ -10,9 +10,10 @@ import msgspec
 
 from submodels.bundle.cloud_config import cloud_config
 from submodels.bundle.manifest_file import MANIFEST_FILE
-from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, read_json
+from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, read_json
 from submodels.checkpoint.copying import Copied, Progress, copy_tensors
 from submodels.checkpoint.hub import model_name, resolve_model
+from submodels.checkpoint.opening import opened_checkpoint
 from submodels.checkpoint.staging import staged_folder
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
 from submodels.errors import CheckpointError, SplitError
@@ -32,16 +33,17 @@ _IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
-    """What to split and how. `model` is a folder or a hub id.
+    """What to split and how. `model` is a folder, a GGUF file or a hub id.
 
-    `dtype` "keep" leaves every tensor as it is. `onnx_weights` names the ONNX files to make for
-    the device; none makes the bundle usable by the torch engine only. `name` None takes the
-    model's own.
+    `num_input_layers` None is chosen by the model's depth. `dtype` "keep" leaves every tensor as
+    it is; what a GGUF file holds in blocks becomes float32. `onnx_weights` names the ONNX files to
+    make for the device; none makes the bundle usable by the torch engine only. `name` None takes
+    the model's own.
     """
 
     model: str
     out: Path
-    num_input_layers: int
+    num_input_layers: int | None
     num_output_layers: int = 0
     dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep"
     onnx_weights: tuple[OnnxWeights, ...] = ("float32", "int8", "int4")
@@ -62,10 +64,10 @@ class SplitResult:
 class _Source:
     """A checkpoint that has passed all checks."""
 
-    path: Path
     config: Mapping[str, Any]
     model: SourceModel
     checkpoint: Checkpoint
+    num_input_layers: int
     placed: tuple[Placement, ...]
     dtype: DtypeName
     special: SpecialTokens
@@ -82,9 +84,10 @@ def split_checkpoint(options: SplitOptions, progress: Progress | None = None) ->
         SplitError: the model, the checkpoint, the layer counts or the target are refused.
     """
     try:
-        source = _read_source(options)
-        with staged_folder(options.out, ("device", "cloud"), options.overwrite) as folder:
-            return _write(source, options, folder, progress or _silent)
+        with opened_checkpoint(resolve_model(options.model)) as checkpoint:
+            source = _read_source(checkpoint, options)
+            with staged_folder(options.out, ("device", "cloud"), options.overwrite) as folder:
+                return _write(source, options, folder, progress or _silent)
     except OSError as error:
         raise SplitError(f"cannot split into {options.out}: {error}") from error
 
@@ -93,22 +96,35 @@ def _silent(num_done_bytes: int, num_bytes: int) -> None:
     """Report nothing."""
 
 
-def _read_source(options: SplitOptions) -> _Source:
-    path = resolve_model(options.model)
-    config = read_json(path / CONFIG_FILE)
+def default_input_layers(num_layers: int) -> int:
+    """Input layers for a model of `num_layers`: 1 up to 8, 2 up to 36, 3 beyond.
+
+    Source: the paper keeps 2 of 32 and 3 of 40 layers on the device (arXiv:2503.18989);
+    for smaller models one layer leaves most of the work to the cloud.
+    """
+    wanted = 1 if num_layers <= 8 else 2 if num_layers <= 36 else 3
+    return min(wanted, max(num_layers - 1, 0))
+
+
+def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
+    config = read_json(checkpoint.folder / CONFIG_FILE)
     model = read_model(config)
+    num_input_layers = options.num_input_layers
+    if num_input_layers is None:
+        num_input_layers = default_input_layers(model.shape.num_layers)
     try:
-        check_split(model.shape.num_layers, options.num_input_layers, options.num_output_layers)
+        check_split(model.shape.num_layers, num_input_layers, options.num_output_layers)
     except ValueError as error:
         raise SplitError(str(error)) from error
-    checkpoint = open_checkpoint(path)
     model = _with_tying_on_disk(model, checkpoint)
-    placed = placements(model.shape, options.num_input_layers, options.num_output_layers)
+    placed = placements(model.shape, num_input_layers, options.num_output_layers)
     _check_tensors(checkpoint, placed, model.shape.tied_embeddings)
-    infos = [checkpoint.tensors[placement.source].info for placement in placed]
-    dtype = main_dtype(infos) if options.dtype == "keep" else options.dtype
-    special = special_tokens(path, config, model.shape.vocab_size)
-    return _Source(path, config, model, checkpoint, placed, dtype, special)
+    sources = [checkpoint.tensors[placement.source] for placement in placed]
+    dtype = options.dtype
+    if dtype == "keep":
+        dtype = main_dtype((source.dtype, source.num_bytes) for source in sources)
+    special = special_tokens(checkpoint.folder, config, model.shape.vocab_size)
+    return _Source(config, model, checkpoint, num_input_layers, placed, dtype, special)
 
 
 def _with_tying_on_disk(model: SourceModel, checkpoint: Checkpoint) -> SourceModel:
@@ -144,12 +160,12 @@ def _check_tensors(checkpoint: Checkpoint, placed: tuple[Placement, ...], tied: 
             listed = ", ".join(sorted(names)[:5])
             raise CheckpointError(f"{checkpoint.path} {text} tensors ({len(names)}): {listed}")
     for name, placement in expected.items():
-        info = checkpoint.tensors[name].info
-        if info.shape != placement.shape:
-            raise CheckpointError(f"{name}: expected shape {placement.shape}, got {info.shape}")
-        if info.dtype not in NUMPY_DTYPES:
+        source = checkpoint.tensors[name]
+        if source.shape != placement.shape:
+            raise CheckpointError(f"{name}: expected shape {placement.shape}, got {source.shape}")
+        if source.dtype not in NUMPY_DTYPES:
             raise CheckpointError(
-                f"{name}: expected one of {', '.join(NUMPY_DTYPES)}, got {info.dtype}"
+                f"{name}: expected one of {', '.join(NUMPY_DTYPES)}, got {source.dtype}"
             )
 
 
@@ -158,7 +174,7 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
     paths = {part: (cloud if part is Part.MIDDLE else device) / part.value for part in Part}
     target = None if options.dtype == "keep" else SAFETENSORS_NAMES[options.dtype]
     copied = copy_tensors(source.checkpoint, source.model, source.placed, paths, target, progress)
-    copy_tokenizer(source.path, device)
+    copy_tokenizer(source.checkpoint.folder, device)
     # Once more: a tokenizer of an older format has its ids only now.
     special = special_tokens(device, source.config, source.model.shape.vocab_size)
     source = replace(source, special=special)
@@ -178,7 +194,7 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
 
 def _middle(source: _Source, options: SplitOptions) -> range:
     num_layers = source.model.shape.num_layers
-    return range(options.num_input_layers, num_layers - options.num_output_layers)
+    return range(source.num_input_layers, num_layers - options.num_output_layers)
 
 
 def _manifest(
@@ -191,7 +207,7 @@ def _manifest(
         role=role,
         model_name=options.name or model_name(options.model),
         dtype=source.dtype,
-        num_input_layers=options.num_input_layers,
+        num_input_layers=source.num_input_layers,
         num_output_layers=options.num_output_layers,
         fingerprint=copied.fingerprint,
         shape=source.model.shape,
@@ -213,7 +229,7 @@ def _write_onnx(source: _Source, options: SplitOptions, device: Path) -> None:
     write_onnx(
         device,
         source.model.shape,
-        options.num_input_layers,
+        source.num_input_layers,
         options.num_output_layers,
         options.onnx_weights,
     )

@@ -8,7 +8,7 @@ import click
 from hat.bundle_cache import is_bundle_pair
 from hat.errors import CommandError
 from hat.invocation import command_line
-from hat.splitting import SplitRequest, model_folder, split_model
+from hat.splitting import SplitRequest, model_path, split_model
 
 if TYPE_CHECKING:
     from submodels.manifest import Manifest
@@ -19,6 +19,8 @@ _EPILOG = """
 Examples:
   hat split models/stories260k --out stories
   hat split meta-llama/Llama-3.1-8B-Instruct --output-layers 1 --out llama-8b
+  hat split SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
+  hat split owner/repository:Q4_K_M --dtype bfloat16 --out model
 
 Left out, --input-layers is 1 for models of up to 8 layers, 2 up to 36, and 3 beyond. More
 layers on the device make what travels harder to read, and the device slower.
@@ -62,7 +64,7 @@ class _WeightsList(click.ParamType[tuple[str, ...]]):
     "--dtype",
     type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
     default="keep",
-    help="Precision of all parts; keep: as in the checkpoint.  [default: keep]",
+    help="Precision of all parts; keep: what the model's files say.  [default: keep]",
 )
 @click.option(
     "--onnx-weights",
@@ -75,8 +77,9 @@ class _WeightsList(click.ParamType[tuple[str, ...]]):
 def split(model: str, out: str, force: bool, **parameters: Any) -> None:
     """Split a checkpoint into a device and a cloud bundle.
 
-    MODEL is a Hugging Face checkpoint folder, or a hub id. Tensors are copied one by one, so
-    that a model need not fit in memory.
+    MODEL is a Hugging Face checkpoint folder, a GGUF file, or a hub id; owner/repository:Q4_K_M and
+    owner/repository/FILE.gguf are GGUF files of a hub. Tensors are copied one by one, so that a
+    model need not fit in memory.
     """
     request = SplitRequest(
         parameters["input_layers"],
@@ -86,7 +89,7 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
     )
     if not force and is_bundle_pair(Path(out)):
         raise CommandError(f"{out} holds bundles already; --force replaces them")
-    result = split_model(model, model_folder(model), Path(out), request, overwrite=force)
+    result = split_model(model, model_path(model), Path(out), request, overwrite=force)
     click.echo(_summary(result))
 
 

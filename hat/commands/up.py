@@ -24,6 +24,7 @@ _EPILOG = """
 Examples:
   hat up                           the small model that comes with hat
   hat up Qwen/Qwen3-0.6B           a hub id, or the folder of a checkpoint
+  hat up model-Q4_K_M.gguf         a GGUF file, also owner/repository:Q4_K_M of a hub
   hat up llama-8b                  a folder that `hat split` wrote
   hat up --port 8080 --config hat.toml
 

@@ -11,7 +11,7 @@ from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError, extras_explained
 from hat.progress import Bars
 from hat.settings.programs import DEVICE
-from hat.splitting import SplitRequest, default_model, model_folder
+from hat.splitting import SplitRequest, default_model, model_path
 
 if TYPE_CHECKING:
     from hat.verify.report import Check
@@ -80,8 +80,8 @@ nothing fails.
 def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
     """Compare the split model with the unsplit one.
 
-    MODEL is a checkpoint folder or a hub id, BUNDLE the folder that `hat split` made of it; left
-    out, MODEL is split as `hat up` does.
+    MODEL is a checkpoint folder, a GGUF file or a hub id, BUNDLE the folder that `hat split` made
+    of it; left out, MODEL is split as `hat up` does.
     """
     name = str(default_model()) if model is None else model
     options = _options(name, bundle, parameters)
@@ -99,17 +99,17 @@ def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
 def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "VerifyOptions":
     from hat.verify.settings import VerifyOptions
 
-    folder = model_folder(name)
+    path = model_path(name)
     if bundle is None:
         request = SplitRequest(None, None, "keep", ("float32",))
-        bundles = prepared_bundle(name, folder, request, os.environ)
+        bundles = prepared_bundle(name, path, request, os.environ)
     elif is_bundle_pair(Path(bundle)):
         bundles = Path(bundle)
     else:
         raise CommandError(f"{bundle}: expected a folder that `hat split` wrote")
     prompts = parameters["prompts"]
     return VerifyOptions(
-        model=folder,
+        model=path,
         bundle=bundles,
         prompts=None if prompts is None else Path(prompts).expanduser(),
         num_prompts=parameters["num_prompts"],

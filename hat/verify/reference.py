@@ -1,6 +1,6 @@
 """What the unsplit model says, by `transformers` itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,27 @@ from hat.verify.settings import DRAWN_TEMPERATURE, DRAWN_TOKENS, DRAWN_TOP_K, Dt
 Advance = Callable[[], None]
 
 
+def place_for_transformers(model: Path) -> dict[str, Any]:
+    """How `from_pretrained` of transformers is told of a checkpoint's folder or a GGUF file."""
+    if model.is_dir():
+        return {"pretrained_model_name_or_path": model}
+    return {"pretrained_model_name_or_path": model.parent, "gguf_file": model.name}
+
+
 class UnsplitModel:
-    """The whole model of a checkpoint folder. `stop_ids` are those that transformers reads there.
+    """The whole model of a checkpoint. `stop_ids` are those that transformers reads there.
 
     Raises:
-        OSError, ValueError: transformers cannot load it.
+        OSError, ValueError, NotImplementedError: transformers cannot load it.
     """
 
-    def __init__(self, folder: Path, dtype: Dtype) -> None:
+    def __init__(self, model: Path, dtype: Dtype) -> None:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        place = place_for_transformers(model)
+        loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=getattr(torch, dtype))
         self._model: Any = loaded.eval()
-        self.stop_ids = _ends_of_text(folder, self._model)
+        self.stop_ids = _ends_of_text(place, self._model)
         # The checkpoint's own settings may hold penalties, which greedy must not mean.
         self._model.generation_config = GenerationConfig()
 
@@ -75,7 +83,7 @@ class UnsplitModel:
         return beginnings
 
 
-def _ends_of_text(folder: Path, model: Any) -> frozenset[int]:
+def _ends_of_text(place: Mapping[str, Any], model: Any) -> frozenset[int]:
     """The ids that end a text by transformers' own reading of model and tokenizer.
 
     Nothing of ours takes part in it: a check that shares its assumptions finds nothing.
@@ -83,7 +91,7 @@ def _ends_of_text(folder: Path, model: Any) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     named = model.config.eos_token_id if named is None else named
     ids = set(named if isinstance(named, list) else [] if named is None else [named])
-    own = AutoTokenizer.from_pretrained(folder).eos_token_id
+    own = AutoTokenizer.from_pretrained(**place).eos_token_id
     if own is not None:
         ids.add(own)
     return frozenset(token_id for token_id in ids if token_id < model.config.vocab_size)

@@ -107,7 +107,7 @@ def _ask_unsplit(options: VerifyOptions, questions: Questions, bars: Bars) -> _U
     bars.begin("unsplit model", len(questions.prompts) + num_tokens)
     try:
         model = UnsplitModel(options.model, options.dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:
         raise CommandError(f"transformers cannot load {options.model}: {error}") from error
     references = []
     for prompt in questions.prompts:

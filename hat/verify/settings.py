@@ -19,7 +19,7 @@ class VerifyOptions:
     """Two models, and how much of them to compare."""
 
     model: Path
-    """The unsplit model's folder."""
+    """The unsplit model's folder or GGUF file."""
     bundle: Path
     """The folder with both bundles of the split one."""
     prompts: Path | None

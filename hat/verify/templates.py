@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError
 from device_runtime.text.content_forms import in_form
+from hat.verify.reference import place_for_transformers
 from hat.verify.report import Check
 
 _SYSTEM = {"role": "system", "content": "You are terse."}
@@ -22,14 +23,14 @@ _CONVERSATIONS = (
 )
 
 
-def template_check(folder: Path, template: ChatTemplate) -> Check:
+def template_check(model: Path, template: ChatTemplate) -> Check:
     """Our rendering of some conversations beside `apply_chat_template` of the checkpoint.
 
     What both refuse is the same. A model without a template has none here as well.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(**place_for_transformers(model))
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = _template_of_processor(folder)
+        tokenizer.chat_template = _template_of_processor(model)
     if tokenizer.chat_template is None and template.is_plain:
         return Check("template", "ok", "the model has none: messages are lines")
     if tokenizer.chat_template is None or template.is_plain:

@@ -1,11 +1,11 @@
-"""A Hugging Face checkpoint on disk: which file holds which tensor, and its bytes in pieces."""
+"""A checkpoint: which file holds which tensor, and its numbers in pieces."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from submodels.errors import CheckpointError
 from submodels.tensors.tensor_file import TensorFileError, TensorInfo, read_header
@@ -20,20 +20,58 @@ PIECE_BYTES = 16 << 20
 _MAX_JSON_BYTES = 256 << 20
 
 
+class SourceTensor(Protocol):
+    """One tensor of a checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """Its name in a Hugging Face checkpoint."""
+
+    @property
+    def dtype(self) -> str:
+        """The safetensors name of the format in which its numbers come."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes all pieces have."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its numbers in order, in pieces of about `PIECE_BYTES`.
+
+        Raises:
+            CheckpointError: the file ends before the tensor does.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class SourceTensor:
-    """One tensor of a checkpoint and the file that holds it."""
+class ShardTensor:
+    """A tensor in a safetensors file, a `SourceTensor`."""
 
     name: str
     path: Path
     info: TensorInfo
 
-    def pieces(self, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
-        """The tensor's bytes in order; every piece but the last has exactly `piece_bytes`.
+    @property
+    def dtype(self) -> str:
+        """As in the file."""
+        return self.info.dtype
 
-        Raises:
-            CheckpointError: the file ends before the tensor does.
-        """
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As in the file."""
+        return self.info.shape
+
+    @property
+    def num_bytes(self) -> int:
+        """As in the file."""
+        return self.info.num_bytes
+
+    def pieces(self, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
+        """See `SourceTensor.pieces`; every piece but the last has exactly `piece_bytes`."""
         left = self.info.num_bytes
         with self.path.open("rb") as file:
             file.seek(self.info.start)
@@ -51,12 +89,15 @@ class Checkpoint:
     """All tensors of a checkpoint, by name."""
 
     path: Path
+    """What the user named: a folder or a file."""
+    folder: Path
+    """Where config.json and the tokenizer's files are."""
     tensors: Mapping[str, SourceTensor]
 
     def same_bytes(self, first: str, second: str) -> bool:
         """Whether two tensors agree in number format, shape and every byte."""
         one, other = self.tensors[first], self.tensors[second]
-        if (one.info.dtype, one.info.shape) != (other.info.dtype, other.info.shape):
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
             return False
         return all(a == b for a, b in zip(one.pieces(), other.pieces(), strict=True))
 
@@ -69,11 +110,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
             at odds with the index.
     """
     if (path / SINGLE_FILE).is_file():
-        return Checkpoint(path, MappingProxyType(_read_shard(path / SINGLE_FILE)))
+        return Checkpoint(path, path, MappingProxyType(_read_shard(path / SINGLE_FILE)))
     if (path / INDEX_FILE).is_file():
-        return Checkpoint(path, MappingProxyType(_read_shards(path)))
+        return Checkpoint(path, path, MappingProxyType(_read_shards(path)))
     pickled = sorted(p.name for p in path.glob("*.bin"))
     hint = f"; {pickled[0]} is pickled, convert it to safetensors first" if pickled else ""
+    hint = hint or "; of a hub's GGUF files name one, such as owner/model:Q4_K_M"
     raise CheckpointError(f"expected {SINGLE_FILE} or {INDEX_FILE} in {path}{hint}")
 
 
@@ -96,11 +138,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_shards(path: Path) -> dict[str, SourceTensor]:
+def _read_shards(path: Path) -> dict[str, ShardTensor]:
     weight_map = read_json(path / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path / INDEX_FILE} has no weight_map")
-    tensors: dict[str, SourceTensor] = {}
+    tensors: dict[str, ShardTensor] = {}
     for file_name in sorted({str(name) for name in weight_map.values()}):
         if Path(file_name).name != file_name:
             raise CheckpointError(f"{path / INDEX_FILE}: {file_name!r} is not a plain file name")
@@ -114,9 +156,9 @@ def _read_shards(path: Path) -> dict[str, SourceTensor]:
     return tensors
 
 
-def _read_shard(path: Path) -> dict[str, SourceTensor]:
+def _read_shard(path: Path) -> dict[str, ShardTensor]:
     try:
         header = read_header(path)
     except TensorFileError as error:
         raise CheckpointError(str(error)) from error
-    return {name: SourceTensor(name, path, info) for name, info in header.items()}
+    return {name: ShardTensor(name, path, info) for name, info in header.items()}

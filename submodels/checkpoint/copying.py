@@ -45,12 +45,12 @@ def copy_tensors(
         CheckpointError: a file of the checkpoint ends early.
         SplitError: a number does not fit the target format.
     """
-    targets = {p.source: dtype or checkpoint.tensors[p.source].info.dtype for p in placed}
+    targets = {p.source: dtype or checkpoint.tensors[p.source].dtype for p in placed}
     # Wider numbers come first so that all are aligned; the sort keeps the order otherwise.
     ordered = sorted(placed, key=lambda p: -item_bytes(targets[p.source]))
     read: dict[str, WrittenTensor] = {}
     tensors: dict[str, WrittenTensor] = {}
-    num_bytes = sum(checkpoint.tensors[p.source].info.num_bytes for p in ordered)
+    num_bytes = sum(checkpoint.tensors[p.source].num_bytes for p in ordered)
     num_done = 0
     with ExitStack() as stack:
         writers = {
@@ -63,16 +63,16 @@ def copy_tensors(
             tensor = checkpoint.tensors[placement.source]
             target = targets[tensor.name]
             source_digest = hashlib.sha256()
-            digest = source_digest if target == tensor.info.dtype else hashlib.sha256()
+            digest = source_digest if target == tensor.dtype else hashlib.sha256()
             for piece in tensor.pieces():
                 source_digest.update(piece)
-                written = cast(piece, tensor.info.dtype, target, tensor.name)
+                written = cast(piece, tensor.dtype, target, tensor.name)
                 if digest is not source_digest:
                     digest.update(written)
                 writers[placement.part].write(placement.name, written)
                 num_done += len(piece)
                 progress(num_done, num_bytes)
-            read[tensor.name] = _hashed(tensor.info.dtype, source_digest)
+            read[tensor.name] = _hashed(tensor.dtype, source_digest)
             tensors[tensor.name] = _hashed(target, digest)
         files = {paths[part]: writer.finish() for part, writer in writers.items()}
     fingerprints = [fingerprint_of(model.shape, model.rope_parameters, t) for t in (tensors, read)]
@@ -90,7 +90,7 @@ def _announced(
     announced = []
     for placement in ordered:
         if placement.part is part:
-            source, target = checkpoint.tensors[placement.source].info, targets[placement.source]
+            source, target = checkpoint.tensors[placement.source], targets[placement.source]
             num_numbers = source.num_bytes // item_bytes(source.dtype)
             announced.append(
                 TensorToWrite(

@@ -8,7 +8,7 @@ import numpy as np
 
 from submodels.errors import SplitError
 from submodels.manifest import DtypeName
-from submodels.tensors.tensor_file import NUMPY_DTYPES, TensorInfo
+from submodels.tensors.tensor_file import NUMPY_DTYPES
 
 SAFETENSORS_NAMES: Mapping[DtypeName, str] = MappingProxyType(
     {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -21,11 +21,15 @@ def item_bytes(dtype: str) -> int:
     return NUMPY_DTYPES[dtype].itemsize
 
 
-def main_dtype(tensors: Iterable[TensorInfo]) -> DtypeName:
-    """The format that holds most numbers; norms are often kept wider than the rest."""
+def main_dtype(tensors: Iterable[tuple[str, int]]) -> DtypeName:
+    """The format that holds most numbers; norms are often kept wider than the rest.
+
+    Args:
+        tensors: Format (safetensors name) and size in bytes of each.
+    """
     counts: Counter[str] = Counter()
-    for info in tensors:
-        counts[info.dtype] += info.num_bytes // item_bytes(info.dtype)
+    for dtype, num_bytes in tensors:
+        counts[dtype] += num_bytes // item_bytes(dtype)
     return _DTYPE_NAMES[counts.most_common(1)[0][0]]
 
 

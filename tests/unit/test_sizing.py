@@ -11,7 +11,7 @@ from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, known_models
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings
 from cloud_server.engines.torch.kv_slab import KvShape
-from hat.splitting import default_input_layers
+from submodels.split import default_input_layers
 from tests.support.scaling_tables import DOCUMENT, with_fresh_tables
 from wire.messages import Dtype
 

@@ -160,3 +160,72 @@ def test_a_cached_hub_model_is_found_offline(tmp_path: Path) -> None:
 def test_a_hub_model_that_is_not_cached_is_refused_offline(tmp_path: Path) -> None:
     said = _resolve_offline("someone/absent", tmp_path)
     assert said.startswith("refused: someone/absent: no such folder, not in the local hub cache")
+
+
+def _cached_hub(cache: Path, *names: str) -> Path:
+    """A snapshot of someone/tiny with files of these names."""
+    repository = cache / "models--someone--tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    for name in names:
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_bytes(b"GGUF")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
+GGUF_FILES = (
+    "tiny-Q4_K_M.gguf",
+    "tiny-q8_0.gguf",
+    "tiny-BF16.gguf",
+    "tiny-F16.gguf",
+    "mmproj-F16.gguf",
+    "large/tiny-Q6_K-00001-of-00002.gguf",
+    "large/tiny-Q6_K-00002-of-00002.gguf",
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("someone/tiny/tiny-Q4_K_M.gguf", "tiny-Q4_K_M.gguf"),
+        ("someone/tiny:Q4_K_M", "tiny-Q4_K_M.gguf"),
+        ("someone/tiny:q4_k_m", "tiny-Q4_K_M.gguf"),
+        ("hf.co/someone/tiny:Q8_0", "tiny-q8_0.gguf"),
+        ("https://huggingface.co/someone/tiny:F16", "tiny-F16.gguf"),
+        ("someone/tiny:Q6_K", "large/tiny-Q6_K-00001-of-00002.gguf"),
+        (
+            "someone/tiny/large/tiny-Q6_K-00002-of-00002.gguf",
+            "large/tiny-Q6_K-00001-of-00002.gguf",
+        ),
+    ],
+)
+def test_a_cached_hub_file_is_found_by_its_name_or_quantisation(
+    tmp_path: Path, asked: str, found: str
+) -> None:
+    snapshot = _cached_hub(tmp_path, *GGUF_FILES)
+    assert _resolve_offline(asked, tmp_path) == str(snapshot / found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("someone/tiny:Q5_0", "one GGUF model of the quantisation Q5_0, found none"),
+        ("someone/tiny/other.gguf", "someone/tiny has no file other.gguf"),
+        ("someone/absent:Q4_0", "not in the local hub cache"),
+    ],
+)
+def test_a_hub_file_that_is_not_there_is_refused(tmp_path: Path, asked: str, said: str) -> None:
+    _cached_hub(tmp_path, *GGUF_FILES)
+    assert said in _resolve_offline(asked, tmp_path)
+
+
+def test_a_folder_with_one_gguf_model_is_that_model(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"")
+    (tmp_path / "mmproj-a.gguf").write_bytes(b"")
+    assert resolve_model(str(tmp_path)) == tmp_path / "a.gguf"
+    assert resolve_model(str(tmp_path / "a.gguf")) == tmp_path / "a.gguf"
+    assert model_name(str(tmp_path / "a.gguf")) == "a"
+    (tmp_path / "b-00001-of-00002.gguf").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"2 GGUF models; name one: a\.gguf, b-00001-of"):
+        resolve_model(str(tmp_path))

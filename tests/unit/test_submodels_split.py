@@ -295,14 +295,14 @@ def test_weights_pass_through_memory_in_small_pieces(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    read_whole = checkpoint.SourceTensor.pieces
+    read_whole = checkpoint.ShardTensor.pieces
 
     def in_pieces(self: Any, piece_bytes: int = 4096) -> Any:
         for piece in read_whole(self, piece_bytes):
             sizes.append(len(piece))
             yield piece
 
-    monkeypatch.setattr(checkpoint.SourceTensor, "pieces", in_pieces)
+    monkeypatch.setattr(checkpoint.ShardTensor, "pieces", in_pieces)
     split(model, tmp_path / "out", 1, dtype="bfloat16")
     assert max(sizes) == 4096
     assert sum(sizes) == sum(a.nbytes for a in load_file(model / "model.safetensors").values())

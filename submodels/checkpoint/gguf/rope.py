@@ -1,0 +1,130 @@
+"""Rotary parameters of a GGUF file, under the names that transformers has for them.
+
+Llama 3's scaling is not among a file's settings. llama.cpp's converter works out by what each
+frequency is divided and stores these factors as the tensor `rope_freqs.weight`. The parameters
+are found again from them, since the rest of the world, this project's manifest and vLLM included,
+knows such a model by its parameters.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from submodels.checkpoint.gguf.file import GgufFile, shortest
+from submodels.errors import UnsupportedModelError
+
+Parameters = dict[str, float | str]
+
+_DEFAULT_THETA = 10_000.0
+# Of all Llama 3 models; used where too few frequencies lie between to tell.
+_LLAMA3_HIGH, _LLAMA3_CONTEXT = 4.0, 8192
+# The factors were computed in float32.
+_TOLERANCE = 1e-4
+
+
+def rope_parameters(
+    file: GgufFile, head_dim: int, factors: NDArray[np.float32] | None
+) -> Parameters:
+    """What `rope_parameters` of a config.json would say.
+
+    Args:
+        file: The model.
+        head_dim: All of it rotates.
+        factors: By what each frequency is divided, `[head_dim / 2]`, where the file says so.
+
+    Raises:
+        UnsupportedModelError: a scaling that is not known, or one that no parameters give.
+        CheckpointError: a setting that is no number.
+    """
+    theta = file.number("rope.freq_base", _DEFAULT_THETA)
+    kind = file.get("rope.scaling.type", "linear")
+    # The second is an old name. 0 means that nothing is scaled.
+    factor = file.number("rope.scaling.factor", file.number("rope.scale_linear", 1.0)) or 1.0
+    is_scaled = kind != "none" and factor != 1.0
+    if factors is not None and np.any(factors != 1):
+        if is_scaled:
+            raise UnsupportedModelError(
+                f"{file.path}: rope_freqs beside {kind} scaling is not supported"
+            )
+        return {"rope_theta": theta, **_llama3(file, theta, head_dim, factors)}
+    if not is_scaled:
+        return {"rope_type": "default", "rope_theta": theta}
+    if kind == "linear":
+        return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+    if kind == "yarn":
+        return {"rope_theta": theta, "factor": factor, **_yarn(file, factor)}
+    raise UnsupportedModelError(
+        f"{file.path}: rope scaling {kind!r} is not supported; supported: none, linear, yarn, and "
+        "that of Llama 3"
+    )
+
+
+def _yarn(file: GgufFile, factor: float) -> Parameters:
+    """llama.cpp multiplies YaRN's own factor on attention by one of the file, usually 1."""
+    parameters: Parameters = {
+        "rope_type": "yarn",
+        "original_max_position_embeddings": file.integer(
+            "rope.scaling.original_context_length", file.integer("context_length")
+        ),
+    }
+    attention = file.number("rope.scaling.attn_factor", 1.0)
+    attention *= file.number("rope.scaling.yarn_attn_factor", 1.0)
+    if attention != 1.0:
+        parameters["attention_factor"] = attention * (0.1 * math.log(factor) + 1.0)
+    for name in ("beta_fast", "beta_slow"):
+        if file.get(f"rope.scaling.yarn_{name}") is not None:
+            parameters[name] = file.number(f"rope.scaling.yarn_{name}")
+    for refused, default in (("yarn_log_multiplier", 0.0), ("yarn_ext_factor", 1.0)):
+        if file.number(f"rope.scaling.{refused}", default) != default:
+            raise UnsupportedModelError(f"{file.path}: {refused} of YaRN is not supported")
+    return parameters
+
+
+def _llama3(
+    file: GgufFile, theta: float, head_dim: int, factors: NDArray[np.float32]
+) -> Parameters:
+    """The parameters that give these factors, with `low_freq_factor` 1.
+
+    Between the two ends, a frequency keeps a share of itself that grows linearly with it. Slope
+    and offset of that line give the other two parameters. Only ratios matter: twice both frequency
+    factors and twice the context would give the same numbers.
+
+    Source: `_compute_llama3_parameters` of transformers.
+    """
+    given = factors.astype(np.float64)
+    if given.shape != (head_dim // 2,):
+        raise UnsupportedModelError(
+            f"{file.path}: expected {head_dim // 2} rope_freqs, got {given.shape}"
+        )
+    per_token = theta ** (-2 * np.arange(head_dim // 2) / head_dim) / (2 * math.pi)
+    factor = shortest(float(given.max()))
+    share = (1 / given - 1 / factor) / (1 - 1 / factor)
+    between = (share > _TOLERANCE) & (share < 1 - _TOLERANCE)
+    high, context = _LLAMA3_HIGH, _LLAMA3_CONTEXT
+    if np.count_nonzero(between) >= 2:
+        slope, offset = np.polyfit(per_token[between], share[between], 1)
+        high = round(1 - 1 / float(offset), 3)
+        context = round(float(slope) * (high - 1))
+    expected = _llama3_factors(per_token, factor, high, context)
+    if not np.allclose(expected, given, rtol=_TOLERANCE, atol=0):
+        raise UnsupportedModelError(
+            f"{file.path}: its rope_freqs are not those of Llama 3's scaling, which alone is "
+            "supported"
+        )
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": context,
+    }
+
+
+def _llama3_factors(
+    per_token: NDArray[np.float64], factor: float, high: float, context: int
+) -> NDArray[np.float64]:
+    """By what each frequency (turns per token) is divided."""
+    share = np.clip((context * per_token - 1) / (high - 1), 0, 1)
+    divided: NDArray[np.float64] = 1 / ((1 - share) / factor + share)
+    return divided

@@ -1,0 +1,267 @@
+"""The tokenizer of a GGUF file gives the ids that transformers' own reading of the file gives."""
+
+import json
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, Qwen2Tokenizer
+
+from device_runtime.text.chat_template import load_chat_template
+from submodels.checkpoint.gguf.file import read_gguf
+from submodels.checkpoint.gguf.tokenizer import write_tokenizer
+from submodels.checkpoint.gguf.vocabulary import read_vocabulary
+from submodels.checkpoint.gguf.words import SPLITTINGS
+from submodels.checkpoint.tokenizer_files import special_tokens
+from submodels.errors import CheckpointError, UnsupportedModelError
+
+MODELS = Path(__file__).parents[2] / "models"
+DATA = Path(__file__).parents[1] / "data"
+NUM_LINES = 2000
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+# Where the models' own tokenizers and transformers' reading of the files differ.
+WHOLE_WORDS = tuple(name for name, splitting in SPLITTINGS.items() if splitting.whole_words)
+
+
+@cache
+def lines() -> tuple[str, ...]:
+    """Lines of many languages, whole and mixed, with what is special to tokenizers in between."""
+    chance = random.Random(11)
+    known = (DATA / "many_languages.txt").read_text().splitlines()
+    words = [word for line in known for word in line.split(" ")]
+    between = (" ", " ", " ", "  ", "\n", "\t", "", ", ", "<|user|>", "<think>", "'s ", " \n\n ")
+    mixed = [
+        "".join(chance.choice(words) + chance.choice(between) for _ in range(chance.randint(1, 14)))
+        for _ in range(NUM_LINES - len(known))
+    ]
+    return (*known, *mixed)
+
+
+@cache
+def byte_level_vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tokens and merges learnt on words of many languages; words in pieces of any kind."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(" ", behavior="merged_with_next"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    stories = (DATA / "tinystories_held_out.txt").read_text()[:60_000].splitlines()
+    tokenizer.train_from_iterator([*lines()[:40], *stories], trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    return tuple(tokens), tuple(" ".join(merge) for merge in model["merges"])
+
+
+def write_file(path: Path, tokens: list[str], types: list[int], settings: dict[str, Any]) -> Path:
+    """A file without weights."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint32("llama.block_count", 1)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    adders = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}
+    for name, value in settings.items():
+        adders.get(type(value), writer.add_array)(f"tokenizer.{name}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def byte_level_file(path: Path, **settings: Any) -> Path:
+    tokens, merges = byte_level_vocabulary()
+    special = ["<|end|>", "<|user|>", "<think>"]
+    return write_file(
+        path,
+        [*special, *tokens],
+        [CONTROL, CONTROL, USER_DEFINED, *[NORMAL] * len(tokens)],
+        {
+            "ggml.model": "gpt2",
+            "ggml.merges": list(merges),
+            "ggml.bos_token_id": 1,
+            "ggml.eos_token_id": 0,
+        }
+        | {name.replace("__", "."): value for name, value in settings.items()},
+    )
+
+
+def ours(path: Path, folder: Path) -> Tokenizer:
+    folder.mkdir(exist_ok=True)
+    write_tokenizer(read_vocabulary(read_gguf(path)), folder)
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def ids_of(tokenizer: Tokenizer) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(lines()))]
+
+
+def theirs(path: Path, *, digits_apart: bool = False) -> list[list[int]]:
+    """transformers' reading of a file, which forgets where a model's numbers come apart."""
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if digits_apart:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+        )
+    ids: list[list[int]] = tokenizer(list(lines()))["input_ids"]
+    return ids
+
+
+@pytest.mark.parametrize("pre", [name for name in SPLITTINGS if name not in WHOLE_WORDS])
+def test_ids_of_byte_level_tokenizers_are_those_of_transformers(tmp_path: Path, pre: str) -> None:
+    path = byte_level_file(tmp_path / "a.gguf", ggml__pre=pre, ggml__add_bos_token=False)
+    came = ids_of(ours(path, tmp_path / "files"))
+    if pre in ("stablelm2", "hunyuan"):
+        # It reads these as GPT-2's too; their cutting is that of qwen2.
+        path = byte_level_file(tmp_path / "b.gguf", ggml__pre="qwen2", ggml__add_bos_token=False)
+    assert came == theirs(path, digits_apart=SPLITTINGS[pre].single_digits)
+
+
+@pytest.mark.parametrize("pre", ["llama-bpe", "tekken"])
+def test_a_word_that_is_a_token_is_that_token(tmp_path: Path, pre: str) -> None:
+    """So do the models' own files say it (`ignore_merges`); transformers' reading forgets it."""
+    path = byte_level_file(tmp_path / "a.gguf", ggml__pre=pre, ggml__add_bos_token=False)
+    tokenizer = ours(path, tmp_path / "files")
+    came = ids_of(tokenizer)
+    tokenizer.model.ignore_merges = False
+    assert ids_of(tokenizer) == theirs(path)
+    texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in came]
+    assert texts == list(lines())
+
+
+def test_qwen_composes_characters_as_its_own_tokenizer_does(tmp_path: Path) -> None:
+    path = byte_level_file(tmp_path / "a.gguf", ggml__pre="qwen2")
+    tokens, merges = byte_level_vocabulary()
+    own = Qwen2Tokenizer(
+        vocab={token: index + 3 for index, token in enumerate(tokens)},
+        merges=[tuple(merge.split(" ")) for merge in merges],
+    )
+    for text in ("e\u0301te\u0301", "Vie\u0323\u0302t Nam", "\u1112\u1161\u11ab", "plain"):
+        assert ours(path, tmp_path / "files").encode(text).ids == own(text)["input_ids"]
+
+
+def sentencepiece_file(path: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    """The shipped model's tokenizer, as llama.cpp keeps such: a score for each token."""
+    own = json.loads((MODELS / "stories260k" / "tokenizer.json").read_text())
+    vocabulary = own["model"]["vocab"]
+    tokens = sorted(vocabulary, key=vocabulary.get)
+    ranks = {"".join(merge): -float(rank) for rank, merge in enumerate(own["model"]["merges"])}
+    lowest = min(ranks.values()) - 1
+    types = [
+        BYTE if token.startswith("<0x") else {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL}
+        .get(token, NORMAL)
+        for token in tokens
+    ]  # fmt: skip
+    written = {
+        "ggml.model": "llama",
+        "ggml.scores": [ranks.get(token, lowest) for token in tokens],
+        "ggml.bos_token_id": 1,
+        "ggml.eos_token_id": 2,
+        "ggml.unknown_token_id": 0,
+    } | {name.replace("__", "."): value for name, value in settings.items()}
+    return write_file(path, tokens, types, written), own
+
+
+def test_ids_of_sentencepiece_tokenizers_are_those_of_transformers(tmp_path: Path) -> None:
+    path, _ = sentencepiece_file(tmp_path / "a.gguf")
+    tokenizer = ours(path, tmp_path / "files")
+    assert ids_of(tokenizer) == theirs(path)
+    own = Tokenizer.from_file(str(MODELS / "stories260k" / "tokenizer.json"))
+    # Where a text begins with a space, this file adds another and transformers does not.
+    usual = [line for line in lines() if not line.startswith(" ") and "\u2581" not in line]
+    assert [tokenizer.encode(t).ids for t in usual] == [own.encode(t).ids for t in usual]
+
+
+def test_a_space_before_the_text_is_left_out_where_the_file_says_so(tmp_path: Path) -> None:
+    path, _ = sentencepiece_file(tmp_path / "a.gguf", ggml__add_space_prefix=False)
+    tokenizer = ours(path, tmp_path / "files")
+    assert tokenizer.encode("once").tokens[1] != "▁once"
+    assert tokenizer.decode(tokenizer.encode(" once").ids) == " once"
+
+
+@pytest.mark.parametrize(
+    ("settings", "before", "behind"),
+    [
+        ({"ggml__pre": "gpt-2"}, [], []),
+        ({"ggml__pre": "gpt-2", "ggml__add_bos_token": True}, [1], []),
+        ({"ggml__pre": "gpt-2", "ggml__add_eos_token": True}, [], [0]),
+        ({"ggml__pre": "llama-bpe"}, [1], []),
+        ({"ggml__pre": "llama-bpe", "ggml__add_bos_token": False}, [], []),
+    ],
+)
+def test_what_begins_and_ends_a_text_is_put_there(
+    tmp_path: Path, settings: dict[str, Any], before: list[int], behind: list[int]
+) -> None:
+    tokenizer = ours(byte_level_file(tmp_path / "a.gguf", **settings), tmp_path / "files")
+    plain = tokenizer.encode("some text", add_special_tokens=False).ids
+    assert tokenizer.encode("some text").ids == [*before, *plain, *behind]
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [
+        ({}, (0,)),
+        ({"ggml__eot_token_id": 1}, (0, 1)),
+        ({"ggml__eos_token_id": 1}, (1,)),
+        # A template that writes another end of turn than the file's end of text.
+        ({"ggml__eos_token_id": 1, "chat_template": "{{ 'x<|end|>' }}"}, (1, 0)),
+        ({"ggml__eos_token_id": 70_000}, ()),
+    ],
+)
+def test_the_ids_that_end_an_answer_are_the_files(
+    tmp_path: Path, settings: dict[str, Any], ends: tuple[int, ...]
+) -> None:
+    path = byte_level_file(tmp_path / "a.gguf", ggml__pre="gpt-2", **settings)
+    ours(path, tmp_path / "files")
+    assert special_tokens(tmp_path / "files", {}, 2000).eos_token_ids == ends
+
+
+def test_the_chat_template_and_the_names_it_uses_are_the_files(tmp_path: Path) -> None:
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    path = byte_level_file(tmp_path / "a.gguf", ggml__pre="gpt-2", chat_template=source)
+    ours(path, tmp_path / "files")
+    template = load_chat_template(tmp_path / "files")
+    try:
+        rendered = template.render([{"role": "user", "content": "hi"}])
+    finally:
+        template.close()
+    assert rendered.text == "<|user|>hi<|end|>"
+    reference = AutoTokenizer.from_pretrained(tmp_path, gguf_file="a.gguf")
+    messages = [{"role": "user", "content": "hi"}]
+    assert reference.apply_chat_template(messages, tokenize=False) == rendered.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ggml__model": "bert"}, "tokenizer 'bert' is not supported"),
+        ({"ggml__pre": "of-tomorrow"}, "'of-tomorrow', is not known; known: default, gpt-2"),
+    ],
+)
+def test_another_kind_of_tokenizer_is_refused_by_name(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    path = byte_level_file(tmp_path / "a.gguf", **settings)
+    with pytest.raises(UnsupportedModelError, match=said):
+        ours(path, tmp_path / "files")
+
+
+def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
+    path = byte_level_file(tmp_path / "a.gguf", ggml__merges=["no such"])
+    with pytest.raises(CheckpointError, match="its tokenizer is not valid"):
+        ours(path, tmp_path / "files")
+    path = write_file(tmp_path / "b.gguf", ["a"], [1, 1], {"ggml.model": "llama"})
+    with pytest.raises(CheckpointError, match="1 tokens, but 2 types"):
+        ours(path, tmp_path / "files")
+    path = write_file(tmp_path / "c.gguf", ["a"], [1], {"ggml.model": "llama"})
+    with pytest.raises(CheckpointError, match="a score for each token"):
+        ours(path, tmp_path / "files")
