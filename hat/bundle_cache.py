@@ -46,8 +46,7 @@ def cached_bundle(cache: Path, name: str, path: Path, request: SplitRequest) -> 
     from submodels.manifest import FORMAT_VERSION
 
     drafters = [
-        _files(drafter)
-        for drafter in (*companions(path, "adapter"), *companions(path, "medusa"))
+        _files(drafter) for drafter in (*companions(path, "adapter"), *companions(path, "medusa"))
     ]
     identity = repr((FORMAT_VERSION, name, _files(path), drafters, request))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]

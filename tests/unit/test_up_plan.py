@@ -10,15 +10,9 @@ import pytest
 
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
 from hat.errors import CommandError
-<<<<<<< HEAD
 from hat.settings.sources import Given, Sources
-from hat.splitting import SplitRequest, default_input_layers, default_model, split_model
-from hat.up.first_steps import first_steps, has_chat_template
-=======
-from hat.settings.sources import Given
 from hat.splitting import SplitRequest, default_model, split_model
-from hat.up.first_steps import Endpoint, first_steps, is_chat_model
->>>>>>> db8c36d (GGUF files are checkpoints: llama, mistral, qwen2 and qwen3, every format that the gguf package reads, with their tokenizers)
+from hat.up.first_steps import first_steps, has_chat_template
 from hat.up.plan import (
     UpSettings,
     reachable_host,
