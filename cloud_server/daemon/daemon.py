@@ -94,8 +94,10 @@ class CloudDaemon:
         self._num_running_steps = 0
         self._num_failed_in_a_row = 0
         self._num_lost_in_a_row = 0
-        self._is_restarting = False
-        self._is_given_up = False
+        self.is_restarting = False
+        """Whether the engine was lost and is being loaded again."""
+        self.is_given_up = False
+        """Whether a lost engine could not be loaded again."""
         self._is_pump_due = False
         self._drained = asyncio.Event()
         row_bytes = settings.hidden_size * ITEM_BYTES[settings.dtype]
@@ -114,19 +116,9 @@ class CloudDaemon:
     @property
     def is_broken(self) -> bool:
         """Whether the engine seems lost; it is tried again with every step."""
-        if self._is_given_up or self._num_lost_in_a_row >= _RESTARTS_WITHOUT_A_STEP:
+        if self.is_given_up or self._num_lost_in_a_row >= _RESTARTS_WITHOUT_A_STEP:
             return True
         return self._num_failed_in_a_row >= _BROKEN_AFTER_FAILED_STEPS
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether a lost engine could not be loaded again."""
-        return self._is_given_up
-
-    @property
-    def is_restarting(self) -> bool:
-        """Whether the engine was lost and is being loaded again."""
-        return self._is_restarting
 
     @property
     def is_draining(self) -> bool:
@@ -186,13 +178,13 @@ class CloudDaemon:
         """See `StepListener`."""
         self._num_lost_in_a_row += 1
         self._num_running_steps = 0
-        self._is_restarting = True
+        self.is_restarting = True
         self._metrics.lost_engines.inc()
         self._perform(self._core.engine_lost(reason, self._rhythm.load_s))
 
     def on_engine_ready(self) -> None:
         """See `StepListener`."""
-        self._is_restarting = False
+        self.is_restarting = False
         # What failed did so in the one that is gone; while not ready, nobody would try this one.
         self._num_failed_in_a_row = 0
         self._core.engine_ready()
@@ -200,7 +192,7 @@ class CloudDaemon:
 
     def on_engine_given_up(self) -> None:
         """See `StepListener`."""
-        self._is_given_up = True
+        self.is_given_up = True
         _log.error("the engine could not be loaded again: this cloud must be started anew")
 
     async def drain(self, timeout_s: float) -> None:
