@@ -47,18 +47,6 @@ _RESTARTS_WITHOUT_A_STEP = 3
 
 
 @dataclass(frozen=True, slots=True)
-class EngineRhythm:
-    """How many steps an engine works on at once, and about how long it takes to load.
-
-    With one stage a step given out early would hold fewer sessions: those that answer the running
-    one are not in it.
-    """
-
-    steps_in_flight: int = 1
-    load_s: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Patience:
     """How often deadlines are looked at, and how long a device may take nothing or be silent."""
 
@@ -70,7 +58,7 @@ class Patience:
 class CloudDaemon:
     """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop.
 
-    `clock` is the event loop's.
+    An engine that is lost will be back in about `load_s`. `clock` is the event loop's.
     """
 
     def __init__(
@@ -79,14 +67,15 @@ class CloudDaemon:
         engine: Steps,
         metrics: Metrics,
         patience: Patience,
-        rhythm: EngineRhythm,
+        load_s: float,
         clock: Clock,
     ) -> None:
         self._clock = clock
         self._core = CloudCore(settings)
         self._engine = engine
         self._metrics = metrics
-        self._rhythm = rhythm
+        self._load_s = load_s
+        self._steps_in_flight = settings.steps_in_flight
         self._loop = asyncio.get_running_loop()
         self._faults = QuietLog(_log, clock, self._loop.call_later)
         self._connections: dict[ConnectionId, Connection] = {}
@@ -180,7 +169,7 @@ class CloudDaemon:
         self._num_running_steps = 0
         self.is_restarting = True
         self._metrics.lost_engines.inc()
-        self._perform(self._core.engine_lost(reason, self._rhythm.load_s))
+        self._perform(self._core.engine_lost(reason, self._load_s))
 
     def on_engine_ready(self) -> None:
         """See `StepListener`."""
@@ -257,7 +246,7 @@ class CloudDaemon:
 
     def _pump(self) -> None:
         self._is_pump_due = False
-        while self._num_running_steps < self._rhythm.steps_in_flight:
+        while self._num_running_steps < self._steps_in_flight:
             step = self._core.next_step(self._clock())
             if step is None:
                 return
