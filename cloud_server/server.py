@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from cloud_server.config import CloudConfig, check_torch_settings
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
 from cloud_server.daemon.app import make_app
-from cloud_server.daemon.daemon import CloudDaemon, Patience
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
 from cloud_server.daemon.engine_thread import EngineThread
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception, server_tls
+from cloud_server.engines.engine import steps_in_flight
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
 from cloud_server.engines.sizing import gib
 from cloud_server.number_format import NAMES
@@ -95,10 +96,12 @@ class CloudServer:
         """
         started_s = self._clock()
         loaded = await self._engine.load()
-        load_s = max(_LEAST_LOAD_S, self._clock() - started_s)
+        rhythm = EngineRhythm(
+            steps_in_flight(loaded.engine), max(_LEAST_LOAD_S, self._clock() - started_s)
+        )
         settings = core_settings(self._config, self._bundle.manifest, loaded.engine)
         self.daemon = CloudDaemon(
-            settings, self._engine, self.metrics, self._patience, load_s, self._clock
+            settings, self._engine, self.metrics, self._patience, rhythm, self._clock
         )
         _log.info("%s", self._announcement(loaded))
 

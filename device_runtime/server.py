@@ -76,7 +76,7 @@ async def serve_device(config: DeviceConfig, world: World) -> AsyncIterator[Devi
         access = _access(config, listener)
         bundle = load_bundle(config.bundle, "device", config.verify_weights)
         monitor = StateMonitor(is_robust=config.chunking != "paper")
-        link = Link(_link_config(config, bundle), world.clock, world.randomness, monitor)
+        link = Link(link_config(config, bundle), world.clock, world.randomness, monitor)
         engine = await asyncio.to_thread(load_engine, config)
         runtime = Runtime(
             EngineThread(engine),
@@ -120,7 +120,12 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
+def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
+    """How a device with this bundle reaches its cloud.
+
+    Raises:
+        StartError: the environment names a proxy that cannot be used.
+    """
     manifest = bundle.manifest
     identity = ModelIdentity(
         fingerprint=bytes.fromhex(manifest.fingerprint),

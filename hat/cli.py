@@ -10,6 +10,7 @@ from hat import __version__
 from hat.commands.adapter import adapter
 from hat.commands.bench import bench
 from hat.commands.chat import chat
+from hat.commands.doctor import doctor
 from hat.commands.programs import cloud, device
 from hat.commands.split import split
 from hat.commands.up import up
@@ -61,7 +62,7 @@ def hat(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (up, split, cloud, device, chat, adapter, verify, bench):
+for _command in (up, split, cloud, device, chat, doctor, adapter, verify, bench):
     hat.add_command(_command)
 
 

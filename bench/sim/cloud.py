@@ -19,7 +19,7 @@ from cloud_server.core.actions import (
 )
 from cloud_server.core.config import CoreConfig
 from cloud_server.daemon.connection import Connection
-from cloud_server.daemon.daemon import CloudDaemon, Patience
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.steps import StepListener
 from process.sockets.memory import MemorySocket
@@ -28,16 +28,14 @@ from wire.messages import Dtype, Fault, Payload, Want
 _ITEM_BYTES = 2
 _LAST_WORDS_S = 2.0
 
-_LOAD_S = 1.0
-"""Of an engine that is lost, which none is here."""
-
 
 @dataclass(frozen=True, slots=True)
 class CloudSpec:
-    """One replica: engine times and the core's settings. It has a stage for each step in flight."""
+    """One replica: engine times, pipeline, and the core's settings."""
 
     step_time: StepTime
     core: CoreConfig
+    num_stages: int = 1
     overheads: Overheads = NO_OVERHEADS
 
 
@@ -104,7 +102,7 @@ class SimPipeline:
         self._spec = spec
         self._middle = middle
         self._told = told
-        self._stage_free_s = [0.0] * spec.core.steps_in_flight
+        self._stage_free_s = [0.0] * spec.num_stages
         self._loop = asyncio.get_running_loop()
         self._listener: StepListener | None = None
         self._under_way: deque[tuple[Step, StepOutcome]] = deque()
@@ -193,7 +191,7 @@ class Replica:
             self._pipeline,
             Metrics(spec.core.verify_tokens),
             Patience(),
-            _LOAD_S,
+            EngineRhythm(spec.num_stages),
             self._loop.time,
         )
 

@@ -43,9 +43,7 @@ class CoreConfig:
     step_budget_tokens: int = 512
     """Rows of one step, at most: at least two verifications."""
     steps_in_flight: int = 1
-    """Steps that the engine works on at once; they may hold rows of one session that follow each
-    other. With one stage a step given out early would hold fewer sessions: those that answer the
-    running one are not in it."""
+    """Steps that may hold rows of one session at once, which follow each other."""
     verify_tokens: int = 32
     """A frame of at most so many rows that wants rows back is a verification, and goes first."""
     target_step_s: float = 0.25

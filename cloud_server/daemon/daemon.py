@@ -47,6 +47,18 @@ _RESTARTS_WITHOUT_A_STEP = 3
 
 
 @dataclass(frozen=True, slots=True)
+class EngineRhythm:
+    """How many steps an engine works on at once, and about how long it takes to load.
+
+    With one stage a step given out early would hold fewer sessions: those that answer the running
+    one are not in it.
+    """
+
+    steps_in_flight: int = 1
+    load_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Patience:
     """How often deadlines are looked at, and how long a device may take nothing or be silent."""
 
@@ -58,7 +70,7 @@ class Patience:
 class CloudDaemon:
     """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop.
 
-    An engine that is lost will be back in about `load_s`. `clock` is the event loop's.
+    `clock` is the event loop's.
     """
 
     def __init__(
@@ -67,15 +79,14 @@ class CloudDaemon:
         engine: Steps,
         metrics: Metrics,
         patience: Patience,
-        load_s: float,
+        rhythm: EngineRhythm,
         clock: Clock,
     ) -> None:
         self._clock = clock
         self._core = CloudCore(settings)
         self._engine = engine
         self._metrics = metrics
-        self._load_s = load_s
-        self._steps_in_flight = settings.steps_in_flight
+        self._rhythm = rhythm
         self._loop = asyncio.get_running_loop()
         self._faults = QuietLog(_log, clock, self._loop.call_later)
         self._connections: dict[ConnectionId, Connection] = {}
@@ -83,10 +94,8 @@ class CloudDaemon:
         self._num_running_steps = 0
         self._num_failed_in_a_row = 0
         self._num_lost_in_a_row = 0
-        self.is_restarting = False
-        """Whether the engine was lost and is being loaded again."""
-        self.is_given_up = False
-        """Whether a lost engine could not be loaded again."""
+        self._is_restarting = False
+        self._is_given_up = False
         self._is_pump_due = False
         self._drained = asyncio.Event()
         row_bytes = settings.hidden_size * ITEM_BYTES[settings.dtype]
@@ -105,9 +114,19 @@ class CloudDaemon:
     @property
     def is_broken(self) -> bool:
         """Whether the engine seems lost; it is tried again with every step."""
-        if self.is_given_up or self._num_lost_in_a_row >= _RESTARTS_WITHOUT_A_STEP:
+        if self._is_given_up or self._num_lost_in_a_row >= _RESTARTS_WITHOUT_A_STEP:
             return True
         return self._num_failed_in_a_row >= _BROKEN_AFTER_FAILED_STEPS
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether a lost engine could not be loaded again."""
+        return self._is_given_up
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the engine was lost and is being loaded again."""
+        return self._is_restarting
 
     @property
     def is_draining(self) -> bool:
@@ -167,13 +186,13 @@ class CloudDaemon:
         """See `StepListener`."""
         self._num_lost_in_a_row += 1
         self._num_running_steps = 0
-        self.is_restarting = True
+        self._is_restarting = True
         self._metrics.lost_engines.inc()
-        self._perform(self._core.engine_lost(reason, self._load_s))
+        self._perform(self._core.engine_lost(reason, self._rhythm.load_s))
 
     def on_engine_ready(self) -> None:
         """See `StepListener`."""
-        self.is_restarting = False
+        self._is_restarting = False
         # What failed did so in the one that is gone; while not ready, nobody would try this one.
         self._num_failed_in_a_row = 0
         self._core.engine_ready()
@@ -181,7 +200,7 @@ class CloudDaemon:
 
     def on_engine_given_up(self) -> None:
         """See `StepListener`."""
-        self.is_given_up = True
+        self._is_given_up = True
         _log.error("the engine could not be loaded again: this cloud must be started anew")
 
     async def drain(self, timeout_s: float) -> None:
@@ -246,7 +265,7 @@ class CloudDaemon:
 
     def _pump(self) -> None:
         self._is_pump_due = False
-        while self._num_running_steps < self._steps_in_flight:
+        while self._num_running_steps < self._rhythm.steps_in_flight:
             step = self._core.next_step(self._clock())
             if step is None:
                 return

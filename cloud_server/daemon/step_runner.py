@@ -1,7 +1,6 @@
 """A step of the core performed on an engine: sequences opened and released, rows in, rows out."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_server.core.actions import (
@@ -16,6 +15,7 @@ from cloud_server.core.actions import (
 from cloud_server.engines.engine import (
     EngineFullError,
     MiddleEngine,
+    PendingRows,
     PipelinedEngine,
     Rows,
     SequenceId,
@@ -63,9 +63,9 @@ class StepRunner:
         prepared = [self._prepare(work, failed_opens) for work in step.items]
         items = [item for item in prepared if isinstance(item, StepItem)]
         started_s = self._clock()
-        wait = _begin(self._engine, items)
+        rows = _begin(self._engine, items)
         return RunningStep(
-            prepared, wait, tuple(failed_opens.items()), self._wire, started_s, self._clock
+            prepared, rows, tuple(failed_opens.items()), self._wire, started_s, self._clock
         )
 
     def _open(self, command: OpenSequence, failed: dict[SequenceHandle, Refusal]) -> Refusal | None:
@@ -112,7 +112,7 @@ class RunningStep:
     """A forward under way; `finish` may be called from another thread, in begun order."""
 
     prepared: list[StepItem | Refusal]
-    wait: Callable[[], list[Rows]]
+    rows: PendingRows
     failed_opens: tuple[tuple[SequenceHandle, Refusal], ...]
     wire: Dtype
     started_s: float
@@ -124,13 +124,32 @@ class RunningStep:
         Raises:
             Exception: whatever the engine raised.
         """
-        deep = iter(self.wait())
+        deep = iter(self.rows.wait())
         seconds = self.clock() - self.started_s
         results: list[Payload | Refusal] = [
             item if isinstance(item, Refusal) else _packed(next(deep), self.wire)
             for item in self.prepared
         ]
         return StepOutcome(tuple(results), seconds, self.failed_opens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    rows: list[Rows]
+
+    def wait(self) -> list[Rows]:
+        return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A step of an engine that does one at a time: it runs when it is waited for."""
+
+    engine: MiddleEngine
+    items: Sequence[StepItem]
+
+    def wait(self) -> list[Rows]:
+        return self.engine.step(self.items)
 
 
 def _packed(deep: Rows, wire: Dtype) -> Payload | Refusal:
@@ -140,11 +159,7 @@ def _packed(deep: Rows, wire: Dtype) -> Payload | Refusal:
         return Refusal(FaultCode.BAD_FRAME, f"what the layers made of the rows: {error}")
 
 
-def _begin(engine: MiddleEngine, items: Sequence[StepItem]) -> Callable[[], list[Rows]]:
-    """Start a forward, if there is anything to run; what waits for its rows."""
+def _begin(engine: MiddleEngine, items: Sequence[StepItem]) -> PendingRows:
     if not items:
-        return list
-    if isinstance(engine, PipelinedEngine):
-        return engine.begin(items).wait
-    # It does one step at a time, which runs when it is waited for.
-    return functools.partial(engine.step, items)
+        return _Done([])
+    return engine.begin(items) if isinstance(engine, PipelinedEngine) else _Whole(engine, items)

@@ -44,7 +44,7 @@ class Dialer:
         self._max_frame_bytes = max(MAX_HANDSHAKE_BYTES, frame_bytes)
 
     @contextlib.asynccontextmanager
-    async def __call__(self) -> AsyncIterator[Socket]:
+    async def __call__(self) -> AsyncIterator[AiohttpSocket]:
         """A socket on which nothing was said yet."""
         client = aiohttp.ClientSession(
             connector=self._connector(),

@@ -17,7 +17,7 @@ class Visit:
     __slots__ = ("address", "begun_s", "host", "is_proven", "put_out")
 
     def __init__(
-        self, host: str, address: str | None, begun_s: float, put_out: Callable[[], object]
+        self, host: str, address: str | None, begun_s: float, put_out: Callable[[], None]
     ) -> None:
         self.host = host
         self.address = address

@@ -84,7 +84,7 @@ class Listener:
             return
         task = asyncio.current_task()
         assert task is not None
-        visit = Visit(host, self._guard.address_of(host), self._loop.time(), task.cancel)
+        visit = Visit(host, self._guard.address_of(host), self._loop.time(), _cancel(task))
         if not self._guard.enter(visit):
             accepted.close()
             return
@@ -106,6 +106,13 @@ class Listener:
             if handler.transport is None:
                 self._guard.door.leave(visit)
                 accepted.close()
+
+
+def _cancel(task: asyncio.Task[None]) -> Callable[[], None]:
+    def cancel() -> None:
+        task.cancel()
+
+    return cancel
 
 
 def bind_all(host: str, port: int) -> list[socket.socket]:

@@ -8,7 +8,12 @@ from aiohttp import WSMsgType, web
 
 from process.sockets.pulse import Progress
 from process.sockets.socket import HEADER_BYTES, BrokenSocketError
-from process.sockets.tcp import num_received_bytes, num_unacknowledged_bytes
+from process.sockets.tcp import (
+    SentSegments,
+    num_received_bytes,
+    num_unacknowledged_bytes,
+    sent_segments,
+)
 
 WebSocket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse[bool]
 
@@ -75,6 +80,10 @@ class AiohttpSocket:
             num_delivered=max(0, self._num_written - num_waiting),
             num_written=self._num_written,
         )
+
+    def sent_segments(self) -> SentSegments | None:
+        """Segments sent and sent again; None where the system does not tell."""
+        return None if self._sock is None else sent_segments(self._sock)
 
     async def close(self) -> None:
         """See `Socket`."""

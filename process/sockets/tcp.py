@@ -4,6 +4,7 @@ import array
 import socket
 import struct
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 if sys.platform == "linux":
@@ -11,8 +12,11 @@ if sys.platform == "linux":
     import termios
 
 # Python 3.11 does not name them; offsets and numbers are those of the kernels' headers
-# (`struct tcp_info` of Linux since 4.1: tcpi_bytes_received; SO_NWRITE of macOS).
+# (`struct tcp_info` of Linux since 4.6: tcpi_total_retrans, tcpi_bytes_received and
+# tcpi_data_segs_out; SO_NWRITE of macOS).
+_SENT_AGAIN_OFFSET = 100
 _RECEIVED_OFFSET = 128
+_SENT_OFFSET = 156
 _SO_NWRITE = 0x1024
 _NOTSENT_LOWAT = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 
@@ -23,14 +27,28 @@ TELLS_PROGRESS = sys.platform == "linux"
 
 def num_received_bytes(sock: Any) -> int | None:
     """Bytes that have come, read by this program or not; None where the system does not tell."""
-    if sys.platform != "linux":
+    info = _tcp_info(sock, _RECEIVED_OFFSET + 8)
+    return None if info is None else int(struct.unpack_from("<Q", info, _RECEIVED_OFFSET)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class SentSegments:
+    """The data segments that this end of a connection has sent."""
+
+    num_sent: int
+    """All of them."""
+    num_again: int
+    """Those that were sent before, and were taken for lost."""
+
+
+def sent_segments(sock: Any) -> SentSegments | None:
+    """What was sent and what was lost on the way out; None where the system does not tell."""
+    info = _tcp_info(sock, _SENT_OFFSET + 4)
+    if info is None:
         return None
-    size = _RECEIVED_OFFSET + 8
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
-    except (OSError, ValueError):
-        return None
-    return int(struct.unpack_from("<Q", info, _RECEIVED_OFFSET)[0]) if len(info) == size else None
+    (num_sent,) = struct.unpack_from("<I", info, _SENT_OFFSET)
+    (num_again,) = struct.unpack_from("<I", info, _SENT_AGAIN_OFFSET)
+    return SentSegments(num_sent, num_again)
 
 
 def num_unacknowledged_bytes(sock: Any) -> int:
@@ -54,3 +72,14 @@ def keep_unsent_short(sock: Any, num_bytes: int) -> None:
     """
     if _NOTSENT_LOWAT is not None:
         sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, num_bytes)
+
+
+def _tcp_info(sock: Any, size: int) -> bytes | None:
+    """The beginning of Linux's `struct tcp_info`, so many bytes; None where there is none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+    except (OSError, ValueError):
+        return None
+    return info if len(info) == size else None

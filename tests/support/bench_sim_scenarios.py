@@ -44,7 +44,8 @@ def cloud(num_stages: int = 1, capacity_tokens: int = 100_000) -> CloudSpec:
     """A small cloud."""
     return CloudSpec(
         LinearStep(0.005, 0.0001),
-        core_config(capacity_tokens, 2048, ROW_BYTES, steps_in_flight=num_stages),
+        core_config(capacity_tokens, 2048, ROW_BYTES),
+        num_stages,
         Overheads(hand_over_s=0.0001),
     )
 

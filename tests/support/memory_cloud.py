@@ -12,7 +12,7 @@ from typing import Any
 from cloud_server.config import CloudConfig
 from cloud_server.core.actions import Identity, Refusal, Step, StepOutcome, StepWork
 from cloud_server.core.config import CoreConfig
-from cloud_server.daemon.daemon import CloudDaemon, Patience
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
 from cloud_server.daemon.device_socket import DeviceSocket, Guest
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception
@@ -143,7 +143,7 @@ class MemoryCloud:
             self.steps,
             Metrics(CONFIG.verify_tokens),
             patience or Patience(),
-            load_s,
+            EngineRhythm(load_s=load_s),
             self._clock,
         )
 

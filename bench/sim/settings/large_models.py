@@ -111,7 +111,7 @@ class Fleet:
             steps_in_flight=self.num_servers,
         )
         step_time = RooflineStep(self.server, model, num_layers, self.num_servers)
-        return CloudSpec(step_time, core, Overheads(hand_over_s=_HAND_OVER_S))
+        return CloudSpec(step_time, core, self.num_servers, Overheads(hand_over_s=_HAND_OVER_S))
 
     def _model_record(self) -> ModelRecord:
         """For results; nothing of it was loaded."""

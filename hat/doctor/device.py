@@ -1,0 +1,217 @@
+"""How long the device's own parts take, at each precision that its bundle has."""
+
+import gc
+import resource
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle
+
+import numpy as np
+
+from chunking.averages import RobustAverage
+from chunking.cost import LinearTime
+from chunking.line_estimator import LineEstimator
+from cloud_server.engines.host_memory import available_bytes
+from device_runtime.config import DeviceConfig, Weights
+from device_runtime.engines.checks import num_threads
+from device_runtime.engines.engine import DeviceEngine, DraftRequest, Rows, SequenceId
+from device_runtime.engines.loading import load_engine
+from process.machine import processor
+from process.world import Clock
+from submodels.bundle.bundle import Bundle
+from submodels.manifest import Manifest
+from submodels.onnx.files import WEIGHTS_FORMATS, Graph, graph_file
+
+_CHUNK_SIZES = (1, 5, 16, 64, 256)
+"""Rows of a round, of a round with a draft, and of chunks of a prompt."""
+
+_HEAD_SIZES = (1, 5)
+
+_DRAFT_TOKENS = 4
+_CONTEXT_TOKENS = 64
+"""Of the text that is drafted behind."""
+
+_LEAST_RUNS, _MOST_RUNS = 3, 25
+_RUNS_S = 0.25
+"""A call is repeated for so long, at least and at most so many times."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsTimes:
+    """One precision of the device's parts."""
+
+    weights: str
+    """float32, int8 or int4; with the torch engine its float32."""
+    layers: LinearTime
+    """The input layers over the rows of a frame, embedding included."""
+    head: LinearTime
+    """Output layers and head over the rows that tokens are chosen from."""
+    draft_token_s: float | None
+    """One token of the adapter's drafts; None where nothing is drafted by a model."""
+    num_bytes: int
+    """Of the files of input layers, output layers and head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of this machine's memory."""
+
+    used_bytes: int
+    """The most that this process has had, with one precision after the other."""
+    free_bytes: int
+    """What may still be taken, within the container's limit if there is one."""
+    context_token_bytes: int
+    """Keys and values of one position on the device, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFindings:
+    """What this device can do."""
+
+    processor: str
+    num_threads: int
+    model_name: str
+    num_layers: int
+    num_input_layers: int
+    num_output_layers: int
+    max_context_tokens: int
+    engine: str
+    chosen: str
+    """The precision that `hat device` would use with the same settings."""
+    weights: tuple[WeightsTimes, ...]
+    memory: Memory
+
+    @property
+    def now(self) -> WeightsTimes:
+        """The times of the chosen precision."""
+        return next(each for each in self.weights if each.weights == self.chosen)
+
+
+def examine_device(
+    config: DeviceConfig, bundle: Bundle, clock: Clock
+) -> tuple[DeviceFindings, DeviceEngine]:
+    """Times of every precision, and the engine of the one that is configured, ready for use.
+
+    Raises:
+        StartError, BundleError: the configured engine cannot be loaded.
+    """
+    manifest = bundle.manifest
+    found: list[WeightsTimes] = []
+    for weights in _weights_of(config, manifest):
+        times, engine = _times_of(replace(config, weights=weights), manifest, clock)
+        found.append(times)
+        if weights != config.weights:
+            del engine
+            gc.collect()
+    found.sort(key=lambda times: WEIGHTS_FORMATS.index(times.weights))
+    shape = manifest.shape
+    num_own_layers = manifest.num_input_layers + manifest.num_output_layers
+    findings = DeviceFindings(
+        processor=processor(),
+        num_threads=num_threads(config.threads),
+        model_name=manifest.model_name,
+        num_layers=shape.num_layers,
+        num_input_layers=manifest.num_input_layers,
+        num_output_layers=manifest.num_output_layers,
+        max_context_tokens=engine.max_context_tokens,
+        engine=config.engine,
+        chosen=config.weights if config.engine == "onnx" else "float32",
+        weights=tuple(found),
+        memory=Memory(
+            used_bytes=_peak_bytes(),
+            free_bytes=available_bytes(),
+            context_token_bytes=8 * num_own_layers * shape.num_key_value_heads * shape.head_dim,
+        ),
+    )
+    return findings, engine
+
+
+def some_token_ids(num_tokens: int, vocab_size: int) -> tuple[int, ...]:
+    """Token ids that say nothing, the same ones each time."""
+    ids = np.random.default_rng(0).integers(0, vocab_size, num_tokens)
+    return tuple(int(token_id) for token_id in ids)
+
+
+def _weights_of(config: DeviceConfig, manifest: Manifest) -> Sequence[Weights]:
+    """The configured precision comes last: its engine stays."""
+    if config.engine == "torch":
+        return (config.weights,)
+    others = [weights for weights in WEIGHTS_FORMATS if weights in manifest.onnx_weights]
+    return (*(weights for weights in others if weights != config.weights), config.weights)
+
+
+def _times_of(
+    config: DeviceConfig, manifest: Manifest, clock: Clock
+) -> tuple[WeightsTimes, DeviceEngine]:
+    engine = load_engine(config)
+    sequence = engine.open()
+    context = engine.max_context_tokens
+    ids = some_token_ids(min(max(_CHUNK_SIZES), context), engine.vocab_size)
+    sizes = [size for size in _CHUNK_SIZES if size <= len(ids)]
+    layers = _line(sizes, lambda size: engine.input_rows(sequence, ids[:size], 0), clock)
+    rows = engine.input_rows(sequence, ids, 0)
+    head = _line(_HEAD_SIZES, lambda size: engine.logits(sequence, rows[:size], 0, size), clock)
+    draft_token_s = None
+    if engine.draft_limits is not None:
+        draft_token_s = _draft_token_s(engine, sequence, ids, rows, clock)
+    engine.release(sequence)
+    weights = config.weights if config.engine == "onnx" else "float32"
+    return WeightsTimes(weights, layers, head, draft_token_s, _file_bytes(config, manifest)), engine
+
+
+def _draft_token_s(
+    engine: DeviceEngine, sequence: SequenceId, ids: Sequence[int], rows: Rows, clock: Clock
+) -> float:
+    """Behind another token each time: rows of tokens that were drafted before are remembered."""
+    num_context = min(_CONTEXT_TOKENS, engine.max_context_tokens - _DRAFT_TOKENS - 1)
+    engine.input_rows(sequence, ids[:num_context], 0)
+    engine.logits(sequence, rows[:num_context], 0, 0)
+    tokens = cycle(ids)
+
+    def draft() -> None:
+        request = DraftRequest(
+            (next(tokens),), num_context, _DRAFT_TOKENS, _likeliest, min_probability=0.0
+        )
+        engine.draft(sequence, request)
+
+    return _typical_s(draft, clock) / _DRAFT_TOKENS
+
+
+def _file_bytes(config: DeviceConfig, manifest: Manifest) -> int:
+    graphs = (Graph.INPUT, Graph.OUTPUT, Graph.HEAD)
+    names = [graph_file(graph, config.weights) for graph in graphs]
+    return sum(file.num_bytes for name, file in manifest.files.items() if name in names)
+
+
+def _line(sizes: Sequence[int], call: Callable[[int], object], clock: Clock) -> LinearTime:
+    """Seconds over rows, through the typical time of each size."""
+    line = LineEstimator(RobustAverage)
+    for size in sizes:
+        line.add(size, _typical_s(partial(call, size), clock))
+    assert line.line is not None, "it was given some"
+    return line.line
+
+
+def _typical_s(call: Callable[[], object], clock: Clock) -> float:
+    """The median of some runs, behind one that warms up."""
+    call()
+    times: list[float] = []
+    begun_s = clock()
+    while len(times) < _LEAST_RUNS or (len(times) < _MOST_RUNS and clock() - begun_s < _RUNS_S):
+        started_s = clock()
+        call()
+        times.append(clock() - started_s)
+    return statistics.median(times)
+
+
+def _likeliest(logits: Rows, drafted: Sequence[int]) -> int:
+    return int(logits.argmax())
+
+
+def _peak_bytes() -> int:
+    """The unit is the system's: KiB, or bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,260 @@
+"""What to expect: this device, link and cloud as tables in the simulator, asked as users ask.
+
+The simulator runs the programs' own code, planner and drafting policy included; what was measured
+here says how long each piece of work takes. Other choices are the same world with other tables.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from adapters.storage import TrainingFigures
+from bench.link.spec import LinkSpec
+from bench.measures import tbt_s, ttft_s
+from bench.records import LinkRecord, ModelRecord, RequestRecord, WorkloadRecord
+from bench.sim.arms import sim_arm
+from bench.sim.cloud import CloudSpec, core_config
+from bench.sim.run import simulate
+from bench.sim.scenario import DeviceSpec, Request, Scenario
+from bench.sim.world.acceptance import NEVER, AcceptanceTable, geometric
+from bench.sim.world.link import MSS_BYTES, PACKET_OVERHEAD_BYTES
+from bench.sim.world.times import DeviceTimes, Overheads
+from chunking.cost import LinearTime
+from cloud_server.core.actions import Step
+from device_runtime.engines.engine import DraftLimits
+from hat.doctor.cloud import Check, CloudFindings, LinkFindings
+
+PROMPT_TOKENS = (100, 1000, 4000)
+
+_ANSWER_TOKENS = 64
+_CAPACITY_TOKENS = 1 << 18
+_WIRE_SHARE = (MSS_BYTES + PACKET_OVERHEAD_BYTES) / MSS_BYTES
+"""A link's rate counts the headers of packets, and what was measured does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """How well a drafter guesses, and what its guesses cost."""
+
+    table: AcceptanceTable
+    limits: DraftLimits
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to set up device and split; the world is that of all choices."""
+
+    layers: LinearTime
+    """Over the rows of a frame."""
+    head: LinearTime
+    cloud_share: float = 1.0
+    """Of the middle layers that were measured."""
+    returns_all_rows: bool = False
+    """As with output layers on the device."""
+    chunking: Literal["adaptive", "paper", "fixed"] = "adaptive"
+    chunk_tokens: int = 0
+    drafts: Drafts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a prompt of so many tokens takes."""
+
+    num_tokens: int
+    ttft_s: float
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of the tokens behind the first."""
+
+    token_s: float
+    """On average."""
+    tokens_per_round: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """How many come in a second."""
+        return 1.0 / self.token_s
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a choice leads to."""
+
+    prompts: tuple[Prompt, ...]
+    speed: Speed
+
+    def ttft_s(self, num_tokens: int) -> float:
+        """Of the prompt of so many tokens, which was among those asked."""
+        return next(each.ttft_s for each in self.prompts if each.num_tokens == num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredStep:
+    """A step's time by its rows, straight between what was measured, and by what lies before."""
+
+    cloud: CloudFindings
+    share: float
+
+    def of(self, step: Step) -> float:
+        """See `bench.sim.world.times.StepTime`."""
+        num_rows = sum(item.num_rows for item in step.items)
+        context_s = sum(
+            (item.position + item.num_rows / 2) * self.cloud.context.of(item.num_rows)
+            for item in step.items
+        )
+        return self.share * (self._of_rows(num_rows) + context_s)
+
+    def _of_rows(self, num_rows: int) -> float:
+        points = self.cloud.steps
+        rows = [point.num_rows for point in points]
+        seconds = [point.seconds for point in points]
+        if num_rows <= rows[-1] or len(rows) == 1:
+            return float(np.interp(num_rows, rows, seconds))
+        row_s = max(0.0, (seconds[-1] - seconds[0]) / (rows[-1] - rows[0]))
+        return seconds[-1] + row_s * (num_rows - rows[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What no choice changes: the link, the cloud, and what the programs add to each piece."""
+
+    link: LinkFindings
+    cloud: CloudFindings
+    most_tokens: int
+    """Of prompt and answer together."""
+    piece_s: float = 0.0
+    """What every piece of an answer takes beyond what was measured in parts."""
+
+    @property
+    def prompt_sizes(self) -> tuple[int, ...]:
+        """Those of `PROMPT_TOKENS` that the context has room for."""
+        return tuple(size for size in PROMPT_TOKENS if size + _ANSWER_TOKENS <= self.most_tokens)
+
+    def with_check(self, choice: Choice, check: Check) -> "Surroundings":
+        """The same, with what an answer was seen to take beyond its parts."""
+        answer = _asked(self, choice, [(check.num_prompt_tokens, 17)])[-1]
+        return replace(self, piece_s=max(0.0, check.token_s - _speed(answer).token_s))
+
+    def outlook(self, choice: Choice, sizes: tuple[int, ...] | None = None) -> Outlook:
+        """What a choice leads to here, for prompts of these sizes."""
+        sizes = self.prompt_sizes if sizes is None else sizes
+        # Each twice: the first time the planner knows little of link and cloud.
+        asked = [(size, 2) for size in (*sizes, *sizes)]
+        short = min(sizes, default=1)
+        *first, answer = _asked(self, choice, [*asked, (short, _ANSWER_TOKENS)])
+        known = first[len(sizes) :]
+        return Outlook(tuple(_prompt(request) for request in known), _speed(answer))
+
+
+def card_drafts(figures: TrainingFigures, limits: DraftLimits, step_s: float) -> Drafts:
+    """The bundle's adapter, as it was measured when it was trained.
+
+    Of a draft that never stops, and of one that stops where it is unsure, the tokens per round are
+    known; the two tell how often a guess is right and how often one is made.
+    """
+    most = limits.max_tokens
+    stopped = _chance(figures.stopped_tokens_per_round, most)
+    right = max(stopped, _chance(figures.tokens_per_round, most))
+    sure = stopped / right if right else 0.0
+    return Drafts(AcceptanceTable((sure,), (sure,), (right,), source="card"), limits, step_s)
+
+
+def assumed_drafts(tokens_per_round: float, max_tokens: int, step_s: float) -> Drafts:
+    """A drafter that is not there, if it were so good."""
+    table = geometric(tokens_per_round, 1.0, max_tokens, "assumed")
+    return Drafts(table, DraftLimits(0.0, max_tokens), step_s)
+
+
+def scaled(time: LinearTime, factor: float) -> LinearTime:
+    """So many times as long."""
+    return LinearTime(factor * time.fixed_s, factor * time.token_s)
+
+
+def _chance(tokens_per_round: float, max_tokens: int) -> float:
+    """That the next guess of a draft stays, if all had the same."""
+    most = max_tokens + 0.999
+    (chance,) = geometric(max(1.0, min(tokens_per_round, most)), 1.0, max_tokens, "").right
+    return chance
+
+
+def _asked(
+    world: Surroundings, choice: Choice, requests: list[tuple[int, int]]
+) -> list[RequestRecord]:
+    """What the requests `(prompt tokens, answer tokens)` took, asked one after the other."""
+    drafts = choice.drafts
+    arm = sim_arm("hat-no-speculation" if drafts is None else "hat")
+    device = replace(arm.device, chunking=choice.chunking, chunk_tokens=choice.chunk_tokens)
+    cloud, link = world.cloud, world.link
+    scenario = Scenario(
+        arm=replace(arm, device=device, returns_all_rows=choice.returns_all_rows),
+        setting="",
+        model=_MODEL,
+        # So that TCP's own dynamics are simulated too.
+        link=LinkRecord(kind="netem"),
+        workload=_WORKLOAD,
+        requests=tuple(Request(n, 0, 0.0, *sizes) for n, sizes in enumerate(requests)),
+        devices=(
+            DeviceSpec(
+                DeviceTimes(
+                    input=choice.layers,
+                    output=choice.head,
+                    draft_call_s=0.0,
+                    draft_step_s=0.0 if drafts is None else drafts.step_s,
+                ),
+                _link_spec(link),
+                Overheads(emission_s=world.piece_s),
+            ),
+        ),
+        cloud=CloudSpec(
+            MeasuredStep(cloud, choice.cloud_share),
+            core_config(
+                _CAPACITY_TOKENS,
+                cloud.max_context_tokens,
+                cloud.row_bytes,
+                max_frame_tokens=cloud.max_frame_tokens,
+                credit_window_tokens=4 * cloud.max_frame_tokens,
+            ),
+        ),
+        acceptance=NEVER if drafts is None else drafts.table,
+        draft_limits=DraftLimits(0.0, 1) if drafts is None else drafts.limits,
+        seed=0,
+    )
+    return simulate(scenario).requests
+
+
+def _link_spec(link: LinkFindings) -> LinkSpec:
+    rates = (link.up_bytes_per_s, link.down_bytes_per_s)
+    up, down = (None if rate is None else rate * _WIRE_SHARE for rate in rates)
+    return LinkSpec(up, down, delay_s=link.delay_s / 2)
+
+
+def _prompt(request: RequestRecord) -> Prompt:
+    first_s = ttft_s(request)
+    assert first_s is not None, "every request is answered"
+    return Prompt(request.prompt_tokens, first_s, tuple(request.chunk_tokens))
+
+
+def _speed(request: RequestRecord) -> Speed:
+    gaps_s = tbt_s(request)
+    num_rounds = max(1, request.rounds)
+    return Speed(sum(gaps_s) / len(gaps_s), (request.output_tokens - 1) / num_rounds)
+
+
+_MODEL = ModelRecord(
+    name="",
+    fingerprint="",
+    num_layers=0,
+    num_input_layers=0,
+    num_output_layers=0,
+    hidden_size=0,
+    dtype="",
+    has_real_weights=False,
+)
+_WORKLOAD = WorkloadRecord(
+    name="", arrivals="closed", num_devices=1, num_requests=0, max_output_tokens=0, temperature=0.0
+)
