@@ -24,32 +24,25 @@ _REQUEST_BUCKETS = (
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 
-_TIMES = (
-    (
-        {"time_to_first_token": "From the arrival of a request to its first token."},
-        _FIRST_TOKEN_BUCKETS,
-    ),
-    (
-        {
-            "inter_token_latency": "Between two emissions of a generation; an emission may hold "
-            "several tokens.",
-            "request_time_per_output_token": "Decode time of a generation, divided by its tokens "
-            "after the first.",
-        },
-        _INTER_TOKEN_BUCKETS,
-    ),
-    (
-        {
-            "e2e_request_latency": "From the arrival of a request to the end of a generation.",
-            "request_queue_time": "From the arrival of a request to a generation's turn.",
-            "request_prefill_time": "From a generation's turn to its first token.",
-            "request_decode_time": "From a generation's first token to its last.",
-            "request_inference_time": "From a generation's turn to its last token.",
-        },
-        _REQUEST_BUCKETS,
-    ),
-)
-"""Times with vLLM's names, definitions and buckets; without `hat_` and `_seconds`."""
+_TIMES = {
+    _FIRST_TOKEN_BUCKETS: {
+        "time_to_first_token": "From the arrival of a request to its first token.",
+    },
+    _INTER_TOKEN_BUCKETS: {
+        "inter_token_latency": "Between two emissions of a generation; an emission may hold "
+        "several tokens.",
+        "request_time_per_output_token": "Decode time of a generation, divided by its tokens "
+        "after the first.",
+    },
+    _REQUEST_BUCKETS: {
+        "e2e_request_latency": "From the arrival of a request to the end of a generation.",
+        "request_queue_time": "From the arrival of a request to a generation's turn.",
+        "request_prefill_time": "From a generation's turn to its first token.",
+        "request_decode_time": "From a generation's first token to its last.",
+        "request_inference_time": "From a generation's turn to its last token.",
+    },
+}
+"""Times by the buckets of their histograms: vLLM's names without `_seconds`, its definitions."""
 
 
 class Load(Protocol):
@@ -98,7 +91,7 @@ class Metrics:
             self._ended.labels(model_name, reason)
         self._times = {
             name: self._histogram(f"{name}_seconds", text, buckets)
-            for times, buckets in _TIMES
+            for buckets, times in _TIMES.items()
             for name, text in times.items()
         }
         self._add_work()
