@@ -54,7 +54,6 @@ class Driver:
         self._sent: ComputeAndSend | None = None
         self._reply: Reply | None = None
         self._failure: CloudUnavailableError | None = None
-        self._most_cached_tokens = 0
         self._pending: deque[Action] = deque()
 
     async def begin(self) -> None:
@@ -109,10 +108,7 @@ class Driver:
         assert self._failure is not None, "a failure comes before the recovery"
         started_s = self._clock()
         num_cached = await self._outage.over(self._failure, self.place.reopen)
-        if num_cached > self._most_cached_tokens:
-            # A long replay over a bad link gets there in the end.
-            self._most_cached_tokens = num_cached
-            self._outage.advanced()
+        self._outage.reopened(num_cached)
         self._recorder.recovered(started_s)
         return self.session.on_reopened(num_cached, self.place.max_frame_tokens)
 
@@ -184,7 +180,6 @@ class Driver:
         started_s = self._clock()
         tokens = await self._workers.run(lambda engine: self._decide(engine, action))
         self._outage.advanced()
-        self._most_cached_tokens = 0
         actions = self.session.on_chosen(tokens, self._clock())
         self._recorder.chose(action, len(tokens), self.session.num_accepted, started_s)
         return actions

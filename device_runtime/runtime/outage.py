@@ -41,17 +41,23 @@ class Outage:
         self._randomness = randomness
         self._left_s: float | None = None
         self._busy_since_s: float | None = None
-        self._num_recoveries = 0
-        self._num_busy = 0
+        self._num_recoveries = self._num_busy = self._most_cached_tokens = 0
 
     def answered(self) -> None:
         """The cloud has replied: the next stretch begins anew."""
         self._left_s = None
 
     def advanced(self) -> None:
-        """Tokens were decided, or more is cached than ever: this generation gets on."""
-        self._num_recoveries = self._num_busy = 0
+        """Tokens were decided: this generation gets on."""
+        self._num_recoveries = self._num_busy = self._most_cached_tokens = 0
         self._busy_since_s = None
+
+    def reopened(self, num_cached_tokens: int) -> None:
+        """The session is there again; with more cached than ever since tokens were decided, it
+        gets on as well: a long replay over a bad link arrives in the end."""
+        if num_cached_tokens > self._most_cached_tokens:
+            self.advanced()
+            self._most_cached_tokens = num_cached_tokens
 
     async def over(self, failure: CloudUnavailableError, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt` gives, tried until it succeeds, first once the link is up again.
