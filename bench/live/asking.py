@@ -15,25 +15,32 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float = 0.0
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """All requests of one device's user, to the endpoint `url`.
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """All requests of one device's user, in their order.
 
     Closed: the next is asked when the last answer is there. Request n is sampled with `seed` plus
     n, so that every arm is asked for the same text. `warm_up` is asked before, one by one, and not
-    told. The timeline is kept of requests whose number is in `timelines`. What crosses the link,
-    and so counts as bytes up and down, depends on `where` the model runs.
+    told. The timeline is kept of requests whose number is in `timelines`.
     """
 
     device: int
-    url: str
     warm_up: list[Ask]
     asks: list[Ask]
     is_closed: bool
     temperature: float
     seed: int
     timelines: list[int]
-    ready_within_s: float
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What the client process is to ask the endpoint `url`.
+
+    What crosses the link, and so counts as bytes up and down, depends on `where` the model runs.
+    """
+
+    url: str
     where: Where
+    load: Load
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -61,10 +68,4 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     unix_s: float
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The run cannot go on; nothing follows."""
-
-    reason: str
-
-
-Told = Warm | Answered | Ended | Failed
+Told = Warm | Answered | Ended

@@ -11,10 +11,11 @@ import time
 import aiohttp
 import msgspec
 
-from bench.live.asking import Answered, Ask, Begin, Ended, Failed, Job, Told, Warm
+from bench.live.asking import Answered, Ask, Begin, Ended, Job, Told, Warm
 from bench.live.event_reader import Answer, ask
 
 _POLL_S = 0.05
+_READY_S = 60.0
 _LONGEST_EVENT_BYTES = 1 << 22
 
 
@@ -32,10 +33,7 @@ async def _run(job: Job) -> None:
         timeout=timeout, connector=connector, read_bufsize=_LONGEST_EVENT_BYTES
     ) as http:
         client = _Client(http, job)
-        reason = await client.warm_up()
-        if reason is not None:
-            _tell(Failed(reason))
-            return
+        await client.warm_up()
         _tell(Warm())
         line = await asyncio.to_thread(sys.stdin.buffer.readline)
         if line:
@@ -47,30 +45,30 @@ class _Client:
     def __init__(self, http: aiohttp.ClientSession, job: Job) -> None:
         self._http = http
         self._job = job
+        self._load = job.load
         self._begun_s = 0.0
 
-    async def warm_up(self) -> str | None:
-        """Wait for the endpoint and ask what is not counted; why not, if that fails."""
-        until_s = time.perf_counter() + self._job.ready_within_s
+    async def warm_up(self) -> None:
+        """Wait for the endpoint and ask what is not counted; exit with the reason if that fails."""
+        until_s = time.perf_counter() + _READY_S
         while (reason := await self._reason_not_ready()) is not None:
             if time.perf_counter() > until_s:
-                return f"{self._job.url} is not ready: {reason}"
+                sys.exit(f"{self._job.url} is not ready: {reason}")
             await asyncio.sleep(_POLL_S)
-        for each in self._job.warm_up:
+        for each in self._load.warm_up:
             answer = await self._ask(each, time.perf_counter())
             if answer.error is not None:
-                return f"the warm-up failed: {answer.error}"
-        return None
+                sys.exit(f"the warm-up failed: {answer.error}")
 
     async def run(self, begin_unix_s: float) -> None:
         """Ask everything, and tell each answer as it is complete."""
         self._begun_s = time.perf_counter() + begin_unix_s - time.time()
-        if self._job.is_closed:
+        if self._load.is_closed:
             await self._until(self._begun_s)
-            for each in self._job.asks:
+            for each in self._load.asks:
                 await self._record(each, time.perf_counter())
         else:
-            await asyncio.gather(*(self._in_time(each) for each in self._job.asks))
+            await asyncio.gather(*(self._in_time(each) for each in self._load.asks))
 
     async def _in_time(self, each: Ask) -> None:
         due_s = self._begun_s + each.at_s
@@ -83,24 +81,24 @@ class _Client:
     async def _record(self, each: Ask, due_s: float) -> None:
         answer = await self._ask(each, due_s)
         arrival_s = due_s - self._begun_s
-        record = answer.record(each.number, self._job.device, arrival_s)
+        record = answer.record(each.number, self._load.device, arrival_s)
         crossed = answer.crossed_bytes(self._job.where)
         record = msgspec.structs.replace(record, bytes_up=crossed[0], bytes_down=crossed[1])
         _tell(Answered(record))
 
     async def _ask(self, each: Ask, due_s: float) -> Answer:
-        job = self._job
+        load = self._load
         body = {
             "prompt": each.prompt,
             "max_tokens": each.max_tokens,
-            "temperature": job.temperature,
-            "seed": job.seed + each.number,
+            "temperature": load.temperature,
+            "seed": load.seed + each.number,
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            "include_hat_stats": "timeline" if each.number in job.timelines else True,
+            "include_hat_stats": "timeline" if each.number in load.timelines else True,
         }
-        return await ask(self._http, f"{job.url}/v1/completions", body, due_s)
+        return await ask(self._http, f"{self._job.url}/v1/completions", body, due_s)
 
     async def _reason_not_ready(self) -> str | None:
         limit = aiohttp.ClientTimeout(total=5)

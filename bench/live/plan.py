@@ -1,14 +1,16 @@
 """What a live run is to do, and the names and records that follow from it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.arms import Arm
+import msgspec
+
+from bench.arms import WARM_UP_TOKENS, Arm
 from bench.link.shaped_link import LinkKind
 from bench.link.spec import LinkSpec, link_text
-from bench.live.asking import Ask
-from bench.live.cell import Load
+from bench.live.asking import Ask, Load
 from bench.models import has_real_weights
 from bench.records import ModelRecord, WorkloadRecord
 from bench.workloads.arrivals import CLOSED, arrivals
@@ -107,8 +109,10 @@ def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:
     )
 
 
-def load_of(setting: Setting, seed: int) -> Load:
-    """A setting's requests: the same seed gives the same ones, which go round the devices.
+def loads_of(setting: Setting, seed: int) -> list[Load]:
+    """A setting's requests by device: the same seed gives the same ones, which go round them.
+
+    A device warms up with its first prompts, cut short.
 
     Raises:
         WorkloadError: no such prompts or arrivals.
@@ -119,15 +123,23 @@ def load_of(setting: Setting, seed: int) -> Load:
     longest = context - asked.max_output_tokens
     prompts = load_prompts(asked.name, asked.num_requests, seed, device, longest)
     times = arrivals(asked.arrivals, asked.num_requests, asked.requests_per_s, seed)
-    asks: list[list[Ask]] = [[] for _ in range(asked.num_devices)]
-    for number, (prompt, at_s) in enumerate(zip(prompts, times, strict=True)):
-        ask = Ask(number=number, prompt=prompt.text, max_tokens=asked.max_output_tokens, at_s=at_s)
-        asks[number % asked.num_devices].append(ask)
-    return Load(
-        asks=asks,
-        is_closed=asked.arrivals == CLOSED,
-        temperature=asked.temperature,
-        seed=seed,
-        timelines=range(_NUM_TIMELINES),
-        num_warm_up=setting.num_warm_up,
-    )
+    short = min(asked.max_output_tokens, WARM_UP_TOKENS)
+    asks = [
+        Ask(number=number, prompt=prompt.text, max_tokens=asked.max_output_tokens, at_s=at_s)
+        for number, (prompt, at_s) in enumerate(zip(prompts, times, strict=True))
+    ]
+    loads = []
+    for number in range(asked.num_devices):
+        own = asks[number :: asked.num_devices]
+        first = itertools.islice(itertools.cycle(own), setting.num_warm_up)
+        load = Load(
+            device=number,
+            warm_up=[msgspec.structs.replace(ask, max_tokens=short) for ask in first],
+            asks=own,
+            is_closed=asked.arrivals == CLOSED,
+            temperature=asked.temperature,
+            seed=seed,
+            timelines=list(range(_NUM_TIMELINES)),
+        )
+        loads.append(load)
+    return loads

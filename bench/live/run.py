@@ -1,15 +1,16 @@
 """A live run: setting by setting, pass by pass, arm by arm."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.link.measure import link_record, measure_link
 from bench.link.opening import open_links
 from bench.link.shaped_link import RelayFigures, ShapedLink
-from bench.live.cell import Load, run_cell
+from bench.live.asking import Load
+from bench.live.cell import run_cell
 from bench.live.fleet import Fleet, shared_cores
-from bench.live.plan import LivePlan, Setting, arms_in_turn, load_of, model_record
+from bench.live.plan import LivePlan, Setting, arms_in_turn, loads_of, model_record
 from bench.records import Cell, LinkRecord
 
 _LINK_PHASE_S = 0.5
@@ -33,19 +34,19 @@ async def run_live(plan: LivePlan, progress: Progress) -> list[Cell]:
     """
     cells: list[Cell] = []
     for setting in plan.settings:
-        load = load_of(setting, plan.seed)
+        loads = loads_of(setting, plan.seed)
         progress.doing(f"{setting.name}: measuring the link")
         num_devices = setting.workload.num_devices
         with open_links(setting.link, num_devices, plan.seed, kind=setting.link_kind) as links:
             measured = await asyncio.to_thread(measure_link, links[0], _LINK_PHASE_S)
             link = link_record(links[0], measured)
-            cells += await _passes(setting, load, links, link, plan.repeats, progress)
+            cells += await _passes(setting, loads, links, link, plan.repeats, progress)
     return cells
 
 
 async def _passes(
     setting: Setting,
-    load: Load,
+    loads: Sequence[Load],
     links: tuple[ShapedLink, ...],
     link: LinkRecord,
     repeats: int,
@@ -59,7 +60,7 @@ async def _passes(
         for repeat in range(repeats):
             for arm in arms_in_turn(setting.arms, repeat):
                 progress.doing(f"{setting.name}: {arm.name}")
-                result = await run_cell(fleet, arm, load, progress.answered)
+                result = await run_cell(fleet, arm, loads, progress.answered)
                 relay = _relay_notes(links[0].figures())
                 notes = [*arm.notes, f"middle layers: {result.engine}", cores.note, *relay]
                 cells.append(

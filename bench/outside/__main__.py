@@ -22,10 +22,10 @@ from bench.link.measure import measure_link
 from bench.link.opening import open_link
 from bench.link.shaped_link import ShapedLink
 from bench.link.spec import link_text, parse_link_spec
-from bench.live.asking import Answered, Begin, Told
-from bench.live.cell import CLIENT, Load
+from bench.live.asking import Answered, Begin, Job, Load, Told
+from bench.live.cell import CLIENT
 from bench.live.fleet import Cores, Fleet, shared_cores
-from bench.live.plan import Setting, load_of, model_record
+from bench.live.plan import Setting, loads_of, model_record
 from bench.live.processes import LiveError
 from bench.machine import machine_lines
 from bench.outside.aiperf import Aiperf
@@ -67,7 +67,7 @@ def main() -> None:
 async def _measure(
     setting: Setting, link: ShapedLink, cores: Cores, aiperf: Aiperf, num_passes: int
 ) -> None:
-    load = load_of(setting, 0)
+    [load] = loads_of(setting, 0)
     async with AsyncExitStack() as stack:
         fleet = Fleet(setting.bundles, [link], cores)
         stack.push_async_callback(fleet.close)
@@ -81,7 +81,7 @@ async def _measure(
             for is_ours in (False, True) if number % 2 else (True, False):
                 found, measures = await turns.one_pass(is_ours)
                 passes[is_ours].append(measures)
-                tokens |= {each.output_tokens for each in found[load.num_warm_up :]}
+                tokens |= {each.output_tokens for each in found[len(load.warm_up) :]}
     print(f"passes: {num_passes} each; tokens per answer as the server counts: {sorted(tokens)}")
     print(HEAD)
     for name in passes[True][0]:
@@ -99,13 +99,13 @@ class _Turns:
 
     def aiperf_command(self) -> list[str]:
         """What asks all of it once."""
-        return self.aiperf.command(self.url, self.load.asks[0], self.load.num_warm_up)
+        return self.aiperf.command(self.url, self.load.asks, len(self.load.warm_up))
 
     async def ours(self) -> list[Latency]:
         """Our client's requests; it warms up with the first prompts, whole, as aiperf does."""
-        job = self.load.job(0, self.url, "split")
-        warm_up = job.asks[: self.load.num_warm_up]
-        job = msgspec.structs.replace(job, warm_up=[], asks=[*warm_up, *job.asks])
+        whole = [*self.load.asks[: len(self.load.warm_up)], *self.load.asks]
+        load = msgspec.structs.replace(self.load, warm_up=[], asks=whole)
+        job = Job(self.url, "split", load)
         given = [msgspec.json.encode(each) for each in (job, Begin(time.time()))]
         told = [msgspec.json.decode(line, type=Told) for line in await self._lines(CLIENT, *given)]
         return [latency_of(each.record) for each in told if isinstance(each, Answered)]
@@ -123,11 +123,12 @@ class _Turns:
             await self._lines(self.aiperf_command())
             found = self.aiperf.latencies()
         num, ttft_s, itl_s = (a - b for a, b in zip(await self._server(), before, strict=True))
-        expected = self.load.num_warm_up + len(self.load.asks[0])
+        num_warm_up = len(self.load.warm_up)
+        expected = num_warm_up + len(self.load.asks)
         if not len(found) == num == expected:
             told = f"the client tells of {len(found)} and the endpoint of {num:g}"
             raise LiveError(f"expected {expected} requests, {told}")
-        return found, measures_s(found, self.load.num_warm_up, ttft_s / num, itl_s / num)
+        return found, measures_s(found, num_warm_up, ttft_s / num, itl_s / num)
 
     async def _server(self) -> tuple[float, float, float]:
         # By a program, since the endpoint may be reached only from the device's end of the link.

@@ -17,7 +17,7 @@ from bench.live.plan import (
     Setting,
     arms_for,
     arms_in_turn,
-    load_of,
+    loads_of,
     model_record,
 )
 from bench.records import Cell, RequestRecord
@@ -117,10 +117,10 @@ def test_an_arm_is_left_out_where_its_part_or_the_room_is_missing(bundles: Path)
 def test_requests_go_round_the_devices_and_the_seed_chooses_them(bundles: Path) -> None:
     workload = msgspec.structs.replace(WORKLOAD, num_devices=3, num_requests=7)
     setting = Setting(bundles, LinkSpec(), workload, ARMS)
-    load = load_of(setting, seed=4)
-    assert [[ask.number for ask in asks] for asks in load.asks] == [[0, 3, 6], [1, 4], [2, 5]]
-    assert load_of(setting, seed=4) == load
-    assert load_of(setting, seed=5) != load
+    loads = loads_of(setting, seed=4)
+    assert [[ask.number for ask in load.asks] for load in loads] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert loads_of(setting, seed=4) == loads
+    assert loads_of(setting, seed=5) != loads
     assert LivePlan((setting,), repeats=2).num_requests == 2 * 7 * len(ARMS)
 
 
@@ -128,8 +128,8 @@ def test_a_prompt_leaves_room_for_the_answer(bundles: Path) -> None:
     workload = msgspec.structs.replace(
         WORKLOAD, name="books:400", num_requests=2, max_output_tokens=112
     )
-    [asks] = load_of(Setting(bundles, LinkSpec(), workload, ARMS), seed=0).asks
-    assert len(asks) == 2
+    [load] = loads_of(Setting(bundles, LinkSpec(), workload, ARMS), seed=0)
+    assert len(load.asks) == 2
 
 
 def test_the_model_is_known_by_its_bundles(bundles: Path) -> None:
