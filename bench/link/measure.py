@@ -112,6 +112,7 @@ def _be_device(phase_s: float, host: str, port: int) -> MeasuredLink:
 
 
 def _num_echoes(phase_s: float) -> int:
+    """The first one, and those that are timed."""
     return 1 + max(1, round(phase_s / _ECHO_EVERY_S))
 
 

@@ -119,7 +119,8 @@ def test_a_closed_link_leaves_nothing_behind_and_ends_what_ran_in_it() -> None:
         assert server.stdout is not None
         assert server.stdout.readline(), "it runs in there"
         assert server.pid in _processes_in(namespaces[0])
-    assert server.wait(_END_S) == -signal.SIGKILL
+    server.communicate(timeout=_END_S)
+    assert server.returncode == -signal.SIGKILL
     assert not any(_processes_in(namespace) for namespace in namespaces)
     assert _keepers() == before
 
