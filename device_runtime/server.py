@@ -87,7 +87,7 @@ async def serve_device(config: DeviceConfig, world: World) -> AsyncIterator[Devi
             heads=_heads(config, bundle),
         )
         stack.push_async_callback(runtime.close)
-        service = _service(config, bundle, runtime, access, world)
+        service = _service(config, bundle, runtime, link, access, world)
         stack.callback(service.text_work.close)
         stack.callback(service.template.close)
         runtime.start()
@@ -174,7 +174,12 @@ def _access(config: DeviceConfig, listener: socket.socket) -> AccessRules:
 
 
 def _service(
-    config: DeviceConfig, bundle: Bundle, runtime: Runtime, access: AccessRules, world: World
+    config: DeviceConfig,
+    bundle: Bundle,
+    runtime: Runtime,
+    link: Link,
+    access: AccessRules,
+    world: World,
 ) -> Service:
     manifest = bundle.manifest
     names = tuple(dict.fromkeys(config.served_model_name or (manifest.model_name,)))
@@ -191,7 +196,7 @@ def _service(
         tokenizer=load_tokenizer(bundle.path),
         template=load_chat_template(bundle.path),
         model=model,
-        metrics=Metrics(model.id, runtime.admission, world.clock),
+        metrics=Metrics(model.id, runtime.admission, link, world.clock),
         clock=world.clock,
         unix_clock=world.unix_clock,
         max_side_by_side=config.max_num_seqs,

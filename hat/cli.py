@@ -13,6 +13,7 @@ from hat.commands.chat import chat
 from hat.commands.doctor import doctor
 from hat.commands.programs import cloud, device
 from hat.commands.split import split
+from hat.commands.status import status
 from hat.commands.up import up
 from hat.commands.verify import verify
 from hat.early_interrupt import INTERRUPTED, leave_at_once, raise_again
@@ -28,6 +29,7 @@ First steps:
   hat up                           try it with the small model that comes with hat
   hat up Qwen/Qwen3-0.6B           any Llama, Mistral, Qwen2 or Qwen3 model
   hat chat                         talk to it from a second terminal
+  hat status                       how both sides are
 
 \b
 On two machines:
@@ -62,7 +64,7 @@ def hat(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (up, split, cloud, device, chat, doctor, adapter, verify, bench):
+for _command in (up, split, cloud, device, chat, status, doctor, adapter, verify, bench):
     hat.add_command(_command)
 
 

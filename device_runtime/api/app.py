@@ -20,6 +20,7 @@ from device_runtime.api.manners.middleware import (
     shape_errors,
 )
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
+from device_runtime.api.page.document import PAGE, load_page
 from device_runtime.api.service import SERVICE, AccessRules, Service
 from device_runtime.api.status import about, get_model, health, list_models, metrics, ready
 from device_runtime.api.tokens import detokenize, tokenize
@@ -62,6 +63,7 @@ def make_app(service: Service) -> web.Application:
         client_max_size=max_body_bytes,
     )
     app[SERVICE] = service
+    app[PAGE] = load_page()
     app[QUIET_LOG] = QuietLog(_log, service.clock)
     app.on_response_prepare.append(add_headers)
     for method, path, handler in _ROUTES:

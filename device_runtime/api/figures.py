@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from chunking.cost import LinearTime
 from chunking.estimates import Estimates
+from device_runtime.generation.request import Origin
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.generation.timeline import Span
 
@@ -51,6 +52,27 @@ class KnownState(msgspec.Struct, frozen=True, kw_only=True):
     cloud_step_s: tuple[float, float] | None
     prefill_s: tuple[float, float] | None
     draft_token_s: float | None
+
+
+class TokenText(msgspec.Struct, frozen=True):
+    """The text of one token of an answer, and how the token came about."""
+
+    text: str
+    origin: Origin
+
+
+class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The `hat` field of an event: what the rounds since the event before it decided.
+
+    `rounds` are verifications; the first token of an answer comes from its prompt, not from one.
+    The texts of `tokens` joined are the text of the event: a text that is held back comes later,
+    and the rest of a token's text, without a beginning, has that token's origin.
+    """
+
+    rounds: int
+    drafted_tokens: int
+    accepted_tokens: int
+    tokens: list[TokenText]
 
 
 class HatFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,11 +1,14 @@
 """What Prometheus may read: counts and times under vLLM's names with the prefix `hat_`."""
 
+import math
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from device_runtime.api.figures import PhaseSeconds, phases_of
 from device_runtime.generation.stats import GenerationStats
+from device_runtime.link.link import Link
 from process.world import Clock
 
 _LABEL = "model_name"
@@ -45,6 +48,14 @@ _TIMES = {
 """Times by the buckets of their histograms: vLLM's names without `_seconds`, its definitions."""
 
 
+_KNOWN_OF_LINK = (
+    ("link_delay_seconds", "Round trip of the empty link.", "delay_s"),
+    ("link_uplink_bytes_per_second", "Rate of the way up.", "uplink_bytes_per_s"),
+    ("link_downlink_bytes_per_second", "Rate of the way down.", "downlink_bytes_per_s"),
+    ("cloud_queue_seconds", "Wait in the cloud before a step.", "cloud_queue_s"),
+)
+
+
 class Load(Protocol):
     """What only the runtime knows at a moment."""
 
@@ -62,7 +73,7 @@ class Load(Protocol):
 class Metrics:
     """All metrics of one server, in a registry of their own. One generation is one choice."""
 
-    def __init__(self, model_name: str, load: Load, clock: Clock) -> None:
+    def __init__(self, model_name: str, load: Load, link: Link, clock: Clock) -> None:
         self.clock = clock
         self._registry = CollectorRegistry()
         self._model_name = model_name
@@ -70,6 +81,7 @@ class Metrics:
         running.set_function(lambda: load.num_running)
         waiting = self._gauge("num_requests_waiting", "Generations waiting.")
         waiting.set_function(lambda: load.num_waiting)
+        self._add_link(link)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
         self._drafts = self._counter("spec_decode_num_drafts", "Verifications of drafted tokens.")
@@ -95,6 +107,16 @@ class Metrics:
             for name, text in times.items()
         }
         self._add_work()
+
+    def _add_link(self, link: Link) -> None:
+        """What is known of the link when a page is rendered; NaN until it has been measured."""
+        connected = self._gauge("link_connected", "1 while there is a cloud, else 0.")
+        connected.set_function(lambda: link.status.is_connected)
+        made = self._gauge("link_num_connections", "How often the link was made.")
+        made.set_function(lambda: link.num_connections)
+        for name, about, field in _KNOWN_OF_LINK:
+            known = self._gauge(name, about)
+            known.set_function(partial(_known, link, field))
 
     def _add_work(self) -> None:
         """Counters of rounds, bytes and phases, which vLLM has no names for."""
@@ -150,6 +172,11 @@ class Metrics:
             f"hat_{name}", text, [_LABEL], registry=self._registry, buckets=buckets
         )
         return histogram.labels(self._model_name)
+
+
+def _known(link: Link, field: str) -> float:
+    value: float | None = getattr(link.monitor.estimates(0), field)
+    return math.nan if value is None else value
 
 
 class GenerationTimer:

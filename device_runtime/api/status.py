@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from device_runtime.api.errors import unavailable
+from device_runtime.api.page.document import PAGE, page_response, wants_page
 from device_runtime.api.request.sampling import OPENAI
 from device_runtime.api.response.answering import json_response
 from device_runtime.api.response.messages import Model, ModelList, SamplingDefault
@@ -12,7 +13,9 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def about(request: web.Request) -> web.Response:
-    """What answers here, for someone who opens the address in a browser."""
+    """What answers here: for a browser a page to chat with, for programs the routes."""
+    if wants_page(request):
+        return page_response(request.app[PAGE])
     return json_response(
         {
             "what": "hat: an OpenAI-compatible endpoint on the device; most of the model runs in "
@@ -28,7 +31,8 @@ async def about(request: web.Request) -> web.Response:
                 "/ready",
                 "/metrics",
             ],
-        }
+        },
+        headers={"Vary": "Accept"},
     )
 
 

@@ -8,6 +8,10 @@ from device_runtime.generation.stats import GenerationStats
 
 FinishReason = Literal["stop", "length"]
 
+Origin = Literal["prompt", "accepted", "recovered", "bonus"]
+"""Where text came from: the prompt, a kept guess, the model's own token after a wrong guess, or
+its own after none was wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -67,6 +71,16 @@ class Emission:
 
     tokens: tuple[Token, ...]
     finish_reason: FinishReason | None = None
+    num_drafted: int = 0
+    """Tokens that were drafted for the round."""
+    num_accepted: int = 0
+    """So many of them lead `tokens`."""
+
+    def origin(self, index: int) -> Origin:
+        """How the token at this place of the round came about."""
+        if index < self.num_accepted:
+            return "accepted"
+        return "recovered" if self.num_accepted < self.num_drafted else "bonus"
 
 
 class CloudUnavailableError(Exception):

@@ -197,7 +197,7 @@ class Session:
         self._num_valid_tokens = len(self._text) + num_accepted
         self._text.extend(token.id for token in tokens)
         reason = self._finish_reason()
-        emit = Emit(Emission(tuple(tokens), reason))
+        emit = Emit(Emission(tuple(tokens), reason, len(self._draft), num_accepted))
         if reason is not None:
             self.phase = Phase.FINISHED
             return [emit]

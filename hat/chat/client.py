@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from hat.chat.stats import AnswerStats, stats_of
 from process.errors import UserError, system_reason
 
 _MODELS_TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -16,6 +17,8 @@ _ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=900)
 
 _MAX_ERROR_BYTES = 1 << 16
 
+_STATS_WANTED = {"stream_options": {"include_usage": True}, "include_hat_stats": True}
+
 
 class EndpointError(UserError):
     """The endpoint cannot be reached, refused a request, or broke off an answer."""
@@ -23,10 +26,11 @@ class EndpointError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of an answer; the last piece says why the answer ended."""
+    """Some text of an answer; the last ones say why it ended, and if hat answers what it took."""
 
     text: str
     finish_reason: str | None = None
+    stats: AnswerStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Endpoint:
         Raises:
             EndpointError: before the first piece or in between.
         """
-        body = {**request, "stream": True}
+        body = {**request, "stream": True, **_STATS_WANTED}
         async with self._asked("POST", "chat/completions", _ANSWER_TIMEOUT, body) as response:
             async for event in _events(response):
                 yield _piece(event)
@@ -123,7 +127,7 @@ def _piece(event: bytes) -> Piece:
         if "error" in chunk:
             raise EndpointError(_error_message(event))
         if not chunk["choices"]:
-            return Piece("")
+            return Piece("", stats=stats_of(chunk))
         choice = chunk["choices"][0]
         return Piece(choice["delta"].get("content") or "", choice.get("finish_reason"))
     except (ValueError, LookupError, TypeError, AttributeError) as error:

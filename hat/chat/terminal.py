@@ -10,18 +10,26 @@ from typing import Any
 import click
 
 from hat.chat.client import Endpoint, EndpointError
+from hat.chat.stats import AnswerStats
 
-_HELP = "/reset starts over, /quit or Ctrl-D ends, Ctrl-C stops an answer."
+_HELP = (
+    "/stats says what the last answer took, /reset starts over, /quit or Ctrl-D ends, "
+    "Ctrl-C stops an answer."
+)
+_NO_STATS = "No answer has come to its end here, or the endpoint does not say what it took."
 _PROMPT = "> "
 
 
-def talk(endpoint: Endpoint, request: Mapping[str, Any], system: str | None) -> None:
+def talk(
+    endpoint: Endpoint, request: Mapping[str, Any], system: str | None, shows_stats: bool
+) -> None:
     """Hold a conversation until the user ends it.
 
     Args:
         endpoint: Whom to ask.
         request: Fields of every request; without a model, it is the endpoint's first.
         system: A message before the first turn.
+        shows_stats: After each answer say what it took.
 
     Raises:
         EndpointError: the endpoint cannot be used; within a terminal, only at the start.
@@ -29,7 +37,7 @@ def talk(endpoint: Endpoint, request: Mapping[str, Any], system: str | None) -> 
     with asyncio.Runner() as runner:
         if "model" not in request:
             request = {**request, "model": runner.run(endpoint.first_model())}
-        _Terminal(runner, endpoint, request, system).converse()
+        _Terminal(runner, endpoint, request, system, shows_stats).converse()
 
 
 class _Terminal:
@@ -41,6 +49,7 @@ class _Terminal:
         endpoint: Endpoint,
         request: Mapping[str, Any],
         system: str | None,
+        shows_stats: bool,
     ) -> None:
         self._runner = runner
         self._endpoint = endpoint
@@ -48,6 +57,9 @@ class _Terminal:
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self._turns: list[dict[str, str]] = []
         """Those whose answers have begun."""
+        self._shows_stats = shows_stats
+        self._stats: AnswerStats | None = None
+        """Of the last answer, if it came to its end."""
         self._is_interactive = sys.stdin.isatty()
         if self._is_interactive:
             click.echo(f"{request['model']}. {_HELP}")
@@ -63,6 +75,8 @@ class _Terminal:
             if question == "/reset":
                 self._turns.clear()
                 click.echo("A new conversation.", err=True)
+            elif question == "/stats":
+                self._show_stats()
             elif question.startswith("/"):
                 click.echo(_HELP)
             elif question:
@@ -79,6 +93,7 @@ class _Terminal:
     def _answer(self, question: str) -> None:
         asked = {"role": "user", "content": question}
         pieces: list[str] = []
+        self._stats = None
         try:
             self._runner.run(self._stream([*self._opening, *self._turns, asked], pieces))
         except KeyboardInterrupt:
@@ -97,6 +112,14 @@ class _Terminal:
             async for piece in answer:
                 pieces.append(piece.text)
                 click.echo(piece.text, nl=False)
+                self._stats = piece.stats or self._stats
                 if piece.finish_reason == "length":
                     click.echo(" [length limit]", nl=False)
         click.echo()
+        if self._shows_stats:
+            self._show_stats()
+
+    def _show_stats(self) -> None:
+        """On stderr: what a script reads are answers."""
+        line = _NO_STATS if self._stats is None else self._stats.line()
+        click.secho(line, err=True, dim=True)

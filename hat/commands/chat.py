@@ -1,12 +1,11 @@
 """`hat chat`: a conversation with the endpoint from a terminal."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 
-from hat.settings.secret_files import read_secret, usable_secret
+from hat.settings.secret_files import endpoint_key
 from hat.up.first_steps import DEFAULT_URL
 
 _EPILOG = """
@@ -27,11 +26,15 @@ The key, if the endpoint asks for one, comes from --api-key-file or HAT_API_KEY.
 @click.option("--top-p", type=click.FloatRange(0, 1), metavar="NUMBER", help="Nucleus sampling.")
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most per answer.")
 @click.option("--seed", type=int, metavar="N", help="Makes sampled answers repeatable.")
+@click.option("--stats", is_flag=True, help="Say after each answer what it took.")
 @click.option("--api-key-file", metavar="FILE", help="File with the endpoint's key.")
-def chat(url: str, system: str | None, api_key_file: str | None, **fields: Any) -> None:
+def chat(
+    url: str, system: str | None, stats: bool, api_key_file: str | None, **fields: Any
+) -> None:
     """Talk to a model in the terminal.
 
-    /reset starts over, /quit ends; Ctrl-C stops an answer, and at the prompt it ends too.
+    /stats says what the last answer took, /reset starts over, /quit ends; Ctrl-C stops an answer,
+    and at the prompt it ends too.
     """
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url: expected a URL like {DEFAULT_URL}, got {url!r}")
@@ -39,12 +42,4 @@ def chat(url: str, system: str | None, api_key_file: str | None, **fields: Any) 
     from hat.chat.terminal import talk
 
     request = {name: value for name, value in fields.items() if value is not None}
-    talk(Endpoint(url, _api_key(api_key_file)), request, system)
-
-
-def _api_key(file: str | None) -> str | None:
-    if file is not None:
-        return read_secret(Path(file).expanduser(), "--api-key-file")
-    if os.environ.get("HAT_API_KEY"):
-        return usable_secret(os.environ["HAT_API_KEY"], "HAT_API_KEY")
-    return None
+    talk(Endpoint(url, endpoint_key(api_key_file, os.environ)), request, system, stats)

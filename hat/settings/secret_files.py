@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from process.errors import ConfigError
@@ -21,6 +22,19 @@ def read_secret(path: Path, source: str) -> str:
     except OSError as error:
         raise ConfigError(f"{source}: cannot read {path}: {error.strerror}") from error
     return usable_secret(data.decode("ascii", errors="replace").rstrip("\r\n"), f"{source} {path}")
+
+
+def endpoint_key(file: str | None, environ: Mapping[str, str]) -> str | None:
+    """The key of an endpoint that a command asks: from the file of --api-key-file, or HAT_API_KEY.
+
+    Raises:
+        ConfigError: as `read_secret` does.
+    """
+    if file is not None:
+        return read_secret(Path(file).expanduser(), "--api-key-file")
+    if environ.get("HAT_API_KEY"):
+        return usable_secret(environ["HAT_API_KEY"], "HAT_API_KEY")
+    return None
 
 
 def readable_note(path: Path) -> str | None:

@@ -51,7 +51,7 @@ EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "ignore_eos": (True,),
     "stream": (True,),
     "stream_options": ({"include_usage": True, "continuous_usage_stats": True},),
-    "include_hat_stats": (True, "timeline"),
+    "include_hat_stats": (True, "timeline", "rounds"),
     "add_special_tokens": (True, False),
 }
 IN_CHAT: Mapping[str, tuple[Any, ...]] = {

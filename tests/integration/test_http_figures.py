@@ -1,6 +1,7 @@
 """What happened to a request: the opt-in field, the headers, and the metrics; never any text."""
 
 import logging
+import math
 import re
 
 import msgspec
@@ -8,7 +9,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.api_server import CHAT, COMPLETIONS, USER, story_server
+from tests.support.api_server import CHAT, COMPLETIONS, USER, story_generator, story_server
 from tests.support.stack import running_stack, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER, story_tokenizer
 
@@ -81,6 +82,38 @@ async def test_a_stream_says_it_in_its_last_chunk(options):
     assert ("usage" in asked[-1]) == bool(options)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, {"messages": USER}), (COMPLETIONS, {"prompt": "Once", "echo": True})]
+)
+async def test_a_stream_says_what_its_rounds_decided(path, body):
+    drafting = story_generator(tokens_per_round=3, num_drafted=4)
+    async with story_server(drafting) as (client, _):
+        body = {**body, "include_hat_stats": "rounds", "max_tokens": 9}
+        *chunks, last = await client.chunks(path, body)
+    assert holds(last["hat"], SCRIPTED)
+    assert {bar["lane"] for bar in last["hat"]["timeline"]} == {
+        *("device", "uplink", "cloud", "downlink")
+    }
+    rounds = [chunk["hat"] for chunk in chunks if "hat" in chunk]
+    assert [each["rounds"] for each in rounds] == [0, 1, 1]
+    assert [each["drafted_tokens"] for each in rounds] == [4, 4, 4]
+    assert [each["accepted_tokens"] for each in rounds] == [2, 2, 2]
+    for chunk in chunks[:-1]:
+        [choice] = chunk["choices"]
+        text = choice["delta"]["content"] if path == CHAT else choice["text"]
+        assert "".join(token["text"] for token in chunk["hat"]["tokens"]) == text
+    origins = [token["origin"] for each in rounds for token in each["tokens"]]
+    assert origins == ["prompt"] * (path == COMPLETIONS) + 3 * ["accepted", "accepted", "recovered"]
+
+
+async def test_a_document_has_no_place_for_rounds_and_has_the_timeline():
+    body = {"messages": USER, "max_tokens": 3, "include_hat_stats": "rounds"}
+    async with story_server() as (client, _):
+        _, document = await client.post(CHAT, body)
+    assert holds(document["hat"], SCRIPTED)
+    assert document["hat"]["timeline"]
+
+
 async def test_headers_of_a_document_have_rounds_and_times_in_milliseconds():
     async with (
         story_server() as (client, _),
@@ -108,6 +141,11 @@ async def test_metrics_hold_vllms_times_and_our_bytes_rounds_and_phases():
     assert values["hat_rounds_total", None] == 2
     assert values["hat_uplink_bytes_total", None] == 3000
     assert values["hat_downlink_bytes_total", None] == 2000
+    assert values["hat_link_connected", None] == 1
+    assert values["hat_link_num_connections", None] == 1
+    assert values["hat_link_delay_seconds", None] == 0.02
+    assert values["hat_link_uplink_bytes_per_second", None] == 1e6
+    assert math.isnan(values["hat_link_downlink_bytes_per_second", None])
     for phase in ("queue", "link", "cloud_compute", "verify"):
         assert values["hat_phase_seconds_total", phase] == SECONDS[phase]
 

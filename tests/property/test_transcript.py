@@ -1,10 +1,12 @@
 """Answers do not depend on how tokens were grouped into rounds, and log probabilities fit them."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from device_runtime.api.job.plan import Choice
 from device_runtime.api.response.shape import join_pieces
@@ -22,7 +24,7 @@ ids = st.lists(st.one_of(st.integers(*BYTES), st.integers(259, 511)), min_size=1
 stops = st.lists(st.text("aeht ,.", min_size=1, max_size=3), max_size=3)
 
 
-def choice(stops=(), num_logprobs=0, min_tokens=0, echo=""):
+def choice(stops=(), num_logprobs=0, min_tokens=0, echo="", wants_rounds=False):
     generation = GenerationRequest(
         prompt_ids=PROMPT,
         max_tokens=100,
@@ -31,7 +33,7 @@ def choice(stops=(), num_logprobs=0, min_tokens=0, echo=""):
         min_tokens=min_tokens,
         num_logprobs=num_logprobs,
     )
-    return Choice(0, generation, StopStrings(stops), echo)
+    return Choice(0, generation, StopStrings(stops), echo, wants_rounds=wants_rounds)
 
 
 def pieces_of(choice: Choice, token_ids, cuts, reason) -> list[Piece]:
@@ -40,7 +42,10 @@ def pieces_of(choice: Choice, token_ids, cuts, reason) -> list[Piece]:
     for begin, end in pairwise(borders):
         tokens = tuple(Token(token_id, -1.0) for token_id in token_ids[begin:end])
         last = end == len(token_ids)
-        piece = transcript.push(Emission(tokens, reason if last else None))
+        # All of a round but its last token were drafted.
+        num_accepted = len(tokens) - 1
+        emission = Emission(tokens, reason if last else None, num_accepted, num_accepted)
+        piece = transcript.push(emission)
         if piece is not None:
             pieces.append(piece)
             if piece.finish_reason is not None:
@@ -71,6 +76,23 @@ def test_without_stops_the_answer_is_the_decoding_and_every_token_is_counted(tok
     assert whole.num_tokens == len(token_ids)
     assert [scored.token.id for scored in whole.tokens] == token_ids
     assert whole.finish_reason == "length"
+
+
+@given(token_ids=ids, cuts=cuts_lists, stops=stops, num_logprobs=st.sampled_from([None, 0]))
+def test_texts_of_rounds_are_the_text_and_every_round_is_told(token_ids, cuts, stops, num_logprobs):
+    asked = choice(stops, num_logprobs, echo="Once", wants_rounds=True)
+    pieces = pieces_of(asked, token_ids, cuts, "length")
+    plain = pieces_of(choice(stops, num_logprobs, echo="Once"), token_ids, cuts, "length")
+    assert [replace(piece, rounds=UNSET) for piece in pieces] == plain
+    for piece in pieces:
+        assert "".join(token.text for token in piece.rounds.tokens) == piece.text
+        assert all(token.text for token in piece.rounds.tokens)
+    assert pieces[0].rounds.tokens[0].origin == "prompt"
+    if not stops:
+        borders = {cut for cut in cuts if 0 < cut < len(token_ids)}
+        assert sum(piece.rounds.rounds for piece in pieces) == len(borders)
+        num_accepted = sum(piece.rounds.accepted_tokens for piece in pieces)
+        assert num_accepted == len(token_ids) - len(borders) - 1
 
 
 @given(token_ids=ids, cuts=cuts_lists, stops=stops)

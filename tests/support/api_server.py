@@ -33,7 +33,7 @@ def make_service(generator: FakeGenerator, **changes: Any) -> Service:
         tokenizer=story_tokenizer(),
         template=load_chat_template(MODEL_FOLDER),
         model=ModelCard(MODEL, MODEL, 1_790_000_000, "ab" * 32, eos_token_ids=(1, 2)),
-        metrics=Metrics(MODEL, generator, time.monotonic),
+        metrics=Metrics(MODEL, generator, generator, time.monotonic),
         max_side_by_side=16,
         clock=time.monotonic,
         unix_clock=time.time,

@@ -27,6 +27,8 @@ class ChatEndpoint:
     keys: list[str | None] = field(default_factory=list)
     client_left: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: web.Response | None = None
+    figures: dict[str, Any] | None = None
+    """What the last event of an answer says of it, as hat's endpoint does."""
 
     async def models(self, request: web.Request) -> web.Response:
         """The model list."""
@@ -56,12 +58,18 @@ class ChatEndpoint:
                 return response
             await response.write(_event({"delta": {"content": piece}, "finish_reason": None}))
         await response.write(_event({"delta": {}, "finish_reason": self.finish_reason}))
+        if self.figures is not None:
+            await response.write(_event_of({"choices": [], **self.figures}))
         await response.write(b": a comment\n\ndata: [DONE]\n\n")
         return response
 
 
 def _event(choice: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps({"choices": [{"index": 0, **choice}]}).encode() + b"\n\n"
+    return _event_of({"choices": [{"index": 0, **choice}]})
+
+
+def _event_of(document: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(document).encode() + b"\n\n"
 
 
 @asynccontextmanager

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from chunking.estimates import Estimates
 from device_runtime.generation.request import Emission, GenerationRequest, Token
 from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.timeline import Timeline
+from device_runtime.link.link import LinkStatus
 
 Answer = Callable[[GenerationRequest], Sequence[int]]
 
@@ -20,14 +23,15 @@ class FakeGenerator:
     """Answers from a script, and remembers what it was asked and how it was left.
 
     `answer` gives the ids for a request; they repeat when more are asked for. A round decides
-    `tokens_per_round`. Before the token at place p it waits for `gates[p]` and then raises
-    `errors[p]`.
+    `tokens_per_round`, of which all but the last were among `num_drafted` drafted ones. Before the
+    token at place p it waits for `gates[p]` and then raises `errors[p]`.
     """
 
     answer: Answer
     vocab_size: int = 512
     max_context_tokens: int = 512
     tokens_per_round: int = 1
+    num_drafted: int = 0
     errors: dict[int, BaseException] = field(default_factory=dict)
     gates: dict[int, asyncio.Event] = field(default_factory=dict)
     not_ready: str | None = None
@@ -44,10 +48,22 @@ class FakeGenerator:
         return self.num_open
 
     num_waiting = 0
+    status: LinkStatus = LinkStatus(True)  # noqa: RUF009
+    num_connections = 1
+
+    @property
+    def monitor(self) -> "FakeGenerator":
+        """What knows the link."""
+        return self
+
+    def estimates(self, token_bytes: int) -> Estimates:
+        """As scripted."""
+        return Estimates(token_bytes, uplink_bytes_per_s=1e6, delay_s=0.02)
 
     def generate(self, request: GenerationRequest, request_id: str) -> "FakeGeneration":
         """The scripted answer."""
-        return FakeGeneration(self._emissions(request, request_id))
+        stats = scripted_stats(scripted_timeline() if request.wants_timeline else Timeline())
+        return FakeGeneration(self._emissions(request, request_id), stats)
 
     async def _emissions(
         self, request: GenerationRequest, request_id: str
@@ -92,7 +108,8 @@ class FakeGenerator:
             is_last = place + 1 == request.max_tokens
             if is_stop or is_last or len(tokens) == self.tokens_per_round:
                 reason = "stop" if is_stop else "length" if is_last else None
-                yield Emission(tuple(tokens), reason)
+                num_accepted = min(self.num_drafted, len(tokens) - 1)
+                yield Emission(tuple(tokens), reason, self.num_drafted, num_accepted)
                 tokens = []
             if is_stop:
                 return
@@ -114,7 +131,19 @@ class FakeGenerator:
         return Token(token_id, logprob, top)
 
 
-def scripted_stats() -> GenerationStats:
+def scripted_timeline() -> Timeline:
+    """The prompt and two rounds, half a second each."""
+    timeline = Timeline(0.0)
+    for number, what in enumerate(("prefill", "verify", "verify")):
+        begun_s = 0.5 * number
+        timeline.worked("draft", begun_s, begun_s + 0.1, 4)
+        timeline.sent((1, number), what, 5, begun_s + 0.1)
+        timeline.answered((1, number), 0.0, 0.25, begun_s + 0.4)
+        timeline.worked("verify", begun_s + 0.4, begun_s + 0.5, 4)
+    return timeline
+
+
+def scripted_stats(timeline: Timeline) -> GenerationStats:
     """Two rounds, in which five of eight drafted tokens were accepted."""
     return GenerationStats(
         num_rounds=2,
@@ -131,6 +160,7 @@ def scripted_stats() -> GenerationStats:
         link_delay_s=0.03125,
         first_token_s=0.5,
         total_s=2.0,
+        timeline=timeline,
     )
 
 
@@ -139,7 +169,7 @@ class FakeGeneration:
     """A running generation, and figures that never change."""
 
     emissions: AsyncGenerator[Emission, None]
-    stats: GenerationStats = field(default_factory=scripted_stats)
+    stats: GenerationStats
 
     def __aiter__(self) -> "FakeGeneration":
         return self

@@ -76,6 +76,43 @@ async def test_an_answer_that_hits_the_length_limit_says_so() -> None:
         assert (await _chat(endpoint, "count\n"))[1] == "one two [length limit]\n"
 
 
+FIGURES = {
+    "usage": {"prompt_tokens": 141, "completion_tokens": 43},
+    "hat": {
+        "reused_prompt_tokens": 117,
+        "rounds": 18,
+        "drafted_tokens": 34,
+        "accepted_tokens": 24,
+        "first_token_s": 0.21,
+        "seconds": {"total": 1.61},
+    },
+}
+STATS = (
+    "43 tokens, 30.0 per second; first after 210 ms; 18 rounds; "
+    "drafted tokens accepted: 24 of 34 (71 %); prompt tokens reused: 117 of 141 (83 %)\n"
+)
+
+
+async def test_stats_say_what_an_answer_took_after_each_or_when_asked() -> None:
+    endpoint = ChatEndpoint([["One."], ["Two."], ["Three."]], figures=FIGURES)
+    async with serving(endpoint):
+        always = await _chat(endpoint, "a\nb\n", "--stats")
+        asked = await _chat(endpoint, "/stats\nc\n/stats\n")
+    assert always == (0, "One.\nTwo.\n", 2 * STATS)
+    assert asked[:2] == (0, "Three.\n")
+    assert asked[2].endswith(STATS)
+    assert asked[2].startswith("No answer has come to its end here")
+    assert all(each["include_hat_stats"] is True for each in endpoint.requests)
+
+
+async def test_an_endpoint_without_such_figures_is_said_to_have_none() -> None:
+    endpoint = ChatEndpoint([["One."]])
+    async with serving(endpoint):
+        _, out, err = await _chat(endpoint, "a\n", "--stats")
+    assert out == "One.\n"
+    assert "the endpoint does not say what it took" in err
+
+
 async def test_nothing_listening_is_one_line_with_what_to_do() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

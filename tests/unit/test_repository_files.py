@@ -8,11 +8,15 @@ from typing import Any
 
 import yaml
 
+from device_runtime.api.page.document import SCRIPTS
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("C*.md")), ROOT / ".github/pull_request_template.md"]
+
+PAGE_FILES = ("page.html", "page.css", *SCRIPTS)
 
 CALL = re.compile(r"\bmake ([a-z][a-z-]*)(?= |$|`|;)", re.MULTILINE)
 
@@ -78,6 +82,7 @@ def test_the_wheel_has_no_files_but_code_pages_and_the_small_model() -> None:
     packed = [name for name in names if name.startswith(tuple(f"{p}/" for p in wheel["packages"]))]
     left_out = tuple(f"{folder}/" for folder in wheel["exclude"])
     kinds = (".py", "/py.typed", "bench/report/page.css", ".jinja")
+    kinds += tuple(f"device_runtime/api/page/{name}" for name in PAGE_FILES)
     others = [name for name in packed if not name.startswith(left_out) and not name.endswith(kinds)]
     assert others == []
     assert {*wheel["force-include"]} == {"models/stories260k", "models/stories260k-adapter"}

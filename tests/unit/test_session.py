@@ -54,7 +54,7 @@ def test_a_round_sends_the_last_token_and_the_draft_under_a_new_epoch():
     assert session.on_sent(0) == [AwaitReply(2, 3)]
     assert session.on_reply(reply(2, 3, 3, 6), 0) == [Choose(3, (2, 3))]
     tokens = [Token(2), Token(9)]
-    assert session.on_chosen(tokens, 0.0) == [Emit(Emission(tuple(tokens))), Draft(2)]
+    assert session.on_chosen(tokens, 0.0) == [Emit(Emission(tuple(tokens), None, 2, 1)), Draft(2)]
     assert session.on_draft((), 0.0) == [ComputeAndSend(3, 5, (9,), Want.ALL, is_verify=True)]
 
 
@@ -64,7 +64,7 @@ def test_a_stop_token_in_the_draft_ends_the_draft_and_in_the_text_ends_the_sessi
     assert session.on_draft((2, 3), 0.0) == [ComputeAndSend(2, 3, (1, 2), Want.ALL, is_verify=True)]
     session.on_sent(0)
     session.on_reply(reply(2, 3, 2, 5), 0)
-    emission = Emission((Token(2),), "stop")
+    emission = Emission((Token(2),), "stop", 1, 1)
     assert session.on_chosen([Token(2)], 0.0) == [Emit(emission)]
     assert len(session.valid_text) == 5
 

@@ -16,6 +16,7 @@ from device_runtime.api.job.prompts import (
     text_of,
 )
 from device_runtime.api.request.body import (
+    ROUNDS,
     TIMELINE,
     ChatRequest,
     CommonFields,
@@ -40,7 +41,8 @@ NO_STOPS = StopStrings(())
 class Choice:
     """One sequence to generate. `echo` is text of the prompt that goes before the answer.
 
-    `is_first` of several of one prompt, which counts once.
+    `is_first` of several of one prompt, which counts once. `wants_rounds`: its pieces say what the
+    rounds behind them decided.
     """
 
     index: int
@@ -48,6 +50,7 @@ class Choice:
     stops: StopStrings = NO_STOPS
     echo: str = ""
     is_first: bool = True
+    wants_rounds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ def _choices(
     _check_num_choices(len(prompts), num_each)
     stops = StopStrings(stop_strings(request))
     sampling = sampling_params(request, service.generator.vocab_size, service.sampling)
+    wants_rounds = request.include_hat_stats == ROUNDS
     choices: list[Choice] = []
     for prompt_ids, echo in zip(prompts, echoes, strict=True):
         first = _generation(service, request, prompt_ids, sampling)
@@ -136,7 +140,7 @@ def _choices(
             generation = first if number == 0 else _other(first, request.seed, number)
             # The queue has a place for the request or has none; what it asks for comes in turn.
             generation = replace(generation, is_let_in=len(choices) > 0)
-            choices.append(Choice(len(choices), generation, stops, echo, number == 0))
+            choices.append(Choice(len(choices), generation, stops, echo, number == 0, wants_rounds))
     return tuple(choices)
 
 
@@ -155,7 +159,7 @@ def _generation(
         stop_token_ids=_stop_token_ids(request, service.model, service.generator.vocab_size),
         min_tokens=_min_new_tokens(request, max_tokens),
         num_logprobs=request.num_logprobs,
-        wants_timeline=request.include_hat_stats == TIMELINE,
+        wants_timeline=request.include_hat_stats in (TIMELINE, ROUNDS),
     )
 
 

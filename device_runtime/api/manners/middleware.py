@@ -12,12 +12,13 @@ from aiohttp.typedefs import Handler
 
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
+from device_runtime.api.page.document import wants_page
 from device_runtime.api.response.answering import IS_ANSWERED
 from device_runtime.api.service import SERVICE
 from process.program.logs import describe_error, with_fields
 from process.quiet_log import QuietLog
 
-# Probes carry no key, and what these two say is harmless.
+# Probes carry no key, and what these two say is harmless. So is the page, which asks for the key.
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
 QUIET_LOG = web.AppKey("quiet_log", QuietLog)
@@ -82,7 +83,7 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
 async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let only those in who have the key, if there is one."""
     api_key = request.app[SERVICE].access.api_key
-    if api_key is not None and request.path not in OPEN_PATHS:
+    if api_key is not None and request.path not in OPEN_PATHS and not wants_page(request):
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         is_right = hmac.compare_digest(given.strip().encode(errors="replace"), api_key.encode())
         if scheme.lower() != "bearer" or not is_right:

@@ -35,6 +35,9 @@ MAX_TEMPLATE_VARIABLES = 64
 TIMELINE = "timeline"
 """The value of `include_hat_stats` that asks for the timeline beside the figures."""
 
+ROUNDS = "rounds"
+"""The value that asks for the timeline, and in a stream for what each round decided."""
+
 _Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 _NumTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _NumTopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
@@ -70,7 +73,7 @@ class CommonFields(Struct, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    include_hat_stats: bool | Literal["timeline"] | None = None
+    include_hat_stats: bool | Literal["timeline", "rounds"] | None = None
     add_special_tokens: bool | None = None
 
 

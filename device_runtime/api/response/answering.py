@@ -129,7 +129,10 @@ async def _send_pieces(
         usage: Usage | UnsetType | None = UNSET
         if job.stream.include_usage:
             usage = answers.usage() if job.stream.continuous_usage_stats else None
-        parts = [event(choices=[shape.part(part)], usage=usage) for part in with_end(piece)]
+        parts = [
+            event(choices=[shape.part(part)], usage=usage, hat=part.rounds)
+            for part in with_end(piece)
+        ]
         await events.write(b"".join(map(_encoded, parts)))
     if job.stream.include_usage or job.wants_figures:
         total = answers.usage() if job.stream.include_usage else UNSET

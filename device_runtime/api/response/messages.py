@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from device_runtime.api.figures import HatFigures
+from device_runtime.api.figures import HatFigures, RoundFigures
 from device_runtime.generation.request import FinishReason
 
 
@@ -115,8 +115,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     choices: Sequence[AnswerChoice]
     usage: Usage | UnsetType | None = UNSET
     """In an event None says that the numbers come at the end."""
-    hat: HatFigures | UnsetType = UNSET
-    """What the request took, if the client wants to know."""
+    hat: HatFigures | RoundFigures | UnsetType = UNSET
+    """What the request took, if the client wants to know; in an event also what it decided."""
 
 
 class SamplingDefault(msgspec.Struct, frozen=True):

@@ -137,7 +137,7 @@ def with_end(piece: Piece) -> Sequence[Piece]:
     end = replace(piece, text="", tokens=(), is_first=False)
     if not (piece.text or piece.tokens or piece.is_first):
         return (end,)
-    return (replace(piece, finish_reason=None), end)
+    return (replace(piece, finish_reason=None), replace(end, rounds=UNSET))
 
 
 def _by_text(tokenizer: Tokenizer, token: Token) -> dict[str, float]:

@@ -1,10 +1,14 @@
 """Decided tokens become pieces of an answer: text, log probabilities, why it ended."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET, UnsetType
+
+from device_runtime.api.figures import RoundFigures, TokenText
 from device_runtime.api.job.plan import Choice
-from device_runtime.generation.request import Emission, FinishReason, Token
+from device_runtime.generation.request import Emission, FinishReason, Origin, Token
 from device_runtime.text.detokenizer import make_detokenizer
 from device_runtime.text.stop_strings import StopMatcher
 from device_runtime.text.tokenizer import Tokenizer
@@ -32,6 +36,8 @@ class Piece:
     num_tokens: int
     is_first: bool
     finish_reason: FinishReason | None = None
+    rounds: RoundFigures | UnsetType = UNSET
+    """What the rounds since the piece before decided, for choices that want it."""
 
 
 class Transcript:
@@ -51,6 +57,7 @@ class Transcript:
         self._text: list[str] = [choice.echo]
         self._unshown: list[ScoredToken] = []
         self._is_first = True
+        self._rounds = _Rounds() if choice.wants_rounds else None
 
     def push(self, emission: Emission) -> Piece | None:
         """What these tokens add, or None while nothing of it is certain.
@@ -58,8 +65,10 @@ class Transcript:
         After a piece with a finish reason nothing may be pushed.
         """
         reason = emission.finish_reason
-        for token in _without_stop_token(emission):
-            if self._append(token):
+        if self._rounds is not None:
+            self._rounds.add(emission, is_first=self._num_tokens == 0)
+        for index, token in enumerate(_without_stop_token(emission)):
+            if self._append(token, emission.origin(index)):
                 return self._piece("stop", is_cut=True)
         if reason == "stop":
             self._num_tokens += 1
@@ -67,17 +76,20 @@ class Transcript:
             return self._piece("stop", is_cut=True)
         return self._piece(reason)
 
-    def _append(self, token: Token) -> bool:
+    def _append(self, token: Token, origin: Origin) -> bool:
         """Take one token; whether its text completed a stop string."""
         self._num_tokens += 1
         before = self._num_decoded
         text = self._detokenizer.push(token.id)
         self._num_decoded += len(text)
-        if self._choice.generation.num_logprobs is not None:
+        if self._choice.generation.num_logprobs is not None or self._rounds is not None:
             own_text = self._tokenizer.token_bytes(token.id).decode(errors="replace")
             # Text before its own was held back until this token came.
             offset = max(before, self._num_decoded - len(own_text))
-            self._unshown.append(ScoredToken(token, offset))
+            if self._choice.generation.num_logprobs is not None:
+                self._unshown.append(ScoredToken(token, offset))
+            if self._rounds is not None:
+                self._rounds.begin(offset, origin)
         return self._show(text)
 
     def _show(self, text: str) -> bool:
@@ -97,11 +109,11 @@ class Transcript:
         if reason is None and (not text or (self._is_first and text == self._choice.echo)):
             return None
         self._text.clear()
+        rounds = self._rounds.take(text) if self._rounds is not None else UNSET
         self._num_shown += len(text) - (len(self._choice.echo) if self._is_first else 0)
         tokens = self._take_tokens(takes_all=reason is not None and not is_cut)
-        piece = Piece(self._choice.index, text, tokens, self._num_tokens, self._is_first, reason)
-        self._is_first = False
-        return piece
+        is_first, self._is_first = self._is_first, False
+        return Piece(self._choice.index, text, tokens, self._num_tokens, is_first, reason, rounds)
 
     def _take_tokens(self, takes_all: bool) -> tuple[ScoredToken, ...]:
         """The tokens whose text begins in what has been shown."""
@@ -111,6 +123,48 @@ class Transcript:
         taken = tuple(self._unshown[:num_taken])
         del self._unshown[:num_taken]
         return taken
+
+
+class _Rounds:
+    """What rounds decided and no piece has said yet; text is cut where its tokens begin."""
+
+    def __init__(self) -> None:
+        self._num_rounds = self._num_drafted = self._num_accepted = 0
+        self._begins: deque[tuple[int, Origin]] = deque()
+        self._origin: Origin = "prompt"
+        self._num_taken = 0
+
+    def add(self, emission: Emission, is_first: bool) -> None:
+        """A round was decided; the first emission of an answer is none."""
+        self._num_rounds += not is_first
+        self._num_drafted += emission.num_drafted
+        self._num_accepted += emission.num_accepted
+
+    def begin(self, offset: int, origin: Origin) -> None:
+        """The text of the next token begins at this character of the answer."""
+        self._begins.append((offset, origin))
+
+    def take(self, text: str) -> RoundFigures:
+        """All since the last call; `text` is what the answer grew by."""
+        figures = RoundFigures(
+            rounds=self._num_rounds,
+            drafted_tokens=self._num_drafted,
+            accepted_tokens=self._num_accepted,
+            tokens=list(self._cut(text)),
+        )
+        self._num_rounds = self._num_drafted = self._num_accepted = 0
+        return figures
+
+    def _cut(self, text: str) -> Iterator[TokenText]:
+        start, end = self._num_taken, self._num_taken + len(text)
+        while self._begins and self._begins[0][0] < end:
+            offset, origin = self._begins.popleft()
+            if offset > self._num_taken:
+                yield TokenText(text[self._num_taken - start : offset - start], self._origin)
+            self._num_taken, self._origin = max(self._num_taken, offset), origin
+        if self._num_taken < end:
+            yield TokenText(text[self._num_taken - start :], self._origin)
+        self._num_taken = end
 
 
 def _without_stop_token(emission: Emission) -> Sequence[Token]:

@@ -1,0 +1,1 @@
+"""The page at `/` for a browser: one document, without a build step and without other addresses."""

@@ -1,0 +1,45 @@
+// Numbers as people read them. Unknown ones are a dash.
+
+const NONE = "–";
+const PREFIXES = ["", "k", "M", "G"];
+
+const isKnown = (value) => Number.isFinite(value);
+
+function threeDigits(value) {
+  return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+}
+
+function countWords(value) {
+  return isKnown(value) ? value.toLocaleString("en") : NONE;
+}
+
+function timeWords(seconds) {
+  if (!isKnown(seconds)) return NONE;
+  return seconds < 1 ? `${oneDigit(seconds * 1000)} ms` : `${threeDigits(seconds)} s`;
+}
+
+function oneDigit(value) {
+  return value < 10 ? value.toFixed(1) : value.toFixed(0);
+}
+
+function bytesWords(bytes) {
+  if (!isKnown(bytes)) return NONE;
+  let prefix = 0;
+  while (bytes >= 1000 && prefix < PREFIXES.length - 1) {
+    bytes /= 1000;
+    prefix += 1;
+  }
+  return `${prefix ? threeDigits(bytes) : bytes.toFixed(0)} ${PREFIXES[prefix]}B`;
+}
+
+// Above a gigabyte per second no frame is long enough to tell.
+function rateWords(bytesPerSecond) {
+  if (!isKnown(bytesPerSecond)) return NONE;
+  return bytesPerSecond > 1e9 ? "over 1 GB/s" : `${bytesWords(bytesPerSecond)}/s`;
+}
+
+function speedWords(tokensPerSecond) {
+  return isKnown(tokensPerSecond) ? threeDigits(tokensPerSecond) : NONE;
+}
+
+const plural = (number, word) => `${countWords(number)} ${word}${number === 1 ? "" : "s"}`;

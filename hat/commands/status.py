@@ -1,0 +1,60 @@
+"""`hat status`: how the device and the cloud are."""
+
+import os
+
+import click
+
+from hat.errors import CommandError
+from hat.settings.secret_files import endpoint_key
+
+_DEVICE = "http://127.0.0.1:8000"
+_CLOUD = "http://127.0.0.1:7700"
+_EVERY_S = 2.0
+
+_EPILOG = """
+\b
+Examples:
+  hat status
+  hat status --watch
+  hat status --device http://jetson:8000 --cloud wss://gpu-server:7700
+
+A side that is not named and not there is left out. Exit code 1: a side is not ready or does not
+answer. The device's key, if it asks for one, comes from --api-key-file or HAT_API_KEY. A proxy
+before the cloud may keep its metrics to itself: ask the cloud's own port.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--device", metavar="URL", help=f"The device's endpoint.  [default: {_DEVICE}]")
+@click.option("--cloud", metavar="URL", help=f"The cloud.  [default: {_CLOUD}]")
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=0.2),
+    is_flag=False,
+    flag_value=_EVERY_S,
+    metavar="[SECONDS]",
+    help=f"Ask again every so many seconds, until Ctrl-C.  [{_EVERY_S:.0f} if none are given]",
+)
+@click.option("--api-key-file", metavar="FILE", help="File with the device's key.")
+@click.option("--cloud-ca", metavar="FILE", help="Authority that signed the cloud's certificate.")
+def status(
+    device: str | None,
+    cloud: str | None,
+    watch: float | None,
+    api_key_file: str | None,
+    cloud_ca: str | None,
+) -> None:
+    """Show how the device and the cloud are: link, requests, tokens, drafts, steps, room.
+
+    From their own metrics; with --watch also what they do now.
+    """
+    from hat.status.asking import Side, root_url
+    from hat.status.run import run_status
+
+    key = endpoint_key(api_key_file, os.environ)
+    sides = (
+        Side("device", root_url(device or _DEVICE, "--device"), device is not None, api_key=key),
+        Side("cloud", root_url(cloud or _CLOUD, "--cloud"), cloud is not None, ca_file=cloud_ca),
+    )
+    if not run_status(sides, watch):
+        raise CommandError("not everything is ready")

@@ -1,0 +1,1 @@
+"""`hat status`: how both sides are, from what they say of themselves."""

@@ -1,0 +1,198 @@
+"""`hat status` over scripted sides: what it shows, what it leaves out, and its exit code."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+from cloud_server.daemon.metrics import Metrics as CloudMetrics
+from device_runtime.api.metrics import Metrics
+from device_runtime.generation.timeline import Timeline
+from hat.quantities import num_bytes, rate, seconds
+from hat.status.asking import root_url
+from hat.status.report import report
+from hat.status.samples import parse_samples
+from process.errors import ConfigError
+from tests.support.api_server import story_generator
+from tests.support.fake_generator import scripted_stats
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HAT_")}
+
+
+@dataclass
+class ScriptedSide:
+    """Something with /ready and /metrics."""
+
+    page: bytes
+    trouble: str | None = None
+    key: str | None = None
+    url: str = ""
+    num_asked: int = 0
+    asked_often: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """200, or 503 and why."""
+        return web.Response(status=503 if self.trouble else 200, text=self.trouble or "ready")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The page, for who has the key."""
+        self.num_asked += 1
+        if self.num_asked > 2:
+            self.asked_often.set()
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": {"message": "expected the API key"}}, status=401)
+        return web.Response(body=self.page)
+
+
+@asynccontextmanager
+async def serving(side: ScriptedSide) -> AsyncIterator[ScriptedSide]:
+    """The side on a free port of this machine."""
+    app = web.Application()
+    app.add_routes([web.get("/ready", side.ready), web.get("/metrics", side.metrics)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        side.url = "http://{}:{}".format(*runner.addresses[0])
+        yield side
+    finally:
+        await runner.cleanup()
+
+
+def device_page() -> bytes:
+    """What a device says that has answered once."""
+    generator = story_generator()
+    metrics = Metrics("story", generator, generator, lambda: 0.0)
+    metrics.first_token_s.observe(0.2)
+    metrics.per_token_s.observe(0.04)
+    metrics.generation_tokens.inc(1234)
+    metrics.count_end("stop")
+    metrics.count_work(scripted_stats(Timeline()))
+    return metrics.render()
+
+
+def cloud_page() -> bytes:
+    """What a cloud says that has just begun."""
+    return CloudMetrics(verify_tokens=16).render(None)
+
+
+def status_command(*arguments: str, **environ: str):
+    return asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hat", "status", *arguments),
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=ROOT,
+        env=ENVIRON | environ,
+    )
+
+
+async def status(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
+    """Exit code, stdout and stderr of `hat status`."""
+    process = await status_command(*arguments, **environ)
+    out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_both_sides_are_shown_with_what_they_say_of_themselves() -> None:
+    async with (
+        serving(ScriptedSide(device_page())) as device,
+        serving(ScriptedSide(cloud_page())) as cloud,
+    ):
+        code, out, _ = await status("--device", f"{device.url}/v1", "--cloud", cloud.url)
+    assert code == 0
+    lines = dict(line.strip().split("  ", 1) for line in out.splitlines() if line[:1] == " ")
+    assert out.splitlines()[0] == f"device  {device.url}  ready"
+    assert f"cloud   {cloud.url}  ready" in out.splitlines()
+    words = {name: text.strip() for name, text in lines.items()}
+    assert words["model"] == "story"
+    link = "connected; 20 ms there and back, 1.00 MB/s up, - down; 1 connection so far"
+    assert words["link"] == link
+    assert words["requests"] == "0 running, 0 waiting; 1 answered, 0 left early, 0 failed"
+    assert words["drafts"] == "5 of 8 (62 %) accepted; 3.50 tokens per round"
+    assert words["tokens"].startswith("1,234 generated, ")
+    assert words["devices"] == "0 devices, 0 sessions, 0 of them waiting for their device"
+    assert words["faults"] == "none"
+
+
+async def test_a_side_that_is_not_ready_says_why_and_fails_the_command() -> None:
+    trouble = '{"error": {"message": "connecting to the cloud at x:1"}}'
+    async with serving(ScriptedSide(device_page(), trouble)) as device:
+        code, out, err = await status("--device", device.url)
+    assert code == 1
+    assert out.startswith(f"device  {device.url}  connecting to the cloud at x:1\n")
+    assert err == "hat: not everything is ready\n"
+
+
+async def test_a_named_side_that_is_not_there_fails_the_command() -> None:
+    async with serving(ScriptedSide(device_page())) as device:
+        code, out, _ = await status("--device", device.url, "--cloud", "ws://127.0.0.1:9")
+    assert code == 1
+    assert "cloud   http://127.0.0.1:9  connection refused" in out
+
+
+async def test_the_key_comes_from_the_environment() -> None:
+    async with serving(ScriptedSide(device_page(), key="sesame")) as device:
+        without = await status("--device", device.url)
+        with_key = await status("--device", device.url, HAT_API_KEY="sesame")
+    assert without[0] == 1
+    assert "401 expected the API key" in without[1]
+    assert with_key[0] == 0
+
+
+async def test_watching_asks_again_until_it_is_interrupted() -> None:
+    async with serving(ScriptedSide(device_page())) as device:
+        process = await status_command("--device", device.url, "--watch", "0.2")
+        await asyncio.wait_for(device.asked_often.wait(), DEADLINE_S)
+        process.terminate()
+        await asyncio.wait_for(process.wait(), DEADLINE_S)
+
+
+def test_rates_are_those_between_two_looks() -> None:
+    from hat.status.asking import SideStatus
+
+    def at(at_s: float, num_tokens: int) -> SideStatus:
+        page = f"# TYPE hat_generation_tokens counter\nhat_generation_tokens_total {num_tokens}\n"
+        return SideStatus("device", "http://x", at_s, True, None, parse_samples(page))
+
+    assert "100 generated, 45.0 per second now" in report(at(12.0, 100), at(10.0, 10))
+    # A device that was started anew has counted less.
+    assert "5 generated, - per second now" in report(at(12.0, 5), at(10.0, 10))
+
+
+def test_quantiles_lie_in_their_bucket() -> None:
+    registry = CollectorRegistry()
+    times = Histogram("hat_t", "Times.", registry=registry, buckets=(1, 2, 4))
+    for value in (0.5, 1.5, 1.5, 3, 9):
+        times.observe(value)
+    samples = parse_samples(generate_latest(registry).decode())
+    assert samples.quantile("hat_t", 0.5) == pytest.approx(1.75)
+    assert samples.quantile("hat_t", 1.0) == 4
+    assert samples.mean("hat_t") == pytest.approx(3.1)
+    assert samples.quantile("hat_other", 0.5) is None
+
+
+@pytest.mark.parametrize("text", ["localhost:8000", "ftp://x", "http://", "nonsense"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--device: expected an address"):
+        root_url(text, "--device")
+
+
+def test_quantities_have_three_digits_and_a_unit() -> None:
+    assert [seconds(x) for x in (0.0041, 0.21, 1.236, 12.3)] == [
+        "4.1 ms",
+        "210 ms",
+        "1.24 s",
+        "12.3 s",
+    ]
+    assert [num_bytes(x) for x in (812, 62_100, 1.24e6)] == ["812 B", "62.1 kB", "1.24 MB"]
+    assert [rate(x) for x in (None, 1e12, 12_400)] == ["-", "over 1 GB/s", "12.4 kB/s"]
