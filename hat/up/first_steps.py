@@ -37,6 +37,7 @@ def first_steps(address: str, api_key: Given, is_chat_model: bool) -> str:
         [
             f"The endpoint is up: {url}",
             *requests,
+            f"Or open {url.removesuffix('v1')} in a browser.\n"
             f"Or talk to it from a second terminal: {command_line('chat', *arguments)}\n"
             "Ctrl-C stops both sides.",
         ]
