@@ -39,7 +39,7 @@ async def take_pictures(url: str) -> None:
                 if name == "page-phone":
                     await page.get_by_role("button", name="per second").click()
                 picture = Image.open(BytesIO(await page.screenshot()))
-            colours = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            colours = picture.convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
             colours.save(FOLDER / f"{name}-{scheme}.png", optimize=True)
 
 

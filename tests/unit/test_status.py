@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from cloud_server.daemon.metrics import Metrics as CloudMetrics
-from device_runtime.api.metrics import Metrics
+from device_runtime.api.metrics import GenerationTimer, Metrics
 from device_runtime.generation.timeline import Timeline
 from hat.quantities import num_bytes, rate, seconds
 from hat.status.asking import root_url
@@ -72,12 +72,10 @@ async def serving(side: ScriptedSide) -> AsyncIterator[ScriptedSide]:
 def device_page() -> bytes:
     """What a device says that has answered once."""
     generator = story_generator()
-    metrics = Metrics("story", generator, generator, lambda: 0.0)
-    metrics.first_token_s.observe(0.2)
-    metrics.per_token_s.observe(0.04)
-    metrics.generation_tokens.inc(1234)
-    metrics.count_end("stop")
-    metrics.count_work(scripted_stats(Timeline()))
+    metrics = Metrics("story", generator, generator, lambda: 0.2)
+    timer = GenerationTimer(metrics, num_prompt_tokens=5, arrived_s=0.0)
+    timer.emitted(1234)
+    timer.ended("stop", scripted_stats(Timeline()))
     return metrics.render()
 
 
