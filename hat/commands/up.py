@@ -2,22 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from cloud_server.config import CloudConfig
+from device_runtime.config import DeviceConfig
 from hat.bundle_cache import bundles_of, is_bundle_pair
 from hat.settings.options import config_option, print_config_option, setting_option, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE
+from hat.settings.sources import Resolved
 from hat.splitting import SplitRequest
 from hat.up.first_steps import first_steps, has_chat_template
 from process.errors import ConfigError
-
-if TYPE_CHECKING:
-    from hat.up.plan import UpSettings
 
 _EPILOG = """
 \b
@@ -65,35 +64,28 @@ def up(model: str | None, **parameters: Any) -> None:
     Splits the model, if that was not done before, starts the cloud and the device, and prints
     how to talk to them.
     """
-    from hat.up.plan import require_free_ports
-
-    settings = _settings(parameters)
-    if parameters["print_config"]:
-        click.echo(f"{as_toml(settings.cloud)}\n\n{as_toml(settings.device)}")
-        return
-    require_free_ports(settings)
-    _serve(settings, _bundle(model, _split_request(settings, parameters)))
-
-
-def _settings(parameters: Mapping[str, Any]) -> "UpSettings":
-    from hat.up.plan import up_settings
+    from hat.up.plan import require_free_port, up_settings
 
     names = {"port": "cloud_port", "log_level": "log_level", "config": "config"}
-    cloud = {name: parameters[own] for name, own in names.items()}
-    return up_settings(
-        sources_of(CLOUD, cloud, port="--cloud-port"), sources_of(DEVICE, parameters)
+    of_cloud = {name: parameters[own] for name, own in names.items()}
+    cloud, device = up_settings(
+        sources_of(CLOUD, of_cloud, port="--cloud-port"), sources_of(DEVICE, parameters)
     )
+    if parameters["print_config"]:
+        click.echo(f"{as_toml(cloud)}\n\n{as_toml(device)}")
+        return
+    require_free_port(device.value("host"), device.value("port"), "--port")
+    require_free_port(cloud.value("host"), cloud.value("port"), "--cloud-port")
+    request = _split_request(device, parameters["input_layers"], parameters["output_layers"])
+    _serve(cloud, device, _bundle(model, request))
 
 
-def _split_request(settings: "UpSettings", parameters: Mapping[str, Any]) -> SplitRequest:
+def _split_request(
+    device: Resolved[DeviceConfig], num_input_layers: int | None, num_output_layers: int | None
+) -> SplitRequest:
     """Only the ONNX parts that this device will run."""
-    uses_onnx = settings.device.value("engine") == "onnx"
-    return SplitRequest(
-        parameters["input_layers"],
-        parameters["output_layers"],
-        "keep",
-        (settings.device.value("weights"),) if uses_onnx else (),
-    )
+    onnx = (device.value("weights"),) if device.value("engine") == "onnx" else ()
+    return SplitRequest(num_input_layers, num_output_layers, "keep", onnx)
 
 
 def _bundle(model: str | None, request: SplitRequest) -> Path:
@@ -104,12 +96,11 @@ def _bundle(model: str | None, request: SplitRequest) -> Path:
     return bundles_of(model, request, os.environ)
 
 
-def _serve(settings: "UpSettings", bundle: Path) -> None:
+def _serve(cloud: Resolved[CloudConfig], device: Resolved[DeviceConfig], bundle: Path) -> None:
     from hat.up.pair import Pair
-    from hat.up.plan import sides
+    from hat.up.plan import address_of, sides
 
-    api_key = settings.device.given["api_key"]
-    steps = first_steps(settings.device_address, api_key, has_chat_template(bundle / "device"))
-    cloud, device = sides(settings, bundle, os.environ)
-    pair = Pair(cloud, device, lambda: click.echo(f"\n{steps}\n"))
+    api_key = device.given["api_key"]
+    steps = first_steps(address_of(device), api_key, has_chat_template(bundle / "device"))
+    pair = Pair(sides(cloud, device, bundle, os.environ), lambda: click.echo(f"\n{steps}\n"))
     asyncio.run(pair.run())

@@ -15,8 +15,8 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Pair:
     """Both sides of this machine. Nobody outlives `run`, and nobody outlives this process."""
 
-    def __init__(self, cloud: Side, device: Side, announce: Callable[[], None]) -> None:
-        self._sides = (cloud, device)
+    def __init__(self, sides: tuple[Side, Side], announce: Callable[[], None]) -> None:
+        self._sides = sides
         self._announce = announce
         self._children: list[Child] = []
         self._stop = asyncio.Event()

@@ -5,7 +5,6 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_server.config import CloudConfig
@@ -23,78 +22,63 @@ _SECRET_VARIABLES = ("HAT_SECRET", "HAT_CLOUD_SECRET", "HAT_DEVICE_SECRET")
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
-@dataclass(frozen=True, slots=True)
-class UpSettings:
-    """The settings of both sides."""
-
-    cloud: Resolved[CloudConfig]
-    device: Resolved[DeviceConfig]
-
-    @property
-    def cloud_address(self) -> str:
-        """Host and port where the device finds the cloud."""
-        return f"{reachable_host(self.cloud.value('host'))}:{self.cloud.value('port')}"
-
-    @property
-    def device_address(self) -> str:
-        """Host and port where programs find the device."""
-        return f"{reachable_host(self.device.value('host'))}:{self.device.value('port')}"
-
-
-def up_settings(cloud: Sources, device: Sources) -> UpSettings:
+def up_settings(
+    cloud: Sources, device: Sources
+) -> tuple[Resolved[CloudConfig], Resolved[DeviceConfig]]:
     """Both sides' settings, each from all its sources.
 
     Raises:
         ConfigError: a setting is wrong, or does not go with `hat up`.
     """
-    settings = UpSettings(load(CLOUD, cloud), load(DEVICE, device))
+    of_cloud, of_device = load(CLOUD, cloud), load(DEVICE, device)
     for name in ("tls_certificate", "tls_key"):
-        if settings.cloud.value(name) is not None:
-            source = settings.cloud.given[name].source
+        if of_cloud.value(name) is not None:
+            source = of_cloud.given[name].source
             raise ConfigError(f"{source}: hat up joins both sides without TLS; remove {name}")
-    port = settings.device.value("port")
-    if settings.cloud.value("port") == port:
+    port = of_device.value("port")
+    if of_cloud.value("port") == port:
         raise ConfigError(f"--port and --cloud-port are both {port}")
-    return settings
+    return of_cloud, of_device
 
 
-def require_free_ports(settings: UpSettings) -> None:
-    """Return if both sides can listen where they should.
-
-    Raises:
-        CommandError: a port is taken.
-    """
-    require_free_port(settings.device.value("host"), settings.device.value("port"), "--port")
-    require_free_port(settings.cloud.value("host"), settings.cloud.value("port"), "--cloud-port")
+def address_of(side: Resolved[C]) -> str:
+    """Host and port where programs of this machine find a side."""
+    return f"{reachable_host(side.value('host'))}:{side.value('port')}"
 
 
-def sides(settings: UpSettings, bundle: Path, environ: Mapping[str, str]) -> tuple[Side, Side]:
+def sides(
+    cloud: Resolved[CloudConfig],
+    device: Resolved[DeviceConfig],
+    bundle: Path,
+    environ: Mapping[str, str],
+) -> tuple[Side, Side]:
     """The cloud and the device of one bundle folder, with a secret that only they know."""
     child_environ = _child_environment(environ)
-    cloud = Side(
-        name="cloud",
-        color="cyan",
-        command=_command(settings.cloud, bundle),
-        environ=child_environ,
-        ready_url=f"http://{settings.cloud_address}/ready",
-        stop_within_s=settings.cloud.value("drain_timeout_s") + _STOP_MARGIN_S,
+    url = f"ws://{address_of(cloud)}"
+    return (
+        _side(cloud, "cyan", bundle, child_environ),
+        _side(device, "green", bundle, child_environ, cloud=url),
     )
-    device = Side(
-        name="device",
-        color="green",
-        command=_command(settings.device, bundle, cloud=f"ws://{settings.cloud_address}"),
-        environ=child_environ,
-        ready_url=f"http://{settings.device_address}/ready",
-        stop_within_s=settings.device.value("drain_timeout_s") + _STOP_MARGIN_S,
-    )
-    return cloud, device
 
 
-def _command(resolved: Resolved[C], bundle: Path, **explicit: str) -> tuple[str, ...]:
+def _side(
+    settings: Resolved[C], color: str, bundle: Path, environ: Mapping[str, str], **explicit: str
+) -> Side:
+    return Side(
+        name=settings.program.name,
+        color=color,
+        command=_command(settings, bundle, explicit),
+        environ=environ,
+        ready_url=f"http://{address_of(settings)}/ready",
+        stop_within_s=settings.value("drain_timeout_s") + _STOP_MARGIN_S,
+    )
+
+
+def _command(settings: Resolved[C], bundle: Path, explicit: Mapping[str, str]) -> tuple[str, ...]:
     """The command line of one side. What this process relies on is said explicitly."""
-    program, sources = resolved.program, resolved.sources
-    explicit |= {name: str(resolved.value(name)) for name in ("host", "port")}
-    flags = {**sources.flags, **explicit}
+    program, sources = settings.program, settings.sources
+    address = {name: str(settings.value(name)) for name in ("host", "port")}
+    flags = {**sources.flags, **explicit, **address}
     command = [sys.executable, "-m", "hat.child", program.name, str(bundle / program.name)]
     command += [f"{s.flag}={flags[s.key]}" for s in program.settings if s.key in flags]
     if sources.file is not None:

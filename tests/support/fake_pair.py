@@ -28,9 +28,8 @@ def _side(name: str, manner: str) -> Side:
 
 
 def main(cloud: str, device: str) -> None:
-    pair = Pair(
-        _side("cloud", cloud), _side("device", device), lambda: print("announced", flush=True)
-    )
+    sides = (_side("cloud", cloud), _side("device", device))
+    pair = Pair(sides, lambda: print("announced", flush=True))
     try:
         asyncio.run(pair.run())
     except CommandError as error:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.config import CloudConfig
+from device_runtime.config import DeviceConfig
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
 from hat.errors import CommandError
-from hat.settings.sources import Given, Sources
+from hat.settings.sources import Given, Resolved, Sources
 from hat.splitting import SplitRequest, default_model, split_model
 from hat.up.first_steps import first_steps, has_chat_template
 from hat.up.plan import (
-    UpSettings,
     reachable_host,
     require_free_port,
     sides,
@@ -33,7 +34,7 @@ def _settings(
     device: dict[str, str] | None = None,
     environ: dict[str, str] | None = None,
     file: Path | None = None,
-) -> UpSettings:
+) -> tuple[Resolved[CloudConfig], Resolved[DeviceConfig]]:
     sources = [Sources(flags or {}, environ or {}, file) for flags in (cloud, device)]
     return up_settings(*sources)
 
@@ -116,7 +117,7 @@ def test_both_sides_get_their_flags_and_one_fresh_secret(tmp_path: Path) -> None
     config.write_text("[device]\nport = 81\n")
     settings = _settings({"port": "77"}, {"drafter": "none"}, {"HAT_DEVICE_HOST": "::1"}, config)
     environ = {"PATH": "/bin", "HAT_SECRET": "mine", "HAT_CLOUD_SECRET_FILE": "f"}
-    cloud, device = sides(settings, Path("b"), environ)
+    cloud, device = sides(*settings, Path("b"), environ)
     assert cloud.command == (
         *(*CHILD, "cloud", "b/cloud", "--host=127.0.0.1", "--port=77"),
         f"--config={config}",
@@ -132,7 +133,7 @@ def test_both_sides_get_their_flags_and_one_fresh_secret(tmp_path: Path) -> None
     assert device.environ["HAT_DEVICE_SECRET"] == secret
     assert cloud.environ["PATH"] == "/bin"
     assert "HAT_CLOUD_SECRET_FILE" not in cloud.environ
-    assert sides(settings, Path("b"), environ)[0].environ["HAT_SECRET"] != secret
+    assert sides(*settings, Path("b"), environ)[0].environ["HAT_SECRET"] != secret
 
 
 def test_sides_that_would_share_a_port_or_use_tls_are_refused(tmp_path: Path) -> None:
