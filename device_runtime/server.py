@@ -6,7 +6,8 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -38,11 +39,15 @@ from device_runtime.runtime.runtime import Runtime
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import load_tokenizer
 from process.errors import StartError, system_reason
+from process.program.exposure import is_loopback
 from process.world import World
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.manifest_file import MANIFEST_FILE
 
 _BACKLOG = 128
+
+_RETRY_HERE_S = 0.5
+"""At most between two tries to reach a cloud on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +144,17 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         secret=(config.secret or "").encode(),
         ca_file=config.cloud_ca,
         proxy=proxy_for(link_url(config.cloud), os.environ),
-        patience=Patience(
-            heartbeat_s=config.heartbeat_s, permanent_after_s=config.reconnect_timeout_s
-        ),
+        patience=_patience(config),
     )
+
+
+def _patience(config: DeviceConfig) -> Patience:
+    """A cloud on this machine is asked more often: it serves nobody else, and loads its model."""
+    patience = Patience(
+        heartbeat_s=config.heartbeat_s, permanent_after_s=config.reconnect_timeout_s
+    )
+    is_here = is_loopback(urlsplit(config.cloud).hostname or "")
+    return replace(patience, max_retry_s=_RETRY_HERE_S) if is_here else patience
 
 
 def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:

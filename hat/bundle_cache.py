@@ -57,14 +57,14 @@ def cached_bundle(cache: Path, name: str, path: Path, request: SplitRequest) -> 
 def bundles_of(model: str | None, request: SplitRequest, environ: Mapping[str, str]) -> Path:
     """The folder with both bundles of a model: the one named, a kept one, or a new one.
 
-    `model` None is the model that comes with hat.
+    `model` None is the default one.
 
     Raises:
         UserError: the model cannot be had, read or split.
     """
     if model is not None and is_bundle_pair(Path(model)):
         return Path(model)
-    name = str(default_model()) if model is None else model
+    name = str(default_model(environ, _say)) if model is None else model
     return prepared_bundle(name, model_path(name), request, environ)
 
 

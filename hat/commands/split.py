@@ -29,7 +29,7 @@ layers on the device make what travels harder to read, and the device slower.
 _WEIGHTS = ("float32", "int8", "int4")
 
 
-class _WeightsList(click.ParamType[tuple[str, ...]]):
+class WeightsList(click.ParamType[tuple[str, ...]]):
     """Names of weights formats, with commas between."""
 
     name = "weights"
@@ -68,7 +68,7 @@ class _WeightsList(click.ParamType[tuple[str, ...]]):
 )
 @click.option(
     "--onnx-weights",
-    type=_WeightsList(),
+    type=WeightsList(),
     default=",".join(_WEIGHTS),
     metavar="LIST",
     help="ONNX parts to make for the device, or none.  [default: float32,int8,int4]",

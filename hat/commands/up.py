@@ -9,12 +9,13 @@ import click
 
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
-from hat.bundle_cache import bundles_of, is_bundle_pair
+from hat.bundle_cache import is_bundle_pair
 from hat.settings.options import config_option, print_config_option, setting_option, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE
 from hat.settings.sources import Resolved
 from hat.splitting import SplitRequest
+from hat.up.bundling import bundle_folder
 from hat.up.first_steps import first_steps, has_chat_template
 from process.errors import ConfigError
 
@@ -93,7 +94,7 @@ def _bundle(model: str | None, request: SplitRequest) -> Path:
     names_layers = (request.num_input_layers, request.num_output_layers) != (None, None)
     if names_layers and model is not None and is_bundle_pair(Path(model)):
         raise ConfigError(f"{model} is split already: leave out --input-layers, --output-layers")
-    return bundles_of(model, request, os.environ)
+    return bundle_folder(model, request)
 
 
 def _serve(cloud: Resolved[CloudConfig], device: Resolved[DeviceConfig], bundle: Path) -> None:

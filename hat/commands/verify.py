@@ -11,7 +11,7 @@ from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError, extras_explained
 from hat.progress import Bars
 from hat.settings.programs import DEVICE
-from hat.splitting import SplitRequest, default_model, model_path
+from hat.splitting import SplitRequest, model_path, small_model
 
 if TYPE_CHECKING:
     from hat.verify.report import Check
@@ -83,7 +83,7 @@ def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
     MODEL is a checkpoint folder, a GGUF file or a hub id, BUNDLE the folder that `hat split` made
     of it; left out, MODEL is split as `hat up` does.
     """
-    name = str(default_model()) if model is None else model
+    name = str(small_model()) if model is None else model
     options = _options(name, bundle, parameters)
     from hat.verify.report import passed, render
 

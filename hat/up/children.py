@@ -21,6 +21,7 @@ _NAME_WIDTH = 6
 _PAUSE_S = 0.1
 _NOTICE_EVERY_S = 10.0
 _MAX_REASON_BYTES = 300
+_NOBODY = "not listening yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,16 @@ async def until_ready(url: str, notice: Callable[[str], None]) -> None:
             await asyncio.sleep(_PAUSE_S)
 
 
+async def until_answers(url: str) -> None:
+    """Return once something answers at `url`, whatever it says."""
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        while True:
+            if await _reason_not_ready(http, url) != _NOBODY:
+                return
+            await asyncio.sleep(_PAUSE_S)
+
+
 async def _reason_not_ready(http: aiohttp.ClientSession, url: str) -> str | None:
     try:
         async with http.get(url) as response:
@@ -141,7 +152,7 @@ async def _reason_not_ready(http: aiohttp.ClientSession, url: str) -> str | None
             body = await response.content.read(_MAX_REASON_BYTES)
             return body.decode(errors="replace").strip() or f"status {response.status}"
     except (aiohttp.ClientError, TimeoutError):
-        return "not listening yet"
+        return _NOBODY
 
 
 def _signal_name(number: int) -> str:

@@ -14,7 +14,11 @@ _STORY_CHAT = {
     "messages": [{"role": "user", "content": "Once upon a time, there was a little dog"}],
     "max_tokens": 60,
 }
-_CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 200}
+_CHAT = {
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 100,
+    "temperature": 0,
+}
 
 
 def first_steps(address: str, api_key: Given, is_chat_model: bool) -> str:

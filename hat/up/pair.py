@@ -1,4 +1,7 @@
-"""Cloud and device as two child processes: started in order, watched, stopped together."""
+"""Cloud and device as two child processes: started in order, watched, stopped together.
+
+The device starts once the cloud listens: both load their parts of the model side by side.
+"""
 
 import asyncio
 import signal
@@ -6,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from hat.errors import CommandError
-from hat.up.children import Child, Side, until_ready
+from hat.up.children import Child, Side, until_answers, until_ready
 from process.program.run import first_of
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -16,7 +19,7 @@ class Pair:
     """Both sides of this machine. Nobody outlives `run`, and nobody outlives this process."""
 
     def __init__(self, sides: tuple[Side, Side], announce: Callable[[], None]) -> None:
-        self._sides = sides
+        self._cloud, self._device = sides
         self._announce = announce
         self._children: list[Child] = []
         self._stop = asyncio.Event()
@@ -47,15 +50,22 @@ class Pair:
 
     async def _serve(self) -> Child | None:
         """Start both sides and wait; returns the one that ended by itself, if one did."""
-        for side in self._sides:
-            child = await Child.start(side)
-            self._children.append(child)
-            await self._until_over_or(until_ready(side.ready_url, child.notice))
-            if self._is_over():
-                return self._ended()
+        cloud = await self._start(self._cloud)
+        await self._until_over_or(until_answers(self._cloud.ready_url))
+        if not self._is_over():
+            device = await self._start(self._device)
+            await self._until_over_or(until_ready(self._cloud.ready_url, cloud.notice))
+            await self._until_over_or(until_ready(self._device.ready_url, device.notice))
+        if self._is_over():
+            return self._ended()
         self._announce()
         await self._until_over_or(asyncio.Event().wait())
         return self._ended()
+
+    async def _start(self, side: Side) -> Child:
+        child = await Child.start(side)
+        self._children.append(child)
+        return child
 
     async def _until_over_or(self, event: Coroutine[Any, Any, object]) -> None:
         """Wait for `event`, a signal, or the end of any child."""

@@ -17,6 +17,8 @@ from tests.support.process_lines import ROOT, ProcessLines, WatchedProcess, proc
 
 DEADLINE_S = 120.0
 
+NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd"),
     pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
@@ -25,9 +27,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """No settings from outside, and one cache of bundles for this module."""
+    """No settings from outside, no package index, and one cache of bundles for this module."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HAT_")}
-    return {**kept, "HAT_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+    return {
+        **kept,
+        "HAT_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "OMP_NUM_THREADS": "1",
+    } | NO_INDEX
 
 
 def _free_ports() -> tuple[int, int]:
@@ -80,7 +86,11 @@ async def test_up_answers_what_it_printed_and_leaves_no_one_behind_however_it_en
 ) -> None:
     async with _up(environ) as up:
         children = await _announced(up)
-        assert up.lines[0].startswith("hat: splitting ")
+        assert up.lines[0].startswith(
+            "hat: fetching SmolLM2-135M-Instruct.Q4_1 (93 MB, Apache-2.0)"
+        )
+        assert "going on with stories260k" in up.lines[1]
+        assert up.lines[2].startswith("hat: splitting ")
         cloud_files, device_files = [_mapped_files(pid) for pid in _children(up.process.pid)]
         assert "libtorch" in cloud_files
         assert "libtorch" not in device_files
@@ -97,7 +107,7 @@ async def test_up_answers_what_it_printed_and_leaves_no_one_behind_however_it_en
         assert all(child.ends_within(0) for child in children)
     async with _up(environ) as up:
         children = await _announced(up)
-        assert up.lines[0].startswith(f"hat: using {environ['HAT_CACHE']}/bundles/stories260k-")
+        assert up.lines[2].startswith(f"hat: using {environ['HAT_CACHE']}/bundles/stories260k-")
         up.process.kill()
         assert all(child.ends_within(DEADLINE_S) for child in children)
         await up.process.wait()

@@ -13,7 +13,7 @@ from device_runtime.config import DeviceConfig
 from hat.bundle_cache import cache_folder, cached_bundle, is_sound
 from hat.errors import CommandError
 from hat.settings.sources import Given, Resolved, Sources
-from hat.splitting import SplitRequest, default_model, split_model
+from hat.splitting import SplitRequest, small_model, split_model
 from hat.up.first_steps import first_steps, has_chat_template
 from hat.up.plan import (
     reachable_host,
@@ -48,7 +48,7 @@ def test_the_default_split_follows_the_depth(num_layers: int, num_input_layers: 
 
 
 def test_the_shipped_model_is_found() -> None:
-    assert (default_model() / "model.safetensors").is_file()
+    assert (small_model() / "model.safetensors").is_file()
 
 
 def test_the_cache_folder_can_be_chosen() -> None:
@@ -77,7 +77,7 @@ def test_a_bundle_is_kept_until_source_or_options_change(tmp_path: Path) -> None
 
 
 def test_a_damaged_bundle_is_not_used_again(tmp_path: Path) -> None:
-    split_model(str(default_model()), default_model(), tmp_path / "b", REQUEST)
+    split_model(str(small_model()), small_model(), tmp_path / "b", REQUEST)
     assert is_sound(tmp_path / "b")
     weights = tmp_path / "b" / "cloud" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
