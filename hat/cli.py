@@ -27,7 +27,7 @@ USAGE = 2
 _EPILOG = """
 \b
 First steps:
-  hat up                           try it with the small model that comes with hat
+  hat up                           try it with a small model
   hat up Qwen/Qwen3-0.6B           any Llama, Mistral, Qwen2 or Qwen3 model
   hat chat                         talk to it from a second terminal
   hat status                       how both sides are

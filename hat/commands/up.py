@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,20 @@ import click
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.bundle_cache import is_bundle_pair
+from hat.bundling import bundle_folder
 from hat.settings.options import config_option, print_config_option, setting_option, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE
 from hat.settings.sources import Resolved
 from hat.splitting import SplitRequest
-from hat.up.bundling import bundle_folder
 from hat.up.first_steps import first_steps, has_chat_template
 from process.errors import ConfigError
+from submodels.checkpoint.real_model import REAL_MODEL
 
 _EPILOG = """
 \b
 Examples:
-  hat up                           the small model that comes with hat
+  hat up                           a small instruct model, from the package index
   hat up Qwen/Qwen3-0.6B           a hub id, or the folder of a checkpoint
   hat up model-Q4_K_M.gguf         a GGUF file, also owner/repository:Q4_K_M of a hub
   hat up llama-8b                  a folder that `hat split` wrote
@@ -78,7 +80,8 @@ def up(model: str | None, **parameters: Any) -> None:
     require_free_port(device.value("host"), device.value("port"), "--port")
     require_free_port(cloud.value("host"), cloud.value("port"), "--cloud-port")
     request = _split_request(device, parameters["input_layers"], parameters["output_layers"])
-    _serve(cloud, device, _bundle(model, request))
+    bundle = _bundle(model, request)
+    _serve(cloud, device, bundle, _sampling(bundle) if model is None else ())
 
 
 def _split_request(
@@ -97,11 +100,22 @@ def _bundle(model: str | None, request: SplitRequest) -> Path:
     return bundle_folder(model, request)
 
 
-def _serve(cloud: Resolved[CloudConfig], device: Resolved[DeviceConfig], bundle: Path) -> None:
+def _sampling(bundle: Path) -> Sequence[str]:
+    """How the default model should be sampled. Kept bundles are named after their model."""
+    return REAL_MODEL.sampling if bundle.name.startswith(REAL_MODEL.file_name) else ()
+
+
+def _serve(
+    cloud: Resolved[CloudConfig],
+    device: Resolved[DeviceConfig],
+    bundle: Path,
+    sampling: Sequence[str],
+) -> None:
     from hat.up.pair import Pair
     from hat.up.plan import address_of, sides
 
     api_key = device.given["api_key"]
     steps = first_steps(address_of(device), api_key, has_chat_template(bundle / "device"))
-    pair = Pair(sides(cloud, device, bundle, os.environ), lambda: click.echo(f"\n{steps}\n"))
+    both = sides(cloud, device, bundle, os.environ, sampling)
+    pair = Pair(both, lambda: click.echo(f"\n{steps}\n"))
     asyncio.run(pair.run())

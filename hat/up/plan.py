@@ -4,7 +4,7 @@ import errno
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cloud_server.config import CloudConfig
@@ -51,13 +51,19 @@ def sides(
     device: Resolved[DeviceConfig],
     bundle: Path,
     environ: Mapping[str, str],
+    sampling: Sequence[str] = (),
 ) -> tuple[Side, Side]:
-    """The cloud and the device of one bundle folder, with a secret that only they know."""
+    """The cloud and the device of one bundle folder, with a secret that only they know.
+
+    `sampling`: what the model's files do not say of their sampling; a user's settings win.
+    """
     child_environ = _child_environment(environ)
-    url = f"ws://{address_of(cloud)}"
+    flags = {"cloud": f"ws://{address_of(cloud)}"}
+    if sampling and device.given["sampling_defaults"].source == "default":
+        flags["sampling_defaults"] = ",".join(sampling)
     return (
         _side(cloud, "cyan", bundle, child_environ),
-        _side(device, "green", bundle, child_environ, cloud=url),
+        _side(device, "green", bundle, child_environ, **flags),
     )
 
 

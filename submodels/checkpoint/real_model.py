@@ -45,6 +45,8 @@ class PackagedModel:
     """Of what is fetched, about."""
 
     licence: str
+    sampling: tuple[str, ...] = ()
+    """How its card says that it should be sampled, which the file does not say: NAME=VALUE."""
 
     @property
     def requirement(self) -> str:
@@ -65,8 +67,12 @@ REAL_MODEL = PackagedModel(
     file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     num_bytes=93_000_000,
     licence="Apache-2.0",
+    sampling=("temperature=0.2", "top_p=0.9"),
 )
-"""SmolLM2-135M-Instruct (Allal et al., 2025, arXiv:2502.02737), quantised to Q4_1."""
+"""SmolLM2-135M-Instruct (Allal et al., 2025, arXiv:2502.02737), quantised to Q4_1.
+
+`sampling` as in the examples of its model card.
+"""
 
 
 def kept_model(cache: Path, model: PackagedModel = REAL_MODEL) -> Path | None:
