@@ -134,3 +134,19 @@ async def test_a_bundle_that_does_not_load_stops_everything_with_the_reason(
         assert await up.wait_for_end(DEADLINE_S) == 1
         assert up.lines[-1].startswith("hat: the cloud side ended with exit code 1 (")
         assert "format_version" in up.lines[-1]
+
+
+@pytest.mark.slow
+async def test_without_a_model_named_a_real_one_answers_as_it_should(tmp_path: Path) -> None:
+    """As `make run` on a machine with a package index: the printed line, answered with Paris."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("HAT_")}
+    environ |= {"HAT_CACHE": str(tmp_path)}
+    async with _up(environ) as up:
+        await _announced(up)
+        if any("going on with stories260k" in line for line in up.lines):
+            pytest.skip("no package index can be reached here")
+        (chat,) = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
+        assert chat["choices"][0]["message"]["content"] == "The capital of France is Paris."
+        assert any("temperature 0.2, top_p 0.9 (--sampling-defaults)" in line for line in up.lines)
+        resident = Path(f"/proc/{up.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]
+        assert int(resident) < 100_000, "hat up itself holds no model and no torch"
