@@ -105,6 +105,11 @@ class Fleet:
                 urls = [f"http://127.0.0.1:{port}" for port, _ in started]
         return Devices(tuple(urls), tuple(clouds), tuple(child for _, child in started))
 
+    def cloud_url(self, cloud: Cloud) -> str:
+        """Where the first device's end of its link finds a cloud at the other end."""
+        link = self._links[0]
+        return f"ws://{link.cloud_host}:{link.forward(cloud.port)}"
+
     async def start_client(self, device: int, command: Sequence[str], child_take: Any) -> Child:
         """A user's program at a device's end."""
         argv = self._links[device].device_command(command)
