@@ -20,7 +20,7 @@ from bench.link.opening import open_links
 from bench.link.spec import LinkSpec, link_text, parse_link_spec
 from bench.live.cell import run_cell
 from bench.live.fleet import Fleet, shared_cores
-from bench.live.plan import Setting, load_of, model_record
+from bench.live.plan import Setting, loads_of, model_record
 from bench.live.processes import LiveError
 from bench.machine import machine_lines
 from bench.measures import tbt_s, ttft_s
@@ -110,8 +110,8 @@ async def _over(spec: LinkSpec, bundles: Path, sizes: list[int], visits: int) ->
                 expected = await _visit(fleet, bundles)
                 for what, told_s, arm, workload in _quantities(expected, sizes):
                     setting = Setting(bundles, spec, workload, (arm,), num_warm_up=1)
-                    load = load_of(setting, visit)
-                    result = await run_cell(fleet, arm, load, lambda: None)
+                    loads = loads_of(setting, visit)
+                    result = await run_cell(fleet, arm, loads, lambda: None)
                     pairs[what].foretold.append(told_s)
                     pairs[what].measured.append(_typical_s(result.requests))
         finally:

@@ -33,6 +33,7 @@ from device_runtime.link.config import (
     Patience,
     link_url,
 )
+from device_runtime.link.dialing import Dial
 from device_runtime.link.link import Link
 from device_runtime.link.proxies import proxy_for
 from device_runtime.runtime.runtime import Runtime
@@ -66,11 +67,13 @@ class DeviceServer:
 
 
 @asynccontextmanager
-async def serve_device(config: DeviceConfig, world: World) -> AsyncIterator[DeviceServer]:
+async def serve_device(
+    config: DeviceConfig, world: World, dial: Dial | None = None
+) -> AsyncIterator[DeviceServer]:
     """Serve while the context is entered, whether or not the cloud can be reached.
 
-    Port 0 takes a free one; `world` is the program's time and chance. Leaving the context cuts off
-    what is still in progress.
+    Port 0 takes a free one; `world` is the program's time and chance; `dial` as in `Link`. Leaving
+    the context cuts off what is still in progress.
 
     Raises:
         UserError: no usable bundle, engine or cloud address, or the port is in use.
@@ -81,7 +84,7 @@ async def serve_device(config: DeviceConfig, world: World) -> AsyncIterator[Devi
         access = _access(config, listener)
         bundle = load_bundle(config.bundle, "device", config.verify_weights)
         monitor = StateMonitor(is_robust=config.chunking != "paper")
-        link = Link(link_config(config, bundle), world.clock, world.randomness, monitor)
+        link = Link(link_config(config, bundle), world.clock, world.randomness, monitor, dial)
         engine = await asyncio.to_thread(load_engine, config)
         runtime = Runtime(
             EngineThread(engine),

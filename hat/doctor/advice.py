@@ -6,7 +6,6 @@ from typing import Literal
 
 from adapters.storage import TrainingFigures
 from device_runtime.config import DeviceConfig
-from device_runtime.engines.engine import DraftLimits
 from hat.doctor.cloud import CloudFindings
 from hat.doctor.device import DeviceFindings
 from hat.doctor.foretell import (
@@ -66,7 +65,6 @@ class Drafter:
 
     name: str
     """none, ngram, adapter or medusa."""
-    limits: DraftLimits | None
     figures: TrainingFigures | None
     """Of the bundle's adapter, used or not; None where it has none."""
 
@@ -228,8 +226,9 @@ class _Foretelling:
         plain, drafter = self._outlook.speed, self._drafter
         figures = drafter.figures
         step_s = self._device.now.draft_token_s
-        if drafter.name == "adapter" and figures and drafter.limits and step_s is not None:
-            drafts = card_drafts(figures, drafter.limits, step_s)
+        limits = self._device.draft_limits
+        if drafter.name == "adapter" and figures and limits and step_s is not None:
+            drafts = card_drafts(figures, limits, step_s)
             drafted = self._with(replace(self._now, drafts=drafts)).speed
             if drafted.token_s <= plain.token_s:
                 reason = f"{rate(drafted)} instead of {rate(plain)} without drafts"

@@ -17,7 +17,7 @@ from chunking.line_estimator import LineEstimator
 from cloud_server.engines.host_memory import available_bytes
 from device_runtime.config import DeviceConfig, Weights
 from device_runtime.engines.checks import num_threads
-from device_runtime.engines.engine import DeviceEngine, DraftRequest, Rows, SequenceId
+from device_runtime.engines.engine import DeviceEngine, DraftLimits, DraftRequest, Rows, SequenceId
 from device_runtime.engines.loading import load_engine
 from process.machine import processor
 from process.world import Clock
@@ -27,6 +27,9 @@ from submodels.onnx.files import WEIGHTS_FORMATS, Graph, graph_file
 
 _CHUNK_SIZES = (1, 5, 16, 64, 256)
 """Rows of a round, of a round with a draft, and of chunks of a prompt."""
+
+MOST_ROWS = 512
+"""Of a frame that is sent to find out how long the cloud takes for it."""
 
 _HEAD_SIZES = (1, 5)
 
@@ -81,6 +84,8 @@ class DeviceFindings:
     engine: str
     chosen: str
     """The precision that `hat device` would use with the same settings."""
+    draft_limits: DraftLimits | None
+    """Where the adapter's drafts end; None where these settings draft with none."""
     weights: tuple[WeightsTimes, ...]
     memory: Memory
 
@@ -92,22 +97,24 @@ class DeviceFindings:
 
 def examine_device(
     config: DeviceConfig, bundle: Bundle, clock: Clock
-) -> tuple[DeviceFindings, DeviceEngine]:
-    """Times of every precision, and the engine of the one that is configured, ready for use.
+) -> tuple[DeviceFindings, Rows]:
+    """Times of every precision, and shallow rows `[T, H]` as the configured one makes them.
+
+    There are `MOST_ROWS` of these, or as many as the context holds.
 
     Raises:
         StartError, BundleError: the configured engine cannot be loaded.
     """
     manifest = bundle.manifest
+    shape = manifest.shape
     found: list[WeightsTimes] = []
     for weights in _weights_of(config, manifest):
-        times, engine = _times_of(replace(config, weights=weights), manifest, clock)
-        found.append(times)
-        if weights != config.weights:
-            del engine
-            gc.collect()
+        gc.collect()
+        engine = load_engine(replace(config, weights=weights))
+        found.append(_times_of(engine, replace(config, weights=weights), manifest, clock))
     found.sort(key=lambda times: WEIGHTS_FORMATS.index(times.weights))
-    shape = manifest.shape
+    ids = some_token_ids(min(MOST_ROWS, engine.max_context_tokens), shape.vocab_size)
+    rows = engine.input_rows(engine.open(), ids, 0)
     num_own_layers = manifest.num_input_layers + manifest.num_output_layers
     findings = DeviceFindings(
         processor=processor(),
@@ -118,7 +125,8 @@ def examine_device(
         num_output_layers=manifest.num_output_layers,
         max_context_tokens=engine.max_context_tokens,
         engine=config.engine,
-        chosen=config.weights if config.engine == "onnx" else "float32",
+        chosen=_name(config),
+        draft_limits=engine.draft_limits,
         weights=tuple(found),
         memory=Memory(
             used_bytes=_peak_bytes(),
@@ -126,7 +134,7 @@ def examine_device(
             context_token_bytes=8 * num_own_layers * shape.num_key_value_heads * shape.head_dim,
         ),
     )
-    return findings, engine
+    return findings, rows
 
 
 def some_token_ids(num_tokens: int, vocab_size: int) -> tuple[int, ...]:
@@ -136,17 +144,20 @@ def some_token_ids(num_tokens: int, vocab_size: int) -> tuple[int, ...]:
 
 
 def _weights_of(config: DeviceConfig, manifest: Manifest) -> Sequence[Weights]:
-    """The configured precision comes last: its engine stays."""
+    """The configured precision comes last."""
     if config.engine == "torch":
         return (config.weights,)
     others = [weights for weights in WEIGHTS_FORMATS if weights in manifest.onnx_weights]
     return (*(weights for weights in others if weights != config.weights), config.weights)
 
 
+def _name(config: DeviceConfig) -> Weights:
+    return config.weights if config.engine == "onnx" else "float32"
+
+
 def _times_of(
-    config: DeviceConfig, manifest: Manifest, clock: Clock
-) -> tuple[WeightsTimes, DeviceEngine]:
-    engine = load_engine(config)
+    engine: DeviceEngine, config: DeviceConfig, manifest: Manifest, clock: Clock
+) -> WeightsTimes:
     sequence = engine.open()
     context = engine.max_context_tokens
     ids = some_token_ids(min(max(_CHUNK_SIZES), context), engine.vocab_size)
@@ -158,8 +169,7 @@ def _times_of(
     if engine.draft_limits is not None:
         draft_token_s = _draft_token_s(engine, sequence, ids, rows, clock)
     engine.release(sequence)
-    weights = config.weights if config.engine == "onnx" else "float32"
-    return WeightsTimes(weights, layers, head, draft_token_s, _file_bytes(config, manifest)), engine
+    return WeightsTimes(_name(config), layers, head, draft_token_s, _file_bytes(config, manifest))
 
 
 def _draft_token_s(

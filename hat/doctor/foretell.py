@@ -127,6 +127,8 @@ class Surroundings:
     cloud: CloudFindings
     most_tokens: int
     """Of prompt and answer together."""
+    request_s: float = 0.0
+    """What the endpoint adds to every request."""
     piece_s: float = 0.0
     """What every piece of an answer takes beyond what was measured in parts."""
 
@@ -137,8 +139,9 @@ class Surroundings:
 
     def with_check(self, choice: Choice, check: Check) -> "Surroundings":
         """The same, with what an answer was seen to take beyond its parts."""
-        answer = _asked(self, choice, [(check.num_prompt_tokens, 17)])[-1]
-        return replace(self, piece_s=max(0.0, check.token_s - _speed(answer).token_s))
+        answer = _asked(self, choice, [(check.num_prompt_tokens, check.num_tokens)])[-1]
+        piece_s = max(0.0, check.token_s - _speed(answer).token_s)
+        return replace(self, request_s=check.request_s, piece_s=piece_s)
 
     def outlook(self, choice: Choice, sizes: tuple[int, ...] | None = None) -> Outlook:
         """What a choice leads to here, for prompts of these sizes."""
@@ -207,7 +210,7 @@ def _asked(
                     draft_step_s=0.0 if drafts is None else drafts.step_s,
                 ),
                 _link_spec(link),
-                Overheads(emission_s=world.piece_s),
+                Overheads(request_s=world.request_s, emission_s=world.piece_s),
             ),
         ),
         cloud=CloudSpec(

@@ -14,8 +14,6 @@ _NUM_LATE = 3
 _SIZES = ((5, 5), (16, 3), (64, 2), (128, 2), (256, 1), (512, 1))
 """Rows of longer and longer frames, and how many of each there are."""
 
-MOST_ROWS = max(size for size, _ in _SIZES)
-
 CHUNK_ROWS = 64
 """Of the frames that are sent early and late in the text."""
 
@@ -88,13 +86,13 @@ class Measured:
 
 
 class Frames:
-    """Sends the first rows of `rows`, packed and of `row_bytes` each, as often as it is asked."""
+    """Sends the first of `num_rows` packed rows, as often as it is asked."""
 
-    def __init__(self, session: LinkSession, rows: Payload, row_bytes: int, clock: Clock) -> None:
-        self.most_rows = len(rows) // row_bytes
+    def __init__(self, session: LinkSession, rows: Payload, num_rows: int, clock: Clock) -> None:
+        self.most_rows = num_rows
         self._session = session
         self._rows = memoryview(rows)
-        self._row_bytes = row_bytes
+        self._row_bytes = len(rows) // num_rows
         self._clock = clock
         self._epoch = 0
 

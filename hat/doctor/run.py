@@ -34,17 +34,17 @@ def visit(config: DeviceConfig, is_cloud_wanted: bool, world: World) -> Report:
         UserError: the device itself cannot work with these settings.
     """
     bundle = load_bundle(config.bundle, "device", config.verify_weights)
-    device, engine = examine_device(config, bundle, world.clock)
-    name = drafter_name(config, engine.draft_limits)
+    device, rows = examine_device(config, bundle, world.clock)
+    name = drafter_name(config, device.draft_limits)
     if not is_cloud_wanted:
         return Report(device, None, None, name, ())
     try:
-        reached = run_on_loop(examine_cloud(config, bundle, engine, world))
+        reached = run_on_loop(examine_cloud(config, rows, world))
     except CloudUnavailableError as error:
         return Report(device, None, None, name, (error.reason,))
     except UserError as error:
         return Report(device, None, None, name, (str(error),))
-    drafter = Drafter(name, engine.draft_limits, recorded_figures(bundle))
+    drafter = Drafter(name, recorded_figures(bundle))
     return Report(device, reached, _foretold(config, device, reached, drafter), name, ())
 
 

@@ -42,6 +42,7 @@ DEVICE = DeviceFindings(
     max_context_tokens=8192,
     engine="onnx",
     chosen="float32",
+    draft_limits=None,
     weights=(WeightsTimes("float32", LAYERS, HEAD, None, 1000),),
     memory=Memory(1, 1, 1),
 )
@@ -56,7 +57,8 @@ FIGURES = TrainingFigures(
     stopped_tokens_per_round=2.2,
     cost=DraftCost(),
 )
-NO_ADAPTER = Drafter("ngram", None, None)
+LIMITS = DraftLimits(0.5, 6)
+NO_ADAPTER = Drafter("ngram", None)
 
 
 def advice_of(device=DEVICE, here=HERE, drafter=NO_ADAPTER, config=CONFIG):
@@ -112,14 +114,14 @@ def test_prompts_beyond_the_context_are_not_foretold():
 
 
 def test_what_the_check_took_beyond_its_parts_is_added_to_every_piece():
-    slower = HERE.with_check(NOW, Check(32, 0.1, HERE.outlook(NOW).speed.token_s + 0.01))
+    slower = HERE.with_check(NOW, Check(32, 17, 0.1, HERE.outlook(NOW).speed.token_s + 0.01, 0.002))
     more_s = slower.outlook(NOW).speed.token_s - HERE.outlook(NOW).speed.token_s
     assert more_s == pytest.approx(0.01, abs=0.002)
-    assert HERE.with_check(NOW, Check(32, 0.1, 0.001)).piece_s == 0.0
+    assert HERE.with_check(NOW, Check(32, 17, 0.1, 0.001, 0.0)).piece_s == 0.0
 
 
 def test_an_adapter_brings_about_the_tokens_per_round_of_its_card():
-    drafts = card_drafts(FIGURES, DraftLimits(0.5, 6), 0.001)
+    drafts = card_drafts(FIGURES, LIMITS, 0.001)
     speed = HERE.outlook(replace(NOW, drafts=drafts)).speed
     assert 1.6 < speed.tokens_per_round < 2.8
     assert speed.token_s < HERE.outlook(NOW).speed.token_s
@@ -165,13 +167,17 @@ def test_a_bundle_without_an_adapter_is_told_how_to_get_one():
 
 
 def test_an_adapter_is_kept_while_its_drafts_pay():
-    with_adapter = Drafter("adapter", DraftLimits(0.5, 6), FIGURES)
+    with_adapter = Drafter("adapter", FIGURES)
     times = replace(DEVICE.weights[0], draft_token_s=0.002)
-    kept = advice_of(replace(DEVICE, weights=(times,)), drafter=with_adapter)["drafter"]
+    kept = advice_of(replace(DEVICE, weights=(times,), draft_limits=LIMITS), drafter=with_adapter)[
+        "drafter"
+    ]
     assert kept.what == "keep the adapter"
     assert kept.how is None
     times = replace(times, draft_token_s=1.0)
-    dropped = advice_of(replace(DEVICE, weights=(times,)), drafter=with_adapter)["drafter"]
+    dropped = advice_of(
+        replace(DEVICE, weights=(times,), draft_limits=LIMITS), drafter=with_adapter
+    )["drafter"]
     assert dropped.how is None or dropped.how == "--drafter ngram"
 
 
