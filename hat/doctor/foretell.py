@@ -20,7 +20,9 @@ from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.sim.world.acceptance import NEVER, AcceptanceTable, geometric
 from bench.sim.world.link import MSS_BYTES, PACKET_OVERHEAD_BYTES
 from bench.sim.world.times import DeviceTimes, Overheads
+from chunking.averages import RobustAverage
 from chunking.cost import LinearTime
+from chunking.line_estimator import LineEstimator
 from cloud_server.core.actions import Step
 from device_runtime.engines.engine import DraftLimits
 from hat.doctor.cloud import Check, CloudFindings, LinkFindings
@@ -29,6 +31,9 @@ PROMPT_TOKENS = (100, 1000, 4000)
 
 _ANSWER_TOKENS = 64
 _CAPACITY_TOKENS = 1 << 18
+_ROUND_ROWS = 16
+"""More are a prompt's."""
+
 _WIRE_SHARE = (MSS_BYTES + PACKET_OVERHEAD_BYTES) / MSS_BYTES
 """A link's rate counts the headers of packets, and what was measured does not."""
 
@@ -93,30 +98,38 @@ class Outlook:
         return next(each.ttft_s for each in self.prompts if each.num_tokens == num_tokens)
 
 
-@dataclass(frozen=True, slots=True)
 class MeasuredStep:
-    """A step's time by its rows, straight between what was measured, and by what lies before."""
+    """A step's time by its rows, and by what lies before them.
 
-    cloud: CloudFindings
-    share: float
+    Rows of a round are as they were measured, of which there are many samples. Of chunks there are
+    few, and one that other work made late would count for every chunk: a line is laid through them.
+    """
+
+    def __init__(self, cloud: CloudFindings, share: float) -> None:
+        self._context = cloud.context
+        self._share = share
+        small = [step for step in cloud.steps if step.num_rows <= _ROUND_ROWS]
+        self._rows = [step.num_rows for step in small]
+        self._seconds = [step.seconds for step in small]
+        line = LineEstimator(RobustAverage)
+        for step in [*small[-1:], *cloud.steps[len(small) :]]:
+            line.add(step.num_rows, step.seconds)
+        assert line.line is not None, "single rows are always measured"
+        self._line = line.line
 
     def of(self, step: Step) -> float:
         """See `bench.sim.world.times.StepTime`."""
         num_rows = sum(item.num_rows for item in step.items)
         context_s = sum(
-            (item.position + item.num_rows / 2) * self.cloud.context.of(item.num_rows)
+            (item.position + item.num_rows / 2) * self._context.of(item.num_rows)
             for item in step.items
         )
-        return self.share * (self._of_rows(num_rows) + context_s)
+        return self._share * (self._of_rows(num_rows) + context_s)
 
     def _of_rows(self, num_rows: int) -> float:
-        points = self.cloud.steps
-        rows = [point.num_rows for point in points]
-        seconds = [point.seconds for point in points]
-        if num_rows <= rows[-1] or len(rows) == 1:
-            return float(np.interp(num_rows, rows, seconds))
-        row_s = max(0.0, (seconds[-1] - seconds[0]) / (rows[-1] - rows[0]))
-        return seconds[-1] + row_s * (num_rows - rows[-1])
+        if num_rows <= self._rows[-1]:
+            return float(np.interp(num_rows, self._rows, self._seconds))
+        return max(self._seconds[-1], self._line.of(num_rows))
 
 
 @dataclass(frozen=True, slots=True)
