@@ -46,6 +46,10 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     hidden_size: int
     dtype: str
     has_real_weights: bool
+    intermediate_size: int = 0
+    """Of a layer's feed-forward network; 0 where it was not noted, as is `kv_size`."""
+    kv_size: int = 0
+    """Numbers of a position's key in one layer, over all its heads."""
 
 
 class LinkRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +84,9 @@ class WorkloadRecord(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int
     temperature: float
     requests_per_s: float | None = None
+    top_p: float = 1.0
+    is_chat: bool = False
+    """Whether prompts are a user's messages, in the model's chat template, or texts to continue."""
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +126,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float] = {}
     spans: list[Span] = []
     error: str | None = None
+    category: str = ""
+    """Of the prompt, where its set has any."""
 
     @property
     def output_tokens(self) -> int:

@@ -13,6 +13,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str
     max_tokens: int
     at_s: float = 0.0
+    category: str = ""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +21,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     Closed: the next is asked when the last answer is there. Request n is sampled with `seed` plus
     n, so that every arm is asked for the same text. `warm_up` is asked before, one by one, and not
-    told. The timeline is kept of requests whose number is in `timelines`.
+    told. The timeline is kept of requests whose number is in `timelines`. With `is_chat` a prompt
+    is a user's message in a conversation, else a text to go on with.
     """
 
     device: int
@@ -30,6 +32,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     seed: int
     timelines: list[int]
+    top_p: float = 1.0
+    is_chat: bool = False
 
 
 class Job(msgspec.Struct, frozen=True):

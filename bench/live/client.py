@@ -7,6 +7,7 @@ standard output. A request's clock starts when it is due, so time that it waits 
 import asyncio
 import sys
 import time
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -83,22 +84,27 @@ class _Client:
         arrival_s = due_s - self._begun_s
         record = answer.record(each.number, self._load.device, arrival_s)
         crossed = answer.crossed_bytes(self._job.where)
-        record = msgspec.structs.replace(record, bytes_up=crossed[0], bytes_down=crossed[1])
-        _tell(Answered(record))
+        known = {"bytes_up": crossed[0], "bytes_down": crossed[1], "category": each.category}
+        _tell(Answered(msgspec.structs.replace(record, **known)))
 
     async def _ask(self, each: Ask, due_s: float) -> Answer:
         load = self._load
+        asked: dict[str, Any] = {"prompt": each.prompt}
+        if load.is_chat:
+            asked = {"messages": [{"role": "user", "content": each.prompt}]}
         body = {
-            "prompt": each.prompt,
+            **asked,
             "max_tokens": each.max_tokens,
             "temperature": load.temperature,
+            "top_p": load.top_p,
             "seed": load.seed + each.number,
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "include_hat_stats": "timeline" if each.number in load.timelines else True,
         }
-        return await ask(self._http, f"{self._job.url}/v1/completions", body, due_s)
+        path = "/v1/chat/completions" if load.is_chat else "/v1/completions"
+        return await ask(self._http, f"{self._job.url}{path}", body, due_s)
 
     async def _reason_not_ready(self) -> str | None:
         limit = aiohttp.ClientTimeout(total=5)

@@ -22,8 +22,19 @@ class _Usage(msgspec.Struct):
     completion_tokens: int
 
 
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
 class _Choice(msgspec.Struct):
-    text: str
+    """A piece of a completion has `text`, one of a chat's answer a `delta`."""
+
+    text: str = ""
+    delta: _Delta | None = None
+
+    @property
+    def words(self) -> str:
+        return self.text if self.delta is None else self.delta.content or ""
 
 
 class _Figures(msgspec.Struct):
@@ -70,7 +81,7 @@ class Answer:
         if event.error is not None:
             self.error = event.error.code or "error"
         for choice in event.choices:
-            self.digest.update(choice.text.encode())
+            self.digest.update(choice.words.encode())
         if event.usage is not None:
             self.prompt_tokens = event.usage.prompt_tokens
             num_new = event.usage.completion_tokens - self.num_tokens

@@ -14,13 +14,21 @@ from bench.live.asking import Ask, Load
 from bench.models import has_real_weights
 from bench.records import ModelRecord, WorkloadRecord
 from bench.workloads.arrivals import CLOSED, arrivals
-from bench.workloads.prompts import load_prompts
+from bench.workloads.prompts import SPEC_BENCH, load_prompts
+from device_runtime.engines.bundle_adapter import is_worth_its_place, recorded_figures
+from device_runtime.text.chat_template import has_chat_template
 from submodels.bundle.bundle import load_bundle
 
 MOST_WHOLE_MODELS = 8
 """Devices that run the whole model in one run: each is a torch of its own, 260 MB when idle."""
 
+NO_ADAPTER = "drafts by n-gram: there is no adapter for this model"
+"""A cell's note of an arm that would rather draft by an adapter."""
+
 _NUM_TIMELINES = 1
+
+_TEMPLATE_TOKENS = 256
+"""Room for what a chat template writes around a message; the longest prompts here have 1,400."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class Setting:
             parts += [f"{load.arrivals} {load.requests_per_s:g}/s"]
         parts += [self.dtype] if self.dtype != "auto" else []
         parts += [f"temperature {load.temperature:g}"] if load.temperature else []
+        parts += [f"top_p {load.top_p:g}"] if load.temperature and load.top_p < 1 else []
         return ", ".join(parts)
 
 
@@ -90,6 +99,31 @@ def arms_for(bundles: Path, arms: Sequence[Arm], num_devices: int) -> tuple[Arm,
     )
 
 
+def prompts_for(bundles: Path) -> str:
+    """The set of prompts for a model of which nothing else is known."""
+    return SPEC_BENCH if has_chat_template(bundles / "device") else "tinystories"
+
+
+def is_chat(bundles: Path, prompts: str) -> bool:
+    """Whether prompts of this set are messages, as this model was trained to read them."""
+    return prompts == SPEC_BENCH and has_chat_template(bundles / "device")
+
+
+def drafter_note(bundles: Path, arm: Arm) -> tuple[str, ...]:
+    """How an arm drafts, where that depends on the model.
+
+    Raises:
+        AdapterError, BundleError: no usable bundle there.
+    """
+    if arm.where != "split" or arm.device.get("drafter", "auto") != "auto":
+        return ()
+    device = load_bundle(bundles / "device", "device")
+    if recorded_figures(device) is None:
+        return (NO_ADAPTER,)
+    is_better = is_worth_its_place(device.path)
+    return ("drafts by the adapter" if is_better else "drafts by n-gram, which beats the adapter",)
+
+
 def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:
     """The model in a folder that `hat split` wrote, served in `dtype`.
 
@@ -104,6 +138,8 @@ def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:
         num_input_layers=manifest.num_input_layers,
         num_output_layers=manifest.num_output_layers,
         hidden_size=manifest.shape.hidden_size,
+        intermediate_size=manifest.shape.intermediate_size,
+        kv_size=manifest.shape.num_key_value_heads * manifest.shape.head_dim,
         dtype=manifest.dtype if dtype == "auto" else dtype,
         has_real_weights=has_real_weights(bundles / "cloud"),
     )
@@ -120,12 +156,18 @@ def loads_of(setting: Setting, seed: int) -> list[Load]:
     asked = setting.workload
     device = setting.bundles / "device"
     context = load_bundle(device, "device").manifest.shape.max_context_tokens
-    longest = context - asked.max_output_tokens
+    longest = context - asked.max_output_tokens - (_TEMPLATE_TOKENS if asked.is_chat else 0)
     prompts = load_prompts(asked.name, asked.num_requests, seed, device, longest)
     times = arrivals(asked.arrivals, asked.num_requests, asked.requests_per_s, seed)
     short = min(asked.max_output_tokens, WARM_UP_TOKENS)
     asks = [
-        Ask(number=number, prompt=prompt.text, max_tokens=asked.max_output_tokens, at_s=at_s)
+        Ask(
+            number=number,
+            prompt=prompt.text,
+            max_tokens=asked.max_output_tokens,
+            at_s=at_s,
+            category=prompt.category,
+        )
         for number, (prompt, at_s) in enumerate(zip(prompts, times, strict=True))
     ]
     loads = []
@@ -138,6 +180,8 @@ def loads_of(setting: Setting, seed: int) -> list[Load]:
             asks=own,
             is_closed=asked.arrivals == CLOSED,
             temperature=asked.temperature,
+            top_p=asked.top_p,
+            is_chat=asked.is_chat,
             seed=seed,
             timelines=list(range(_NUM_TIMELINES)),
         )

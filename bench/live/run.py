@@ -10,7 +10,14 @@ from bench.link.shaped_link import RelayFigures, ShapedLink
 from bench.live.asking import Load
 from bench.live.cell import run_cell
 from bench.live.fleet import Fleet, shared_cores
-from bench.live.plan import LivePlan, Setting, arms_in_turn, loads_of, model_record
+from bench.live.plan import (
+    LivePlan,
+    Setting,
+    arms_in_turn,
+    drafter_note,
+    loads_of,
+    model_record,
+)
 from bench.records import Cell, LinkRecord
 
 _LINK_PHASE_S = 0.5
@@ -62,7 +69,9 @@ async def _passes(
                 progress.doing(f"{setting.name}: {arm.name}")
                 result = await run_cell(fleet, arm, loads, progress.answered)
                 relay = _relay_notes(links[0].figures())
-                notes = [*arm.notes, f"middle layers: {result.engine}", cores.note, *relay]
+                drafter = drafter_note(setting.bundles, arm)
+                engine = f"middle layers: {result.engine}"
+                notes = [*arm.notes, *drafter, engine, cores.note, *relay]
                 cells.append(
                     Cell(
                         arm=arm.name,

@@ -1,7 +1,8 @@
 """The texts that are asked: Spec-Bench, beginnings of stories, pieces of books of exact length."""
 
 import random
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -15,15 +16,27 @@ from bench.workloads.data_files import PromptRow, WorkloadError, prompt_rows
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_FILES = MappingProxyType({"spec-bench": "spec_bench", "tinystories": "tinystories"})
+SPEC_BENCH = "spec-bench"
+"""Questions and tasks for a model that chats; the other sets are texts to go on with."""
+
+_FILES = MappingProxyType({SPEC_BENCH: "spec_bench", "tinystories": "tinystories"})
 _BOOKS = "books:"
+
+_MT_BENCH = frozenset(
+    ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+)
+"""Categories of MT-bench, which Spec-Bench counts as one of its six (Xia et al., 2024)."""
+
 PROMPT_SETS = (*_FILES, f"{_BOOKS}N")
 """What `load_prompts` knows; N is a number of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One text. `number` is the one it has in its source; the same number is the same text."""
+    """One text. `number` is the one it has in its source; the same number is the same text.
+
+    `category` is one of Spec-Bench's six, or the set's name.
+    """
 
     number: int
     text: str
@@ -41,7 +54,8 @@ def load_prompts(
 
     Args:
         name: spec-bench, tinystories, or books:N for pieces of books of exactly N tokens.
-        num: How many; a set that is smaller begins again, in another order.
+        num: How many; a set that is smaller begins again, in another order. Of every category
+            there are as many, as long as each has some left.
         seed: Chooses and orders.
         tokenizer: The model's `tokenizer.json`, or its folder; needed where tokens are counted.
             Counted is what a completion request counts: with the special tokens the tokenizer adds.
@@ -70,13 +84,28 @@ def load_prompts(
     if not rows:
         raise WorkloadError(f"{name} has no prompt of {max_tokens} tokens or fewer")
     in_order = islice(_endless(rows, random.Random(f"{name}/{seed}")), num)
-    return [Prompt(row.id, row.text, row.category) for row in in_order]
+    return [Prompt(row.id, row.text, _category(row)) for row in in_order]
+
+
+def _category(row: PromptRow) -> str:
+    return "mt_bench" if row.category in _MT_BENCH else row.category
 
 
 def _endless(rows: list[PromptRow], source: random.Random) -> Iterator[PromptRow]:
     """All rows in one order, then in another, and so on."""
     while True:
-        yield from source.sample(rows, len(rows))
+        yield from _in_turn(source.sample(rows, len(rows)))
+
+
+def _in_turn(rows: Sequence[PromptRow]) -> Iterator[PromptRow]:
+    """One of each category after the other; within a category they keep their order."""
+    places: defaultdict[str, int] = defaultdict(int)
+    turns = []
+    for row in rows:
+        turns.append((places[_category(row)], row))
+        places[_category(row)] += 1
+    for _, row in sorted(turns, key=lambda turn: turn[0]):
+        yield row
 
 
 def _count(tokenizer: "Tokenizer", text: str) -> int:

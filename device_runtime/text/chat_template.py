@@ -139,6 +139,15 @@ class ChatTemplate:
         return self._processes.render(names, self._now().isoformat())
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether a bundle's model was trained to chat, as far as its files say.
+
+    Raises:
+        BundleError: the files cannot be read.
+    """
+    return _template_source(model_files(folder))[1] is not None
+
+
 def load_chat_template(folder: Path) -> ChatTemplate:
     """The template of a bundle; a model whose files have none has the plain one.
 

@@ -49,7 +49,7 @@ _SPLIT = SplitRequest(None, None, "keep", ("float32",))
     multiple=True,
     metavar="MODEL",
     help="Checkpoint folder, hub id, or a folder that `hat split` wrote; may be repeated.  "
-    "[default: the model that comes with hat]",
+    "[default: as `hat up`]",
 )
 @click.option(
     "--arms",
@@ -73,9 +73,10 @@ _SPLIT = SplitRequest(None, None, "keep", ("float32",))
 @click.option("--devices", type=click.IntRange(1, 64), default=1, help="[default: 1]")
 @click.option(
     "--prompts",
-    default="tinystories",
     metavar="NAME",
-    help="spec-bench, tinystories, or books:N for N tokens each.  [default: tinystories]",
+    help="spec-bench, tinystories, or books:N for N tokens each. spec-bench has as many of each "
+    "of its six categories, asked as messages where the model has a chat template.  [default: "
+    "spec-bench for such a model, else tinystories]",
 )
 @click.option(
     "--requests",
@@ -116,6 +117,9 @@ _SPLIT = SplitRequest(None, None, "keep", ("float32",))
     help="Of the cloud's layers and of the rows that cross. In 16 bits a text may part at a tie.",
 )
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, help="[default: 0]")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="[default: 1]"
+)
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=1, metavar="N", help="Passes.  [default: 1]"
 )
@@ -172,11 +176,12 @@ def _plan(parameters: dict[str, Any]) -> "LivePlan":
     kind = None if parameters["link_kind"] is None else LinkKind(parameters["link_kind"])
     dtype = parameters["dtype"]
     texts = parameters["links"] or ("up=20mbit,down=50mbit,rtt=40ms",)
-    links = [parse_link_spec(text) for text in texts]
-    workload, named = _workload(parameters), parameters["arms"]
+    links, named = [parse_link_spec(text) for text in texts], parameters["arms"]
+    _check_load(parameters)
     settings: list[Setting] = []
     for model in parameters["models"] or (None,):
         folder = bundles_of(model, _SPLIT, os.environ)
+        workload = _workload(parameters, folder)
         arms = _usable_arms(folder, _arms(named), workload.num_devices, named is not None)
         settings += [
             Setting(folder, link, workload, arms, kind, dtype, parameters["warm_up"])
@@ -200,21 +205,29 @@ def _usable_arms(
     return usable
 
 
-def _workload(parameters: dict[str, Any]) -> "WorkloadRecord":
-    from bench.records import WorkloadRecord
+def _check_load(parameters: dict[str, Any]) -> None:
     from bench.workloads.arrivals import CLOSED
 
     if (parameters["arrivals"] == CLOSED) != (parameters["rate"] is None):
         raise ConfigError("--rate goes with --arrivals other than closed, and is needed there")
     if parameters["requests"] < parameters["devices"]:
         raise ConfigError("expected at least one request per device; see --requests")
+
+
+def _workload(parameters: dict[str, Any], bundles: Path) -> "WorkloadRecord":
+    from bench.live.plan import is_chat, prompts_for
+    from bench.records import WorkloadRecord
+
+    prompts = parameters["prompts"] or prompts_for(bundles)
     return WorkloadRecord(
-        name=parameters["prompts"],
+        name=prompts,
         arrivals=parameters["arrivals"],
         num_devices=parameters["devices"],
         num_requests=parameters["requests"],
         max_output_tokens=parameters["max_tokens"],
         temperature=parameters["temperature"],
+        top_p=parameters["top_p"],
+        is_chat=is_chat(bundles, prompts),
         requests_per_s=parameters["rate"],
     )
 

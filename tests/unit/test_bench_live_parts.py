@@ -6,19 +6,23 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.arms import ARMS, Arm
+from bench.arms import ARMS, Arm, find_arm
 from bench.link.spec import LinkSpec, parse_link_spec
 from bench.live.cloud import Cloud
 from bench.live.event_reader import Answer
 from bench.live.overview import different_texts, overview
 from bench.live.plan import (
     MOST_WHOLE_MODELS,
+    NO_ADAPTER,
     LivePlan,
     Setting,
     arms_for,
     arms_in_turn,
+    drafter_note,
+    is_chat,
     loads_of,
     model_record,
+    prompts_for,
 )
 from bench.records import Cell, RequestRecord
 from cloud_server.daemon.daemon import STEP_LINE
@@ -66,6 +70,16 @@ def test_an_answer_knows_how_many_tokens_each_piece_held() -> None:
     assert record.output_sha256 == hashlib.sha256(b" a big dog").hexdigest()
     assert (record.rounds, record.chunk_tokens) == (2, [4, 2])
     assert record.error is None
+
+
+def test_pieces_of_a_chats_answer_are_those_of_a_completion() -> None:
+    answer = Answer()
+    answer.take(event(choices=[{"delta": {"role": "assistant", "content": ""}}]), 0.1)
+    answer.take(event(choices=[{"delta": {"content": " a"}}], usage=usage(1)), 0.25)
+    answer.take(event(choices=[{"delta": {}}], usage=usage(1)), 0.3)
+    record = answer.record(0, 0, 0.0)
+    assert record.emissions == [(0.25, 1)]
+    assert record.output_sha256 == hashlib.sha256(b" a").hexdigest()
 
 
 def test_an_error_in_a_stream_is_kept_by_its_code() -> None:
@@ -132,10 +146,28 @@ def test_a_prompt_leaves_room_for_the_answer(bundles: Path) -> None:
     assert len(load.asks) == 2
 
 
+def test_questions_are_messages_where_the_model_has_a_chat_template(
+    bundles: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device" / "chat_template.jinja").write_text("{{ messages }}")
+    assert (prompts_for(tmp_path), prompts_for(bundles)) == ("spec-bench", "tinystories")
+    assert is_chat(tmp_path, "spec-bench")
+    assert not is_chat(tmp_path, "books:40")
+    assert not is_chat(bundles, "spec-bench")
+
+
+def test_an_arm_that_would_draft_by_an_adapter_says_that_there_is_none(bundles: Path) -> None:
+    assert drafter_note(bundles, find_arm("hat")) == (NO_ADAPTER,)
+    assert drafter_note(bundles, find_arm("u-shape")) == ()
+    assert drafter_note(bundles, find_arm("cloud-only")) == ()
+
+
 def test_the_model_is_known_by_its_bundles(bundles: Path) -> None:
     record = model_record(bundles)
     assert (record.name, record.num_layers, record.num_input_layers) == ("stories260k", 5, 1)
     assert record.has_real_weights
+    assert (record.hidden_size, record.intermediate_size, record.kv_size) == (64, 172, 32)
 
 
 def test_a_settings_name_says_what_is_not_beside_it(bundles: Path) -> None:
@@ -146,6 +178,8 @@ def test_a_settings_name_says_what_is_not_beside_it(bundles: Path) -> None:
     many = Setting(bundles, link, load, ARMS)
     assert plain.name == "tinystories x 24, up=20mbit,rtt=40ms"
     assert many.name == f"{plain.name}, 4 devices, poisson 2.5/s, temperature 0.8"
+    narrow = Setting(bundles, link, msgspec.structs.replace(load, top_p=0.9), ARMS)
+    assert narrow.name == f"{many.name}, top_p 0.9"
 
 
 def _cell(arm: str, *texts: str, error: str | None = None) -> Cell:

@@ -45,6 +45,16 @@ def test_the_seed_chooses_the_order_of_prompts_and_nothing_else_does() -> None:
     assert first != load_prompts("tinystories", 20, seed=2)
 
 
+@pytest.mark.parametrize("num", [6, 12, 480])
+def test_of_each_category_of_spec_bench_there_are_as_many(num: int) -> None:
+    counts = Counter(prompt.category for prompt in load_prompts("spec-bench", num, seed=5))
+    assert counts == Counter(
+        dict.fromkeys(
+            ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag"), num // 6
+        )
+    )
+
+
 def test_a_small_set_begins_again_in_another_order() -> None:
     prompts = load_prompts("tinystories", 450, seed=0)
     assert set(prompts[:200]) == set(prompts[200:400])
