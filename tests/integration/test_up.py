@@ -62,6 +62,10 @@ def _mapped_files(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
+def _resident_kb(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0])
+
+
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
@@ -148,5 +152,4 @@ async def test_without_a_model_named_a_real_one_answers_as_it_should(tmp_path: P
         (chat,) = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
         assert chat["choices"][0]["message"]["content"] == "The capital of France is Paris."
         assert any("temperature 0.2, top_p 0.9 (--sampling-defaults)" in line for line in up.lines)
-        resident = Path(f"/proc/{up.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]
-        assert int(resident) < 100_000, "hat up itself holds no model and no torch"
+        assert _resident_kb(up.process.pid) < 100_000, "hat up itself holds no model and no torch"
