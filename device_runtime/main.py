@@ -8,7 +8,7 @@ import shlex
 import time
 
 from device_runtime.config import DeviceConfig
-from device_runtime.engines.bundle_adapter import drafter_reason
+from device_runtime.engines.bundle_adapter import drafter_reason, recorded_figures
 from device_runtime.exposure import exposure_of
 from device_runtime.server import DeviceServer, serve_device
 from process.errors import UserError
@@ -82,8 +82,20 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
             f"endpoint  {server.url}/v1",
             f"try       {_curl(config, server)}",
             f"sampling  {server.service.sampling.described()}",
+            *_advice(server),
         ]
     )
+
+
+def _advice(server: DeviceServer) -> list[str]:
+    """What a model without an adapter costs, and what mends it."""
+    if server.runtime.drafter != "ngram" or recorded_figures(server.bundle):
+        return []
+    command = f"hat adapter train {server.bundle.path.parent} --text FILE"
+    return [
+        "drafting  no adapter for this model: a token costs about a round trip to the cloud, less "
+        f"where the text repeats itself (ngram); one is made by: {command}"
+    ]
 
 
 def _drafter(server: DeviceServer) -> str:

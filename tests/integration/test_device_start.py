@@ -147,6 +147,8 @@ async def test_the_first_lines_name_everything_and_not_the_key(bundles, free_por
     assert f"curl {url}/v1/completions" in lines
     assert "$HAT_API_KEY" in lines
     assert "sampling  OpenAI's defaults (temperature 1)" in lines
+    assert "drafting  no adapter for this model: a token costs about a round trip" in lines
+    assert f"hat adapter train {bundles} --text FILE" in lines
     assert "hush" not in lines
 
 
