@@ -13,16 +13,20 @@ from adapters.storage import (
     StoredAdapter,
     load_adapter,
 )
-from submodels.bundle.bundle import load_bundle
+from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.files import replace_files
 from submodels.onnx.files import WEIGHTS_FORMATS, Graph, graph_file
+
+# The default of a device's `--draft-weights`.
+_DRAFT_WEIGHTS = "int8"
 
 
 def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
     """Put the adapter in `adapter_dir` into a device bundle, in place of one that is there.
 
     A bundle with ONNX parts gets the adapter as ONNX too, in every weights format: it is small, and
-    its format may differ from theirs.
+    its format may differ from theirs. It also gets the head in int8, in which drafts are made
+    unless the device is told otherwise.
 
     Raises:
         BundleError: no usable device bundle.
@@ -37,8 +41,16 @@ def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
             shutil.copyfile(adapter_dir / file, folder / file)
         if bundle.manifest.onnx_weights:
             write_adapter_onnx(stored, folder)
+            _write_draft_head(bundle, folder)
         replace_files(bundle, _graph_files(), sorted(folder.iterdir()))
     return stored.card
+
+
+def _write_draft_head(bundle: Bundle, folder: Path) -> None:
+    from submodels.onnx.graphs import head_graph
+
+    if graph_file(Graph.HEAD, _DRAFT_WEIGHTS) not in bundle.manifest.files:
+        head_graph(bundle.path, bundle.manifest.shape, _DRAFT_WEIGHTS).save(folder)
 
 
 def _graph_files() -> list[str]:
@@ -67,7 +79,7 @@ def write_adapter_onnx(
             builder,
             card.shape,
             card.shape.sliding_windows,
-            tensors.read,
+            tensors,
             has_mlp=card.kind == "layer",
             closing_norm=tensors.read(CLOSING_NORM) if card.closing_norm else None,
         )

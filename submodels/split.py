@@ -46,7 +46,7 @@ class SplitOptions:
     num_input_layers: int | None
     num_output_layers: int = 0
     dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep"
-    onnx_weights: tuple[OnnxWeights, ...] = ("float32", "int8", "int4")
+    onnx_weights: tuple[OnnxWeights, ...] = ("float32",)
     overwrite: bool = False
     name: str | None = None
 

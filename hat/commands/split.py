@@ -69,9 +69,9 @@ class WeightsList(click.ParamType[tuple[str, ...]]):
 @click.option(
     "--onnx-weights",
     type=WeightsList(),
-    default=",".join(_WEIGHTS),
+    default="float32",
     metavar="LIST",
-    help="ONNX parts to make for the device, or none.  [default: float32,int8,int4]",
+    help="ONNX parts to make for the device: float32, int8, int4, or none.  [default: float32]",
 )
 @click.option("--force", is_flag=True, help="Replace bundles that DIR already holds.")
 def split(model: str, out: str, force: bool, **parameters: Any) -> None:

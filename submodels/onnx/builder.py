@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, helper
 
 from submodels.onnx.files import Graph, WeightsFormat, graph_file
 from submodels.onnx.matrices import Float32, Matrix
@@ -21,11 +21,17 @@ Dimension = int | str
 
 
 class GraphBuilder:
-    """A graph in the making; matrices are written in `weights` format, all else in float32."""
+    """A graph in the making; matrices are written in `weights` format, all else in float32.
 
-    def __init__(self, graph: Graph, weights: WeightsFormat) -> None:
+    With `names_places` the graph will lie beside the files of its matrices. In float32 it then
+    holds none, but names their places; while it is loaded, ONNX Runtime reads them there, widens
+    them and puts those together that are one product.
+    """
+
+    def __init__(self, graph: Graph, weights: WeightsFormat, *, names_places: bool = False) -> None:
         self._graph = graph
         self._weights = weights
+        self._names_places = names_places
         self._nodes: list[Any] = []
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
@@ -82,16 +88,26 @@ class GraphBuilder:
 
     def _float32_product(self, x: str, matrix: Matrix, product: str) -> None:
         weight = f"{product}.weight"
-        self._initializers.append(
-            Initializer(
-                weight,
-                np.dtype(np.float32),
-                (matrix.num_rows, matrix.num_columns),
-                matrix.pieces,
+        if self._names_places and matrix.places:
+            weight = self._put_together(matrix, weight)
+        else:
+            shape = (matrix.num_rows, matrix.num_columns)
+            self._initializers.append(
+                Initializer(weight, np.dtype(np.float32), shape, matrix.pieces)
             )
-        )
         # Unlike MatMul it takes the checkpoint's own layout [N, K].
         self.node("FusedMatMul", [x, weight], product, MICROSOFT, transB=1)
+
+    def _put_together(self, matrix: Matrix, weight: str) -> str:
+        """A matrix from where its rows lie; the name of what is then the whole in float32."""
+        parts = []
+        for index, place in enumerate(matrix.places):
+            part, shape = f"{weight}.{index}", (place.num_rows, matrix.num_columns)
+            self._initializers.append(Initializer(part, place.dtype, shape, matrix.pieces, place))
+            if place.dtype != np.float32:
+                part = self.node("Cast", [part], f"{part}.float32", to=TensorProto.FLOAT)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else self.node("Concat", parts, weight, axis=0)
 
     def _integer_product(self, x: str, matrix: Matrix, product: str, bits: int) -> None:
         blocks = num_blocks(matrix.num_columns)

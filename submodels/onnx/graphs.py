@@ -6,7 +6,8 @@ from pathlib import Path
 from submodels.manifest import ModelShape
 from submodels.onnx.builder import GraphBuilder
 from submodels.onnx.files import WEIGHTS_FORMATS, Graph, WeightsFormat
-from submodels.onnx.layers import ReadTensor, add_decoder_stack, add_head
+from submodels.onnx.layers import add_decoder_stack, add_head
+from submodels.onnx.matrices import stored_matrix
 from submodels.onnx.model_file import INLINE_LIMIT_BYTES
 from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, LM_HEAD, Part
@@ -22,8 +23,9 @@ def write_onnx(
 ) -> list[str]:
     """Write the graphs of `onnx_files` beside the tensor files, once per weights format.
 
-    Float32 graphs compute what the checkpoint says. int8 and int4 round weights in blocks and
-    activations to int8: they are smaller and faster, and change answers.
+    Float32 graphs compute what the checkpoint says, and read their matrices from the tensor files.
+    int8 and int4 round weights in blocks and activations to int8: they are faster, and change
+    answers.
 
     Returns:
         The names of the files written.
@@ -33,23 +35,33 @@ def write_onnx(
     """
     inputs, outputs = (TensorFile(device_dir / part.value) for part in (Part.INPUT, Part.OUTPUT))
     windows = shape.sliding_windows
-    stacks: list[tuple[Graph, Sequence[int | None], ReadTensor]] = [
-        (Graph.INPUT, windows[:num_input_layers], inputs.read),
-        (Graph.OUTPUT, windows[shape.num_layers - num_output_layers :], outputs.read),
+    stacks: list[tuple[Graph, Sequence[int | None], TensorFile]] = [
+        (Graph.INPUT, windows[:num_input_layers], inputs),
+        (Graph.OUTPUT, windows[shape.num_layers - num_output_layers :], outputs),
     ]
-    head = inputs.read(EMBEDDING) if shape.tied_embeddings else outputs.read(LM_HEAD)
     written: list[str] = []
     for name in weights:
-        chosen = weights_format(name)
-        for graph, layer_windows, read in stacks:
+        for graph, layer_windows, tensors in stacks:
             if layer_windows:
-                builder = GraphBuilder(graph, chosen)
-                add_decoder_stack(builder, shape, layer_windows, read)
+                builder = GraphBuilder(graph, weights_format(name), names_places=True)
+                add_decoder_stack(builder, shape, layer_windows, tensors)
                 written += builder.save(device_dir, inline_limit_bytes)
-        builder = GraphBuilder(Graph.HEAD, chosen)
-        add_head(builder, shape, outputs.read(FINAL_NORM), head)
+        builder = head_graph(device_dir, shape, name)
         written += builder.save(device_dir, inline_limit_bytes)
     return written
+
+
+def head_graph(device_dir: Path, shape: ModelShape, weights: str) -> GraphBuilder:
+    """The head's graph of a device bundle, to be saved there.
+
+    Raises:
+        ValueError: an unknown weights format.
+    """
+    inputs, outputs = (TensorFile(device_dir / part.value) for part in (Part.INPUT, Part.OUTPUT))
+    file, name = (inputs, EMBEDDING) if shape.tied_embeddings else (outputs, LM_HEAD)
+    builder = GraphBuilder(Graph.HEAD, weights_format(weights), names_places=True)
+    add_head(builder, shape, outputs.read(FINAL_NORM), stored_matrix(file, name))
+    return builder
 
 
 def weights_format(name: str) -> WeightsFormat:

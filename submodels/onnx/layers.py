@@ -1,7 +1,7 @@
 """ONNX nodes of pre-norm decoder layers (Llama, Mistral, Qwen2, Qwen3) and of the head."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,25 +26,24 @@ from submodels.onnx.matrices import (
     Matrix,
     pad_heads,
     padded_head_dim,
-    padded_matrix,
-    plain_matrix,
     stacked,
+    stored_heads,
+    stored_matrix,
 )
+from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import layer_name
-
-ReadTensor = Callable[[str], NDArray[Any]]
 
 
 def add_decoder_stack(
     builder: GraphBuilder,
     shape: ModelShape,
     windows: Sequence[int | None],
-    read: ReadTensor,
+    tensors: TensorFile,
     *,
     has_mlp: bool = True,
     closing_norm: NDArray[Any] | None = None,
 ) -> None:
-    """Decoder layers `0..len(windows)` of the tensors behind `read`, from rows to rows.
+    """Decoder layers `0..len(windows)` of `tensors`, from rows to rows.
 
     Without `has_mlp` a layer is its attention half; a `closing_norm` `[H]` ends the stack.
 
@@ -67,7 +66,7 @@ def add_decoder_stack(
     builder.input(SIN, np.float32, ("num_angles", head_dim // 2))
     update = ""
     for index, window in enumerate(windows):
-        layer = _Layer(builder, shape, index, window, read, has_mlp)
+        layer = _Layer(builder, shape, index, window, tensors, has_mlp)
         residual, update = layer.add(residual, update)
     builder.output(NEW_ROWS, np.float32, rows_shape)
     if closing_norm is None:
@@ -77,14 +76,12 @@ def add_decoder_stack(
     _add_norm(builder, summed, closing_norm, NEW_ROWS, shape.rms_norm_eps)
 
 
-def add_head(
-    builder: GraphBuilder, shape: ModelShape, norm: NDArray[Any], weight: NDArray[Any]
-) -> None:
+def add_head(builder: GraphBuilder, shape: ModelShape, norm: NDArray[Any], weight: Matrix) -> None:
     """Final norm and LM head, from any number of rows to logits."""
     builder.input(ROWS, np.float32, ("R", shape.hidden_size))
     builder.output(LOGITS, np.float32, ("R", shape.vocab_size))
     normed = _add_norm(builder, ROWS, norm, "normed", shape.rms_norm_eps)
-    builder.linear(normed, plain_matrix(weight), LOGITS)
+    builder.linear(normed, weight, LOGITS)
 
 
 def _add_norm(
@@ -104,7 +101,7 @@ class _Layer:
     shape: ModelShape
     index: int
     window: int | None
-    read: ReadTensor
+    tensors: TensorFile
     has_mlp: bool
 
     def add(self, residual: str, update: str) -> tuple[str, str]:
@@ -141,7 +138,7 @@ class _Layer:
         projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         matrix = stacked(
             *(
-                padded_matrix(self._tensor(f"{name}.weight"), shape.head_dim, axis=0)
+                stored_heads(self.tensors, self._stored(f"{name}.weight"), shape.head_dim, axis=0)
                 for name in projections
             )
         )
@@ -167,7 +164,8 @@ class _Layer:
             scale=1 / math.sqrt(shape.head_dim),
             local_window_size=-1 if self.window is None else self.window,
         )
-        weight = padded_matrix(self._tensor("self_attn.o_proj.weight"), shape.head_dim, axis=1)
+        output = self._stored("self_attn.o_proj.weight")
+        weight = stored_heads(self.tensors, output, shape.head_dim, axis=1)
         return self._linear(attended, weight, "self_attn.o_proj", shape.output_bias)
 
     def _norm_heads(self, qkv: str) -> tuple[str, str, str]:
@@ -205,8 +203,8 @@ class _Layer:
     def _mlp(self, normed: str) -> str:
         builder, name = self.builder, self._name
         gate_up = stacked(
-            plain_matrix(self._tensor("mlp.gate_proj.weight")),
-            plain_matrix(self._tensor("mlp.up_proj.weight")),
+            stored_matrix(self.tensors, self._stored("mlp.gate_proj.weight")),
+            stored_matrix(self.tensors, self._stored("mlp.up_proj.weight")),
         )
         bias = None
         if self.shape.mlp_bias:
@@ -217,7 +215,7 @@ class _Layer:
         # x * sigmoid(alpha x): SiLU, as alpha is 1.
         builder.node("QuickGelu", [name("gate")], name("activated"), MICROSOFT, alpha=1.0)
         builder.node("Mul", [name("activated"), name("up")], name("inner"))
-        down = plain_matrix(self._tensor("mlp.down_proj.weight"))
+        down = stored_matrix(self.tensors, self._stored("mlp.down_proj.weight"))
         return self._linear(name("inner"), down, "mlp.down_proj", self.shape.mlp_bias)
 
     def _linear(self, x: str, matrix: Matrix, name: str, has_bias: bool) -> str:
@@ -227,7 +225,10 @@ class _Layer:
         return self.builder.linear(x, matrix, self._name(name), bias)
 
     def _tensor(self, suffix: str) -> NDArray[Any]:
-        return self.read(layer_name(self.index, suffix))
+        return self.tensors.read(self._stored(suffix))
+
+    def _stored(self, suffix: str) -> str:
+        return layer_name(self.index, suffix)
 
     def _name(self, what: str) -> str:
         return f"{self.index}.{what}"

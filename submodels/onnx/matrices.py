@@ -1,11 +1,17 @@
-"""Weight matrices read piece by piece in float32, whatever their size and number format."""
+"""Weight matrices read piece by piece in float32, whatever their size and number format.
+
+Where a matrix is in a file of the bundle as it is needed, its place there is known too, so that a
+graph can name the place instead of holding a copy.
+"""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from submodels.tensors.tensor_file import TensorFile
 
 Float32 = NDArray[np.float32]
 
@@ -16,12 +22,25 @@ _HEAD_DIM_MULTIPLE = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where rows lie in a file of the bundle, one behind the other."""
+
+    file_name: str
+    start: int
+    num_bytes: int
+    num_rows: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Matrix:
     """A linear layer's weight `[N, K]` (N outputs); `pieces` yields its rows in order."""
 
     num_rows: int
     num_columns: int
     pieces: Callable[[], Iterator[Float32]]
+    places: tuple[Place, ...] = ()
+    """Where all its rows lie; none if some lie nowhere in this form."""
 
 
 def plain_matrix(source: NDArray[Any]) -> Matrix:
@@ -36,6 +55,20 @@ def plain_matrix(source: NDArray[Any]) -> Matrix:
     return Matrix(num_rows, num_columns, pieces)
 
 
+def stored_matrix(file: TensorFile, name: str) -> Matrix:
+    """A matrix of a file, as it is there."""
+    info, source = file.tensors[name], file.read(name)
+    place = Place(file.path.name, info.start, info.num_bytes, source.shape[0], source.dtype)
+    return replace(plain_matrix(source), places=(place,))
+
+
+def stored_heads(file: TensorFile, name: str, head_dim: int, axis: int) -> Matrix:
+    """A projection to heads (`axis` 0) or from heads (`axis` 1) of a file, widened if need be."""
+    if padded_head_dim(head_dim) == head_dim:
+        return stored_matrix(file, name)
+    return padded_matrix(file.read(name), head_dim, axis)
+
+
 def stacked(*matrices: Matrix) -> Matrix:
     """The matrices above each other: one product instead of several on the same input."""
 
@@ -43,7 +76,11 @@ def stacked(*matrices: Matrix) -> Matrix:
         for matrix in matrices:
             yield from matrix.pieces()
 
-    return Matrix(sum(m.num_rows for m in matrices), matrices[0].num_columns, pieces)
+    places = tuple(place for matrix in matrices for place in matrix.places)
+    num_rows = sum(matrix.num_rows for matrix in matrices)
+    if sum(place.num_rows for place in places) != num_rows:
+        places = ()
+    return Matrix(num_rows, matrices[0].num_columns, pieces, places)
 
 
 def padded_head_dim(head_dim: int) -> int:

@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import external_data_helper, helper
 
+from submodels.onnx.matrices import Place
+
 # Protobuf holds a message twice while writing it, and none above 2 GiB.
 INLINE_LIMIT_BYTES = 256 << 20
 # ONNX Runtime wants small tensors (shapes, norms) inside the model.
@@ -30,6 +32,8 @@ class Initializer:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     pieces: Callable[[], Iterator[NDArray[Any]]]
+    place: Place | None = None
+    """Where it lies in a file beside the graph, which is then named instead of copied."""
 
     @property
     def num_bytes(self) -> int:
@@ -48,6 +52,8 @@ def write_model(
     Returns:
         The names of the files written, the model first.
     """
+    graph.initializer.extend(_beside(i, i.place) for i in initializers if i.place is not None)
+    initializers = [i for i in initializers if i.place is None]
     if sum(i.num_bytes for i in initializers) <= inline_limit_bytes:
         graph.initializer.extend(_inline(i) for i in initializers)
         names = [path.name]
@@ -76,9 +82,19 @@ def _external(initializer: Initializer, data: Any, location: str) -> onnx.Tensor
     data.seek(offset)
     for piece in initializer.pieces():
         data.write(np.ascontiguousarray(piece).data)
+    return _named(initializer, location, offset, data.tell() - offset)
+
+
+def _beside(initializer: Initializer, place: Place) -> onnx.TensorProto:
+    return _named(initializer, place.file_name, place.start, place.num_bytes)
+
+
+def _named(initializer: Initializer, file_name: str, start: int, length: int) -> onnx.TensorProto:
+    """A weight that is read from another file when the model is loaded."""
     tensor = _tensor(initializer)
+    # The helper refuses a tensor without data.
     tensor.raw_data = b""
-    external_data_helper.set_external_data(tensor, location, offset, data.tell() - offset)
+    external_data_helper.set_external_data(tensor, file_name, start, length)
     tensor.ClearField("raw_data")
     return tensor
 

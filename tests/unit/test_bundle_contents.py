@@ -30,8 +30,10 @@ from submodels.tensors import file_hashes
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     # Its parts are larger than what is hashed at every load.
-    make_random_model(RandomModel(num_layers=3, hidden_size=256, vocab_size=1100), folder / "model")
-    options = SplitOptions(str(folder / "model"), folder / "out", 1, onnx_weights=("float32",))
+    make_random_model(RandomModel(num_layers=3, hidden_size=256, vocab_size=4500), folder / "model")
+    options = SplitOptions(
+        str(folder / "model"), folder / "out", 1, onnx_weights=("float32", "int8")
+    )
     split_checkpoint(options)
     return folder / "out"
 
@@ -72,7 +74,7 @@ def settle(folder: Path) -> None:
 
 LARGE = (
     ("device", "input.safetensors"),
-    ("device", "head.float32.onnx"),
+    ("device", "head.int8.onnx"),
     ("cloud", "model.safetensors"),
 )
 

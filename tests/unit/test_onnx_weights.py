@@ -4,18 +4,21 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from submodels.bundle.bundle import load_bundle
 from submodels.onnx import matrices as onnx_matrices
 from submodels.onnx.files import LOGITS, ROWS, Graph, graph_file
 from submodels.onnx.graphs import write_onnx
 from submodels.onnx.matrices import pad_heads, padded_head_dim, padded_matrix, plain_matrix, stacked
 from submodels.onnx.quantisation import BLOCK, block_scales, num_blocks, quantise
 from submodels.random_models import RandomModel, make_random_model
+from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, LM_HEAD, Part
 from tests.support.split_models import split
 
 
@@ -103,6 +106,41 @@ def test_bfloat16_widens_exactly() -> None:
     (piece,) = plain_matrix(source).pieces()
     assert piece.dtype == np.float32
     np.testing.assert_array_equal(piece.astype(ml_dtypes.bfloat16), source)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_float32_graph_holds_no_matrix_and_reads_those_of_the_bundle(
+    tmp_path: Path, tied: bool, dtype: str
+) -> None:
+    # Heads of 16 need no padding.
+    make_random_model(RandomModel(tied=tied, dtype=dtype), tmp_path / "model")
+    split(tmp_path / "model", tmp_path / "bundle", 2, 1, onnx_weights=("float32",))
+    bundle = load_bundle(tmp_path / "bundle", "device")
+    graphs = [file for file in bundle.path.iterdir() if file.name.endswith(".onnx")]
+    assert len(graphs) == 3
+    widths = {len(tensor.raw_data) for file in graphs for tensor in onnx.load(
+        file, load_external_data=False
+    ).graph.initializer}  # fmt: skip
+    assert max(widths) <= 4 * bundle.manifest.shape.hidden_size
+    head = onnxruntime.InferenceSession(
+        bundle.path / "head.float32.onnx", providers=["CPUExecutionProvider"]
+    )
+    rows = random_matrix(3, bundle.manifest.shape.hidden_size, 0)
+    part, name = (Part.INPUT, EMBEDDING) if tied else (Part.OUTPUT, LM_HEAD)
+    norm = bundle.read_tensor(Part.OUTPUT, FINAL_NORM).astype(np.float32)
+    normed = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + 1e-6) * norm
+    expected = normed @ bundle.read_tensor(part, name).astype(np.float32).T
+    np.testing.assert_allclose(head.run([LOGITS], {ROWS: rows})[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_widened_heads_lie_in_the_graph(tmp_path: Path) -> None:
+    make_random_model(RandomModel(head_dim=24), tmp_path / "model")
+    split(tmp_path / "model", tmp_path / "bundle", 1, 0, onnx_weights=("float32",))
+    bundle = load_bundle(tmp_path / "bundle", "device")
+    graph = onnx.load(bundle.path / "input.float32.onnx", load_external_data=False).graph
+    inside = {tensor.name for tensor in graph.initializer if len(tensor.raw_data) > 1024}
+    assert inside == {"0.qkv.weight", "0.self_attn.o_proj.weight"}
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
