@@ -57,9 +57,10 @@ function addTokens(reply, event) {
   const isFollowed = isAtEnd();
   const text = event.choices[0].delta.content ?? "";
   for (const token of event.hat?.tokens ?? [{ text, origin: "bonus" }]) {
-    // The space before a word is the token's too, but need not be coloured.
+    // The space before a word is the token's too, but need not be coloured, nor begin an answer.
     const own = token.text.trimStart();
-    reply.words.append(token.text.slice(0, token.text.length - own.length));
+    const isFirst = !reply.words.hasChildNodes();
+    if (!isFirst) reply.words.append(token.text.slice(0, token.text.length - own.length));
     if (own === "") continue;
     const part = document.createElement("span");
     part.className = token.origin;
@@ -76,7 +77,7 @@ function fail(reply, error) {
   words.className = "failed";
   words.setAttribute("role", "alert");
   const isNetwork = error instanceof TypeError;
-  words.textContent = isNetwork ? "The device does not answer. Is it still running?" : error.message;
+  words.textContent = isNetwork ? "The device does not answer. Is it still running?" : sentence(error.message);
   reply.turn.append(words);
 }
 

@@ -20,13 +20,14 @@ function showLanes(figures) {
 }
 
 function drawLanes() {
+  const width = lanes.clientWidth || 320;
   lanes.replaceChildren();
+  lanes.setAttribute("viewBox", `0 0 ${width} ${AXIS_TOP + 16}`);
+  LANES.forEach((lane, row) => drawTrack(lane, row * LANE_HEIGHT, width));
   if (drawn === null) {
-    lanes.setAttribute("aria-label", "No timeline");
+    lanes.setAttribute("aria-label", "No timeline: it comes with the end of an answer");
     return;
   }
-  const width = lanes.clientWidth || 320;
-  lanes.setAttribute("viewBox", `0 0 ${width} ${AXIS_TOP + 16}`);
   const [startS, endS] = shownTimes(views.querySelector(":checked").value);
   const place = (seconds) => ((seconds - startS) / (endS - startS)) * width;
   drawAxis(startS, endS, width, place);
@@ -46,13 +47,17 @@ function shownTimes(view) {
   return [0, end];
 }
 
+function drawTrack(lane, top, width) {
+  drawPart("text", { class: "name", x: 0, y: top + 12 }, lanes, lane);
+  drawPart("rect", { class: "track", x: 0, y: top + BAR_TOP, width, height: BAR_HEIGHT }, lanes);
+}
+
 // One lane; how long it was busy within what is shown.
 function drawLane(lane, row, startS, endS, width, place) {
   const top = row * LANE_HEIGHT;
   const bars = drawn.timeline.filter(
     (bar) => bar.lane === lane && bar.end_s > startS && bar.start_s < endS
   );
-  drawPart("rect", { class: "track", x: 0, y: top + BAR_TOP, width, height: BAR_HEIGHT }, lanes);
   const group = drawPart("g", { "data-lane": lane }, lanes);
   const right = { prefill: 0, draft: 0, verify: 0, ahead: 0 };
   for (const bar of bars) {
@@ -67,7 +72,6 @@ function drawLane(lane, row, startS, endS, width, place) {
     drawPart("title", {}, drawnBar, `${bar.what}, ${plural(bar.num_tokens, "token")}, ${took}`);
   }
   const busyS = union(bars, startS, endS);
-  drawPart("text", { class: "name", x: 0, y: top + 12 }, lanes, lane);
   drawPart("text", { x: width, y: top + 12, "text-anchor": "end" }, lanes, timeWords(busyS));
   return busyS;
 }

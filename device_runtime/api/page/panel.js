@@ -23,7 +23,7 @@ async function lookAtLink() {
   const connected = delay === NONE ? "connected" : `connected · ${delay}`;
   show("link-words", reason === null ? connected : "no cloud");
   document.getElementById("state").hidden = reason === null;
-  show("state", reason ?? "");
+  show("state", reason === null ? "" : sentence(reason));
   show("delay", delay);
   show("up", rateWords(samples.get("hat_link_uplink_bytes_per_second")));
   show("down", rateWords(samples.get("hat_link_downlink_bytes_per_second")));
@@ -107,9 +107,9 @@ function showProgress(progress) {
   const { drafted, accepted, figures, numTokens, rounds, usage } = progress;
   show("speed", speedWords(progress.tokensPerSecond));
   show("first", timeWords(progress.firstS));
-  show("tokens", countWords(numTokens));
+  show("tokens", countWords(numTokens || NaN));
   const perRound = rounds ? `, ${((numTokens - progress.numFirst) / rounds).toFixed(2)} tokens each` : "";
-  show("rounds", countWords(rounds) + perRound);
+  show("rounds", countWords(rounds || NaN) + perRound);
   const reused = figures?.reused_prompt_tokens;
   show("reused", figures ? `${countWords(reused)} of ${countWords(usage?.prompt_tokens)}` : NONE);
   show("bytes", figures ? `${bytesWords(figures.bytes_up)}, ${bytesWords(figures.bytes_down)}` : NONE);

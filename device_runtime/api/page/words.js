@@ -43,3 +43,9 @@ function speedWords(tokensPerSecond) {
 }
 
 const plural = (number, word) => `${countWords(number)} ${word}${number === 1 ? "" : "s"}`;
+
+// The device's reasons begin in lower case and have no stop.
+function sentence(reason) {
+  const text = reason.charAt(0).toUpperCase() + reason.slice(1);
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
