@@ -1,12 +1,11 @@
 """Two recorded terminals as one animated SVG: CSS animation, and no script in it."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
 from terminal import NUM_COLUMNS, Run, Written, runs
 
-CHAT_ROWS, CLOUD_ROWS = 11, 13
 WAIT_SHOWN_S, END_SHOWN_S = 5.0, 6.0
 COLUMN, ROW, LEFT, HEAD, STRIP = 9.0, 20.0, 24.0, 56.0, 44.0
 """Sizes in the picture: of a character, of what is beside and above a terminal's text, and of the
@@ -26,7 +25,9 @@ fill:var(--ink);white-space:pre}
 rect.cloud{fill:var(--sky);stroke:var(--blue)}rect.device{fill:var(--sand);stroke:var(--orange)}
 .gone{visibility:hidden}[style]{animation:TOTAL step-end infinite}
 @media(prefers-reduced-motion:reduce){[style]{animation:none!important}}
+#still:target [style]{animation:none!important}
 """
+"""Browsers tell a page's picture nothing of reduced motion: there, the page asks for `#still`."""
 SPLIT = "Most layers run in the cloud; text and tokens stay on the device."
 KILLED = "The cloud is killed in mid-answer, and the text waits"
 BACK = "A new cloud that knows nothing: the device sends again what was lost."
@@ -76,11 +77,12 @@ class Drawing:
             f'x="{x:g}" y="{y:g}"{size}>{escape(run.text, quote=False)}</text>'
         )
 
-    def panel(self, kind: str, title: str, top: float, num_rows: int, shown: Iterable[Run]) -> None:
-        """One terminal and its frame."""
+    def panel(self, kind: str, title: str, top: float, shown: Sequence[Run]) -> float:
+        """One terminal and its frame; returns where it ends."""
+        height = HEAD + (1 + shown[-1].row) * ROW
         self.elements.append(
             f'<rect class="{kind}" x="1" y="{top + 1:g}" width="{WIDTH - 2:g}" '
-            f'height="{HEAD + num_rows * ROW - 2:g}" rx="12"/>'
+            f'height="{height - 2:g}" rx="12"/>'
             f'<text class="words {kind}" x="{LEFT:g}" y="{top + 26:g}">{title}</text>'
         )
         for run in shown:
@@ -88,6 +90,7 @@ class Drawing:
                 column = run.column + run.text.index(text)
                 y = top + HEAD + run.row * ROW
                 self.text(replace(run, text=text), LEFT + column * COLUMN, y)
+        return top + height
 
     def style(self) -> str:
         """Looks, and when what is seen."""
@@ -104,16 +107,15 @@ def drawn(scene: Scene) -> str:
     killed_s, back_s, end_s = map(scene.shown_s, (scene.killed_s, scene.back_s, scene.end_s))
     total_s = end_s + END_SHOWN_S
     chat, cloud = (
-        runs([(scene.shown_s(at_s), text) for at_s, text in written], num_rows, total_s)
-        for written, num_rows in ((scene.chat, CHAT_ROWS), (scene.cloud, CLOUD_ROWS))
+        list(runs([(scene.shown_s(at_s), text) for at_s, text in written], total_s))
+        for written in (scene.chat, scene.cloud)
     )
-    drawing, strip = Drawing(total_s), HEAD + CHAT_ROWS * ROW
-    height = strip + STRIP + HEAD + CLOUD_ROWS * ROW
-    answer = (
+    answer = [
         replace(run, kind="green") if run.come_s >= back_s and not run.kind else run for run in chat
-    )
-    drawing.panel("device", "your device", 0, CHAT_ROWS, answer)
-    drawing.panel("cloud", "cloud", strip + STRIP, CLOUD_ROWS, cloud)
+    ]
+    drawing = Drawing(total_s)
+    strip = drawing.panel("device", "your device", 0, answer)
+    height = drawing.panel("cloud", "cloud", strip + STRIP, cloud)
     wait = f"({scene.waited_s:.0f} s, shortened to {WAIT_SHOWN_S:g})"
     for words, kind, come_s, gone_s in (
         (SPLIT, "cloud", 0.0, killed_s),
@@ -125,7 +127,7 @@ def drawn(scene: Scene) -> str:
         drawing.text(note, LEFT, strip + STRIP / 2 + 5)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
-        f'aria-label="{LABEL}" xml:space="preserve">\n<style>{drawing.style()}</style>\n'
+        f'aria-label="{LABEL}" id="still" xml:space="preserve">\n<style>{drawing.style()}</style>\n'
         f'<rect class="page" width="{WIDTH:g}" height="{height:g}" rx="13"/>\n'
         + "\n".join([*drawing.elements, "</svg>\n"])
     )

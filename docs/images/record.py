@@ -7,7 +7,7 @@ run in two pseudo terminals with `hat device` between them, and the cloud is kil
 and started again by what is typed. The answer must be that of an undisturbed run, letter for
 letter. What the terminals showed becomes CSS animation. It differs from what was seen in three
 things: the time without a cloud is shortened, and the picture says by how much; lines break
-between words; words that came after the kill are green. Takes about two minutes, and ports 8000
+between words; what was said after the kill is green. Takes about two minutes, and ports 8000
 and 7700.
 """
 
@@ -130,9 +130,8 @@ def record(recorder: Recorder, chat: Shell, cloud: Shell) -> Scene:
     expected = subprocess.check_output(asked, input=QUESTION, text=True).strip()
     begun = cloud.text.rstrip()
     [pid] = re.findall(r"\[1\] (\d+)", begun)
-    # The recording begins with this line.
-    serving = begun[begun.rindex("\n", 0, begun.index(" info serving")) + 1 :]
-    cloud.written = [(time.monotonic(), serving)]
+    # The recording begins with the last line.
+    cloud.written = [(time.monotonic(), begun.rpartition("\n")[2])]
     os.write(cloud.fd, b"\r")
     recorder.type(chat, "hat chat --temperature 0")
     begin_s = recorder.wait(lambda: "\n> " in chat.text)

@@ -25,10 +25,9 @@ class Run:
 
 
 class Screen:
-    """A dumb terminal that scrolls, and breaks its lines between words."""
+    """A dumb terminal, long enough never to scroll, that breaks its lines between words."""
 
-    def __init__(self, num_rows: int) -> None:
-        self._num_rows = num_rows
+    def __init__(self) -> None:
         self._lines = [""]
         self._column = 0
 
@@ -48,7 +47,7 @@ class Screen:
 
     def cells(self) -> dict[tuple[int, int], tuple[str, str]]:
         """The character and its class, by row and column."""
-        rows = [row for line in self._lines for row in _broken(line)][-self._num_rows :]
+        rows = [row for line in self._lines for row in _broken(line)]
         shown = {(len(rows) - 1, len(rows[-1])): (CURSOR, "cursor")}
         for r, row in enumerate(rows):
             kind = "typed" if row[:2] in {"$ ", "> "} else "red" if "Killed" in row else ""
@@ -67,9 +66,9 @@ def _broken(line: str) -> Iterator[str]:
     yield line
 
 
-def runs(written: Written, num_rows: int, end_s: float) -> Iterator[Run]:
-    """All that a terminal of so many rows ever showed."""
-    screen, cells = Screen(num_rows), []
+def runs(written: Written, end_s: float) -> Iterator[Run]:
+    """All that a terminal ever showed, row by row."""
+    screen, cells = Screen(), []
     since: dict[tuple[int, int], Run] = {}
     for at_s, frame in groupby(written, key=lambda each: each[0]):
         screen.write("".join(text for _, text in frame))
