@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
 
 import pytest
 
@@ -121,3 +122,14 @@ def test_the_annotated_tree_has_every_folder_of_code_and_no_other() -> None:
     code = {folder for folder in code if not folder.startswith("tests/")}
     assert [name for name in shown if name not in FOLDERS] == []
     assert code - {*shown} == set()
+
+
+def test_the_recording_is_a_small_picture_that_runs_and_loads_nothing() -> None:
+    picture = ROOT / "docs" / "images" / "recovery.svg"
+    root = ElementTree.parse(picture).getroot()
+    assert picture.stat().st_size < 200_000
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert tags == {"svg", "style", "rect", "text"}
+    assert not re.search(r"url\(|@import|href", picture.read_text())
+    assert root.get("id") == "still"
+    assert '"docs/images/recovery.svg#still"' in (ROOT / "README.md").read_text()
