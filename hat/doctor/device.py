@@ -24,6 +24,7 @@ from process.world import Clock
 from submodels.bundle.bundle import Bundle
 from submodels.manifest import Manifest
 from submodels.onnx.files import WEIGHTS_FORMATS, Graph, graph_file
+from submodels.tensors.tensor_layout import Part
 
 _CHUNK_SIZES = (1, 5, 16, 64, 256)
 """Rows of a round, of a round with a draft, and of chunks of a prompt."""
@@ -193,6 +194,9 @@ def _draft_token_s(
 def _file_bytes(config: DeviceConfig, manifest: Manifest) -> int:
     graphs = (Graph.INPUT, Graph.OUTPUT, Graph.HEAD)
     names = [graph_file(graph, config.weights) for graph in graphs]
+    if config.weights == "float32":
+        # Their matrices are those of the tensor files.
+        names += [Part.INPUT.value, Part.OUTPUT.value]
     return sum(file.num_bytes for name, file in manifest.files.items() if name in names)
 
 
