@@ -5,19 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from hat.verify.compare import Reference, Text
 from hat.verify.settings import DRAWN_TEMPERATURE, DRAWN_TOKENS, DRAWN_TOP_K, Dtype
+from submodels.checkpoint.checkpoint import CONFIG_FILE, read_json
+from submodels.checkpoint.gguf.names import part_paths
+from submodels.checkpoint.opening import opened_checkpoint
 
 Advance = Callable[[], None]
 
 
 def place_for_transformers(model: Path) -> dict[str, Any]:
-    """How `from_pretrained` of transformers is told of a checkpoint's folder or a GGUF file."""
+    """How `from_pretrained` of transformers is told of a checkpoint's folder or a GGUF file.
+
+    Raises:
+        ValueError: a GGUF model in parts, of which transformers would make up all but the first.
+    """
     if model.is_dir():
         return {"pretrained_model_name_or_path": model}
+    if len(part_paths(model)) > 1:
+        raise ValueError("it reads no GGUF model in parts; join them with llama-gguf-split --merge")
     return {"pretrained_model_name_or_path": model.parent, "gguf_file": model.name}
 
 
@@ -32,7 +41,12 @@ class UnsplitModel:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         place = place_for_transformers(model)
-        loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=getattr(torch, dtype))
+        config = AutoConfig.from_pretrained(**place)
+        if "gguf_file" in place:
+            config.rope_parameters = _rope_of_gguf(model)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            **place, config=config, dtype=getattr(torch, dtype)
+        )
         self._model: Any = loaded.eval()
         self.stop_ids = _ends_of_text(place, self._model)
         # The checkpoint's own settings may hold penalties, which greedy must not mean.
@@ -81,6 +95,13 @@ class UnsplitModel:
             }
             advance()
         return beginnings
+
+
+def _rope_of_gguf(model: Path) -> dict[str, Any]:
+    """The rotary parameters of a GGUF file, of which transformers would read the base only."""
+    with opened_checkpoint(model) as checkpoint:
+        parameters: dict[str, Any] = read_json(checkpoint.folder / CONFIG_FILE)["rope_parameters"]
+    return parameters
 
 
 def _ends_of_text(place: Mapping[str, Any], model: Any) -> frozenset[int]:

@@ -1,6 +1,7 @@
 """A GGUF file, split, says what transformers says of the same file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from hat.verify.reference import UnsplitModel
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.gguf_files import GgufSettings, write_gguf
 from tests.support.reference import greedy
@@ -114,15 +116,18 @@ def test_biases_are_found_and_in_order(tmp_path: Path, family: str) -> None:
     assert from_file.device.fingerprint == from_folder.device.fingerprint
 
 
+LLAMA_3_2 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
 def test_the_scaling_of_llama_3_is_found_again(tmp_path: Path) -> None:
-    scaling = {
-        "rope_type": "llama3",
-        "rope_theta": 500_000.0,
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
+    scaling = LLAMA_3_2
     model = RandomModel(num_layers=2, head_dim=64, extra={"rope_parameters": scaling})
     make_random_model(model, tmp_path / "model")
     factors = _llama3_factors(scaling, 64)
@@ -135,6 +140,30 @@ def test_the_scaling_of_llama_3_is_found_again(tmp_path: Path) -> None:
     assert from_file.device.fingerprint == from_folder.device.fingerprint
     config = json.loads((tmp_path / "other" / "cloud" / "config.json").read_text())
     assert config["rope_parameters"] == scaling
+
+
+@pytest.mark.parametrize("scaling", ["llama3", "linear"])
+def test_verifying_gives_transformers_the_scaling_that_it_does_not_read(
+    tmp_path: Path, scaling: str
+) -> None:
+    make_random_model(RandomModel(num_layers=2, head_dim=64), tmp_path / "model")
+    how = GgufSettings(settings={"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+    if scaling == "llama3":
+        how = GgufSettings(tensors={"rope_freqs.weight": _llama3_factors(LLAMA_3_2, 64)})
+    # The base of which the factors are.
+    how = replace(how, settings={**how.settings, "rope.freq_base": 500_000.0})
+    path = tmp_path / "model.gguf"
+    write_gguf(tmp_path / "model", path, how)
+    split(path, tmp_path / "out", 1)
+    prompt = random_tokens(40, 256)
+    answer = UnsplitModel(path, "float32").greedy(prompt, 12)
+    ids = _greedy_ids(SplitModel(tmp_path / "out"), prompt, len(answer.ids))
+    assert ids == list(answer.ids)
+
+
+def test_a_model_in_parts_is_not_compared_with_a_part_of_itself(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it reads no GGUF model in parts"):
+        UnsplitModel(tmp_path / "many-00001-of-00002.gguf", "float32")
 
 
 def _llama3_factors(scaling: dict, head_dim: int) -> np.ndarray:
