@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from device_runtime.text.chat_template import load_chat_template
+from tests.support.many_languages import NUM_LINES, ids_of, lines, theirs
 from tests.support.reference import Greedy, first_difference, greedy
 from tests.support.smollm2 import smollm2_in
 from tests.support.split_models import SplitModel, split
-from tests.unit.test_gguf_tokenizer import NUM_LINES, ids_of, lines, theirs
 
 pytestmark = pytest.mark.slow
 

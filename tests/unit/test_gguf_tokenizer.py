@@ -1,7 +1,6 @@
 """The tokenizer of a GGUF file gives the ids that transformers' own reading of the file gives."""
 
 import json
-import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,12 @@ from submodels.checkpoint.gguf.vocabulary import read_vocabulary
 from submodels.checkpoint.gguf.words import SPLITTINGS
 from submodels.checkpoint.tokenizer_files import special_tokens
 from submodels.errors import CheckpointError, UnsupportedModelError
+from tests.support.many_languages import DATA, ids_of, lines, theirs
 
 MODELS = Path(__file__).parents[2] / "models"
-DATA = Path(__file__).parents[1] / "data"
-NUM_LINES = 2000
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 # Where the models' own tokenizers and transformers' reading of the files differ.
 WHOLE_WORDS = tuple(name for name, splitting in SPLITTINGS.items() if splitting.whole_words)
-
-
-@cache
-def lines() -> tuple[str, ...]:
-    """Lines of many languages, whole and mixed, with what is special to tokenizers in between."""
-    chance = random.Random(11)
-    known = (DATA / "many_languages.txt").read_text().splitlines()
-    words = [word for line in known for word in line.split(" ")]
-    between = (" ", " ", " ", "  ", "\n", "\t", "", ", ", "<|user|>", "<think>", "'s ", " \n\n ")
-    mixed = [
-        "".join(chance.choice(words) + chance.choice(between) for _ in range(chance.randint(1, 14)))
-        for _ in range(NUM_LINES - len(known))
-    ]
-    return (*known, *mixed)
 
 
 @cache
@@ -99,21 +83,6 @@ def ours(path: Path, folder: Path) -> Tokenizer:
     folder.mkdir(exist_ok=True)
     write_tokenizer(read_vocabulary(read_gguf(path)), folder)
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-
-def ids_of(tokenizer: Tokenizer) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(lines()))]
-
-
-def theirs(path: Path, *, digits_apart: bool = False) -> list[list[int]]:
-    """transformers' reading of a file, which forgets where a model's numbers come apart."""
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if digits_apart:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-        )
-    ids: list[list[int]] = tokenizer(list(lines()))["input_ids"]
-    return ids
 
 
 @pytest.mark.parametrize("pre", [name for name in SPLITTINGS if name not in WHOLE_WORDS])

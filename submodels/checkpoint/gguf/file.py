@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from submodels.checkpoint.gguf.header import Header, StoredTensor, read_header
 from submodels.checkpoint.gguf.names import part_paths
 from submodels.errors import CheckpointError
@@ -61,8 +63,6 @@ class GgufFile:
 
 def shortest(value: float) -> float:
     """The number with the fewest digits among those that are the same in float32."""
-    import numpy as np
-
     return float(str(np.float32(value)))
 
 
