@@ -1,11 +1,12 @@
 """The page at `/` in a real Chromium: chatting, what it shows, whom it asks, and who can use it."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from device_runtime.api.service import AccessRules
+from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.link import LinkStatus
 from tests.support.api_server import EOS, STORY, encoded, story_generator, story_server
 from tests.support.browser import opened_page, skip_without_browser
@@ -64,7 +65,7 @@ async def test_an_answer_streams_and_says_how_it_was_made():
         lanes = await page.get_by_role("img", name="Busy within 2.00 s").get_attribute("aria-label")
         assert lanes.endswith("device 600 ms, uplink 103 ms, cloud 750 ms, downlink 47 ms")
         await page.get_by_text("Last rounds").click()
-        await page.get_by_role("img", name="Busy within 1.00 s").wait_for()
+        await page.get_by_role("img", name="Busy within 1.65 s").wait_for()
         assert await page.locator("#model").text_content() == "stories260k"
         assert opened.complaints == []
 
@@ -164,6 +165,33 @@ async def test_a_question_that_fails_comes_back_with_the_reason():
         assert await page.locator(".turn").count() == 2
 
 
+async def test_an_answer_that_breaks_off_is_kept_with_the_reason_and_gone_on_from():
+    errors = {4: CloudUnavailableError("no cloud came back")}
+    async with chatting(story_generator(errors=errors)) as (opened, generator):
+        page = opened.page
+        await send(page, "Tell me")
+        await page.get_by_text("No cloud came back.").wait_for()
+        assert (await answer_of(page).text_content()).startswith("there was")
+        errors.clear()
+        await send(page, "And then?")
+        await page.locator(".assistant .caption").nth(1).wait_for()
+        assert await page.get_by_role("alert").count() == 0
+        assert len(generator.requests[1].prompt_ids) > len(generator.requests[0].prompt_ids) + 4
+
+
+async def test_a_device_that_is_gone_is_named_and_the_question_stays():
+    async with AsyncExitStack() as device:
+        client, _ = await device.enter_async_context(story_server())
+        async with opened_page(client.url + "/") as opened:
+            page = opened.page
+            await page.get_by_text("connected", exact=False).first.wait_for()
+            await device.aclose()
+            await page.get_by_text("The device does not answer.", exact=True).wait_for()
+            await send(page, "Are you there?")
+            await page.get_by_text("Is it still running?").wait_for()
+            assert await page.get_by_label("Your message").input_value() == "Are you there?"
+
+
 async def test_a_key_is_asked_for_and_kept_nowhere():
     async with chatting(access=AccessRules(api_key="sesame")) as (opened, _):
         page = opened.page
@@ -200,7 +228,7 @@ async def test_everything_can_be_reached_and_is_named_without_a_mouse():
         for _ in range(12):
             await page.keyboard.press("Tab")
             reached.append(await focused(page))
-        assert {"new", "send", "colours", "question"} <= set(reached)
+        assert {"new", "conversation", "send", "colours", "question"} <= set(reached)
         nameless = await page.evaluate(
             """() => [...document.querySelectorAll("button, input, textarea, [role=img]")]
                 .filter((part) => part.checkVisibility() && !part.textContent.trim())

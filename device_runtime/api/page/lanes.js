@@ -40,9 +40,9 @@ function shownTimes(view) {
   const end = Math.max(drawn.seconds.total, ...drawn.timeline.map((bar) => bar.end_s));
   if (view === "prompt") return [0, drawn.first_token_s ?? end];
   if (view === "rounds") {
-    const chosen = drawn.timeline.filter((bar) => bar.lane === "device" && bar.what === "verify");
-    const before = chosen.at(-1 - MOST_ROUNDS) ?? chosen[0];
-    return [before?.end_s ?? 0, chosen.at(-1)?.end_s ?? end];
+    const steps = drawn.timeline.filter((bar) => bar.lane === "cloud");
+    const before = steps.at(-1 - MOST_ROUNDS) ?? steps[0];
+    return [before?.end_s ?? 0, end];
   }
   return [0, end];
 }
