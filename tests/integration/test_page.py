@@ -65,7 +65,7 @@ async def test_an_answer_streams_and_says_how_it_was_made():
         lanes = await page.get_by_role("img", name="Busy within 2.00 s").get_attribute("aria-label")
         assert lanes.endswith("device 600 ms, uplink 103 ms, cloud 750 ms, downlink 47 ms")
         await page.get_by_text("Last rounds").click()
-        await page.get_by_role("img", name="Busy within 1.65 s").wait_for()
+        await page.get_by_role("img", name="Busy within 1.62 s").wait_for()
         assert await page.locator("#model").text_content() == "stories260k"
         assert opened.complaints == []
 
