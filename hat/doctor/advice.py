@@ -18,6 +18,7 @@ from hat.doctor.foretell import (
     card_drafts,
     scaled,
 )
+from hat.quantities import number, seconds
 
 About = Literal["m", "k", "weights", "drafter", "chunks", "rows"]
 
@@ -294,13 +295,6 @@ def difference(value_s: float) -> str:
     return f"{seconds(abs(value_s))} {'more' if value_s >= 0 else 'less'}"
 
 
-def seconds(value_s: float) -> str:
-    """Seconds or milliseconds, three figures."""
-    if value_s >= 0.9995:
-        return f"{value_s:.3g} s" if value_s < 1000 else f"{value_s:.0f} s"
-    return f"{1e3 * value_s:.3g} ms"
-
-
 def rate(speed: Speed) -> str:
     """Tokens per second."""
-    return f"{speed.tokens_per_s:.3g} tokens/s"
+    return f"{number(speed.tokens_per_s)} tokens/s"

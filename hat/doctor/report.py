@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from hat.doctor.advice import Foretold, rate, seconds
+from hat.doctor.advice import Foretold, rate
 from hat.doctor.cloud import CloudFindings, Cost, LinkFindings
 from hat.doctor.device import DeviceFindings, Memory, WeightsTimes
 from hat.doctor.run import Report
+from hat.quantities import num_bytes, number, seconds
 
 _WIDTH = 110
 _NAME_WIDTH = 10
@@ -104,14 +105,16 @@ def _weights(times: WeightsTimes, is_chosen: bool) -> str:
     if times.draft_token_s is not None:
         parts.append(f"draft {seconds(times.draft_token_s)} a token")
     if times.num_bytes:
-        parts.append(_bytes(times.num_bytes))
+        parts.append(num_bytes(times.num_bytes))
     return f"{'*' if is_chosen else ' '} {times.weights:8} {'; '.join(parts)}"
 
 
 def _memory(memory: Memory) -> str:
-    context = _bytes(1000 * memory.context_token_bytes)
-    used = _bytes(memory.used_bytes)
-    return f"{used} used here, {_bytes(memory.free_bytes)} free; {context} per 1,000 tokens of text"
+    context = num_bytes(1000 * memory.context_token_bytes)
+    used = num_bytes(memory.used_bytes)
+    return (
+        f"{used} used here, {num_bytes(memory.free_bytes)} free; {context} per 1,000 tokens of text"
+    )
 
 
 def _link(link: LinkFindings) -> list[str]:
@@ -153,19 +156,12 @@ def _expect(foretold: Foretold, drafter: str) -> list[str]:
 
 def _cost(cost: Cost) -> str:
     return (
-        f"{seconds(cost.seconds)} with link and cloud: {_bytes(cost.bytes_up)} up, "
-        f"{_bytes(cost.bytes_down)} down, {cost.num_rows:,} rows computed"
+        f"{seconds(cost.seconds)} with link and cloud: {num_bytes(cost.bytes_up)} up, "
+        f"{num_bytes(cost.bytes_down)} down, {cost.num_rows:,} rows computed"
     )
 
 
 def _rate(bytes_per_s: float | None) -> str:
     if bytes_per_s is None:
         return "too fast to be measured"
-    return f"{8 * bytes_per_s / 1e6:.3g} Mbit/s"
-
-
-def _bytes(num_bytes: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes:.0f} B"
+    return f"{number(8 * bytes_per_s / 1e6)} Mbit/s"
