@@ -21,6 +21,9 @@ SARATHI_CHUNK_TOKENS = 128
 """The cloud's fixed budget in u-sarathi. The paper does not say its own; 128 is among the sizes
 that Sarathi-Serve (arXiv:2403.02310) measures, and larger than any decode batch here."""
 
+NO_ADAPTER = "drafts by n-gram: there is no adapter for this model"
+"""A cell's note of an arm that would rather draft by an adapter."""
+
 WARM_UP_TOKENS = 12
 """Tokens of each answer that is asked for before anything is measured."""
 

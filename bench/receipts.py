@@ -9,7 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from bench.records import Receipt
-from process.machine import commit, processor
+from process.machine import commit, is_without_avx512, processor
+
+WITHOUT_AVX512 = "without AVX-512"
+"""Behind a processor's name, since a cloud's step is then several times as long."""
 
 _PACKAGES = ("hat-serving", "torch", "onnxruntime", "numpy", "aiohttp")
 
@@ -29,7 +32,7 @@ def simulation_receipt(command: Sequence[str], seed: int) -> Receipt:
         commit=commit(),
         command=list(command),
         seed=seed,
-        hardware=processor(),
+        hardware=f"{processor()} {WITHOUT_AVX512}" if is_without_avx512() else processor(),
         num_cores=num_cores(),
         versions=versions(),
     )

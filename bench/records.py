@@ -220,6 +220,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return self.ratio is None or abs(self.ratio - 1) > PAPER_TOLERANCE
 
 
+CLOUD_ON = ", cloud on "
+"""In a simulated setting's name: behind it stands the machine that the cloud's steps were computed
+for, before it the live setting's name."""
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """All cells of one command. `kind` is live or sim."""
 

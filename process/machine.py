@@ -20,6 +20,14 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def is_without_avx512() -> bool:
+    """Whether this is an x86 processor without AVX-512, as far as the system says."""
+    if not _CPU_INFO.is_file():
+        return False
+    flags = [line for line in _CPU_INFO.read_text().splitlines() if line.startswith("flags")]
+    return bool(flags) and "avx512f" not in flags[0].split()
+
+
 def commit() -> str:
     """The commit that runs, `-dirty` behind it when files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]

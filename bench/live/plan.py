@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.arms import WARM_UP_TOKENS, Arm
+from bench.arms import NO_ADAPTER, WARM_UP_TOKENS, Arm
 from bench.link.shaped_link import LinkKind
 from bench.link.spec import LinkSpec, link_text
 from bench.live.asking import Ask, Load
@@ -21,9 +21,6 @@ from submodels.bundle.bundle import load_bundle
 
 MOST_WHOLE_MODELS = 8
 """Devices that run the whole model in one run: each is a torch of its own, 260 MB when idle."""
-
-NO_ADAPTER = "drafts by n-gram: there is no adapter for this model"
-"""A cell's note of an arm that would rather draft by an adapter."""
 
 _NUM_TIMELINES = 1
 

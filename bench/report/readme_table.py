@@ -1,33 +1,32 @@
-"""The table between two markers of a Markdown file; the README has three rows of docs/'s."""
+"""What benchmarks write into Markdown files: tables into docs/'s page, a chart into the README."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report.figures import ReportError, find_baseline
-from bench.report.groups import LIVE, group_cells, read_sources
+from bench.report.groups import LIVE, Group, Source, group_cells, read_sources
+from bench.report.links import MARK as LINKS_MARK
+from bench.report.links import links_tables, same_model
+from bench.report.links_chart import links_chart, standalone
+from bench.report.marked import has_part, write_between
 from bench.report.page import render
 
-BEGIN = "<!-- bench:begin -->"
-END = "<!-- bench:end -->"
-
-README_ARMS = ("cloud-only", "u-shape", "hat")
-"""Text in the cloud, plain split inference, and this project."""
+MARK = "bench"
 
 
-def write_table(paths: Sequence[Path], into: Path, baseline: str | None = None) -> None:
-    """Put the table of these files between the markers; the rest of the file stays as it is.
+def write_tables(paths: Sequence[Path], into: Path, baseline: str | None = None) -> None:
+    """Put the tables of these files between the markers; the rest of the file stays as it is.
 
-    It has the first setting in full, medians of all where there are more, and where they come
-    from; live settings only, where there are any.
+    `bench` has the first setting in full, medians of all where there are more, and where they come
+    from; live settings only, where there are any. `bench-links`, where the file has such a part,
+    has the first model link by link, and its acceptance by category.
 
     Raises:
         RunFileError: one of `paths` is no run.
-        ReportError: the markers are not there exactly once and in order, or there are no results.
+        ReportError: markers are not there exactly once and in order, or there are no results.
         OSError: the file cannot be read or written.
     """
-    sources = read_sources(paths)
-    groups = group_cells(sources)
+    sources, groups = _read(paths)
     shown = [group for group in groups if group.kind == LIVE] or groups
     if not shown:
         raise ReportError("expected results, got files without cells")
@@ -38,46 +37,47 @@ def write_table(paths: Sequence[Path], into: Path, baseline: str | None = None) 
         baseline=baseline or find_baseline(shown, None),
         sources=[source for source in sources if source.number in used],
     )
-    _write_between(into, table)
+    write_between(into, MARK, table)
+    if has_part(into, LINKS_MARK):
+        write_between(into, LINKS_MARK, links_tables(sources, groups))
 
 
-def write_three_rows(page: Path, readme: Path) -> None:
-    """Put `three_rows` of the page between the README's markers.
-
-    Raises:
-        ReportError: one of them has no place for tables, or the page's has not all these arms.
-    """
-    _write_between(readme, three_rows(page))
-
-
-def three_rows(page: Path) -> str:
-    """The head of the first table between a page's markers, and its rows of `README_ARMS`.
+def write_chart(paths: Sequence[Path], chart: Path) -> None:
+    """Write the first model's chart, link by link, as an SVG file.
 
     Raises:
-        ReportError: there is no such table, or it has not all these arms.
+        RunFileError, ReportError, OSError: as `write_tables`.
     """
-    setting, _, table = _parts(page)[1].strip().partition("\n\n")
-    head, line, *rows = table.partition("\n\n")[0].splitlines()
-    kept = [row for row in rows if row.startswith(tuple(f"| `{arm}` |" for arm in README_ARMS))]
-    if len(kept) != len(README_ARMS):
-        expected = f"expected rows of {', '.join(README_ARMS)}"
-        raise ReportError(f"{page}: {expected}, found {len(kept)} of them")
-    return "\n".join([setting, "", head, line, *kept, ""])
+    chart.write_text(standalone(links_chart(_read(paths)[1])), "utf-8")
 
 
-def _parts(file: Path) -> tuple[str, str, str]:
-    """What stands before, between and after the markers."""
-    text = file.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    between, end, after = rest.partition(END)
-    if not (begin and end) or text.count(BEGIN) + text.count(END) != 2:
-        raise ReportError(f"{file}: expected one line {BEGIN} and after it one line {END}")
-    return before, between, after
+def write_readme(paths: Sequence[Path], readme: Path, chart: Path) -> None:
+    """Put the chart between the README's markers, with what it shows in words.
+
+    Raises:
+        RunFileError, ReportError, OSError: as `write_tables`.
+    """
+    sources, groups = _read(paths)
+    first = same_model(groups)[0]
+    place = chart.relative_to(readme.parent).as_posix()
+    receipt = _source_of(first, sources).run.receipt
+    picture = links_chart(groups)
+    load = first.like.workload
+    kind = "questions" if load.is_chat else "prompts"
+    words = (
+        f"Measured by `make bench` on {receipt.hardware}, {receipt.num_cores} cores, one at each "
+        f"end of the link: {load.num_requests} {kind} of {load.name}, "
+        f"{load.max_output_tokens} greedy tokens each, the same text in every arm "
+        f"(commit {receipt.commit})."
+    )
+    write_between(readme, MARK, f"![{picture.caption}]({place})\n\n{words}\n")
 
 
-def _write_between(file: Path, text: str) -> None:
-    before, _, after = _parts(file)
-    written = file.with_name(f".{file.name}.new")
-    written.write_text(f"{before}{BEGIN}\n{text}{END}{after}", "utf-8")
-    written.chmod(file.stat().st_mode)
-    os.replace(written, file)
+def _source_of(group: Group, sources: Sequence[Source]) -> Source:
+    number = group.arms[0].placed[0].source.number
+    return next(source for source in sources if source.number == number)
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Source], list[Group]]:
+    sources = read_sources(paths)
+    return sources, group_cells(sources)

@@ -1,5 +1,7 @@
 """`hat bench report`: result files into one page."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +55,10 @@ file that needs no network; the pictures are beside it as PNGs.
     "--table",
     metavar="FILE",
     help="Also write a table between the lines <!-- bench:begin --> and <!-- bench:end --> of a "
-    "Markdown file.",
+    "Markdown file, and the first model link by link between <!-- bench-links:begin --> and "
+    "<!-- bench-links:end --> where it has these.",
 )
+@click.option("--chart", metavar="FILE.svg", help="Also draw the first model's arms, link by link.")
 def report(
     results: tuple[str, ...],
     out: str,
@@ -62,6 +66,7 @@ def report(
     ttft_limit: float,
     tbt_limit: float,
     table: str | None,
+    chart: str | None,
 ) -> None:
     """Write what benchmarks measured as one HTML page and PNGs.
 
@@ -71,22 +76,35 @@ def report(
         from bench.report.figures import Limits
 
         paths, limits = [Path(name) for name in results], Limits(ttft_limit, tbt_limit)
-        written = _write(paths, Path(out), baseline, limits, table)
+        written = _write(paths, Path(out), baseline, limits)
+        _write_beside(paths, baseline, table, chart)
     click.echo(f"Wrote {written.page} and {len(written.pictures)} pictures.")
     if written.num_wrong:
         click.echo(f"{written.num_wrong} things are wrong; they stand at the top of the page.")
 
 
-def _write(
-    paths: list[Path], out: Path, baseline: str | None, limits: "Limits", table: str | None
-) -> "Written":
+def _write(paths: list[Path], out: Path, baseline: str | None, limits: "Limits") -> "Written":
     from bench.report.page import write_report
-    from bench.report.readme_table import write_table
 
-    try:
-        written = write_report(paths, out, baseline, limits)
+    with _writing():
+        return write_report(paths, out, baseline, limits)
+
+
+def _write_beside(
+    paths: list[Path], baseline: str | None, table: str | None, chart: str | None
+) -> None:
+    from bench.report.readme_table import write_chart, write_tables
+
+    with _writing():
         if table is not None:
-            write_table(paths, Path(table), baseline)
+            write_tables(paths, Path(table), baseline)
+        if chart is not None:
+            write_chart(paths, Path(chart))
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise CommandError(f"cannot write {error.filename}: {error.strerror}") from error
-    return written

@@ -1,22 +1,40 @@
 """`hat bench sim`: devices, links and clouds under virtual time."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.arms import arm_names
+from bench.live.overview import overview
 from bench.receipts import simulation_receipt
 from bench.records import Cell, Comparison, Run, read_run, write_run
+from bench.report.marked import write_between
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
-from bench.sim.settings import paper, paper_table, scale
+from bench.sim.settings import paper, paper_table, scale, slow_links
+from bench.sim.settings.hardware import SERVERS
 from bench.sim.settings.like import like_scenarios
 from bench.sim.settings.like_table import lines as like_lines
 
 _Rows = Callable[[Cell], str]
+
+_PROGRAM = ("hat", "bench", "sim")
+
+
+@dataclass(frozen=True, slots=True)
+class _Simulated:
+    """What was simulated, and the flags that do it again, but for the seed."""
+
+    cells: list[Cell]
+    flags: list[str]
+    comparisons: Sequence[Comparison] = ()
+    table: str = ""
+    """For a document, where there is one."""
 
 
 class _Numbers(click.ParamType[Any]):
@@ -44,6 +62,12 @@ class _Numbers(click.ParamType[Any]):
 @click.option("--paper", "is_paper", is_flag=True, help="The paper's setting, beside its figures.")
 @click.option("--scale", "is_scale", is_flag=True, help="Many devices over load and clouds.")
 @click.option(
+    "--8b",
+    "is_8b",
+    is_flag=True,
+    help="An 8B model over links of 5, 20 and 100 Mbit/s: its first token, and each one behind it.",
+)
+@click.option(
     "--like",
     "live_file",
     type=click.Path(path_type=Path),
@@ -58,6 +82,27 @@ class _Numbers(click.ParamType[Any]):
     metavar="LIVE.json",
     help="With --like: live results to learn this machine's times from, with prompts of several "
     "lengths; of LIVE.json itself, settings other than the one simulated. May be repeated.",
+)
+@click.option(
+    "--cloud",
+    "server",
+    type=click.Choice(sorted(SERVERS)),
+    help="With --like: the cloud's steps are computed for this GPU, and drafts accepted as in all "
+    "the results together.",
+)
+@click.option(
+    "--acceptance",
+    "acceptance_file",
+    type=click.Path(path_type=Path),
+    metavar="LIVE.json",
+    help="With --8b: also with drafts accepted as the greedy ones of arm `hat` in this result.",
+)
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --8b: also write its table between the lines <!-- bench-8b:begin --> and "
+    "<!-- bench-8b:end --> of a Markdown file.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Result file.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -101,50 +146,81 @@ class _Numbers(click.ParamType[Any]):
     show_default=True,
     help="Of --scale.",
 )
-def sim(
-    is_paper: bool,
-    is_scale: bool,
-    live_file: Path | None,
-    calibration_files: tuple[Path, ...],
-    out: Path,
-    seed: int,
-    num_requests: int,
-    num_devices: int,
-    clouds: tuple[int, ...],
-    loads: tuple[float, ...],
-    duration: float,
-    arm: str,
-    arrivals: str,
-) -> None:
+def sim(**chosen: Any) -> None:
     """Run the production scheduler, sessions, planners and estimators under virtual time.
 
     The same seed gives the same result file, byte for byte.
     """
-    if [is_paper, is_scale, live_file is not None].count(True) != 1:
-        raise click.UsageError("give one of --paper, --scale and --like")
-    beside: Sequence[Comparison] = ()
-    if is_paper:
-        chosen = list(paper.scenarios(seed, num_requests))
-        cells = _simulated(chosen, len(chosen), lambda cell: "")
-        beside = paper_table.comparisons(cells)
-        click.echo("\n".join(paper_table.lines(cells)))
-        command = ["--paper", "--num-requests", str(num_requests)]
-    elif is_scale:
-        sweep = scale.Sweep(arm, arrivals, num_devices, duration, clouds, loads, seed)
-        click.echo(scale.HEADER)
-        cells = _simulated(scale.scenarios(sweep), sweep.num_points, scale.line)
-        command = ["--scale", *_flags(sweep)]
-    else:
-        assert live_file is not None
-        if not calibration_files:
-            raise click.UsageError("--like needs --calibrate")
-        cells = _like(live_file, calibration_files, seed)
-        command = ["--like", live_file.name]
-        command += [word for file in calibration_files for word in ("--calibrate", file.name)]
-    full = ["hat", "bench", "sim", *command, "--seed", str(seed)]
-    receipt = simulation_receipt(full, seed)
-    write_run(out, Run(kind="sim", receipt=receipt, cells=cells, comparisons=list(beside)))
+    kinds = {
+        "--paper": (chosen["is_paper"], _paper),
+        "--scale": (chosen["is_scale"], _scale),
+        "--8b": (chosen["is_8b"], _slow_links),
+        "--like": (chosen["live_file"] is not None, _like),
+    }
+    if chosen["table"] is not None and not chosen["is_8b"]:
+        raise click.UsageError("--table goes with --8b")
+    wanted = [run for is_wanted, run in kinds.values() if is_wanted]
+    if len(wanted) != 1:
+        raise click.UsageError(f"give one of {', '.join(kinds)}")
+    seed, out = chosen["seed"], chosen["out"]
+    found = wanted[0](chosen)
+    receipt = simulation_receipt([*_PROGRAM, *found.flags, "--seed", str(seed)], seed)
+    comparisons = list(found.comparisons)
+    write_run(out, Run(kind="sim", receipt=receipt, cells=found.cells, comparisons=comparisons))
+    if chosen["table"] is not None:
+        write_between(chosen["table"], slow_links.MARK, found.table)
     click.echo(f"wrote {out}")
+
+
+def _paper(chosen: Mapping[str, Any]) -> _Simulated:
+    num_requests = chosen["num_requests"]
+    scenarios = list(paper.scenarios(chosen["seed"], num_requests))
+    cells = _simulated(scenarios, len(scenarios))
+    click.echo("\n".join(paper_table.lines(cells)))
+    flags = ["--paper", "--num-requests", str(num_requests)]
+    return _Simulated(cells, flags, paper_table.comparisons(cells))
+
+
+def _scale(chosen: Mapping[str, Any]) -> _Simulated:
+    sweep = scale.Sweep(
+        arm=chosen["arm"],
+        arrivals=chosen["arrivals"],
+        num_devices=chosen["num_devices"],
+        duration_s=chosen["duration"],
+        replicas=chosen["clouds"],
+        loads_per_s=chosen["loads"],
+        seed=chosen["seed"],
+    )
+    click.echo(scale.HEADER)
+    cells = _simulated(scale.scenarios(sweep), sweep.num_points, scale.line)
+    return _Simulated(cells, ["--scale", *_flags(sweep)])
+
+
+def _slow_links(chosen: Mapping[str, Any]) -> _Simulated:
+    file, flags = chosen["acceptance_file"], ["--8b"]
+    measured: Sequence[Cell] = ()
+    if file is not None:
+        measured = slow_links.measured_cells(read_run(file))
+        flags += ["--acceptance", file.name]
+    scenarios = list(slow_links.scenarios(chosen["seed"], measured))
+    cells = _simulated(scenarios, len(scenarios))
+    table = slow_links.table(cells, shlex.join([*_PROGRAM, *flags]))
+    click.echo(table)
+    return _Simulated(cells, flags, table=table)
+
+
+def _like(chosen: Mapping[str, Any]) -> _Simulated:
+    live_file, files, server = chosen["live_file"], chosen["calibration_files"], chosen["server"]
+    if not files:
+        raise click.UsageError("--like needs --calibrate")
+    live = read_run(live_file)
+    learned_from = [read_run(file) for file in files]
+    scenarios = list(like_scenarios(live, learned_from, chosen["seed"], server))
+    cells = _simulated(scenarios, len(scenarios))
+    click.echo(overview(cells) if server else "\n".join(like_lines(live.cells, cells)))
+    flags = ["--like", live_file.name]
+    flags += [word for file in files for word in ("--calibrate", file.name)]
+    return _Simulated(cells, [*flags, "--cloud", server] if server else flags)
 
 
 def _flags(sweep: scale.Sweep) -> list[str]:
@@ -159,7 +235,9 @@ def _flags(sweep: scale.Sweep) -> list[str]:
     return [word for pair in given.items() for word in pair]
 
 
-def _simulated(scenarios: Iterable[Scenario], num_scenarios: int, row: _Rows) -> list[Cell]:
+def _simulated(
+    scenarios: Iterable[Scenario], num_scenarios: int, row: _Rows = lambda cell: ""
+) -> list[Cell]:
     cells = []
     for number, scenario in enumerate(scenarios, start=1):
         name = f"{scenario.setting}: {scenario.arm.name}"
@@ -168,13 +246,4 @@ def _simulated(scenarios: Iterable[Scenario], num_scenarios: int, row: _Rows) ->
         cells.append(cell)
         if text := row(cell):
             click.echo(text)
-    return cells
-
-
-def _like(live_file: Path, calibration_files: Sequence[Path], seed: int) -> list[Cell]:
-    live = read_run(live_file)
-    learned_from = [read_run(file) for file in calibration_files]
-    chosen = list(like_scenarios(live, learned_from, seed))
-    cells = _simulated(chosen, len(chosen), lambda cell: "")
-    click.echo("\n".join(like_lines(live.cells, cells)))
     return cells

@@ -6,14 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.arms import ARMS, Arm, find_arm
+from bench.arms import ARMS, NO_ADAPTER, Arm, find_arm
 from bench.link.spec import LinkSpec, parse_link_spec
 from bench.live.cloud import Cloud
 from bench.live.event_reader import Answer
 from bench.live.overview import different_texts, overview
 from bench.live.plan import (
     MOST_WHOLE_MODELS,
-    NO_ADAPTER,
     LivePlan,
     Setting,
     arms_for,

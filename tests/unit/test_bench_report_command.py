@@ -4,7 +4,8 @@ import click
 import pytest
 
 from bench.records import write_run
-from bench.report.readme_table import BEGIN, END
+from bench.report.marked import markers
+from bench.report.readme_table import MARK
 from hat.commands.bench_report import report
 from process.errors import UserError
 from tests.support.bench_runs import made_up_run
@@ -25,13 +26,15 @@ def _results(folder: Path) -> Path:
 def test_the_command_writes_the_page_the_pictures_and_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Before\n\n{BEGIN}\n{END}\n\nafter\n")
-    _call(_results(tmp_path), "--out", tmp_path / "out", "--table", readme)
+    readme, chart = tmp_path / "README.md", tmp_path / "links.svg"
+    begin, end = markers(MARK)
+    readme.write_text(f"# Before\n\n{begin}\n{end}\n\nafter\n")
+    _call(_results(tmp_path), "--out", tmp_path / "out", "--table", readme, "--chart", chart)
     pictures = list((tmp_path / "out" / "pictures").glob("*.png"))
     expected = f"Wrote {tmp_path}/out/report.html and {len(pictures)} pictures.\n"
     assert capsys.readouterr().out == expected
     assert "| `hat` |" in readme.read_text()
+    assert chart.read_text().startswith("<svg ")
 
 
 def test_a_wrong_file_is_named_in_one_line(tmp_path: Path) -> None:

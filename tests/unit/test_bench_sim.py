@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from click.testing import CliRunner
@@ -13,8 +14,10 @@ from bench.link.spec import LinkSpec, link_text
 from bench.measures import accept_length
 from bench.receipts import simulation_receipt
 from bench.records import Cell, LinkRecord, Run, WorkloadRecord, read_run
+from bench.report.marked import markers
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
+from bench.sim.settings import slow_links
 from bench.sim.settings.calibrate import LikeError
 from bench.sim.settings.hardware import A6000, VICUNA_7B, RooflineStep, device_times
 from bench.sim.settings.large_models import requests_of
@@ -224,6 +227,40 @@ def test_a_setting_is_never_learned_from_itself() -> None:
     live = as_live([closed(arm, 20, LinkSpec(1e6, 1e6)) for arm in ("u-shape", "hat")], "tcp")
     with pytest.raises(LikeError, match="of other settings"):
         list(like_scenarios(live, [live], 0))
+
+
+def test_a_computed_cloud_takes_the_place_of_the_measured_one() -> None:
+    links = (LinkSpec(1e6, 1e6), LinkSpec(2e6, 2e6))
+    plans = [closed(arm, 20, link) for arm in ("u-shape", "hat") for link in links]
+    live = as_live(plans, "tcp")
+    with pytest.raises(LikeError, match="the sizes of its layers"):
+        list(like_scenarios(live, [live], 0, "A6000"))
+    sizes = {"intermediate_size": 64, "kv_size": 32}
+    known = [
+        structs.replace(cell, model=structs.replace(cell.model, **sizes)) for cell in live.cells
+    ]
+    live = structs.replace(live, cells=known)
+    drafting = [one for one in like_scenarios(live, [live], 0, "A6000") if one.arm.has_drafts]
+    assert all(one.setting.endswith(", cloud on A6000") for one in drafting)
+    assert len({one.acceptance for one in drafting}) == 1
+    step_s = median(simulate(drafting[0]).cloud_step_s)
+    assert 0.001 < step_s < 0.0011
+
+
+def test_an_8b_model_costs_its_prompts_bytes_and_a_round_trip_per_token(tmp_path: Path) -> None:
+    into, out = tmp_path / "README.md", tmp_path / "8b.json"
+    begin, end = markers(slow_links.MARK)
+    into.write_text(f"{begin}\n{end}\n")
+    command = ["--8b", "--out", str(out), "--table", str(into)]
+    result = CliRunner().invoke(sim, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    cells = {(cell.arm, cell.link.delay_s): cell for cell in read_run(out).cells}
+    slow, fast = (cells[slow_links.PLAIN, delay_s] for delay_s in (0.04, 0.01))
+    # 8.19 MB at 5 and at 100 Mbit/s.
+    assert 13.1 < medians([slow])[0] < 14.1
+    assert 0.65 < medians([fast])[0] < 0.9
+    assert 0.08 < medians([slow])[1] < 0.15
+    assert "| 5 Mbit/s up, 80 ms | 0.26 | 13.84 |" in into.read_text()
 
 
 def test_a_model_that_nothing_is_known_of_is_refused_by_name() -> None:

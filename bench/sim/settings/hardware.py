@@ -15,7 +15,9 @@ Sources: NVIDIA data sheets of A6000 (768 GB/s, 155 TFLOPS FP16 tensor, dense), 
 42.5 TFLOPS FP16 tensor, dense).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from bench.sim.world.times import DeviceTimes
 from chunking.cost import LinearTime
@@ -48,13 +50,14 @@ class Machine:
 
 A6000 = Machine(48e9, 768e9, 155e12, 0.55)
 H200 = Machine(141e9, 4.8e12, 989e12, 0.55)
+SERVERS: Mapping[str, Machine] = MappingProxyType({"A6000": A6000, "H200": H200})
 XAVIER = Machine(32e9, 136.5e9, 11e12, 0.35)
 ORIN = Machine(64e9, 204.8e9, 42.5e12, 0.35)
 
 
 @dataclass(frozen=True, slots=True)
 class LargeModel:
-    """A Llama of full attention, split: `num_input_layers` on the device, the head too."""
+    """A Llama, split: `num_input_layers` on the device, the head too."""
 
     name: str
     num_layers: int
@@ -62,11 +65,14 @@ class LargeModel:
     hidden_size: int
     intermediate_size: int
     vocab_size: int
+    kv_size: int
+    """Numbers of a position's key in one layer: the hidden size, or less with shared heads."""
 
     @property
     def layer_params(self) -> int:
         """Weights of one decoder layer."""
-        return 4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size
+        attention = 2 * self.hidden_size**2 + 2 * self.hidden_size * self.kv_size
+        return attention + 3 * self.hidden_size * self.intermediate_size
 
     @property
     def head_params(self) -> int:
@@ -85,11 +91,12 @@ class LargeModel:
 
     def kv_bytes(self, num_layers: int) -> int:
         """Keys and values of one position."""
-        return 2 * num_layers * self.hidden_size * _ITEM_BYTES
+        return 2 * num_layers * self.kv_size * _ITEM_BYTES
 
 
-VICUNA_7B = LargeModel("vicuna-7b", 32, 2, 4096, 11_008, 32_000)
-VICUNA_13B = LargeModel("vicuna-13b", 40, 3, 5120, 13_824, 32_000)
+VICUNA_7B = LargeModel("vicuna-7b", 32, 2, 4096, 11_008, 32_000, 4096)
+VICUNA_13B = LargeModel("vicuna-13b", 40, 3, 5120, 13_824, 32_000, 5120)
+LLAMA_8B = LargeModel("llama-3.1-8b", 32, 2, 4096, 14_336, 128_256, 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class RooflineStep:
     model: LargeModel
     num_layers: int
     num_stages: int = 1
+    has_head: bool = False
+    """Whether the head is read too, for the one row that it is wanted of."""
 
     def of(self, step: Step) -> float:
         """See `StepTime`."""
@@ -113,6 +122,7 @@ class RooflineStep:
         model, machine = self.model, self.machine
         num_weights = self.num_layers * model.layer_params
         num_bytes = num_weights * _ITEM_BYTES + num_read * model.kv_bytes(self.num_layers)
+        num_bytes += _ITEM_BYTES * model.head_params if self.has_head else 0
         attention = 4.0 * model.hidden_size * self.num_layers * num_pairs
         num_flops = 2.0 * num_weights * num_rows + attention
         longest_s = max(machine.read_s(num_bytes), machine.multiply_s(num_flops))

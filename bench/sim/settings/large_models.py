@@ -63,7 +63,7 @@ class Fleet:
         return Scenario(
             arm=arm,
             setting=setting,
-            model=self._model_record(),
+            model=model_record(self.model),
             link=LinkRecord(
                 kind="simulated",
                 uplink_bytes_per_s=sum(_UP_BYTES_PER_S) / 2,
@@ -113,18 +113,19 @@ class Fleet:
         step_time = RooflineStep(self.server, model, num_layers, self.num_servers)
         return CloudSpec(step_time, core, self.num_servers, Overheads(hand_over_s=_HAND_OVER_S))
 
-    def _model_record(self) -> ModelRecord:
-        """For results; nothing of it was loaded."""
-        return ModelRecord(
-            name=self.model.name,
-            fingerprint="",
-            num_layers=self.model.num_layers,
-            num_input_layers=self.model.num_input_layers,
-            num_output_layers=0,
-            hidden_size=self.model.hidden_size,
-            dtype="float16",
-            has_real_weights=False,
-        )
+
+def model_record(model: LargeModel) -> ModelRecord:
+    """For results; nothing of it was loaded."""
+    return ModelRecord(
+        name=model.name,
+        fingerprint="",
+        num_layers=model.num_layers,
+        num_input_layers=model.num_input_layers,
+        num_output_layers=0,
+        hidden_size=model.hidden_size,
+        dtype="float16",
+        has_real_weights=False,
+    )
 
 
 def requests_of(workload: WorkloadRecord, seed: int) -> tuple[Request, ...]:

@@ -6,12 +6,14 @@ from itertools import zip_longest
 
 from bench.arms import WARM_UP_TOKENS
 from bench.link.spec import LinkSpec
-from bench.records import Cell, LinkRecord, Run
+from bench.records import CLOUD_ON, Cell, LinkRecord, Run
 from bench.sim.arms import sim_arm
 from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.sim.settings.calibrate import NOT_LEARNED, LikeError, Tables, calibrate
+from bench.sim.settings.hardware import SERVERS, LargeModel, RooflineStep
 from bench.sim.world.acceptance import NEVER, AcceptanceTable, from_counts
+from bench.sim.world.times import StepTime
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
 from wire.limits import ITEM_BYTES
@@ -30,10 +32,14 @@ _CAPACITY_TOKENS, _CONTEXT_TOKENS = 1 << 20, 8192
 _STOP_THRESHOLD = 0.6
 
 
-def like_scenarios(live: Run, learned_from: Sequence[Run], seed: int) -> Iterator[Scenario]:
+def like_scenarios(
+    live: Run, learned_from: Sequence[Run], seed: int, server: str | None = None
+) -> Iterator[Scenario]:
     """One scenario per setting, arm and pass of a live result.
 
-    Times are learned from the other settings of all runs in `learned_from`.
+    Times are learned from the other settings of all runs in `learned_from`. With `server`, one of
+    `SERVERS`, the cloud's steps are computed for that machine instead, and what is accepted is
+    counted over all of these runs.
 
     Raises:
         LikeError: an arm, or a model's times, that nothing is known of.
@@ -47,7 +53,8 @@ def like_scenarios(live: Run, learned_from: Sequence[Run], seed: int) -> Iterato
         if place not in tables:
             tables[place] = calibrate(cell, cells)
         try:
-            yield _scenario(cell, live.cells, tables[place], seed)
+            scenario = _scenario(cell, live.cells, tables[place], seed)
+            yield scenario if server is None else _on_server(scenario, cell, cells, server)
         except KeyError as error:
             raise LikeError(f"no arm {error} is simulated") from error
 
@@ -82,6 +89,50 @@ def _scenario(cell: Cell, cells: Sequence[Cell], known: Tables, seed: int) -> Sc
         repeat=cell.repeat,
         notes=(f"acceptance: {acceptance.source}", "times: learned from other live settings"),
     )
+
+
+def _on_server(scenario: Scenario, cell: Cell, cells: Sequence[Cell], server: str) -> Scenario:
+    """The same with a cloud that is computed, and all that is known of acceptance."""
+    arm, model = scenario.arm, cell.model
+    acceptance = scenario.acceptance
+    if arm.has_drafts:
+        alike = [c for c in cells if (c.model, c.arm) == (model, cell.arm)]
+        same_sampling = [c for c in alike if sampling_of(c) == sampling_of(cell)]
+        acceptance = counted(same_sampling, "counted live in all settings")
+    return replace(
+        scenario,
+        setting=f"{scenario.setting}{CLOUD_ON}{server}",
+        cloud=replace(scenario.cloud, step_time=_server_step(cell, server)),
+        acceptance=acceptance,
+        draft_limits=DraftLimits(_STOP_THRESHOLD, max(1, len(acceptance.right))),
+        notes=(
+            f"acceptance: {acceptance.source}",
+            f"the cloud's steps: computed for one {server}",
+            "other times: learned from other live settings",
+        ),
+    )
+
+
+def sampling_of(cell: Cell) -> tuple[float, float]:
+    """What its answers were drawn with."""
+    return cell.workload.temperature, cell.workload.top_p
+
+
+def _server_step(cell: Cell, server: str) -> StepTime:
+    known = cell.model
+    if not known.intermediate_size:
+        raise LikeError(f"{known.name}: expected the sizes of its layers, which newer results have")
+    num_device_layers = known.num_input_layers + known.num_output_layers
+    model = LargeModel(
+        name=known.name,
+        num_layers=known.num_layers,
+        num_input_layers=num_device_layers,
+        hidden_size=known.hidden_size,
+        intermediate_size=known.intermediate_size,
+        vocab_size=0,
+        kv_size=known.kv_size,
+    )
+    return RooflineStep(SERVERS[server], model, model.num_middle_layers)
 
 
 def link_spec(record: LinkRecord) -> LinkSpec:
@@ -138,15 +189,20 @@ def _requests(cell: Cell) -> tuple[Request, ...]:
 def _acceptance(cell: Cell, cells: Sequence[Cell]) -> AcceptanceTable:
     """What was counted in all passes of the cell."""
     place = (cell.model, cell.setting, cell.arm)
-    chosen = [c for c in cells if (c.model, c.setting, c.arm) == place]
-    requests = [r for c in chosen for r in c.requests]
+    alike = [c for c in cells if (c.model, c.setting, c.arm) == place]
+    return counted(alike, "counted live in this cell")
+
+
+def counted(cells: Sequence[Cell], source: str) -> AcceptanceTable:
+    """The table that gives just what was drafted and accepted in these cells."""
+    requests = [r for c in cells for r in c.requests]
     drafted = _by_position([r.drafted_by_position for r in requests])
     accepted = _by_position([r.accepted_by_position for r in requests])
     if not any(drafted):
         return NEVER
     rounds = sum(r.rounds for r in requests)
     cut_share = len(requests) / sum(r.output_tokens for r in requests)
-    return from_counts(rounds, drafted, accepted, "counted live in this cell", cut_share)
+    return from_counts(rounds, drafted, accepted, source, cut_share)
 
 
 def _by_position(counts: Sequence[Sequence[int]]) -> list[int]:
