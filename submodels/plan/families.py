@@ -45,7 +45,9 @@ class Family:
             return config_class.from_dict(copy.deepcopy(dict(config)))
         # Configuration classes validate with several libraries, each with its own exceptions.
         except Exception as error:
-            raise UnsupportedModelError(f"config.json is not a valid one: {error}") from error
+            # transformers writes several lines.
+            reason = " ".join(str(error).split())
+            raise UnsupportedModelError(f"config.json is not a valid one: {reason}") from error
 
 
 def _never(config: Config) -> bool:

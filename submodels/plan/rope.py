@@ -1,6 +1,7 @@
 """Rotary embeddings of a configuration as plain numbers, as transformers computes them."""
 
 import importlib
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +63,8 @@ def rope_parameters(config: Config) -> dict[str, float | str]:
         numbers = {key: float(value) for key, value in used.items() if value is not None}
     except (TypeError, ValueError) as error:
         raise UnsupportedModelError(f"rope parameters are not numbers: {used}") from error
+    if not all(map(math.isfinite, numbers.values())):
+        raise UnsupportedModelError(f"rope parameters are not finite: {used}")
     return {"rope_type": rope_type, **numbers}
 
 

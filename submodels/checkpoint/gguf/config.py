@@ -34,7 +34,7 @@ def check_supported(file: GgufFile) -> None:
     """
     if file.architecture not in FAMILIES:
         raise UnsupportedModelError(
-            f"{file.path}: architecture {file.architecture!r} is not supported; supported: "
+            f"{file.path}: architecture {file.architecture!r:.60} is not supported; supported: "
             f"{', '.join(FAMILIES)}"
         )
     for name in _REFUSED_SETTINGS:
@@ -107,6 +107,8 @@ def _rope_factors(file: GgufFile) -> NDArray[np.float32] | None:
 def _family_settings(file: GgufFile) -> dict[str, Any]:
     """Biases, which show in the tensors alone, and the window."""
     window = file.get("attention.sliding_window")
+    if window is not None:
+        window = file.integer("attention.sliding_window")
     if file.architecture == "mistral":
         return {"sliding_window": window}
     if window is not None and window < file.integer("context_length"):

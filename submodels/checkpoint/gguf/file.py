@@ -1,5 +1,6 @@
 """A whole GGUF model: one file, or all parts of one that was split."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ class GgufFile:
             CheckpointError: missing without a default, or no number.
         """
         value = self.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(shortest(value)):
             name = f"{self.architecture}.{key}"
             raise CheckpointError(f"{self.path}: expected {name} as a number, got {value!r:.60}")
         return shortest(value)
@@ -63,7 +65,8 @@ class GgufFile:
 
 def shortest(value: float) -> float:
     """The number with the fewest digits among those that are the same in float32."""
-    return float(str(np.float32(value)))
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -87,8 +90,8 @@ def read_gguf(path: Path) -> GgufFile:
     count = first.get(_PART_COUNT) or 1
     if count != len(paths):
         raise CheckpointError(
-            f"{path} is one of {count} files; expected names that end in "
-            f"-00001-of-{count:05}.gguf, as they were given"
+            f"{path} is one of {count!r:.20} files; expected names that end in "
+            f"-00001-of-{count!r:.20}.gguf with five digits, as they were given"
         )
     return GgufFile(path, first, _joined(paths, headers))
 
@@ -102,6 +105,7 @@ def _joined(paths: tuple[Path, ...], headers: list[Header]) -> dict[str, StoredT
     expected = headers[0].settings.get(_TENSOR_COUNT, len(tensors))
     if len(tensors) != expected:
         raise CheckpointError(
-            f"{paths[0]} speaks of {expected} tensors in all its parts, they hold {len(tensors)}"
+            f"{paths[0]} speaks of {expected!r:.20} tensors in all its parts, they hold "
+            f"{len(tensors)}"
         )
     return tensors

@@ -1,10 +1,11 @@
 """What stands before the weights in a GGUF file: settings by name, and where each tensor lies.
 
 Format: ggml's docs/gguf.md. Every length is checked against the file's real size before it is
-followed, so a file that was cut short is refused here and not in the middle of a split.
+followed, so a file that was cut short is refused here and not in the middle of a split. What a
+file can make this code read and keep is bounded, whatever it says and however large it is.
 """
 
-import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT_BYTES = 32
 _MAX_DIMENSIONS = 4
+# The largest vocabularies of today, with their merges, take about 16 MiB.
+_MAX_HEADER_BYTES = 64 << 20
+# ggml's own limit; `llama.cpp` opens no file with a longer one.
+_MAX_NAME_LENGTH = 64
 
 # The format's numbers for the types of settings.
 _STRING, _ARRAY, _BOOL = 8, 9, 7
@@ -57,33 +62,37 @@ def read_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            if path.stat().st_size < len(_MAGIC) or file.read(len(_MAGIC)) != _MAGIC:
+            num_bytes = os.fstat(file.fileno()).st_size
+            if file.read(len(_MAGIC)) != _MAGIC:
                 raise CheckpointError(f"{path} is not a GGUF file: it does not begin with GGUF")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _HeaderReader(path, data).read()
+            begin = _MAGIC + file.read(_MAX_HEADER_BYTES)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    return _HeaderReader(path, begin, num_bytes).read()
 
 
 class _HeaderReader:
     """Reads a file's header from its beginning to its end, once."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, begin: bytes, num_bytes: int) -> None:
         self._path = path
-        self._data = data
+        self._data = begin
+        self._num_bytes = num_bytes
         self._place = len(_MAGIC)
 
     def read(self) -> Header:
         self._check_version(self._number("<u4"))
         num_tensors, num_settings = self._number("<u8"), self._number("<u8")
-        settings = {}
+        settings: dict[str, Any] = {}
         for _ in range(num_settings):
             name = self._string()
+            if name in settings:
+                raise CheckpointError(f"{self._path} holds the setting {name!r:.60} twice")
             settings[name] = self._value(self._number("<u4"))
         entries = [self._tensor_entry() for _ in range(num_tensors)]
         alignment = settings.get("general.alignment", _DEFAULT_ALIGNMENT_BYTES)
         if not isinstance(alignment, int) or alignment < 1:
-            raise CheckpointError(f"{self._path}: general.alignment is {alignment!r}")
+            raise CheckpointError(f"{self._path}: general.alignment is {alignment!r:.60}")
         data_start = -(-self._place // alignment) * alignment
         tensors: dict[str, StoredTensor] = {}
         for name, shape, type_number, offset in entries:
@@ -107,11 +116,15 @@ class _HeaderReader:
 
     def _tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()
+        if not name.isprintable() or not 0 < len(name) <= _MAX_NAME_LENGTH:
+            raise CheckpointError(f"{self._path} is corrupt: a tensor is called {name!r:.60}")
         num_dimensions = self._number("<u4")
         if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
             raise CheckpointError(f"{self._path}: {name} has {num_dimensions} dimensions")
         # The format names the dimension whose neighbours lie side by side first.
         shape = tuple(self._numbers("<u8", num_dimensions).tolist()[::-1])
+        if 0 in shape:
+            raise CheckpointError(f"{self._path}: {name} has the shape {shape}")
         return name, shape, self._number("<u4"), self._number("<u8")
 
     def _stored(
@@ -133,10 +146,10 @@ class _HeaderReader:
         num_bytes = block_bytes * (shape[-1] // block_numbers)
         for size in shape[:-1]:
             num_bytes *= size
-        if start + num_bytes > len(self._data):
+        if start + num_bytes > self._num_bytes:
             raise CheckpointError(
                 f"{self._path} is corrupt or truncated: {name} ends at byte {start + num_bytes}, "
-                f"the file has {len(self._data)}"
+                f"the file has {self._num_bytes}"
             )
         return StoredTensor(self._path, kind, shape, start, num_bytes)
 
@@ -172,7 +185,10 @@ class _HeaderReader:
     def _bytes(self, length: int) -> bytes:
         end = self._place + length
         if end > len(self._data):
-            raise CheckpointError(f"{self._path} is corrupt or truncated: its header goes on")
+            reason = "its header goes on"
+            if self._num_bytes > len(self._data):
+                reason = f"its header goes on after {_MAX_HEADER_BYTES >> 20} MiB"
+            raise CheckpointError(f"{self._path} is corrupt or truncated: {reason}")
         piece = self._data[self._place : end]
         self._place = end
         return piece

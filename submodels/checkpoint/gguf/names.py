@@ -12,7 +12,7 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 def part_paths(path: Path) -> tuple[Path, ...]:
     """All files of the model that `path` is, or is a part of; whether they exist is not asked."""
     match = _PART.fullmatch(path.stem)
-    if match is None:
+    if match is None or not 1 <= int(match["number"]) <= int(match["count"]):
         return (path,)
     stem, count = match["stem"], match["count"]
     return tuple(

@@ -9,6 +9,7 @@ from submodels.checkpoint.gguf.file import read_gguf
 from submodels.checkpoint.gguf.tensors import gguf_tensors
 from submodels.checkpoint.gguf.tokenizer import write_tokenizer
 from submodels.checkpoint.gguf.vocabulary import read_vocabulary
+from submodels.errors import CheckpointError
 
 
 def open_gguf(path: Path, folder: Path) -> Checkpoint:
@@ -23,6 +24,10 @@ def open_gguf(path: Path, folder: Path) -> Checkpoint:
     config = gguf_config(file)
     tensors = gguf_tensors(file, config["head_dim"])
     vocabulary = read_vocabulary(file)
+    if len(vocabulary.tokens) > config["vocab_size"]:
+        raise CheckpointError(
+            f"{path} has {len(vocabulary.tokens)} tokens, but {config['vocab_size']} embeddings"
+        )
     config |= {
         "bos_token_id": vocabulary.special_id("bos"),
         "eos_token_id": list(vocabulary.end_ids),

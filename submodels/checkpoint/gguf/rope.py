@@ -55,8 +55,8 @@ def rope_parameters(
     if kind == "yarn":
         return {"rope_theta": theta, "factor": factor, **_yarn(file, factor)}
     raise UnsupportedModelError(
-        f"{file.path}: rope scaling {kind!r} is not supported; supported: none, linear, yarn, and "
-        "that of Llama 3"
+        f"{file.path}: rope scaling {kind!r:.60} is not supported; supported: none, linear, yarn, "
+        "and that of Llama 3"
     )
 
 
@@ -99,14 +99,13 @@ def _llama3(
         )
     per_token = theta ** (-2 * np.arange(head_dim // 2) / head_dim) / (2 * math.pi)
     factor = shortest(float(given.max()))
-    share = (1 / given - 1 / factor) / (1 - 1 / factor)
-    between = (share > _TOLERANCE) & (share < 1 - _TOLERANCE)
-    high, context = _LLAMA3_HIGH, _LLAMA3_CONTEXT
-    if np.count_nonzero(between) >= 2:
-        slope, offset = np.polyfit(per_token[between], share[between], 1)
-        high = round(1 - 1 / float(offset), 3)
-        context = round(float(slope) * (high - 1))
-    expected = _llama3_factors(per_token, factor, high, context)
+    try:
+        # Of impossible factors nothing finite comes out.
+        with np.errstate(all="ignore"):
+            high, context = _llama3_line(per_token, given, factor)
+            expected = _llama3_factors(per_token, factor, high, context)
+    except (ValueError, ArithmeticError):
+        expected = np.full_like(given, np.nan)
     if not np.allclose(expected, given, rtol=_TOLERANCE, atol=0):
         raise UnsupportedModelError(
             f"{file.path}: its rope_freqs are not those of Llama 3's scaling, which alone is "
@@ -119,6 +118,19 @@ def _llama3(
         "high_freq_factor": high,
         "original_max_position_embeddings": context,
     }
+
+
+def _llama3_line(
+    per_token: NDArray[np.float64], given: NDArray[np.float64], factor: float
+) -> tuple[float, int]:
+    """The upper frequency factor and the context that the line between both ends gives."""
+    share = (1 / given - 1 / factor) / (1 - 1 / factor)
+    between = (share > _TOLERANCE) & (share < 1 - _TOLERANCE)
+    if np.count_nonzero(between) < 2:
+        return _LLAMA3_HIGH, _LLAMA3_CONTEXT
+    slope, offset = np.polyfit(per_token[between], share[between], 1)
+    high = round(1 - 1 / float(offset), 3)
+    return high, round(float(slope) * (high - 1))
 
 
 def _llama3_factors(

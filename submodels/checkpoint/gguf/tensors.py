@@ -82,7 +82,7 @@ class GgufTensor:
         """See `SourceTensor.pieces`; a piece holds whole rows, and whole heads where there are.
 
         Raises:
-            CheckpointError: the file ends before the tensor does.
+            CheckpointError: the file ends before the tensor does, or what it holds is no number.
         """
         num_rows, row_bytes = self._rows()
         unit = self.head_dim or 1
@@ -114,7 +114,12 @@ class GgufTensor:
     def _numbers(self, rows: NDArray[np.uint8]) -> bytes:
         if self.stored.type in _PLAIN:
             return rows.tobytes()
-        numbers: NDArray[np.float32] = dequantize(rows, self.stored.type)
+        with np.errstate(all="ignore"):
+            numbers: NDArray[np.float32] = dequantize(rows, self.stored.type)
+        if not np.isfinite(numbers).all():
+            raise CheckpointError(
+                f"{self.stored.path} is corrupt: {self.name} holds blocks whose scale is no number"
+            )
         return numbers.astype("<f4", copy=False).tobytes()
 
 
@@ -125,16 +130,21 @@ def gguf_tensors(file: GgufFile, head_dim: int) -> dict[str, GgufTensor]:
 
     Raises:
         UnsupportedModelError: a number format that the gguf package cannot read.
+        CheckpointError: two tensors for one name, or a bias in blocks.
     """
     _check_types(file)
     is_reordered = file.architecture in _REORDERED_ARCHITECTURES
-    tensors = {}
+    tensors: dict[str, GgufTensor] = {}
     for own_name, stored in file.tensors.items():
         kind = own_name.split(".")[-2] if "." in own_name else own_name
         if kind in _OF_ROPE:
             continue
         name = _hugging_face_name(own_name)
         reordered_by = head_dim if is_reordered and kind in _REORDERED else None
+        if name in tensors:
+            raise CheckpointError(f"{file.path} holds {name} under two names")
+        if reordered_by is not None and len(stored.shape) == 1 and stored.type not in _PLAIN:
+            raise CheckpointError(f"{file.path}: {own_name} is a vector of {stored.type.name}")
         tensors[name] = GgufTensor(name, stored, reordered_by)
     return tensors
 

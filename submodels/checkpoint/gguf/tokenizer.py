@@ -27,6 +27,8 @@ from submodels.errors import CheckpointError, UnsupportedModelError
 
 _TEMPLATE_FILE = "chat_template.jinja"
 _SPACE = "▁"
+# Every way to cut a token in two is tried; sentencepiece makes none longer than some dozen.
+_MAX_PIECE_LENGTH = 256
 
 _SPECIAL_NAMES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 # llama.cpp's names for how the model is best sampled.
@@ -66,16 +68,16 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
             f"{vocabulary.file.path}: its tokenizer is not valid: {error}"
         ) from error
     raise UnsupportedModelError(
-        f"{vocabulary.file.path}: tokenizer {kind!r} is not supported; supported: gpt2, llama"
+        f"{vocabulary.file.path}: tokenizer {kind!r:.60} is not supported; supported: gpt2, llama"
     )
 
 
 def _splitting(vocabulary: Vocabulary) -> TextSplitting:
     name = vocabulary.get("pre", "default")
-    if name not in SPLITTINGS:
+    if not isinstance(name, str) or name not in SPLITTINGS:
         raise UnsupportedModelError(
-            f"{vocabulary.file.path}: how its tokenizer cuts text, {name!r}, is not known; known: "
-            f"{', '.join(SPLITTINGS)}"
+            f"{vocabulary.file.path}: how its tokenizer cuts text, {name!r:.60}, is not known; "
+            f"known: {', '.join(SPLITTINGS)}"
         )
     return SPLITTINGS[name]
 
@@ -147,6 +149,9 @@ def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     scores = vocabulary.get("scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise CheckpointError(f"{vocabulary.file.path} does not hold a score for each token")
+    longest = max(map(len, tokens))
+    if longest > _MAX_PIECE_LENGTH:
+        raise CheckpointError(f"{vocabulary.file.path} is corrupt: a token has {longest} letters")
     ids = {token: index for index, token in enumerate(tokens)}
     made = [
         (-score, -len(left), -len(right), index, ids[left], ids[right])

@@ -43,7 +43,9 @@ class Vocabulary:
     def special_id(self, name: str) -> int | None:
         """The id of a special token (`bos`, `eos`, `unknown`, `padding`, ...), if there is one."""
         token_id = self.get(f"{name}_token_id")
-        if not isinstance(token_id, int) or not 0 <= token_id < len(self.tokens):
+        if not isinstance(token_id, int) or isinstance(token_id, bool):
+            return None
+        if not 0 <= token_id < len(self.tokens):
             return None
         return token_id
 
@@ -72,6 +74,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise CheckpointError(f"{file.path} holds no tokenizer")
     types = file.settings.get(f"{_PREFIX}.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
-    if len(types) != len(tokens):
-        raise CheckpointError(f"{file.path} has {len(tokens)} tokens, but {len(types)} types")
+    num_types = len(types) if isinstance(types, list) else 0
+    if num_types != len(tokens):
+        raise CheckpointError(f"{file.path} has {len(tokens)} tokens, but {num_types} types")
     return Vocabulary(file, tuple(tokens), tuple(types))
