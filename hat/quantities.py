@@ -18,20 +18,15 @@ def seconds(value: float | None) -> str:
 
 def num_bytes(value: float | None) -> str:
     """`812 B`, `62.1 kB`, `1.24 MB`."""
-    if not _is_known(value):
-        return UNKNOWN
-    place = 0
-    while value >= 1000 and place < len(_PREFIXES) - 1:
-        value /= 1000
-        place += 1
-    return f"{_three_digits(value) if place else f'{value:.0f}'} {_PREFIXES[place]}B"
+    return f"{_with_prefix(value)}B" if _is_known(value) else UNKNOWN
 
 
 def rate(bytes_per_s: float | None) -> str:
-    """`12.4 MB/s`; above a gigabyte per second no frame is long enough to tell."""
+    """`12.4 Mbit/s`; above ten gigabits no frame is long enough to tell."""
     if not _is_known(bytes_per_s):
         return UNKNOWN
-    return "over 1 GB/s" if bytes_per_s > 1e9 else f"{num_bytes(bytes_per_s)}/s"
+    bits_per_s = 8 * bytes_per_s
+    return "over 10 Gbit/s" if bits_per_s > 1e10 else f"{_with_prefix(bits_per_s)}bit/s"
 
 
 def number(value: float | None) -> str:
@@ -48,6 +43,14 @@ def share(part: float, whole: float) -> str:
 def count(value: float, word: str) -> str:
     """`1 round`, `18 rounds`."""
     return f"{value:,.0f} {word}{'' if value == 1 else 's'}"
+
+
+def _with_prefix(value: float) -> str:
+    place = 0
+    while value >= 1000 and place < len(_PREFIXES) - 1:
+        value /= 1000
+        place += 1
+    return f"{_three_digits(value) if place else f'{value:.0f}'} {_PREFIXES[place]}"
 
 
 def _three_digits(value: float) -> str:

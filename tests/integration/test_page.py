@@ -74,7 +74,7 @@ async def test_the_link_is_watched_and_a_lost_cloud_is_named():
     async with chatting() as (opened, generator):
         page = opened.page
         await page.get_by_text("connected · 20 ms").wait_for()
-        assert await page.locator("#up").text_content() == "1.00 MB/s"
+        assert await page.locator("#up").text_content() == "8.00 Mbit/s"
         assert await page.locator("#down").text_content() == NOT_MEASURED
         generator.status = LinkStatus(False)
         generator.not_ready = "connecting to the cloud at x:1"

@@ -113,7 +113,7 @@ async def test_both_sides_are_shown_with_what_they_say_of_themselves() -> None:
     assert f"cloud   {cloud.url}  ready" in out.splitlines()
     words = {name: text.strip() for name, text in lines.items()}
     assert words["model"] == "story"
-    link = "connected; 20 ms there and back, 1.00 MB/s up, - down; 1 connection so far"
+    link = "connected; 20 ms there and back, 8.00 Mbit/s up, - down; 1 connection so far"
     assert words["link"] == link
     assert words["requests"] == "0 running, 0 waiting; 1 answered, 0 left early, 0 failed"
     assert words["drafts"] == "5 of 8 (62 %) accepted; 3.50 tokens per round"
@@ -193,4 +193,4 @@ def test_quantities_have_three_digits_and_a_unit() -> None:
         "12.3 s",
     ]
     assert [num_bytes(x) for x in (812, 62_100, 1.24e6)] == ["812 B", "62.1 kB", "1.24 MB"]
-    assert [rate(x) for x in (None, 1e12, 12_400)] == ["-", "over 1 GB/s", "12.4 kB/s"]
+    assert [rate(x) for x in (None, 1e12, 12_400)] == ["-", "over 10 Gbit/s", "99.2 kbit/s"]

@@ -23,19 +23,23 @@ function oneDigit(value) {
 }
 
 function bytesWords(bytes) {
-  if (!isKnown(bytes)) return NONE;
-  let prefix = 0;
-  while (bytes >= 1000 && prefix < PREFIXES.length - 1) {
-    bytes /= 1000;
-    prefix += 1;
-  }
-  return `${prefix ? threeDigits(bytes) : bytes.toFixed(0)} ${PREFIXES[prefix]}B`;
+  return isKnown(bytes) ? `${withPrefix(bytes)}B` : NONE;
 }
 
-// Above a gigabyte per second no frame is long enough to tell.
+// Above ten gigabits no frame is long enough to tell.
 function rateWords(bytesPerSecond) {
   if (!isKnown(bytesPerSecond)) return NONE;
-  return bytesPerSecond > 1e9 ? "over 1 GB/s" : `${bytesWords(bytesPerSecond)}/s`;
+  const bits = 8 * bytesPerSecond;
+  return bits > 1e10 ? "over 10 Gbit/s" : `${withPrefix(bits)}bit/s`;
+}
+
+function withPrefix(value) {
+  let prefix = 0;
+  while (value >= 1000 && prefix < PREFIXES.length - 1) {
+    value /= 1000;
+    prefix += 1;
+  }
+  return `${prefix ? threeDigits(value) : value.toFixed(0)} ${PREFIXES[prefix]}`;
 }
 
 function speedWords(tokensPerSecond) {
