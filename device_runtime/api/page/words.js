@@ -30,7 +30,7 @@ function bytesWords(bytes) {
 function rateWords(bytesPerSecond) {
   if (!isKnown(bytesPerSecond)) return NONE;
   const bits = 8 * bytesPerSecond;
-  return bits > 1e10 ? "over 10 Gbit/s" : `${withPrefix(bits)}bit/s`;
+  return bits > 1e10 ? "> 10 Gbit/s" : `${withPrefix(bits)}bit/s`;
 }
 
 function withPrefix(value) {
