@@ -57,7 +57,7 @@ def parts(out: Path, is_quick: bool = False) -> list[Part]:
     results = [str(part.writes) for part in (*live, *simulated)]
     argv = ("bench", "report", *results, "--out", str(out / "report"))
     if not is_quick:
-        argv = (*argv, "--table", str(_PAGE), "--chart", str(_CHART))
+        argv = (*argv, "--table", _named(_PAGE), "--chart", _named(_CHART))
     return [*live, *simulated, Part("report", argv, out / "report", 20)]
 
 
@@ -90,7 +90,7 @@ def _real(out: Path, name: str, load: Sequence[str], budget_s: int) -> Part:
 
 def _small(out: Path, model: str, load: Sequence[str], budget_s: int) -> Part:
     """All arms, of a model with an adapter."""
-    what = ("--model", str(_MODELS / model), "--prompts", MODEL_PROMPTS[model])
+    what = ("--model", _named(_MODELS / model), "--prompts", MODEL_PROMPTS[model])
     return _live(out, f"grid {model}", (*what, *load), budget_s)
 
 
@@ -106,9 +106,9 @@ def _simulated(out: Path, live: Sequence[Part]) -> list[Part]:
     by_name = {part.name: str(part.writes) for part in live}
     grid, acceptance = by_name["real grid"], by_name["real acceptance"]
     # A setting is never learned from itself, so the grid's other settings may be.
-    like = ("--like", grid, "--calibrate", grid)
-    on_gpu = (*like, "--calibrate", acceptance, "--cloud", GPU)
-    large = ("--8b", "--acceptance", acceptance, "--table", str(_README))
+    like = ("--like", grid, "--calibrate", grid, "--calibrate", acceptance)
+    on_gpu = (*like, "--cloud", GPU)
+    large = ("--8b", "--acceptance", acceptance, "--table", _named(_README))
     return [
         _sim(out, "sim real", like, 25),
         _sim(out, "sim gpu", on_gpu, 20),
@@ -119,6 +119,12 @@ def _simulated(out: Path, live: Sequence[Part]) -> list[Part]:
 def _sim(out: Path, name: str, what: Sequence[str], budget_s: int) -> Part:
     file = out / f"{name.replace(' ', '-')}.json"
     return Part(name, ("bench", "sim", *what, "--out", str(file)), file, budget_s)
+
+
+def _named(path: Path) -> str:
+    """A path of this repository as one would type it here: results keep the commands."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def main() -> int:

@@ -68,12 +68,17 @@ def computed(group: Group, groups: Sequence[Group]) -> Computed | None:
 
 
 def categories(groups: Sequence[Group]) -> list[Category]:
-    """Of the method's answers: greedy and sampled ones, each from the setting with the most."""
-    model = same_model(groups)[0].like.model
+    """Of the method's answers: greedy and sampled ones, each from the setting with the most.
+
+    None where prompts are no questions.
+    """
+    first = same_model(groups)[0].like
+    if not first.workload.is_chat:
+        return []
     results = [
         (group, result)
         for group in groups
-        if group.kind == LIVE and group.like.model == model
+        if group.kind == LIVE and group.like.model == first.model
         if (result := group.arm("hat")) is not None
     ]
     most = [
@@ -86,7 +91,7 @@ def categories(groups: Sequence[Group]) -> list[Category]:
     ]
     greedy, sampled = [result.answered if result else [] for result in most]
     names = dict.fromkeys(request.category for request in [*greedy, *sampled])
-    return [_category(name, greedy, sampled) for name in sorted(names)] if any(names) else []
+    return [_category(name, greedy, sampled) for name in sorted(names)]
 
 
 def _category(

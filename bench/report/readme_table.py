@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.arms import NO_ADAPTER
 from bench.report.figures import ReportError, find_baseline
 from bench.report.groups import LIVE, Group, Source, group_cells, read_sources
 from bench.report.links import MARK as LINKS_MARK
@@ -68,8 +69,11 @@ def write_readme(paths: Sequence[Path], readme: Path, chart: Path) -> None:
         f"Measured by `make bench` on {receipt.hardware}, {receipt.num_cores} cores, one at each "
         f"end of the link: {load.num_requests} {kind} of {load.name}, "
         f"{load.max_output_tokens} greedy tokens each, the same text in every arm "
-        f"(commit {receipt.commit})."
+        f"(commit {receipt.commit}). No GPU takes part: one processor core computes the cloud's "
+        "layers."
     )
+    if NO_ADAPTER in (method.cells[0].notes if (method := first.arm("hat")) else ()):
+        words += " `hat` drafts by n-gram: there is no adapter for this model."
     write_between(readme, MARK, f"![{picture.caption}]({place})\n\n{words}\n")
 
 

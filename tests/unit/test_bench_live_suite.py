@@ -62,6 +62,11 @@ def test_documents_have_places_for_what_is_written(document: str, marks: tuple[s
     assert sorted(lines, key=text.index) == lines
 
 
+def test_results_name_files_as_one_would_type_them_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert not any(word.startswith("/") for part in parts(OUT) for word in part.argv)
+
+
 def test_the_models_with_small_results_come_behind_the_real_one() -> None:
     first, *_ = parts(OUT)
     assert "--model" not in first.argv
