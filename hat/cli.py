@@ -1,5 +1,7 @@
 """The `hat` command: its subcommands, and how failures become one line and an exit code."""
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -94,6 +96,11 @@ def run(arguments: Sequence[str]) -> int:
         return _report(str(error), USAGE)
     except UserError as error:
         return _report(str(error), FAILED)
+    except OSError as error:
+        # What is printed may go into a file on a full disk.
+        if error.errno != errno.ENOSPC:
+            raise
+        return _report(os.strerror(errno.ENOSPC).lower(), FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _report("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else OK

@@ -10,6 +10,7 @@ import click
 from hat.bundle_cache import is_bundle_pair
 from hat.errors import CommandError, failures_explained
 from hat.progress import stage_progress
+from hat.settings.options import FiniteRange
 from hat.training_report import installed_line, kept_line, training_report
 
 NOT_BETTER = 3
@@ -76,7 +77,7 @@ _device_option = click.option(
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=10.0,
     metavar="N",
     help="Time for the training steps; what comes before and after is not counted.  [default: 10]",

@@ -11,6 +11,7 @@ import click
 from hat.bundle_cache import bundles_of
 from hat.errors import failures_explained
 from hat.progress import Bars
+from hat.settings.options import FiniteRange
 from hat.splitting import SplitRequest
 from process.errors import ConfigError
 
@@ -107,7 +108,7 @@ _SPLIT = SplitRequest(None, None, "keep", ("float32",))
     "[default: closed]",
 )
 @click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Requests per second."
+    "--rate", type=FiniteRange(min=0, min_open=True), metavar="R", help="Requests per second."
 )
 @click.option(
     "--dtype",
@@ -116,10 +117,8 @@ _SPLIT = SplitRequest(None, None, "keep", ("float32",))
     show_default=True,
     help="Of the cloud's layers and of the rows that cross. In 16 bits a text may part at a tie.",
 )
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, help="[default: 0]")
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="[default: 1]"
-)
+@click.option("--temperature", type=FiniteRange(0, 2), default=0.0, help="[default: 0]")
+@click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=1.0, help="[default: 1]")
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=1, metavar="N", help="Passes.  [default: 1]"
 )

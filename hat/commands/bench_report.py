@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hat.errors import CommandError, extras_explained
+from hat.settings.options import FiniteRange
 
 if TYPE_CHECKING:
     from bench.report.figures import Limits
@@ -39,14 +40,14 @@ file that needs no network; the pictures are beside it as PNGs.
 )
 @click.option(
     "--ttft-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=1.0,
     metavar="SECONDS",
     help="Most time to the first piece of text that counts as good.  [default: 1]",
 )
 @click.option(
     "--tbt-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=0.1,
     metavar="SECONDS",
     help="Most mean time between tokens that counts as good.  [default: 0.1]",

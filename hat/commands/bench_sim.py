@@ -20,6 +20,7 @@ from bench.sim.settings import paper, paper_table, scale, slow_links
 from bench.sim.settings.hardware import SERVERS
 from bench.sim.settings.like import like_scenarios
 from bench.sim.settings.like_table import lines as like_lines
+from hat.settings.options import FiniteRange
 
 _Rows = Callable[[Cell], str]
 
@@ -130,7 +131,7 @@ class _Numbers(click.ParamType[Any]):
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=scale.DURATION_S,
     show_default=True,
     metavar="SECONDS",

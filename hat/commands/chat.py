@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from hat.settings.options import FiniteRange
 from hat.settings.secret_files import endpoint_key
 from hat.up.first_steps import DEFAULT_URL
 
@@ -22,8 +23,8 @@ The key, if the endpoint asks for one, comes from --api-key-file or HAT_API_KEY.
 @click.option("--url", default=DEFAULT_URL, help=f"The endpoint.  [default: {DEFAULT_URL}]")
 @click.option("--model", help="Model to ask; left out: the endpoint's first.")
 @click.option("--system", help="A system message before the first turn.")
-@click.option("--temperature", type=click.FloatRange(0, 2), metavar="NUMBER", help="0 is greedy.")
-@click.option("--top-p", type=click.FloatRange(0, 1), metavar="NUMBER", help="Nucleus sampling.")
+@click.option("--temperature", type=FiniteRange(0, 2), metavar="NUMBER", help="0 is greedy.")
+@click.option("--top-p", type=FiniteRange(0, 1), metavar="NUMBER", help="Nucleus sampling.")
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most per answer.")
 @click.option("--seed", type=int, metavar="N", help="Makes sampled answers repeatable.")
 @click.option("--stats", is_flag=True, help="Say after each answer what it took.")

@@ -5,6 +5,7 @@ import os
 import click
 
 from hat.errors import CommandError
+from hat.settings.options import FiniteRange
 from hat.settings.secret_files import endpoint_key
 
 _DEVICE = "http://127.0.0.1:8000"
@@ -29,7 +30,7 @@ before the cloud may keep its metrics to itself: ask the cloud's own port.
 @click.option("--cloud", metavar="URL", help=f"The cloud.  [default: {_CLOUD}]")
 @click.option(
     "--watch",
-    type=click.FloatRange(min=0.2),
+    type=FiniteRange(min=0.2),
     is_flag=False,
     flag_value=_EVERY_S,
     metavar="[SECONDS]",

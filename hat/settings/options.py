@@ -1,5 +1,6 @@
 """Command line flags made from a program's settings, and the settings made from the flags."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,23 @@ config_option = click.option(
 print_config_option = click.option(
     "--print-config", is_flag=True, help="Print every setting and its source as TOML, and exit."
 )
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds. click's own range has nan in every one of them."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number.
+
+        Raises:
+            click.BadParameter: it is none, infinite, or outside.
+        """
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 def settings_options(program: Program[C]) -> Callable[[F], F]:

@@ -13,6 +13,8 @@ from process.errors import ConfigError, system_reason
 
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _MAX_REASON = 300
+# A metric that only this side has.
+_MARKS = {"device": "hat_num_requests_running", "cloud": "hat_cloud_connections"}
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 
 
@@ -79,7 +81,11 @@ async def _ask(http: aiohttp.ClientSession, side: Side) -> tuple[str | None, Sam
         page = await response.text()
         if response.status != 200:
             return f"{response.status} {_reason(page)}", NO_SAMPLES
-        return trouble, parse_samples(page)
+    samples = parse_samples(page)
+    found = [name for name, mark in _MARKS.items() if samples.value(mark) is not None]
+    if side.name not in found:
+        return f"expected a {side.name}, found a {found[0] if found else 'stranger'}", NO_SAMPLES
+    return trouble, samples
 
 
 def _reason(body: str) -> str:

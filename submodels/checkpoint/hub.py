@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from submodels.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE
-from submodels.checkpoint.gguf.names import SUFFIX, model_stem, part_paths
+from submodels.checkpoint.gguf.names import SUFFIX, is_gguf, model_stem, part_paths
 from submodels.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -35,7 +35,7 @@ def resolve_model(model: str) -> Path:
     path = Path(model).expanduser()
     if model and path.is_dir():
         return _gguf_alone(path) or path
-    if path.is_file() and path.suffix == SUFFIX:
+    if path.is_file() and is_gguf(path):
         return path
     match = _HUB_GGUF.fullmatch(_HUB_HOST.sub("", model, count=1))
     if match is not None and not path.exists():

@@ -178,6 +178,9 @@ def _reason(done: "subprocess.CompletedProcess[str]") -> str:
     if any("(from versions: none)" in line for line in lines):
         return "no package index has it, or none can be reached (offline?)"
     errors = [line for line in lines if line.startswith("ERROR: ")] or lines
+    if errors == ["ERROR: Exception:"]:
+        # A traceback follows, whose last line says what it was.
+        errors = lines
     reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit code {done.returncode}"
     return reason[:_LONGEST_REASON]
 

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
@@ -59,6 +61,32 @@ def test_no_command_takes_a_secret_on_the_command_line(command: str) -> None:
     assert "--api-key-file" in flags or command == "cloud"
 
 
+def _all_options(command: click.Command) -> Iterator[click.Parameter]:
+    yield from command.params
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from _all_options(each)
+
+
+def test_no_option_takes_nan_for_a_number() -> None:
+    kinds = {type(param.type) for param in _all_options(hat)}
+    assert not kinds & {click.FloatRange, type(click.FLOAT)}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_disk_under_the_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hat", "cloud", "b", "--print-config"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "hat: no space left on device\n")
+
+
 def test_as_a_module_it_prints_its_version() -> None:
     command = [sys.executable, "-m", "hat", "--version"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -79,6 +107,8 @@ def test_as_a_module_it_prints_its_version() -> None:
         (["up", "--port", "7700"], "hat: --port and --cloud-port are both 7700"),
         (["chat", "--url", "localhost"], "hat: --url: expected a URL like"),
         (["chat", "--temperature", "-1"], "hat: Invalid value for '--temperature'"),
+        (["chat", "--temperature", "nan"], "hat: Invalid value for '--temperature'"),
+        (["status", "--watch", "inf"], "hat: Invalid value for '--watch'"),
         (["split", "m"], "hat: Missing option '--out'"),
         (["split", "m", "--out", "o", "--onnx-weights", "int2"], "hat: Invalid value"),
     ],

@@ -33,6 +33,11 @@ OFFLINE = """WARNING: Retrying after connection broken
 ERROR: Could not find a version that satisfies the requirement a-model==1.0 (from versions: none)
 ERROR: No matching distribution found for a-model==1.0
 """
+FULL = """ERROR: Exception:
+Traceback (most recent call last):
+  File "pip/_internal/cli/base_command.py", line 180, in exc_logging_wrapper
+OSError: [Errno 28] No space left on device
+"""
 
 
 class Pip:
@@ -80,6 +85,7 @@ def test_a_damaged_file_is_fetched_again(tmp_path: Path) -> None:
         (Pip(None, OFFLINE, 1), "offline?"),
         (Pip(None, "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n", 1), "DO NOT MATCH"),
         (Pip(None, "/usr/bin/python: No module named pip\n", 1), "No module named pip"),
+        (Pip(None, FULL, 1), r"\[Errno 28\] No space left on device"),
         (Pip(b"other weights"), "not what it should be"),
     ],
 )

@@ -138,6 +138,20 @@ async def test_a_named_side_that_is_not_there_fails_the_command() -> None:
     assert "cloud   http://127.0.0.1:9  connection refused" in out
 
 
+async def test_sides_that_are_taken_for_each_other_fail_the_command() -> None:
+    async with (
+        serving(ScriptedSide(device_page())) as device,
+        serving(ScriptedSide(cloud_page())) as cloud,
+        serving(ScriptedSide(b"# nothing\n")) as other,
+    ):
+        swapped = await status("--device", cloud.url, "--cloud", device.url)
+        strange = await status("--cloud", other.url)
+    assert swapped[0] == strange[0] == 1
+    assert "expected a device, found a cloud" in swapped[1]
+    assert "expected a cloud, found a device" in swapped[1]
+    assert "expected a cloud, found a stranger" in strange[1]
+
+
 async def test_the_key_comes_from_the_environment() -> None:
     async with serving(ScriptedSide(device_page(), key="sesame")) as device:
         without = await status("--device", device.url)

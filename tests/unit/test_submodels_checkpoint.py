@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from submodels.checkpoint.checkpoint import open_checkpoint
+from submodels.checkpoint.gguf.names import part_paths
 from submodels.checkpoint.hub import model_name, resolve_model
 from submodels.errors import CheckpointError
 from submodels.tensors.tensor_file import TensorFile, TensorFileError
@@ -229,3 +230,12 @@ def test_a_folder_with_one_gguf_model_is_that_model(tmp_path: Path) -> None:
     (tmp_path / "b-00001-of-00002.gguf").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"2 GGUF models; name one: a\.gguf, b-00001-of"):
         resolve_model(str(tmp_path))
+
+
+def test_a_gguf_file_may_be_called_in_capitals(tmp_path: Path) -> None:
+    names = [f"M-0000{number}-of-00002.GGUF" for number in (1, 2)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"GGUF")
+    assert resolve_model(str(tmp_path / names[1])) == tmp_path / names[1]
+    assert [path.name for path in part_paths(tmp_path / names[1])] == names
+    assert model_name(str(tmp_path / names[0])) == "M"
