@@ -75,7 +75,7 @@ def test_a_layer_adapter_is_a_decoder_layer_to_the_graph_builder(
     card = store(tmp_path / "adapter", manifest, "layer", closing_norm=False)
     stored = load_adapter(tmp_path / "adapter", manifest)
     builder = GraphBuilder(Graph.INPUT, "float32")
-    add_decoder_stack(builder, card.shape, card.shape.sliding_windows, stored.tensors().read)
+    add_decoder_stack(builder, card.shape, card.shape.sliding_windows, stored.tensors())
 
 
 def test_an_adapter_of_another_model_or_split_is_refused(
