@@ -1,7 +1,6 @@
 """A real model from a GGUF file says what transformers says of the same file."""
 
 import gc
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +88,12 @@ def test_tokens_are_those_of_transformers(real: Real) -> None:
     tokenizer = Tokenizer.from_file(str(real.out / "device" / "tokenizer.json"))
     came = ids_of(tokenizer)
     assert came == theirs(real.path, digits_apart=True)
-    # Without that correction it joins some digits of other scripts, which this model reads apart.
+    # Without that correction it joins some numbers, which this model reads apart.
     plain = theirs(real.path)
-    other_digits = [bool(re.search(r"(?![0-9])\d", line)) for line in lines()]
-    pairs = zip(came, plain, other_digits, strict=True)
-    assert all(ours == other for ours, other, has_digits in pairs if not has_digits)
-    assert other_digits.count(False) > NUM_LINES // 2
+    has_numbers = [any(map(str.isnumeric, line)) for line in lines()]
+    pairs = zip(came, plain, has_numbers, strict=True)
+    assert all(ours == other for ours, other, is_told_apart in pairs if not is_told_apart)
+    assert has_numbers.count(False) > NUM_LINES // 4
 
 
 def test_the_chat_template_and_the_end_of_text_are_those_of_transformers(real: Real) -> None:
