@@ -157,7 +157,7 @@ def _workload(name: str, max_tokens: int) -> WorkloadRecord:
         name=name,
         arrivals=CLOSED,
         num_devices=1,
-        num_requests=3,
+        num_requests=5,
         max_output_tokens=max_tokens,
         temperature=0.0,
     )

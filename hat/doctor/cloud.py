@@ -21,13 +21,14 @@ from device_runtime.engines.engine import Rows
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.dialing import Dialer
 from device_runtime.link.link import Link
+from device_runtime.link.session import LinkSession
 from device_runtime.server import DeviceServer, link_config, serve_device
 from hat.doctor.device import some_token_ids
-from hat.doctor.probe import Frames, Measured, measure
+from hat.doctor.probe import CHUNK_ROWS, Frames, Measured, measure
 from hat.doctor.rates import bytes_per_s_of_transfer, train_bytes_per_s
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.tcp import SentSegments
-from process.world import World
+from process.world import Clock, World
 from submodels.bundle.bundle import load_bundle
 from submodels.manifest import ModelShape
 from wire.numbers import pack_rows
@@ -40,7 +41,11 @@ _SESSION_TOKENS = 2048
 
 _LEAST_STEP_S = 1e-5
 
+_RESTART_S = 0.2
+"""The least time for which TCP waits for an acknowledgement, on Linux."""
+
 _MOST_SHARE = 3.0
+"""Attention is not as quick as the same number of multiplications with weights."""
 
 _CHECK_PROMPT_TOKENS, _CHECK_TOKENS = 32, 17
 
@@ -135,20 +140,13 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
     dial = _WatchedDial(Dialer(link_config(config, load_bundle(config.bundle, "device"))))
     async with serve_device(plain, world, dial) as device:
         await _connected(device.link)
+        session, measured = await _measured(device, rows, clock)
         limits = device.link.limits
-        assert limits is not None, "it is connected"
-        most_tokens = min(device.runtime.max_context_tokens, _SESSION_TOKENS)
-        session = device.link.open(most_tokens)
-        try:
-            await session.opened()
-            num_rows = min(len(rows), limits.max_frame_tokens, most_tokens - 1)
-            packed = pack_rows(rows[:num_rows], session.dtype)
-            measured = await measure(Frames(session, packed, num_rows, clock), most_tokens)
-        finally:
-            session.close()
+        assert limits is not None, "it has been measured"
         check, answer_bytes = await _checked(device)
         segments = dial.segments()
-    context = _context(measured, device.bundle.manifest.shape)
+    share = _MOST_SHARE * _attention_share(device.bundle.manifest.shape)
+    context = context_of(measured, share)
     cost = Cost(
         seconds=clock() - begun_s,
         bytes_up=session.bytes_up + answer_bytes[0],
@@ -159,11 +157,11 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
         link_findings(measured, segments),
         CloudFindings(
             url=config.cloud,
-            steps=_steps(measured, context),
+            steps=steps_of(measured, context),
             context=context,
             queue_s=median(trip.queue_s for trip in measured.singles),
             row_format=session.dtype.name,
-            row_bytes=len(packed) // num_rows,
+            row_bytes=measured.singles[0].bytes_up,
             max_context_tokens=limits.max_context_tokens,
             max_frame_tokens=limits.max_frame_tokens,
         ),
@@ -177,9 +175,7 @@ def link_findings(measured: Measured, segments: SentSegments | None) -> LinkFind
     up = train_bytes_per_s([(trip.arrived_s, trip.bytes_up) for trip in measured.train])
     trips_s = sorted(trip.link_s for trip in measured.singles)
     typical_s = median(trips_s)
-    longer_s = median(most.link_s - least.link_s for least, most in measured.pairs)
-    longer_bytes = measured.pairs[0][1].bytes_down - measured.pairs[0][0].bytes_down
-    down = bytes_per_s_of_transfer(longer_bytes, longer_s, typical_s)
+    down = _down_bytes_per_s(measured, typical_s)
     single = measured.singles[0]
     under_way_s = single.bytes_up / up if up else 0.0
     under_way_s += single.bytes_down / down if down else 0.0
@@ -193,23 +189,43 @@ def link_findings(measured: Measured, segments: SentSegments | None) -> LinkFind
     )
 
 
-def _steps(measured: Measured, context: LinearTime) -> tuple[CloudStep, ...]:
-    """By rows, without what the positions before them take."""
+def _down_bytes_per_s(measured: Measured, round_trip_s: float) -> float | None:
+    """From how much later a frame's rows all come than one of them, but for the first time.
+
+    The cloud's TCP starts slowly again once it has sent nothing for a while.
+    """
+    least, _ = measured.pairs[-1]
+    pauses_s = round_trip_s if least.trip_s > round_trip_s + _RESTART_S else 0.0
+    longer_s = median(most.link_s - least.link_s for least, most in measured.pairs[1:])
+    num_bytes = measured.pairs[-1][1].bytes_down - least.bytes_down
+    return bytes_per_s_of_transfer(num_bytes, longer_s, pauses_s)
+
+
+def steps_of(measured: Measured, context: LinearTime) -> tuple[CloudStep, ...]:
+    """The cloud's times by rows, without what the positions before them take.
+
+    A frame that was computed in several steps took their fixed time as often, so it counts only
+    where all chunks were: then as one of the rows of its last step.
+    """
+    trips = [*measured.singles, *measured.grown, *measured.late, *measured.train]
+    whole = [trip for trip in trips if not trip.is_split]
+    if max(trip.num_rows for trip in whole) < CHUNK_ROWS:
+        whole = trips
     by_size: defaultdict[int, list[float]] = defaultdict(list)
-    for trip in (*measured.singles, *measured.grown, *measured.train):
-        context_s = trip.mean_context * context.of(trip.num_rows)
-        by_size[trip.num_rows].append(max(_LEAST_STEP_S, trip.compute_s - context_s))
+    for trip in whole:
+        size = min(trip.num_rows, trip.batch_tokens)
+        compute_s = trip.compute_s * size / trip.num_rows
+        by_size[size].append(max(_LEAST_STEP_S, compute_s - trip.mean_context * context.of(size)))
     return tuple(CloudStep(size, median(by_size[size])) for size in sorted(by_size))
 
 
-def _context(measured: Measured, shape: ModelShape) -> LinearTime:
+def context_of(measured: Measured, most_share: float) -> LinearTime:
     """From frames of the same size that stand early and late in the text.
 
-    Of each the quickest counts, and no more is believed than `_MOST_SHARE` times what attention
-    multiplies: other work on the cloud's machine makes some frames late, and a prompt of thousands
-    of tokens would have that a thousand times.
+    Of each the quickest counts, and no position is believed to take more than `most_share` of the
+    frame: other work on the cloud's machine makes some frames late, and a prompt of thousands of
+    tokens would have that a thousand times.
     """
-    share = _MOST_SHARE * _attention_share(shape)
     line = LineEstimator(RobustAverage)
     for size in {trip.num_rows for trip in measured.late}:
         early, late = (
@@ -218,7 +234,7 @@ def _context(measured: Measured, shape: ModelShape) -> LinearTime:
         )
         longer_s = max(0.0, late.compute_s - early.compute_s)
         position_s = longer_s / max(1.0, late.mean_context - early.mean_context)
-        line.add(size, min(position_s, share * early.compute_s))
+        line.add(size, min(position_s, most_share * early.compute_s))
     assert line.line is not None, "there are late frames"
     return line.line
 
@@ -241,6 +257,21 @@ async def _connected(link: Link) -> None:
                     await asyncio.wait_for(link.connected(), _LOOK_S)
     if not link.status.is_connected:
         raise CloudUnavailableError(link.status.reason or "the cloud does not answer")
+
+
+async def _measured(device: DeviceServer, rows: Rows, clock: Clock) -> tuple[LinkSession, Measured]:
+    """What the frames of a session say, which is closed again."""
+    limits = device.link.limits
+    assert limits is not None, "it is connected"
+    most_tokens = min(device.runtime.max_context_tokens, _SESSION_TOKENS)
+    session = device.link.open(most_tokens)
+    try:
+        await session.opened()
+        num_rows = min(len(rows), limits.max_frame_tokens, most_tokens - 1)
+        packed = pack_rows(rows[:num_rows], session.dtype)
+        return session, await measure(Frames(session, packed, num_rows, clock), most_tokens)
+    finally:
+        session.close()
 
 
 async def _checked(device: DeviceServer) -> tuple[Check, tuple[int, int]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from adapters.storage import TrainingFigures
 from bench.link.spec import LinkSpec
-from bench.measures import tbt_s, ttft_s
+from bench.measures import tbt_s
 from bench.records import LinkRecord, ModelRecord, RequestRecord, WorkloadRecord
 from bench.sim.arms import sim_arm
 from bench.sim.cloud import CloudSpec, core_config
@@ -30,6 +30,8 @@ from hat.doctor.cloud import Check, CloudFindings, LinkFindings
 PROMPT_TOKENS = (100, 1000, 4000)
 
 _ANSWER_TOKENS = 64
+_NUM_ASKED = 3
+"""Prompts of each size that count."""
 _CAPACITY_TOKENS = 1 << 18
 _ROUND_ROWS = 16
 """More are a prompt's."""
@@ -159,12 +161,13 @@ class Surroundings:
     def outlook(self, choice: Choice, sizes: tuple[int, ...] | None = None) -> Outlook:
         """What a choice leads to here, for prompts of these sizes."""
         sizes = self.prompt_sizes if sizes is None else sizes
-        # Each twice: the first time the planner knows little of link and cloud.
-        asked = [(size, 2) for size in (*sizes, *sizes)]
+        # The first time the planner knows little of link and cloud.
+        asked = [(size, 2) for size in sizes * (1 + _NUM_ASKED)]
         short = min(sizes, default=1)
-        *first, answer = _asked(self, choice, [*asked, (short, _ANSWER_TOKENS)])
-        known = first[len(sizes) :]
-        return Outlook(tuple(_prompt(request) for request in known), _speed(answer))
+        *prompts, answer = _asked(self, choice, [*asked, (short, _ANSWER_TOKENS)])
+        known = prompts[len(sizes) :]
+        typical = [_typical_prompt(known[index :: len(sizes)]) for index in range(len(sizes))]
+        return Outlook(tuple(typical), _speed(answer))
 
 
 def card_drafts(figures: TrainingFigures, limits: DraftLimits, step_s: float) -> Drafts:
@@ -249,10 +252,11 @@ def _link_spec(link: LinkFindings) -> LinkSpec:
     return LinkSpec(up, down, delay_s=link.delay_s / 2)
 
 
-def _prompt(request: RequestRecord) -> Prompt:
-    first_s = ttft_s(request)
-    assert first_s is not None, "every request is answered"
-    return Prompt(request.prompt_tokens, first_s, tuple(request.chunk_tokens))
+def _typical_prompt(requests: list[RequestRecord]) -> Prompt:
+    """The one in the middle: now and then a segment is lost, and a prompt waits for it."""
+    ranked = sorted(requests, key=lambda request: request.emissions[0][0])
+    middle = ranked[len(ranked) // 2]
+    return Prompt(middle.prompt_tokens, middle.emissions[0][0], tuple(middle.chunk_tokens))
 
 
 def _speed(request: RequestRecord) -> Speed:

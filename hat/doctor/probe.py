@@ -24,7 +24,7 @@ _TRAIN_FRAMES = 4
 _TRAIN_S = 1.0
 _TRAIN_ROWS = 1024
 
-_NUM_PAIRS = 2
+_NUM_PAIRS = 3
 _PAIR_ROWS = 128
 
 
@@ -40,6 +40,13 @@ class Trip:
     came_s: float
     queue_s: float
     compute_s: float
+    batch_tokens: int
+    """Rows of the last step that computed it, those of other devices included."""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the cloud took several steps for it, as one does that has not seen much yet."""
+        return self.num_rows > self.batch_tokens
 
     @property
     def mean_context(self) -> float:
@@ -128,6 +135,7 @@ class Frames:
             came_s=self._session.reply_came_s,
             queue_s=reply.queue_s,
             compute_s=reply.compute_s,
+            batch_tokens=reply.batch_tokens,
         )
 
 
