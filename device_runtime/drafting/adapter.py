@@ -53,20 +53,29 @@ class AdapterDrafter:
             self._begun = tuple(next(tails, ()))
 
     async def propose(
-        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
+        self,
+        workers: Workers,
+        sequence: SequenceId,
+        text: Sequence[int],
+        num_tokens: int,
+        num_undecided: int = 0,
     ) -> tuple[int, ...]:
         limits = workers.engine.draft_limits
         assert limits is not None, "chosen only for engines with an adapter"
-        self._learn(len(text))
         num_tokens = min(num_tokens, limits.max_tokens)
-        begun, self._begun = self._begun[:num_tokens], ()
-        if len(begun) == num_tokens or (begun and begun[-1] in self._stop_token_ids):
-            return begun
+        undecided = tuple(text[len(text) - num_undecided :])
+        begun: tuple[int, ...] = ()
+        if not undecided:
+            self._learn(len(text))
+            begun, self._begun = self._begun[:num_tokens], ()
+            if len(begun) == num_tokens or (begun and begun[-1] in self._stop_token_ids):
+                return begun
+        before = (*undecided, *begun)
         request = DraftRequest(
             token_ids=(text[-1], *begun),
             position=len(text) - 1,
             num_tokens=num_tokens - len(begun),
-            choose=lambda logits, drafted: self._choose(logits, (*begun, *drafted)),
+            choose=lambda logits, drafted: self._choose(logits, (*before, *drafted)),
             stop_token_ids=self._stop_token_ids,
         )
         return begun + await workers.run(lambda engine: engine.draft(sequence, request))

@@ -38,10 +38,16 @@ class MedusaDrafter(NoDrafter):
         self._deep = deep
 
     async def propose(
-        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
+        self,
+        workers: Workers,
+        sequence: SequenceId,
+        text: Sequence[int],
+        num_tokens: int,
+        num_undecided: int = 0,
     ) -> tuple[int, ...]:
         deep = self._deep
-        if deep is None or num_tokens == 0:
+        # Heads look ahead from a deep row, and of undecided tokens there is none.
+        if deep is None or num_tokens == 0 or num_undecided > 0:
             return ()
         return await workers.run(lambda _: self._guesses(deep, num_tokens))
 

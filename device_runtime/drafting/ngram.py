@@ -19,9 +19,14 @@ class NgramDrafter(NoDrafter):
         self._lookup.extend(token_ids)
 
     async def propose(
-        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
+        self,
+        workers: Workers,
+        sequence: SequenceId,
+        text: Sequence[int],
+        num_tokens: int,
+        num_undecided: int = 0,
     ) -> tuple[int, ...]:
-        return self._lookup.propose(num_tokens)
+        return self._lookup.propose(num_tokens, text[len(text) - num_undecided :])
 
 
 class PromptLookup:
@@ -55,21 +60,25 @@ class PromptLookup:
             self._index_suffixes()
             self._tokens.append(token)
 
-    def propose(self, num_tokens: int) -> tuple[int, ...]:
-        """At most `num_tokens` tokens that may follow; none if no suffix was there before."""
-        start = self._longest_match()
+    def propose(self, num_tokens: int, undecided: Sequence[int] = ()) -> tuple[int, ...]:
+        """At most `num_tokens` tokens that may follow; none if no suffix was there before.
+
+        They follow the text and `undecided`, tokens that are looked for and not yet indexed.
+        """
+        start = self._longest_match(undecided)
         if start is None:
             return ()
         # Past the end the draft continues with itself, so a loop is drafted at full length.
-        text = self._tokens[start : start + num_tokens]
+        text = [*self._tokens[start : start + num_tokens], *undecided][:num_tokens]
         while 0 < len(text) < num_tokens:
             text += text[: num_tokens - len(text)]
         return tuple(text)
 
-    def _longest_match(self) -> int | None:
+    def _longest_match(self, undecided: Sequence[int]) -> int | None:
         """Index of the token that followed the latest earlier place of the longest suffix."""
+        end = [*self._tokens[-self._lengths[0] :], *undecided]
         for length in self._lengths:
-            start = self._continuations.get(tuple(self._tokens[-length:]))
+            start = self._continuations.get(tuple(end[-length:]))
             if start is not None:
                 return start
         return None

@@ -26,9 +26,18 @@ class Drafter(Protocol):
         ...
 
     async def propose(
-        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
+        self,
+        workers: Workers,
+        sequence: SequenceId,
+        text: Sequence[int],
+        num_tokens: int,
+        num_undecided: int = 0,
     ) -> tuple[int, ...]:
-        """At most `num_tokens` tokens that may follow the text; none if there is nothing to say."""
+        """At most `num_tokens` tokens that may follow the text; none if there is nothing to say.
+
+        The last `num_undecided` tokens of the text are drafts that are sent and not yet decided:
+        what is proposed is of use if they stay. `decided` still comes for each of their rounds.
+        """
         ...
 
     async def work(self, workers: Workers, sequence: SequenceId, sent: ComputeAndSend) -> bool:
@@ -57,7 +66,12 @@ class NoDrafter:
         """Nothing to remember."""
 
     async def propose(
-        self, workers: Workers, sequence: SequenceId, text: Sequence[int], num_tokens: int
+        self,
+        workers: Workers,
+        sequence: SequenceId,
+        text: Sequence[int],
+        num_tokens: int,
+        num_undecided: int = 0,
     ) -> tuple[int, ...]:
         return ()
 

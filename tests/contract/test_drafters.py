@@ -131,6 +131,21 @@ class Generation:
         work_it_off(self.drafter, sent, workers, self._sequence)
         return self._draft
 
+    def propose_behind(self, num_tokens: int) -> tuple[int, ...]:
+        """Draft behind the draft under way, and send that as well."""
+        workers, text, num_undecided = self._bench.workers, self.text, len(self._draft)
+        behind = proposed(
+            self.drafter,
+            [*text, *self._draft],
+            num_tokens,
+            workers,
+            self._sequence,
+            num_undecided,
+        )
+        if behind:
+            workers.engine.input_rows(self._sequence, behind, len(text) + num_undecided)
+        return behind
+
     def verify(self, num_accepted: int | None = None) -> None:
         """Decide the round: as the model does, or so that so many drafted tokens stay."""
         deep, logits = self._bench.target([*self.text, *self._draft])
@@ -194,6 +209,35 @@ def test_whatever_was_accepted_the_next_proposal_is_that_of_a_drafter_of_the_lon
         it.verify(num_accepted)
     fresh = Generation(bench, name, it.text[:-1], sampling, begun=it.text[-1])
     assert it.propose(4) == fresh.propose(4)
+
+
+@every_drafter
+@every_sampling
+@pytest.mark.parametrize("num_accepted", [0, 2, 4])
+def test_what_was_proposed_behind_an_undecided_draft_leaves_no_trace(
+    bench: Bench, name: str, sampling: SamplingParams, num_accepted: int
+) -> None:
+    it = Generation(bench, name, story_prompts(2)[1], sampling)
+    for _ in range(2):
+        it.propose(4)
+        assert len(it.propose_behind(3)) <= 3
+        it.verify(num_accepted)
+    fresh = Generation(bench, name, it.text[:-1], sampling, begun=it.text[-1])
+    assert it.propose(4) == fresh.propose(4)
+
+
+@every_sampling
+def test_behind_an_undecided_draft_the_adapter_proposes_what_it_would_behind_the_same_text(
+    bench: Bench, sampling: SamplingParams
+) -> None:
+    it = Generation(bench, "adapter", story_prompts(1)[0], sampling)
+    draft = it.propose(3)
+    longer = [*it.text, *draft]
+    fresh = Generation(bench, "adapter", longer[:-1], sampling, begun=longer[-1])
+    expected = fresh.propose(4)
+    assert len(draft) == 3
+    assert expected
+    assert it.propose_behind(4) == expected
 
 
 @every_drafter

@@ -44,6 +44,25 @@ def test_a_draft_is_what_a_scan_of_the_text_finds(tokens, cuts, num_tokens, leng
     assert drafter.propose(num_tokens) == expected
 
 
+@given(tokens=texts, undecided=texts, num_tokens=st.integers(0, 9))
+def test_a_draft_behind_undecided_tokens_is_what_a_scan_of_the_decided_text_finds(
+    tokens, undecided, num_tokens
+):
+    drafter = PromptLookup()
+    drafter.extend(tokens)
+    end = [*tokens, *undecided]
+    expected = ()
+    for length in (3, 2):
+        places = range(length, len(tokens)) if len(end) >= length else ()
+        found = [at for at in places if tokens[at - length : at] == end[len(end) - length :]]
+        if found:
+            loop = end[found[-1] :]
+            expected = tuple(loop[index % len(loop)] for index in range(num_tokens))
+            break
+    assert drafter.propose(num_tokens, undecided) == expected
+    assert drafter.propose(num_tokens) == looked_up(tokens, num_tokens, (3, 2), 60)
+
+
 @settings(max_examples=20, deadline=None)
 @given(tokens=st.lists(st.integers(0, 10**6), min_size=60, max_size=100))
 def test_the_index_never_outgrows_its_window(tokens):

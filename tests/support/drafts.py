@@ -47,9 +47,10 @@ def proposed(
     num_tokens: int,
     workers: AtOnce = NO_ENGINE,
     sequence: SequenceId = NO_SEQUENCE,
+    num_undecided: int = 0,
 ) -> tuple[int, ...]:
     """What a drafter proposes."""
-    return result_of(drafter.propose(workers, sequence, text, num_tokens))
+    return result_of(drafter.propose(workers, sequence, text, num_tokens, num_undecided))
 
 
 def round_of(text: Sequence[int], draft: Sequence[int], epoch: int = 2) -> ComputeAndSend:
