@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.whole_files import write_float32, write_json
+from adapters.whole_files import write_json, write_tensors
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.files import replace_files
 from submodels.manifest import BundleFile, Manifest
@@ -106,7 +106,7 @@ def head_tensor_shapes(
 
 def write_heads_weights(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
     """Write `medusa.safetensors` in float32, whole or not at all; its size and hash."""
-    return write_float32(folder / HEADS_WEIGHTS_FILE, tensors)
+    return write_tensors(folder / HEADS_WEIGHTS_FILE, tensors)
 
 
 def write_heads_card(folder: Path, card: HeadsCard) -> None:

@@ -1,4 +1,4 @@
-"""Two adapters behind one interface: what the middle layers would say, estimated from shallow rows.
+"""Three adapters behind one interface: what the middle layers would say, from shallow rows.
 
 An estimate has the place and scale of a deep row: the output submodel (output layers, final norm,
 LM head) follows it, frozen. With output layers on the device the scale matters, since they add to
@@ -6,6 +6,7 @@ it. Shapes: `B` sequences of `T` rows, `H` hidden, `S` cached keys.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,24 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adapters.storage import CLOSING_NORM, Kind, StoredAdapter, tensor_shapes
-from submodels.bundle.layers import (
-    ACTIVATIONS,
-    DecoderLayer,
-    LayerCache,
-    attend,
-    rms_norm,
-    rope_table,
-    rotate,
-    visible_keys,
-)
+from adapters.network_parts import GatedMlp, RmsNorm, SelfAttention
+from adapters.storage import UNLAYERED, Kind, StoredAdapter, tensor_shapes
+from submodels.bundle.layers import DecoderLayer, LayerCache
 from submodels.manifest import ModelShape
 from submodels.tensors.tensor_layout import layer_name
 
 _LAYER_PREFIX = layer_name(0, "")
-# On a CPU, rows in blocks against the keys they can see take 0.57 of the time that torch takes for
-# all at once, forward and backward (4 windows of 480 rows, 8 heads of 8).
-_BLOCK_ROWS = 128
 
 
 class Adapter(Protocol):
@@ -49,84 +39,6 @@ class Adapter(Protocol):
             ValueError: a position beyond what the cache holds.
         """
         ...
-
-
-class RmsNorm(nn.Module):
-    """Root mean square norm over the last dimension, with a learned weight `[H]`."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self._eps = eps
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows of any leading shape, normed."""
-        return rms_norm(rows, self.weight, self._eps)
-
-
-class SelfAttention(nn.Module):
-    """Causal grouped-query attention with rotary positions, no biases."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        self._shape = shape
-        hidden, head_dim = shape.hidden_size, shape.head_dim
-        queries, keys = shape.num_attention_heads * head_dim, shape.num_key_value_heads * head_dim
-        self.q_proj = nn.Linear(hidden, queries, bias=False)
-        self.k_proj = nn.Linear(hidden, keys, bias=False)
-        self.v_proj = nn.Linear(hidden, keys, bias=False)
-        self.o_proj = nn.Linear(queries, hidden, bias=False)
-        # A new adapter passes its rows through, which is early exit; training moves on from there.
-        nn.init.zeros_(self.o_proj.weight)
-
-    def forward(self, normed: Tensor) -> Tensor:
-        """What to add to rows `[B, T, H]` of whole sequences, given the same rows normed."""
-        positions = torch.arange(normed.shape[1], device=normed.device)
-        queries, keys, values = (p.transpose(1, 2) for p in self._project(normed, positions))
-        mixed = _causal_attention(queries, keys, values)
-        update: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
-        return update
-
-    def extend(self, normed: Tensor, position: int, cache: LayerCache) -> Tensor:
-        """What to add to rows `[T, H]` of one sequence at `position`."""
-        positions = torch.arange(position, position + normed.shape[0], device=normed.device)
-        queries, keys, values = self._project(normed, positions)
-        all_keys, all_values = cache.write(position, keys, values)
-        grouped = queries.view(
-            len(queries), self._shape.num_key_value_heads, -1, self._shape.head_dim
-        )
-        visible = visible_keys(positions, all_keys.shape[0], None)
-        update: Tensor = self.o_proj(attend(grouped, all_keys, all_values, visible).flatten(1))
-        return update
-
-    def _project(self, normed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[..., T, heads, D]`, the first two turned."""
-        cos, sin = rope_table(self._shape.rope, positions, normed.dtype)
-        queries, keys, values = (
-            linear(normed).view(*normed.shape[:-1], -1, self._shape.head_dim)
-            for linear in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return rotate(queries, cos, sin), rotate(keys, cos, sin), values
-
-
-class GatedMlp(nn.Module):
-    """The gated feed-forward half of a decoder layer, no biases."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        hidden, inner = shape.hidden_size, shape.intermediate_size
-        self._activation = ACTIVATIONS[shape.hidden_act]
-        self.gate_proj = nn.Linear(hidden, inner, bias=False)
-        self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = nn.Linear(inner, hidden, bias=False)
-        nn.init.zeros_(self.down_proj.weight)
-
-    def forward(self, normed: Tensor) -> Tensor:
-        """What to add to rows of any leading shape, given the same rows normed."""
-        update: Tensor = self.down_proj(
-            self._activation(self.gate_proj(normed)) * self.up_proj(normed)
-        )
-        return update
 
 
 class AttentionAdapter(nn.Module):
@@ -181,7 +93,71 @@ class LayerAdapter(nn.Module):
         return closed
 
 
-AdapterNetwork = AttentionAdapter | LayerAdapter
+class FedAdapter(LayerAdapter):
+    """A decoder layer that is also told what the whole model made of the position before.
+
+    The row of position t is made of its shallow row s_t and the deep row d_{t-1}:
+
+        h_t = s_t + fc(concat(norm_shallow(s_t), norm_deep(d_{t-1})))
+
+    Where d_{t-1} is not known, the learned vector `absent` stands for the normed deep row. Without
+    `previous` it is known nowhere. Source: EAGLE (arXiv:2401.15077), whose rows are embeddings; the
+    two norms are EAGLE-3.1's.
+    """
+
+    def __init__(self, shape: ModelShape, closing_norm: bool) -> None:
+        super().__init__(shape, closing_norm)
+        self.norm_shallow = RmsNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.norm_deep = RmsNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.fc = nn.Linear(2 * shape.hidden_size, shape.hidden_size, bias=False)
+        self.absent = nn.Parameter(torch.zeros(shape.hidden_size))
+        # A new adapter is the layer it was started as.
+        nn.init.zeros_(self.fc.weight)
+
+    def forward(
+        self, rows: Tensor, previous: Tensor | None = None, is_known: Tensor | None = None
+    ) -> Tensor:
+        """Estimates `[B, T, H]` for whole sequences of shallow rows `[B, T, H]` from position 0.
+
+        Args:
+            rows: The shallow rows.
+            previous: Deep rows `[B, T, H]` of the positions before: row t is d_{t-1}.
+            is_known: Which of these are known, boolean `[B, T]`; the others are not looked at. All
+                but the first when None.
+        """
+        return super().forward(self.feed(rows, previous, is_known))
+
+    def extend(
+        self,
+        rows: Tensor,
+        position: int,
+        cache: LayerCache,
+        previous: Tensor | None = None,
+        is_known: Tensor | None = None,
+    ) -> Tensor:
+        """Estimates `[T, H]` of one sequence, see `Adapter.extend`; rest as in `forward`."""
+        if is_known is None and previous is not None:
+            is_known = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        return super().extend(self.feed(rows, previous, is_known), position, cache)
+
+    def feed(
+        self, rows: Tensor, previous: Tensor | None = None, is_known: Tensor | None = None
+    ) -> Tensor:
+        """The rows h `[..., T, H]` that enter the layer; arguments as in `forward`."""
+        if previous is None:
+            normed = self.absent.expand_as(rows)
+        else:
+            if is_known is None:
+                is_known = torch.arange(rows.shape[-2], device=rows.device) > 0
+            normed = torch.where(is_known[..., None], self.norm_deep(previous), self.absent)
+        update: Tensor = self.fc(torch.cat((self.norm_shallow(rows), normed), dim=-1))
+        return rows + update
+
+
+AdapterNetwork = AttentionAdapter | LayerAdapter | FedAdapter
+_NETWORKS: Mapping[Kind, type[AdapterNetwork]] = MappingProxyType(
+    {"attention": AttentionAdapter, "layer": LayerAdapter, "fed": FedAdapter}
+)
 
 
 def build_network(
@@ -190,9 +166,7 @@ def build_network(
     """A new adapter for rows of `shape` (see `adapter_shape`), the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if kind == "attention":
-            return AttentionAdapter(shape, closing_norm)
-        return LayerAdapter(shape, closing_norm)
+        return _NETWORKS[kind](shape, closing_norm)
 
 
 def start_as(network: AdapterNetwork, layer: DecoderLayer) -> None:
@@ -241,27 +215,12 @@ def load_network(stored: StoredAdapter, device: torch.device | str = "cpu") -> A
     return network.to(device).eval()
 
 
-def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of `[B, heads, T, D]` over `[B, KV, T, D]` of the same positions."""
-    attention = nn.functional.scaled_dot_product_attention
-    if queries.is_cuda:
-        return attention(queries, keys, values, is_causal=True, enable_gqa=True)
-    num_rows = queries.shape[2]
-    blocks = []
-    for start in range(0, num_rows, _BLOCK_ROWS):
-        end = min(start + _BLOCK_ROWS, num_rows)
-        seen = torch.ones(end - start, end, dtype=torch.bool).tril(start)
-        some = (queries[:, :, start:end], keys[:, :, :end], values[:, :, :end])
-        blocks.append(attention(*some, attn_mask=seen, enable_gqa=True))
-    return torch.cat(blocks, dim=2)
-
-
 def _closing_norm(shape: ModelShape, wanted: bool) -> nn.Module:
     return RmsNorm(shape.hidden_size, shape.rms_norm_eps) if wanted else nn.Identity()
 
 
 def _file_name(name: str) -> str:
-    return name if name == CLOSING_NORM else layer_name(0, name)
+    return name if name in UNLAYERED else layer_name(0, name)
 
 
 def _module_name(name: str) -> str:

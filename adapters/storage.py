@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
-from adapters.whole_files import write_float32, write_json
+from adapters.whole_files import write_json, write_tensors
 from process.errors import UserError
 from submodels.manifest import BundleFile, Manifest, ModelShape
 from submodels.tensors.file_hashes import sha256_of
@@ -18,9 +19,16 @@ from submodels.tensors.tensor_layout import layer_name, layer_tensor_shapes
 CARD_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
 CLOSING_NORM = "closing_norm.weight"
-FORMAT_VERSION = 1
+DRAFT_VOCABULARY = "draft_vocabulary"
+FORMAT_VERSION = 2
+# Version 1 had no fed adapters and no draft vocabularies.
+_READABLE_VERSIONS = (1, FORMAT_VERSION)
 
-Kind = Literal["attention", "layer"]
+Kind = Literal["attention", "layer", "fed"]
+NORM_SHALLOW, NORM_DEEP = "norm_shallow.weight", "norm_deep.weight"
+FEED, ABSENT = "fc.weight", "absent"
+UNLAYERED = frozenset((CLOSING_NORM, NORM_SHALLOW, NORM_DEEP, FEED, ABSENT))
+"""The tensors that no decoder layer has, and that are not named after one."""
 # A card takes a few KiB, most of it rope frequencies; the bound keeps a wrong file out.
 _MAX_CARD_BYTES = 1 << 20
 Ended = Literal["steps", "minutes", "passes"]
@@ -95,6 +103,8 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Drafts end before the first token whose top probability is below this."""
     max_draft_tokens: int
     """And after so many."""
+    draft_vocabulary_size: int | None = None
+    """How many tokens can be drafted, which the weights file names; None: all."""
     training: TrainingFigures
     weights: BundleFile
 
@@ -104,7 +114,8 @@ class StoredAdapter:
     """An adapter whose files have passed their checks.
 
     Tensors are named as those of decoder layer 0 (`model.layers.0.self_attn.q_proj.weight`, ...)
-    plus `closing_norm.weight` where the card says so, all float32.
+    plus `closing_norm.weight` where the card says so and what a fed adapter has (`tensor_shapes`),
+    all float32; and `draft_vocabulary`, int32, where not every token can be drafted.
     """
 
     path: Path
@@ -113,6 +124,12 @@ class StoredAdapter:
     def tensors(self) -> TensorFile:
         """The weights, memory-mapped."""
         return TensorFile(self.path / WEIGHTS_FILE)
+
+    def draft_vocabulary(self) -> NDArray[np.int32] | None:
+        """The token ids `[k]`, ascending, that can be drafted; None: all."""
+        if self.card.draft_vocabulary_size is None:
+            return None
+        return np.array(self.tensors().read(DRAFT_VOCABULARY))
 
 
 def adapter_shape(shape: ModelShape) -> ModelShape:
@@ -131,18 +148,32 @@ def adapter_shape(shape: ModelShape) -> ModelShape:
 def tensor_shapes(
     kind: Kind, shape: ModelShape, closing_norm: bool
 ) -> Mapping[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of an adapter whose layer has `shape`."""
+    """Names and shapes of all weights of an adapter whose layer has `shape`."""
     names = {
         layer_name(0, suffix): size
         for suffix, size in layer_tensor_shapes(shape).items()
-        if kind == "layer" or not suffix.startswith(_MLP_SUFFIXES)
+        if kind != "attention" or not suffix.startswith(_MLP_SUFFIXES)
     }
-    return {**names, CLOSING_NORM: (shape.hidden_size,)} if closing_norm else names
+    hidden = shape.hidden_size
+    if kind == "fed":
+        names |= {NORM_SHALLOW: (hidden,), NORM_DEEP: (hidden,)}
+        names |= {FEED: (hidden, 2 * hidden), ABSENT: (hidden,)}
+    return {**names, CLOSING_NORM: (hidden,)} if closing_norm else names
 
 
-def write_weights(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
-    """Write `adapter.safetensors` in float32, whole or not at all; its size and hash."""
-    return write_float32(folder / WEIGHTS_FILE, tensors)
+def write_weights(
+    folder: Path,
+    tensors: Mapping[str, NDArray[Any]],
+    draft_vocabulary: NDArray[np.integer[Any]] | None = None,
+) -> BundleFile:
+    """Write `adapter.safetensors`, whole or not at all; its size and hash.
+
+    Weights are written in float32; `draft_vocabulary` are the ascending ids `[k]` that can be
+    drafted, where these are not all.
+    """
+    if draft_vocabulary is not None:
+        tensors = {**tensors, DRAFT_VOCABULARY: draft_vocabulary}
+    return write_tensors(folder / WEIGHTS_FILE, tensors)
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
@@ -183,8 +214,9 @@ def _read_card(path: Path) -> AdapterCard:
             raise AdapterError(f"{path} is larger than {_MAX_CARD_BYTES} bytes")
         text = path.read_bytes()
         version = msgspec.json.decode(text, type=dict[str, Any]).get("format_version")
-        if version != FORMAT_VERSION:
-            raise AdapterError(f"{path}: expected format version {FORMAT_VERSION}, got {version!r}")
+        if version not in _READABLE_VERSIONS:
+            expected = " or ".join(str(known) for known in _READABLE_VERSIONS)
+            raise AdapterError(f"{path}: expected format version {expected}, got {version!r}")
         return msgspec.json.decode(text, type=AdapterCard)
     except FileNotFoundError as error:
         raise AdapterError(f"no adapter at {path.parent}: {path.name} is missing") from error
@@ -219,11 +251,24 @@ def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
 
 def _check_tensors(path: Path, card: AdapterCard) -> None:
     try:
-        tensors = TensorFile(path).tensors
+        file = TensorFile(path)
     except TensorFileError as error:
         raise AdapterError(str(error)) from error
-    expected = tensor_shapes(card.kind, card.shape, card.closing_norm)
-    came = {name: info.shape for name, info in tensors.items()}
-    if came != dict(expected) or any(info.dtype != "F32" for info in tensors.values()):
+    shapes = tensor_shapes(card.kind, card.shape, card.closing_norm)
+    expected = {name: ("F32", shape) for name, shape in shapes.items()}
+    if card.draft_vocabulary_size is not None:
+        expected[DRAFT_VOCABULARY] = ("I32", (card.draft_vocabulary_size,))
+    came = {name: (info.dtype, info.shape) for name, info in file.tensors.items()}
+    if came != expected:
         differing = sorted(came.items() ^ expected.items())
         raise AdapterError(f"{path}: tensors do not match {CARD_FILE}: {differing[:4]}")
+    if card.draft_vocabulary_size is not None:
+        _check_draft_vocabulary(path, file.read(DRAFT_VOCABULARY), card.shape.vocab_size)
+
+
+def _check_draft_vocabulary(path: Path, ids: NDArray[np.int32], vocab_size: int) -> None:
+    if len(ids) == 0 or ids[0] < 0 or ids[-1] >= vocab_size or bool((ids[1:] <= ids[:-1]).any()):
+        raise AdapterError(
+            f"{path}: expected {DRAFT_VOCABULARY} to hold ascending token ids in "
+            f"[0, {vocab_size}), at least one"
+        )

@@ -13,12 +13,19 @@ from submodels.manifest import BundleFile
 from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
 
 
-def write_float32(path: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
-    """Write a safetensors file in float32; its size and hash."""
-    arrays = {name: np.ascontiguousarray(a, np.dtype("<f4")) for name, a in tensors.items()}
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile:
+    """Write a safetensors file, whole numbers in int32 and all else in float32; its size and hash.
+
+    Raises:
+        OverflowError: a whole number that int32 does not hold.
+    """
+    arrays = {name: _storable(array) for name, array in tensors.items()}
     partial = _partial(path)
     partial.unlink(missing_ok=True)
-    announced = [TensorToWrite(name, "F32", a.shape, a.nbytes) for name, a in arrays.items()]
+    announced = [
+        TensorToWrite(name, "I32" if a.dtype.kind == "i" else "F32", a.shape, a.nbytes)
+        for name, a in arrays.items()
+    ]
     with SafetensorsWriter(partial, announced) as writer:
         for name, array in arrays.items():
             writer.write(name, array.tobytes())
@@ -36,3 +43,12 @@ def write_json(path: Path, card: msgspec.Struct, indent: int) -> None:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
+
+
+def _storable(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "iu":
+        return np.ascontiguousarray(array, np.dtype("<f4"))
+    bounds = np.iinfo(np.int32)
+    if array.size and (array.min() < bounds.min or array.max() > bounds.max):
+        raise OverflowError(f"expected whole numbers that int32 holds, got up to {array.max()}")
+    return np.ascontiguousarray(array, np.dtype("<i4"))

@@ -36,6 +36,10 @@ NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 )
 """The number formats of weights, by their safetensors names."""
 
+_READABLE: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {**NUMPY_DTYPES, "I32": np.dtype(np.int32)}
+)
+
 
 class TensorFileError(ValueError):
     """A safetensors file breaks a rule of its format; the message names file and rule."""
@@ -79,19 +83,19 @@ class TensorFile:
 
         Raises:
             KeyError: no such tensor.
-            TensorFileError: its number format is not one of `NUMPY_DTYPES`.
+            TensorFileError: its number format is none of weights, nor int32.
         """
         info = self.tensors[name]
-        if info.dtype not in NUMPY_DTYPES:
+        if info.dtype not in _READABLE:
             raise TensorFileError(
-                f"{self.path}: {name} is {info.dtype}, expected one of {', '.join(NUMPY_DTYPES)}"
+                f"{self.path}: {name} is {info.dtype}, expected one of {', '.join(_READABLE)}"
             )
         if info.num_bytes == 0:
-            return np.empty(info.shape, NUMPY_DTYPES[info.dtype])
+            return np.empty(info.shape, _READABLE[info.dtype])
         if self._bytes is None:
             self._bytes = np.memmap(self.path, np.uint8, mode="r")
         raw = self._bytes[info.start : info.end]
-        return raw.view(NUMPY_DTYPES[info.dtype]).reshape(info.shape)
+        return raw.view(_READABLE[info.dtype]).reshape(info.shape)
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from adapters.data.whole_model import WholeModel
-from adapters.networks import AdapterNetwork, build_network, start_as
+from adapters.networks import AdapterNetwork, FedAdapter, build_network, start_as
 from adapters.storage import Kind, adapter_shape
 from submodels.bundle.layers import LayerCache
 from tests.support.adapter_models import make_whole_model
@@ -39,7 +41,7 @@ def test_an_adapter_started_as_a_layer_is_that_layer(model: WholeModel) -> None:
 
 
 @pytest.mark.parametrize("closing_norm", [False, True])
-@pytest.mark.parametrize("kind", ["attention", "layer"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
 @torch.inference_mode()
 def test_rows_one_by_one_and_after_a_truncation_equal_the_whole_sequence(
     model: WholeModel, kind: Kind, closing_norm: bool
@@ -65,7 +67,7 @@ def test_a_sequence_of_several_blocks_equals_its_rows_one_after_the_other(
     torch.testing.assert_close(whole, torch.cat(pieces), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["attention", "layer"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
 @torch.inference_mode()
 def test_a_new_adapter_passes_its_rows_through(model: WholeModel, kind: Kind) -> None:
     network = build_network(kind, adapter_shape(model.manifest.shape), closing_norm=False)
@@ -80,3 +82,65 @@ def test_an_attention_adapter_is_four_matrices_and_two_norms(model: WholeModel) 
     heads = shape.num_attention_heads + shape.num_key_value_heads
     expected = 2 * shape.hidden_size * heads * shape.head_dim + 2 * shape.hidden_size
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+@torch.inference_mode()
+def test_a_fed_adapter_is_its_formula_then_a_layer(model: WholeModel) -> None:
+    network = random_network(model, "fed", closing_norm=False)
+    layer = build_network("layer", adapter_shape(model.manifest.shape), closing_norm=False)
+    own = layer.state_dict()
+    layer.load_state_dict({name: network.state_dict()[name] for name in own})
+    shallow, deep = some_rows(model, 9), some_rows(model, 10)[1:]
+    is_known = torch.tensor([t in (2, 3, 7) for t in range(9)])
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    entering = np.stack(
+        [
+            shallow[t].numpy()
+            + weights["fc.weight"]
+            @ np.concatenate(
+                (
+                    normed(shallow[t].numpy(), weights["norm_shallow.weight"], model),
+                    normed(deep[t].numpy(), weights["norm_deep.weight"], model)
+                    if is_known[t]
+                    else weights["absent"],
+                )
+            )
+            for t in range(9)
+        ]
+    )
+    expected = layer(torch.from_numpy(entering)[None])
+    came = network(shallow[None], deep[None], is_known[None])
+    torch.testing.assert_close(came, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_fed_adapter_in_pieces_equals_whole_windows(model: WholeModel) -> None:
+    network = random_network(model, "fed", closing_norm=False)
+    assert isinstance(network, FedAdapter)
+    shallow, deep, cache = some_rows(model, 12), some_rows(model, 13)[1:], LayerCache()
+    is_known = torch.arange(12) % 3 == 1
+    whole = network(shallow[None], deep[None], is_known[None])[0]
+    pieces = [
+        network.extend(shallow[s : s + 5], s, cache, deep[s : s + 5], is_known[s : s + 5])
+        for s in range(0, 12, 5)
+    ]
+    torch.testing.assert_close(torch.cat(pieces), whole, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_what_a_fed_adapter_is_not_told_is_not_looked_at(model: WholeModel) -> None:
+    network = random_network(model, "fed", closing_norm=False)
+    shallow, deep = some_rows(model, 6)[None], some_rows(model, 7)[None, 1:]
+    nothing = torch.zeros(1, 6, dtype=torch.bool)
+    torch.testing.assert_close(network(shallow, deep, nothing), network(shallow), rtol=0, atol=0)
+    # Before the first position there is none.
+    others = torch.cat((torch.full_like(deep[:, :1], 9.0), deep[:, 1:]), dim=1)
+    torch.testing.assert_close(network(shallow, others), network(shallow, deep), rtol=0, atol=0)
+    assert not torch.allclose(network(shallow, deep), network(shallow))
+
+
+def normed(
+    row: NDArray[np.float32], weight: NDArray[np.float32], model: WholeModel
+) -> NDArray[np.float32]:
+    size = np.sqrt((row.astype(np.float64) ** 2).mean() + model.manifest.shape.rms_norm_eps)
+    return (row / size * weight).astype(np.float32)

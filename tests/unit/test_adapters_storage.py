@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ from adapters.storage import (
     Kind,
     adapter_shape,
     load_adapter,
+    load_card,
     write_card,
     write_weights,
 )
@@ -25,7 +28,7 @@ from submodels.onnx.builder import GraphBuilder
 from submodels.onnx.files import Graph
 from submodels.onnx.layers import add_decoder_stack
 from tests.support.adapter_models import make_bundles
-from tests.support.stored_adapters import FIGURES
+from tests.support.stored_adapters import ADAPTER, FIGURES
 
 
 @pytest.fixture
@@ -33,7 +36,13 @@ def manifest(tmp_path: Path) -> Manifest:
     return load_bundle(make_bundles(tmp_path)[0], "device").manifest
 
 
-def store(folder: Path, manifest: Manifest, kind: Kind, closing_norm: bool) -> AdapterCard:
+def store(
+    folder: Path,
+    manifest: Manifest,
+    kind: Kind,
+    closing_norm: bool,
+    draft_vocabulary: Sequence[int] | None = None,
+) -> AdapterCard:
     folder.mkdir(exist_ok=True)
     shape = adapter_shape(manifest.shape)
     network = build_network(kind, shape, closing_norm, seed=3)
@@ -48,14 +57,19 @@ def store(folder: Path, manifest: Manifest, kind: Kind, closing_norm: bool) -> A
         stop_threshold=0.25,
         max_draft_tokens=6,
         training=FIGURES,
-        weights=write_weights(folder, network_tensors(network)),
+        draft_vocabulary_size=None if draft_vocabulary is None else len(draft_vocabulary),
+        weights=write_weights(
+            folder,
+            network_tensors(network),
+            None if draft_vocabulary is None else np.array(draft_vocabulary),
+        ),
     )
     write_card(folder, card)
     return card
 
 
 @pytest.mark.parametrize("closing_norm", [False, True])
-@pytest.mark.parametrize("kind", ["attention", "layer"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
 def test_a_stored_adapter_comes_back_as_it_was(
     tmp_path: Path, manifest: Manifest, kind: Kind, closing_norm: bool
 ) -> None:
@@ -114,10 +128,12 @@ def test_missing_and_damaged_files_are_told_apart(tmp_path: Path, manifest: Mani
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format_version", 2, "expected format version 1, got 2"),
+        ("format_version", 3, "expected format version 1 or 2, got 3"),
         ("stop_threshold", 1.5, "stop threshold in"),
         ("max_draft_tokens", 0, "1 or more draft tokens"),
         ("kind", "attention", "tensors do not match"),
+        ("kind", "fed", "tensors do not match"),
+        ("draft_vocabulary_size", 4, "tensors do not match"),
     ],
 )
 def test_a_card_that_cannot_be_right_is_refused(
@@ -128,6 +144,37 @@ def test_a_card_that_cannot_be_right_is_refused(
     write_card(folder, msgspec.structs.replace(card, **{field: value}))
     with pytest.raises(AdapterError, match=message):
         load_adapter(folder, manifest)
+
+
+def test_a_draft_vocabulary_comes_back_beside_the_weights(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    card = store(tmp_path / "adapter", manifest, "fed", False, (0, 3, 4, 59))
+    stored = load_adapter(tmp_path / "adapter", manifest)
+    assert stored.card == card
+    vocabulary = stored.draft_vocabulary()
+    assert vocabulary is not None
+    assert vocabulary.dtype == np.int32
+    assert vocabulary.tolist() == [0, 3, 4, 59]
+    assert set(network_tensors(load_network(stored))) == {
+        name for name in stored.tensors().tensors if name != "draft_vocabulary"
+    }
+
+
+@pytest.mark.parametrize("ids", [(-1, 2), (3, 3), (4, 2), (2, 1 << 20)])
+def test_a_draft_vocabulary_that_cannot_be_right_is_refused(
+    tmp_path: Path, manifest: Manifest, ids: tuple[int, ...]
+) -> None:
+    store(tmp_path / "adapter", manifest, "layer", False, ids)
+    with pytest.raises(AdapterError, match="ascending token ids in"):
+        load_adapter(tmp_path / "adapter", manifest)
+
+
+def test_an_adapter_of_the_first_format_is_read_as_it_always_was() -> None:
+    """The one that comes with the story model was written before there was a second."""
+    assert json.loads((ADAPTER / CARD_FILE).read_text())["format_version"] == 1
+    card = load_card(ADAPTER)
+    assert (card.kind, card.draft_vocabulary_size) == ("layer", None)
 
 
 def test_an_adapter_can_be_read_without_torch() -> None:
