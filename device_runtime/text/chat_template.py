@@ -148,10 +148,11 @@ def has_chat_template(folder: Path) -> bool:
     return _template_source(model_files(folder))[1] is not None
 
 
-def load_chat_template(folder: Path) -> ChatTemplate:
+def load_chat_template(folder: Path, limits: TemplateLimits | None = None) -> ChatTemplate:
     """The template of a bundle; a model whose files have none has the plain one.
 
-    chat_template.jinja has it, else tokenizer_config.json, else chat_template.json.
+    chat_template.jinja has it, else tokenizer_config.json, else chat_template.json. `limits` None:
+    those of an endpoint.
 
     Raises:
         BundleError: the files cannot be read, or the template does not compile or end.
@@ -159,7 +160,7 @@ def load_chat_template(folder: Path) -> ChatTemplate:
     files = model_files(folder)
     name, source = _template_source(files)
     try:
-        template = ChatTemplate(source, named_special_tokens(files))
+        template = ChatTemplate(source, named_special_tokens(files), limits=limits)
     except ChatTemplateError as error:
         raise BundleError(f"{folder / name}: {error}") from error
     if template.leaves_out:

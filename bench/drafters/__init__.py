@@ -1,0 +1,1 @@
+"""What each drafter brings, replayed along what the model itself writes, and over real links."""

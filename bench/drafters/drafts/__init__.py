@@ -1,0 +1,1 @@
+"""Drafts from every place of a text, as the device would make them there."""

@@ -1,0 +1,37 @@
+"""Drafts of what needs no model, from every place of a text."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from bench.drafters.rounds import Draft
+from bench.drafters.texts.kept import Text
+from device_runtime.drafting.ngram import PromptLookup
+
+
+class Lookup(Protocol):
+    """What drafts from the text alone."""
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Take the tokens that follow."""
+        ...
+
+    def propose(self, num_tokens: int) -> Sequence[int]:
+        """At most so many tokens that may follow."""
+        ...
+
+
+LOOKUPS: dict[str, Callable[[], Lookup]] = {"ngram": PromptLookup}
+
+
+def lookup_drafts(text: Text, new: Callable[[], Lookup], num_tokens: int) -> list[Draft]:
+    """A draft of at most `num_tokens` behind every token of the answer but the last.
+
+    Shorter drafts from the same place are the beginnings of longer ones.
+    """
+    lookup = new()
+    lookup.extend(text.case.token_ids)
+    drafts = []
+    for token in text.answer[:-1]:
+        lookup.extend([token])
+        drafts.append(tuple(lookup.propose(num_tokens)))
+    return drafts

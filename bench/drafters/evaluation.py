@@ -1,0 +1,229 @@
+"""Every drafter along the same texts: tokens per round by group of prompts, and what goes in."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from adapters.data.whole_model import load_whole_model
+from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
+from bench.drafters.drafts.network import NetworkDrafter
+from bench.drafters.rounds import (
+    Draft,
+    Known,
+    Reached,
+    Round,
+    figures,
+    reached_everywhere,
+    summed,
+    walk,
+)
+from bench.drafters.texts.answers import Teacher
+from bench.drafters.texts.cases import load_cases
+from bench.drafters.texts.choosing import choice_of
+from bench.drafters.texts.kept import Text, Writing, own_texts, stop_token_ids
+from bench.live.plan import model_record
+from bench.records import ModelRecord, Receipt
+from submodels.bundle.layer_weights import Placed
+
+NO_DRAFTER = "none"
+MAIN_GROUPS = ("chat", "code", "mathematics")
+"""Those that targets are set for; together they are one more column."""
+TOGETHER, ALL = "these three", "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to replay, on which prompts. `adapters` are folders by the name they are told by."""
+
+    bundles: Path
+    groups: tuple[str, ...]
+    per_group: int
+    writing: Writing
+    folder: Path
+    """Keeps the model's answers."""
+    adapters: Mapping[str, Path]
+    lengths: tuple[int, ...] = (4, 6)
+    """Tokens of a draft, for every drafter; an adapter also drafts until its stop threshold."""
+    max_prompt_tokens: int = 1536
+
+
+class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of some prompts, as in `bench.drafters.rounds.Figures`.
+
+    `right_by_position`: of drafts from every place of the texts that were right before their
+    (i + 1)-th token, the share that was right there.
+    """
+
+    num_prompts: int
+    num_rounds: int
+    tokens_per_round: float
+    standard_error: float | None
+    drafted_per_round: float
+    accepted_share: float | None
+    right_by_position: list[float | None]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One drafter at one way of ending its drafts, by one rule: figures by group of prompts."""
+
+    rule: str
+    drafter: str
+    drafting: str
+    groups: dict[str, GroupFigures]
+
+
+class AdapterRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that was tried."""
+
+    name: str
+    kind: str
+    num_parameters: int
+    steps: int
+    stop_threshold: float
+    max_draft_tokens: int
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it, as a file keeps it. `groups` is the order of columns."""
+
+    receipt: Receipt
+    model: ModelRecord
+    max_tokens: int
+    groups: list[str]
+    adapters: list[AdapterRecord]
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to draft: a name, the most tokens, and the drafts from each start of each text."""
+
+    drafting: str
+    most: int
+    drafts: Sequence[Sequence[Draft]]
+
+
+def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> Evaluation:
+    """Replay every drafter along the model's own answers.
+
+    Raises:
+        BundleError: no two bundles of one split.
+        AdapterError: a folder holds no adapter for this model.
+        WorkloadError: no such prompts.
+        ValueError: the device has output layers.
+        OSError: an answer cannot be read or written.
+    """
+    model = load_whole_model(plan.bundles, plan.bundles, Placed())
+    drafters = {name: NetworkDrafter(model, folder) for name, folder in plan.adapters.items()}
+    cases = load_cases(
+        plan.bundles, plan.groups, plan.per_group, plan.writing.seed, plan.max_prompt_tokens
+    )
+    texts = own_texts(Teacher(model), cases, plan.writing, plan.folder, progress)
+    stop = stop_token_ids(model)
+    rows: list[Row] = []
+    for name, ways in _all_ways(plan, drafters, texts, progress):
+        rows += [row for way in ways for row in _rows(name, way, texts, stop)]
+    records = [
+        AdapterRecord(
+            name=name,
+            kind=drafter.card.kind,
+            num_parameters=drafter.num_parameters,
+            steps=drafter.card.training.steps,
+            stop_threshold=drafter.card.stop_threshold,
+            max_draft_tokens=drafter.card.max_draft_tokens,
+        )
+        for name, drafter in drafters.items()
+    ]
+    return Evaluation(
+        receipt=receipt,
+        model=model_record(plan.bundles, "float32"),
+        max_tokens=plan.writing.max_tokens,
+        groups=[*_columns(plan.groups)],
+        adapters=records,
+        rows=rows,
+    )
+
+
+def _all_ways(
+    plan: Plan,
+    drafters: Mapping[str, NetworkDrafter],
+    texts: Sequence[Text],
+    progress: Callable[[str], None],
+) -> Iterator[tuple[str, list[_Way]]]:
+    """Each drafter's name, and the ways in which it drafts."""
+    yield NO_DRAFTER, [_Way("", 0, [[()] * text.num_starts for text in texts])]
+    longest = max(plan.lengths)
+    for name, new in LOOKUPS.items():
+        found = [lookup_drafts(text, new, longest) for text in texts]
+        yield name, [_Way(str(length), length, found) for length in plan.lengths]
+    for name, drafter in drafters.items():
+        yield name, _network_ways(name, drafter, plan, texts, progress)
+
+
+def _network_ways(
+    name: str,
+    drafter: NetworkDrafter,
+    plan: Plan,
+    texts: Sequence[Text],
+    progress: Callable[[str], None],
+) -> list[_Way]:
+    """Fixed lengths, and until the threshold of the adapter's card."""
+    card = drafter.card
+    longest = max(*plan.lengths, card.max_draft_tokens)
+    full: list[list[Draft]] = []
+    stopped: list[list[Draft]] = []
+    for number, text in enumerate(texts, start=1):
+        drafts = drafter.drafts(text, choice_of(text.rule, text.seed), longest)
+        full.append(drafts.until_unsure(0.0))
+        stopped.append(drafts.until_unsure(card.stop_threshold))
+        if number % 10 == 0 or number == len(texts):
+            progress(f"{name}: {number} of {len(texts)} texts")
+    ways = [_Way(str(length), length, full) for length in plan.lengths]
+    until = f"{card.max_draft_tokens}, stop {card.stop_threshold:g}"
+    return [*ways, _Way(until, card.max_draft_tokens, stopped)]
+
+
+def _rows(name: str, way: _Way, texts: Sequence[Text], stop: frozenset[int]) -> list[Row]:
+    """One row for each rule."""
+    walked: dict[str, list[tuple[str, list[Round], Reached]]] = {}
+    for text, drafts in zip(texts, way.drafts, strict=True):
+        known = Known(text.answer, text.max_tokens, stop)
+        rounds = walk(known, drafts, way.most)
+        reached = reached_everywhere(known, drafts, way.most)
+        walked.setdefault(text.rule, []).append((text.case.group, rounds, reached))
+    rows = []
+    for rule, parts in walked.items():
+        groups = {
+            column: _group_figures([part[1:] for part in parts if part[0] in members])
+            for column, members in _columns(dict.fromkeys(part[0] for part in parts)).items()
+        }
+        found = {column: each for column, each in groups.items() if each is not None}
+        rows.append(Row(rule=rule, drafter=name, drafting=way.drafting, groups=found))
+    return rows
+
+
+def _columns(groups: Sequence[str] | Mapping[str, None]) -> dict[str, tuple[str, ...]]:
+    """Columns of a table with the groups in each: every group, the main ones together, all."""
+    columns: dict[str, tuple[str, ...]] = {group: (group,) for group in groups}
+    main = tuple(group for group in groups if group in MAIN_GROUPS)
+    if len(main) == len(MAIN_GROUPS):
+        rest = {group: each for group, each in columns.items() if group not in main}
+        columns = {**{group: columns[group] for group in main}, TOGETHER: main, **rest}
+    return {**columns, ALL: tuple(groups)} if len(groups) > 1 else columns
+
+
+def _group_figures(parts: Sequence[tuple[list[Round], Reached]]) -> GroupFigures | None:
+    found = figures([rounds for rounds, _ in parts])
+    if found is None:
+        return None
+    return GroupFigures(
+        num_prompts=found.num_prompts,
+        num_rounds=found.num_rounds,
+        tokens_per_round=found.tokens_per_round,
+        standard_error=found.standard_error,
+        drafted_per_round=found.drafted_per_round,
+        accepted_share=found.accepted_share,
+        right_by_position=summed([reached for _, reached in parts]).shares,
+    )

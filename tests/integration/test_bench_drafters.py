@@ -1,0 +1,121 @@
+"""A replay counts what a device counts: the same texts, rounds, drafts and accepted tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import device_runtime.drafting.choice
+from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.install import install_adapter
+from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
+from bench.drafters.drafts.network import NetworkDrafter
+from bench.drafters.rounds import Draft, Known, Round, walk
+from bench.drafters.texts.answers import Teacher
+from bench.drafters.texts.cases import STORIES as STORY_GROUP
+from bench.drafters.texts.cases import Case, load_cases
+from bench.drafters.texts.choosing import GREEDY, RULES, choice_of
+from bench.drafters.texts.kept import Text, Writing, own_texts, stop_token_ids
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.generation.stats import GenerationStats
+from device_runtime.session.draft_length import FixedDraftLength
+from submodels.bundle.layer_weights import Placed
+from tests.support.reference import STORIES
+from tests.support.stack import generate_with_stats, running_stack, split_for_serving
+from tests.support.stored_adapters import ADAPTER
+
+NUM_PROMPTS = 4
+WRITING = Writing(RULES, max_tokens=40, seed=3)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = split_for_serving(STORIES, tmp_path_factory.mktemp("stories") / "split", 1)
+    install_adapter(out, ADAPTER)
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(bundles: Path) -> WholeModel:
+    return load_whole_model(bundles, bundles, Placed())
+
+
+@pytest.fixture(scope="module")
+def cases(bundles: Path) -> list[Case]:
+    return load_cases(bundles, (STORY_GROUP,), NUM_PROMPTS, WRITING.seed, 100)
+
+
+@pytest.fixture(scope="module")
+def texts(
+    model: WholeModel, cases: list[Case], tmp_path_factory: pytest.TempPathFactory
+) -> list[Text]:
+    return own_texts(Teacher(model), cases, WRITING, tmp_path_factory.mktemp("texts"))
+
+
+async def counted(
+    bundles: Path, texts: Sequence[Text], settings: dict[str, object], stop: frozenset[int]
+) -> list[GenerationStats]:
+    """What a device with these settings counts; its texts are those of the replay."""
+    found = []
+    async with running_stack(bundles, {"engine": "torch", **settings}) as stack:
+        for text in texts:
+            temperature = 0.0 if text.rule == GREEDY else 1.0
+            sampling = SamplingParams(temperature=temperature, seed=text.seed)
+            prompt = list(text.case.token_ids)
+            request = GenerationRequest(prompt, WRITING.max_tokens, sampling, stop)
+            ids, stats = await generate_with_stats(stack.runtime, request)
+            assert tuple(ids) == text.answer
+            found.append(stats)
+    return found
+
+
+def check(rounds: Sequence[Round], stats: GenerationStats) -> None:
+    again = GenerationStats()
+    for one in rounds:
+        again.add_round(one.num_drafted, one.num_accepted)
+    assert again.num_rounds == stats.num_rounds
+    assert again.drafted_by_position == stats.drafted_by_position
+    assert again.accepted_by_position == stats.accepted_by_position
+    assert sum(one.num_tokens for one in rounds) == stats.num_output_tokens - 1
+
+
+@pytest.mark.parametrize("drafter", ["ngram", "adapter"])
+async def test_a_replay_counts_what_the_device_counts(
+    drafter: str,
+    bundles: Path,
+    model: WholeModel,
+    texts: list[Text],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With drafts of a fixed length, those of the adapter ending at its threshold."""
+    monkeypatch.setattr(device_runtime.drafting.choice, "GoodputDraftLength", FixedDraftLength)
+    most, stop = 6, stop_token_ids(model)
+
+    def replayed(text: Text) -> list[Draft]:
+        if drafter == "ngram":
+            return lookup_drafts(text, LOOKUPS["ngram"], most)
+        adapter = NetworkDrafter(model, ADAPTER)
+        drafts = adapter.drafts(text, choice_of(text.rule, text.seed), most)
+        return drafts.until_unsure(adapter.card.stop_threshold)
+
+    settings = {"drafter": drafter, "draft_tokens": most, "draft_ahead": "off"}
+    stats = await counted(bundles, texts, settings, stop)
+    accepted = 0
+    for text, one in zip(texts, stats, strict=True):
+        rounds = walk(Known(text.answer, text.max_tokens, stop), replayed(text), most)
+        check(rounds, one)
+        accepted += one.num_accepted_tokens
+    assert accepted > 0
+
+
+def test_answers_are_written_once(model: WholeModel, cases: list[Case], tmp_path: Path) -> None:
+    writing = Writing((GREEDY,), max_tokens=5)
+    first = own_texts(Teacher(model), cases[:2], writing, tmp_path)
+    lines: list[str] = []
+    again = own_texts(Teacher(model), cases[:3], writing, tmp_path, lines.append)
+    assert lines == ["1 of 1 answers written"]
+    assert [text.answer for text in again[:2]] == [text.answer for text in first]
+    for one, other in zip(first, again[:2], strict=True):
+        np.testing.assert_array_equal(one.deep, other.deep)
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,0 +1,173 @@
+"""Rounds along known texts, figures of them, and drafts made side by side."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.data.chains import Choose, Continuation, continue_prompt, draft_everywhere
+from adapters.data.whole_model import WholeModel
+from adapters.networks import load_network
+from adapters.storage import Kind, load_adapter
+from bench.drafters.drafts.lookup import lookup_drafts
+from bench.drafters.drafts.network import NetworkDrafter
+from bench.drafters.rounds import (
+    Known,
+    Reached,
+    Round,
+    figures,
+    one_round,
+    reached_everywhere,
+    summed,
+    walk,
+)
+from bench.drafters.texts.answers import Teacher
+from bench.drafters.texts.cases import Case
+from bench.drafters.texts.choosing import RULES, Choice, choice_of
+from bench.drafters.texts.kept import Text
+from device_runtime.drafting.ngram import PromptLookup
+from tests.support.adapter_models import SMALL, make_whole_model
+from tests.support.stored_adapters import store_random_adapter
+
+NO_STOP: frozenset[int] = frozenset()
+MODELS = {
+    "plain": SMALL,
+    "windows": replace(SMALL, family="mistral", extra={"sliding_window": 5}),
+    "norms": replace(SMALL, family="qwen3", tied=True),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> WholeModel:
+    folder = tmp_path_factory.mktemp(request.param)
+    return make_whole_model(folder, num_input=2, model=MODELS[request.param])
+
+
+def test_a_round_keeps_what_is_right_and_adds_the_models_own_token() -> None:
+    known = Known([5, 6, 7, 8, 9], 5, NO_STOP)
+    assert one_round(known, 0, (6, 7, 3), 6) == Round(3, 2, 3)
+    assert one_round(known, 0, (6, 7, 3), 1) == Round(1, 1, 2)
+    assert one_round(known, 0, (), 6) == Round(0, 0, 1)
+    # The last token there may be is never drafted.
+    assert one_round(known, 2, (8, 9), 6) == Round(1, 1, 2)
+
+
+def test_a_draft_and_a_text_end_with_a_stop_token() -> None:
+    known = Known([5, 6, 2], 9, frozenset({2}))
+    assert one_round(known, 0, (6, 2, 4), 6) == Round(2, 2, 2)
+    assert one_round(known, 1, (2, 2), 6) == Round(1, 1, 1)
+    assert walk(known, [(6, 2, 4), ()], 6) == [Round(2, 2, 2)]
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.data(),
+    st.integers(0, 4),
+    st.integers(0, 3),
+)
+def test_rounds_add_up_to_the_text(
+    answer: list[int], data: st.DataObject, most: int, room: int
+) -> None:
+    stop = frozenset({2})
+    answer = [token for token in answer[:-1] if token != 2] + answer[-1:]
+    drafts = [tuple(data.draw(st.lists(st.integers(0, 2), max_size=5))) for _ in answer[1:]]
+    max_tokens = len(answer) + (room if answer[-1] == 2 else 0)
+    rounds = walk(Known(answer, max_tokens, stop), drafts, most)
+    assert sum(one.num_tokens for one in rounds) == len(answer) - 1
+    assert all(0 <= one.num_accepted <= one.num_drafted <= most for one in rounds)
+    assert all(one.num_tokens - one.num_accepted in (0, 1) for one in rounds)
+
+
+def test_figures_are_those_of_all_rounds_and_the_error_is_over_prompts() -> None:
+    found = figures([[Round(4, 1, 2), Round(4, 3, 4)], [Round(2, 0, 1)], []])
+    assert found is not None
+    assert (found.num_prompts, found.num_rounds) == (2, 3)
+    assert found.tokens_per_round == pytest.approx(7 / 3)
+    assert found.drafted_per_round == pytest.approx(10 / 3)
+    assert found.accepted_share == pytest.approx(0.4)
+    # The prompts are off by 6 - 14/3 and 1 - 7/3 tokens; n / (n - 1) is 2.
+    assert found.standard_error == pytest.approx((2 * 2 * (4 / 3) ** 2) ** 0.5 / 3)
+    assert figures([[Round(0, 0, 1)]]) is not None
+    assert figures([[]]) is None
+
+
+def test_positions_are_counted_from_every_place_of_the_text() -> None:
+    known = Known([1, 2, 3, 4], 9, NO_STOP)
+    reached = reached_everywhere(known, [(2, 3, 0), (0, 4), (4,)], 3)
+    assert reached == Reached((3, 1, 1), (2, 1, 0))
+    both = summed([reached, Reached((1, 0, 0), (0, 0, 0))])
+    assert both.shares == [0.5, 1.0, 0.0]
+    assert Reached((0,), (0,)).shares == [None]
+
+
+def text_of(prompt: Sequence[int], answer: Sequence[int], deep: np.ndarray, rule: str) -> Text:
+    case = Case(7, "chat", tuple(prompt))
+    return Text(case, rule, 7, 20, tuple(answer), deep)
+
+
+def test_lookup_drafts_know_the_prompt_and_what_was_decided() -> None:
+    prompt, answer = [1, 2, 3, 4, 1, 2], [3, 4, 5, 1, 2]
+    drafts = lookup_drafts(text_of(prompt, answer, np.empty((5, 1)), "greedy"), PromptLookup, 2)
+    expected = []
+    for end in range(1, 5):
+        lookup = PromptLookup()
+        lookup.extend([*prompt, *answer[:end]])
+        expected.append(lookup.propose(2))
+    assert drafts == expected
+    assert drafts[0] == (4, 1)
+
+
+def one_by_one(choice: Choice) -> Choose:
+    """The same rule for one row, as the reference asks for it."""
+    return lambda position, logits: int(choice(torch.tensor([position]), logits[None])[0])
+
+
+def test_answers_side_by_side_are_those_one_by_one(model: WholeModel) -> None:
+    prompts = [[3, 4, 5], [7] * 20, [9, 8, 3, 4, 5, 6]]
+    choices = [[choice_of(rule, seed) for rule in RULES] for seed in range(3)]
+    plainly = continue_prompt(model, prompts[0], 9, one_by_one(choices[0][0]), NO_STOP)
+    stop = frozenset(plainly.token_ids[8:9])
+    came = Teacher(model).answers(prompts, choices, 9, stop)
+    lengths = set()
+    for prompt, own, answers in zip(prompts, choices, came, strict=True):
+        for choice, answer in zip(own, answers, strict=True):
+            plain = continue_prompt(model, prompt, 9, one_by_one(choice), NO_STOP)
+            expected = list(plain.token_ids[len(prompt) :])
+            places = [place for place, token in enumerate(expected) if token in stop]
+            expected = expected[: places[0] + 1] if places else expected
+            assert list(answer.token_ids) == expected
+            first = len(prompt) - 1
+            rows = plain.deep[first : first + len(expected)]
+            np.testing.assert_allclose(answer.deep, rows.numpy(), rtol=0, atol=2e-5)
+            lengths.add(len(expected))
+    assert len(lengths) > 1, "some answers end before others"
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", ["layer", "attention"])
+def test_drafts_side_by_side_are_those_one_by_one(
+    model: WholeModel, kind: Kind, rule: str, tmp_path: Path
+) -> None:
+    store_random_adapter(tmp_path / "adapter", model.manifest, kind)
+    choice = choice_of(rule, 5)
+    text = continue_prompt(model, [3, 4, 5, 6], 16, one_by_one(choice), NO_STOP)
+    network = load_network(load_adapter(tmp_path / "adapter", model.manifest))
+    expected = draft_everywhere(model, network, text, 4, one_by_one(choice))
+    drafter = NetworkDrafter(model, tmp_path / "adapter")
+    came = drafter.drafts(own_text(text, rule), choice, 4)
+    # The reference begins one token earlier, at the prompt's end.
+    np.testing.assert_array_equal(came.token_ids, expected.token_ids[1:])
+    np.testing.assert_allclose(came.confidences, expected.confidences[1:], atol=1e-5)
+    drafted = came.until_unsure(float(np.median(came.confidences)))
+    assert len({len(draft) for draft in drafted}) > 1
+
+
+def own_text(text: Continuation, rule: str) -> Text:
+    first = text.num_prompt_tokens
+    rows = text.deep[first - 1 : -1].numpy()
+    return text_of(text.token_ids[:first], text.token_ids[first:], rows, rule)
