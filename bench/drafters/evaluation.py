@@ -211,7 +211,8 @@ def _columns(groups: Sequence[str] | Mapping[str, None]) -> dict[str, tuple[str,
     if len(main) == len(MAIN_GROUPS):
         rest = {group: each for group, each in columns.items() if group not in main}
         columns = {**{group: columns[group] for group in main}, TOGETHER: main, **rest}
-    return {**columns, ALL: tuple(groups)} if len(groups) > 1 else columns
+    has_more = 1 < len(groups) != len(main)
+    return {**columns, ALL: tuple(groups)} if has_more else columns
 
 
 def _group_figures(parts: Sequence[tuple[list[Round], Reached]]) -> GroupFigures | None:
