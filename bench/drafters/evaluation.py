@@ -211,8 +211,8 @@ def _columns(groups: Sequence[str] | Mapping[str, None]) -> dict[str, tuple[str,
     if len(main) == len(MAIN_GROUPS):
         rest = {group: each for group, each in columns.items() if group not in main}
         columns = {**{group: columns[group] for group in main}, TOGETHER: main, **rest}
-    has_more = 1 < len(groups) != len(main)
-    return {**columns, ALL: tuple(groups)} if has_more else columns
+    is_said = TOGETHER in columns and len(groups) == len(main)
+    return columns if is_said or len(groups) == 1 else {**columns, ALL: tuple(groups)}
 
 
 def _group_figures(parts: Sequence[tuple[list[Round], Reached]]) -> GroupFigures | None:

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from adapters.data.chains import Choose, Continuation, continue_prompt, draft_everywhere
 from adapters.data.whole_model import WholeModel
-from adapters.networks import load_network
-from adapters.storage import Kind, load_adapter
+from adapters.networks import FedAdapter, load_network, network_tensors
+from adapters.storage import Kind, load_adapter, write_card, write_weights
 from bench.drafters.drafts.lookup import lookup_drafts
 from bench.drafters.drafts.network import NetworkDrafter
 from bench.drafters.rounds import (
@@ -31,6 +33,7 @@ from bench.drafters.texts.cases import Case
 from bench.drafters.texts.choosing import RULES, Choice, choice_of
 from bench.drafters.texts.kept import Text
 from device_runtime.drafting.ngram import PromptLookup
+from submodels.bundle.layers import LayerCache
 from tests.support.adapter_models import SMALL, make_whole_model
 from tests.support.stored_adapters import store_random_adapter
 
@@ -165,6 +168,61 @@ def test_drafts_side_by_side_are_those_one_by_one(
     np.testing.assert_allclose(came.confidences, expected.confidences[1:], atol=1e-5)
     drafted = came.until_unsure(float(np.median(came.confidences)))
     assert len({len(draft) for draft in drafted}) > 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_fed_adapter_is_told_what_came_down_and_then_its_own_estimates(
+    model: WholeModel, rule: str, tmp_path: Path
+) -> None:
+    """And what it may draft is a part of the vocabulary."""
+    vocabulary = np.arange(3, 200, 2)
+    store_fed_adapter(tmp_path, model, vocabulary)
+    choice = choice_of(rule, 5)
+    text = continue_prompt(model, [3, 4, 5, 6], 12, one_by_one(choice), NO_STOP)
+    came = NetworkDrafter(model, tmp_path).drafts(own_text(text, rule), choice, 3)
+    network = load_network(load_adapter(tmp_path, model.manifest))
+    assert isinstance(network, FedAdapter)
+    for start in range(len(came.token_ids)):
+        expected = fed_chain(model, network, text, start, vocabulary, choice)
+        assert came.token_ids[start].tolist() == expected
+
+
+@torch.inference_mode()
+def fed_chain(
+    model: WholeModel,
+    network: FedAdapter,
+    text: Continuation,
+    start: int,
+    vocabulary: np.ndarray,
+    choice: Choice,
+) -> list[int]:
+    """Three tokens behind token `start` of the answer, the plain way: all rows anew each time."""
+    first = text.num_prompt_tokens
+    decided = list(text.token_ids[: first + start + 1])
+    chain: list[int] = []
+    estimates: list[Tensor] = []
+    for _ in range(3):
+        token_ids = decided + chain
+        shallow = model.sequence().extend(token_ids, 0).shallow
+        previous = torch.zeros_like(shallow)
+        previous[first : len(decided)] = text.deep[first - 1 : len(decided) - 1]
+        if estimates:
+            previous[len(decided) :] = torch.stack(estimates)
+        is_known = torch.arange(len(token_ids)) >= first
+        estimates.append(network.extend(shallow, 0, LayerCache(), previous, is_known)[-1])
+        logits = model.head(estimates[-1][None])
+        masked = torch.full_like(logits, -torch.inf)
+        masked[:, vocabulary] = logits[:, vocabulary]
+        chain.append(int(choice(torch.tensor([len(token_ids)]), masked)[0]))
+    return chain
+
+
+def store_fed_adapter(folder: Path, model: WholeModel, vocabulary: np.ndarray) -> None:
+    card = store_random_adapter(folder, model.manifest, "fed")
+    network = load_network(load_adapter(folder, model.manifest))
+    weights = write_weights(folder, network_tensors(network), vocabulary)
+    fields = {"weights": weights, "draft_vocabulary_size": len(vocabulary)}
+    write_card(folder, msgspec.structs.replace(card, **fields))
 
 
 def own_text(text: Continuation, rule: str) -> Text:

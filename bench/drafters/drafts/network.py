@@ -6,7 +6,7 @@ values and add their own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.data.whole_model import WholeModel
-from adapters.networks import AdapterNetwork, load_network
-from adapters.storage import AdapterCard, load_adapter
+from adapters.networks import AdapterNetwork, FedAdapter, load_network
+from adapters.storage import AdapterCard, StoredAdapter, load_adapter
 from bench.drafters.texts.blocks import Block, block_of_adapter, block_of_layer, causal, grouped
 from bench.drafters.texts.choosing import Choice
 from bench.drafters.texts.kept import Text
-from submodels.bundle.layers import embed
+from submodels.bundle.layer_weights import Linear
+from submodels.bundle.layers import Head, embed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class NetworkDrafter:
         self._network: AdapterNetwork = load_network(stored)
         self._inputs = [block_of_layer(layer) for layer in model.input_layers]
         self._adapter = block_of_adapter(self._network, stored.card.shape)
+        self._vocabulary, self._head = _draft_head(model, stored)
 
     @property
     def num_parameters(self) -> int:
@@ -70,36 +72,61 @@ class NetworkDrafter:
         token_ids = [*text.case.token_ids, *text.answer[:-1]]
         first = len(text.case.token_ids)
         starts = torch.arange(first, len(token_ids))
-        estimates, pasts = self._read(token_ids, starts)
+        deep = torch.from_numpy(text.deep[: text.num_starts])
+        estimates, pasts = self._read(token_ids, starts, deep)
         tokens: list[Tensor] = []
         confidences: list[Tensor] = []
         for step in range(num_tokens):
             positions = starts + step + 1
-            logits = self._model.head(estimates).float()
-            tokens.append(choose(positions, logits))
+            logits = self._head(estimates)
+            tokens.append(choose(positions, logits, self._vocabulary))
             confidences.append(logits.softmax(-1).amax(-1))
             if step + 1 < num_tokens:
-                estimates = self._step(tokens[-1], positions, pasts)
+                estimates = self._step(tokens[-1], positions, estimates, pasts)
         return NetworkDrafts(
             torch.stack(tokens, 1).numpy(), torch.stack(confidences, 1).double().numpy()
         )
 
-    def _read(self, token_ids: Sequence[int], starts: Tensor) -> "tuple[Tensor, list[_Past]]":
-        """Estimates `[S, H]` at the starts, and what every layer remembers of the text."""
+    def _read(
+        self, token_ids: Sequence[int], starts: Tensor, deep: Tensor
+    ) -> "tuple[Tensor, list[_Past]]":
+        """Estimates `[S, H]` at the starts, and what every layer remembers of the text.
+
+        `deep` `[S, H]` came down before each start: of the prompt only its last position's.
+        """
         rows, positions = embed(self._model.embedding, token_ids), torch.arange(len(token_ids))
         pasts: list[_Past] = []
-        for block in (*self._inputs, self._adapter):
-            past = _Past(block, starts)
-            rows = block.forward(rows, positions, past.read)
-            pasts.append(past)
-        return rows[starts], pasts
+        for block in self._inputs:
+            pasts.append(_Past(block, starts))
+            rows = block.forward(rows, positions, pasts[-1].read)
+        if isinstance(self._network, FedAdapter):
+            previous = torch.zeros_like(rows)
+            previous[starts] = deep
+            rows = self._network.feed(rows, previous, positions >= starts[0])
+        pasts.append(_Past(self._adapter, starts))
+        return self._adapter.forward(rows, positions, pasts[-1].read)[starts], pasts
 
-    def _step(self, tokens: Tensor, positions: Tensor, pasts: "Sequence[_Past]") -> Tensor:
-        """Estimates `[S, H]` at the next place of every chain."""
+    def _step(
+        self, tokens: Tensor, positions: Tensor, estimates: Tensor, pasts: "Sequence[_Past]"
+    ) -> Tensor:
+        """Estimates `[S, H]` at the next place of every chain, fed with those before it."""
         rows = self._model.embedding[tokens]
-        for block, past in zip((*self._inputs, self._adapter), pasts, strict=True):
+        for block, past in zip(self._inputs, pasts[:-1], strict=True):
             rows = block.forward(rows, positions, past.go_on)
-        return rows
+        if isinstance(self._network, FedAdapter):
+            rows = self._network.feed(rows, estimates, torch.ones(len(rows), dtype=torch.bool))
+        return self._adapter.forward(rows, positions, pasts[-1].go_on)
+
+
+def _draft_head(model: WholeModel, stored: StoredAdapter) -> tuple[Tensor | None, Head]:
+    """The ids that can be drafted, None for all, and the head that says how likely each is."""
+    ids = stored.draft_vocabulary()
+    if ids is None:
+        return None, model.head
+    vocabulary, whole = torch.from_numpy(ids).long(), model.head
+    bias = whole.lm_head.bias
+    rows = Linear(whole.lm_head.weight[vocabulary], None if bias is None else bias[vocabulary])
+    return vocabulary, replace(whole, lm_head=rows)
 
 
 class _Past:
