@@ -14,7 +14,7 @@ from adapters.storage import DraftCost, Kind
 Lookup = Callable[[Sequence[int], int], Sequence[int]]
 """A text and a number of tokens, to at most so many that prompt lookup drafts behind it."""
 
-Stage = Literal["states", "training", "calibration", "evaluation"]
+Stage = Literal["writing", "states", "training", "calibration", "evaluation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,14 @@ class TrainOptions:
 
     device_bundle: Path
     cloud_bundle: Path
-    text: tuple[Path, ...]
-    """What it learns from."""
     work: Path
     """Keeps states and checkpoint: the same options resume an interrupted training there."""
     lookup: Lookup
     """How the device drafts without an adapter."""
+    text: tuple[Path, ...] = ()
+    """What it learns from."""
+    conversations: Path | None = None
+    """It learns from these instead, every twentieth of which is kept out for calibration."""
     lookup_tokens: int = 4
     """How long such drafts are."""
     held_out: tuple[Path, ...] = ()

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
 _TEXTS: Mapping[str, str] = MappingProxyType(
     {
+        "writing": "the model writes conversations",
         "states": "running the whole model over the text",
         "training": "training",
         "calibration": "drafting on held-out text",
         "evaluation": "drafting",
     }
 )
-_UNITS: Mapping[str, str] = MappingProxyType({"states": "windows", "training": "steps"})
+_UNITS: Mapping[str, str] = MappingProxyType(
+    {"writing": "conversations", "states": "windows", "training": "steps"}
+)
 
 _LINE_EVERY_S = 30.0
 

@@ -6,9 +6,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from adapters.data.conversations import ConversationFigures
     from adapters.measuring.comparison import Comparison, Standing
     from adapters.storage import AdapterCard
     from adapters.training.train import TrainedAdapter
+    from adapters.writing.run import Written
 
 _ENDINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -17,6 +19,18 @@ _ENDINGS: Mapping[str, str] = MappingProxyType(
         "steps": "those were all",
     }
 )
+
+
+def written_report(figures: "ConversationFigures", written: "Written") -> str:
+    """How much the model wrote, how long and how diverse it is, and what was dropped."""
+    return (
+        f"Conversations: {figures.num_conversations:,} with {figures.num_tokens:,} tokens, "
+        f"prompts of {figures.mean_prompt_tokens:.0f} and answers of "
+        f"{figures.mean_answer_tokens:.0f} on average; of the answers' pairs of tokens "
+        f"{figures.distinct_2:.0%} are different ones, of the triples {figures.distinct_3:.0%}. "
+        f"Dropped: {written.num_duplicates:,} questions that were there, {written.num_unfit:,} "
+        "too short, too long or without an answer."
+    )
 
 
 def training_report(trained: "TrainedAdapter") -> str:

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.data.corpus import Corpus, Share, Tokens, collect_windows
-from adapters.data.states import cached_states, max_tokens_in
+from adapters.data.corpus import Tokens
+from adapters.data.states import cached_states
 from adapters.data.whole_model import load_whole_model
 from adapters.measuring.calibration import Calibration, calibrate, held_out_texts
 from adapters.measuring.comparison import Comparison
-from adapters.measuring.evaluate import held_out_prompts
 from adapters.networks import AdapterNetwork, network_tensors
 from adapters.options import Progress, StageProgress, TrainOptions
 from adapters.storage import (
@@ -27,6 +26,7 @@ from adapters.storage import (
 )
 from adapters.training.checkpoint import TrainingProgress
 from adapters.training.fitting import Fitting, resumable, why_ended
+from adapters.training.material import training_material
 from adapters.training.trial_steps import check_minutes
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layer_weights import Placed
@@ -59,9 +59,7 @@ def train(
     placed = Placed(device=options.device)
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
     # Before the long work, so that a useless held-out text is told at once.
-    trained, held_out = _corpora(options, model.device_bundle)
-    prompts = held_out_prompts(held_out, options.calibration)
-    windows = _windows(options, trained)
+    windows, prompts = training_material(options, model.device_bundle)
     if options.minutes is not None and resumable(options, model, windows) is None:
         check_minutes(options.minutes, options, model, windows, clock)
     states = cached_states(
@@ -85,24 +83,6 @@ def stored_before(bundle: Bundle) -> StoredAdapter | None:
         return load_adapter(bundle.path, bundle.manifest)
     except AdapterError:
         return None
-
-
-def _corpora(options: TrainOptions, bundle: Bundle) -> tuple[Corpus, Corpus]:
-    """What is trained on, and what is not."""
-    if options.held_out:
-        return Corpus(bundle, options.text), Corpus(bundle, options.held_out)
-    return (
-        Corpus(bundle, options.text, Share.TRAINED),
-        Corpus(bundle, options.text, Share.HELD_OUT),
-    )
-
-
-def _windows(options: TrainOptions, corpus: Corpus) -> list[Tokens]:
-    """Windows within the model's context, and few enough for the file of states."""
-    shape = corpus.bundle.manifest.shape
-    longest = min(options.windows.max_tokens, shape.max_context_tokens)
-    max_tokens = max_tokens_in(options.max_state_bytes, shape.hidden_size)
-    return collect_windows(corpus, replace(options.windows, max_tokens=longest), max_tokens)
 
 
 def _figures(

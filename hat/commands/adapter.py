@@ -1,29 +1,45 @@
 """`hat adapter`: train the network that drafts, and measure what it brings."""
 
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hat.bundle_cache import is_bundle_pair
+from hat.bundle_cache import bundles_of, is_bundle_pair
 from hat.errors import CommandError, failures_explained
 from hat.progress import stage_progress
 from hat.settings.options import FiniteRange
-from hat.training_report import installed_line, kept_line, training_report
+from hat.splitting import SplitRequest
+from hat.training_report import installed_line, kept_line, training_report, written_report
 
+if TYPE_CHECKING:
+    from adapters.options import Progress
+
+# As `hat up` splits, whose kept bundles are taken.
+_SPLIT = SplitRequest(None, None, "keep", ("float32",))
 NOT_BETTER = 3
 """Exit code of a training whose adapter is not worth its place."""
 
 _TRAIN_EPILOG = """
 \b
 Examples:
-  hat adapter train stories --text TinyStories-train.txt
-  hat adapter train stories --text a.txt --text b.txt --held-out c.txt --minutes 60
+  hat adapter train SmolLM2-135M-Instruct.Q4_1.gguf --minutes 60
+  hat adapter train llama-8b --prompts questions.txt --answer-tokens 400
+  hat adapter train stories --text a.txt --text b.txt --held-out c.txt
 
-Text files hold documents with a line <|endoftext|> between them. Interrupted, it leaves the bundle
-as it was, and the same command goes on from its last checkpoint, at most a minute back.
+Without --text the model writes conversations itself: questions from its own chat template's
+opening, or those of --prompts, and its answers to them. They lie in WORK/conversations.jsonl, and a
+file that is there is taken and gone on with. An adapter has to guess the model's own words, and
+learns them best from those; use --text for what no chat template asks. Text files hold documents
+with a line <|endoftext|> between them. --prompts takes one prompt per line, or a .jsonl file of
+objects with "prompt" or "turns", the first of which is asked.
+
+Interrupted, it leaves the bundle as it was, and the same command goes on: from its last checkpoint,
+at most a minute back, or the last conversations that were written.
 
 The new adapter is measured on held-out text beside prompt lookup and the adapter that is there. If
 it is the best of them, it goes into the device bundle, and `hat device` drafts with it; copy that
@@ -50,18 +66,36 @@ def adapter() -> None:
     """
 
 
-_bundle_argument = click.argument("bundle")
-_text_option = click.option(
-    "--text", multiple=True, required=True, metavar="FILE", help="Text file; may be repeated."
-)
 _device_option = click.option(
     "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:1.  [default: cpu]"
 )
 
 
 @adapter.command(epilog=_TRAIN_EPILOG)
-@_bundle_argument
-@_text_option
+@click.argument("model")
+@click.option(
+    "--prompts", metavar="FILE", help="Prompts to answer; left out: questions of the model's own."
+)
+@click.option(
+    "--conversations",
+    type=click.IntRange(min=1),
+    default=4000,
+    metavar="N",
+    help="How many are written.  [default: 4000]",
+)
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(min=2),
+    default=256,
+    metavar="N",
+    help="Where an answer is cut.  [default: 256]",
+)
+@click.option(
+    "--text",
+    multiple=True,
+    metavar="FILE",
+    help="Text to learn from instead of conversations; may be repeated.",
+)
 @click.option(
     "--held-out",
     multiple=True,
@@ -85,28 +119,36 @@ _device_option = click.option(
 @click.option(
     "--work",
     metavar="DIR",
-    help="Folder for states and checkpoints, up to 4 GiB; left out: BUNDLE/adapter-KIND.",
+    help="Folder for conversations, states and checkpoints, up to 5 GiB; left out: adapter-KIND in "
+    "the bundles' folder.",
 )
 @click.option(
     "--force", is_flag=True, help="Put the adapter into the bundle even if it measures worse."
 )
 @_device_option
-def train(bundle: str, force: bool, **parameters: Any) -> int:
-    """Train an adapter on text files and put it into the device bundle if it is of use there.
+def train(model: str, force: bool, **parameters: Any) -> int:
+    """Train an adapter and put it into the device bundle if it is of use there.
 
-    BUNDLE is the folder that `hat split` wrote, with both its parts.
+    MODEL is a folder that `hat split` wrote, with both its parts, or a model as `hat up` takes it,
+    into whose kept bundles the adapter goes.
     """
-    folder, kind = _bundle_pair(bundle), parameters["kind"]
+    _check_sources(parameters)
+    with failures_explained():
+        folder = bundles_of(model, _SPLIT, os.environ)
+    kind = parameters["kind"]
     work = Path(parameters["work"] or folder / f"adapter-{kind}")
+    text = _paths(parameters["text"])
     with failures_explained(), _training_explained(), stage_progress() as progress:
         from adapters.install import install_adapter
         from adapters.options import TrainOptions
         from adapters.training.train import train as train_adapter
 
+        conversations = None if text else _written(folder, work, parameters, progress)
         options = TrainOptions(
             device_bundle=folder,
             cloud_bundle=folder,
-            text=_paths(parameters["text"]),
+            text=text,
+            conversations=conversations,
             held_out=_paths(parameters["held_out"]),
             work=work,
             lookup=_looked_up,
@@ -126,8 +168,10 @@ def train(bundle: str, force: bool, **parameters: Any) -> int:
 
 
 @adapter.command("eval", epilog=_EVAL_EPILOG)
-@_bundle_argument
-@_text_option
+@click.argument("bundle")
+@click.option(
+    "--text", multiple=True, required=True, metavar="FILE", help="Text file; may be repeated."
+)
 @click.option(
     "--num-prompts",
     type=click.IntRange(min=1),
@@ -156,6 +200,35 @@ def evaluate(bundle: str, **parameters: Any) -> None:
         )
         report = evaluate_adapter(options, progress)
     click.echo(render_report(report))
+
+
+def _check_sources(parameters: Mapping[str, Any]) -> None:
+    if parameters["text"] and parameters["prompts"]:
+        raise CommandError("give --text or --prompts, not both")
+    if parameters["held_out"] and not parameters["text"]:
+        raise CommandError(
+            "--held-out goes with --text; of conversations every twentieth is kept out"
+        )
+
+
+def _written(folder: Path, work: Path, parameters: Mapping[str, Any], progress: "Progress") -> Path:
+    """The file of conversations, with what was missing of them."""
+    from adapters.data.conversations import CONVERSATIONS_FILE, conversation_figures
+    from adapters.writing.form import WritingOptions
+    from adapters.writing.run import Sources, write_conversations
+    from hat.chat_form import chat_form, prompt_tokens
+    from hat.verify.prompts import read_prompts
+
+    options = WritingOptions(
+        num_conversations=parameters["conversations"],
+        max_answer_tokens=parameters["answer_tokens"],
+    )
+    named = parameters["prompts"]
+    prompts = None if named is None else prompt_tokens(folder, read_prompts(Path(named)))
+    sources = Sources(folder, folder, chat_form(folder), prompts, parameters["device"])
+    written = write_conversations(sources, options, work, progress, time.process_time)
+    click.echo(written_report(conversation_figures(written.conversations), written))
+    return work / CONVERSATIONS_FILE
 
 
 def _bundle_pair(bundle: str) -> Path:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.data.conversations import CONVERSATIONS_FILE
 from adapters.options import StageProgress
 from adapters.storage import load_adapter
 from adapters.training import fitting, trial_steps
@@ -66,6 +67,32 @@ def test_training_puts_an_adapter_into_the_bundle_and_eval_prints_its_table(
     held_out = str(tmp_path / "held.txt")
     assert run(["adapter", "eval", str(bundle), "--text", held_out, "--num-prompts", "2"]) == OK
     assert "| rule | drafting | tokens/round |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("short")
+def test_without_text_the_model_writes_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundle_with_long_context(tmp_path)
+    command = ["adapter", "train", str(bundle), "--conversations", "24", "--answer-tokens", "20"]
+    assert run([*command, "--force"]) == OK
+    shown = capsys.readouterr()
+    assert "the model writes conversations: 24 of 24 conversations" in shown.err
+    assert "Conversations: " in shown.out
+    conversations = bundle / "adapter-layer" / CONVERSATIONS_FILE
+    there = conversations.read_bytes()
+    assert run([*command, "--force"]) == OK
+    assert "the model writes" not in capsys.readouterr().err
+    assert conversations.read_bytes() == there
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"turns": ["the cat", "and?"]}\n' * 2)
+    work = ["--work", str(tmp_path / "other")]
+    assert run([*command, *work, "--prompts", str(questions)]) == FAILED
+    assert "expected 20 conversations or more" in capsys.readouterr().err
+    assert run([*command, "--prompts", "x", "--text", "y"]) == FAILED
+    assert "give --text or --prompts, not both" in capsys.readouterr().err
+    assert run([*command, "--held-out", "x"]) == FAILED
+    assert "--held-out goes with --text" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("short")
@@ -172,9 +199,8 @@ def test_without_a_terminal_stages_are_told_in_lines_now_and_then() -> None:
 def test_a_folder_without_both_bundles_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in ("train", "eval"):
-        assert run(["adapter", command, str(tmp_path), "--text", "x"]) == FAILED
-        assert "expected the folder that `hat split` wrote" in capsys.readouterr().err
+    assert run(["adapter", "eval", str(tmp_path), "--text", "x"]) == FAILED
+    assert "expected the folder that `hat split` wrote" in capsys.readouterr().err
 
 
 def test_text_that_is_missing_is_named_in_one_line(
@@ -184,4 +210,4 @@ def test_text_that_is_missing_is_named_in_one_line(
     capsys.readouterr()
     assert run(["adapter", "train", bundle, "--text", str(tmp_path / "none.txt")]) == FAILED
     assert capsys.readouterr().err.startswith("hat: cannot read text from ")
-    assert run(["adapter", "train", bundle]) == USAGE
+    assert run(["adapter", "eval", bundle]) == USAGE

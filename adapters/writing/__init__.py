@@ -1,0 +1,1 @@
+"""Conversations that the target writes itself: users' turns, and its answers."""

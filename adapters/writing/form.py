@@ -1,0 +1,51 @@
+"""What a conversation with a model looks like in tokens, and what is to be written of it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ChatForm:
+    """A model's template around one question. A base model has no closing: it writes on."""
+
+    opening: tuple[int, ...]
+    """Tokens up to where the user's words begin; at least one."""
+    closing: tuple[int, ...]
+    """From the end of the user's words to where the assistant's begin."""
+    end_token_ids: frozenset[int]
+    """Any of them ends an answer."""
+    special_token_ids: frozenset[int] = frozenset()
+    """Marks of control; a user's words have none."""
+
+    def __post_init__(self) -> None:
+        if not self.opening:
+            raise ValueError("expected one token or more that a text begins with")
+
+    @property
+    def turn_end_ids(self) -> frozenset[int]:
+        """Any of them ends the user's words."""
+        return self.end_token_ids | frozenset(self.closing[:1])
+
+
+@dataclass(frozen=True, slots=True)
+class WritingOptions:
+    """How many conversations, how long, and by which chance."""
+
+    num_conversations: int = 4000
+    seed: int = 0
+    min_turn_tokens: int = 4
+    """A shorter question is dropped."""
+    max_turn_tokens: int = 128
+    """A longer one too."""
+    max_answer_tokens: int = 256
+    """An answer is cut there."""
+    greedy_share: float = 0.5
+    """Of answers; the others are sampled at temperature 1, as the questions are."""
+    num_slots: int = 64
+    """Conversations that are written at once."""
+
+    def __post_init__(self) -> None:
+        counts = (self.num_conversations, self.min_turn_tokens, self.max_answer_tokens)
+        if min(*counts, self.num_slots) < 1 or self.max_turn_tokens < self.min_turn_tokens:
+            raise ValueError(f"expected counts of 1 or more, the longest turn last: {self}")
+        if not 0 <= self.greedy_share <= 1:
+            raise ValueError(f"expected a share in [0, 1], got {self.greedy_share}")

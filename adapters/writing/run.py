@@ -1,0 +1,290 @@
+"""All conversations of a training, written to its folder; interrupted work goes on there."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import torch
+
+from adapters.data.conversations import (
+    CONVERSATIONS_FILE,
+    Conversation,
+    append_conversations,
+    read_conversations,
+    whole_bytes,
+)
+from adapters.data.corpus import CorpusError
+from adapters.data.faster_format import faster_dtype
+from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.options import Progress, StageProgress
+from adapters.whole_files import write_json
+from adapters.writing.decoder import BatchDecoder
+from adapters.writing.draft import Phase, Writing
+from adapters.writing.form import ChatForm, WritingOptions
+from adapters.writing.group import write_group
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.layer_weights import Placed
+
+STATE_FILE = "conversations.json"
+# What is lost at most when a computer fails, and what is waited for at a group's end: a few slots.
+_GROUPS_OF_SLOTS = 4
+_MAX_CACHE_BYTES = 2 << 30
+_LEAST_YIELD = 0.02
+"""Of what is begun, so much has to be of use."""
+
+
+class WritingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far the writing is. `key` names everything that it depends on but its length."""
+
+    key: str
+    dtype: Literal["", "float32", "bfloat16"] = ""
+    """The number format that it was begun in."""
+    num_bytes: int = 0
+    """Of the file; what is behind them was not finished."""
+    next_index: int = 0
+    """Of the conversations that were begun, in order."""
+    num_done: int = 0
+    num_duplicates: int = 0
+    num_unfit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Which model writes, in which form, and what it is asked; `prompts` None: it asks itself."""
+
+    device_bundle: Path
+    cloud_bundle: Path
+    form: ChatForm
+    prompts: Sequence[Sequence[int]] | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is there now, and what was dropped on the way."""
+
+    conversations: list[Conversation]
+    num_duplicates: int
+    num_unfit: int
+
+
+def write_conversations(
+    sources: Sources,
+    options: WritingOptions,
+    folder: Path,
+    progress: Progress,
+    clock: Callable[[], float],
+) -> Written:
+    """Conversations in `folder`, those that an earlier run left there and what is missing of them.
+
+    On one machine, with one number of threads, what is written does not depend on whether and
+    where it was interrupted. A file that came from elsewhere is taken as it is and gone on with.
+    `clock` gives the processor's seconds; a short test finds the faster number format.
+
+    Raises:
+        BundleError: the bundles cannot be used together.
+        CorpusError: the folder's conversations are of another model or other options, or
+            conversations of this length exceed the model's context.
+    """
+    manifest = load_bundle(sources.device_bundle, "device").manifest
+    path = folder / CONVERSATIONS_FILE
+    state = _state(folder, _key(sources, options, manifest.fingerprint))
+    there = _kept(path, state, manifest.shape.vocab_size)
+    written = Written(there, state.num_duplicates, state.num_unfit)
+    if len(there) >= _num_wanted(sources, options) or _is_used_up(sources, state):
+        return written
+    if not state.dtype:
+        dtype = str(faster_dtype(sources.device, clock)).removeprefix("torch.")
+        state = msgspec.structs.replace(state, dtype=dtype)
+        # Now, so that a first group that is cut short is not taken for a file from elsewhere.
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / STATE_FILE, state, indent=2)
+    placed = Placed(getattr(torch, state.dtype), sources.device)
+    model = load_whole_model(sources.device_bundle, sources.cloud_bundle, placed)
+    return _Run(model, sources, options, folder, progress).go_on(state, written)
+
+
+class _Run:
+    """The groups that are missing, one after the other."""
+
+    def __init__(
+        self,
+        model: WholeModel,
+        sources: Sources,
+        options: WritingOptions,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self._sources = sources
+        self._options = options
+        self._folder = folder
+        self._progress = progress
+        self._num_wanted = _num_wanted(sources, options)
+        self._max_tokens = _max_tokens(sources, options, model.manifest.shape.max_context_tokens)
+        self._model = model
+        self._num_slots = min(options.num_slots, _slots_in(model, self._max_tokens))
+        self._seen: set[bytes] = set()
+
+    def go_on(self, state: WritingState, written: Written) -> Written:
+        """Write group by group until there are enough, or no more questions."""
+        for one in written.conversations:
+            self._is_new(self._question(one))
+        there = list(written.conversations)
+        while len(there) < self._num_wanted and not _is_used_up(self._sources, state):
+            group = self._group(state.next_index)
+            self._write(group, len(there))
+            added = [one.conversation() for one in group if one.phase is Phase.DONE]
+            state = self._keep(state, group, added)
+            there += added
+            if self._sources.prompts is None:
+                _check_yield(state)
+        return Written(there, state.num_duplicates, state.num_unfit)
+
+    def _group(self, first: int) -> list[Writing]:
+        indices = range(first, first + _GROUPS_OF_SLOTS * self._num_slots)
+        prompts = self._sources.prompts
+        form, options = self._sources.form, self._options
+        if prompts is None:
+            return [Writing(index, form, options, self._is_new) for index in indices]
+        asked = [(i, prompts[i]) for i in indices if i < len(prompts) and self._is_new(prompts[i])]
+        longest = self._max_tokens - options.max_answer_tokens
+        return [
+            Writing(index, form, options, self._is_new, prompt)
+            for index, prompt in asked
+            if 0 < len(prompt) <= longest
+        ]
+
+    def _write(self, group: Sequence[Writing], num_there: int) -> None:
+        # A new one each time: what a group writes must not depend on what the caches held.
+        decoder = BatchDecoder(self._model, self._num_slots, self._max_tokens)
+        num_done = num_there
+
+        def finished(one: Writing) -> None:
+            nonlocal num_done
+            num_done += one.phase is Phase.DONE
+            done = min(num_done, self._num_wanted)
+            self._progress(StageProgress("writing", done, self._num_wanted))
+
+        write_group(decoder, self._sources.form.opening, group, finished)
+
+    def _keep(
+        self, state: WritingState, group: Sequence[Writing], added: Sequence[Conversation]
+    ) -> WritingState:
+        """Put a group on disk: the conversations, then how far the file is good."""
+        path = self._folder / CONVERSATIONS_FILE
+        phases = [one.phase for one in group]
+        num_begun = _GROUPS_OF_SLOTS * self._num_slots
+        state = msgspec.structs.replace(
+            state,
+            num_bytes=append_conversations(path, state.num_bytes, added),
+            next_index=state.next_index + num_begun,
+            num_done=state.num_done + len(added),
+            num_duplicates=state.num_duplicates + phases.count(Phase.DUPLICATE),
+            num_unfit=state.num_unfit + phases.count(Phase.UNFIT),
+        )
+        write_json(self._folder / STATE_FILE, state, indent=2)
+        return state
+
+    def _question(self, one: Conversation) -> Sequence[int]:
+        """What makes it another conversation: the user's words, or the whole of a given prompt."""
+        prompt = one.token_ids[: one.num_prompt_tokens]
+        if self._sources.prompts is not None:
+            return prompt
+        form = self._sources.form
+        return prompt[len(form.opening) : len(prompt) - len(form.closing)]
+
+    def _is_new(self, token_ids: Sequence[int]) -> bool:
+        digest = hashlib.sha256(repr(list(token_ids)).encode()).digest()
+        is_new = digest not in self._seen
+        self._seen.add(digest)
+        return is_new
+
+
+def _check_yield(state: WritingState) -> None:
+    """Give a model up that asks nothing of use, rather than write for ever.
+
+    Raises:
+        CorpusError: nearly everything is dropped.
+    """
+    if state.num_done >= _LEAST_YIELD * state.next_index:
+        return
+    raise CorpusError(
+        f"of {state.next_index:,} conversations that the model wrote, {state.num_unfit:,} were too "
+        f"short, too long or without an answer, and {state.num_duplicates:,} there already; give "
+        "--prompts or --text"
+    )
+
+
+def _state(folder: Path, key: str) -> WritingState:
+    """How far an earlier run was; a file without such a state came from elsewhere, and is kept."""
+    try:
+        state = msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=WritingState)
+    except FileNotFoundError:
+        return WritingState(key=key, num_bytes=whole_bytes(folder / CONVERSATIONS_FILE))
+    except (OSError, msgspec.DecodeError) as error:
+        raise CorpusError(f"cannot read {folder / STATE_FILE}: {error}") from error
+    if state.key != key:
+        raise CorpusError(
+            f"{folder} holds conversations of another model, other prompts or other options; "
+            f"name another folder, or delete {CONVERSATIONS_FILE} and {STATE_FILE} there"
+        )
+    return state
+
+
+def _kept(path: Path, state: WritingState, vocab_size: int) -> list[Conversation]:
+    """The conversations that were finished; what is behind them in the file is dropped."""
+    num_bytes = path.stat().st_size if path.exists() else 0
+    if num_bytes < state.num_bytes:
+        raise CorpusError(
+            f"{path}: expected {state.num_bytes:,} bytes or more, as {STATE_FILE} beside it says, "
+            f"got {num_bytes:,}; delete both to begin anew"
+        )
+    if num_bytes > state.num_bytes:
+        append_conversations(path, state.num_bytes, ())
+    return read_conversations(path, vocab_size) if path.exists() else []
+
+
+def _key(sources: Sources, options: WritingOptions, fingerprint: str) -> str:
+    form = sources.form
+    ends = (sorted(form.end_token_ids), sorted(form.special_token_ids))
+    prompts = None if sources.prompts is None else [list(prompt) for prompt in sources.prompts]
+    any_length = replace(options, num_conversations=1)
+    named = (fingerprint, form.opening, form.closing, ends, prompts, any_length)
+    return hashlib.sha256(repr(named).encode()).hexdigest()
+
+
+def _num_wanted(sources: Sources, options: WritingOptions) -> int:
+    if sources.prompts is None:
+        return options.num_conversations
+    return min(options.num_conversations, len(sources.prompts))
+
+
+def _is_used_up(sources: Sources, state: WritingState) -> bool:
+    """Whether there are no more questions."""
+    return sources.prompts is not None and state.next_index >= len(sources.prompts)
+
+
+def _max_tokens(sources: Sources, options: WritingOptions, context_tokens: int) -> int:
+    """Of one conversation at most."""
+    if sources.prompts is not None:
+        longest = max((len(prompt) for prompt in sources.prompts), default=1)
+        return min(context_tokens, longest + options.max_answer_tokens)
+    form = sources.form
+    longest = len(form.opening) + options.max_turn_tokens + len(form.closing)
+    if longest + options.max_answer_tokens > context_tokens:
+        raise CorpusError(
+            f"conversations of up to {longest + options.max_answer_tokens} tokens exceed the "
+            f"model's context of {context_tokens}"
+        )
+    return longest + options.max_answer_tokens
+
+
+def _slots_in(model: WholeModel, max_tokens: int) -> int:
+    """How many caches fit into the memory that is set aside for them."""
+    shape = model.manifest.shape
+    per_token = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
+    slot_bytes = per_token * max_tokens * model.embedding.element_size()
+    return max(1, _MAX_CACHE_BYTES // slot_bytes)
