@@ -99,6 +99,11 @@ ARMS = (
     Arm("hat-paper", "hat with the paper's rule for chunks", device={"chunking": "paper"}),
     Arm("hat-no-chunking", "hat with the prompt whole", cloud=_ONE_STEP, device=_ONE_CHUNK),
     Arm("hat-no-speculation", "hat without drafts", device={"drafter": "none"}),
+    Arm(
+        "hat-pipelined",
+        "hat with drafts sent on behind undecided ones",
+        device={"pipelining": "auto", "draft_ahead": "off"},
+    ),
     Arm("hat-no-ahead", "hat without parallel drafting", device={"draft_ahead": "off"}),
 )
 """In the order in which results tell them."""

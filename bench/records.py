@@ -120,6 +120,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 0
     drafted_by_position: list[int] = []
     accepted_by_position: list[int] = []
+    pipelined_rows: int = 0
+    stale_rows: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     chunk_tokens: list[int] = []

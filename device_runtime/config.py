@@ -74,6 +74,11 @@ class DeviceConfig:
         "auto",
         "Whether the adapter drafts on while the cloud verifies; auto: while that is seen to pay.",
     )
+    pipelining: Literal["auto", "off"] = setting(
+        "off",
+        "Whether drafts are sent on behind one that is not decided; auto: while that is seen to "
+        "pay. Drafting ahead is off then.",
+    )
     chunking: Literal["adaptive", "paper", "fixed"] = setting(
         "adaptive",
         "How prompts are cut: by measured link and cloud, by the paper's rule, or in equal chunks.",

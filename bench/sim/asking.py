@@ -139,6 +139,8 @@ class Asking:
             rounds=stats.num_rounds,
             drafted_by_position=stats.drafted_by_position,
             accepted_by_position=stats.accepted_by_position,
+            pipelined_rows=stats.num_behind_rows,
+            stale_rows=stats.num_stale_rows,
             bytes_up=stats.bytes_up,
             bytes_down=stats.bytes_down,
             chunk_tokens=[choice.num_tokens for choice in stats.chunks],

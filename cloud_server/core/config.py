@@ -114,6 +114,8 @@ class CoreFigures:
     reserved_tokens: int
     capacity_tokens: int
     queued_tokens: int
+    dropped_tokens: int
+    """Rows so far that a newer epoch made stale before they ran."""
     step_budget_tokens: int
     retry_after_s: float
     """What a device refused now would be told."""

@@ -231,6 +231,7 @@ class CloudCore:
             reserved_tokens=self._sessions.accounting.reserved_tokens,
             capacity_tokens=self._sessions.accounting.capacity_tokens,
             queued_tokens=total.num_queued_tokens,
+            dropped_tokens=self._sessions.num_dropped_tokens,
             step_budget_tokens=self._pace.budget_tokens,
             retry_after_s=self._sessions.retry_s,
             is_draining=self.is_draining,

@@ -42,6 +42,8 @@ class Sessions:
         self.table = SessionTable(self.accounting, config.steps_in_flight)
         self.tally = Tally(self.accounting.charge)
         self._room = Room(config, self.accounting, self.table, self.tally, links)
+        self.num_dropped_tokens = 0
+        """Rows that a newer epoch of their session made stale before they ran."""
         self.is_draining = False
         self.restart_s: float | None = None
 
@@ -82,6 +84,7 @@ class Sessions:
             self._links.send(link, Fault(error.code, states.session, 0.0, error.message))
             self.end(session)
             return
+        self.num_dropped_tokens += num_dropped
         self.offer(session)
         self._links.give_back(link.connection, num_dropped)
         reason = self._too_many_frames(link, session)

@@ -35,6 +35,10 @@ class Metrics:
         self._batch_tokens = self._histogram("batch_tokens", "Rows of one step.", _BATCH_TOKENS)
         self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
         self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
+        self._dropped_tokens = self._counter(
+            "dropped_tokens", "Rows that their device took back before they ran."
+        )
+        self._num_dropped_counted = 0
         self.failed_steps = self._counter("failed_steps", "Steps that raised.")
         self.lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
         self.received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
@@ -74,6 +78,8 @@ class Metrics:
             }
             for name, value in values.items():
                 self._gauges[name].set(value)
+            self._dropped_tokens.inc(figures.dropped_tokens - self._num_dropped_counted)
+            self._num_dropped_counted = figures.dropped_tokens
         return generate_latest(self._registry)
 
     def _is_verification(self, item: StepWork) -> bool:

@@ -79,11 +79,12 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The `hat` field of an answer: sums over its choices.
 
     `rounds` are verifications of drafts, an empty draft included. Entry i of the lists is about
-    the (i + 1)-th drafted token of a round. `link_delay_s` is the least time that a reply took
-    beyond what the cloud spent on it, there and back; None without one. `first_token_s` counts
-    from the request's way into the runtime; it is that of the quickest choice. `chunk_tokens` are
-    the sizes of the chunks, choice after choice, and `known` is from the last of them. `timeline`
-    is there when asked for, and is that of the first choice.
+    the (i + 1)-th drafted token of a round. `pipelined_rows` were sent behind a draft that was not
+    decided yet, and `stale_rows` of them were of no use. `link_delay_s` is the least time that a
+    reply took beyond what the cloud spent on it, there and back; None without one. `first_token_s`
+    counts from the request's way into the runtime; it is that of the quickest choice.
+    `chunk_tokens` are the sizes of the chunks, choice after choice, and `known` is from the last of
+    them. `timeline` is there when asked for, and is that of the first choice.
     """
 
     rounds: int
@@ -95,6 +96,8 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     accepted_tokens: int
     drafted_by_position: list[int]
     accepted_by_position: list[int]
+    pipelined_rows: int
+    stale_rows: int
     bytes_up: int
     bytes_down: int
     recoveries: int
@@ -141,6 +144,8 @@ def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
         accepted_tokens=sum(stats.num_accepted_tokens for stats in choices),
         drafted_by_position=_summed([stats.drafted_by_position for stats in choices]),
         accepted_by_position=_summed([stats.accepted_by_position for stats in choices]),
+        pipelined_rows=sum(stats.num_behind_rows for stats in choices),
+        stale_rows=sum(stats.num_stale_rows for stats in choices),
         bytes_up=sum(stats.bytes_up for stats in choices),
         bytes_down=sum(stats.bytes_down for stats in choices),
         recoveries=sum(stats.num_recoveries for stats in choices),

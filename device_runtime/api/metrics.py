@@ -121,6 +121,8 @@ class Metrics:
     def _add_work(self) -> None:
         """Counters of rounds, bytes and phases, which vLLM has no names for."""
         self._rounds = self._counter("rounds", "Verifications, of an empty draft as well.")
+        self._behind = self._counter("pipelined_rows", "Rows sent behind an undecided draft.")
+        self._stale = self._counter("stale_rows", "As many of them as were of no use.")
         self._bytes_up = self._counter("uplink_bytes", "Bytes sent to the cloud.")
         self._bytes_down = self._counter("downlink_bytes", "Bytes received from the cloud.")
         self._phase_s = Counter(
@@ -143,6 +145,8 @@ class Metrics:
     def count_work(self, stats: GenerationStats) -> None:
         """What one generation did, when it has ended."""
         self._rounds.inc(stats.num_rounds)
+        self._behind.inc(stats.num_behind_rows)
+        self._stale.inc(stats.num_stale_rows)
         self._bytes_up.inc(stats.bytes_up)
         self._bytes_down.inc(stats.bytes_down)
         phases = phases_of(stats)

@@ -55,7 +55,7 @@ def choose_drafting(
         return Drafting(NoDrafter(), FixedDraftLength(0))
     if name == "adapter" and limits is not None:
         most = bounded(limits.max_tokens)
-        switch = AheadSwitch(config.draft_ahead == "auto")
+        switch = AheadSwitch(config.draft_ahead == "auto" and config.pipelining == "off")
         adapter = AdapterDrafter(sampler, stop_token_ids, switch, clock)
         length = FixedDraftLength(most) if limits.are_all else GoodputDraftLength(most)
         return Drafting(adapter, length)

@@ -22,6 +22,10 @@ class GenerationStats:
     num_rounds: int = 0
     """Verifications, those of empty drafts included."""
     num_recoveries: int = 0
+    num_behind_rows: int = 0
+    """Rows sent behind a draft that was not decided yet."""
+    num_stale_rows: int = 0
+    """As many of these as turned out to be of no use."""
     drafted_by_position: list[int] = field(default_factory=list)
     """Index i: in how many rounds an (i + 1)-th token was drafted."""
     accepted_by_position: list[int] = field(default_factory=list)

@@ -139,6 +139,10 @@ class LinkConnection:
         """Queue a session's rows."""
         self._put(states, is_verify)
 
+    def discard_older(self, session: SessionId, epoch: int) -> int:
+        """Drop the session's rows of older epochs that are not written; how many frames."""
+        return self._outbox.discard_older(session, epoch)
+
     def close_session(self, session: SessionId) -> None:
         """Drop what the session still wants to send, and send Close."""
         if self._sessions.pop(session, None) is not None:

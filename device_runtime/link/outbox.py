@@ -59,6 +59,16 @@ class Outbox:
         """Forget a session's rows; it is over."""
         self._rows.pop(session, None)
 
+    def discard_older(self, session: SessionId, epoch: int) -> int:
+        """Forget a session's rows of epochs before this one; how many frames that were."""
+        rows = self._rows.get(session, deque())
+        left = deque(each for each in rows if each[2].epoch >= epoch)
+        if left:
+            self._rows[session] = left
+        else:
+            self.discard(session)
+        return len(rows) - len(left)
+
     @property
     def _barrier(self) -> int:
         """What was put behind an Open or Close waits for it."""

@@ -90,6 +90,10 @@ class Carrier(Protocol):
         """Queue rows; `take_sent` is called once it is written."""
         ...
 
+    def discard_older(self, session: SessionId, epoch: int) -> int:
+        """Drop queued rows of epochs before this one; how many frames that were."""
+        ...
+
     def close_session(self, session: SessionId) -> None:
         """Forget a session and tell the cloud."""
         ...
@@ -168,7 +172,12 @@ class LinkSession:
         return self._num_cached_tokens
 
     async def send(self, action: ComputeAndSend, payload: Payload) -> None:
-        """Queue an action's rows, packed, once there is room; returns before they are written."""
+        """Queue an action's rows, packed, once there is room; returns before they are written.
+
+        A higher epoch than before ends what is under way of the older ones.
+        """
+        if action.epoch != self._epoch:
+            self._begin_epoch(action.epoch)
         await self._until(self._may_queue, self._patience.reply_s)
         states = States(
             session=self.session,
@@ -180,9 +189,6 @@ class LinkSession:
             want=action.want,
             payload=payload,
         )
-        if action.epoch != self._epoch:
-            self._epoch = action.epoch
-            self._answered.clear()
         self._num_queued += 1
         self._unanswered.append((action.epoch, action.position))
         self._asked_s.append(asyncio.get_running_loop().time())
@@ -250,6 +256,16 @@ class LinkSession:
         """The session is over; whoever waits for it learns why."""
         self._failure = failure
         self._happened()
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Forget frames of older epochs, whose replies nobody wants (rules W18, W25)."""
+        self._epoch = epoch
+        self._answered.clear()
+        self._num_queued -= self._carrier.discard_older(self.session, epoch)
+        self._replies = deque(each for each in self._replies if each[0].epoch >= epoch)
+        while self._unanswered and self._unanswered[0][0] < epoch:
+            self._unanswered.popleft()
+            self._asked_s.popleft()
 
     def _may_queue(self) -> bool:
         num_open = len(self._unanswered) + len(self._replies)

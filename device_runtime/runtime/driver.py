@@ -180,8 +180,11 @@ class Driver:
         started_s = self._clock()
         tokens = await self._workers.run(lambda engine: self._decide(engine, action))
         self._outage.advanced()
-        actions = self.session.on_chosen(tokens, self._clock())
+        num_waiting = self._stream.num_waiting_replies
+        actions = self.session.on_chosen(tokens, self._clock(), num_waiting)
         self._recorder.chose(action, len(tokens), self.session.num_accepted, started_s)
+        rounds = self.session.rounds
+        self._recorder.pipelined(rounds.num_behind_rows, rounds.num_stale_rows)
         return actions
 
     def _decide(self, engine: DeviceEngine, action: Choose) -> list[Token]:
@@ -209,8 +212,13 @@ class Driver:
 
     async def _draft(self, action: Draft) -> list[Action]:
         started_s = self._clock()
+        text, undecided = self.session.text, action.undecided
         draft = await self._drafter.propose(
-            self._workers, self._sequence, self.session.text, action.num_tokens
+            self._workers,
+            self._sequence,
+            [*text, *undecided] if undecided else text,
+            action.num_tokens,
+            len(undecided),
         )
         self._recorder.drafted(draft, started_s)
-        return self.session.on_draft(draft, started_s)
+        return self.session.on_draft(draft, started_s, self._stream.num_waiting_replies)

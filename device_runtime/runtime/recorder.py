@@ -94,6 +94,11 @@ class Recorder:
             stats.add_round(len(action.draft), num_accepted)
         stats.num_output_tokens += num_tokens
 
+    def pipelined(self, num_behind_rows: int, num_stale_rows: int) -> None:
+        """So many rows were sent behind undecided drafts so far, and so many of them in vain."""
+        self._stats.num_behind_rows = num_behind_rows
+        self._stats.num_stale_rows = num_stale_rows
+
     def drafted(self, draft: Sequence[int], started_s: float) -> None:
         """A draft, perhaps an empty one, was made."""
         now = self.clock()

@@ -26,6 +26,12 @@ from device_runtime.runtime.places import Place, Places
 from device_runtime.runtime.recorder import Recorder
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
+from device_runtime.session.pipelining import (
+    FixedPipelining,
+    GatedPipelining,
+    Pipelining,
+    RoundTimes,
+)
 from device_runtime.session.prefix_cache import PrefixCacheLimits
 from device_runtime.session.session import Session, SessionLimits, num_new_tokens
 from process.world import Clock, Randomness
@@ -93,6 +99,7 @@ class Runtime:
             kept = PrefixCacheLimits(
                 config.kept_sessions, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
             )
+        self._round_times = RoundTimes()
         self._places = Places(self._workers, link, kept, self._clock)
 
     @property
@@ -265,9 +272,21 @@ class Runtime:
         chunks = self._chunk_chooser(place, limits)
         recorder.placed(place.num_cached_tokens, chunks.choices)
         session = Session(
-            request, limits, chunks, drafting.length, place.num_cached_tokens, place.next_epoch
+            request,
+            limits,
+            chunks,
+            drafting.length,
+            self._pipelining(),
+            num_cached_tokens=place.num_cached_tokens,
+            first_epoch=place.next_epoch,
         )
         return Driver(session, place, sampler, drafting.drafter, outage, recorder)
+
+    def _pipelining(self) -> Pipelining:
+        """How many rounds may be under way; what a round takes is known from other answers."""
+        if self._config.pipelining == "off":
+            return FixedPipelining(0)
+        return GatedPipelining(self._round_times)
 
     def _chunk_chooser(self, place: Place, limits: SessionLimits) -> ChunkChooser:
         """Asked before every chunk, with what is known of link and cloud by then."""

@@ -50,9 +50,13 @@ class Choose:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Guess at most `num_tokens` tokens, perhaps none; answered by `on_draft`."""
+    """Guess at most `num_tokens` tokens, perhaps none; answered by `on_draft`.
+
+    They follow the text and `undecided`, drafts that were sent and wait for their decision.
+    """
 
     num_tokens: int
+    undecided: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,15 @@ Positions: the text is prompt plus output, token i at position i. The cloud has 
 the last token, so a round sends that token and the draft behind it. What a rejected draft left in
 the caches is cut off by the next round, which starts below their length.
 
+While a draft waits for its decision, further rounds may be sent behind it, each of which begins
+with a guess at the target's own token. They are of the same epoch. Once one of them turns out not
+to follow, it and all behind it are forgotten: the next round has a higher epoch, by which the cloud
+drops them and their replies are known.
+
 A lost socket, or a lost cloud, is noticed where the session waits for it. What the cloud no longer
-holds then goes up again in chunks, and the interrupted round follows with the draft it had. Noise
-belongs to positions, so its tokens are those that it would have chosen.
+holds then goes up again in chunks, and the interrupted round follows with the draft it had; those
+behind it are forgotten. Noise belongs to positions, so its tokens are those that it would have
+chosen.
 """
 
 from collections import deque
@@ -31,7 +37,8 @@ from device_runtime.session.actions import (
     Reopen,
 )
 from device_runtime.session.draft_length import DraftLength
-from wire.errors import FaultCode, RemoteProtocolError
+from device_runtime.session.pipelining import FixedPipelining, Pipelining, RoundOutcome
+from device_runtime.session.rounds import Frame, Round, Window, until_stop
 from wire.messages import Reply, Want
 
 
@@ -42,6 +49,8 @@ class Phase(Enum):
     PREFILLING = "prefilling"
     DRAFTING = "drafting"
     VERIFYING = "verifying"
+    GUESSING = "guessing"
+    """Drafting behind a draft that is being verified."""
     CHOOSING = "choosing"
     REOPENING = "reopening"
     FINISHED = "finished"
@@ -51,42 +60,15 @@ class Phase(Enum):
 class SessionLimits:
     """What engine, cloud and link allow a session.
 
-    `max_frames_in_flight` bounds the prefill frames without a reply. `feeds_output_layers` is set
-    when the device has output layers, which need every deep row of the text.
+    `max_frames_in_flight` bounds the frames without a reply. `feeds_output_layers` is set when the
+    device has output layers, which need every deep row of the text: nothing is sent behind an
+    undecided draft then, as the estimates behind it would mix with the target's own rows.
     """
 
     max_context_tokens: int
     max_frame_tokens: int
     max_frames_in_flight: int
     feeds_output_layers: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """A sent frame that has no reply yet, and whether tokens are chosen from that reply."""
-
-    epoch: int
-    position: int
-    num_tokens: int
-    want: Want
-    decides: bool
-
-    def check(self, reply: Reply) -> None:
-        """Let the only right reply pass.
-
-        Raises:
-            RemoteProtocolError: it is another.
-        """
-        num_rows, cached_tokens = (
-            self.want.num_rows(self.num_tokens),
-            self.position + self.num_tokens,
-        )
-        expected = (self.epoch, self.position, num_rows, cached_tokens)
-        came = (reply.epoch, reply.position, reply.num_rows, reply.cached_tokens)
-        if came != expected:
-            names = "epoch, position, rows and cached tokens"
-            reason = f"expected a reply with {names} {expected}, got {came}"
-            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
 
 
 def num_new_tokens(request: GenerationRequest, max_context_tokens: int) -> int:
@@ -117,6 +99,7 @@ class Session:
         limits: SessionLimits,
         planner: Planner,
         draft_length: DraftLength,
+        pipelining: Pipelining | None = None,
         num_cached_tokens: int = 0,
         first_epoch: int = 1,
     ) -> None:
@@ -134,10 +117,12 @@ class Session:
         self._draft_length = draft_length
         self._num_prefill_tokens = self._num_prompt_tokens
         self._num_sent_tokens = num_cached_tokens
-        self._in_flight: deque[_Frame] = deque()
-        self._draft: tuple[int, ...] = ()
+        self._pipelining = pipelining or FixedPipelining(0)
+        self._in_flight: deque[Frame] = deque()
+        self.rounds = Window()
         self._max_draft_tokens = 0
-        self._round_started_s: float | None = None
+        self._decided_s: float | None = None
+        self._queue_s = 0.0
         self.num_accepted = 0
         """Drafted tokens that the round decided last has kept."""
         self._num_valid_tokens = 0
@@ -161,7 +146,7 @@ class Session:
     def on_sent(self, num_waiting_replies: int) -> list[Action]:
         """The frame is on its way; so many replies have come and were not yet taken."""
         if self.phase is Phase.VERIFYING:
-            return [self._await_oldest()]
+            return [self._next_behind(num_waiting_replies)]
         self._expect(Phase.PREFILLING)
         return [self._next_prefill_action(num_waiting_replies)]
 
@@ -174,50 +159,70 @@ class Session:
         frame = self._in_flight.popleft()
         frame.check(reply)
         first_row = frame.position + frame.num_tokens - reply.num_rows
+        self._queue_s = reply.queue_s
         if frame.decides:
             self.phase = Phase.CHOOSING
-            return [Choose(first_row, self._draft)]
+            return [Choose(first_row, self.rounds.draft)]
         feed: list[Action] = [FeedOutput(first_row)] if reply.num_rows else []
         if self.phase is Phase.VERIFYING:
             return [*feed, self._await_oldest()]
         self._expect(Phase.PREFILLING)
         return [*feed, self._next_prefill_action(num_waiting_replies)]
 
-    def on_chosen(self, tokens: Sequence[Token], now: float) -> list[Action]:
+    def on_chosen(
+        self, tokens: Sequence[Token], now: float, num_waiting_replies: int = 0
+    ) -> list[Action]:
         """Commit a round's tokens: accepted ones of the draft, then one of the target's own.
 
         Fewer may come if a stop token ended the walk. `now` is a monotonic clock in seconds.
         """
         self._expect(Phase.CHOOSING)
+        draft = self.rounds.draft
         self.num_accepted = num_accepted = self._checked_num_accepted(tokens)
-        if self._round_started_s is not None:
-            round_s = now - self._round_started_s
-            self._draft_length.on_round(len(self._draft), num_accepted, round_s)
         # Cached are the text before this round and the accepted drafts, not the token after them.
         self._num_valid_tokens = len(self._text) + num_accepted
         self._text.extend(token.id for token in tokens)
         reason = self._finish_reason()
-        emit = Emit(Emission(tuple(tokens), reason, len(self._draft), num_accepted))
+        is_hit = self._end_round(num_accepted, now)
+        emit = Emit(Emission(tuple(tokens), reason, len(draft), num_accepted))
+        if reason is None and is_hit:
+            self.phase = Phase.VERIFYING
+            return [emit, self._next_behind(num_waiting_replies)]
+        self.rounds.forget_all()
+        self._in_flight.clear()
         if reason is not None:
             self.phase = Phase.FINISHED
             return [emit]
         self.phase = Phase.DRAFTING
-        self._max_draft_tokens = self._next_draft_tokens()
+        self._max_draft_tokens = self._most_draft_tokens(self._draft_length.num_tokens())
         return [emit, Draft(self._max_draft_tokens)]
 
-    def on_draft(self, draft: Sequence[int], started_s: float) -> list[Action]:
+    def on_draft(
+        self, draft: Sequence[int], started_s: float, num_waiting_replies: int = 0
+    ) -> list[Action]:
         """Verify a draft, perhaps an empty one; drafting began at `started_s`.
+
+        Behind undecided drafts its first token is a guess at the target's own.
 
         Raises:
             ValueError: more tokens than were asked for.
         """
-        self._expect(Phase.DRAFTING)
         if len(draft) > self._max_draft_tokens:
             expected = f"expected a draft of at most {self._max_draft_tokens} tokens"
             raise ValueError(f"{expected}, got {len(draft)}")
-        self._draft = self._until_stop(draft)
-        self._round_started_s = started_s
+        tokens = until_stop(draft, self.stop_token_ids)
+        is_stopped = bool(tokens) and tokens[-1] in self.stop_token_ids
+        may_go_on = 0 < len(tokens) == self._max_draft_tokens and not is_stopped
+        if self.phase is Phase.GUESSING:
+            self.phase = Phase.VERIFYING
+            if not tokens or tokens[0] in self.stop_token_ids:
+                self.rounds.has_nothing_behind()
+                return [self._await_oldest()]
+            self.rounds.kept = Round(tokens[0], tokens[1:], started_s, True, may_go_on)
+            return [self._next_behind(num_waiting_replies)]
+        self._expect(Phase.DRAFTING)
         self.epoch += 1
+        self.rounds.begin(Round(self._text[-1], tokens, started_s, False, may_go_on))
         return [self._send_round()]
 
     def on_lost(self) -> list[Action]:
@@ -232,7 +237,8 @@ class Session:
             self._num_sent_tokens = self._in_flight[0].position
         self._in_flight.clear()
         # The time of this round says nothing about what drafts are worth.
-        self._round_started_s = None
+        self.rounds.forget_behind()
+        self._decided_s = None
         return [Reopen()]
 
     def on_reopened(self, num_cached_tokens: int, max_frame_tokens: int) -> list[Action]:
@@ -245,7 +251,7 @@ class Session:
         self.phase = Phase.PREFILLING
         self.epoch += 1
         self._limits = replace(self._limits, max_frame_tokens=max_frame_tokens)
-        self._draft = self._draft[: max_frame_tokens - 1]
+        self.rounds.forget_behind(max_frame_tokens)
         self._num_sent_tokens = min(self._num_sent_tokens, num_cached_tokens)
         if self._is_in_round:
             self._num_prefill_tokens = len(self._text) - 1
@@ -280,13 +286,65 @@ class Session:
     def _send_round(self) -> Action:
         """The last token, which neither cache holds yet, and the draft behind it."""
         self.phase = Phase.VERIFYING
-        return self._send(len(self._text) - 1, (self._text[-1], *self._draft), Want.ALL)
+        assert self.rounds.first is not None, "a round is decided next"
+        return self._send(len(self._text) - 1, self.rounds.first.token_ids, Want.ALL)
+
+    def _next_behind(self, num_waiting_replies: int) -> Action:
+        """What is done while a round is verified: send another behind it, draft one, or wait."""
+        if self.rounds.first is None:
+            self.rounds.send_kept()
+            return self._send_round()
+        if num_waiting_replies:
+            return self._await_oldest()
+        undecided = self.rounds.undecided
+        if self.rounds.kept is not None:
+            position = len(self._text) + len(undecided)
+            return self._send(position, self.rounds.send_kept().token_ids, Want.ALL)
+        self._max_draft_tokens = self._most_guessed_tokens()
+        if self._max_draft_tokens <= 0:
+            return self._await_oldest()
+        self.phase = Phase.GUESSING
+        return Draft(self._max_draft_tokens, undecided)
+
+    def _most_guessed_tokens(self) -> int:
+        """A guess at the target's own token and a draft behind it; none where it is no use."""
+        is_full = len(self._in_flight) >= self._limits.max_frames_in_flight
+        may_go_on = self.rounds.last.may_go_on and not self._limits.feeds_output_layers
+        if not may_go_on or is_full or self.rounds.num_sent > self._pipelining.num_behind():
+            return 0
+        num_drafted = self._draft_length.num_tokens()
+        return self._most_draft_tokens(num_drafted + 1, is_guess=True) if num_drafted else 0
+
+    def _end_round(self, num_accepted: int, now: float) -> bool:
+        """Tell what a round has brought; whether the one behind it is the next."""
+        interval_s = None if self._decided_s is None else now - self._decided_s
+        self._decided_s = now
+        if self.rounds.first is None:
+            return False
+        over, is_hit = self.rounds.decide(self._text, num_accepted)
+        if over.started_s is not None and not over.is_behind:
+            # A round behind another one waits for it too: its time is not that of its draft.
+            round_s = now - over.started_s
+            self._draft_length.on_round(len(over.draft), num_accepted, round_s)
+        num_behind = self.rounds.num_sent + (self.rounds.kept is not None)
+        self._pipelining.on_round(
+            RoundOutcome(
+                num_drafted=len(over.draft),
+                num_accepted=num_accepted,
+                was_full=over.may_go_on,
+                num_behind=num_behind,
+                is_hit=is_hit,
+                interval_s=interval_s,
+                queue_s=None if over.is_behind else self._queue_s,
+            )
+        )
+        return is_hit
 
     def _send(self, position: int, token_ids: tuple[int, ...], want: Want) -> Action:
         is_verify = self.phase is Phase.VERIFYING
         num_tokens = len(token_ids)
         decides = is_verify or position + num_tokens == len(self._text)
-        self._in_flight.append(_Frame(self.epoch, position, num_tokens, want, decides))
+        self._in_flight.append(Frame(self.epoch, position, num_tokens, want, decides))
         return ComputeAndSend(self.epoch, position, token_ids, want, is_verify)
 
     def _await_oldest(self) -> Action:
@@ -295,7 +353,7 @@ class Session:
     def _checked_num_accepted(self, tokens: Sequence[Token]) -> int:
         """How many of the draft's tokens lead the chosen ones; all but the last must."""
         ids = [token.id for token in tokens]
-        pairs = zip(ids, self._draft, strict=False)
+        pairs = zip(ids, self.rounds.draft, strict=False)
         num_accepted = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         is_stopped = len(ids) == num_accepted > 0 and ids[-1] in self.stop_token_ids
         if len(ids) != num_accepted + 1 and not is_stopped:
@@ -308,18 +366,15 @@ class Session:
         num_generated = len(self._text) - self._num_prompt_tokens
         return "length" if num_generated == self._num_new_tokens else None
 
-    def _next_draft_tokens(self) -> int:
-        """A round decides one token more than it drafts, so the last token is never drafted."""
-        num_left = self._num_new_tokens - (len(self._text) - self._num_prompt_tokens)
-        most = min(num_left, self._limits.max_frame_tokens) - 1
-        return max(0, min(self._draft_length.num_tokens(), most))
+    def _most_draft_tokens(self, num_wanted: int, is_guess: bool = False) -> int:
+        """A round decides one token more than it drafts, so the last token is never drafted.
 
-    def _until_stop(self, draft: Sequence[int]) -> tuple[int, ...]:
-        """The draft up to its first stop token; nothing can follow that."""
-        for index, token in enumerate(draft):
-            if token in self.stop_token_ids:
-                return tuple(draft[: index + 1])
-        return tuple(draft)
+        A frame has the text's last token before its draft, or a guess that begins the draft.
+        """
+        num_decided = len(self._text) - self._num_prompt_tokens
+        num_left = self._num_new_tokens - num_decided - len(self.rounds.undecided)
+        most = min(num_left - 1, self._limits.max_frame_tokens - (not is_guess))
+        return max(0, min(num_wanted, most))
 
     def _expect(self, phase: Phase) -> None:
         assert self.phase is phase, f"expected a session {phase.value}, got {self.phase.value}"

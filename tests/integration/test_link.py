@@ -48,6 +48,33 @@ async def test_rows_go_up_and_deep_rows_come_back():
         await cloud.emptied()
 
 
+async def test_a_higher_epoch_ends_the_frames_of_older_ones_sent_or_not():  # W18, W25
+    cloud = FakeCloud()
+    async with running(cloud) as link:
+        await link.connected()
+        session = link.open(max_tokens=10)
+        await session.send(*rows([3, 4], want=Want.ALL))
+        await session.reply()
+        # One more reply than is taken has come, one is on its way, and a frame is not written yet.
+        await session.send(*rows([5], 2, Want.ALL, is_verify=True))
+        await until(lambda: session.num_waiting_replies == 1)
+        cloud.going.clear()
+        await session.send(*rows([6], 3, Want.ALL, is_verify=True))
+        await until(lambda: session._num_queued == 0)
+        await session.send(*rows([7], 4, Want.ALL, is_verify=True))
+        num_frames = len(cloud.frames)
+        await session.send(*rows([8], 2, Want.ALL, is_verify=True, epoch=2))
+        assert session.num_waiting_replies == 0
+        cloud.going.set()
+        reply = await session.reply()
+        assert (reply.epoch, reply.position) == (2, 2)
+        assert session.num_waiting_replies == 0
+        assert session.is_live
+        assert session._num_queued == 0
+        positions = [frame.position for frame in cloud.frames[num_frames:]]
+        assert positions == [3, 2], "what was not written was not sent"
+
+
 async def test_a_session_forked_from_another_begins_with_its_tokens():
     async with running(FakeCloud()) as link:
         await link.connected()

@@ -50,6 +50,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         self.by_handle = {}
         self.steps: list[tuple[Step, list[Running]]] = []
         self.num_rows_made = 0
+        self.num_dropped = 0
         self.is_restarting = False
         for name in ("house", "office"):
             self.connect(name)
@@ -140,6 +141,17 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         sequence = data.draw(st.sampled_from([s for s in self.attached() if s.frames]))
         epoch = sequence.epoch + num_epochs
         self.send_legal(data, sequence, epoch, len(sequence.rows), want)
+
+    @precondition(lambda self: self.attached())
+    @rule(data=st.data(), num_frames=st.integers(2, 4))
+    def verify_behind_undecided_drafts(self, data: st.DataObject, num_frames: int) -> None:
+        """Rounds of one epoch, each at the end of the one before it, without waiting."""
+        one = data.draw(st.sampled_from(self.attached()))
+        for _ in range(num_frames):
+            position = one.expected_end
+            if one.connection is not None and position + 3 <= one.max_tokens:
+                rows = self.new_rows(3)
+                self.submit(one, states(one.number, position, rows, Want.ALL, one.epoch))
 
     @precondition(lambda self: any(s.epoch for s in self.attached()))
     @rule(data=st.data(), position=st.integers(0, 30))
@@ -340,6 +352,7 @@ class CloudMachine(CloudModel, RuleBasedStateMachine):
         figures, table = self.cloud.core.figures(), self.cloud.core._sessions.table
         frames = [frame for sequence in self.attached() for frame in sequence.frames]
         assert figures.queued_tokens == sum(f.states.num_rows - f.num_run for f in frames)
+        assert figures.dropped_tokens == self.num_dropped
         assert figures.num_waiting_sessions == sum(session.is_waiting for session in table)
         assert figures.num_running_sessions == sum(session.is_running for session in table)
         tally = self.cloud.core._sessions.tally

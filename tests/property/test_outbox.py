@@ -13,10 +13,10 @@ from wire.messages import NO_SESSION, Close, Codec, Dtype, Open, SessionId, Stat
 KEY = bytes(16)
 
 
-def frame(session, num_rows, is_verify, position=0):
+def frame(session, num_rows, is_verify, position=0, epoch=1):
     return States(
         session=SessionId(session),
-        epoch=1,
+        epoch=epoch,
         position=position,
         num_rows=num_rows,
         dtype=Dtype.FP32,
@@ -200,3 +200,18 @@ def test_rows_of_a_session_that_is_over_are_forgotten():
     assert outbox.next(16) == Close(SessionId(1))
     assert outbox.next(16) is other
     assert outbox.next(16) is None
+
+
+@given(
+    frames=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 4)), max_size=12),
+    epoch=st.integers(1, 5),
+)
+def test_rows_of_older_epochs_of_one_session_are_forgotten_and_counted(frames, epoch):
+    outbox = Outbox(1000)
+    put_in = [frame(session, 1, True, place, old) for place, (session, old) in enumerate(frames)]
+    for each in put_in:
+        put(outbox, each)
+    left = [each for each in put_in if each.session == 2 or each.epoch >= epoch]
+    assert outbox.discard_older(SessionId(1), epoch) == len(put_in) - len(left)
+    assert [outbox.next(1000) for _ in left] == left
+    assert outbox.next(1000) is None

@@ -19,6 +19,7 @@ from device_runtime.session.actions import (
     FeedOutput,
 )
 from device_runtime.session.draft_length import FixedDraftLength
+from device_runtime.session.pipelining import FixedPipelining
 from device_runtime.session.session import Phase, Session, SessionLimits
 from tests.support.examples import at_most
 from tests.support.fake_model import (
@@ -51,7 +52,11 @@ requests = st.builds(
 
 @dataclass
 class World:
-    """Both caches, a link that delivers in order, and a drafter that is right when told to be."""
+    """Both caches, a link that delivers in order, and a drafter that is right when told to be.
+
+    The cloud runs every frame at once: also those that a later one makes stale, whose replies are
+    dropped when the epoch rises, as the link does.
+    """
 
     session: Session
     request: GenerationRequest
@@ -91,9 +96,9 @@ class World:
                 self.engine.logits(self.sequence, self.deep, action.position, 0)
                 return []
             case Choose():
-                return self.session.on_chosen(self.decide(action), now=0.0)
+                return self.session.on_chosen(self.decide(action), 0.0, self.num_waiting())
             case Draft():
-                return self.session.on_draft(self.draft(action.num_tokens), started_s=0.0)
+                return self.session.on_draft(self.draft(action), 0.0, self.num_waiting())
             case Emit():
                 self.emissions.append(action.emission)
                 return []
@@ -103,6 +108,7 @@ class World:
         deep = self.middle.step(rows, action.position)
         wanted = {Want.NONE: deep[:0], Want.LAST: deep[-1:], Want.ALL: deep}[action.want]
         facts = reply(action.epoch, action.position, len(wanted), len(self.middle.states))
+        self.replies = deque(each for each in self.replies if each[0].epoch == action.epoch)
         self.replies.append((facts, wanted))
         return self.session.on_sent(self.num_waiting())
 
@@ -118,8 +124,9 @@ class World:
         walk(action.draft, choose, self.request.stop_token_ids)
         return decided
 
-    def draft(self, num_tokens):
-        done = len(self.session.text) - len(self.request.prompt_ids)
+    def draft(self, action):
+        num_tokens = action.num_tokens
+        done = len(self.session.text) + len(action.undecided) - len(self.request.prompt_ids)
         right = self.expected[done : done + num_tokens]
         wrong_at = self.choose.draw(st.integers(0, num_tokens))
         draft = [*right[:wrong_at], *([0] * num_tokens)][:num_tokens]
@@ -133,15 +140,23 @@ class World:
     window=st.integers(1, 5),
     max_frame_tokens=st.integers(1, 64),
     num_draft_tokens=st.integers(0, 6),
+    num_behind=st.integers(0, 3),
     num_output_layers=st.integers(0, 1),
     choose=st.data(),
 )
 def test_any_schedule_decodes_what_the_whole_model_does(
-    request, chunk_tokens, window, max_frame_tokens, num_draft_tokens, num_output_layers, choose
+    request,
+    chunk_tokens,
+    window,
+    max_frame_tokens,
+    num_draft_tokens,
+    num_behind,
+    num_output_layers,
+    choose,
 ):
     limits = SessionLimits(CONTEXT, max_frame_tokens, window, num_output_layers > 0)
     planner, draft_length = FixedSizePlanner(chunk_tokens), FixedDraftLength(num_draft_tokens)
-    session = Session(request, limits, planner, draft_length)
+    session = Session(request, limits, planner, draft_length, FixedPipelining(num_behind))
     world = World(session, request, FakeDeviceEngine(num_output_layers), choose)
     actions = world.run()
 
@@ -153,23 +168,48 @@ def test_any_schedule_decodes_what_the_whole_model_does(
     assert reasons[-1] == ("stop" if ids[-1] in request.stop_token_ids else "length")
     assert session.phase is Phase.FINISHED
     assert isinstance(actions[-1], Emit)
-    check_frames(actions, limits)
+    check_frames(actions, limits, num_behind)
     check_caches(world, len(session.valid_text))
+    check_pipelined_rows(session, actions)
 
 
-def check_frames(actions, limits):
-    in_flight = most_in_flight = 0
+def check_frames(actions, limits, num_behind):
+    """Bounded, within the context, and in step with what the cloud drops by the epoch."""
+    in_flight = []
     for action in actions:
         if isinstance(action, ComputeAndSend):
             assert 1 <= len(action.token_ids) <= limits.max_frame_tokens
             # The last token of the context is chosen and never computed.
             assert action.position + len(action.token_ids) <= limits.max_context_tokens - 1
-            in_flight += 1
+            in_flight = [each for each in in_flight if each.epoch == action.epoch]
+            in_flight.append(action)
+            assert len(in_flight) <= limits.max_frames_in_flight
+            if in_flight[0].is_verify:
+                assert len(in_flight) <= 1 + num_behind
+                assert limits.feeds_output_layers is False or len(in_flight) == 1
         if isinstance(action, AwaitReply):
-            in_flight -= 1
-        most_in_flight = max(in_flight, most_in_flight)
-    assert in_flight == 0
-    assert most_in_flight <= limits.max_frames_in_flight
+            oldest = in_flight.pop(0)
+            assert (oldest.epoch, oldest.position) == (action.epoch, action.position)
+    assert all(each.is_verify for each in in_flight)
+    assert len(in_flight) <= num_behind
+
+
+def check_pipelined_rows(session, actions):
+    """Rows behind an undecided draft are counted once, and so are those whose reply nobody took."""
+    undecided, num_behind, num_stale = [], 0, 0
+    for action in actions:
+        match action:
+            case ComputeAndSend(is_verify=True):
+                if undecided and undecided[0].epoch != action.epoch:
+                    num_stale += sum(len(each.token_ids) for each in undecided)
+                    undecided.clear()
+                num_behind += len(action.token_ids) if undecided else 0
+                undecided.append(action)
+            case AwaitReply() if undecided:
+                undecided.pop(0)
+    num_stale += sum(len(each.token_ids) for each in undecided)
+    assert session.rounds.num_behind_rows == num_behind
+    assert session.rounds.num_stale_rows == num_stale
 
 
 def check_caches(world, num_valid_tokens):
@@ -183,6 +223,34 @@ def check_caches(world, num_valid_tokens):
         assert len(world.engine.outputs[world.sequence]) >= num_valid_tokens
 
 
+def test_drafts_that_are_always_right_are_verified_without_a_pause():
+    request = GenerationRequest((1, 2, 3), 40, SamplingParams(temperature=0.0))
+    limits = SessionLimits(CONTEXT, 16, 8, False)
+    session = Session(
+        request, limits, FixedSizePlanner(None), FixedDraftLength(3), FixedPipelining(2)
+    )
+
+    class Right(World):
+        def draft(self, action):
+            done = len(self.session.text) + len(action.undecided) - len(self.request.prompt_ids)
+            return self.expected[done : done + action.num_tokens]
+
+        def num_waiting(self):
+            return 0
+
+    world = Right(session, request, FakeDeviceEngine(0), None)
+    actions = world.run()
+    frames = [action for action in actions if isinstance(action, ComputeAndSend)]
+    assert [token.id for each in world.emissions for token in each.tokens] == world.expected
+    # One chain from the second frame on, four tokens each, and no row in vain.
+    assert {frame.epoch for frame in frames[1:]} == {2}
+    assert [len(frame.token_ids) for frame in frames[1:-1]] == [4] * (len(frames) - 2)
+    assert session.rounds.num_stale_rows == 0
+    assert session.rounds.num_behind_rows == sum(len(frame.token_ids) for frame in frames[2:])
+    waits = [type(action) for action in actions[actions.index(frames[1]) :]]
+    assert waits[:6] == [ComputeAndSend, Draft, ComputeAndSend, Draft, ComputeAndSend, AwaitReply]
+
+
 @settings(max_examples=at_most(100), deadline=None)
 @given(first=requests, data=st.data())
 def test_a_session_that_continues_a_cached_prefix_decodes_the_same(first, data):
@@ -191,7 +259,8 @@ def test_a_session_that_continues_a_cached_prefix_decodes_the_same(first, data):
     limits = SessionLimits(CONTEXT, 64, 2, num_output_layers > 0)
 
     def session(request, **cached):
-        return Session(request, limits, FixedSizePlanner(5), FixedDraftLength(3), **cached)
+        planner, length, pipelining = FixedSizePlanner(5), FixedDraftLength(3), FixedPipelining(2)
+        return Session(request, limits, planner, length, pipelining, **cached)
 
     old = session(first)
     world = World(old, first, FakeDeviceEngine(num_output_layers), data)

@@ -77,6 +77,8 @@ class CloudModel:
     config: CoreConfig
     steps_in_flight: int
     block_tokens: int
+    num_dropped: int
+    """Rows that came under an epoch that was over, or never ran before a newer one."""
     sequences: dict[int, Sequence]
     by_handle: dict[SequenceHandle, Sequence]
 
@@ -113,6 +115,7 @@ class CloudModel:
             return
         answers = self.cloud.send(connection, message)
         if message.epoch < sequence.epoch:
+            self.num_dropped += message.num_rows
             return
         is_new_epoch = message.epoch > sequence.epoch
         end = len(sequence.rows) if is_new_epoch else sequence.expected_end
@@ -125,6 +128,7 @@ class CloudModel:
             return
         if is_new_epoch:
             sequence.epoch = message.epoch
+            self.num_dropped += sum(f.states.num_rows - f.num_run for f in sequence.frames)
             sequence.frames.clear()
         sequence.frames.append(Frame(message))
         sequence.quiet_since_s = self.cloud.now

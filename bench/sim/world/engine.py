@@ -167,12 +167,14 @@ class SimEngine:
     def _decided(self, state: _Sequence, first: int, token_ids: Sequence[int]) -> None:
         """Forget what drafting has run behind the first wrong guess.
 
-        `token_ids` are the target's from position `first` on, one more than the draft has.
+        `token_ids` are the target's from position `first` on, one more than the draft has. What
+        was drafted behind that one is of use if it begins with the last of them.
         """
-        held = state.token_ids[first : first + len(token_ids) - 1]
-        num_accepted = _num_alike(held, token_ids)
-        state.num_decided = first + num_accepted + 1
-        state.truncate(first + num_accepted)
+        held = state.token_ids[first : first + len(token_ids)]
+        num_alike = _num_alike(held, token_ids)
+        state.num_decided = first + min(num_alike + 1, len(token_ids))
+        if num_alike < len(token_ids):
+            state.truncate(first + num_alike)
 
 
 def _num_alike(held: Sequence[int], token_ids: Sequence[int]) -> int:
