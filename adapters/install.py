@@ -4,10 +4,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from adapters.storage import (
+    ABSENT,
     CARD_FILE,
     CLOSING_NORM,
+    FEED,
+    NORM_DEEP,
+    NORM_SHALLOW,
     WEIGHTS_FILE,
     AdapterCard,
     StoredAdapter,
@@ -16,6 +21,10 @@ from adapters.storage import (
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.files import replace_files
 from submodels.onnx.files import WEIGHTS_FORMATS, Graph, graph_file
+from submodels.tensors.tensor_file import TensorFile
+
+if TYPE_CHECKING:
+    from submodels.onnx.layers import Feed
 
 # The default of a device's `--draft-weights`.
 _DRAFT_WEIGHTS = "int8"
@@ -25,8 +34,9 @@ def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
     """Put the adapter in `adapter_dir` into a device bundle, in place of one that is there.
 
     A bundle with ONNX parts gets the adapter as ONNX too, in every weights format: it is small, and
-    its format may differ from theirs. It also gets the head in int8, in which drafts are made
-    unless the device is told otherwise.
+    its format may differ from theirs. It also gets a head of the tokens that can be drafted, in
+    every format too; or, where all can, the head in int8, in which drafts are made unless the
+    device is told otherwise.
 
     Raises:
         BundleError: no usable device bundle.
@@ -41,22 +51,27 @@ def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
             shutil.copyfile(adapter_dir / file, folder / file)
         if bundle.manifest.onnx_weights:
             write_adapter_onnx(stored, folder)
-            _write_draft_head(bundle, folder)
+            _write_draft_head(bundle, stored, folder)
         replace_files(bundle, _graph_files(), sorted(folder.iterdir()))
     return stored.card
 
 
-def _write_draft_head(bundle: Bundle, folder: Path) -> None:
-    from submodels.onnx.graphs import head_graph
+def _write_draft_head(bundle: Bundle, stored: StoredAdapter, folder: Path) -> None:
+    from submodels.onnx.graphs import draft_head_graph, head_graph
 
-    if graph_file(Graph.HEAD, _DRAFT_WEIGHTS) not in bundle.manifest.files:
-        head_graph(bundle.path, bundle.manifest.shape, _DRAFT_WEIGHTS).save(folder)
+    shape, vocabulary = bundle.manifest.shape, stored.draft_vocabulary()
+    if vocabulary is not None:
+        for weights in WEIGHTS_FORMATS:
+            draft_head_graph(bundle.path, shape, vocabulary, weights).save(folder)
+    elif graph_file(Graph.HEAD, _DRAFT_WEIGHTS) not in bundle.manifest.files:
+        head_graph(bundle.path, shape, _DRAFT_WEIGHTS).save(folder)
 
 
 def _graph_files() -> list[str]:
     """Every graph of an adapter that a bundle may hold, and the weights of a large one."""
-    graphs = [graph_file(Graph.ADAPTER, weights) for weights in WEIGHTS_FORMATS]
-    return [name for graph in graphs for name in (graph, f"{graph}.data")]
+    graphs = (Graph.ADAPTER, Graph.DRAFT_HEAD)
+    names = [graph_file(graph, weights) for graph in graphs for weights in WEIGHTS_FORMATS]
+    return [file for name in names for file in (name, f"{name}.data")]
 
 
 def write_adapter_onnx(
@@ -80,8 +95,21 @@ def write_adapter_onnx(
             card.shape,
             card.shape.sliding_windows,
             tensors,
-            has_mlp=card.kind == "layer",
+            has_mlp=card.kind != "attention",
             closing_norm=tensors.read(CLOSING_NORM) if card.closing_norm else None,
+            feed=_feed(tensors) if card.kind == "fed" else None,
         )
         written += builder.save(folder)
     return written
+
+
+def _feed(tensors: TensorFile) -> "Feed":
+    from submodels.onnx.layers import Feed
+    from submodels.onnx.matrices import plain_matrix
+
+    return Feed(
+        norm_shallow=tensors.read(NORM_SHALLOW),
+        norm_deep=tensors.read(NORM_DEEP),
+        absent=tensors.read(ABSENT),
+        matrix=plain_matrix(tensors.read(FEED)),
+    )

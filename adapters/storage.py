@@ -29,6 +29,9 @@ NORM_SHALLOW, NORM_DEEP = "norm_shallow.weight", "norm_deep.weight"
 FEED, ABSENT = "fc.weight", "absent"
 UNLAYERED = frozenset((CLOSING_NORM, NORM_SHALLOW, NORM_DEEP, FEED, ABSENT))
 """The tensors that no decoder layer has, and that are not named after one."""
+MAX_DRAFT_TOKENS = 128
+"""More than any chain that was seen to pay; what a device keeps of a draft is bounded by it."""
+
 # A card takes a few KiB, most of it rope frequencies; the bound keeps a wrong file out.
 _MAX_CARD_BYTES = 1 << 20
 Ended = Literal["steps", "minutes", "passes"]
@@ -245,8 +248,10 @@ def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
         raise AdapterError(
             f"{path}: expected a stop threshold in [0, 1], got {card.stop_threshold}"
         )
-    if card.max_draft_tokens < 1:
-        raise AdapterError(f"{path}: expected 1 or more draft tokens, got {card.max_draft_tokens}")
+    if not 1 <= card.max_draft_tokens <= MAX_DRAFT_TOKENS:
+        raise AdapterError(
+            f"{path}: expected 1 to {MAX_DRAFT_TOKENS} draft tokens, got {card.max_draft_tokens}"
+        )
 
 
 def _check_tensors(path: Path, card: AdapterCard) -> None:

@@ -1,6 +1,10 @@
 """The drafting adapter that a device bundle brings."""
 
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from adapters.storage import (
     CARD_FILE,
@@ -10,7 +14,9 @@ from adapters.storage import (
     load_adapter,
     load_card,
 )
-from device_runtime.engines.engine import DraftLimits
+from device_runtime.engines.draft_model import AdapterState, LaggingAdapter
+from device_runtime.engines.engine import DraftLimits, StackCache
+from device_runtime.engines.fed_adapter import FedAdapter
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 
@@ -63,3 +69,20 @@ def drafter_reason(bundle: Bundle) -> str:
 def draft_limits(stored: StoredAdapter) -> DraftLimits:
     """Where drafts of this adapter end, as calibrated when it was trained."""
     return DraftLimits(stored.card.stop_threshold, stored.card.max_draft_tokens)
+
+
+def draft_vocabulary(stored: StoredAdapter) -> NDArray[np.int64] | None:
+    """The token ids `[k]`, ascending, that this adapter can draft; None: all."""
+    ids = stored.draft_vocabulary()
+    return None if ids is None else ids.astype(np.int64)
+
+
+def new_adapter_state(
+    bundle: Bundle, stored: StoredAdapter, new_cache: Callable[[], StackCache]
+) -> Callable[[], AdapterState]:
+    """What makes a sequence's state of this adapter, whose empty caches `new_cache` makes."""
+    if stored.card.kind != "fed":
+        return lambda: LaggingAdapter(new_cache())
+    # Output layers on the device want the deep rows of all positions.
+    comes_whole = bundle.manifest.num_output_layers > 0
+    return lambda: FedAdapter(new_cache(), comes_whole)

@@ -1,28 +1,82 @@
-"""What an engine keeps of a draft model per sequence: a lagging adapter, remembered rows."""
+"""A draft model, and what an engine keeps of it per sequence: an adapter's state, known rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_runtime.engines.engine import DraftLimits, Rows, StackCache
 
-# Rows that wait for the adapter are memory beside the caches: 16 MiB at hidden size 4096.
-_MAX_WAITING_ROWS = 1024
+MAX_WAITING_ROWS = 1024
+"""Rows that wait for the adapter are memory beside the caches: 16 MiB at hidden size 4096."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftModel:
     """What stands in for the middle layers while drafting, ready to run.
 
-    `new_cache` makes an empty cache of the adapter, whose rows are estimates of deep rows; `head`
-    turns rows `[R, H]` into logits `[R, V]`, perhaps less exactly than the target's own head.
+    `head` turns rows `[R, H]` into logits, perhaps less exactly than the target's own head:
+    `[R, V]` of every token, or `[R, k]` of those in `vocabulary`.
     """
 
-    new_cache: Callable[[], StackCache]
+    new_adapter: Callable[[], "AdapterState"]
+    """Makes an empty one, whose estimates are of deep rows."""
     head: Callable[[Rows], Rows]
     limits: DraftLimits
+    vocabulary: NDArray[np.int64] | None = None
+    """The token ids `[k]`, ascending, that can be drafted; None: all."""
+
+
+class AdapterState(Protocol):
+    """One sequence's keys and values in the adapter, which lag behind the input layers'."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions held, seen by the adapter or waiting."""
+        ...
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget what lies from `num_tokens` on."""
+        ...
+
+    def add(self, rows: Rows) -> None:
+        """Take the shallow rows `[T, H]` that follow."""
+        ...
+
+    def learn(self, deep: Rows, position: int) -> None:
+        """Take true deep rows `[T, H]` at `position`; those of positions not held are ignored."""
+        ...
+
+    def estimate(self, rows: Rows, position: int) -> Rows:
+        """Estimates `[T, H]` for the last positions, whose shallow rows were added.
+
+        A draft goes on behind them. Seen before or not, they are the same.
+        """
+        ...
+
+    def prepare(self, num_rows: int) -> bool:
+        """Run at most `num_rows` rows that wait; whether it would be of use to go on."""
+        ...
+
+    def fork(self, num_tokens: int) -> "AdapterState":
+        """A copy of the first `num_tokens` positions."""
+        ...
+
+
+class WholeLogits:
+    """Logits `[k]` of a few tokens as logits `[V]`, minus infinity for all others."""
+
+    def __init__(self, token_ids: NDArray[np.int64], vocab_size: int) -> None:
+        self._token_ids = token_ids
+        self._whole: Rows = np.full(vocab_size, -np.inf, np.float32)
+
+    def of(self, logits: Rows) -> Rows:
+        """The same memory every time, since always the same places of it change."""
+        self._whole[self._token_ids] = logits
+        return self._whole
 
 
 def top_probability(logits: Rows) -> float:
@@ -31,7 +85,7 @@ def top_probability(logits: Rows) -> float:
 
 
 class LaggingAdapter:
-    """The adapter's cache of one sequence, and the shallow rows it has not seen yet.
+    """An `AdapterState` of an adapter that sees shallow rows alone.
 
     Whoever makes shallow rows adds them; the adapter runs over them when an estimate is wanted, or
     when there is time. So after a fully accepted draft the last drafted row, which drafting did not
@@ -49,22 +103,34 @@ class LaggingAdapter:
 
     @property
     def num_tokens(self) -> int:
-        """Positions held, seen or waiting."""
         return self._cache.num_tokens + self.num_waiting
 
     def truncate(self, num_tokens: int) -> None:
-        """Forget what lies from `num_tokens` on."""
         self._cache.num_tokens = min(self._cache.num_tokens, num_tokens)
         num_kept = min(self.num_waiting, num_tokens - self._cache.num_tokens)
         self._waiting = self._waiting[:num_kept] if self._waiting is not None and num_kept else None
 
     def add(self, rows: Rows) -> None:
-        """Take the shallow rows `[T, H]` that follow."""
         old = self._waiting
         self._waiting = rows if old is None else np.concatenate((old, rows))
         num_old = len(self._waiting) - len(rows)
-        if num_old > 0 and len(self._waiting) > _MAX_WAITING_ROWS:
+        if num_old > 0 and len(self._waiting) > MAX_WAITING_ROWS:
             self.catch_up(num_old)
+
+    def learn(self, deep: Rows, position: int) -> None:
+        """Nothing to learn."""
+
+    def estimate(self, rows: Rows, position: int) -> Rows:
+        # Once more those it has seen: a repeated beginning of a draft is a row or two.
+        self.truncate(position)
+        self.add(rows)
+        return self.catch_up(self.num_waiting)[-len(rows) :]
+
+    def prepare(self, num_rows: int) -> bool:
+        if self.num_waiting == 0:
+            return False
+        self.catch_up(num_rows)
+        return self.num_waiting > 0
 
     def catch_up(self, num_rows: int) -> Rows:
         """Run the adapter over the first `num_rows` waiting rows, at least one; its estimates."""
@@ -75,7 +141,6 @@ class LaggingAdapter:
         return estimates
 
     def fork(self, num_tokens: int) -> "LaggingAdapter":
-        """A copy of the first `num_tokens` positions."""
         copy = LaggingAdapter(self._cache.fork(min(num_tokens, self._cache.num_tokens)))
         num_kept = num_tokens - copy.num_tokens
         if self._waiting is not None and num_kept > 0:

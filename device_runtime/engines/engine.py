@@ -36,8 +36,9 @@ class DraftRequest:
     """A draft of at most `num_tokens` tokens behind `token_ids`, which begin at `position`.
 
     `choose` picks a token from logits `[V]`, given what was drafted before it in this request;
-    None ends the draft, and so does a stop token, which is its last. `min_probability` stands in
-    the place of the engine's own stop threshold.
+    None ends the draft, and so does a stop token, which is its last. Where not every token can be
+    drafted, the others' logits are minus infinity. The array is the engine's and is written again
+    for the next token. `min_probability` stands in the place of the engine's own stop threshold.
     """
 
     token_ids: Sequence[int]
@@ -77,8 +78,9 @@ class DeviceEngine(Protocol):
         """Next-token logits `[num_logits, V]` of the last `num_logits` of the deep rows `[T, H]`.
 
         With output layers on the device (K > 0) every position must pass through here once, in
-        order, since these layers keep a cache; `num_logits` may be 0. With K = 0 the rows are
-        independent and `position` is ignored.
+        order, since these layers keep a cache; `num_logits` may be 0. With K = 0 a row's logits
+        depend on nothing else. An adapter that is fed with deep rows remembers those of positions
+        that the sequence holds, until these are forgotten.
         """
         ...
 
@@ -95,9 +97,10 @@ class DeviceEngine(Protocol):
         ...
 
     def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
-        """Bring the adapter at most `num_rows` rows nearer to the present; whether any were left.
+        """Bring the adapter at most `num_rows` rows nearer to the present; whether to go on.
 
-        For moments when nothing else is to be done; `draft` does what is left.
+        For moments when nothing else is to be done; `draft` does what is left. Rows that would be
+        run again when a reply comes are left alone.
         """
         ...
 

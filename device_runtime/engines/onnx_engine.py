@@ -12,7 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from device_runtime.engines.attention_memory import RotaryTables
-from device_runtime.engines.bundle_adapter import draft_limits, stored_adapter
+from device_runtime.engines.bundle_adapter import (
+    draft_limits,
+    draft_vocabulary,
+    new_adapter_state,
+    stored_adapter,
+)
 from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
 from device_runtime.engines.engine import Rows, StackCache
@@ -84,17 +89,21 @@ def _draft_model(
 ) -> DraftModel | None:
     """The bundle's adapter in `weights`, if it has one, with a head in these or the target's."""
     files = bundle.manifest.files
-    adapter_file, head_file = (graph_file(graph, weights) for graph in (Graph.ADAPTER, Graph.HEAD))
     stored = stored_adapter(bundle)
+    adapter_file = graph_file(Graph.ADAPTER, weights)
     if stored is None or adapter_file not in files:
         return None
-    adapter = OnnxStack(
-        open_session(bundle.path / adapter_file, threads), stored.card.shape, rotary
-    )
-    head = target_head
+    vocabulary = draft_vocabulary(stored)
+    head_graph = Graph.HEAD if vocabulary is None else Graph.DRAFT_HEAD
+    head_file, head = graph_file(head_graph, weights), target_head
     if head_file in files:
         head = _head(open_session(bundle.path / head_file, threads))
-    return DraftModel(adapter.new_cache, head, draft_limits(stored))
+    elif vocabulary is not None:
+        raise BundleError(f"{bundle.path} lists {adapter_file} and not {head_file}")
+    session = open_session(bundle.path / adapter_file, threads)
+    adapter = OnnxStack(session, stored.card.shape, rotary)
+    new_state = new_adapter_state(bundle, stored, adapter.new_cache)
+    return DraftModel(new_state, head, draft_limits(stored), vocabulary)
 
 
 def _graph_path(bundle: Bundle, graph: Graph, weights: str) -> Path:

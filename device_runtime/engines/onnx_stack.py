@@ -60,7 +60,7 @@ def rows_per_run(num_heads: int, num_positions: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Memory `[T, H]` for the rows that go into and come out of one run."""
+    """Memory for the rows that go into one run, and for those `[T, H]` that come out of it."""
 
     rows: Rows
     new_rows: Rows
@@ -81,10 +81,13 @@ class OnnxStack:
         self.last_position = np.zeros(1, np.int32)
         self.num_positions = np.zeros((), np.int32)
         self.num_attention_heads = shape.num_attention_heads
-        sized = [(num_rows, shape.hidden_size) for num_rows in range(1, _MAX_SHORT_ROWS + 1)]
+        self.hidden_size = shape.hidden_size
         self.short_frames = {
-            size[0]: _Frame(np.zeros(size, np.float32), np.zeros(size, np.float32))
-            for size in sized
+            num_rows: _Frame(
+                np.zeros((num_rows, sizes[ROWS][-1]), np.float32),
+                np.zeros((num_rows, shape.hidden_size), np.float32),
+            )
+            for num_rows in range(1, _MAX_SHORT_ROWS + 1)
         }
 
     def new_cache(self) -> "OnnxStackCache":
@@ -131,7 +134,7 @@ class OnnxStackCache:
         return OnnxStackCache(self._stack, self._buffers.fork(num_tokens))
 
     def _run_long(self, rows: Rows, position: int) -> Rows:
-        new_rows = np.empty_like(rows)
+        new_rows = np.empty((rows.shape[0], self._stack.hidden_size), np.float32)
         step = rows_per_run(self._stack.num_attention_heads, position + rows.shape[0])
         for start in range(0, rows.shape[0], step):
             piece = slice(start, start + step)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from device_runtime.engines.checks import check_deep, check_fork, check_span, checked_token_ids
 from device_runtime.engines.draft_model import (
+    AdapterState,
     DraftModel,
-    LaggingAdapter,
     RowMemory,
+    WholeLogits,
     top_probability,
 )
 from device_runtime.engines.engine import DraftRequest, Rows, SequenceId, StackCache
@@ -70,7 +71,7 @@ class _Sequence:
     num_tokens: int = 0
     input_cache: StackCache | None = None
     output_cache: StackCache | None = None
-    adapter: LaggingAdapter | None = None
+    adapter: AdapterState | None = None
     drafted: RowMemory = field(default_factory=RowMemory)
 
     def forget_output(self, num_tokens: int) -> None:
@@ -95,6 +96,10 @@ class SubmodelEngine:
         self.num_output_layers = limits.num_output_layers
         draft_model = submodels.draft_model
         self.draft_limits = None if draft_model is None else draft_model.limits
+        vocabulary = None if draft_model is None else draft_model.vocabulary
+        self._whole_logits = None
+        if vocabulary is not None:
+            self._whole_logits = WholeLogits(vocabulary, limits.vocab_size)
         self.limits = limits
         self._submodels = submodels
         self._sequences: dict[SequenceId, _Sequence] = {}
@@ -106,7 +111,7 @@ class SubmodelEngine:
             0, new_input() if new_input else None, new_output() if new_output else None
         )
         if self._submodels.draft_model is not None:
-            state.adapter = LaggingAdapter(self._submodels.draft_model.new_cache())
+            state.adapter = self._submodels.draft_model.new_adapter()
         return self._add(state)
 
     def input_rows(self, sequence: SequenceId, token_ids: Sequence[int], position: int) -> Rows:
@@ -145,6 +150,8 @@ class SubmodelEngine:
             num_held = state.output_cache.num_tokens
             check_span(position, num_rows, num_held, self.max_context_tokens)
             rows = state.output_cache.run(deep, position)
+        if state.adapter is not None:
+            state.adapter.learn(deep, position)
         if num_logits == 0:
             return np.empty((0, self.vocab_size), np.float32)
         return self._submodels.head(rows[num_rows - num_logits :])
@@ -165,6 +172,8 @@ class SubmodelEngine:
             logits = draft_model.head(self._estimates(state, new, position)[-1:])[0]
             if top_probability(logits) < threshold:
                 break
+            if self._whole_logits is not None:
+                logits = self._whole_logits.of(logits)
             token = request.choose(logits, drafted)
             if token is None:
                 break
@@ -182,10 +191,7 @@ class SubmodelEngine:
         check_span(position, len(ids), state.num_tokens, self.max_context_tokens)
         rows = self._shallow(state, ids, position, is_draft=True)
         assert state.adapter is not None
-        # Once more those it has seen: a repeated beginning of a draft is a row or two.
-        state.adapter.truncate(position)
-        state.adapter.add(rows)
-        estimates = state.adapter.catch_up(state.adapter.num_waiting)[-len(ids) :]
+        estimates = state.adapter.estimate(rows, position)
         if state.output_cache is None:
             return estimates
         check_span(position, len(ids), state.output_cache.num_tokens, self.max_context_tokens)
@@ -193,10 +199,7 @@ class SubmodelEngine:
 
     def prepare_draft(self, sequence: SequenceId, num_rows: int) -> bool:
         adapter = self._sequence(sequence).adapter
-        if adapter is None or adapter.num_waiting == 0:
-            return False
-        adapter.catch_up(num_rows)
-        return adapter.num_waiting > 0
+        return adapter is not None and adapter.prepare(num_rows)
 
     def fork(self, sequence: SequenceId, num_tokens: int) -> SequenceId:
         state = self._sequence(sequence)

@@ -1,6 +1,7 @@
 """The device engine on plain torch, float32: the reference that other engines are held against."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +9,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adapters.networks import FedAdapter as FedNetwork
 from adapters.networks import load_network
-from device_runtime.engines.bundle_adapter import draft_limits, stored_adapter
+from device_runtime.engines.bundle_adapter import (
+    draft_limits,
+    draft_vocabulary,
+    new_adapter_state,
+    stored_adapter,
+)
 from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
 from device_runtime.engines.engine import Rows, StackCache
 from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
 from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.bundle.layer_weights import Placed, load_embedding
+from submodels.bundle.layer_weights import Linear, Placed, load_embedding
 from submodels.bundle.layers import (
     Head,
     LayerCache,
@@ -58,22 +65,35 @@ def load_torch_engine(
         run_rows = partial(run_layers, layers)
         return (lambda: TorchCache(run_rows, [LayerCache() for _ in layers])) if layers else None
 
-    head = _head(load_head(bundle, placed))
+    head = load_head(bundle, placed)
     draft_model = _draft_model(bundle, head) if with_adapter else None
     new_input, new_output = new_cache(Part.INPUT), new_cache(Part.OUTPUT)
-    return SubmodelEngine(Submodels(embed, new_input, new_output, head, draft_model), limits)
+    submodels = Submodels(embed, new_input, new_output, _head(head), draft_model)
+    return SubmodelEngine(submodels, limits)
 
 
-def _draft_model(bundle: Bundle, head: Callable[[Rows], Rows]) -> DraftModel | None:
+def _draft_model(bundle: Bundle, head: Head) -> DraftModel | None:
     stored = stored_adapter(bundle)
     if stored is None:
         return None
     network = load_network(stored)
+    hidden_size = stored.card.shape.hidden_size
 
     def run_rows(rows: torch.Tensor, position: int, caches: Sequence[LayerCache]) -> torch.Tensor:
-        return network.extend(rows, position, caches[0])
+        if not isinstance(network, FedNetwork):
+            return network.extend(rows, position, caches[0])
+        shallow, previous = rows[:, :hidden_size], rows[:, hidden_size:-1]
+        return network.extend(shallow, position, caches[0], previous, rows[:, -1] > 0)
 
-    return DraftModel(lambda: TorchCache(run_rows, [LayerCache()]), head, draft_limits(stored))
+    vocabulary = draft_vocabulary(stored)
+    if vocabulary is not None:
+        head = replace(head, lm_head=Linear(head.lm_head.weight[torch.from_numpy(vocabulary)]))
+    return DraftModel(
+        new_adapter_state(bundle, stored, lambda: TorchCache(run_rows, [LayerCache()])),
+        _head(head),
+        draft_limits(stored),
+        vocabulary,
+    )
 
 
 class TorchCache:

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from submodels.manifest import ModelShape
 from submodels.onnx.builder import GraphBuilder
 from submodels.onnx.files import WEIGHTS_FORMATS, Graph, WeightsFormat
 from submodels.onnx.layers import add_decoder_stack, add_head
-from submodels.onnx.matrices import stored_matrix
+from submodels.onnx.matrices import chosen_rows, stored_matrix
 from submodels.onnx.model_file import INLINE_LIMIT_BYTES
 from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, LM_HEAD, Part
@@ -57,11 +61,31 @@ def head_graph(device_dir: Path, shape: ModelShape, weights: str) -> GraphBuilde
     Raises:
         ValueError: an unknown weights format.
     """
-    inputs, outputs = (TensorFile(device_dir / part.value) for part in (Part.INPUT, Part.OUTPUT))
-    file, name = (inputs, EMBEDDING) if shape.tied_embeddings else (outputs, LM_HEAD)
+    norm, file, name = _head_tensors(device_dir, shape)
     builder = GraphBuilder(Graph.HEAD, weights_format(weights), names_places=True)
-    add_head(builder, shape, outputs.read(FINAL_NORM), stored_matrix(file, name))
+    add_head(builder, shape, norm, stored_matrix(file, name))
     return builder
+
+
+def draft_head_graph(
+    device_dir: Path, shape: ModelShape, token_ids: NDArray[np.integer[Any]], weights: str
+) -> GraphBuilder:
+    """The graph of a head that knows the tokens `[k]` only; it holds its weights itself.
+
+    Raises:
+        ValueError: an unknown weights format.
+    """
+    norm, file, name = _head_tensors(device_dir, shape)
+    builder = GraphBuilder(Graph.DRAFT_HEAD, weights_format(weights))
+    add_head(builder, shape, norm, chosen_rows(file.read(name), token_ids))
+    return builder
+
+
+def _head_tensors(device_dir: Path, shape: ModelShape) -> tuple[NDArray[Any], TensorFile, str]:
+    """The final norm's weight, and where the LM head lies."""
+    inputs, outputs = (TensorFile(device_dir / part.value) for part in (Part.INPUT, Part.OUTPUT))
+    norm = outputs.read(FINAL_NORM)
+    return (norm, inputs, EMBEDDING) if shape.tied_embeddings else (norm, outputs, LM_HEAD)
 
 
 def weights_format(name: str) -> WeightsFormat:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from submodels.manifest import ModelShape
 from submodels.onnx.builder import MICROSOFT, GraphBuilder
@@ -34,6 +35,20 @@ from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import layer_name
 
 
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What makes rows of shallow rows and deep rows of the position before.
+
+    The norms' weights and `absent`, which stands for a deep row that is not known, are `[H]`; the
+    matrix `[H, 2 H]` has the shallow half first.
+    """
+
+    norm_shallow: NDArray[Any]
+    norm_deep: NDArray[Any]
+    absent: NDArray[Any]
+    matrix: Matrix
+
+
 def add_decoder_stack(
     builder: GraphBuilder,
     shape: ModelShape,
@@ -42,10 +57,12 @@ def add_decoder_stack(
     *,
     has_mlp: bool = True,
     closing_norm: NDArray[Any] | None = None,
+    feed: Feed | None = None,
 ) -> None:
     """Decoder layers `0..len(windows)` of `tensors`, from rows to rows.
 
-    Without `has_mlp` a layer is its attention half; a `closing_norm` `[H]` ends the stack.
+    Without `has_mlp` a layer is its attention half; a `closing_norm` `[H]` ends the stack. With
+    `feed` the rows that come in are `[1, T, 2 H + 1]` and become those of the layers first.
 
     Raises:
         ValueError: an activation other than SiLU.
@@ -53,7 +70,8 @@ def add_decoder_stack(
     if shape.hidden_act != "silu":
         raise ValueError(f"hidden_act: expected silu, got {shape.hidden_act!r}")
     rows_shape = (1, "T", shape.hidden_size)
-    residual = builder.input(ROWS, np.float32, rows_shape)
+    width = shape.hidden_size if feed is None else 2 * shape.hidden_size + 1
+    residual = builder.input(ROWS, np.float32, (1, "T", width))
     head_dim = padded_head_dim(shape.head_dim)
     cache_shape = (1, shape.num_key_value_heads, "capacity", head_dim)
     for index in range(len(windows)):
@@ -64,6 +82,8 @@ def add_decoder_stack(
     builder.input(NUM_POSITIONS, np.int32, ())
     builder.input(COS, np.float32, ("num_angles", head_dim // 2))
     builder.input(SIN, np.float32, ("num_angles", head_dim // 2))
+    if feed is not None:
+        residual = _add_feed(builder, shape, feed, residual)
     update = ""
     for index, window in enumerate(windows):
         layer = _Layer(builder, shape, index, window, tensors, has_mlp)
@@ -79,16 +99,33 @@ def add_decoder_stack(
 def add_head(builder: GraphBuilder, shape: ModelShape, norm: NDArray[Any], weight: Matrix) -> None:
     """Final norm and LM head, from any number of rows to logits."""
     builder.input(ROWS, np.float32, ("R", shape.hidden_size))
-    builder.output(LOGITS, np.float32, ("R", shape.vocab_size))
+    builder.output(LOGITS, np.float32, ("R", weight.num_rows))
     normed = _add_norm(builder, ROWS, norm, "normed", shape.rms_norm_eps)
     builder.linear(normed, weight, LOGITS)
+
+
+def _add_feed(builder: GraphBuilder, shape: ModelShape, feed: Feed, rows: str) -> str:
+    """Rows `[1, T, H]` that enter the layers, of fed ones."""
+    hidden, eps = shape.hidden_size, shape.rms_norm_eps
+    sizes = builder.constant("fed.sizes", np.array([hidden, hidden, 1], np.int64))
+    parts = ["fed.shallow", "fed.previous", "fed.is_known"]
+    shallow, previous, is_known = parts
+    builder.node("Split", [rows, sizes], parts, axis=-1)
+    _add_norm(builder, shallow, feed.norm_shallow, "fed.shallow.normed", eps)
+    _add_norm(builder, previous, feed.norm_deep, "fed.previous.normed", eps)
+    absent = builder.constant("fed.absent", feed.absent.astype(np.float32))
+    builder.node("Cast", [is_known], "fed.is_known.boolean", to=TensorProto.BOOL)
+    builder.node("Where", ["fed.is_known.boolean", "fed.previous.normed", absent], "fed.feature")
+    builder.node("Concat", ["fed.shallow.normed", "fed.feature"], "fed.both", axis=-1)
+    builder.linear("fed.both", feed.matrix, "fed.update")
+    return builder.node("Add", [shallow, "fed.update"], "fed.rows")
 
 
 def _add_norm(
     builder: GraphBuilder, rows: str, weight: NDArray[Any], normed: str, epsilon: float
 ) -> str:
     """Root mean square norm over the last axis."""
-    scale = builder.constant("norm.weight", weight.astype(np.float32))
+    scale = builder.constant(f"{normed}.weight", weight.astype(np.float32))
     operator = "SimplifiedLayerNormalization"
     return builder.node(operator, [rows, scale], normed, axis=-1, epsilon=epsilon)
 

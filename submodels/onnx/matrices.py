@@ -62,6 +62,18 @@ def stored_matrix(file: TensorFile, name: str) -> Matrix:
     return replace(plain_matrix(source), places=(place,))
 
 
+def chosen_rows(source: NDArray[Any], rows: NDArray[np.integer[Any]]) -> Matrix:
+    """Rows `[k]` of a checkpoint's matrix, in their order."""
+    num_columns = source.shape[1]
+    step = max(1, _PIECE_ELEMENTS // num_columns)
+
+    def pieces() -> Iterator[Float32]:
+        for start in range(0, len(rows), step):
+            yield source[rows[start : start + step]].astype(np.float32)
+
+    return Matrix(len(rows), num_columns, pieces)
+
+
 def stored_heads(file: TensorFile, name: str, head_dim: int, axis: int) -> Matrix:
     """A projection to heads (`axis` 0) or from heads (`axis` 1) of a file, widened if need be."""
     if padded_head_dim(head_dim) == head_dim:

@@ -5,12 +5,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from adapters.data.whole_model import load_whole_model
+from device_runtime.engines.engine import Rows, SequenceId
+from device_runtime.engines.submodel_engine import SubmodelEngine
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.runtime.runtime import Runtime
 from process.errors import StartError
+from submodels.bundle.layer_weights import Placed
 from tests.support.reference import (
     STORIES,
     Greedy,
@@ -29,7 +34,12 @@ from tests.support.stack import (
     serve_cloud,
     split_for_serving,
 )
-from tests.support.stored_adapters import ADAPTER, install_early_adapter, split_with_adapter
+from tests.support.stored_adapters import (
+    ADAPTER,
+    install_early_adapter,
+    install_fed_adapter,
+    split_with_adapter,
+)
 
 RecordProperty = Callable[[str, object], None]
 MAX_TOKENS = 40
@@ -49,15 +59,22 @@ def stories() -> list[tuple[list[int], Greedy]]:
     return [(prompt, greedy(model, prompt, MAX_TOKENS)) for prompt in prompts]
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2], ids=lambda k: f"K={k}")
+@pytest.fixture(
+    scope="module",
+    params=[(0, None), (0, "fed"), (1, "fed"), (2, "layer")],
+    ids=lambda p: f"K={p[0]}, {p[1] or 'the shipped adapter'}",
+)
 def bundles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With K = 0 the shipped adapter; with more, one that is right now and then."""
+    """The shipped adapter, or one that is right now and then; fed ones draft half the tokens."""
     folder = tmp_path_factory.mktemp("adapter")
-    num_output = request.param
-    if num_output == 0:
+    num_output, kind = request.param
+    if kind is None:
         return split_with_adapter(STORIES, folder / "split", ADAPTER)
     split = split_with_adapter(STORIES, folder / "split", None, 1, num_output)
-    install_early_adapter(split, folder / "adapter")
+    if kind == "fed":
+        install_fed_adapter(split, folder / "adapter", np.arange(256, 512))
+    else:
+        install_early_adapter(split, folder / "adapter")
     return split
 
 
@@ -96,6 +113,37 @@ async def test_stories_are_the_unsplit_models_in_every_setting(
             assert sum(one.num_accepted_tokens for one in stats) > 0
             ties += num_ties
     record_property("ties", ties)
+
+
+@pytest.mark.parametrize("num_output", [0, 1])
+async def test_an_engine_is_handed_each_deep_row_with_its_position(
+    num_output: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a fed adapter learns: were a row one position off, drafts would merely be worse."""
+    bundles = split_with_adapter(STORIES, tmp_path / "split", None, 1, num_output)
+    install_fed_adapter(bundles, tmp_path / "adapter")
+    handed: dict[int, Rows] = {}
+    plain = SubmodelEngine.logits
+
+    def logits(
+        self: SubmodelEngine, sequence: SequenceId, deep: Rows, position: int, num_logits: int
+    ) -> Rows:
+        handed.update(enumerate(deep, position))
+        return plain(self, sequence, deep, position, num_logits)
+
+    monkeypatch.setattr(SubmodelEngine, "logits", logits)
+    prompt = story_prompts(1)[0]
+    async with running_stack(bundles, {"drafter": "adapter", "engine": "torch"}) as stack:
+        request = GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS)
+        ids, stats = await generate_with_stats(stack.runtime, request)
+    assert stats.num_accepted_tokens > 0
+    text = [*prompt, *ids]
+    model = load_whole_model(bundles, bundles, Placed())
+    expected = model.sequence().extend(text, 0).deep.numpy()
+    first = 0 if num_output else len(prompt) - 1
+    assert set(handed) >= set(range(first, len(text) - 1))
+    for position in range(first, len(text) - 1):
+        np.testing.assert_allclose(handed[position], expected[position], rtol=0, atol=1e-3)
 
 
 async def test_the_default_drafter_is_the_bundles_adapter(

@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adapters.data.whole_model import load_whole_model
 from adapters.install import install_adapter
-from adapters.networks import AdapterNetwork, build_network, network_tensors, start_as
+from adapters.networks import (
+    AdapterNetwork,
+    FedAdapter,
+    build_network,
+    load_network,
+    network_tensors,
+    start_as,
+)
 from adapters.storage import (
     FORMAT_VERSION,
     AdapterCard,
@@ -14,6 +23,7 @@ from adapters.storage import (
     Kind,
     TrainingFigures,
     adapter_shape,
+    load_adapter,
     write_card,
     write_weights,
 )
@@ -50,11 +60,16 @@ def random_network(manifest: Manifest, kind: Kind, closing_norm: bool) -> Adapte
     return network
 
 
-def store_random_adapter(folder: Path, manifest: Manifest, kind: Kind) -> AdapterCard:
+def store_random_adapter(
+    folder: Path,
+    manifest: Manifest,
+    kind: Kind,
+    draft_vocabulary: NDArray[np.int64] | None = None,
+) -> AdapterCard:
     """Write a random adapter for this bundle; attention adapters end in a norm."""
     closing_norm = kind == "attention"
     network = random_network(manifest, kind, closing_norm)
-    return _store(folder, manifest, network, kind)
+    return _store(folder, manifest, network, kind, draft_vocabulary)
 
 
 def split_with_adapter(
@@ -76,7 +91,33 @@ def install_early_adapter(bundles: Path, folder: Path) -> None:
     install_adapter(bundles, folder)
 
 
-def _store(folder: Path, manifest: Manifest, network: AdapterNetwork, kind: Kind) -> AdapterCard:
+def install_fed_adapter(
+    bundles: Path, folder: Path, draft_vocabulary: NDArray[np.int64] | None = None
+) -> None:
+    """Give the story model's bundle pair an adapter that is fed, and a little worse for it."""
+    model = load_whole_model(bundles, bundles, Placed())
+    manifest = model.manifest
+    network = build_network("fed", adapter_shape(manifest.shape), closing_norm=False)
+    assert isinstance(network, FedAdapter)
+    if manifest.num_output_layers:
+        start_as(network, model.middle_layers[0])
+    else:
+        trained = load_network(load_adapter(ADAPTER, manifest)).state_dict()
+        network.load_state_dict(network.state_dict() | trained)
+    with torch.no_grad():
+        noise = torch.randn(network.fc.weight.shape, generator=torch.Generator().manual_seed(0))
+        network.fc.weight.copy_(0.01 * noise)
+    _store(folder, manifest, network, "fed", draft_vocabulary)
+    install_adapter(bundles, folder)
+
+
+def _store(
+    folder: Path,
+    manifest: Manifest,
+    network: AdapterNetwork,
+    kind: Kind,
+    draft_vocabulary: NDArray[np.int64] | None = None,
+) -> AdapterCard:
     folder.mkdir(parents=True, exist_ok=True)
     card = AdapterCard(
         format_version=FORMAT_VERSION,
@@ -89,7 +130,8 @@ def _store(folder: Path, manifest: Manifest, network: AdapterNetwork, kind: Kind
         stop_threshold=0.0,
         max_draft_tokens=6,
         training=FIGURES,
-        weights=write_weights(folder, network_tensors(network)),
+        draft_vocabulary_size=None if draft_vocabulary is None else len(draft_vocabulary),
+        weights=write_weights(folder, network_tensors(network), draft_vocabulary),
     )
     write_card(folder, card)
     return card

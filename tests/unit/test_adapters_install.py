@@ -1,18 +1,25 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from adapters.install import install_adapter
 from adapters.storage import AdapterError, Kind, load_adapter
+from device_runtime.engines.engine import DraftRequest, Rows
+from device_runtime.engines.onnx_engine import load_onnx_engine
 from submodels.bundle.bundle import load_bundle
+from submodels.bundle.files import replace_files
 from submodels.errors import BundleError
+from submodels.onnx.files import WEIGHTS_FORMATS, WeightsFormat
 from submodels.random_models import make_random_model
 from tests.support.adapter_models import SMALL, make_bundles
 from tests.support.split_models import split
 from tests.support.stored_adapters import store_random_adapter
 
 GRAPHS = {f"adapter.{weights}.onnx" for weights in ("float32", "int8", "int4")}
+DRAFT_HEADS = {f"draft_head.{weights}.onnx" for weights in ("float32", "int8", "int4")}
 FILES = {"adapter.json", "adapter.safetensors"}
 
 
@@ -28,7 +35,7 @@ def onnx_device(tmp_path: Path) -> Path:
     return tmp_path / "onnx" / "device"
 
 
-@pytest.mark.parametrize("kind", ["layer", "attention"])
+@pytest.mark.parametrize("kind", ["layer", "attention", "fed"])
 def test_an_installed_adapter_is_part_of_the_bundle(
     onnx_device: Path, tmp_path: Path, kind: Kind
 ) -> None:
@@ -83,3 +90,49 @@ def test_a_listed_adapter_that_was_changed_is_refused(device: Path, tmp_path: Pa
     path.write_bytes(changed)
     with pytest.raises(BundleError, match="is corrupt"):
         load_bundle(device, "device")
+
+
+@pytest.mark.parametrize("weights", WEIGHTS_FORMATS)
+def test_an_adapter_that_drafts_some_tokens_brings_a_head_of_these(
+    onnx_device: Path, tmp_path: Path, weights: WeightsFormat
+) -> None:
+    vocabulary = np.array([1, 5, 8, 60, 200])
+    manifest = load_bundle(onnx_device, "device").manifest
+    store_random_adapter(tmp_path / "adapter", manifest, "fed", vocabulary)
+    install_adapter(onnx_device, tmp_path / "adapter")
+    files = load_bundle(onnx_device, "device", verify=True).manifest.files.keys()
+    assert files == manifest.files.keys() | GRAPHS | FILES | DRAFT_HEADS
+    engine = load_onnx_engine(onnx_device, "float32", 1, None, weights)
+    seen: list[Rows] = []
+
+    def choose(logits: Rows, _: Sequence[int]) -> int:
+        seen.append(logits.copy())
+        return int(logits.argmax())
+
+    request = DraftRequest((1, 2, 3), 0, 6, choose, min_probability=0.0)
+    drafted = engine.draft(engine.open(), request)
+    assert len(drafted) == 6
+    assert set(drafted) <= set(vocabulary.tolist())
+    for logits in seen:
+        assert np.flatnonzero(logits > -np.inf).tolist() == vocabulary.tolist()
+
+
+def test_another_adapter_takes_the_heads_away_again(onnx_device: Path, tmp_path: Path) -> None:
+    manifest = load_bundle(onnx_device, "device").manifest
+    store_random_adapter(tmp_path / "some", manifest, "layer", np.array([1, 5]))
+    install_adapter(onnx_device, tmp_path / "some")
+    store_random_adapter(tmp_path / "all", manifest, "layer")
+    install_adapter(onnx_device, tmp_path / "all")
+    assert not DRAFT_HEADS & load_bundle(onnx_device, "device").manifest.files.keys()
+    assert not any((onnx_device / name).exists() for name in DRAFT_HEADS)
+
+
+def test_an_adapter_without_the_head_it_drafts_with_is_refused(
+    onnx_device: Path, tmp_path: Path
+) -> None:
+    bundle = load_bundle(onnx_device, "device")
+    store_random_adapter(tmp_path / "adapter", bundle.manifest, "layer", np.array([1, 5]))
+    install_adapter(onnx_device, tmp_path / "adapter")
+    replace_files(load_bundle(onnx_device, "device"), ["draft_head.int8.onnx"], [])
+    with pytest.raises(BundleError, match=r"lists adapter\.int8\.onnx and not draft_head\.int8"):
+        load_onnx_engine(onnx_device, "float32", 1, None, "int8")

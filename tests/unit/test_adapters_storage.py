@@ -130,7 +130,8 @@ def test_missing_and_damaged_files_are_told_apart(tmp_path: Path, manifest: Mani
     [
         ("format_version", 3, "expected format version 1 or 2, got 3"),
         ("stop_threshold", 1.5, "stop threshold in"),
-        ("max_draft_tokens", 0, "1 or more draft tokens"),
+        ("max_draft_tokens", 0, "1 to 128 draft tokens, got 0"),
+        ("max_draft_tokens", 129, "1 to 128 draft tokens, got 129"),
         ("kind", "attention", "tensors do not match"),
         ("kind", "fed", "tensors do not match"),
         ("draft_vocabulary_size", 4, "tensors do not match"),
