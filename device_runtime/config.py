@@ -55,12 +55,21 @@ class DeviceConfig:
     answers."""
     verify_weights: bool = hash_every_file()
     threads: int | None = engine_threads()
-    drafter: Literal["auto", "adapter", "ngram", "medusa", "none"] = setting(
+    drafter: Literal["auto", "adapter", "suffix", "ngram", "medusa", "none"] = setting(
         "auto",
-        "How tokens are drafted: by the bundle's adapter, by prompt lookup (ngram), by the "
+        "How tokens are drafted: by the bundle's adapter, by what followed the same words before "
+        "in this text and earlier ones (suffix), by prompt lookup in this text (ngram), by the "
         "bundle's Medusa heads, or not at all; auto: by the adapter if there is one and it "
         "measured faster than ngram, else ngram.",
     )
+    suffix_memory_tokens: int = tokens(
+        262_144,
+        "Tokens of earlier requests and answers that are kept in memory for drafts, about 60 bytes "
+        "each, oldest out first; 0: none.",
+        0,
+        1 << 26,
+    )
+    """They are never written anywhere, and a request with `store` false leaves none."""
     draft_tokens: int | None = setting(
         None,
         "Most tokens per draft; left out: 4, what the adapter was calibrated for, or one per head.",

@@ -1,5 +1,6 @@
 """Which drafter a generation gets, and who says how long its drafts are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,10 @@ from device_runtime.drafting.ahead import AheadSwitch
 from device_runtime.drafting.medusa import Heads, MedusaDrafter
 from device_runtime.drafting.ngram import NgramDrafter
 from device_runtime.drafting.protocol import Drafter, NoDrafter
-from device_runtime.engines.engine import DraftLimits
+from device_runtime.drafting.suffix.drafter import SuffixDrafter
+from device_runtime.drafting.suffix.guessing import MOST_GUESSES
+from device_runtime.drafting.suffix.memory import SuffixMemory
+from device_runtime.engines.engine import DraftLimits, Workers
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
 from process.world import Clock
@@ -27,37 +31,62 @@ class Drafting:
 
 def drafter_name(
     config: DeviceConfig, limits: DraftLimits | None
-) -> Literal["none", "adapter", "ngram", "medusa"]:
+) -> Literal["none", "adapter", "suffix", "ngram", "medusa"]:
     """As configured; `auto` takes the adapter if the engine has one, else prompt lookup."""
-    if config.drafter in ("none", "medusa"):
+    if config.drafter in ("none", "medusa", "suffix"):
         return config.drafter
     return "adapter" if config.drafter != "ngram" and limits is not None else "ngram"
 
 
-def choose_drafting(
-    config: DeviceConfig,
-    limits: DraftLimits | None,
-    sampler: Sampler,
-    stop_token_ids: frozenset[int],
-    clock: Clock,
-    heads: Heads | None = None,
-) -> Drafting:
-    """The drafter that `drafter_name` names, for one generation."""
+class Drafters:
+    """The drafters of one runtime, and what its generations leave behind for later ones."""
 
-    def bounded(most: int) -> int:
-        return most if config.draft_tokens is None else min(most, config.draft_tokens)
+    def __init__(
+        self, config: DeviceConfig, workers: Workers, clock: Clock, heads: Heads | None = None
+    ) -> None:
+        self._config = config
+        self._workers = workers
+        self._clock = clock
+        self._heads = heads
+        self._memory: SuffixMemory | None = None
+        if self.name == "suffix" and config.suffix_memory_tokens > 0:
+            self._memory = SuffixMemory(config.suffix_memory_tokens)
 
-    name = drafter_name(config, limits)
-    if name == "medusa":
-        assert heads is not None, "loaded when configured"
-        return Drafting(MedusaDrafter(heads, sampler), GoodputDraftLength(bounded(heads.num_heads)))
-    if name == "none":
-        return Drafting(NoDrafter(), FixedDraftLength(0))
-    if name == "adapter" and limits is not None:
-        most = bounded(limits.max_tokens)
-        switch = AheadSwitch(config.draft_ahead == "auto" and config.pipelining == "off")
-        adapter = AdapterDrafter(sampler, stop_token_ids, switch, clock)
-        length = FixedDraftLength(most) if limits.are_all else GoodputDraftLength(most)
-        return Drafting(adapter, length)
-    most = _NGRAM_TOKENS if config.draft_tokens is None else config.draft_tokens
-    return Drafting(NgramDrafter(), GoodputDraftLength(most))
+    @property
+    def name(self) -> str:
+        """What drafts here."""
+        return drafter_name(self._config, self._workers.engine.draft_limits)
+
+    def drafting(self, sampler: Sampler, stop_token_ids: frozenset[int]) -> Drafting:
+        """The drafter that `drafter_name` names, for one generation."""
+        limits = self._workers.engine.draft_limits
+        match self.name:
+            case "none":
+                return Drafting(NoDrafter(), FixedDraftLength(0))
+            case "medusa":
+                assert self._heads is not None, "loaded when configured"
+                most = self._bounded(self._heads.num_heads)
+                return Drafting(MedusaDrafter(self._heads, sampler), GoodputDraftLength(most))
+            case "adapter" if limits is not None:
+                most = self._bounded(limits.max_tokens)
+                is_ahead = self._config.draft_ahead == "auto" and self._config.pipelining == "off"
+                switch = AheadSwitch(is_ahead)
+                adapter = AdapterDrafter(sampler, stop_token_ids, switch, self._clock)
+                length = FixedDraftLength(most) if limits.are_all else GoodputDraftLength(most)
+                return Drafting(adapter, length)
+            case "suffix":
+                most = self._bounded(MOST_GUESSES)
+                return Drafting(SuffixDrafter(self._memory), GoodputDraftLength(most))
+            case _:
+                most = self._config.draft_tokens or _NGRAM_TOKENS
+                return Drafting(NgramDrafter(), GoodputDraftLength(most))
+
+    def remember(self, text: Sequence[int]) -> None:
+        """Keep a finished request's text for later drafts, where texts are kept."""
+        memory = self._memory
+        if memory is not None:
+            kept = tuple(text)
+            self._workers.run_later(lambda _: memory.remember(kept))
+
+    def _bounded(self, most: int) -> int:
+        return min(most, self._config.draft_tokens or most)

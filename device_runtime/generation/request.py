@@ -39,7 +39,8 @@ class GenerationRequest:
 
     `num_logprobs` None asks for no log probabilities; 0 for the chosen token's alone; n for the
     n most likely beside it. Stop tokens cannot be chosen before `min_tokens` tokens. The timeline
-    of its work is kept if it `wants_timeline`. One that `is_let_in` waits for its turn however many
+    of its work is kept if it `wants_timeline`. Drafts for later requests may be made of its text
+    if it `is_remembered`. One that `is_let_in` waits for its turn however many
     wait already: it belongs to a request whose first choice was admitted.
     """
 
@@ -51,6 +52,7 @@ class GenerationRequest:
     num_logprobs: int | None = None
     wants_timeline: bool = False
     is_let_in: bool = False
+    is_remembered: bool = True
 
 
 @dataclass(frozen=True, slots=True)

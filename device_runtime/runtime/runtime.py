@@ -12,7 +12,7 @@ from chunking.chooser import ChunkChooser
 from chunking.paper_planner import PaperPlanner
 from chunking.planner import FixedSizePlanner, Planner
 from device_runtime.config import DeviceConfig
-from device_runtime.drafting.choice import choose_drafting, drafter_name
+from device_runtime.drafting.choice import Drafters
 from device_runtime.drafting.medusa import Heads
 from device_runtime.engines.engine import Workers
 from device_runtime.generation.request import CloudUnavailableError, Emission, GenerationRequest
@@ -88,11 +88,11 @@ class Runtime:
         self._own_context_tokens = min(most, engine.max_context_tokens)
         self._config = config
         self._link = link
-        self._heads = heads
         self._clock = clock
         self._randomness = randomness
         self._blink_s = min(BLINK_S, config.reconnect_timeout_s)
         self._workers = workers
+        self._drafters = Drafters(config, workers, clock, heads)
         self.admission = Admission(config.max_num_seqs, config.max_queue)
         if kept is None:
             # Room for two full conversations, however long a context is.
@@ -112,8 +112,8 @@ class Runtime:
 
     @property
     def drafter(self) -> str:
-        """What drafts here: `adapter`, `ngram`, `medusa` or `none`."""
-        return drafter_name(self._config, self._workers.engine.draft_limits)
+        """What drafts here: `adapter`, `suffix`, `ngram`, `medusa` or `none`."""
+        return self._drafters.name
 
     def start(self) -> None:
         """Begin to connect; needs a running loop."""
@@ -149,6 +149,7 @@ class Runtime:
         self._check_link()
         turn = await self.admission.acquire(request.is_let_in)
         place: Place | None = None
+        driver: Driver | None = None
         try:
             recorder.queued()
             await self._require_link()
@@ -176,6 +177,8 @@ class Runtime:
                 place.release()
             turn.close()
             recorder.ended()
+            if driver is not None and request.is_remembered:
+                self._drafters.remember(driver.session.text)
 
     def _checked_sampler(self, request: GenerationRequest) -> Sampler:
         """The request's sampler, once the request is known to be servable."""
@@ -261,14 +264,7 @@ class Runtime:
             max_frames_in_flight=MAX_UNANSWERED_FRAMES,
             feeds_output_layers=self._feeds_output_layers,
         )
-        drafting = choose_drafting(
-            self._config,
-            self._workers.engine.draft_limits,
-            sampler,
-            request.stop_token_ids,
-            self._clock,
-            self._heads,
-        )
+        drafting = self._drafters.drafting(sampler, request.stop_token_ids)
         chunks = self._chunk_chooser(place, limits)
         recorder.placed(place.num_cached_tokens, chunks.choices)
         session = Session(

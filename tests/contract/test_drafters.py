@@ -14,6 +14,7 @@ from device_runtime.drafting.ahead import AheadSwitch
 from device_runtime.drafting.medusa import MedusaDrafter
 from device_runtime.drafting.ngram import NgramDrafter
 from device_runtime.drafting.protocol import Drafter, NoDrafter
+from device_runtime.drafting.suffix.drafter import SuffixDrafter
 from device_runtime.engines.engine import Rows
 from device_runtime.engines.onnx_engine import load_onnx_engine
 from device_runtime.generation.request import GenerationRequest, SamplingParams
@@ -50,6 +51,7 @@ class AheadNowAndThen(AheadSwitch):
 DRAFTERS: Mapping[str, Callable[[Sampler, MedusaHeads], Drafter]] = {
     "none": lambda sampler, heads: NoDrafter(),
     "ngram": lambda sampler, heads: NgramDrafter(),
+    "suffix": lambda sampler, heads: SuffixDrafter(None),
     "adapter": lambda sampler, heads: AdapterDrafter(
         sampler, NO_STOP, AheadSwitch(is_allowed=False), lambda: 0.0
     ),
@@ -264,7 +266,7 @@ def test_greedy_text_is_that_of_no_drafter(bench: Bench, name: str) -> None:
         assert tuple(it.text[len(prompt) :][:num_tokens]) == expected
 
 
-@pytest.mark.parametrize("name", ["ngram", "adapter", "adapter with draft-ahead", "heads"])
+@pytest.mark.parametrize("name", ["ngram", "suffix", "adapter", "adapter with draft-ahead", "heads"])
 def test_every_drafter_finds_something_to_say(bench: Bench, name: str) -> None:
     story = story_prompts(1)[0]
     it = Generation(bench, name, [*story, *story[:-1]], SAMPLINGS["greedy"], begun=story[-1])

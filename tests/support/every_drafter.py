@@ -22,6 +22,7 @@ from tests.support.stored_adapters import ADAPTER, split_with_adapter
 DRAFTERS: Mapping[str, Mapping[str, Any]] = {
     "none": {"drafter": "none"},
     "ngram": {"drafter": "ngram"},
+    "suffix": {"drafter": "suffix"},
     "adapter": {"drafter": "adapter", "draft_ahead": "off"},
     "adapter with draft-ahead": {"drafter": "adapter", "draft_ahead": "auto"},
     "medusa": {"drafter": "medusa"},

@@ -160,6 +160,7 @@ def _generation(
         min_tokens=_min_new_tokens(request, max_tokens),
         num_logprobs=request.num_logprobs,
         wants_timeline=request.include_hat_stats in (TIMELINE, ROUNDS),
+        is_remembered=request.store is not False,
     )
 
 

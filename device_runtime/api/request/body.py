@@ -74,6 +74,7 @@ class CommonFields(Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_hat_stats: bool | Literal["timeline", "rounds"] | None = None
+    store: bool | None = None
     add_special_tokens: bool | None = None
 
 

@@ -1,0 +1,1 @@
+"""Drafts out of what this user and his model said before, kept on the device."""
