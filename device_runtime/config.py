@@ -59,8 +59,8 @@ class DeviceConfig:
         "auto",
         "How tokens are drafted: by the bundle's adapter, by what followed the same words before "
         "in this text and earlier ones (suffix), by prompt lookup in this text (ngram), by the "
-        "bundle's Medusa heads, or not at all; auto: by the adapter if there is one and it "
-        "measured faster than ngram, else ngram.",
+        "bundle's Medusa heads, or not at all; auto: by suffix and the adapter if there is "
+        "one, in each round by what is seen to bring most.",
     )
     suffix_memory_tokens: int = tokens(
         262_144,

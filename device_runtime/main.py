@@ -89,19 +89,22 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
 
 def _advice(server: DeviceServer) -> list[str]:
     """What a model without an adapter costs, and what mends it."""
-    if server.runtime.drafter != "ngram" or recorded_figures(server.bundle):
+    if "adapter" in server.runtime.drafters or recorded_figures(server.bundle):
+        return []
+    if not {"suffix", "ngram"} & set(server.runtime.drafters):
         return []
     command = f"hat adapter train {server.bundle.path.parent} --text FILE"
     return [
         "drafting  no adapter for this model: a token costs about a round trip to the cloud, less "
-        f"where the text repeats itself (ngram); one is made by: {command}"
+        f"where the text repeats itself; one is made by: {command}"
     ]
 
 
 def _drafter(server: DeviceServer) -> str:
     """What drafts here and, where its adapter's card knows, why."""
-    name = server.runtime.drafter
-    return name + drafter_reason(server.bundle) if name in ("adapter", "ngram") else name
+    names = server.runtime.drafters
+    reason = drafter_reason(server.bundle) if {"adapter", "ngram"} & set(names) else ""
+    return (" and ".join(names) or "none") + reason
 
 
 def _curl(config: DeviceConfig, server: DeviceServer) -> str:

@@ -15,7 +15,7 @@ from bench.models import has_real_weights
 from bench.records import ModelRecord, WorkloadRecord
 from bench.workloads.arrivals import CLOSED, arrivals
 from bench.workloads.prompts import SPEC_BENCH, load_prompts
-from device_runtime.engines.bundle_adapter import is_worth_its_place, recorded_figures
+from device_runtime.engines.bundle_adapter import recorded_figures
 from device_runtime.text.chat_template import has_chat_template
 from submodels.bundle.bundle import load_bundle
 
@@ -117,8 +117,7 @@ def drafter_note(bundles: Path, arm: Arm) -> tuple[str, ...]:
     device = load_bundle(bundles / "device", "device")
     if recorded_figures(device) is None:
         return (NO_ADAPTER,)
-    is_better = is_worth_its_place(device.path)
-    return ("drafts by the adapter" if is_better else "drafts by n-gram, which beats the adapter",)
+    return ("drafts by the adapter and, where that pays more, out of its own text",)
 
 
 def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:

@@ -39,6 +39,7 @@ class AdapterDrafter:
         self._is_behind = False
         self._ahead: _Ahead | None = None
         self._begun: tuple[int, ...] = ()
+        self._num_given = 0
         self.num_ahead_tokens = 0
         """Tokens drafted while a verification was under way."""
 
@@ -47,10 +48,15 @@ class AdapterDrafter:
 
     def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
         ahead, self._ahead = self._ahead, None
+        self._begun = ()
         if ahead is not None and len(token_ids) > len(ahead.draft):
             # The whole draft was accepted, and each branch begins with a guess at what follows it.
             tails = (branch[1:] for branch in ahead.branches if branch[0] == token_ids[-1])
             self._begun = tuple(next(tails, ()))
+
+    def go_on_behind(self, draft: Sequence[int]) -> None:
+        """Have the next proposal begin with a draft that was made elsewhere."""
+        self._begun, self._num_given = tuple(draft), len(draft)
 
     async def propose(
         self,
@@ -62,7 +68,8 @@ class AdapterDrafter:
     ) -> tuple[int, ...]:
         limits = workers.engine.draft_limits
         assert limits is not None, "chosen only for engines with an adapter"
-        num_tokens = min(num_tokens, limits.max_tokens)
+        num_tokens = min(num_tokens, limits.max_tokens + self._num_given)
+        self._num_given = 0
         undecided = tuple(text[len(text) - num_undecided :])
         begun: tuple[int, ...] = ()
         if not undecided:

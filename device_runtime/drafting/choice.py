@@ -1,41 +1,55 @@
-"""Which drafter a generation gets, and who says how long its drafts are."""
+"""Which drafters a generation gets, and who says which of them drafts how much."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.adapter import AdapterDrafter
 from device_runtime.drafting.ahead import AheadSwitch
+from device_runtime.drafting.combined import CombinedDrafter, Guesser, Stepper
 from device_runtime.drafting.medusa import Heads, MedusaDrafter
-from device_runtime.drafting.ngram import NgramDrafter
+from device_runtime.drafting.ngram import NGRAM_CHANCES, NgramGuesses
+from device_runtime.drafting.policy.policy import DraftPolicy, Lessons
 from device_runtime.drafting.protocol import Drafter, NoDrafter
-from device_runtime.drafting.suffix.drafter import SuffixDrafter
-from device_runtime.drafting.suffix.guessing import MOST_GUESSES
+from device_runtime.drafting.suffix.guesses import SuffixGuesses
+from device_runtime.drafting.suffix.guessing import MOST_GUESSES, SUFFIX_CHANCES
 from device_runtime.drafting.suffix.memory import SuffixMemory
 from device_runtime.engines.engine import DraftLimits, Workers
+from device_runtime.generation.stats import DraftCounts
 from device_runtime.sampling.sampler import Sampler
-from device_runtime.session.draft_length import DraftLength, FixedDraftLength, GoodputDraftLength
+from device_runtime.session.draft_length import DraftLength, FixedDraftLength
 from process.world import Clock
+
+DrafterName = Literal["none", "adapter", "suffix", "ngram", "medusa"]
 
 _NGRAM_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """How one generation drafts, and how much at a time."""
+    """How one generation drafts, how much at a time, and what came of it by drafter."""
 
     drafter: Drafter
     length: DraftLength
+    drafted_by: Mapping[str, DraftCounts] = field(default_factory=dict)
 
 
-def drafter_name(
-    config: DeviceConfig, limits: DraftLimits | None
-) -> Literal["none", "adapter", "suffix", "ngram", "medusa"]:
-    """As configured; `auto` takes the adapter if the engine has one, else prompt lookup."""
-    if config.drafter in ("none", "medusa", "suffix"):
-        return config.drafter
-    return "adapter" if config.drafter != "ngram" and limits is not None else "ngram"
+def drafter_names(config: DeviceConfig, limits: DraftLimits | None) -> tuple[DrafterName, ...]:
+    """As configured; `auto` takes the adapter if the engine has one, and suffix drafts."""
+    has_adapter = limits is not None
+    match config.drafter:
+        case "none":
+            return ()
+        case "auto":
+            # Where drafts are asked for whole, whatever they bring, nothing is to be chosen.
+            is_whole = limits is not None and limits.are_all
+            both: tuple[DrafterName, ...] = ("adapter", "suffix") if has_adapter else ("suffix",)
+            return both[:1] if is_whole else both
+        case "adapter":
+            return ("adapter",) if has_adapter else ("ngram",)
+        case name:
+            return (name,)
 
 
 class Drafters:
@@ -49,37 +63,33 @@ class Drafters:
         self._clock = clock
         self._heads = heads
         self._memory: SuffixMemory | None = None
-        if self.name == "suffix" and config.suffix_memory_tokens > 0:
+        if "suffix" in self.names and config.suffix_memory_tokens > 0:
             self._memory = SuffixMemory(config.suffix_memory_tokens)
+        self._lessons = Lessons(SUFFIX_CHANCES if "suffix" in self.names else NGRAM_CHANCES)
 
     @property
-    def name(self) -> str:
+    def names(self) -> tuple[DrafterName, ...]:
         """What drafts here."""
-        return drafter_name(self._config, self._workers.engine.draft_limits)
+        return drafter_names(self._config, self._workers.engine.draft_limits)
 
     def drafting(self, sampler: Sampler, stop_token_ids: frozenset[int]) -> Drafting:
-        """The drafter that `drafter_name` names, for one generation."""
+        """The drafters that `drafter_names` names, for one generation."""
+        names = self.names
+        if not names:
+            return Drafting(NoDrafter(), FixedDraftLength(0))
+        num_steps, stepper = self._stepper(sampler, stop_token_ids)
         limits = self._workers.engine.draft_limits
-        match self.name:
-            case "none":
-                return Drafting(NoDrafter(), FixedDraftLength(0))
-            case "medusa":
-                assert self._heads is not None, "loaded when configured"
-                most = self._bounded(self._heads.num_heads)
-                return Drafting(MedusaDrafter(self._heads, sampler), GoodputDraftLength(most))
-            case "adapter" if limits is not None:
-                most = self._bounded(limits.max_tokens)
-                is_ahead = self._config.draft_ahead == "auto" and self._config.pipelining == "off"
-                switch = AheadSwitch(is_ahead)
-                adapter = AdapterDrafter(sampler, stop_token_ids, switch, self._clock)
-                length = FixedDraftLength(most) if limits.are_all else GoodputDraftLength(most)
-                return Drafting(adapter, length)
-            case "suffix":
-                most = self._bounded(MOST_GUESSES)
-                return Drafting(SuffixDrafter(self._memory), GoodputDraftLength(most))
-            case _:
-                most = self._config.draft_tokens or _NGRAM_TOKENS
-                return Drafting(NgramDrafter(), GoodputDraftLength(most))
+        if isinstance(stepper, AdapterDrafter) and limits is not None and limits.are_all:
+            return Drafting(stepper, FixedDraftLength(num_steps))
+        num_guesses, guesser = self._guesser()
+        policy = DraftPolicy(self._lessons, num_steps)
+        most = self._bounded(num_guesses + num_steps)
+        combined = CombinedDrafter(policy, most, self._clock, guesser, stepper)
+        counts: dict[str, DraftCounts] = {
+            name: combined.guessed if name in ("suffix", "ngram") else combined.stepped
+            for name in names
+        }
+        return Drafting(combined, combined, counts)
 
     def remember(self, text: Sequence[int]) -> None:
         """Keep a finished request's text for later drafts, where texts are kept."""
@@ -87,6 +97,30 @@ class Drafters:
         if memory is not None:
             kept = tuple(text)
             self._workers.run_later(lambda _: memory.remember(kept))
+
+    def _guesser(self) -> tuple[int, Guesser | None]:
+        """What guesses, if anything does, and the most guesses of a draft."""
+        if "suffix" in self.names:
+            return MOST_GUESSES, SuffixGuesses(self._memory)
+        if "ngram" in self.names:
+            most = self._config.draft_tokens or _NGRAM_TOKENS
+            return most, NgramGuesses(most)
+        return 0, None
+
+    def _stepper(
+        self, sampler: Sampler, stop_token_ids: frozenset[int]
+    ) -> tuple[int, Stepper | None]:
+        """What computes drafts, if anything does, and the most steps of a draft."""
+        limits = self._workers.engine.draft_limits
+        if "medusa" in self.names:
+            assert self._heads is not None, "loaded when configured"
+            return self._bounded(self._heads.num_heads), MedusaDrafter(self._heads, sampler)
+        if "adapter" in self.names and limits is not None:
+            is_ahead = self._config.draft_ahead == "auto" and self._config.pipelining == "off"
+            switch = AheadSwitch(is_ahead)
+            adapter = AdapterDrafter(sampler, stop_token_ids, switch, self._clock)
+            return self._bounded(limits.max_tokens), adapter
+        return 0, None
 
     def _bounded(self, most: int) -> int:
         return min(most, self._config.draft_tokens or most)

@@ -33,9 +33,14 @@ class MedusaDrafter(NoDrafter):
         self._heads = heads
         self._sampler = sampler
         self._deep: Rows | None = None
+        self._given: tuple[int, ...] = ()
 
     def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
         self._deep = deep
+
+    def go_on_behind(self, draft: Sequence[int]) -> None:
+        """Heads look ahead from a deep row: behind a draft made elsewhere they say nothing."""
+        self._given = tuple(draft)
 
     async def propose(
         self,
@@ -46,6 +51,9 @@ class MedusaDrafter(NoDrafter):
         num_undecided: int = 0,
     ) -> tuple[int, ...]:
         deep = self._deep
+        given, self._given = self._given, ()
+        if given:
+            return given
         # Heads look ahead from a deep row, and of undecided tokens there is none.
         if deep is None or num_tokens == 0 or num_undecided > 0:
             return ()

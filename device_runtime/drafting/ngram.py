@@ -2,31 +2,30 @@
 
 from collections.abc import Sequence
 
-from device_runtime.drafting.protocol import NoDrafter
-from device_runtime.engines.engine import Rows, SequenceId, Workers
+from device_runtime.drafting.guess import Guess
+
+NGRAM_CHANCES = (0.5,)
+"""All guesses are of one class, which is worth a try before anything was seen."""
 
 
-class NgramDrafter(NoDrafter):
-    """Drafts of one generation, by prompt lookup."""
+class NgramGuesses:
+    """Guesses for one generation, by prompt lookup, at most `num_tokens` at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_tokens: int) -> None:
         self._lookup = PromptLookup()
+        self._num_tokens = num_tokens
 
     def begin(self, prompt_ids: Sequence[int]) -> None:
+        """Take the prompt."""
         self._lookup.extend(prompt_ids)
 
-    def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
+    def decided(self, token_ids: Sequence[int]) -> None:
+        """Take the tokens that follow."""
         self._lookup.extend(token_ids)
 
-    async def propose(
-        self,
-        workers: Workers,
-        sequence: SequenceId,
-        text: Sequence[int],
-        num_tokens: int,
-        num_undecided: int = 0,
-    ) -> tuple[int, ...]:
-        return self._lookup.propose(num_tokens, text[len(text) - num_undecided :])
+    def behind(self, begun: Sequence[int] = ()) -> tuple[Guess, ...]:
+        """What may follow the text and a draft begun behind it."""
+        return tuple(Guess(token, 0) for token in self._lookup.propose(self._num_tokens, begun))
 
 
 class PromptLookup:

@@ -1,7 +1,6 @@
 """The drafting adapter that a device bundle brings."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from adapters.storage import (
 from device_runtime.engines.draft_model import AdapterState, LaggingAdapter
 from device_runtime.engines.engine import DraftLimits, StackCache
 from device_runtime.engines.fed_adapter import FedAdapter
-from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.bundle import Bundle
 from submodels.errors import BundleError
 
 
@@ -45,18 +44,8 @@ def recorded_figures(bundle: Bundle) -> TrainingFigures | None:
     return load_card(bundle.path).training
 
 
-def is_worth_its_place(path: Path) -> bool:
-    """Whether the adapter of a bundle is to be preferred to prompt lookup, as far as is known.
-
-    Raises:
-        AdapterError, BundleError: no usable bundle there, or one with a card that cannot be read.
-    """
-    figures = recorded_figures(load_bundle(path, "device"))
-    return figures is None or not figures.is_beaten_by_lookup
-
-
 def drafter_reason(bundle: Bundle) -> str:
-    """The recorded figures behind the choice between adapter and prompt lookup, or nothing."""
+    """What adapter and prompt lookup were measured at when the adapter was trained, or nothing."""
     figures = recorded_figures(bundle)
     if figures is None or figures.ngram_tokens_per_round is None:
         return ""

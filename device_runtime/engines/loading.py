@@ -1,7 +1,6 @@
 """Loading the engine that a configuration names; only its own libraries are imported."""
 
 from device_runtime.config import DeviceConfig
-from device_runtime.engines.bundle_adapter import is_worth_its_place
 from device_runtime.engines.engine import DeviceEngine
 from process.errors import StartError
 
@@ -37,9 +36,7 @@ def _checked(engine: DeviceEngine, config: DeviceConfig) -> DeviceEngine:
 
 
 def _load(config: DeviceConfig) -> DeviceEngine:
-    may_draft = config.drafter == "adapter"
-    if config.drafter == "auto":
-        may_draft = is_worth_its_place(config.bundle)
+    may_draft = config.drafter in ("adapter", "auto")
     if config.engine == "torch":
         from device_runtime.engines.torch_engine import load_torch_engine
 

@@ -1,10 +1,18 @@
 """What one generation did, in numbers; no text, no token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chunking.chooser import ChunkChoice
 from device_runtime.generation.timeline import Timeline
+
+
+@dataclass(slots=True)
+class DraftCounts:
+    """Tokens that one drafter drafted for verification, and those that became text."""
+
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(slots=True)
@@ -30,6 +38,8 @@ class GenerationStats:
     """Index i: in how many rounds an (i + 1)-th token was drafted."""
     accepted_by_position: list[int] = field(default_factory=list)
     """Index i: in how many of these it was kept."""
+    drafted_by: Mapping[str, DraftCounts] = field(default_factory=dict)
+    """By drafter; rounds that a lost cloud interrupted are left out."""
     chunks: Sequence[ChunkChoice] = ()
     """The sizes that the prompt was cut into, each with what was known at that moment."""
     bytes_up: int = 0

@@ -12,7 +12,7 @@ from chunking.chooser import ChunkChooser
 from chunking.paper_planner import PaperPlanner
 from chunking.planner import FixedSizePlanner, Planner
 from device_runtime.config import DeviceConfig
-from device_runtime.drafting.choice import Drafters
+from device_runtime.drafting.choice import DrafterName, Drafters
 from device_runtime.drafting.medusa import Heads
 from device_runtime.engines.engine import Workers
 from device_runtime.generation.request import CloudUnavailableError, Emission, GenerationRequest
@@ -111,9 +111,9 @@ class Runtime:
         return min(self._own_context_tokens, limits.max_context_tokens)
 
     @property
-    def drafter(self) -> str:
-        """What drafts here: `adapter`, `suffix`, `ngram`, `medusa` or `none`."""
-        return self._drafters.name
+    def drafters(self) -> tuple[DrafterName, ...]:
+        """What drafts here; none where each token takes a round of its own."""
+        return self._drafters.names
 
     def start(self) -> None:
         """Begin to connect; needs a running loop."""

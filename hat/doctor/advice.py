@@ -235,9 +235,9 @@ class _Foretelling:
                 reason = f"{rate(drafted)} instead of {rate(plain)} without drafts"
                 return drafted, Advice("drafter", "keep the adapter", reason)
             reason = f"here its drafts take longer than they save: {rate(drafted)}, {rate(plain)}"
-            return drafted, Advice("drafter", "ngram", reason, "--drafter ngram")
+            return drafted, Advice("drafter", "suffix", reason, "--drafter suffix")
         if figures is not None and drafter.name != "adapter":
-            reason = "the bundle's adapter is not used: prompt lookup measured as fast, or was set"
+            reason = "the bundle's adapter is not used: another drafter was set"
             return None, Advice("drafter", f"keep {drafter.name}", reason)
         if drafter.name == "medusa":
             return None, Advice("drafter", "keep medusa", "what its heads bring is not known here")

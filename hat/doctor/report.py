@@ -149,8 +149,8 @@ def _expect(foretold: Foretold, drafter: str) -> list[str]:
     told = f"then {rate(plain)} ({seconds(plain.token_s)} each) without drafts"
     if foretold.drafted is not None:
         told += f", {rate(foretold.drafted)} with the adapter"
-    elif drafter == "ngram":
-        told += "; prompt lookup adds what the text repeats"
+    elif drafter in ("ngram", "suffix"):
+        told += "; drafts add what the text repeats"
     return [*texts, told]
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from device_runtime.config import DeviceConfig
-from device_runtime.drafting.choice import drafter_name
+from device_runtime.drafting.choice import drafter_names
 from device_runtime.engines.bundle_adapter import recorded_figures
 from device_runtime.generation.request import CloudUnavailableError
 from hat.doctor.advice import Drafter, Foretold, foretell
@@ -35,7 +35,7 @@ def visit(config: DeviceConfig, is_cloud_wanted: bool, world: World) -> Report:
     """
     bundle = load_bundle(config.bundle, "device", config.verify_weights)
     device, rows = examine_device(config, bundle, world.clock)
-    name = drafter_name(config, device.draft_limits)
+    name = (*drafter_names(config, device.draft_limits), "none")[0]
     if not is_cloud_wanted:
         return Report(device, None, None, name, ())
     try:

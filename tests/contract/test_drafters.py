@@ -12,9 +12,9 @@ from adapters.medusa_heads import MedusaHeads, install_heads, load_heads
 from device_runtime.drafting.adapter import AdapterDrafter
 from device_runtime.drafting.ahead import AheadSwitch
 from device_runtime.drafting.medusa import MedusaDrafter
-from device_runtime.drafting.ngram import NgramDrafter
+from device_runtime.drafting.ngram import NgramGuesses
 from device_runtime.drafting.protocol import Drafter, NoDrafter
-from device_runtime.drafting.suffix.drafter import SuffixDrafter
+from device_runtime.drafting.suffix.guesses import SuffixGuesses
 from device_runtime.engines.engine import Rows
 from device_runtime.engines.onnx_engine import load_onnx_engine
 from device_runtime.generation.request import GenerationRequest, SamplingParams
@@ -22,7 +22,7 @@ from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.acceptance import walk
 from submodels.bundle.bundle import load_bundle
-from tests.support.drafts import AtOnce, proposed, round_of, work_it_off
+from tests.support.drafts import AtOnce, GuessesAlone, proposed, round_of, work_it_off
 from tests.support.reference import STORIES, greedy, load_reference, story_prompts
 from tests.support.stored_adapters import ADAPTER, split_with_adapter
 
@@ -50,8 +50,8 @@ class AheadNowAndThen(AheadSwitch):
 
 DRAFTERS: Mapping[str, Callable[[Sampler, MedusaHeads], Drafter]] = {
     "none": lambda sampler, heads: NoDrafter(),
-    "ngram": lambda sampler, heads: NgramDrafter(),
-    "suffix": lambda sampler, heads: SuffixDrafter(None),
+    "ngram": lambda sampler, heads: GuessesAlone(NgramGuesses(20)),
+    "suffix": lambda sampler, heads: GuessesAlone(SuffixGuesses(None)),
     "adapter": lambda sampler, heads: AdapterDrafter(
         sampler, NO_STOP, AheadSwitch(is_allowed=False), lambda: 0.0
     ),
@@ -266,7 +266,9 @@ def test_greedy_text_is_that_of_no_drafter(bench: Bench, name: str) -> None:
         assert tuple(it.text[len(prompt) :][:num_tokens]) == expected
 
 
-@pytest.mark.parametrize("name", ["ngram", "suffix", "adapter", "adapter with draft-ahead", "heads"])
+@pytest.mark.parametrize(
+    "name", ["ngram", "suffix", "adapter", "adapter with draft-ahead", "heads"]
+)
 def test_every_drafter_finds_something_to_say(bench: Bench, name: str) -> None:
     story = story_prompts(1)[0]
     it = Generation(bench, name, [*story, *story[:-1]], SAMPLINGS["greedy"], begun=story[-1])

@@ -146,7 +146,7 @@ async def test_an_engine_is_handed_each_deep_row_with_its_position(
         np.testing.assert_allclose(handed[position], expected[position], rtol=0, atol=1e-3)
 
 
-async def test_the_default_drafter_is_the_bundles_adapter(
+async def test_by_default_the_bundles_adapter_drafts_too(
     stories: list[tuple[list[int], Greedy]], tmp_path: Path
 ) -> None:
     bundles = split_with_adapter(STORIES, tmp_path / "split", ADAPTER)
@@ -159,7 +159,7 @@ async def test_the_default_drafter_is_the_bundles_adapter(
     assert await accepted("auto") > 2 * (await accepted("ngram"))
 
 
-async def test_a_bundle_without_an_adapter_drafts_by_prompt_lookup_unless_told_otherwise(
+async def test_a_bundle_without_an_adapter_drafts_by_what_was_said_unless_told_otherwise(
     stories: list[tuple[list[int], Greedy]], tmp_path: Path
 ) -> None:
     bundles = split_for_serving(STORIES, tmp_path / "split", 1)

@@ -141,7 +141,7 @@ async def test_the_first_lines_name_everything_and_not_the_key(bundles, free_por
     async with serve_device(config, REAL) as device:
         url, lines = device.url, start_lines(config, device)
     assert "model     stories: 1 of 5 layers here, context 512 tokens" in lines
-    assert "engine    onnx, float32 weights; drafter ngram" in lines
+    assert "engine    onnx, float32 weights; drafter suffix" in lines
     assert f"cloud     ws://127.0.0.1:{free_port}: not connected (" in lines
     assert f"endpoint  {url}/v1" in lines
     assert f"curl {url}/v1/completions" in lines

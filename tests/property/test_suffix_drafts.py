@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from device_runtime.drafting.suffix.drafter import SuffixGuesses
+from device_runtime.drafting.suffix.guesses import SuffixGuesses
 from device_runtime.drafting.suffix.guessing import MOST_GUESSES, SUFFIX_CHANCES, guesses
 from device_runtime.drafting.suffix.index import LONGEST_MATCH, SuffixIndex, slots_for
 from device_runtime.drafting.suffix.memory import SuffixMemory
@@ -188,6 +188,8 @@ def test_impossible_sizes_are_refused(max_tokens, num_slots):
         SuffixIndex(max_tokens, num_slots)
 
 
-@pytest.mark.parametrize(("num_tokens", "slots"), [(1, 1), (2, 2), (3, 4), (1024, 1024), (1025, 2048)])
+@pytest.mark.parametrize(
+    ("num_tokens", "slots"), [(1, 1), (2, 2), (3, 4), (1024, 1024), (1025, 2048)]
+)
 def test_there_is_a_slot_for_each_token(num_tokens, slots):
     assert slots_for(num_tokens) == slots

@@ -4,8 +4,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from device_runtime.drafting.protocol import Drafter
-from device_runtime.engines.engine import DeviceEngine, SequenceId
+from device_runtime.drafting.combined import Guesser
+from device_runtime.drafting.protocol import Drafter, NoDrafter
+from device_runtime.engines.engine import DeviceEngine, Rows, SequenceId, Workers
 from device_runtime.session.actions import ComputeAndSend
 from wire.messages import Want
 
@@ -26,6 +27,30 @@ class AtOnce:
 
     def close(self) -> None:
         pass
+
+
+class GuessesAlone(NoDrafter):
+    """A drafter that proposes whatever is guessed."""
+
+    def __init__(self, guesser: Guesser) -> None:
+        self._guesser = guesser
+
+    def begin(self, prompt_ids: Sequence[int]) -> None:
+        self._guesser.begin(prompt_ids)
+
+    def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
+        self._guesser.decided(token_ids)
+
+    async def propose(
+        self,
+        workers: Workers,
+        sequence: SequenceId,
+        text: Sequence[int],
+        num_tokens: int,
+        num_undecided: int = 0,
+    ) -> tuple[int, ...]:
+        guesses = self._guesser.behind(text[len(text) - num_undecided :])
+        return tuple(guess.token_id for guess in guesses[:num_tokens])
 
 
 NO_ENGINE = AtOnce(cast(DeviceEngine, None))

@@ -26,6 +26,7 @@ DRAFTERS: Mapping[str, Mapping[str, Any]] = {
     "adapter": {"drafter": "adapter", "draft_ahead": "off"},
     "adapter with draft-ahead": {"drafter": "adapter", "draft_ahead": "auto"},
     "medusa": {"drafter": "medusa"},
+    "all that there are": {"drafter": "auto"},
 }
 
 _ANSWER_S = 60.0

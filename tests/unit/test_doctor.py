@@ -58,7 +58,7 @@ FIGURES = TrainingFigures(
     cost=DraftCost(),
 )
 LIMITS = DraftLimits(0.5, 6)
-NO_ADAPTER = Drafter("ngram", None)
+NO_ADAPTER = Drafter("suffix", None)
 
 
 def advice_of(device=DEVICE, here=HERE, drafter=NO_ADAPTER, config=CONFIG):
@@ -178,7 +178,7 @@ def test_an_adapter_is_kept_while_its_drafts_pay():
     dropped = advice_of(
         replace(DEVICE, weights=(times,), draft_limits=LIMITS), drafter=with_adapter
     )["drafter"]
-    assert dropped.how is None or dropped.how == "--drafter ngram"
+    assert dropped.how is None or dropped.how == "--drafter suffix"
 
 
 def test_prompts_sent_whole_are_cut_again():
