@@ -48,6 +48,8 @@ _ONE_STEP = {**_WHOLE_FRAMES, "step_budget_tokens": ONE_SHOT_TOKENS}
 _SARATHI = {**_WHOLE_FRAMES, "step_budget_tokens": SARATHI_CHUNK_TOKENS}
 _ONE_CHUNK = {"chunking": "fixed", "chunk_tokens": 0}
 _PLAIN = {**_ONE_CHUNK, "drafter": "none"}
+# Passes ask the same prompts again, which a user does not.
+_ALONE = {"suffix_memory_tokens": 0}
 
 _SERVED_BY_TWO = (
     "served by `hat cloud` and `hat device` beside each other, so a token costs about a "
@@ -95,16 +97,27 @@ ARMS = (
         {**_ONE_CHUNK, "drafter": "medusa"},
         needs="medusa.json",
     ),
-    Arm("hat", "split, with this project's defaults"),
-    Arm("hat-paper", "hat with the paper's rule for chunks", device={"chunking": "paper"}),
-    Arm("hat-no-chunking", "hat with the prompt whole", cloud=_ONE_STEP, device=_ONE_CHUNK),
+    Arm(
+        "hat",
+        "split, with this project's defaults, but that nothing of earlier requests is remembered",
+        device=_ALONE,
+    ),
+    Arm(
+        "hat-paper", "hat with the paper's rule for chunks", device={**_ALONE, "chunking": "paper"}
+    ),
+    Arm(
+        "hat-no-chunking",
+        "hat with the prompt whole",
+        cloud=_ONE_STEP,
+        device={**_ALONE, **_ONE_CHUNK},
+    ),
     Arm("hat-no-speculation", "hat without drafts", device={"drafter": "none"}),
     Arm(
         "hat-pipelined",
         "hat with drafts sent on behind undecided ones",
-        device={"pipelining": "auto", "draft_ahead": "off"},
+        device={**_ALONE, "pipelining": "auto", "draft_ahead": "off"},
     ),
-    Arm("hat-no-ahead", "hat without parallel drafting", device={"draft_ahead": "off"}),
+    Arm("hat-no-ahead", "hat without parallel drafting", device={**_ALONE, "draft_ahead": "off"}),
 )
 """In the order in which results tell them."""
 
