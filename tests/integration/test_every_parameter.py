@@ -52,6 +52,7 @@ EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "stream": (True,),
     "stream_options": ({"include_usage": True, "continuous_usage_stats": True},),
     "include_hat_stats": (True, "timeline", "rounds"),
+    "store": (True, False),
     "add_special_tokens": (True, False),
 }
 IN_CHAT: Mapping[str, tuple[Any, ...]] = {

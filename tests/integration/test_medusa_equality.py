@@ -1,7 +1,7 @@
 """Text drafted by Medusa heads, one guess of each in turn, equals the unsplit model's."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hat.splitting import SplitRequest, split_model
 from process.errors import StartError
 from submodels.bundle.bundle import load_bundle
 from tests.support.broken_link import broken_link
+from tests.support.eager_drafts import eager_drafts
 from tests.support.reference import (
     STORIES,
     Greedy,
@@ -38,6 +39,13 @@ MEDUSA = {"drafter": "medusa"}
 MAX_TOKENS = 40
 NUM_PROMPTS = 24
 STOP_IDS = frozenset({1, 2})
+
+
+@pytest.fixture(autouse=True)
+def whole_drafts() -> Iterator[None]:
+    """On loopback a round costs little more than a draft, and drafts would be short."""
+    with eager_drafts():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from adapters.medusa_heads import install_heads
 from device_runtime.generation.request import Emission, GenerationRequest, Token
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.server import DeviceServer
+from tests.support.eager_drafts import eager_drafts
 from tests.support.reference import STORIES
 from tests.support.stack import cloud_config, connected_device, serve_cloud
 from tests.support.stored_adapters import ADAPTER, split_with_adapter
@@ -152,7 +153,8 @@ def every_drafter(folder: Path) -> Iterator[EveryDrafter]:
         return await stack.enter_async_context(_devices(bundles))
 
     try:
-        yield EveryDrafter(asyncio.run_coroutine_threadsafe(begin(), loop).result(), loop)
+        with eager_drafts():
+            yield EveryDrafter(asyncio.run_coroutine_threadsafe(begin(), loop).result(), loop)
     finally:
         asyncio.run_coroutine_threadsafe(stack.aclose(), loop).result()
         loop.call_soon_threadsafe(loop.stop)

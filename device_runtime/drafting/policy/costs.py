@@ -10,6 +10,9 @@ in 16 bits at 10 Mbit/s and 50 ms, less on faster links."""
 _ROW_SHARE_WEIGHT = 0.5
 """How many rounds with one token more or less weigh as much as that assumption."""
 
+_LITTLE_VARIATION = 2.0
+"""As two rounds of which one has two rows more."""
+
 _STEP_SHARE = 0.15
 """A draft step's time as a share of a round's, until measured: 5 to 30 % were seen."""
 
@@ -30,6 +33,7 @@ class RoundCosts:
         self._mean_s = 1.0
         self._variation = 0.0
         self._covariation = 0.0
+        self._has_seen_rows = False
         self._steps = 0.0
         self._steps_s = 0.0
         self.base_s = 1.0
@@ -48,9 +52,14 @@ class RoundCosts:
         return self._weight == 0.0
 
     @property
-    def is_unsure_of_rows(self) -> bool:
-        """Whether the cost of a row is more assumed than measured."""
-        return self._variation < 4.0
+    def has_seen_rows(self) -> bool:
+        """Whether rounds of different lengths were ever measured."""
+        return self._has_seen_rows
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether recent rounds are too much alike to tell what a row costs."""
+        return self._variation < _LITTLE_VARIATION
 
     @property
     def is_unsure_of_steps(self) -> bool:
@@ -81,6 +90,7 @@ class RoundCosts:
         self._covariation = self._covariation * _FADING + share * off_rows * off_s
         self._mean_rows += off_rows / self._weight
         self._mean_s += off_s / self._weight
+        self._has_seen_rows |= self._variation >= _LITTLE_VARIATION / 2
         self._fit()
 
     def _expected_s(self, num_rows: int) -> float:

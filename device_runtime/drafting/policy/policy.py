@@ -36,8 +36,10 @@ _FIRST_PROBE_ROUNDS, _LAST_PROBE_ROUNDS = 8, 512
 """Rounds between two tries of useless steps: twice as many after each that failed."""
 
 _UNSURE_TOKENS = 2
-"""Most tokens of a draft while the cost of a row is not known: at first, and now and then where
-rounds are too much alike to tell."""
+"""Most tokens of a draft while the cost of a row is not known."""
+
+_SPREAD_ROUNDS = 16
+"""Where rounds are too much alike to tell, every such round is as short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class DraftPolicy:
         self._allowance = Allowance(lessons.allowance.rounds)
         self._has_steps = False
         self._rounds_without_steps = 0
+        self._num_rounds = 1
 
     @property
     def uses_steps(self) -> bool:
@@ -119,7 +122,9 @@ class DraftPolicy:
         if costs.is_new:
             # What a round takes without a draft is what all costs are measured by.
             return Plan()
-        most = min(max_tokens, _UNSURE_TOKENS) if costs.is_unsure_of_rows else max_tokens
+        is_to_differ = costs.are_alike and self._num_rounds % _SPREAD_ROUNDS == 0
+        is_unsure = is_to_differ or not costs.has_seen_rows
+        most = min(max_tokens, _UNSURE_TOKENS) if is_unsure else max_tokens
         plan = self._best(list(survivals(guesses[:most], self._chances)), most)
         return plan if plan.num_steps else self._with_probe(plan, max_tokens)
 
@@ -154,6 +159,7 @@ class DraftPolicy:
 
     def on_round(self, plan: Plan, outcome: Outcome) -> None:
         """Take what a plan has brought, once its tokens are decided."""
+        self._num_rounds += 1
         self._has_steps = plan.num_steps > 0 and not plan.is_probe
         self._rounds_without_steps = 0 if plan.num_steps else self._rounds_without_steps + 1
         costs = self._lessons.costs
