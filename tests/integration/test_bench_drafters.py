@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import device_runtime.drafting.choice
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.install import install_adapter
 from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
@@ -19,8 +18,8 @@ from bench.drafters.texts.choosing import GREEDY, RULES, choice_of
 from bench.drafters.texts.kept import Text, Writing, own_texts, stop_token_ids
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.generation.stats import GenerationStats
-from device_runtime.session.draft_length import FixedDraftLength
 from submodels.bundle.layer_weights import Placed
+from tests.support.eager_drafts import eager_drafts
 from tests.support.reference import STORIES
 from tests.support.stack import generate_with_stats, running_stack, split_for_serving
 from tests.support.stored_adapters import ADAPTER
@@ -80,27 +79,31 @@ def check(rounds: Sequence[Round], stats: GenerationStats) -> None:
     assert sum(one.num_tokens for one in rounds) == stats.num_output_tokens - 1
 
 
-@pytest.mark.parametrize("drafter", ["ngram", "adapter"])
+@pytest.mark.parametrize("drafter", ["ngram", "suffix", "adapter"])
 async def test_a_replay_counts_what_the_device_counts(
     drafter: str,
     bundles: Path,
     model: WholeModel,
     texts: list[Text],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With drafts of a fixed length, those of the adapter ending at its threshold."""
-    monkeypatch.setattr(device_runtime.drafting.choice, "GoodputDraftLength", FixedDraftLength)
     most, stop = 6, stop_token_ids(model)
 
     def replayed(text: Text) -> list[Draft]:
-        if drafter == "ngram":
-            return lookup_drafts(text, LOOKUPS["ngram"], most)
+        if drafter in LOOKUPS:
+            return lookup_drafts(text, LOOKUPS[drafter], most)
         adapter = NetworkDrafter(model, ADAPTER)
         drafts = adapter.drafts(text, choice_of(text.rule, text.seed), most)
         return drafts.until_unsure(adapter.card.stop_threshold)
 
-    settings = {"drafter": drafter, "draft_tokens": most, "draft_ahead": "off"}
-    stats = await counted(bundles, texts, settings, stop)
+    settings = {
+        "drafter": drafter,
+        "draft_tokens": most,
+        "draft_ahead": "off",
+        "suffix_memory_tokens": 0,
+    }
+    with eager_drafts():
+        stats = await counted(bundles, texts, settings, stop)
     accepted = 0
     for text, one in zip(texts, stats, strict=True):
         rounds = walk(Known(text.answer, text.max_tokens, stop), replayed(text), most)

@@ -6,6 +6,7 @@ from typing import Protocol
 from bench.drafters.rounds import Draft
 from bench.drafters.texts.kept import Text
 from device_runtime.drafting.ngram import PromptLookup
+from device_runtime.drafting.suffix.guesses import SuffixGuesses
 
 
 class Lookup(Protocol):
@@ -20,7 +21,27 @@ class Lookup(Protocol):
         ...
 
 
-LOOKUPS: dict[str, Callable[[], Lookup]] = {"ngram": PromptLookup}
+class SuffixLookup:
+    """Suffix drafts out of the text itself; what comes first is its prompt."""
+
+    def __init__(self) -> None:
+        self._guesses = SuffixGuesses(None)
+        self._has_begun = False
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Take the tokens that follow."""
+        if self._has_begun:
+            self._guesses.decided(token_ids)
+        else:
+            self._guesses.begin(token_ids)
+            self._has_begun = True
+
+    def propose(self, num_tokens: int) -> Sequence[int]:
+        """At most so many tokens that may follow."""
+        return [guess.token_id for guess in self._guesses.behind()[:num_tokens]]
+
+
+LOOKUPS: dict[str, Callable[[], Lookup]] = {"ngram": PromptLookup, "suffix": SuffixLookup}
 
 
 def lookup_drafts(text: Text, new: Callable[[], Lookup], num_tokens: int) -> list[Draft]:
