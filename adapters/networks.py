@@ -80,14 +80,15 @@ class LayerAdapter(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """See `Adapter.forward`."""
-        return self._finish(rows + self.self_attn(self.input_layernorm(rows)))
+        return self.finish(rows + self.self_attn(self.input_layernorm(rows)))
 
     def extend(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
         """See `Adapter.extend`."""
         update = self.self_attn.extend(self.input_layernorm(rows), position, cache)
-        return self._finish(rows + update)
+        return self.finish(rows + update)
 
-    def _finish(self, rows: Tensor) -> Tensor:
+    def finish(self, rows: Tensor) -> Tensor:
+        """Estimates of rows that attention has been added to."""
         rows = rows + self.mlp(self.post_attention_layernorm(rows))
         closed: Tensor = self.closing_norm(rows)
         return closed

@@ -28,6 +28,8 @@ class StageProgress:
     done: int
     total: int
     loss: float | None = None
+    tokens_per_round: float | None = None
+    """On held-out text, at the last look while training."""
 
 
 Progress = Callable[[StageProgress], None]
@@ -39,9 +41,9 @@ class Recipe:
 
     steps: int
     """How many; the most it may take where a training has a time."""
-    batch_windows: int = 4
-    """Windows of text in one step."""
-    peak_lr: float = 1e-2
+    batch_windows: int = 8
+    """Texts in one step."""
+    peak_lr: float = 2e-3
     """The highest learning rate. It falls along a cosine to 1 % of it at the end."""
     warmup_steps: int = 50
     """Steps in which the learning rate rises to its peak."""
@@ -49,8 +51,28 @@ class Recipe:
     clip_norm: float = 1.0
     """A gradient longer than this is scaled down to it."""
     token_weight: float = 0.1
-    """Weight of the cross-entropy to the target's distribution beside the SmoothL1 between states
-    after the final norm, as in the HAT paper."""
+    """Of the cross-entropy to the target's distribution."""
+    variation_weight: float = 0.9
+    """Of the total variation between both, which is the share of drafts that are refused."""
+    state_weight: float = 0.0
+    """Of the SmoothL1 between states after the final norm; the HAT paper has 1, with a token weight
+    of 0.1 and no total variation."""
+    self_steps: int = 3
+    """Positions of a chain that a fed adapter is trained on; the others' steps are all alike."""
+    step_decay: float = 0.8
+    """Weight of a position of a chain, as a share of that of the one before."""
+    earlier_share: float = 0.5
+    """Of conversations with several answers, this share learns from all of them; the others from
+    the last one, with what comes before as a prompt."""
+    all_fed_share: float = 0.1
+    """Of texts, this share is fed every deep row, those of prompts too, as output layers on the
+    device have them."""
+    number_format: Literal["float32", "bfloat16"] = "float32"
+    """What products are computed in; weights are float32 in any case."""
+    evaluate_every: int = 100
+    """Steps between two looks at held-out texts; 0: none."""
+    patience: int = 15
+    """Looks in a row that bring nothing before a training ends."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,6 +88,11 @@ class Recipe:
         done = min(1.0, max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
         done = min(1.0, max(done, used_share))
         return self.peak_lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def batch_order(self, pass_index: int, num_batches: int) -> list[int]:
+        """The batches of one pass: a new order in every pass, a function of the seed."""
+        generator = np.random.Generator(np.random.Philox([self.seed, pass_index]))
+        return [int(index) for index in generator.permutation(num_batches)]
 
     def windows_of(self, step: int, num_windows: int) -> list[int]:
         """Which windows step `step` takes: a new order in every pass, a function of the seed."""
@@ -135,12 +162,21 @@ class TrainOptions:
     kept out of the training then."""
     kind: Kind = "layer"
     closing_norm: bool | None = None
-    """None: yes for attention (the paper's second norm), no for layer."""
+    """None: yes for attention (the paper's second norm), no for the others."""
     minutes: float | None = None
     """Of the steps alone; `recipe.steps` does not count then."""
     recipe: Recipe = field(default_factory=lambda: Recipe(steps=1800))
     windows: Windows = field(default_factory=Windows)
     max_state_bytes: int = 4 << 30
+    """Of features on disk. With more text than fits, each pass computes them part by part."""
+    number_format: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the whole model's pass over the texts is computed in; auto: whichever is faster here."""
+    wide_states: bool = False
+    """Rows in float32 instead of float16."""
+    coverage: float = 0.98
+    """The draft vocabulary has the most frequent tokens of the answers, up to this share ..."""
+    max_draft_vocabulary: int = 8192
+    """... and so many; a model with no more tokens than that drafts them all."""
     checkpoint_every_s: float = 60.0
     calibration: TrialOptions = field(default_factory=lambda: TrialOptions(num_prompts=24))
     cost: DraftCost = field(default_factory=DraftCost)

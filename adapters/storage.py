@@ -34,8 +34,9 @@ MAX_DRAFT_TOKENS = 128
 
 # A card takes a few KiB, most of it rope frequencies; the bound keeps a wrong file out.
 _MAX_CARD_BYTES = 1 << 20
-Ended = Literal["steps", "minutes", "passes"]
-"""Why a training ended: all its steps, all its minutes, or its text seen often enough."""
+Ended = Literal["steps", "minutes", "passes", "flat"]
+"""Why a training ended: all its steps, all its minutes, its text seen often enough, or no gain on
+held-out text any more."""
 
 _MLP_SUFFIXES = ("post_attention_layernorm.", "mlp.")
 
@@ -80,6 +81,10 @@ class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
     ngram_tokens_per_round: float | None = None
     """Of prompt lookup on the same text."""
     ngram_speed: float | None = None
+    num_conversations: int | None = None
+    """Of the target's own, that it was trained on; None: on other texts."""
+    coverage: float | None = None
+    """Share of the answers' tokens that the draft vocabulary has."""
 
     @property
     def is_beaten_by_lookup(self) -> bool:

@@ -69,6 +69,12 @@ def stage_progress() -> "AbstractContextManager[Progress]":
     return StageBars() if sys.stderr.isatty() else StageLines(sys.stderr, time.monotonic)
 
 
+def _figures(progress: "StageProgress") -> dict[str, str]:
+    """How good a training is so far."""
+    figures = {"loss": progress.loss, "tokens/round": progress.tokens_per_round}
+    return {name: f"{value:.3f}" for name, value in figures.items() if value is not None}
+
+
 class StageBars:
     """A new bar when the stage changes."""
 
@@ -86,8 +92,9 @@ class StageBars:
         if progress.stage != self._stage:
             self._stage = progress.stage
             self._bars.begin(_TEXTS[progress.stage], progress.total)
-        if progress.loss is not None:
-            self._bars.say(_TEXTS[progress.stage], loss=f"{progress.loss:.3f}")
+        figures = _figures(progress)
+        if figures:
+            self._bars.say(_TEXTS[progress.stage], **figures)
         # A resumed training begins in the middle, and a timed one learns its length on the way.
         self._bars.reach(progress.done, progress.total)
 
@@ -121,8 +128,8 @@ class StageLines:
             self._show(self._last)
 
     def _show(self, progress: "StageProgress") -> None:
-        loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
+        figures = "".join(f", {name} {value}" for name, value in _figures(progress).items())
         unit = _UNITS.get(progress.stage, "prompts")
         done = f"{progress.done} of {progress.total} {unit}"
-        print(f"{_TEXTS[progress.stage]}: {done}{loss}", file=self._stream, flush=True)
+        print(f"{_TEXTS[progress.stage]}: {done}{figures}", file=self._stream, flush=True)
         self._shown_s, self._is_shown = self._clock(), True

@@ -17,6 +17,7 @@ _ENDINGS: Mapping[str, str] = MappingProxyType(
         "minutes": "the time was up",
         "passes": "the text was gone through often enough",
         "steps": "those were all",
+        "flat": "held-out text was guessed no better any more",
     }
 )
 

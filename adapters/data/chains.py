@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters.data.draft_head import DraftHead, draft_head
 from adapters.data.whole_model import WholeModel
-from adapters.networks import Adapter
+from adapters.networks import Adapter, FedAdapter
 from submodels.bundle.layers import LayerCache, embed, run_layers
 
 Choose = Callable[[int, Tensor], int]
@@ -101,19 +102,29 @@ def continue_prompt(
 
 @torch.inference_mode()
 def draft_everywhere(
-    model: WholeModel, adapter: Adapter, text: Continuation, num_tokens: int, choose: Choose
+    model: WholeModel,
+    adapter: Adapter,
+    text: Continuation,
+    num_tokens: int,
+    choose: Choose,
+    head: DraftHead | None = None,
 ) -> Drafts:
     """A draft of `num_tokens` after the prompt and after every later token but the last.
 
-    Without output layers a draft's logits depend on its tokens alone. A draft whose first token is
-    the text's own is then that token and the draft that starts behind it, and is not run again.
+    `head` says which tokens can be drafted; None: all. A fed adapter is fed no deep row of the
+    prompt but its last.
+
+    Without output layers and without a feed a draft's logits depend on its tokens alone. A draft
+    whose first token is the text's own is then that token and the draft that starts behind it, and
+    is not run again.
     """
-    drafting = _DraftModel(model, adapter)
+    drafting = _DraftModel(model, adapter, head or draft_head(model, None))
     first, last = text.num_prompt_tokens - 1, len(text.token_ids) - 2
     drafting.accept(text.token_ids[:first], text.deep[:first])
     drafts: list[list[_Drafted]] = []
     for position in range(first, last + 1):
-        can_share = not model.output_layers and position < last
+        is_alone = not model.output_layers and not isinstance(adapter, FedAdapter)
+        can_share = is_alone and position < last
         shared = text.token_ids[position + 1] if can_share else None
         drafts.append(
             drafting.draft(text.token_ids[position], position, num_tokens, choose, shared)
@@ -136,22 +147,30 @@ class _DraftModel:
     holds the target's deep rows there, and estimates only where nothing better is known.
     """
 
-    def __init__(self, model: WholeModel, adapter: Adapter) -> None:
+    def __init__(self, model: WholeModel, adapter: Adapter, head: DraftHead) -> None:
         self._model = model
         self._adapter = adapter
+        self._head = head
+        self._previous: Tensor | None = None
+        """The row `[1, H]` that a fed adapter is fed next: true, or its own estimate."""
         self._input_caches = [LayerCache() for _ in model.input_layers]
         self._adapter_cache = LayerCache()
         self._output_caches = [LayerCache() for _ in model.output_layers]
 
     def accept(self, token_ids: Sequence[int], deep: Tensor) -> None:
-        """Take the beginning of a sequence whose deep rows are known."""
+        """Take the beginning of a sequence whose deep rows are known to the output layers.
+
+        A fed adapter is fed none of a prompt's.
+        """
         if token_ids:
             self._adapter.extend(self._shallow(token_ids, 0), 0, self._adapter_cache)
             self.take_deep(deep, 0)
+            self._previous = None
 
     def take_deep(self, deep: Tensor, position: int) -> None:
         """Put deep rows from the target in the place of estimates, and forget what follows."""
         run_layers(self._model.output_layers, deep, position, self._output_caches)
+        self._previous = deep[-1:].float()
 
     def draft(
         self, token: int, position: int, num_tokens: int, choose: Choose, shared: int | None
@@ -170,11 +189,20 @@ class _DraftModel:
     def _logits(self, token: int, position: int) -> Tensor:
         """The draft model's next-token logits `[V]` after `token` at `position`."""
         shallow = self._shallow([token], position)
-        estimate = self._adapter.extend(shallow, position, self._adapter_cache)
+        estimate = self._estimate(shallow, position)
         rows = estimate.to(self._model.embedding.dtype)
         layers = self._model.output_layers
         top = run_layers(layers, rows, position, self._output_caches)
-        return self._model.head(top)[0].float()
+        logits = self._head.logits(top)[0]
+        whole = logits.new_full((self._model.manifest.shape.vocab_size,), -torch.inf)
+        return whole.index_copy(0, self._head.token_ids, logits)
+
+    def _estimate(self, shallow: Tensor, position: int) -> Tensor:
+        if not isinstance(self._adapter, FedAdapter):
+            return self._adapter.extend(shallow, position, self._adapter_cache)
+        estimate = self._adapter.extend(shallow, position, self._adapter_cache, self._previous)
+        self._previous = estimate
+        return estimate
 
     def _shallow(self, token_ids: Sequence[int], position: int) -> Tensor:
         rows = embed(self._model.embedding, token_ids)

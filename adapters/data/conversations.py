@@ -16,12 +16,14 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """Token ids of a prompt and of the target's answer to it.
 
     `num_prompt_tokens` come before the first token that the target answered with; `temperature`
-    is the answer's, 0 for greedy.
+    is that of its answers, 0 for greedy. Where it answered several times, `answers` has the
+    half-open ranges of tokens, in order.
     """
 
     token_ids: list[int]
     num_prompt_tokens: int
     temperature: float = 0.0
+    answers: list[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.num_prompt_tokens < len(self.token_ids):
@@ -29,11 +31,23 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
                 f"expected a prompt and an answer, got a prompt of {self.num_prompt_tokens} of "
                 f"{len(self.token_ids)} tokens"
             )
+        at = 0
+        for start, end in self.ranges:
+            if not at <= start < end <= len(self.token_ids):
+                raise ValueError(f"expected ranges of tokens in order, got {self.answers}")
+            at = end
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Where the target answered."""
+        if not self.answers:
+            return ((self.num_prompt_tokens, len(self.token_ids)),)
+        return tuple(self.answers)
 
     @property
     def answer(self) -> list[int]:
         """What the target said."""
-        return self.token_ids[self.num_prompt_tokens :]
+        return [token for start, end in self.ranges for token in self.token_ids[start:end]]
 
 
 def read_conversations(path: Path, vocab_size: int) -> list[Conversation]:
@@ -96,12 +110,12 @@ def conversation_figures(conversations: Sequence[Conversation]) -> ConversationF
     """Lengths and diversity of some conversations."""
     num = max(1, len(conversations))
     num_tokens = sum(len(one.token_ids) for one in conversations)
-    num_prompt = sum(one.num_prompt_tokens for one in conversations)
+    num_answer = sum(len(one.answer) for one in conversations)
     return ConversationFigures(
         num_conversations=len(conversations),
         num_tokens=num_tokens,
-        mean_prompt_tokens=num_prompt / num,
-        mean_answer_tokens=(num_tokens - num_prompt) / num,
+        mean_prompt_tokens=(num_tokens - num_answer) / num,
+        mean_answer_tokens=num_answer / num,
         distinct_2=_distinct_share(conversations, 2),
         distinct_3=_distinct_share(conversations, 3),
     )

@@ -13,6 +13,7 @@ from adapters.data.chains import (
     greedy,
 )
 from adapters.data.corpus import Corpus, CorpusError, encoded_stories
+from adapters.data.draft_head import DraftHead, draft_head
 from adapters.data.rounds import (
     Trial,
     acceptance_by_position,
@@ -41,12 +42,15 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Report:
     placed = Placed(device=options.device)
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
     stored = load_adapter(options.adapter or model.device_bundle.path, model.manifest)
-    adapter = load_network(stored, options.device)
+    adapter, head = (
+        load_network(stored, options.device),
+        draft_head(model, stored.draft_vocabulary()),
+    )
     prompts = held_out_prompts(Corpus(model.device_bundle, options.text), options.trials)
     by_rule: dict[str, list[Trial]] = {name: [] for name in _RULES}
     for index, prompt in enumerate(prompts):
         for name, run in _RULES.items():
-            by_rule[name].append(run(model, adapter, prompt, options.trials, index))
+            by_rule[name].append(run(model, adapter, prompt, options.trials, index, head))
         progress(StageProgress("evaluation", index + 1, len(prompts)))
     threshold = stored.card.stop_threshold
     return Report(
@@ -95,22 +99,16 @@ def greedy_text(model: WholeModel, prompt: Sequence[int], trials: TrialOptions) 
     return _continuation(model, prompt, trials, greedy)
 
 
-def greedy_trial_on(
-    model: WholeModel, adapter: AdapterNetwork, text: Continuation, num_tokens: int
-) -> Trial:
-    """Greedy drafts of so many tokens along a text of `greedy_text`."""
-    return _matching_trial_on(model, adapter, text, num_tokens, greedy)
-
-
 def greedy_trial(
     model: WholeModel,
     adapter: AdapterNetwork,
     prompt: Sequence[int],
     trials: TrialOptions,
     index: int = 0,
+    head: DraftHead | None = None,
 ) -> Trial:
     """Greedy drafts along the target's own greedy text after one prompt."""
-    return _matching_trial(model, adapter, prompt, trials, greedy)
+    return _matching_trial(model, adapter, prompt, trials, greedy, head)
 
 
 def _coupled_trial(
@@ -119,9 +117,10 @@ def _coupled_trial(
     prompt: Sequence[int],
     trials: TrialOptions,
     index: int,
+    head: DraftHead | None,
 ) -> Trial:
     """Drafts and target sampled with the same noise."""
-    return _matching_trial(model, adapter, prompt, trials, _noise(trials, index))
+    return _matching_trial(model, adapter, prompt, trials, _noise(trials, index), head)
 
 
 def _rejection_trial(
@@ -130,18 +129,21 @@ def _rejection_trial(
     prompt: Sequence[int],
     trials: TrialOptions,
     index: int,
+    head: DraftHead | None,
 ) -> Trial:
     """The classic rule's chances along a text that the target sampled."""
     text = _continuation(model, prompt, trials, _noise(trials, index))
     forced = Forced([*text.token_ids, *_padding(trials)])
-    drafts = draft_everywhere(model, adapter, text, trials.max_draft_tokens, forced)
+    drafts = draft_everywhere(model, adapter, text, trials.max_draft_tokens, forced, head)
     target = text.probabilities[text.num_prompt_tokens :]
     shares = rejection_acceptance(drafts.probabilities, target.tolist())
     return Trial(shares, drafts.confidences)
 
 
 _GREEDY = "greedy"
-_Run = Callable[[WholeModel, AdapterNetwork, Sequence[int], TrialOptions, int], Trial]
+_Run = Callable[
+    [WholeModel, AdapterNetwork, Sequence[int], TrialOptions, int, DraftHead | None], Trial
+]
 _RULES: Mapping[str, _Run] = MappingProxyType(
     {
         _GREEDY: greedy_trial,
@@ -167,19 +169,11 @@ def _matching_trial(
     prompt: Sequence[int],
     trials: TrialOptions,
     choose: Choose,
+    head: DraftHead | None,
 ) -> Trial:
     text = _continuation(model, prompt, trials, choose)
-    return _matching_trial_on(model, adapter, text, trials.max_draft_tokens, choose)
-
-
-def _matching_trial_on(
-    model: WholeModel,
-    adapter: AdapterNetwork,
-    text: Continuation,
-    num_tokens: int,
-    choose: Choose,
-) -> Trial:
-    drafts = draft_everywhere(model, adapter, text, num_tokens, choose)
+    most = trials.max_draft_tokens
+    drafts = draft_everywhere(model, adapter, text, most, choose, head)
     chosen = text.token_ids[text.num_prompt_tokens :]
     return Trial(exact_acceptance(drafts.token_ids, chosen), drafts.confidences)
 

@@ -16,11 +16,14 @@ from adapters.training.distillation import Distillation
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "checkpoint.json"
 
+_LEAST_GAIN = 0.002
+"""Tokens per round: a look at held-out texts that brings less has brought nothing."""
+
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a training is. `states_key` names model, split and text (see `states_key`).
+    """How far a training is. `states_key` names model, split and text (see `training_key`).
 
     `minutes` bound its steps, if given; `training_s` of them are used.
     """
@@ -33,6 +36,15 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     training_s: float
     recent_loss: float
     minutes: float | None = None
+    history: list[tuple[int, float, float]] = []
+    """Step, recent loss and held-out tokens per round of each look at held-out texts."""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the last looks have brought nothing."""
+        tokens = [one[2] for one in self.history]
+        before, after = tokens[: -self.recipe.patience], tokens[-self.recipe.patience :]
+        return bool(before) and max(after) < max(before) + _LEAST_GAIN
 
 
 def save_checkpoint(folder: Path, distillation: Distillation, progress: TrainingProgress) -> None:

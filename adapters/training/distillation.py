@@ -1,29 +1,31 @@
 """Distillation: the adapter learns to say what the middle layers would have said."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.data.states import Batch, StateFile
-from adapters.data.whole_model import WholeModel
+from adapters.data.draft_head import DraftHead
+from adapters.data.features import FeatureBatch
 from adapters.networks import AdapterNetwork
 from adapters.options import Recipe
 from adapters.training.descent import descend, new_optimizer
+from adapters.training.losses import distances
+from adapters.training.order import TrainingOrder
+from adapters.training.self_feeding import chain_estimates
 from submodels.bundle.layers import LayerCache, run_layers
 
 
 class Distillation:
     """An adapter in training: network, optimiser, and the number of steps done."""
 
-    def __init__(
-        self, network: AdapterNetwork, model: WholeModel, states: StateFile, num_windows: int
-    ) -> None:
+    def __init__(self, network: AdapterNetwork, head: DraftHead, order: TrainingOrder) -> None:
         self.network = network
         self.step = 0
-        self._model = model
-        self._states = states
-        self._num_windows = num_windows
+        self._head = head
+        self._order = order
         self.optimizer = new_optimizer(network)
 
     def run(self, recipe: Recipe, used_share: Callable[[], float] = lambda: 0.0) -> Iterator[float]:
@@ -31,45 +33,89 @@ class Distillation:
 
         Yields the loss of every step. `used_share` is asked before each of them.
         """
-        device = self._model.embedding.device
         while self.step < recipe.steps and (used := used_share()) < 1.0:
-            batch = self._states.batch(recipe.windows_of(self.step, self._num_windows), device)
-            yield self._one_step(recipe, batch, recipe.learning_rate(self.step, used))
+            yield self._one_step(recipe, recipe.learning_rate(self.step, used))
 
-    def _one_step(self, recipe: Recipe, batch: Batch, learning_rate: float) -> float:
-        loss = distillation_loss(self.network, self._model, batch, recipe.token_weight)
+    def _one_step(self, recipe: Recipe, learning_rate: float) -> float:
+        features, indices = self._order.at(self.step, recipe)
+        # What of a text is learned from is a function of seed and step.
+        chance = np.random.Generator(np.random.Philox([recipe.seed, self.step, 1]))
+        last_only = (chance.random(len(indices)) >= recipe.earlier_share).tolist()
+        all_fed = (chance.random(len(indices)) < recipe.all_fed_share).tolist()
+        device = self._head.weight.device
+        batch = features.batch(indices, device, last_only, all_fed)
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=recipe.number_format == "bfloat16"
+        ):
+            loss = chain_loss(self.network, self._head, batch, recipe)
         self.step += 1
         return descend(self.optimizer, recipe, learning_rate, loss)
 
 
-def distillation_loss(
-    network: Callable[[Tensor], Tensor], model: WholeModel, batch: Batch, token_weight: float
+@dataclass(frozen=True, slots=True)
+class _Weighted:
+    """A sum of losses, and of their weights."""
+
+    loss: Tensor
+    weight: float
+
+
+def chain_loss(
+    network: AdapterNetwork, head: DraftHead, batch: FeatureBatch, recipe: Recipe
 ) -> Tensor:
-    """SmoothL1 on states after the final norm plus weighted cross-entropy, per known position.
+    """The mean loss of a chain's positions, those further on with less weight.
 
-    Source: HAT (arXiv:2503.18989), whose loss is EAGLE's (arXiv:2401.15077).
+    Source: DSpark's total variation beside cross-entropy; EAGLE-3's self-fed steps; the states'
+    SmoothL1 is that of HAT (arXiv:2503.18989).
     """
-    dtype = model.embedding.dtype
-    estimates = network(batch.shallow)[batch.known].to(dtype)
-    estimate = model.final(output_layers(model, estimates, batch.known))
-    target = model.final(batch.top[batch.known].to(dtype))
-    states = torch.nn.functional.smooth_l1_loss(estimate.float(), target.float())
-    probabilities = model.head.lm_head(target).float().softmax(-1)
-    logits = model.head.lm_head(estimate).float()
-    tokens = torch.nn.functional.cross_entropy(logits, probabilities)
-    return states + token_weight * tokens
+    scored, total = batch.scored, _Weighted(batch.shallow.new_zeros(()), 0.0)
+    weight = 1.0
+    for index, estimates in enumerate(chain_estimates(network, batch, recipe.self_steps)):
+        if index:
+            scored = _behind(scored) & batch.scored
+        loss = position_loss(estimates, head, batch, scored, recipe)
+        total = _Weighted(total.loss + weight * loss, total.weight + weight)
+        weight *= recipe.step_decay
+    return total.loss / total.weight
 
 
-def output_layers(model: WholeModel, estimates: Tensor, known: Tensor) -> Tensor:
-    """The output layers over the estimates `[N, H]` of all known positions, window by window.
+def position_loss(
+    estimates: Tensor, head: DraftHead, batch: FeatureBatch, scored: Tensor, recipe: Recipe
+) -> Tensor:
+    """The mean loss of estimates `[B, T, H]` where they are scored; 0 where nothing is."""
+    if not bool(scored.any()):
+        return estimates.sum() * 0.0
+    model = head.model
+    rows = estimates[batch.within].to(model.embedding.dtype)
+    top = output_layers(head, rows, batch.within)[scored[batch.within]]
+    final = model.final(top)
+    apart = distances(
+        head.of_final(final), head.places, batch.likeliest[scored], batch.log_probs[scored]
+    )
+    loss = recipe.token_weight * apart.cross_entropy.mean()
+    loss = loss + recipe.variation_weight * (1 - apart.accepted.mean())
+    if recipe.state_weight:
+        target = model.final(batch.top[scored].to(final.dtype))
+        states = torch.nn.functional.smooth_l1_loss(final.float(), target.float())
+        loss = loss + recipe.state_weight * states
+    return loss
+
+
+def output_layers(head: DraftHead, estimates: Tensor, within: Tensor) -> Tensor:
+    """The output layers over the estimates `[N, H]` of all positions, text by text.
 
     Past positions are estimates here, where a device has the true deep states of all it has
     accepted: training sees slightly worse pasts than drafting does.
     """
-    if not model.output_layers:
+    layers = head.model.output_layers
+    if not layers:
         return estimates
-    rows = []
-    for window in torch.split(estimates, known.sum(1).tolist()):
-        caches = [LayerCache() for _ in model.output_layers]
-        rows.append(run_layers(model.output_layers, window, 0, caches))
-    return torch.cat(rows)
+    texts = torch.split(estimates, within.sum(1).tolist())
+    return torch.cat(
+        [run_layers(layers, text, 0, [LayerCache() for _ in layers]) for text in texts]
+    )
+
+
+def _behind(marks: Tensor) -> Tensor:
+    """Marks `[B, T]` one place further on."""
+    return torch.nn.functional.pad(marks[:, :-1], (1, 0))

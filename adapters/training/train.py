@@ -1,17 +1,23 @@
-"""`train`: text files and two bundles in, an adapter out, measured beside what is there."""
+"""`train`: texts and two bundles in, an adapter out, measured beside what is there."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from adapters.data.corpus import Tokens
-from adapters.data.states import cached_states
-from adapters.data.whole_model import load_whole_model
-from adapters.measuring.calibration import Calibration, calibrate, held_out_texts
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapters.data.draft_head import draft_head
+from adapters.data.faster_format import faster_dtype
+from adapters.data.features import layout_of, number_format_in
+from adapters.data.sample import Sample, choose_vocabulary, covered_share
+from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.measuring.comparison import Comparison
 from adapters.networks import AdapterNetwork, network_tensors
-from adapters.options import Progress, StageProgress, TrainOptions
+from adapters.options import Progress, TrainOptions
 from adapters.storage import (
     CARD_FILE,
     FORMAT_VERSION,
@@ -24,9 +30,12 @@ from adapters.storage import (
     write_card,
     write_weights,
 )
+from adapters.training.calibration import Calibration, calibrate, held_out_texts
 from adapters.training.checkpoint import TrainingProgress
-from adapters.training.fitting import Fitting, resumable, why_ended
+from adapters.training.curve import CURVE_FILE, write_curve
+from adapters.training.fitting import Fitting, HeldOut, resumable, training_key, why_ended
 from adapters.training.material import training_material
+from adapters.training.order import FeatureSource, TrainingOrder
 from adapters.training.trial_steps import check_minutes
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layer_weights import Placed
@@ -59,20 +68,52 @@ def train(
     placed = Placed(device=options.device)
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
     # Before the long work, so that a useless held-out text is told at once.
-    windows, prompts = training_material(options, model.device_bundle)
-    if options.minutes is not None and resumable(options, model, windows) is None:
-        check_minutes(options.minutes, options, model, windows, clock)
-    states = cached_states(
-        model, windows, options.work, lambda done, of: progress(StageProgress("states", done, of))
+    material = training_material(options, model.device_bundle)
+    samples = material.trained
+    vocabulary = choose_vocabulary(
+        samples, model.manifest.shape.vocab_size, options.coverage, options.max_draft_vocabulary
     )
-    network, at = Fitting(options, model, windows, states, progress, clock).run()
+    head, key = draft_head(model, vocabulary), training_key(model, samples, vocabulary)
+    source = _feature_source(options, model, progress)
+    order = TrainingOrder(source, samples, options.max_state_bytes, options.recipe.batch_windows)
+    if options.minutes is not None and resumable(options, order, key) is None:
+        check_minutes(options.minutes, options, model, head, samples, clock)
+    features = source.features(material.held_out, "held-out")
+    # Computed before the clock of the steps runs.
+    order.at(0, options.recipe)
+    held_out = HeldOut(features, len(material.held_out))
+    fitting = Fitting(options, model, head, order, key, held_out, progress, clock)
+    network, at = fitting.run()
     before = stored_before(model.device_bundle)
-    texts = held_out_texts(options, model, prompts, progress, clock)
-    calibration = calibrate(options, model, network, before, texts)
-    figures = _figures(options, at, windows, calibration)
-    threshold = calibration.stop_threshold
-    card = _write(options, model.manifest, network, threshold, figures)
+    texts = material.greedy or held_out_texts(options, model, material.prompts, progress, clock)
+    calibration = calibrate(options, model, (network, head), before, texts)
+    figures = _figures(options, at, samples, order, vocabulary, calibration)
+    card = _write(options, model.manifest, network, vocabulary, calibration, figures)
+    write_curve(options.out_folder / CURVE_FILE, at.history)
     return TrainedAdapter(options.out_folder, card, calibration.comparison)
+
+
+def _number_format(options: TrainOptions) -> Literal["float32", "bfloat16"]:
+    if options.number_format != "auto":
+        return options.number_format
+    if (earlier := number_format_in(options.work)) is not None:
+        return earlier
+    is_float32 = faster_dtype(options.device, time.process_time) == torch.float32
+    return "float32" if is_float32 else "bfloat16"
+
+
+def _feature_source(options: TrainOptions, model: WholeModel, progress: Progress) -> FeatureSource:
+    """Where features come from, in the number format that is asked for or fast here."""
+    number_format = _number_format(options)
+    layout = layout_of(model.manifest, options.wide_states, number_format)
+
+    def load_model() -> WholeModel:
+        if number_format == "float32":
+            return model
+        placed = Placed(torch.bfloat16, options.device)
+        return load_whole_model(options.device_bundle, options.cloud_bundle, placed)
+
+    return FeatureSource(load_model, model.manifest, layout, options.work, progress)
 
 
 def stored_before(bundle: Bundle) -> StoredAdapter | None:
@@ -88,14 +129,16 @@ def stored_before(bundle: Bundle) -> StoredAdapter | None:
 def _figures(
     options: TrainOptions,
     at: TrainingProgress,
-    windows: Sequence[Tokens],
+    samples: Sequence[Sample],
+    order: TrainingOrder,
+    vocabulary: NDArray[np.int32] | None,
     calibration: Calibration,
 ) -> TrainingFigures:
     comparison = calibration.comparison
     return TrainingFigures(
         steps=at.step,
-        corpus_tokens=sum(map(len, windows)),
-        passes=at.step * at.recipe.batch_windows / len(windows),
+        corpus_tokens=sum(len(sample.token_ids) for sample in samples),
+        passes=at.step / order.steps_per_pass,
         loss=at.recent_loss,
         training_s=at.training_s,
         seed=at.recipe.seed,
@@ -107,6 +150,8 @@ def _figures(
         speed=comparison.now.speed,
         ngram_tokens_per_round=comparison.ngram.tokens_per_round,
         ngram_speed=comparison.ngram.speed,
+        num_conversations=None if options.conversations is None else len(samples),
+        coverage=covered_share(samples, vocabulary),
     )
 
 
@@ -114,7 +159,8 @@ def _write(
     options: TrainOptions,
     manifest: Manifest,
     network: AdapterNetwork,
-    stop_threshold: float,
+    vocabulary: NDArray[np.int32] | None,
+    calibration: Calibration,
     figures: TrainingFigures,
 ) -> AdapterCard:
     """Weights first: until the card follows, the folder's adapter does not pass its checks."""
@@ -124,14 +170,15 @@ def _write(
         format_version=FORMAT_VERSION,
         kind=options.kind,
         closing_norm=options.has_closing_norm,
+        draft_vocabulary_size=None if vocabulary is None else len(vocabulary),
         shape=adapter_shape(manifest.shape),
         fingerprint=manifest.fingerprint,
         num_input_layers=manifest.num_input_layers,
         num_output_layers=manifest.num_output_layers,
-        stop_threshold=stop_threshold,
+        stop_threshold=calibration.stop_threshold,
         max_draft_tokens=options.calibration.max_draft_tokens,
         training=figures,
-        weights=write_weights(folder, network_tensors(network)),
+        weights=write_weights(folder, network_tensors(network), vocabulary),
     )
     write_card(folder, card)
     return card

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from adapters.data.corpus import Tokens
-from adapters.data.states import cached_states
+from adapters.data.draft_head import DraftHead
+from adapters.data.features import layout_of
+from adapters.data.sample import Sample, batches_of
 from adapters.data.whole_model import WholeModel
-from adapters.options import TrainOptions
+from adapters.options import StageProgress, TrainOptions
 from adapters.training.fitting import new_distillation
+from adapters.training.order import FeatureSource, TrainingOrder
 from process.errors import UserError
 
 MIN_STEPS = 100
@@ -32,18 +34,19 @@ def check_minutes(
     minutes: float,
     options: TrainOptions,
     model: WholeModel,
-    windows: Sequence[Tokens],
+    head: DraftHead,
+    samples: Sequence[Sample],
     clock: Callable[[], float],
 ) -> None:
     """Return if a training of so many minutes takes enough steps to be of use.
 
-    The fastest of a few steps counts, on the states of their own windows only, so that nothing
+    The fastest of a few steps counts, on the features of their own texts only, so that nothing
     long has begun yet.
 
     Raises:
         TooFewStepsError: it does not, by far or by a little.
     """
-    step_s = _step_s(60 * minutes, options, model, windows, clock)
+    step_s = _step_s(60 * minutes, options, model, head, samples, clock)
     if MIN_STEPS * step_s <= 60 * minutes:
         return
     needed, usual = (math.ceil(num * step_s / 60) for num in (MIN_STEPS, _USUAL_STEPS))
@@ -58,17 +61,23 @@ def _step_s(
     budget_s: float,
     options: TrainOptions,
     model: WholeModel,
-    windows: Sequence[Tokens],
+    head: DraftHead,
+    samples: Sequence[Sample],
     clock: Callable[[], float],
 ) -> float:
     """Seconds of the fastest trial step; no more of them once one is fast enough."""
-    sample = [windows[index] for index in options.recipe.windows_of(0, len(windows))]
+    # As long as texts are in the middle; the first batch would be the shortest ones.
+    batches = batches_of(samples, options.recipe.batch_windows)
+    sample = [samples[index] for index in batches[len(batches) // 2]]
     recipe = replace(options.recipe, steps=_MAX_TRIAL_STEPS)
     with TemporaryDirectory(prefix="hat-adapter-") as folder:
-        states = cached_states(model, sample, Path(folder), lambda done, of: None)
+        layout = layout_of(model.manifest, options.wide_states, "float32")
+        source = FeatureSource(lambda: model, model.manifest, layout, Path(folder), _silent)
+        order = TrainingOrder(source, sample, options.max_state_bytes, recipe.batch_windows)
+        order.at(0, recipe)
         began_s = last_s = clock()
         fastest_s = math.inf
-        trial = new_distillation(options, model, states, len(sample))
+        trial = new_distillation(options, model, head, order)
         for _ in trial.run(recipe):
             now = clock()
             fastest_s, last_s = min(fastest_s, now - last_s), now
@@ -78,3 +87,7 @@ def _step_s(
             if is_hopeless or is_long or needed_s <= budget_s:
                 break
     return fastest_s
+
+
+def _silent(progress: StageProgress) -> None:
+    """Trial steps are no part of the work that is shown."""

@@ -105,9 +105,10 @@ _device_option = click.option(
 )
 @click.option(
     "--kind",
-    type=click.Choice(["layer", "attention"]),
+    type=click.Choice(["layer", "fed", "attention"]),
     default="layer",
-    help="A decoder layer, or its attention half as in the paper.  [default: layer]",
+    help="A decoder layer; one that is fed with what came back from the cloud; or the attention "
+    "half of one, as in the paper.  [default: layer]",
 )
 @click.option(
     "--minutes",

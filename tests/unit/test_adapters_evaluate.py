@@ -31,6 +31,7 @@ def trained(tmp_path: Path, num_output: int = 1) -> EvaluateOptions:
             held_out=(text,),
             work=tmp_path / "work",
             lookup=looked_up,
+            number_format="float32",
             out=device,
             recipe=Recipe(steps=4, batch_windows=2),
             windows=Windows(32, 4),

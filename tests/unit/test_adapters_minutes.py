@@ -56,6 +56,7 @@ def options(tmp_path: Path, minutes: float = 1.0) -> TrainOptions:
         held_out=(text,),
         work=tmp_path / "work",
         lookup=looked_up,
+        number_format="float32",
         recipe=RECIPE,
         minutes=minutes,
         windows=Windows(16, 4),

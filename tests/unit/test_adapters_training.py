@@ -1,20 +1,33 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
 from adapters.data.corpus import Windows
-from adapters.data.states import STATES_FILE, Batch, cached_states
+from adapters.data.draft_head import DraftHead, draft_head
+from adapters.data.features import (
+    NUM_LIKELIEST,
+    FeatureFile,
+    cached_features,
+    layout_of,
+    number_format_in,
+)
+from adapters.data.sample import Sample, choose_vocabulary, covered_share
 from adapters.data.whole_model import WholeModel
-from adapters.networks import load_network
+from adapters.networks import AdapterNetwork, FedAdapter, load_network
 from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
 from adapters.storage import WEIGHTS_FILE, Kind, load_adapter
-from adapters.training.distillation import distillation_loss
+from adapters.training.curve import CURVE_FILE
+from adapters.training.distillation import chain_loss
+from adapters.training.losses import distances
+from adapters.training.self_feeding import chain_estimates
 from adapters.training.train import TrainedAdapter, train
 from submodels.bundle.bundle import load_bundle
+from submodels.bundle.layers import LayerCache
 from tests.support.adapter_models import (
     PerfectAdapter,
     looked_up,
@@ -22,10 +35,11 @@ from tests.support.adapter_models import (
     make_whole_model,
     write_stories,
 )
+from tests.support.stored_adapters import random_network
 
 pytestmark = pytest.mark.slow
 
-RECIPE = Recipe(steps=8, batch_windows=2, warmup_steps=2)
+RECIPE = Recipe(steps=8, batch_windows=2, warmup_steps=2, evaluate_every=3)
 
 
 class StopError(Exception):
@@ -46,6 +60,7 @@ def options(tmp_path: Path, name: str = "work") -> TrainOptions:
         held_out=(text,),
         work=tmp_path / name,
         lookup=looked_up,
+        number_format="float32",
         out=tmp_path / f"{name}-out",
         recipe=RECIPE,
         windows=Windows(32, 4),
@@ -68,6 +83,7 @@ def test_every_pass_takes_every_window_once_and_in_an_order_of_its_own() -> None
 
 def test_fewer_windows_than_a_batch_still_train() -> None:
     assert sorted(Recipe(steps=1, batch_windows=8).windows_of(3, 5)) == list(range(5))
+    assert sorted(Recipe(steps=1).batch_order(3, 5)) == list(range(5))
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_hundredth() -> None:
@@ -84,47 +100,159 @@ def test_an_adapter_that_is_never_wrong_has_only_the_targets_own_entropy_as_loss
     tmp_path: Path, num_output: int
 ) -> None:
     model = make_whole_model(tmp_path, num_output=num_output)
-    batch, targets = _batch_of_two(model)
-    loss = distillation_loss(PerfectAdapter(model).forward, model, batch, token_weight=0.1)
-    probabilities = torch.cat(targets).softmax(-1)
-    entropy = -(probabilities * probabilities.log()).sum(-1).mean()
-    assert float(loss) == pytest.approx(0.1 * float(entropy), rel=1e-4)
+    samples = [sample([1, 2, 3, 4, 5, 6, 7, 8, 9]), sample([9, 8, 7, 6])]
+    batch = features(tmp_path / "work", model, samples).batch([0, 1])
+    recipe = Recipe(steps=1, state_weight=1.0)
+    network = cast("AdapterNetwork", PerfectAdapter(model).forward)
+    loss = chain_loss(network, everything(model), batch, recipe)
+    rows = [model.sequence().extend(one.token_ids.tolist(), 0).top[:-1] for one in samples]
+    probabilities = model.head(torch.cat(rows)).softmax(-1)
+    best = probabilities.topk(NUM_LIKELIEST, dim=-1).values
+    rest = 1 - best.sum(-1)
+    entropy = -(best * best.log()).sum(-1) - rest * rest.log()
+    # Of what is not known one by one nothing counts as accepted.
+    expected = 0.1 * entropy.mean() + 0.9 * rest.mean()
+    assert float(loss) == pytest.approx(float(expected), rel=2e-3)
 
 
-def _batch_of_two(model: WholeModel) -> tuple[Batch, list[torch.Tensor]]:
-    """Two windows of different length, and the whole model's logits for them."""
-    shallow, top = torch.zeros(2, 2, 9, model.embedding.shape[1])
-    known = torch.zeros(2, 9, dtype=torch.bool)
-    logits = []
-    for slot, token_ids in enumerate(([1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 8, 7, 6])):
-        states = model.sequence().extend(token_ids, 0)
-        shallow[slot, : len(token_ids)], top[slot, : len(token_ids)] = states.shallow, states.top
-        known[slot, : len(token_ids)] = True
-        logits.append(model.head(states.top))
-    return Batch(shallow, top, known), logits
+def sample(token_ids: list[int], *answers: tuple[int, int]) -> Sample:
+    return Sample(np.array(token_ids, np.int32), answers or ((0, len(token_ids)),))
 
 
-def test_states_are_computed_once_and_again_only_for_another_corpus(tmp_path: Path) -> None:
+def features(folder: Path, model: WholeModel, samples: list[Sample]) -> FeatureFile:
+    layout = layout_of(model.manifest, True, "float32")
+    return cached_features(
+        lambda: model, model.manifest, samples, folder, layout, lambda done, of: None
+    )
+
+
+def everything(model: WholeModel) -> DraftHead:
+    return draft_head(model, None)
+
+
+def test_the_loss_over_a_draft_vocabulary_is_that_of_a_naive_computation(tmp_path: Path) -> None:
     model = make_whole_model(tmp_path)
-    windows = [np.arange(1, 6, dtype=np.int32), np.arange(3, 7, dtype=np.int32)]
-    calls: list[tuple[int, int]] = []
+    vocab_size = model.manifest.shape.vocab_size
+    vocabulary = np.arange(3, vocab_size, 2, dtype=np.int32)
+    head = draft_head(model, vocabulary)
+    generator = torch.Generator().manual_seed(0)
+    drafts = torch.randn(7, model.embedding.shape[1], generator=generator)
+    truth = torch.randn(7, vocab_size, generator=generator).mul(3).log_softmax(-1)
+    best = truth.topk(5, dim=-1)
+    came = distances(head.logits(drafts), head.places, best.indices, best.values)
+    own = model.head(drafts)[:, vocabulary.tolist()].softmax(-1)
+    for row in range(7):
+        accepted, entropy, known, mine = 0.0, 0.0, 0.0, 0.0
+        for token, log_prob in zip(
+            best.indices[row].tolist(), best.values[row].tolist(), strict=True
+        ):
+            known += np.exp(log_prob)
+            if token in vocabulary:
+                share = float(own[row, vocabulary.tolist().index(token)])
+                mine += share
+                accepted += min(share, np.exp(log_prob))
+                entropy -= np.exp(log_prob) * np.log(share)
+        entropy -= (1 - known) * np.log(max(1 - mine, 1e-6))
+        assert float(came.accepted[row]) == pytest.approx(accepted, rel=1e-4, abs=1e-6)
+        assert float(came.cross_entropy[row]) == pytest.approx(entropy, rel=1e-4)
 
-    def progress(done: int, total: int) -> None:
-        calls.append((done, total))
 
-    first = cached_states(model, windows, tmp_path / "work", progress).batch([1])
-    again = cached_states(model, windows, tmp_path / "work", progress).batch([1])
-    assert calls == [(1, 2), (2, 2)]
+def test_self_fed_steps_are_what_the_device_drafts_from_every_start(tmp_path: Path) -> None:
+    """Each step of each chain, held against the network run one row at a time with its cache."""
+    model = make_whole_model(tmp_path)
+    network = random_network(model.manifest, "fed", closing_norm=False)
+    assert isinstance(network, FedAdapter)
+    text = sample([1, 5, 6, 7, 8, 9, 10, 11, 12, 13], (4, 10))
+    batch = features(tmp_path / "work", model, [text]).batch([0])
+    estimates = chain_estimates(network, batch, 4)
+    shallow, deep = batch.shallow[0], batch.deep[0]
+    for start in range(4, 7):
+        cache, previous = LayerCache(), None
+        for at in range(start + 4):
+            row, is_true = shallow[at : at + 1], at <= start
+            if is_true:
+                previous = deep[at - 1 : at] if at >= 4 else None
+            estimate = network.extend(row, at, cache, previous)
+            if at >= start:
+                step = estimates[at - start][0, at]
+                torch.testing.assert_close(step, estimate[0], rtol=1e-4, atol=1e-5)
+                previous = estimate
+
+
+def test_a_prompts_deep_rows_are_not_fed_but_the_last_and_only_answers_are_scored() -> None:
+    one = sample(list(range(1, 13)), (3, 6), (9, 12))
+    assert np.flatnonzero(one.fed()).tolist() == [3, 4, 5, 9, 10, 11]
+    assert np.flatnonzero(one.scored()).tolist() == [3, 4, 9, 10]
+    assert np.flatnonzero(one.last_only.scored()).tolist() == [9, 10]
+    assert one.cut(10).answers == ((3, 6), (9, 10))
+    assert np.flatnonzero(sample([1, 2, 3]).fed()).tolist() == [1, 2]
+
+
+def test_a_draft_vocabulary_covers_the_answers_and_no_more_than_it_may() -> None:
+    tokens = [*range(300), *[7] * 9700]
+    one = [sample([5, 1000, *tokens], (2, 2 + len(tokens)))]
+    whole = choose_vocabulary(one, 5000, 1.0, 4096)
+    assert whole is not None
+    assert (len(whole), {*range(300)} <= {*whole.tolist()}) == (512, True)
+    assert covered_share(one, whole) == 1.0
+    few = choose_vocabulary(one, 5000, 0.97, 4096)
+    assert few is not None
+    assert len(few) == 256
+    assert 7 in few
+    assert few.tolist() == sorted(few.tolist())
+    least = choose_vocabulary(one, 5000, 1.0, 256)
+    assert least is not None
+    assert len(least) == 256
+    assert choose_vocabulary(one, 4096, 0.5, 4096) is None
+
+
+def test_features_are_computed_once_and_again_only_for_another_corpus(tmp_path: Path) -> None:
+    model = make_whole_model(tmp_path)
+    samples = [sample([1, 2, 3, 4, 5]), sample([3, 4, 5, 6], (2, 4))]
+    loads: list[int] = []
+
+    def load() -> WholeModel:
+        loads.append(1)
+        return model
+
+    def computed(some: list[Sample]) -> FeatureFile:
+        layout = layout_of(model.manifest, True, "float32")
+        return cached_features(
+            load, model.manifest, some, tmp_path / "work", layout, lambda done, of: None
+        )
+
+    first, again = computed(samples).batch([1]), computed(samples).batch([1])
+    assert len(loads) == 1
     torch.testing.assert_close(first.shallow, again.shallow, rtol=0, atol=0)
     expected = model.sequence().extend([3, 4, 5, 6], 0)
     torch.testing.assert_close(first.shallow[0], expected.shallow)
     torch.testing.assert_close(first.top[0], expected.top)
-    cached_states(model, windows[:1], tmp_path / "work", progress)
-    assert calls[2:] == [(1, 1)]
-    assert (tmp_path / "work" / STATES_FILE).stat().st_size == 5 * 2 * 32 * 4
+    best = model.head(expected.top[2:3])[0].log_softmax(-1).topk(NUM_LIKELIEST)
+    assert first.likeliest[0, 2].tolist() == best.indices.tolist()
+    torch.testing.assert_close(first.log_probs[0, 2], best.values, rtol=1e-3, atol=1e-3)
+    computed(samples[:1])
+    assert len(loads) == 2
+    assert number_format_in(tmp_path / "work") == "float32"
 
 
-@pytest.mark.parametrize("kind", ["attention", "layer"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
+def test_a_corpus_larger_than_the_window_is_gone_through_part_by_part(
+    tmp_path: Path, kind: Kind
+) -> None:
+    one = replace(options(tmp_path, "one"), kind=kind)
+    seen: list[str] = []
+
+    def watch(progress: StageProgress) -> None:
+        seen.append(progress.stage)
+
+    small = replace(options(tmp_path, "small"), kind=kind, max_state_bytes=30_000)
+    trained = train(small, watch)
+    assert seen.count("states") > 2 * len({*range(3)})
+    assert max(path.stat().st_size for path in small.work.glob("features.bin")) <= 30_000
+    assert trained.card.training.steps == train(one, ignore).card.training.steps
+
+
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
 def test_training_twice_gives_the_same_adapter_and_another_seed_another(
     tmp_path: Path, kind: Kind
 ) -> None:
@@ -135,9 +263,11 @@ def test_training_twice_gives_the_same_adapter_and_another_seed_another(
     assert weights(train(one, ignore)) != weights(train(other, ignore))
 
 
-def test_an_interrupted_training_goes_on_exactly(tmp_path: Path) -> None:
-    whole = weights(train(options(tmp_path, "whole"), ignore))
-    cut = replace(options(tmp_path, "cut"), checkpoint_every_s=0.0)
+@pytest.mark.parametrize("kind", ["layer", "fed"])
+def test_an_interrupted_training_goes_on_exactly(tmp_path: Path, kind: Kind) -> None:
+    trained = train(replace(options(tmp_path, "whole"), kind=kind), ignore)
+    whole, curve = weights(trained), (trained.path / CURVE_FILE).read_text()
+    cut = replace(options(tmp_path, "cut"), kind=kind, checkpoint_every_s=0.0)
 
     def power_cut(progress: StageProgress) -> None:
         if progress.stage == "training" and progress.done == 5:
@@ -151,7 +281,9 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path: Path) -> None:
         if progress.stage == "training":
             seen.append(progress.done)
 
-    assert weights(train(cut, watch)) == whole
+    trained = train(cut, watch)
+    assert weights(trained) == whole
+    assert (trained.path / CURVE_FILE).read_text() == curve
     assert seen == [5, 6, 7, 8]
 
 
