@@ -52,11 +52,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, normed: Tensor) -> Tensor:
         """What to add to rows `[B, T, H]` of whole sequences, given the same rows normed."""
+        update: Tensor = self.o_proj(self.mix(normed))
+        return update
+
+    def mix(self, normed: Tensor) -> Tensor:
+        """What the heads take from the values, `[B, T, heads x D]`."""
         positions = torch.arange(normed.shape[1], device=normed.device)
         queries, keys, values = (p.transpose(1, 2) for p in self.project(normed, positions))
-        mixed = causal_attention(queries, keys, values)
-        update: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
-        return update
+        return causal_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
     def extend(self, normed: Tensor, position: int, cache: LayerCache) -> Tensor:
         """What to add to rows `[T, H]` of one sequence at `position`."""
@@ -94,10 +97,13 @@ class GatedMlp(nn.Module):
 
     def forward(self, normed: Tensor) -> Tensor:
         """What to add to rows of any leading shape, given the same rows normed."""
-        update: Tensor = self.down_proj(
-            self._activation(self.gate_proj(normed)) * self.up_proj(normed)
-        )
+        update: Tensor = self.down_proj(self.hidden(normed))
         return update
+
+    def hidden(self, normed: Tensor) -> Tensor:
+        """The gated values, as wide as the layer's middle."""
+        gated: Tensor = self._activation(self.gate_proj(normed)) * self.up_proj(normed)
+        return gated
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

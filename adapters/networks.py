@@ -145,14 +145,20 @@ class FedAdapter(LayerAdapter):
         self, rows: Tensor, previous: Tensor | None = None, is_known: Tensor | None = None
     ) -> Tensor:
         """The rows h `[..., T, H]` that enter the layer; arguments as in `forward`."""
+        update: Tensor = self.fc(self.feed_parts(rows, previous, is_known))
+        return rows + update
+
+    def feed_parts(
+        self, rows: Tensor, previous: Tensor | None = None, is_known: Tensor | None = None
+    ) -> Tensor:
+        """What the feed's matrix reads, `[..., T, 2H]`; arguments as in `forward`."""
         if previous is None:
             normed = self.absent.expand_as(rows)
         else:
             if is_known is None:
                 is_known = torch.arange(rows.shape[-2], device=rows.device) > 0
             normed = torch.where(is_known[..., None], self.norm_deep(previous), self.absent)
-        update: Tensor = self.fc(torch.cat((self.norm_shallow(rows), normed), dim=-1))
-        return rows + update
+        return torch.cat((self.norm_shallow(rows), normed), dim=-1)
 
 
 AdapterNetwork = AttentionAdapter | LayerAdapter | FedAdapter

@@ -14,7 +14,7 @@ from adapters.storage import DraftCost, Kind
 Lookup = Callable[[Sequence[int], int], Sequence[int]]
 """A text and a number of tokens, to at most so many that prompt lookup drafts behind it."""
 
-Stage = Literal["writing", "states", "training", "calibration", "evaluation"]
+Stage = Literal["writing", "states", "start", "training", "calibration", "evaluation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +41,37 @@ class Recipe:
 
     steps: int
     """How many; the most it may take where a training has a time."""
-    batch_windows: int = 8
+    batch_windows: int = 3
     """Texts in one step."""
     peak_lr: float = 2e-3
     """The highest learning rate. It falls along a cosine to 1 % of it at the end."""
-    warmup_steps: int = 50
+    warmup_steps: int = 40
     """Steps in which the learning rate rises to its peak."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     """A gradient longer than this is scaled down to it."""
-    token_weight: float = 0.1
+    token_weight: float = 0.5
     """Of the cross-entropy to the target's distribution."""
-    variation_weight: float = 0.9
+    variation_weight: float = 0.5
     """Of the total variation between both, which is the share of drafts that are refused."""
     state_weight: float = 0.0
     """Of the SmoothL1 between states after the final norm; the HAT paper has 1, with a token weight
     of 0.1 and no total variation."""
-    self_steps: int = 3
+    self_steps: int = 2
     """Positions of a chain that a fed adapter is trained on; the others' steps are all alike."""
     step_decay: float = 0.8
     """Weight of a position of a chain, as a share of that of the one before."""
     earlier_share: float = 0.5
     """Of conversations with several answers, this share learns from all of them; the others from
     the last one, with what comes before as a prompt."""
-    all_fed_share: float = 0.1
+    all_fed_share: float = 0.05
     """Of texts, this share is fed every deep row, those of prompts too, as output layers on the
     device have them."""
     number_format: Literal["float32", "bfloat16"] = "float32"
     """What products are computed in; weights are float32 in any case."""
-    evaluate_every: int = 100
+    closed_form: bool = True
+    """Solve for a start where that is better than a layer of the model."""
+    evaluate_every: int = 200
     """Steps between two looks at held-out texts; 0: none."""
     patience: int = 15
     """Looks in a row that bring nothing before a training ends."""
@@ -174,7 +176,8 @@ class TrainOptions:
     wide_states: bool = False
     """Rows in float32 instead of float16."""
     coverage: float = 0.98
-    """The draft vocabulary has the most frequent tokens of the answers, up to this share ..."""
+    """The draft vocabulary has the answers' most frequent tokens: so many that they are this share
+    of what held-out answers say ..."""
     max_draft_vocabulary: int = 8192
     """... and so many; a model with no more tokens than that drafts them all."""
     checkpoint_every_s: float = 60.0

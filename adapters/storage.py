@@ -84,7 +84,7 @@ class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
     num_conversations: int | None = None
     """Of the target's own, that it was trained on; None: on other texts."""
     coverage: float | None = None
-    """Share of the answers' tokens that the draft vocabulary has."""
+    """Share of the tokens of held-out answers that the draft vocabulary has."""
 
     @property
     def is_beaten_by_lookup(self) -> bool:

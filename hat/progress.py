@@ -14,13 +14,14 @@ _TEXTS: Mapping[str, str] = MappingProxyType(
     {
         "writing": "the model writes conversations",
         "states": "running the whole model over the text",
+        "start": "solving for a start",
         "training": "training",
         "calibration": "drafting on held-out text",
         "evaluation": "drafting",
     }
 )
 _UNITS: Mapping[str, str] = MappingProxyType(
-    {"writing": "conversations", "states": "windows", "training": "steps"}
+    {"writing": "conversations", "states": "windows", "start": "parts", "training": "steps"}
 )
 
 _LINE_EVERY_S = 30.0

@@ -67,24 +67,35 @@ def batches_of(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
 
 
 def choose_vocabulary(
-    samples: Sequence[Sample], vocab_size: int, coverage: float, max_tokens: int
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    vocab_size: int,
+    coverage: float,
+    max_tokens: int,
 ) -> NDArray[np.int32] | None:
     """The tokens that can be drafted, ascending: the most frequent ones of the answers.
 
-    As many as it takes to cover this share of the answers' tokens, at most `max_tokens`, in
-    multiples of 256. None, which is all, where the vocabulary is no larger than `max_tokens`.
+    As many as it takes to cover this share of the answers' tokens in the texts that are held out,
+    at most `max_tokens`, in multiples of 256. The share of those that they were counted on would
+    promise too much. None, which is all, where the vocabulary is no larger than `max_tokens`.
     """
     if vocab_size <= max_tokens:
         return None
+    order = np.argsort(-_counts(samples, vocab_size), kind="stable")
+    judged = _counts(held_out, vocab_size)[order]
+    covered = np.cumsum(judged) / max(1, judged.sum())
+    needed = int(np.searchsorted(covered, coverage)) + 1
+    size = min(max_tokens, -(-needed // _VOCABULARY_STEP) * _VOCABULARY_STEP)
+    return np.sort(order[:size]).astype(np.int32)
+
+
+def _counts(samples: Sequence[Sample], vocab_size: int) -> NDArray[np.int64]:
+    """How often the answers have each token."""
     counts = np.zeros(vocab_size, np.int64)
     for sample in samples:
         for start, end in sample.answers:
             np.add.at(counts, sample.token_ids[start:end], 1)
-    order = np.argsort(-counts, kind="stable")
-    covered = np.cumsum(counts[order]) / max(1, counts.sum())
-    needed = int(np.searchsorted(covered, coverage)) + 1
-    size = min(max_tokens, -(-needed // _VOCABULARY_STEP) * _VOCABULARY_STEP)
-    return np.sort(order[:size]).astype(np.int32)
+    return counts
 
 
 _VOCABULARY_STEP = 256

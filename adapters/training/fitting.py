@@ -1,23 +1,26 @@
 """One training from its first step, or from its checkpoint, to its last."""
 
+import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adapters.data.draft_head import DraftHead
-from adapters.data.features import FeatureFile
+from adapters.data.features import FeatureBatch, FeatureFile
 from adapters.data.sample import Sample, samples_key
 from adapters.data.whole_model import WholeModel
 from adapters.networks import AdapterNetwork, build_network, start_as
 from adapters.options import Progress, Recipe, StageProgress, TrainOptions
 from adapters.storage import Ended, adapter_shape
 from adapters.training.checkpoint import TrainingProgress, read_progress, restore, save_checkpoint
+from adapters.training.closed_form import solve_start
 from adapters.training.descent import smoothed
-from adapters.training.distillation import Distillation
+from adapters.training.distillation import Distillation, chain_loss
 from adapters.training.held_out import held_out_tokens_per_round
 from adapters.training.order import TrainingOrder
 
@@ -98,7 +101,10 @@ class Fitting:
         self.progress(StageProgress("training", at.step, total, at.recent_loss, tokens))
 
     def _begin(self) -> tuple[Distillation, TrainingProgress]:
-        return self._new(), TrainingProgress(
+        distillation = self._new()
+        if self.options.recipe.closed_form:
+            self._solve_start(distillation.network)
+        return distillation, TrainingProgress(
             kind=self.options.kind,
             closing_norm=self.options.has_closing_norm,
             states_key=self.key,
@@ -108,6 +114,34 @@ class Fitting:
             recent_loss=0.0,
             minutes=self.options.minutes,
         )
+
+    def _solve_start(self, network: AdapterNetwork) -> None:
+        """Give the network the better start: the layer that it began as, or the solved one."""
+        recipe, began = self.options.recipe, copy.deepcopy(network.state_dict())
+        some = next(self._batches())
+        with torch.no_grad():
+            before = float(chain_loss(network, self.head, some, recipe))
+        start_as(network, self.model.middle_layers[-1])
+        self.progress(StageProgress("start", 0, 2))
+        done = 0
+
+        def ended() -> None:
+            nonlocal done
+            done += 1
+            self.progress(StageProgress("start", done, 2))
+
+        solve_start(network, self._batches, ended)
+        with torch.no_grad():
+            after = float(chain_loss(network, self.head, some, recipe))
+        if not after < before:
+            network.load_state_dict(began)
+
+    def _batches(self) -> Iterator[FeatureBatch]:
+        """The first pass, without its end of a corpus that is computed part by part."""
+        recipe, device = self.options.recipe, self.head.weight.device
+        for step in range(self.order.steps_of_first_part):
+            features, indices = self.order.at(step, recipe)
+            yield features.batch(indices, device)
 
     def _resume(self) -> tuple[Distillation, TrainingProgress] | None:
         """The checkpoint in the work folder, if these very options wrote it."""

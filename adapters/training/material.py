@@ -20,11 +20,14 @@ _MAX_TOKENS = 1 << 27
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """`held_out` is looked at while training; in the end drafters are measured on `greedy`, which
-    the target wrote, or where there is none on what it writes after `prompts`."""
+    """What a training works on. In the end drafters are measured on `greedy`, which the target
+    wrote, or where there is none on what it writes after `prompts`."""
 
     trained: list[Sample]
+    judged: list[Sample]
+    """What is kept out, of which the draft vocabulary has to cover the answers."""
     held_out: list[Sample]
+    """Of that, what is looked at while training."""
     greedy: list[Sample]
     prompts: list[Sequence[int]]
 
@@ -39,9 +42,9 @@ def training_material(options: TrainOptions, bundle: Bundle) -> Material:
         return _of_conversations(options, bundle)
     trained, held_out = _corpora(options, bundle)
     prompts = held_out_prompts(held_out, options.calibration)
-    looked_at = _windows(options, held_out, _LOOKED_AT * options.windows.max_tokens)
+    judged = _samples(_windows(options, held_out, _LOOKED_AT * options.windows.max_tokens))
     windows = _windows(options, trained, _MAX_TOKENS)
-    return Material(_samples(windows), _samples(looked_at[:_LOOKED_AT]), [], prompts)
+    return Material(_samples(windows), judged, judged[:_LOOKED_AT], [], prompts)
 
 
 def _of_conversations(options: TrainOptions, bundle: Bundle) -> Material:
@@ -66,6 +69,7 @@ def _of_conversations(options: TrainOptions, bundle: Bundle) -> Material:
     num_prompts = options.calibration.num_prompts
     return Material(
         trained=trained,
+        judged=[_sample(one).cut(longest) for one in held_out],
         held_out=[_sample(one).cut(longest) for one in held_out[:_LOOKED_AT]],
         greedy=greedy[:num_prompts],
         prompts=prompts[:num_prompts],

@@ -60,6 +60,11 @@ class TrainingOrder:
         """How many steps go once through all texts."""
         return sum(map(len, self._batches))
 
+    @property
+    def steps_of_first_part(self) -> int:
+        """How many steps need no more features than the first does."""
+        return len(self._batches[0])
+
     def at(self, step: int, recipe: Recipe) -> tuple[FeatureFile, list[int]]:
         """The features that step `step` learns from, and which of their texts."""
         pass_index, within = divmod(step, self.steps_per_pass)

@@ -1,7 +1,7 @@
 """`train`: texts and two bundles in, an adapter out, measured beside what is there."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adapters.data.draft_head import draft_head
 from adapters.data.faster_format import faster_dtype
 from adapters.data.features import layout_of, number_format_in
-from adapters.data.sample import Sample, choose_vocabulary, covered_share
+from adapters.data.sample import choose_vocabulary, covered_share
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.measuring.comparison import Comparison
 from adapters.networks import AdapterNetwork, network_tensors
@@ -34,7 +34,7 @@ from adapters.training.calibration import Calibration, calibrate, held_out_texts
 from adapters.training.checkpoint import TrainingProgress
 from adapters.training.curve import CURVE_FILE, write_curve
 from adapters.training.fitting import Fitting, HeldOut, resumable, training_key, why_ended
-from adapters.training.material import training_material
+from adapters.training.material import Material, training_material
 from adapters.training.order import FeatureSource, TrainingOrder
 from adapters.training.trial_steps import check_minutes
 from submodels.bundle.bundle import Bundle
@@ -71,7 +71,11 @@ def train(
     material = training_material(options, model.device_bundle)
     samples = material.trained
     vocabulary = choose_vocabulary(
-        samples, model.manifest.shape.vocab_size, options.coverage, options.max_draft_vocabulary
+        samples,
+        material.judged,
+        model.manifest.shape.vocab_size,
+        options.coverage,
+        options.max_draft_vocabulary,
     )
     head, key = draft_head(model, vocabulary), training_key(model, samples, vocabulary)
     source = _feature_source(options, model, progress)
@@ -87,7 +91,7 @@ def train(
     before = stored_before(model.device_bundle)
     texts = material.greedy or held_out_texts(options, model, material.prompts, progress, clock)
     calibration = calibrate(options, model, (network, head), before, texts)
-    figures = _figures(options, at, samples, order, vocabulary, calibration)
+    figures = _figures(options, at, material, order, vocabulary, calibration)
     card = _write(options, model.manifest, network, vocabulary, calibration, figures)
     write_curve(options.out_folder / CURVE_FILE, at.history)
     return TrainedAdapter(options.out_folder, card, calibration.comparison)
@@ -129,7 +133,7 @@ def stored_before(bundle: Bundle) -> StoredAdapter | None:
 def _figures(
     options: TrainOptions,
     at: TrainingProgress,
-    samples: Sequence[Sample],
+    material: Material,
     order: TrainingOrder,
     vocabulary: NDArray[np.int32] | None,
     calibration: Calibration,
@@ -137,7 +141,7 @@ def _figures(
     comparison = calibration.comparison
     return TrainingFigures(
         steps=at.step,
-        corpus_tokens=sum(len(sample.token_ids) for sample in samples),
+        corpus_tokens=sum(len(sample.token_ids) for sample in material.trained),
         passes=at.step / order.steps_per_pass,
         loss=at.recent_loss,
         training_s=at.training_s,
@@ -150,8 +154,8 @@ def _figures(
         speed=comparison.now.speed,
         ngram_tokens_per_round=comparison.ngram.tokens_per_round,
         ngram_speed=comparison.ngram.speed,
-        num_conversations=None if options.conversations is None else len(samples),
-        coverage=covered_share(samples, vocabulary),
+        num_conversations=None if options.conversations is None else len(material.trained),
+        coverage=covered_share(material.judged, vocabulary),
     )
 
 

@@ -191,19 +191,19 @@ def test_a_prompts_deep_rows_are_not_fed_but_the_last_and_only_answers_are_score
 def test_a_draft_vocabulary_covers_the_answers_and_no_more_than_it_may() -> None:
     tokens = [*range(300), *[7] * 9700]
     one = [sample([5, 1000, *tokens], (2, 2 + len(tokens)))]
-    whole = choose_vocabulary(one, 5000, 1.0, 4096)
+    whole = choose_vocabulary(one, one, 5000, 1.0, 4096)
     assert whole is not None
     assert (len(whole), {*range(300)} <= {*whole.tolist()}) == (512, True)
     assert covered_share(one, whole) == 1.0
-    few = choose_vocabulary(one, 5000, 0.97, 4096)
+    few = choose_vocabulary(one, one, 5000, 0.97, 4096)
     assert few is not None
     assert len(few) == 256
     assert 7 in few
     assert few.tolist() == sorted(few.tolist())
-    least = choose_vocabulary(one, 5000, 1.0, 256)
+    least = choose_vocabulary(one, one, 5000, 1.0, 256)
     assert least is not None
     assert len(least) == 256
-    assert choose_vocabulary(one, 4096, 0.5, 4096) is None
+    assert choose_vocabulary(one, one, 4096, 0.5, 4096) is None
 
 
 def test_features_are_computed_once_and_again_only_for_another_corpus(tmp_path: Path) -> None:
