@@ -30,12 +30,12 @@ def chat_form(bundle: Path) -> "ChatForm":
     tokenizer = load_tokenizer(device.path)
     vocab = range(device.manifest.shape.vocab_size)
     special = frozenset(token for token in vocab if tokenizer.is_special(token))
-    opening, closing = _around(device.path, tokenizer, device.manifest)
+    opening, closing, between = _around(device.path, tokenizer, device.manifest)
     ends = frozenset(device.manifest.eos_token_ids)
     if not closing and device.manifest.bos_token_id is not None:
         # Models of packed texts say the next one's beginning.
         ends |= {device.manifest.bos_token_id}
-    return ChatForm(opening, closing, ends, special)
+    return ChatForm(opening, closing, ends, between, special)
 
 
 def prompt_tokens(bundle: Path, prompts: "tuple[str, ...]") -> list[list[int]]:
@@ -62,12 +62,14 @@ def prompt_tokens(bundle: Path, prompts: "tuple[str, ...]") -> list[list[int]]:
 
 def _around(
     folder: Path, tokenizer: "Tokenizer", manifest: "Manifest"
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+) -> tuple[tuple[int, ...], ...]:
+    """Opening, closing, and what is between an answer and the next question."""
     template = _template(folder)
     try:
         if template.is_plain:
-            return _beginning(tokenizer, manifest), ()
+            return _beginning(tokenizer, manifest), (), ()
         text = template.render([{"role": "user", "content": _WORDS}]).text
+        between = _between(template)
     finally:
         template.close()
     before, found, behind = text.partition(_WORDS)
@@ -75,8 +77,24 @@ def _around(
         raise CommandError(
             "this model's chat template shows no place for a user's words; give --prompts or --text"
         )
-    opening, closing = (tokenizer.encode(part, False) for part in (before, behind))
-    return tuple(opening), tuple(closing)
+    return tuple(tuple(tokenizer.encode(part, False)) for part in (before, behind, between))
+
+
+def _between(template: "ChatTemplate") -> str:
+    """The text between an answer and the user's next words; empty where it shows none.
+
+    Templates that leave parts of older answers out are among the latter.
+    """
+    from device_runtime.text.chat_template import ChatTemplateError
+
+    turns = [("user", "qxzhatfirst"), ("assistant", "qxzhatanswer"), ("user", _WORDS)]
+    try:
+        text = template.render([{"role": role, "content": words} for role, words in turns]).text
+    except ChatTemplateError:
+        return ""
+    _, found, behind = text.partition("qxzhatanswer")
+    between, also_found, _ = behind.partition(_WORDS)
+    return between if found and also_found else ""
 
 
 def _beginning(tokenizer: "Tokenizer", manifest: "Manifest") -> tuple[int, ...]:

@@ -13,6 +13,8 @@ class ChatForm:
     """From the end of the user's words to where the assistant's begin."""
     end_token_ids: frozenset[int]
     """Any of them ends an answer."""
+    between: tuple[int, ...] = ()
+    """From the end of an answer to the user's next words; none where there is but one question."""
     special_token_ids: frozenset[int] = frozenset()
     """Marks of control; a user's words have none."""
 
@@ -38,8 +40,13 @@ class WritingOptions:
     """A longer one too."""
     max_answer_tokens: int = 256
     """An answer is cut there."""
-    greedy_share: float = 0.5
-    """Of answers; the others are sampled at temperature 1, as the questions are."""
+    temperatures: tuple[float, ...] = (0.0, 1.0, 0.0, 0.7)
+    """Of answers, in turn; questions are sampled at temperature 1."""
+    long_every: int = 6
+    """One of so many conversations goes on with further questions, since an adapter drafts badly at
+    positions beyond those that it learned from; 0: none."""
+    long_tokens: int = 700
+    """It goes on while there is room for a question and an answer below this."""
     num_slots: int = 64
     """Conversations that are written at once."""
 
@@ -47,5 +54,5 @@ class WritingOptions:
         counts = (self.num_conversations, self.min_turn_tokens, self.max_answer_tokens)
         if min(*counts, self.num_slots) < 1 or self.max_turn_tokens < self.min_turn_tokens:
             raise ValueError(f"expected counts of 1 or more, the longest turn last: {self}")
-        if not 0 <= self.greedy_share <= 1:
-            raise ValueError(f"expected a share in [0, 1], got {self.greedy_share}")
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise ValueError(f"expected temperatures of 0 or more, got {self.temperatures}")

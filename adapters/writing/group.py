@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adapters.writing.decoder import BatchDecoder
-from adapters.writing.draft import Writing
+from adapters.writing.draft import Chance, Writing
 
 
 def write_group(
@@ -68,23 +68,24 @@ def _one_step(decoder: BatchDecoder, running: Sequence[Writing]) -> None:
         [one.token_ids[one.num_fed] for one in running], [one.num_fed for one in running]
     )
     choosing = [slot for slot, one in enumerate(running) if one.wants_choice]
-    uniforms = [running[slot].uniform for slot in choosing]
+    chances = [running[slot].chance for slot in choosing]
     for one in running:
         one.fed()
     if choosing:
-        tokens = choose(decoder.logits(rows[choosing]), uniforms)
+        tokens = choose(decoder.logits(rows[choosing]), chances)
         for slot, token in zip(choosing, tokens, strict=True):
             running[slot].take(token)
 
 
-def choose(logits: Tensor, uniforms: Sequence[float | None]) -> list[int]:
-    """A token for each row of logits `[N, V]`: at temperature 1, or the likeliest where None."""
+def choose(logits: Tensor, chances: Sequence[Chance | None]) -> list[int]:
+    """A token for each row of logits `[N, V]`: by its chance, or the likeliest where None."""
     tokens = logits.argmax(-1)
-    drawn = [row for row, uniform in enumerate(uniforms) if uniform is not None]
+    drawn = [(row, chance) for row, chance in enumerate(chances) if chance is not None]
     if drawn:
-        sums = logits[drawn].softmax(-1).double().cumsum(-1)
-        numbers = np.array([uniforms[row] for row in drawn], np.float64)
-        marks = torch.from_numpy(numbers).to(sums.device)[:, None] * sums[:, -1:]
-        found = torch.searchsorted(sums, marks, right=True)[:, 0]
-        tokens[drawn] = found.clamp(max=logits.shape[1] - 1)
+        rows = [row for row, _ in drawn]
+        numbers = np.array([(one.temperature, one.uniform) for _, one in drawn], np.float64)
+        temperatures, uniforms = torch.from_numpy(numbers).to(logits.device).unsqueeze(2).unbind(1)
+        sums = (logits[rows] / temperatures.float()).softmax(-1).double().cumsum(-1)
+        found = torch.searchsorted(sums, uniforms * sums[:, -1:], right=True)[:, 0]
+        tokens[rows] = found.clamp(max=logits.shape[1] - 1)
     return [int(token) for token in tokens.tolist()]

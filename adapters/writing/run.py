@@ -1,7 +1,7 @@
 """All conversations of a training, written to its folder; interrupted work goes on there."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -49,6 +49,8 @@ class WritingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     num_done: int = 0
     num_duplicates: int = 0
     num_unfit: int = 0
+    unanswered: list[str] = []
+    """Digests of questions that are not in the file, and are not to be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,15 @@ class _Run:
         self._max_tokens = _max_tokens(sources, options, model.manifest.shape.max_context_tokens)
         self._model = model
         self._num_slots = min(options.num_slots, _slots_in(model, self._max_tokens))
-        self._seen: set[bytes] = set()
+        self._seen: set[str] = set()
+        """All questions, so that none is asked twice."""
+        self._kept: set[str] = set()
+        """Those that are in the file."""
 
     def go_on(self, state: WritingState, written: Written) -> Written:
         """Write group by group until there are enough, or no more questions."""
-        for one in written.conversations:
-            self._is_new(self._question(one))
+        self._kept = {_digest(q) for one in written.conversations for q in self._questions(one)}
+        self._seen = self._kept | {*state.unanswered}
         there = list(written.conversations)
         while len(there) < self._num_wanted and not _is_used_up(self._sources, state):
             group = self._group(state.next_index)
@@ -175,6 +180,7 @@ class _Run:
     ) -> WritingState:
         """Put a group on disk: the conversations, then how far the file is good."""
         path = self._folder / CONVERSATIONS_FILE
+        self._kept |= {_digest(q) for one in added for q in self._questions(one)}
         phases = [one.phase for one in group]
         num_begun = _GROUPS_OF_SLOTS * self._num_slots
         state = msgspec.structs.replace(
@@ -184,23 +190,32 @@ class _Run:
             num_done=state.num_done + len(added),
             num_duplicates=state.num_duplicates + phases.count(Phase.DUPLICATE),
             num_unfit=state.num_unfit + phases.count(Phase.UNFIT),
+            unanswered=sorted(self._seen - self._kept),
         )
         write_json(self._folder / STATE_FILE, state, indent=2)
         return state
 
-    def _question(self, one: Conversation) -> Sequence[int]:
-        """What makes it another conversation: the user's words, or the whole of a given prompt."""
-        prompt = one.token_ids[: one.num_prompt_tokens]
+    def _questions(self, one: Conversation) -> Iterator[Sequence[int]]:
+        """The user's words of each turn, or the whole of a given prompt."""
         if self._sources.prompts is not None:
-            return prompt
+            yield one.token_ids[: one.num_prompt_tokens]
+            return
         form = self._sources.form
-        return prompt[len(form.opening) : len(prompt) - len(form.closing)]
+        begin = len(form.opening)
+        for start, end in one.ranges:
+            yield one.token_ids[begin : start - len(form.closing)]
+            # An answer ends with the first token of what is between.
+            begin = end + len(form.between[1:])
 
     def _is_new(self, token_ids: Sequence[int]) -> bool:
-        digest = hashlib.sha256(repr(list(token_ids)).encode()).digest()
+        digest = _digest(token_ids)
         is_new = digest not in self._seen
         self._seen.add(digest)
         return is_new
+
+
+def _digest(token_ids: Sequence[int]) -> str:
+    return hashlib.sha256(repr(list(token_ids)).encode()).hexdigest()[:16]
 
 
 def _check_yield(state: WritingState) -> None:
@@ -249,7 +264,7 @@ def _kept(path: Path, state: WritingState, vocab_size: int) -> list[Conversation
 
 def _key(sources: Sources, options: WritingOptions, fingerprint: str) -> str:
     form = sources.form
-    ends = (sorted(form.end_token_ids), sorted(form.special_token_ids))
+    ends = (sorted(form.end_token_ids), sorted(form.special_token_ids), form.between)
     prompts = None if sources.prompts is None else [list(prompt) for prompt in sources.prompts]
     any_length = replace(options, num_conversations=1)
     named = (fingerprint, form.opening, form.closing, ends, prompts, any_length)
@@ -279,7 +294,9 @@ def _max_tokens(sources: Sources, options: WritingOptions, context_tokens: int) 
             f"conversations of up to {longest + options.max_answer_tokens} tokens exceed the "
             f"model's context of {context_tokens}"
         )
-    return longest + options.max_answer_tokens
+    if not options.long_every or not form.between:
+        return longest + options.max_answer_tokens
+    return min(context_tokens, max(longest + options.max_answer_tokens, options.long_tokens))
 
 
 def _slots_in(model: WholeModel, max_tokens: int) -> int:

@@ -54,7 +54,7 @@ def test_training_puts_an_adapter_into_the_bundle_and_eval_prints_its_table(
     command = training_command(tmp_path, bundle)
     assert run([*command, "--force"]) == OK
     shown = capsys.readouterr().out
-    assert "Took 6 steps of training in " in shown
+    assert "Took 16 steps of training in " in shown
     assert " seconds (the text was gone through often enough): a layer adapter, loss " in shown
     device = load_bundle(bundle, "device", verify=True)
     card = load_adapter(device.path, device.manifest).card

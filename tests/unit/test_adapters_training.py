@@ -102,7 +102,7 @@ def test_an_adapter_that_is_never_wrong_has_only_the_targets_own_entropy_as_loss
     model = make_whole_model(tmp_path, num_output=num_output)
     samples = [sample([1, 2, 3, 4, 5, 6, 7, 8, 9]), sample([9, 8, 7, 6])]
     batch = features(tmp_path / "work", model, samples).batch([0, 1])
-    recipe = Recipe(steps=1, state_weight=1.0)
+    recipe = Recipe(steps=1, token_weight=0.1, variation_weight=0.9, state_weight=1.0)
     network = cast("AdapterNetwork", PerfectAdapter(model).forward)
     loss = chain_loss(network, everything(model), batch, recipe)
     rows = [model.sequence().extend(one.token_ids.tolist(), 0).top[:-1] for one in samples]

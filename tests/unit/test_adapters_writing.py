@@ -17,7 +17,7 @@ from adapters.data.corpus import CorpusError
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.options import StageProgress
 from adapters.writing.decoder import BatchDecoder
-from adapters.writing.draft import Phase, Writing
+from adapters.writing.draft import Chance, Phase, Writing
 from adapters.writing.form import ChatForm, WritingOptions
 from adapters.writing.group import choose, write_group
 from adapters.writing.run import Sources, write_conversations
@@ -28,6 +28,7 @@ from tests.support.split_models import VARIANTS
 FORM = ChatForm(
     opening=(1, 30, 31),
     closing=(40, 41),
+    between=(100, 50),
     end_token_ids=frozenset((2, *range(100, 130))),
     special_token_ids=frozenset({9}),
 )
@@ -36,6 +37,9 @@ OPTIONS = WritingOptions(
     min_turn_tokens=2,
     max_turn_tokens=40,
     max_answer_tokens=9,
+    temperatures=(0.0, 1.0),
+    long_every=2,
+    long_tokens=150,
     num_slots=3,
 )
 
@@ -90,7 +94,7 @@ def test_answers_side_by_side_are_those_of_the_whole_model_one_by_one(
     model = load_whole_model(device, cloud, Placed())
     generator = torch.Generator().manual_seed(3)
     prompts = [torch.randint(3, 60, (n,), generator=generator).tolist() for n in (70, 3, 20, 1, 9)]
-    options = replace(OPTIONS, greedy_share=1.0, max_answer_tokens=24)
+    options = replace(OPTIONS, temperatures=(0.0,), max_answer_tokens=24)
     writings = [Writing(i, FORM, options, any_is_new, p) for i, p in enumerate(prompts)]
     decoder = BatchDecoder(model, 2, 100)
     over: list[int] = []
@@ -222,6 +226,22 @@ def test_a_conversation_has_the_template_around_the_users_words() -> None:
     assert done.answer == [8, 7, 2]
 
 
+def test_every_so_manieth_conversation_goes_on_with_further_questions() -> None:
+    form = replace(FORM, end_token_ids=frozenset({2}), between=(2, 50, 51))
+    first, second = [5, 6, 40, 8, 7, 2], [5, 7, 40, 9, 2]
+    template = [1, 30, 31, 5, 6, 40, 41, 8, 7, 2, 50, 51, 5, 7, 40, 41, 9, 2]
+    writing = written_by([*first, *second, 5, 2], form)
+    done = writing.conversation()
+    # The last question was too short: what was answered before it stays.
+    assert (writing.phase, done.token_ids) == (Phase.DONE, template)
+    assert done.ranges == ((7, 10), (16, 18))
+    assert done.answer == [8, 7, 2, 9, 2]
+    assert written_by(first, form).phase is Phase.TURN
+    assert written_by(first, replace(form, between=())).phase is Phase.DONE
+    cut_short = [5, 6, 40, *[8] * 9]
+    assert written_by(cut_short, form).phase is Phase.DONE
+
+
 def test_a_base_model_goes_on_from_its_own_beginning() -> None:
     base = replace(FORM, opening=(1,), closing=())
     options = replace(OPTIONS, max_turn_tokens=6)
@@ -238,9 +258,12 @@ def test_a_base_model_goes_on_from_its_own_beginning() -> None:
 def test_choices_follow_the_models_distribution() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log().expand(1000, -1)
     uniforms = [(number + 0.5) / 1000 for number in range(1000)]
-    tokens = choose(logits, uniforms)
+    tokens = choose(logits, [Chance(1.0, uniform) for uniform in uniforms])
     assert [tokens.count(token) for token in range(4)] == [500, 300, 200, 0]
-    assert choose(logits[:2], [None, 0.999999]) == [0, 2]
+    assert choose(logits[:2], [None, Chance(1.0, 0.999999)]) == [0, 2]
+    # At half the temperature the shares are those of the squares: 25, 9 and 4 of 38.
+    cold = choose(logits, [Chance(0.5, uniform) for uniform in uniforms])
+    assert [cold.count(token) for token in range(4)] == [658, 237, 105, 0]
 
 
 def test_lines_that_are_no_conversations_are_named(tmp_path: Path) -> None:

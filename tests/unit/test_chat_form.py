@@ -33,13 +33,15 @@ def test_a_template_is_cut_around_the_users_words(tmp_path: Path) -> None:
         "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
     )
     assert prompt_tokens(folder, ("the cat",)) == [tokens]
+    between = tokenizer.decode(form.between, skip_special_tokens=False)
+    assert between == "<|im_end|>\n<|im_start|>user\n"
     assert form.turn_end_ids == form.end_token_ids | {form.closing[0]}
 
 
 def test_a_base_model_has_only_a_beginning(tmp_path: Path) -> None:
     folder = bundle(tmp_path, None)
     form = chat_form(folder)
-    assert (len(form.opening), form.closing) == (1, ())
+    assert (len(form.opening), form.closing, form.between) == (1, (), ())
     assert form.opening[0] in form.special_token_ids
     first = load_tokenizer(folder / "device").encode("the cat")
     assert prompt_tokens(folder, ("the cat",)) == [first]
