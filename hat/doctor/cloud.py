@@ -18,12 +18,12 @@ from chunking.cost import LinearTime
 from chunking.line_estimator import LineEstimator
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.engine import Rows
+from device_runtime.engines.timing import some_token_ids
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.dialing import Dialer
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession
 from device_runtime.server import DeviceServer, link_config, serve_device
-from hat.doctor.device import some_token_ids
 from hat.doctor.probe import CHUNK_ROWS, Frames, Measured, measure
 from hat.doctor.rates import bytes_per_s_of_transfer, train_bytes_per_s
 from process.sockets.aiohttp_socket import AiohttpSocket

@@ -2,14 +2,10 @@
 
 import gc
 import resource
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle
-
-import numpy as np
 
 from chunking.averages import RobustAverage
 from chunking.cost import LinearTime
@@ -17,8 +13,9 @@ from chunking.line_estimator import LineEstimator
 from cloud_server.engines.host_memory import available_bytes
 from device_runtime.config import DeviceConfig, Weights
 from device_runtime.engines.checks import num_threads
-from device_runtime.engines.engine import DeviceEngine, DraftLimits, DraftRequest, Rows, SequenceId
+from device_runtime.engines.engine import DeviceEngine, DraftLimits, Rows
 from device_runtime.engines.loading import load_engine
+from device_runtime.engines.timing import measured_draft_step_s, some_token_ids, typical_s
 from process.machine import processor
 from process.world import Clock
 from submodels.bundle.bundle import Bundle
@@ -33,14 +30,6 @@ MOST_ROWS = 512
 """Of a frame that is sent to find out how long the cloud takes for it."""
 
 _HEAD_SIZES = (1, 5)
-
-_DRAFT_TOKENS = 4
-_CONTEXT_TOKENS = 64
-"""Of the text that is drafted behind."""
-
-_LEAST_RUNS, _MOST_RUNS = 3, 25
-_RUNS_S = 0.25
-"""A call is repeated for so long, at least and at most so many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +127,6 @@ def examine_device(
     return findings, rows
 
 
-def some_token_ids(num_tokens: int, vocab_size: int) -> tuple[int, ...]:
-    """Token ids that say nothing, the same ones each time."""
-    ids = np.random.default_rng(0).integers(0, vocab_size, num_tokens)
-    return tuple(int(token_id) for token_id in ids)
-
-
 def _weights_of(config: DeviceConfig, manifest: Manifest) -> Sequence[Weights]:
     """The configured precision comes last."""
     if config.engine == "torch":
@@ -168,27 +151,9 @@ def _times_of(
     head = _line(_HEAD_SIZES, lambda size: engine.logits(sequence, rows[:size], 0, size), clock)
     draft_token_s = None
     if engine.draft_limits is not None:
-        draft_token_s = _draft_token_s(engine, sequence, ids, rows, clock)
+        draft_token_s = measured_draft_step_s(engine, clock)
     engine.release(sequence)
     return WeightsTimes(_name(config), layers, head, draft_token_s, _file_bytes(config, manifest))
-
-
-def _draft_token_s(
-    engine: DeviceEngine, sequence: SequenceId, ids: Sequence[int], rows: Rows, clock: Clock
-) -> float:
-    """Behind another token each time: rows of tokens that were drafted before are remembered."""
-    num_context = min(_CONTEXT_TOKENS, engine.max_context_tokens - _DRAFT_TOKENS - 1)
-    engine.input_rows(sequence, ids[:num_context], 0)
-    engine.logits(sequence, rows[:num_context], 0, 0)
-    tokens = cycle(ids)
-
-    def draft() -> None:
-        request = DraftRequest(
-            (next(tokens),), num_context, _DRAFT_TOKENS, _likeliest, min_probability=0.0
-        )
-        engine.draft(sequence, request)
-
-    return _typical_s(draft, clock) / _DRAFT_TOKENS
 
 
 def _file_bytes(config: DeviceConfig, manifest: Manifest) -> int:
@@ -204,25 +169,9 @@ def _line(sizes: Sequence[int], call: Callable[[int], object], clock: Clock) -> 
     """Seconds over rows, through the typical time of each size."""
     line = LineEstimator(RobustAverage)
     for size in sizes:
-        line.add(size, _typical_s(partial(call, size), clock))
+        line.add(size, typical_s(partial(call, size), clock))
     assert line.line is not None, "it was given some"
     return line.line
-
-
-def _typical_s(call: Callable[[], object], clock: Clock) -> float:
-    """The median of some runs, behind one that warms up."""
-    call()
-    times: list[float] = []
-    begun_s = clock()
-    while len(times) < _LEAST_RUNS or (len(times) < _MOST_RUNS and clock() - begun_s < _RUNS_S):
-        started_s = clock()
-        call()
-        times.append(clock() - started_s)
-    return statistics.median(times)
-
-
-def _likeliest(logits: Rows, drafted: Sequence[int]) -> int:
-    return int(logits.argmax())
 
 
 def _peak_bytes() -> int:
