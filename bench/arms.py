@@ -117,7 +117,16 @@ ARMS = (
         "hat with drafts sent on behind undecided ones",
         device={**_ALONE, "pipelining": "auto", "draft_ahead": "off"},
     ),
-    Arm("hat-no-ahead", "hat without parallel drafting", device={**_ALONE, "draft_ahead": "off"}),
+    Arm(
+        "hat-ahead",
+        "hat with the paper's parallel drafting",
+        device={**_ALONE, "pipelining": "off", "draft_ahead": "auto"},
+    ),
+    Arm(
+        "hat-no-ahead",
+        "hat without parallel drafting",
+        device={**_ALONE, "pipelining": "off", "draft_ahead": "off"},
+    ),
 )
 """In the order in which results tell them."""
 

@@ -307,13 +307,12 @@ class Session:
         return Draft(self._max_draft_tokens, undecided)
 
     def _most_guessed_tokens(self) -> int:
-        """A guess at the target's own token and a draft behind it; none where it is no use."""
+        """As many as any draft has, the first of them a guess at the target's own token."""
         is_full = len(self._in_flight) >= self._limits.max_frames_in_flight
         may_go_on = self.rounds.last.may_go_on and not self._limits.feeds_output_layers
         if not may_go_on or is_full or self.rounds.num_sent > self._pipelining.num_behind():
             return 0
-        num_drafted = self._draft_length.num_tokens()
-        return self._most_draft_tokens(num_drafted + 1, is_guess=True) if num_drafted else 0
+        return self._most_draft_tokens(self._draft_length.num_tokens(), is_guess=True)
 
     def _end_round(self, num_accepted: int, now: float) -> bool:
         """Tell what a round has brought; whether the one behind it is the next."""

@@ -242,9 +242,9 @@ def test_drafts_that_are_always_right_are_verified_without_a_pause():
     actions = world.run()
     frames = [action for action in actions if isinstance(action, ComputeAndSend)]
     assert [token.id for each in world.emissions for token in each.tokens] == world.expected
-    # One chain from the second frame on, four tokens each, and no row in vain.
+    # One chain from the second frame on, three drafted tokens each, and no row in vain.
     assert {frame.epoch for frame in frames[1:]} == {2}
-    assert [len(frame.token_ids) for frame in frames[1:-1]] == [4] * (len(frames) - 2)
+    assert [len(frame.token_ids) for frame in frames[1:-1]] == [4] + [3] * (len(frames) - 3)
     assert session.rounds.num_stale_rows == 0
     assert session.rounds.num_behind_rows == sum(len(frame.token_ids) for frame in frames[2:])
     waits = [type(action) for action in actions[actions.index(frames[1]) :]]
