@@ -108,7 +108,7 @@ class CombinedDrafter:
         self._plan = self._policy.plan(self._guesses, self._max_tokens)
         return self._plan.num_tokens
 
-    def on_round(self, num_drafted: int, num_accepted: int, round_s: float) -> None:
+    def on_round(self, num_drafted: int, num_accepted: int, round_s: float | None) -> None:
         """Learn from a round, unless it was sent behind one that was not decided."""
         now, self._round = self._round, None
         if now is None or not self._decided:

@@ -10,8 +10,11 @@ class DraftLength(Protocol):
         """The most tokens worth drafting now; 0 to decode plainly."""
         ...
 
-    def on_round(self, num_drafted: int, num_accepted: int, round_s: float) -> None:
-        """Take the outcome of a round; `round_s` runs from the drafting to the decision."""
+    def on_round(self, num_drafted: int, num_accepted: int, round_s: float | None) -> None:
+        """Take the outcome of a round that was behind no other.
+
+        `round_s` runs from the drafting to the decision; None where other rounds took part of it.
+        """
         ...
 
 
@@ -24,5 +27,5 @@ class FixedDraftLength:
     def num_tokens(self) -> int:
         return self._num_tokens
 
-    def on_round(self, num_drafted: int, num_accepted: int, round_s: float) -> None:
+    def on_round(self, num_drafted: int, num_accepted: int, round_s: float | None) -> None:
         """Nothing to learn."""

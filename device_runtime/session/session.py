@@ -122,6 +122,8 @@ class Session:
         self.rounds = Window()
         self._max_draft_tokens = 0
         self._decided_s: float | None = None
+        self._is_after_stale = False
+        """Whether rows that were of no use may have delayed the round that is decided next."""
         self._queue_s = 0.0
         self.num_accepted = 0
         """Drafted tokens that the round decided last has kept."""
@@ -321,11 +323,12 @@ class Session:
         if self.rounds.first is None:
             return False
         over, is_hit = self.rounds.decide(self._text, num_accepted)
-        if over.started_s is not None and not over.is_behind:
-            # A round behind another one waits for it too: its time is not that of its draft.
-            round_s = now - over.started_s
-            self._draft_length.on_round(len(over.draft), num_accepted, round_s)
         num_behind = self.rounds.num_sent + (self.rounds.kept is not None)
+        is_alone = num_behind == 0 and not self._is_after_stale
+        self._is_after_stale = num_behind > 0
+        if over.started_s is not None and not over.is_behind:
+            round_s = now - over.started_s if is_alone else None
+            self._draft_length.on_round(len(over.draft), num_accepted, round_s)
         self._pipelining.on_round(
             RoundOutcome(
                 num_drafted=len(over.draft),

@@ -16,7 +16,7 @@ from bench.records import Cell, Comparison, Run, read_run, write_run
 from bench.report.marked import write_between
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
-from bench.sim.settings import paper, paper_table, scale, slow_links
+from bench.sim.settings import far_clouds, paper, paper_table, scale, slow_links
 from bench.sim.settings.hardware import SERVERS
 from bench.sim.settings.like import like_scenarios
 from bench.sim.settings.like_table import lines as like_lines
@@ -67,6 +67,12 @@ class _Numbers(click.ParamType[Any]):
     "is_8b",
     is_flag=True,
     help="An 8B model over links of 5, 20 and 100 Mbit/s: its first token, and each one behind it.",
+)
+@click.option(
+    "--far",
+    "is_far",
+    is_flag=True,
+    help="An 8B model whose cloud is 80 and 150 ms away: drafts sent on behind undecided ones.",
 )
 @click.option(
     "--like",
@@ -156,6 +162,7 @@ def sim(**chosen: Any) -> None:
         "--paper": (chosen["is_paper"], _paper),
         "--scale": (chosen["is_scale"], _scale),
         "--8b": (chosen["is_8b"], _slow_links),
+        "--far": (chosen["is_far"], _far),
         "--like": (chosen["live_file"] is not None, _like),
     }
     if chosen["table"] is not None and not chosen["is_8b"]:
@@ -195,6 +202,12 @@ def _scale(chosen: Mapping[str, Any]) -> _Simulated:
     click.echo(scale.HEADER)
     cells = _simulated(scale.scenarios(sweep), sweep.num_points, scale.line)
     return _Simulated(cells, ["--scale", *_flags(sweep)])
+
+
+def _far(chosen: Mapping[str, Any]) -> _Simulated:
+    scenarios = list(far_clouds.scenarios(chosen["seed"]))
+    click.echo(far_clouds.HEADER)
+    return _Simulated(_simulated(scenarios, len(scenarios), far_clouds.line), ["--far"])
 
 
 def _slow_links(chosen: Mapping[str, Any]) -> _Simulated:

@@ -43,6 +43,16 @@ def test_poor_drafts_are_not_sent_on_and_cost_no_more_than_two_percent() -> None
     assert sum(rows) < 0.03 * sum(with_it.cloud_step_tokens)
 
 
+def test_over_a_thin_uplink_stale_rows_cost_no_more_than_two_percent() -> None:
+    thin = LinkSpec(40e3, 5e6, delay_s=0.01)
+    cells = []
+    for arm in ("hat-pipelined", "hat-no-ahead"):
+        one = far(arm, 0.75)
+        device = replace(one.devices[0], link=thin)
+        cells.append(simulate(replace(one, devices=(device,))))
+    assert tokens_per_s(cells[0]) > 0.98 * tokens_per_s(cells[1])
+
+
 @pytest.mark.parametrize("kind", ["cut", "kill"])
 def test_answers_go_on_when_rounds_under_way_are_lost(kind: str) -> None:
     moments = (1.31, 2.77, 4.02)

@@ -74,7 +74,8 @@ class Outcome:
     num_steps: int
     """Steps that were computed."""
     draft_s: float
-    round_s: float
+    round_s: float | None
+    """None where rounds sent behind others took part of it."""
 
 
 class Lessons:
@@ -164,7 +165,8 @@ class DraftPolicy:
         self._rounds_without_steps = 0 if plan.num_steps else self._rounds_without_steps + 1
         costs = self._lessons.costs
         costs.on_steps(outcome.num_steps, outcome.draft_s if outcome.num_steps else 0.0)
-        costs.on_round(outcome.num_rows, max(outcome.round_s - outcome.draft_s, 0.0))
+        if outcome.round_s is not None:
+            costs.on_round(outcome.num_rows, max(outcome.round_s - outcome.draft_s, 0.0))
         spent_s = outcome.num_rows * costs.row_s + outcome.draft_s
         self._allowance.on_round(spent_s / costs.base_s, outcome.num_accepted)
         self._lessons.allowance.rounds = self._allowance.rounds
