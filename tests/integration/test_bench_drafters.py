@@ -22,7 +22,7 @@ from submodels.bundle.layer_weights import Placed
 from tests.support.eager_drafts import eager_drafts
 from tests.support.reference import STORIES
 from tests.support.stack import generate_with_stats, running_stack, split_for_serving
-from tests.support.stored_adapters import ADAPTER
+from tests.support.stored_adapters import ADAPTER, install_fed_adapter
 
 NUM_PROMPTS = 4
 WRITING = Writing(RULES, max_tokens=40, seed=3)
@@ -52,6 +52,15 @@ def texts(
     return own_texts(Teacher(model), cases, WRITING, tmp_path_factory.mktemp("texts"))
 
 
+@pytest.fixture(scope="module")
+def fed_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With an adapter beside them that is fed, and drafts most tokens only."""
+    folder = tmp_path_factory.mktemp("fed")
+    out = split_for_serving(STORIES, folder / "split", 1)
+    install_fed_adapter(out, folder / "adapter", np.arange(100, 512))
+    return out
+
+
 async def counted(
     bundles: Path, texts: Sequence[Text], settings: dict[str, object], stop: frozenset[int]
 ) -> list[GenerationStats]:
@@ -79,25 +88,29 @@ def check(rounds: Sequence[Round], stats: GenerationStats) -> None:
     assert sum(one.num_tokens for one in rounds) == stats.num_output_tokens - 1
 
 
-@pytest.mark.parametrize("drafter", ["ngram", "suffix", "adapter"])
+@pytest.mark.parametrize("drafter", ["ngram", "suffix", "adapter", "fed"])
 async def test_a_replay_counts_what_the_device_counts(
     drafter: str,
     bundles: Path,
+    fed_bundles: Path,
     model: WholeModel,
     texts: list[Text],
 ) -> None:
     """With drafts of a fixed length, those of the adapter ending at its threshold."""
     most, stop = 6, stop_token_ids(model)
+    folder = ADAPTER
+    if drafter == "fed":
+        bundles, folder = fed_bundles, fed_bundles.parent / "adapter"
 
     def replayed(text: Text) -> list[Draft]:
         if drafter in LOOKUPS:
             return lookup_drafts(text, LOOKUPS[drafter], most)
-        adapter = NetworkDrafter(model, ADAPTER)
+        adapter = NetworkDrafter(model, folder)
         drafts = adapter.drafts(text, choice_of(text.rule, text.seed), most)
         return drafts.until_unsure(adapter.card.stop_threshold)
 
     settings = {
-        "drafter": drafter,
+        "drafter": "adapter" if drafter == "fed" else drafter,
         "draft_tokens": most,
         "draft_ahead": "off",
         "suffix_memory_tokens": 0,
