@@ -51,6 +51,7 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         step_budget_tokens=max(2, config.step_budget_tokens),
         target_step_s=config.target_step_s,
         steps_in_flight=steps_in_flight(engine),
+        takes_taps=engine.takes_taps,
         verify_tokens=verify_tokens(config),
         session_ttl_s=config.session_ttl_s,
         queue_deadline_s=config.queue_deadline_s,

@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 from wire.errors import FaultCode, LocalProtocolError, RemoteProtocolError
 from wire.fields import broken_rule
+from wire.limits import TAPS_BYTES
 from wire.messages import (
     Close,
     Codec,
@@ -123,9 +124,10 @@ def _encode(message: Message) -> bytes:
         case Welcome() as m:
             return _welcome_header(m)
         case Open() as m:
-            return OPEN.pack(
+            header = OPEN.pack(
                 MessageType.OPEN, m.session, m.key, m.max_tokens, m.fork_of, m.fork_tokens
             )
+            return header + (m.taps.to_bytes(TAPS_BYTES, "little") if m.taps else b"")
         case Opened() as m:
             return OPENED.pack(MessageType.OPENED, m.session, m.cached_tokens)
         case States() as m:
@@ -221,7 +223,12 @@ def _welcome(header: tuple[Any, ...], tail: memoryview) -> Welcome:
 
 
 def _open(header: tuple[Any, ...], tail: memoryview) -> Open:
-    return Open(*header)
+    taps = int.from_bytes(tail, "little")
+    if len(tail) != (TAPS_BYTES if taps else 0):
+        reason = f"expected no taps or a set of {TAPS_BYTES} bytes with some, got {len(tail)} bytes"
+        raise ValueError(reason)
+    session, key, max_tokens, fork_of, fork_tokens = header
+    return Open(session, key, max_tokens, fork_of, fork_tokens, taps)
 
 
 def _opened(header: tuple[Any, ...], tail: memoryview) -> Opened:
@@ -283,7 +290,7 @@ _Builder = Callable[[tuple[Any, ...], memoryview], Message]
 _DECODERS: Final[dict[int, tuple[Struct, bool, _Builder]]] = {
     MessageType.HELLO: (HELLO, True, _hello),
     MessageType.WELCOME: (WELCOME, False, _welcome),
-    MessageType.OPEN: (OPEN, False, _open),
+    MessageType.OPEN: (OPEN, True, _open),
     MessageType.OPENED: (OPENED, False, _opened),
     MessageType.STATES: (STATES, True, _states),
     MessageType.REPLY: (REPLY, True, _reply),

@@ -15,6 +15,7 @@ from wire.limits import RowLimits
 from wire.messages import (
     NO_SESSION,
     Close,
+    Codec,
     Credit,
     Fault,
     Hello,
@@ -44,7 +45,8 @@ class DeviceConnection:
         self.rows: RowLimits | None = None
         self._hello: Hello | None = None
         self._credit = CreditTaker(0)
-        self._sessions: set[SessionId] = set()
+        self._num_taps: dict[SessionId, int] = {}
+        """Of live sessions."""
         self._last_session = NO_SESSION
 
     @property
@@ -54,7 +56,7 @@ class DeviceConnection:
 
     def is_live(self, session: SessionId) -> bool:
         """Whether the session was opened here and neither closed nor faulted since."""
-        return session in self._sessions
+        return session in self._num_taps
 
     def send(self, message: Message) -> None:
         """Check a message that is about to be sent, and count it as sent.
@@ -71,7 +73,7 @@ class DeviceConnection:
             case States() if self.phase is Phase.OPEN:
                 self._send_states(message)
             case Close() if self.phase is Phase.OPEN:
-                self._sessions.discard(message.session)
+                self._num_taps.pop(message.session, None)
             case _:
                 raise LocalProtocolError(FaultCode.BAD_FRAME, _out_of_place(message, self.phase))
 
@@ -95,7 +97,7 @@ class DeviceConnection:
             case Opened() | Reply() if self.phase is Phase.OPEN:
                 self._check_known(message.session)
                 if isinstance(message, Reply):
-                    self._row_limits().check(message)
+                    self._row_limits().check(message, self._num_taps.get(message.session))
             case Credit() if self.phase is Phase.OPEN:
                 self._credit.receive(message)
             case _:
@@ -104,17 +106,18 @@ class DeviceConnection:
     def close(self) -> None:
         """The socket is gone."""
         self.phase = Phase.CLOSED
-        self._sessions.clear()
+        self._num_taps.clear()
 
     def _send_open(self, message: Open) -> None:
         if message.session <= self._last_session:
             reason = f"expected a session above {self._last_session}, got {message.session}"
             raise LocalProtocolError(FaultCode.BAD_FRAME, reason)
+        _check_taps(message, self._row_limits().codecs, LocalProtocolError)
         self._last_session = message.session
-        self._sessions.add(message.session)
+        self._num_taps[message.session] = message.taps.bit_count()
 
     def _send_states(self, states: States) -> None:
-        if states.session not in self._sessions:
+        if states.session not in self._num_taps:
             reason = f"expected a live session, got {states.session}"
             raise LocalProtocolError(FaultCode.UNKNOWN_SESSION, reason)
         try:
@@ -128,7 +131,7 @@ class DeviceConnection:
             self.close()
             return
         self._check_known(fault.session)
-        self._sessions.discard(fault.session)
+        self._num_taps.pop(fault.session, None)
 
     def _check_known(self, session: SessionId) -> None:
         if not NO_SESSION < session <= self._last_session:
@@ -146,6 +149,7 @@ class CloudConnection:
     def __init__(self, rows: RowLimits, window_tokens: int) -> None:
         self.phase = Phase.HELLO
         self._rows: Final = rows
+        self._codecs = 0
         self._credit: Final = CreditGiver(window_tokens)
         self._last_session = NO_SESSION
 
@@ -162,11 +166,12 @@ class CloudConnection:
         """
         match message:
             case Hello() if self.phase is Phase.HELLO:
-                pass
+                self._codecs = message.codecs & self._rows.codecs
             case Open() if self.phase is Phase.OPEN:
                 if message.session <= self._last_session:
                     reason = f"expected a session above {self._last_session}, got {message.session}"
                     raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+                _check_taps(message, self._codecs, RemoteProtocolError)
                 self._last_session = message.session
             case States() if self.phase is Phase.OPEN:
                 self._rows.check(message)
@@ -199,6 +204,14 @@ class CloudConnection:
     def close(self) -> None:
         """The socket is gone."""
         self.phase = Phase.CLOSED
+
+
+def _check_taps(
+    message: Open, codecs: int, error: type[LocalProtocolError | RemoteProtocolError]
+) -> None:
+    """Taps are asked for only where both sides have said that they know them (rule W38)."""
+    if message.taps and not codecs >> Codec.TAPPED & 1:
+        raise error(FaultCode.BAD_FRAME, "expected an Open without taps on this connection")
 
 
 def _out_of_place(message: Message, phase: Phase) -> str:

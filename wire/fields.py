@@ -8,10 +8,13 @@ from wire.limits import (
     KEY_BYTES,
     MAX_CREDENTIAL_BYTES,
     MAX_FAULT_MESSAGE_BYTES,
+    MAX_TAPS,
+    TAPS_BYTES,
 )
 from wire.messages import (
     NO_SESSION,
     Close,
+    Codec,
     Credit,
     Fault,
     Hello,
@@ -80,12 +83,18 @@ def _open(message: Open) -> str | None:
         return f"expected no fork_tokens without fork_of, got {message.fork_tokens}"
     if message.fork_tokens > message.max_tokens:
         return f"expected fork_tokens <= {message.max_tokens}, got {message.fork_tokens}"
+    if not 0 <= message.taps < 1 << 8 * TAPS_BYTES:
+        return f"expected taps at depths below {8 * TAPS_BYTES}"
+    if message.taps.bit_count() > MAX_TAPS:
+        return f"expected at most {MAX_TAPS} taps, got {message.taps.bit_count()}"
     return None
 
 
 def _states(states: States) -> str | None:
     if states.num_rows < 1:
         return "expected at least 1 row, got 0"
+    if states.codec is not Codec.RAW:
+        return f"expected codec {Codec.RAW.name} of States, got {states.codec.name}"
     return _named_session(states.session) or _rows(states)
 
 

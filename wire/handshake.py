@@ -6,7 +6,7 @@ from typing import Final
 
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import RowLimits
-from wire.messages import Hello, Welcome
+from wire.messages import Codec, Hello, Welcome
 
 LINK_PATH: Final = "/v1/link"
 """Where a cloud takes a device's WebSocket (rule W1)."""
@@ -58,7 +58,7 @@ def answer_hello(hello: Hello, terms: CloudTerms) -> Welcome:
     _check_model(hello, terms)
     rows = terms.rows
     codecs = hello.codecs & rows.codecs
-    if not codecs:
+    if not codecs >> Codec.RAW & 1:
         ours, theirs = f"{rows.codecs:#b}", f"{hello.codecs:#b}"
         raise _mismatch(f"expected a codec of the set {ours}, got {theirs}")
     return Welcome(
@@ -84,7 +84,7 @@ def check_welcome(hello: Hello, welcome: Welcome) -> RowLimits:
         raise RemoteProtocolError(FaultCode.UNSUPPORTED_VERSION, reason)
     if not hello.dtypes >> welcome.dtype & 1:
         raise _mismatch(f"expected a dtype of {hello.dtypes:#b}, got {welcome.dtype.name}")
-    if not welcome.codecs or welcome.codecs & ~hello.codecs:
+    if not welcome.codecs >> Codec.RAW & 1 or welcome.codecs & ~hello.codecs:
         raise _mismatch(f"expected codecs of {hello.codecs:#b}, got {welcome.codecs:#b}")
     return RowLimits(hello.hidden_size, welcome.dtype, welcome.max_frame_tokens, welcome.codecs)
 

@@ -15,6 +15,12 @@ MAX_CREDENTIAL_BYTES = 1024
 
 MAX_FAULT_MESSAGE_BYTES = 1024
 
+MAX_TAPS = 4
+"""Depths that one session may ask for."""
+
+TAPS_BYTES = 16
+"""The bit set of depths in an Open, so a depth is below 128."""
+
 MAX_HEADER_BYTES = 64
 """No States or Reply header is longer."""
 
@@ -41,12 +47,15 @@ class RowLimits:
 
     @property
     def max_frame_bytes(self) -> int:
-        """The longest frame of this connection, for the WebSocket's own limit."""
+        """The longest States frame of this connection, for the WebSocket's own limit."""
         rows_bytes = self.max_frame_tokens * self.row_bytes
         return max(MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES + rows_bytes)
 
-    def check(self, frame: States | Reply) -> None:
+    def check(self, frame: States | Reply, num_taps: int | None = 0) -> None:
         """Accept a frame whose rows have the agreed number format, count and length (rule W7).
+
+        `num_taps` is how many rows stand behind each of them (rule W38), None where the session is
+        over and what it had asked for is forgotten.
 
         Raises:
             RemoteProtocolError: SHAPE_MISMATCH when the frame is of another shape, BAD_FRAME when
@@ -61,9 +70,21 @@ class RowLimits:
         if frame.num_rows > self.max_frame_tokens:
             reason = f"expected at most {self.max_frame_tokens} rows, got {frame.num_rows}"
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
-        expected_bytes = frame.num_rows * self.row_bytes
-        if len(frame.payload) != expected_bytes:
-            raise _mismatch(f"expected {expected_bytes} payload bytes, got {len(frame.payload)}")
+        self._check_length(frame, num_taps)
+
+    def _check_length(self, frame: States | Reply, num_taps: int | None) -> None:
+        rows_bytes, num_bytes = frame.num_rows * self.row_bytes, len(frame.payload)
+        is_tapped = frame.codec is Codec.TAPPED
+        if num_taps is not None and is_tapped is not bool(num_taps):
+            expected = Codec.TAPPED if num_taps else Codec.RAW
+            reason = f"expected codec {expected.name}, got {frame.codec.name}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        if num_taps is None:
+            most = MAX_TAPS if is_tapped else 0
+            num_taps = min(most, num_bytes // rows_bytes - 1) if rows_bytes else 0
+        expected_bytes = rows_bytes * (1 + num_taps)
+        if num_bytes != expected_bytes:
+            raise _mismatch(f"expected {expected_bytes} payload bytes, got {num_bytes}")
 
 
 def _mismatch(reason: str) -> RemoteProtocolError:

@@ -30,10 +30,13 @@ class Dtype(IntEnum):
 class Codec(IntEnum):
     """How rows are packed into a payload. RAW is exact for the frame's dtype.
 
-    1 is reserved: it was that of rows that branch, and no other codec gets the number.
+    TAPPED is RAW as well, and of Replies alone: behind each deep row stand the rows of the same
+    position at the depths that the session's Open asked for. 1 is reserved: it was that of rows
+    that branch, and no other codec gets the number.
     """
 
     RAW = 0
+    TAPPED = 2
 
 
 class Want(IntEnum):
@@ -97,7 +100,9 @@ class Open:
 
     `key` is 16 random bytes that name the session across sockets. `max_tokens` is the most KV
     positions the session will ever hold; admission is decided by it. With `fork_of` set, the new
-    session begins as a copy of the first `fork_tokens` positions of that session.
+    session begins as a copy of the first `fork_tokens` positions of that session. `taps` is a bit
+    set: with bit d each deep row of this session's Replies is followed by the row of its position
+    that d of the model's layers have made.
     """
 
     session: SessionId
@@ -105,6 +110,7 @@ class Open:
     max_tokens: int
     fork_of: SessionId = NO_SESSION
     fork_tokens: int = 0
+    taps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,8 @@ class States:
 class Reply:
     """Cloud to device: the answer to exactly one States frame, named by (epoch, position).
 
-    `num_rows` deep hidden states come back: none, the last, or all. `cached_tokens` is the
+    `num_rows` deep hidden states come back: none, the last, or all, each with its taps in the
+    codec TAPPED. `cached_tokens` is the
     session's length now. `queue_s` is the time from arrival to the first step, `compute_s` the
     engine time of the steps it took part in, `batch_tokens` the rows of the last such step.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Codec, Dtype, Payload
+from wire.messages import Codec, Dtype, Payload, Reply
 
 Rows = NDArray[Any]
 """Hidden states `[T, H]`."""
@@ -20,7 +20,10 @@ NUMPY_DTYPES: Final[dict[Dtype, np.dtype[Any]]] = {
 }
 
 SUPPORTED_CODECS: Final = 1 << Codec.RAW
-"""The codecs of this package, as the bit set that Hello and Welcome carry."""
+"""The codecs of this package that carry rows both ways, as Hello and Welcome have them."""
+
+TAPPED_CODECS: Final = SUPPORTED_CODECS | 1 << Codec.TAPPED
+"""And with the one of Replies to sessions with taps."""
 
 # The bits of +infinity; every NaN and infinity has at least these exponent bits set.
 _INFINITY_BITS: Final = {Dtype.FP32: 0x7F80_0000, Dtype.FP16: 0x7C00, Dtype.BF16: 0x7F80}
@@ -81,6 +84,20 @@ def unpack_rows(payload: Payload, num_rows: int, hidden_size: int, dtype: Dtype)
         reason = f"expected finite numbers in {num_rows} rows, got an infinity or NaN"
         raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
     return bits.view(NUMPY_DTYPES[dtype]).reshape(num_rows, hidden_size)
+
+
+def unpack_reply(reply: Reply, hidden_size: int) -> Rows:
+    """A Reply's rows `[num_rows, 1 + taps, hidden_size]`: deep rows first, then taps (rule W38).
+
+    Raises:
+        RemoteProtocolError: as `unpack_rows`.
+    """
+    row_bytes = hidden_size * NUMPY_DTYPES[reply.dtype].itemsize
+    if not reply.num_rows:
+        return np.empty((0, 1, hidden_size), NUMPY_DTYPES[reply.dtype])
+    share = max(1, len(reply.payload) // (reply.num_rows * row_bytes))
+    rows = unpack_rows(reply.payload, reply.num_rows * share, hidden_size, reply.dtype)
+    return rows.reshape(reply.num_rows, share, hidden_size)
 
 
 def _all_finite(bits: NDArray[Any], dtype: Dtype) -> bool:

@@ -70,6 +70,7 @@ class StepWork:
     """One sequence's share of a step: RAW rows, in the link's dtype, still packed.
 
     `payload` is a view of exactly `num_rows` rows for positions `[position, position + num_rows)`.
+    Behind each wanted row come those that so many of the engine's layers have made as `taps` says.
     """
 
     handle: SequenceHandle
@@ -77,6 +78,12 @@ class StepWork:
     num_rows: int
     want: Want
     payload: memoryview
+    taps: tuple[int, ...] = ()
+
+    @property
+    def num_answer_rows(self) -> int:
+        """How many rows must come back, taps and all."""
+        return self.num_wanted_rows * (1 + len(self.taps))
 
     @property
     def num_wanted_rows(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.session import Session
 from wire.errors import FaultCode
+from wire.limits import TAPS_BYTES
 from wire.messages import NO_SESSION, Open, SessionId
 
 
@@ -31,6 +32,22 @@ def check_demand(config: CoreConfig, message: Open, num_commands: int) -> None:
     if num_commands >= most_commands:
         reason = f"expected fewer than {most_commands} sequences to open and release"
         raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
+
+
+def taps_of(config: CoreConfig, message: Open) -> tuple[int, ...]:
+    """After how many of the cloud's layers the session wants further rows, low to high.
+
+    Raises:
+        AdmissionError: a depth whose rows no middle layer makes, or the last one, whose rows come
+            back anyway.
+    """
+    taps = tuple(d - config.first_layer for d in range(8 * TAPS_BYTES) if message.taps >> d & 1)
+    if all(0 < tap < config.num_layers for tap in taps):
+        return taps
+    low, high = config.first_layer + 1, config.first_layer + config.num_layers - 1
+    depths = ", ".join(str(tap + config.first_layer) for tap in taps)
+    reason = f"expected taps at depths from {low} to {high}, got {depths}"
+    raise AdmissionError(FaultCode.SHAPE_MISMATCH, reason, can_retry=False)
 
 
 def fork_source(message: Open, sessions: Mapping[SessionId, Session]) -> Session | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from wire.limits import FINGERPRINT_BYTES, RowLimits
-from wire.messages import Dtype
+from wire.messages import Codec, Dtype
 
 MAX_SESSION_FRAMES = 64
 """States frames of a session that may be queued: twice what our device leaves unanswered. An
@@ -56,6 +56,8 @@ class CoreConfig:
     queue_deadline_s: float = 30.0
     """A new session is refused when its first rows would wait longer."""
     handshake_timeout_s: float = 10.0
+    takes_taps: bool = False
+    """Whether the engine gives rows of further depths to sessions that ask for them."""
     quiet_s: float = 2.0
     """What has done nothing for so long may give way: a session to a new one of somebody with
     less, a device to a cloud that drains."""
@@ -79,7 +81,8 @@ class CoreConfig:
     @property
     def rows(self) -> RowLimits:
         """What rows look like here."""
-        return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens)
+        codecs = 1 << Codec.RAW | self.takes_taps << Codec.TAPPED
+        return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
     def most_sessions(self, is_alone: bool) -> int:
         """Sessions that one identity may have."""

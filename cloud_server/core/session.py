@@ -74,6 +74,8 @@ class Session:
         self.number = SessionId(0)
         self.quiet_since_s = 0.0
         self.has_run = False
+        self.taps: tuple[int, ...] = ()
+        """After how many of the engine's layers its Replies have further rows."""
         self.num_queued_tokens = 0
         self._epoch = 0
         self._queue: deque[_QueuedFrame] = deque()
@@ -196,7 +198,7 @@ class Session:
         view = memoryview(states.payload)[begin * row_bytes : end * row_bytes]
         piece = Piece(frame, self.connection, states.position + begin, num_rows)
         self._running.append(piece)
-        return piece, StepWork(self.handle, piece.position, num_rows, want, view)
+        return piece, StepWork(self.handle, piece.position, num_rows, want, view, self.taps)
 
     def finish(self, piece: Piece, done: PieceDone, now: float) -> Reply | None:
         """Take the results of the oldest running piece; the Reply when they complete a frame.
@@ -230,7 +232,7 @@ class Session:
             position=states.position,
             num_rows=states.want.num_rows(states.num_rows),
             dtype=states.dtype,
-            codec=Codec.RAW,
+            codec=Codec.TAPPED if self.taps else Codec.RAW,
             cached_tokens=self.cached_tokens,
             queue_s=max(0.0, frame.started_s - frame.arrived_s),
             compute_s=frame.compute_s,

@@ -1,7 +1,7 @@
 """Sessions from their Open to their end: whose they are, what waits, who gives way."""
 
 from cloud_server.core.actions import OpenSequence, Owner, Refusal, SequenceHandle
-from cloud_server.core.admission import AdmissionError, check_demand, fork_source
+from cloud_server.core.admission import AdmissionError, check_demand, fork_source, taps_of
 from cloud_server.core.config import (
     MAX_CONNECTION_FRAMES,
     MAX_SESSION_FRAMES,
@@ -57,14 +57,17 @@ class Sessions:
     def open(self, link: Link, message: Open, now: float) -> None:
         """Take a session up again by its key, or make one, empty or as a fork."""
         known = self.table.find(message.key)
-        if known is not None and known.max_tokens == message.max_tokens:
-            self._take_up(link, message.session, known, now)
-            return
-        if known is not None:
-            self._tell_replaced(known)
-            self.end(known)
         try:
+            taps = taps_of(self._config, message)
+            if known is not None and known.max_tokens == message.max_tokens:
+                self._take_up(link, message.session, known, now)
+                known.taps = taps
+                return
+            if known is not None:
+                self._tell_replaced(known)
+                self.end(known)
             session = self._begin(link, message, now)
+            session.taps = taps
         except AdmissionError as error:
             retry_s = self.retry_s if error.can_retry else 0.0
             self._links.send(link, Fault(error.code, message.session, retry_s, error.message))

@@ -105,7 +105,7 @@ class StepBook:
         if len(outcome.results) != len(step.items):
             raise ValueError(f"expected {len(step.items)} results, got {len(outcome.results)}")
         for item, result in zip(step.items, outcome.results, strict=True):
-            expected_bytes = item.num_wanted_rows * self._row_bytes
+            expected_bytes = item.num_answer_rows * self._row_bytes
             if not isinstance(result, Refusal) and len(result) != expected_bytes:
                 raise ValueError(f"expected {expected_bytes} bytes of rows, got {len(result)}")
         return self._pop(step)

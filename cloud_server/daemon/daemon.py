@@ -26,7 +26,7 @@ from cloud_server.daemon.steps import Steps
 from process.quiet_log import QuietLog
 from process.world import Clock
 from wire.codec import encode
-from wire.limits import ITEM_BYTES
+from wire.limits import ITEM_BYTES, MAX_TAPS
 from wire.messages import NO_SESSION, Fault, Welcome
 
 _log = logging.getLogger(__name__)
@@ -99,6 +99,8 @@ class CloudDaemon:
         self._is_pump_due = False
         self._drained = asyncio.Event()
         row_bytes = settings.hidden_size * ITEM_BYTES[settings.dtype]
+        # As long as a reply to all that a device may have outstanding can be.
+        row_bytes *= 1 + MAX_TAPS if settings.takes_taps else 1
         backlog_bytes = 2 * settings.credit_window_tokens * row_bytes + _SPARE_BACKLOG_BYTES
         self.send_limits = SendLimits(backlog_bytes, patience.stall_timeout_s)
         self._tick_s = patience.tick_s

@@ -104,7 +104,7 @@ class StepRunner:
             return Refusal(error.code, error.message)
         except RowRangeError as error:
             return Refusal(FaultCode.BAD_FRAME, f"{error}; the engine computes in that format")
-        return StepItem(sequence, work.position, rows, work.want)
+        return StepItem(sequence, work.position, rows, work.want, work.taps)
 
 
 @dataclass(frozen=True, slots=True)

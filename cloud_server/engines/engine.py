@@ -29,13 +29,15 @@ class StepItem:
     """One sequence's share of a step: rows for positions `[position, position + T)`.
 
     A `position` below the cached length truncates first. `want` names the deep rows to return:
-    none, the last of this item, or all.
+    none, the last of this item, or all. Behind each of them come the rows of its position after
+    as many middle layers as `taps` says, for engines with `takes_taps`.
     """
 
     sequence: SequenceId
     position: int
     rows: Rows
     want: Want
+    taps: tuple[int, ...] = ()
 
     @property
     def num_wanted_rows(self) -> int:
@@ -54,6 +56,7 @@ class MiddleEngine(Protocol):
     capacity_tokens: int
     block_tokens: int
     max_context_tokens: int
+    takes_taps: bool
 
     def open(
         self, max_tokens: int, fork_of: SequenceId | None = None, fork_tokens: int = 0
@@ -69,8 +72,8 @@ class MiddleEngine(Protocol):
         """Run the middle layers once over all items; at most one item per sequence.
 
         Returns:
-            One array `[R, H]` per item, R = 0, 1 or T after its `want`. Later steps do not change
-            them.
+            One array `[R, H]` per item, R = 0, 1 or T after its `want`, and R times 1 + the number
+            of its taps, each wanted row followed by its taps. Later steps do not change them.
 
         Raises:
             EngineLostError: the engine has to be loaded again.

@@ -9,7 +9,7 @@ from device_runtime.link.proxies import Proxy
 from process.errors import StartError
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.messages import Dtype, Hello
-from wire.numbers import SUPPORTED_CODECS
+from wire.numbers import SUPPORTED_CODECS, TAPPED_CODECS
 
 CLOSE_S = 2.0
 """So long a socket may take to say goodbye."""
@@ -61,7 +61,7 @@ class LinkConfig:
     proxy: Proxy | None = None
     patience: Patience = field(default_factory=Patience)
 
-    def hello(self) -> Hello:
+    def hello(self, wants_taps: bool = False) -> Hello:
         """The first frame of every connection."""
         return Hello(
             min_version=MIN_VERSION,
@@ -71,7 +71,7 @@ class LinkConfig:
             num_layers=self.model.num_layers,
             hidden_size=self.model.hidden_size,
             dtypes=1 << Dtype.FP32 | 1 << Dtype.FP16 | 1 << Dtype.BF16,
-            codecs=SUPPORTED_CODECS,
+            codecs=TAPPED_CODECS if wants_taps else SUPPORTED_CODECS,
             credential=self.secret,
         )
 

@@ -19,6 +19,7 @@ from wire.limits import KEY_BYTES
 from wire.messages import (
     NO_SESSION,
     Close,
+    Codec,
     Dtype,
     Fault,
     Hello,
@@ -80,12 +81,13 @@ class LinkConnection:
         self._is_given_up = asyncio.Event()
         self._given_up_for = ""
         self.dtype = Dtype.FP32
+        self._taps = 0
         self.num_events = 0
         self.slowness = slowness
         self.is_writing = False
 
-    async def handshake(self, hello: Hello) -> Welcome:
-        """Greet the cloud.
+    async def handshake(self, hello: Hello, taps: int = 0) -> Welcome:
+        """Greet the cloud; its sessions ask for `taps` (see `Open`) if it knows them.
 
         Raises:
             RefusedError: it does not want this device.
@@ -97,6 +99,7 @@ class LinkConnection:
             reason = f"expected Welcome, got {type(welcome).__name__}"
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self.dtype = welcome.dtype
+        self._taps = taps if welcome.codecs >> Codec.TAPPED & 1 else 0
         self._outbox = Outbox(welcome.credit_limit_tokens)
         return welcome
 
@@ -127,11 +130,13 @@ class LinkConnection:
         """Ask for a session, empty or begun as a copy of another's first tokens."""
         parent = NO_SESSION if fork_of is None else fork_of.session
         key = self._randomness.randbytes(KEY_BYTES)
-        return self._open(Open(self._next_session(), key, max_tokens, parent, fork_tokens))
+        number = self._next_session()
+        return self._open(Open(number, key, max_tokens, parent, fork_tokens, self._taps))
 
     def reopen(self, lost: LinkSession) -> LinkSession:
         """Ask for a session of an earlier connection, or one that the cloud has ended."""
-        session = self._open(Open(self._next_session(), lost.key, lost.max_tokens))
+        request = Open(self._next_session(), lost.key, lost.max_tokens, taps=self._taps)
+        session = self._open(request)
         session.continues(lost)
         return session
 

@@ -18,9 +18,14 @@ from device_runtime.link.refusals import Refusal, of_error, of_fault, retry_dela
 from device_runtime.link.session import LinkLostError, LinkSession, Slowness
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
-from wire.messages import Welcome
+from wire.messages import Codec, Welcome
 
 _log = logging.getLogger(__name__)
+
+_NO_TAPS = (
+    "this cloud gives no rows of further layers, so the EAGLE-3 head drafts nothing; use a newer "
+    "cloud with --engine torch, or another drafter"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Link:
         self._lost_s: float | None = None
         self._asked_for_tls: Refusal | None = None
         self._wants_tls = False
+        self.taps = 0
+        """Depths that sessions ask for (see `Open`), where the cloud knows them."""
         self.limits: LinkLimits | None = None
         self.status = LinkStatus(False, f"connecting to the cloud at {self._where}")
 
@@ -198,7 +205,9 @@ class Link:
                     self._randomness,
                 )
                 stack.push_async_callback(connection.close_socket)
-                welcome = await connection.handshake(self._config.hello())
+                welcome = await connection.handshake(
+                    self._config.hello(wants_taps=self.taps != 0), self.taps
+                )
             self._up(connection, welcome)
             await connection.run()
 
@@ -224,6 +233,8 @@ class Link:
         self.num_connections += 1
         self.status = LinkStatus(True)
         self._connected.set()
+        if self.taps and not welcome.codecs >> Codec.TAPPED & 1:
+            _log.warning("%s", _NO_TAPS)
         _log.info("connected to the cloud at %s, rows in %s", self._where, welcome.dtype.name)
 
     def _fail_sessions(self) -> None:

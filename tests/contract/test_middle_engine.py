@@ -17,10 +17,12 @@ from tests.support.middle_engines import (
     as_rows,
     random_rows,
     run_one,
+    shortened_engine,
 )
 from tests.support.middle_models import (
     FAMILIES,
     MAX_CONTEXT,
+    NUM_MIDDLE_LAYERS,
     SCALED_ROPES,
     MiddleModel,
     make_middle_model,
@@ -134,6 +136,37 @@ def test_a_long_sequence_keeps_its_cache_as_it_grows(engine, engine_name, models
     for position in range(0, MAX_CONTEXT, 240):
         out = run_one(engine, sequence, position, rows[position : position + 240])
     assert_near(out, deep[-240:].numpy())
+
+
+@pytest.mark.parametrize("want", [Want.ALL, Want.LAST, Want.NONE])
+def test_taps_are_the_rows_after_so_many_layers_and_change_nothing_else(
+    engine, engine_name, models, want
+):
+    if not engine.takes_taps:
+        pytest.skip(f"{engine_name} gives no taps")
+    shallow, deep = models(_family_of(engine_name)).rows(12, seed=3)
+    rows = as_rows(shallow, Dtype.FP32)
+    plain, tapped, other = (engine.open(20) for _ in range(3))
+    taps = (1, NUM_MIDDLE_LAYERS - 1)
+    expected = [run_one(engine, plain, 0, rows)]
+    expected += [_rows_after(models(_family_of(engine_name)), rows, tap) for tap in taps]
+    answers = engine.step(
+        [
+            StepItem(other, 0, rows[:5], Want.ALL),
+            StepItem(tapped, 0, rows, want, taps),
+        ]
+    )
+    assert_near(answers[0], deep[:5].numpy())
+    num_wanted = want.num_rows(12)
+    assert answers[1].shape == (num_wanted * 3, engine.hidden_size)
+    for place, of_depth in enumerate(expected):
+        assert_near(answers[1][place::3], of_depth[12 - num_wanted :])
+
+
+def _rows_after(middle, rows, num_layers):
+    """What an engine of the first layers alone makes of rows."""
+    shorter = shortened_engine(middle, num_layers)
+    return run_one(shorter, shorter.open(20), 0, rows)
 
 
 @pytest.mark.parametrize("num_kept", [0, 5, 19, 20])

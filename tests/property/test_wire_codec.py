@@ -21,7 +21,7 @@ from tests.support.wire_messages import (
 from wire.codec import MessageSide, decode, encode, side_of
 from wire.errors import FaultCode, LocalProtocolError, RemoteProtocolError
 from wire.limits import MAX_CREDENTIAL_BYTES, MAX_FAULT_MESSAGE_BYTES, MAX_HANDSHAKE_BYTES
-from wire.messages import Fault, Hello, Message, Reply, SessionId, States
+from wire.messages import Codec, Fault, Hello, Message, Open, Reply, SessionId, States
 
 _CODEC_OFFSET = 18
 """Of States and of Reply."""
@@ -129,6 +129,14 @@ def test_a_fault_fits_its_bound_and_a_longer_text_is_refused(fault: Fault) -> No
     assert decoded_or_none(frame + b"\xff") is None
 
 
+@given(message=opens(), num_bytes=st.integers(1, 40))
+def test_a_set_of_depths_is_whole_and_holds_some(message: Open, num_bytes: int) -> None:  # W38
+    bare = encode(dataclasses.replace(message, taps=0))
+    assert decoded_or_none(bare + bytes(num_bytes)) is None
+    some = decoded_or_none(bare + b"\x04" + bytes(num_bytes - 1))
+    assert some == (dataclasses.replace(message, taps=4) if num_bytes == 16 else None)
+
+
 def broken_messages() -> st.SearchStrategy[Message]:
     """Messages with one value that W5 forbids."""
     no_time = st.sampled_from([float("nan"), float("inf"), -1.0])
@@ -144,6 +152,8 @@ def broken_messages() -> st.SearchStrategy[Message]:
         opens().map(lambda o: dataclasses.replace(o, fork_of=o.session)),
         opens().map(lambda o: dataclasses.replace(o, fork_of=SessionId(0), fork_tokens=1)),
         opens().map(lambda o: dataclasses.replace(o, fork_tokens=o.max_tokens + 1)),
+        _with(opens(), taps=st.sampled_from([-1, 1 << 128, 0b11111])),
+        _with(states(), codec=st.just(Codec.TAPPED)),
         _with(states(), num_rows=st.just(0)),
         _with(states(), position=st.just(2**32 - 1)),
         states().map(lambda s: dataclasses.replace(s, payload=bytes(s.payload) + b"\0")),

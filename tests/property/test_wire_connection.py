@@ -1,5 +1,7 @@
 """Both sides' tables: what is legal when, credit that never falls, session numbers used once."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from wire.codec import MessageSide, side_of
 from wire.connection import CloudConnection, DeviceConnection, Phase
 from wire.credit import CreditGiver, CreditTaker
 from wire.errors import FaultCode, LocalProtocolError, RemoteProtocolError
-from wire.limits import RowLimits
+from wire.limits import MAX_TAPS, RowLimits
 from wire.messages import (
     NO_SESSION,
     Close,
@@ -254,3 +256,80 @@ def test_an_excess_is_not_counted() -> None:  # W20
         giver.receive(5)
     assert giver.num_outstanding == 0
     giver.receive(4)
+
+
+TAPPED_HELLO = dataclasses.replace(HELLO, codecs=0b101)
+TAPPED_WELCOME = dataclasses.replace(WELCOME, codecs=0b101)
+
+
+def tapped_reply(session: int, num_rows: int, codec: Codec, num_bytes: int) -> Reply:
+    place = (SessionId(session), 0, 0, num_rows)
+    return Reply(*place, Dtype.FP16, codec, num_rows, 0.0, 0.0, 1, bytes(num_bytes))
+
+
+@pytest.mark.parametrize("hello", [HELLO, TAPPED_HELLO])
+@pytest.mark.parametrize("welcome", [WELCOME, TAPPED_WELCOME])
+def test_taps_are_asked_for_only_where_both_sides_know_them(
+    hello: Hello, welcome: Welcome
+) -> None:  # W38
+    tapped = dataclasses.replace(opening(1), taps=0b10000)
+    knows = hello is TAPPED_HELLO and welcome is TAPPED_WELCOME
+    cloud = CloudConnection(dataclasses.replace(ROWS, codecs=welcome.codecs), window_tokens=16)
+    cloud.receive(hello)
+    cloud.send(dataclasses.replace(welcome, codecs=welcome.codecs & hello.codecs))
+    device = DeviceConnection()
+    device.send(hello)
+    device.receive(dataclasses.replace(welcome, codecs=welcome.codecs & hello.codecs))
+    if knows:
+        device.send(tapped)
+        cloud.receive(tapped)
+        return
+    with pytest.raises(LocalProtocolError, match="without taps"):
+        device.send(tapped)
+    with pytest.raises(RemoteProtocolError, match="without taps"):
+        cloud.receive(tapped)
+    assert not cloud.was_opened(tapped.session)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "codec", "num_bytes", "code"),
+    [
+        (2, Codec.TAPPED, 2 * 3 * 4, None),
+        (0, Codec.TAPPED, 0, None),
+        (2, Codec.TAPPED, 2 * 2 * 4, FaultCode.SHAPE_MISMATCH),
+        (2, Codec.TAPPED, 2 * 4 * 4, FaultCode.SHAPE_MISMATCH),
+        (2, Codec.RAW, 2 * 4, FaultCode.BAD_FRAME),
+        (0, Codec.RAW, 0, FaultCode.BAD_FRAME),
+    ],
+)
+def test_each_row_of_a_tapped_session_brings_its_taps(
+    num_rows: int, codec: Codec, num_bytes: int, code: FaultCode | None
+) -> None:  # W38
+    device = DeviceConnection()
+    device.send(TAPPED_HELLO)
+    device.receive(TAPPED_WELCOME)
+    device.send(dataclasses.replace(opening(1), taps=0b101000))
+    device.send(opening(2))
+    message = tapped_reply(1, num_rows, codec, num_bytes)
+    if code is None:
+        device.receive(message)
+    else:
+        with pytest.raises(RemoteProtocolError) as refused:
+            device.receive(message)
+        assert refused.value.code is code
+    with pytest.raises(RemoteProtocolError):
+        device.receive(tapped_reply(2, 2, Codec.TAPPED, 2 * 3 * 4))
+    device.receive(reply(2))
+
+
+def test_what_crosses_with_a_close_is_no_longer_counted_but_bounded() -> None:  # W25, W38
+    device = DeviceConnection()
+    device.send(TAPPED_HELLO)
+    device.receive(TAPPED_WELCOME)
+    device.send(dataclasses.replace(opening(1), taps=0b101000))
+    device.send(Close(SessionId(1)))
+    device.receive(tapped_reply(1, 2, Codec.TAPPED, 2 * 3 * 4))
+    device.receive(tapped_reply(1, 2, Codec.TAPPED, 2 * (1 + MAX_TAPS) * 4))
+    for num_bytes in (2 * (2 + MAX_TAPS) * 4, 2 * 3 * 4 + 4):
+        with pytest.raises(RemoteProtocolError):
+            device.receive(tapped_reply(1, 2, Codec.TAPPED, num_bytes))

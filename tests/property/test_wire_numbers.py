@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.limits import ITEM_BYTES
-from wire.messages import Dtype
-from wire.numbers import NUMPY_DTYPES, RowRangeError, Rows, pack_rows, unpack_rows
+from wire.limits import ITEM_BYTES, MAX_TAPS
+from wire.messages import Codec, Dtype, Reply, SessionId
+from wire.numbers import (
+    NUMPY_DTYPES,
+    RowRangeError,
+    Rows,
+    pack_rows,
+    unpack_reply,
+    unpack_rows,
+)
 
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 33))
 dtypes = st.sampled_from(Dtype)
@@ -117,3 +124,23 @@ def test_no_rows_are_an_empty_payload(dtype: Dtype) -> None:
 def test_rows_of_one_dimension_are_not_packed() -> None:
     with pytest.raises(ValueError, match="expected rows"):
         pack_rows(np.zeros(4, dtype=np.float32), Dtype.FP32)
+
+
+@given(num_rows=st.integers(0, 4), num_taps=st.integers(0, MAX_TAPS))
+def test_a_reply_brings_its_taps_behind_each_row(num_rows: int, num_taps: int) -> None:  # W38
+    rows = np.arange(num_rows * (1 + num_taps) * 3, dtype=np.float32)
+    payload = pack_rows(rows.reshape(-1, 3), Dtype.FP32)
+    codec = Codec.TAPPED if num_taps else Codec.RAW
+    reply = Reply(SessionId(1), 0, 0, num_rows, Dtype.FP32, codec, num_rows, 0.0, 0.0, 1, payload)
+    unpacked = unpack_reply(reply, 3)
+    if num_rows:
+        assert unpacked.shape == (num_rows, 1 + num_taps, 3)
+    np.testing.assert_array_equal(unpacked.reshape(-1), rows)
+
+
+def test_a_reply_of_another_length_is_refused() -> None:  # W7
+    for num_bytes in (8, 13):
+        place = (SessionId(1), 0, 0, 1, Dtype.FP32, Codec.RAW)
+        reply = Reply(*place, 1, 0.0, 0.0, 1, bytes(num_bytes))
+        with pytest.raises(RemoteProtocolError):
+            unpack_reply(reply, 3)

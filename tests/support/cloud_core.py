@@ -65,6 +65,11 @@ def deep_row(prefix: Sequence[Row]) -> Row:
     return crc32(b"".join(prefix)).to_bytes(ROW_BYTES, "little")
 
 
+def tap_row(prefix: Sequence[Row], num_layers: int) -> Row:
+    """What the engine's first layers make of the last row of a prefix."""
+    return deep_row((*prefix, bytes([num_layers])))
+
+
 def rows_of(payload: Payload) -> list[Row]:
     """The rows of a payload."""
     return [bytes(payload[i : i + ROW_BYTES]) for i in range(0, len(payload), ROW_BYTES)]
@@ -145,7 +150,8 @@ class PrefixEngine:
         deep = []
         for row in rows:
             cached.append(row)
-            deep.append(deep_row(cached))
+            answer = [deep_row(cached), *(tap_row(cached, tap) for tap in item.taps)]
+            deep.append(b"".join(answer))
         assert len(cached) <= self._max_tokens[item.handle], "within its reservation"
         return b"".join(deep[len(deep) - item.num_wanted_rows :])
 

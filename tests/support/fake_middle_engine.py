@@ -21,6 +21,7 @@ class FakeMiddleEngine:
 
     dtype = Dtype.FP32
     block_tokens = 1
+    takes_taps = False
 
     def __init__(self, hidden_size: int = 64, capacity: int = 4096, context: int = 512) -> None:
         self.hidden_size = hidden_size

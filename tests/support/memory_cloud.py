@@ -50,6 +50,7 @@ class IntegerMiddle:
     dtype = Dtype.FP32
     capacity_tokens = CONFIG.capacity_tokens
     block_tokens = 1
+    takes_taps = False
     max_context_tokens = MAX_CONTEXT_TOKENS
 
     def __init__(self) -> None:

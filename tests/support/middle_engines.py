@@ -46,6 +46,19 @@ def torch_engine(
     return build_engine(plan, limits, middle.layer_tensors)
 
 
+def shortened_engine(middle: MiddleModel, num_layers: int) -> MiddleEngine:
+    """The embedded engine over the first of the middle layers alone, float32."""
+    plan = EnginePlan(
+        shape=middle.shape,
+        first_layer=FIRST_LAYER,
+        num_layers=num_layers,
+        dtype=Dtype.FP32,
+        device=torch.device("cpu"),
+        packed=False,
+    )
+    return build_engine(plan, EngineLimits(CAPACITY_TOKENS, MAX_CONTEXT), middle.layer_tensors)
+
+
 def packed_torch_engine(middle: MiddleModel, dtype: Dtype) -> MiddleEngine:
     """As a CPU runs a larger model: every weight packed, where the machine can."""
     can_pack = why_not_packed(torch.device("cpu"), torch_dtype(dtype)) is None

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from wire.errors import FaultCode
-from wire.limits import ITEM_BYTES, MAX_CREDENTIAL_BYTES, MAX_FAULT_MESSAGE_BYTES
+from wire.limits import ITEM_BYTES, MAX_CREDENTIAL_BYTES, MAX_FAULT_MESSAGE_BYTES, MAX_TAPS
 from wire.messages import (
     Close,
     Codec,
@@ -44,7 +44,8 @@ def opens(draw: st.DrawFn) -> Open:
     key = draw(st.binary(min_size=16, max_size=16))
     fork_of = draw(sessions.filter(lambda other: other != session) | st.just(SessionId(0)))
     fork_tokens = draw(st.integers(0, max_tokens)) if fork_of else 0
-    return Open(session, key, max_tokens, fork_of, fork_tokens)
+    depths = draw(st.sets(st.integers(0, 127), max_size=MAX_TAPS))
+    return Open(session, key, max_tokens, fork_of, fork_tokens, sum(1 << d for d in depths))
 
 
 @st.composite
@@ -63,7 +64,7 @@ def replies(draw: st.DrawFn) -> Reply:
     position = draw(st.integers(0, 2**32 - 1 - num_rows))
     place = (draw(sessions), draw(u32), position, num_rows)
     measured = (draw(u32), draw(seconds), draw(seconds), draw(u32))
-    return Reply(*place, dtype, Codec.RAW, *measured, payload)
+    return Reply(*place, dtype, draw(st.sampled_from(Codec)), *measured, payload)
 
 
 welcomes = st.builds(

@@ -17,7 +17,7 @@ from wire.messages import Fault, Message
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-protocol.md").read_text()
 MESSAGE_CLASSES = typing.get_args(Message)
-TAILS = {"credential", "payload", "message", "end"}
+TAILS = {"credential", "taps", "payload", "message", "end"}
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "f64": 8, "16 bytes": 16, "32 bytes": 32}
 
 
@@ -58,10 +58,10 @@ def test_the_document_lists_every_fault_code() -> None:  # W31
     }
 
 
-def test_the_document_lists_every_codec_and_reserves_the_next() -> None:  # W36
+def test_the_document_lists_every_codec_and_the_reserved_one() -> None:  # W36, W38
     (line,) = re.findall(r"codec (0 .*?);", DOCUMENT)
-    assert line == "0 RAW, 1 reserved (W36)"
-    assert {kind.name: kind.value for kind in messages.Codec} == {"RAW": 0}
+    assert line == "0 RAW, 1 reserved (W36), 2 TAPPED (W38)"
+    assert {kind.name: kind.value for kind in messages.Codec} == {"RAW": 0, "TAPPED": 2}
 
 
 def test_the_rules_are_numbered_without_a_gap() -> None:

@@ -79,6 +79,15 @@ def test_dtypes_and_codecs_of_a_later_time_are_ignored() -> None:  # W10
     assert (welcome.dtype, welcome.codecs) == (Dtype.BF16, 1)
 
 
+def test_a_cloud_with_taps_offers_them_to_who_asks_and_to_nobody_else() -> None:  # W38
+    terms = replace(TERMS, rows=replace(TERMS.rows, codecs=0b101))
+    assert answer_hello(HELLO, terms).codecs == 0b1
+    assert answer_hello(replace(HELLO, codecs=0xFFFF), terms).codecs == 0b101
+    assert answer_hello(replace(HELLO, codecs=0b101), TERMS).codecs == 0b1
+    with pytest.raises(RemoteProtocolError):
+        answer_hello(replace(HELLO, codecs=0b100), terms)
+
+
 @given(low=st.integers(1, 70), span=st.integers(0, 70))
 def test_the_version_is_the_highest_that_both_speak(low: int, span: int) -> None:  # W10
     common = set(range(MIN_VERSION, VERSION + 1)) & set(range(low, low + span + 1))

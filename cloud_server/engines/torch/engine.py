@@ -1,6 +1,6 @@
 """The embedded middle engine: one ragged forward per step, on a CPU or one GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ class TorchMiddleEngine:
     """
 
     block_tokens = 1
+    takes_taps = True
 
     def __init__(
         self,
@@ -109,9 +110,13 @@ class TorchMiddleEngine:
             slab.reserve(item.position + len(item.rows))
         ragged = self._ragged(batch)
         rows = tensor_of([item.rows for item in batch], self.dtype, self._device)
-        for layer in self._layers:
+        depths = {tap for item in batch for tap in item.taps}
+        tapped: dict[int, torch.Tensor] = {}
+        for num_layers, layer in enumerate(self._layers, start=1):
             rows = layer.forward(rows, ragged)
-        wanted = _wanted(rows, batch)
+            if num_layers in depths:
+                tapped[num_layers] = rows
+        wanted = _wanted(rows, tapped, batch)
         for item in batch:
             self._slab(item.sequence).length = item.position + len(item.rows)
         return wanted
@@ -153,12 +158,17 @@ class TorchMiddleEngine:
         return rounded[0], rounded[1]
 
 
-def _wanted(rows: torch.Tensor, batch: Sequence[StepItem]) -> list[Rows]:
-    """The rows each item asked for, on the host, in arrays of their own."""
+def _wanted(
+    rows: torch.Tensor, tapped: Mapping[int, torch.Tensor], batch: Sequence[StepItem]
+) -> list[Rows]:
+    """The rows each item asked for, taps behind each, on the host, in arrays of their own."""
     answers = []
     end_row = 0
     for item in batch:
         end_row += len(item.rows)
-        part = rows[end_row - item.num_wanted_rows : end_row]
-        answers.append(rows_of(part.cpu()).copy())
+        part = slice(end_row - item.num_wanted_rows, end_row)
+        asked = rows[part]
+        if item.taps:
+            asked = torch.stack([asked, *(tapped[tap][part] for tap in item.taps)], dim=1)
+        answers.append(rows_of(asked.flatten(0, -2).cpu()).copy())
     return answers
