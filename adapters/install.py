@@ -50,10 +50,37 @@ def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
         for file in (WEIGHTS_FILE, CARD_FILE):
             shutil.copyfile(adapter_dir / file, folder / file)
         if bundle.manifest.onnx_weights:
-            write_adapter_onnx(stored, folder)
-            _write_draft_head(bundle, stored, folder)
+            if stored.card.head is not None:
+                _write_head_onnx(bundle, stored, folder)
+            else:
+                write_adapter_onnx(stored, folder)
+                _write_draft_head(bundle, stored, folder)
         replace_files(bundle, _graph_files(), sorted(folder.iterdir()))
     return stored.card
+
+
+def _write_head_onnx(bundle: Bundle, stored: StoredAdapter, folder: Path) -> None:
+    """A published head's graphs, in every weights format."""
+    from submodels.onnx import heads
+    from submodels.onnx.builder import GraphBuilder
+    from submodels.onnx.graphs import bare_head_graph, weights_format
+
+    card, tensors = stored.card, stored.tensors()
+    assert card.head is not None, "a published head"
+    for name in WEIGHTS_FORMATS:
+        layer = GraphBuilder(Graph.ADAPTER, weights_format(name))
+        if card.kind == "eagle":
+            heads.add_eagle(layer, card.shape, tensors)
+            bare_head_graph(bundle.path, bundle.manifest.shape, name).save(folder)
+        else:
+            heads.add_eagle3(layer, card.shape, tensors, card.head.norm_before_residual)
+            own_head = GraphBuilder(Graph.DRAFT_HEAD, weights_format(name))
+            heads.add_own_head(own_head, card.shape, tensors)
+            own_head.save(folder)
+            fusion = GraphBuilder(Graph.FEATURES, weights_format(name))
+            heads.add_fusion(fusion, card.shape, tensors)
+            fusion.save(folder)
+        layer.save(folder)
 
 
 def _write_draft_head(bundle: Bundle, stored: StoredAdapter, folder: Path) -> None:
@@ -69,7 +96,7 @@ def _write_draft_head(bundle: Bundle, stored: StoredAdapter, folder: Path) -> No
 
 def _graph_files() -> list[str]:
     """Every graph of an adapter that a bundle may hold, and the weights of a large one."""
-    graphs = (Graph.ADAPTER, Graph.DRAFT_HEAD)
+    graphs = (Graph.ADAPTER, Graph.DRAFT_HEAD, Graph.FEATURES)
     names = [graph_file(graph, weights) for graph in graphs for weights in WEIGHTS_FORMATS]
     return [file for name in names for file in (name, f"{name}.data")]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.network_parts import GatedMlp, RmsNorm, SelfAttention
-from adapters.storage import UNLAYERED, Kind, StoredAdapter, tensor_shapes
+from adapters.storage import UNLAYERED, AdapterError, Kind, StoredAdapter, tensor_shapes
 from submodels.bundle.layers import DecoderLayer, LayerCache
 from submodels.manifest import ModelShape
 from submodels.tensors.tensor_layout import layer_name
@@ -210,8 +210,17 @@ def network_tensors(network: AdapterNetwork) -> Mapping[str, NDArray[np.float32]
 
 
 def load_network(stored: StoredAdapter, device: torch.device | str = "cpu") -> AdapterNetwork:
-    """A stored adapter, ready to run."""
+    """A stored adapter, ready to run.
+
+    Raises:
+        AdapterError: it is a published head, which `load_published_head` loads.
+    """
     card = stored.card
+    if card.head is not None:
+        raise AdapterError(
+            f"{stored.path}: a published head ({card.kind}) can't be evaluated here; what it "
+            "brings is counted on the device (include_hat_stats)"
+        )
     file = stored.tensors()
     tensors: dict[str, Any] = {
         name: torch.from_numpy(np.array(file.read(name)))

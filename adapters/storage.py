@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from adapters.whole_files import write_json, write_tensors
 from process.errors import UserError
 from submodels.manifest import BundleFile, Manifest, ModelShape
+from submodels.plan.checks import check_shape
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.tensor_file import TensorFile, TensorFileError
 from submodels.tensors.tensor_layout import layer_name, layer_tensor_shapes
@@ -24,10 +25,22 @@ FORMAT_VERSION = 2
 # Version 1 had no fed adapters and no draft vocabularies.
 _READABLE_VERSIONS = (1, FORMAT_VERSION)
 
-Kind = Literal["attention", "layer", "fed"]
+Kind = Literal["attention", "layer", "fed", "eagle", "eagle3"]
+"""The last two are heads that others have published (`ImportedHead`)."""
 NORM_SHALLOW, NORM_DEEP = "norm_shallow.weight", "norm_deep.weight"
 FEED, ABSENT = "fc.weight", "absent"
-UNLAYERED = frozenset((CLOSING_NORM, NORM_SHALLOW, NORM_DEEP, FEED, ABSENT))
+FEED_BIAS, HIDDEN_NORM, OWN_NORM, OWN_HEAD = (
+    "fc.bias",
+    "hidden_norm.weight",
+    "norm.weight",
+    "lm_head.weight",
+)
+UNLAYERED = frozenset(
+    (
+        *(CLOSING_NORM, NORM_SHALLOW, NORM_DEEP, FEED, ABSENT),
+        *(FEED_BIAS, HIDDEN_NORM, OWN_NORM, OWN_HEAD),
+    )
+)
 """The tensors that no decoder layer has, and that are not named after one."""
 MAX_DRAFT_TOKENS = 128
 """More than any chain that was seen to pay; what a device keeps of a draft is bounded by it."""
@@ -94,6 +107,18 @@ class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
         return self.ngram_speed >= self.speed
 
 
+class ImportedHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is told of a published head beside its tensors."""
+
+    source: str
+    """The folder or hub id that it was imported from."""
+    depths: tuple[int, ...]
+    """After how many layers of the model it reads a row: EAGLE-1 and 2 after all of them, EAGLE-3
+    at three places, lowest first."""
+    norm_before_residual: bool = False
+    """Whether an EAGLE-3 layer adds to the normed feature instead of the feature."""
+
+
 class AdapterCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of `adapter.json`."""
 
@@ -113,8 +138,17 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """And after so many."""
     draft_vocabulary_size: int | None = None
     """How many tokens can be drafted, which the weights file names; None: all."""
-    training: TrainingFigures
+    training: TrainingFigures | None = None
+    """None for a published head, of which nothing is known here."""
+    head: ImportedHead | None = None
+    """What a published head needs to be run; None for an adapter that was trained here."""
     weights: BundleFile
+
+    @property
+    def figures(self) -> TrainingFigures:
+        """How it was trained; of adapters that were trained here."""
+        assert self.training is not None, "the card of a trained adapter"
+        return self.training
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +201,32 @@ def tensor_shapes(
         names |= {NORM_SHALLOW: (hidden,), NORM_DEEP: (hidden,)}
         names |= {FEED: (hidden, 2 * hidden), ABSENT: (hidden,)}
     return {**names, CLOSING_NORM: (hidden,)} if closing_norm else names
+
+
+def head_shapes(kind: Kind, shape: ModelShape, num_drafted: int) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of all weights of a published head whose layer has `shape`.
+
+    An EAGLE-3 head guesses among `num_drafted` tokens with an LM head of its own.
+    """
+    hidden = shape.hidden_size
+    layer = dict(layer_tensor_shapes(shape))
+    if kind == "eagle":
+        del layer["input_layernorm.weight"]
+        own: dict[str, tuple[int, ...]] = {FEED: (hidden, 2 * hidden), FEED_BIAS: (hidden,)}
+    else:
+        for name in ("q_proj", "k_proj", "v_proj"):
+            rows, columns = layer[f"self_attn.{name}.weight"]
+            layer[f"self_attn.{name}.weight"] = (rows, 2 * columns)
+        own = {FEED: (hidden, 3 * hidden), HIDDEN_NORM: (hidden,), OWN_NORM: (hidden,)}
+        own[OWN_HEAD] = (num_drafted, hidden)
+    return {**{layer_name(0, suffix): size for suffix, size in layer.items()}, **own}
+
+
+def weight_shapes(card: AdapterCard) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of all weights of a card's adapter."""
+    if card.head is None:
+        return tensor_shapes(card.kind, card.shape, card.closing_norm)
+    return head_shapes(card.kind, card.shape, card.draft_vocabulary_size or card.shape.vocab_size)
 
 
 def write_weights(
@@ -247,8 +307,7 @@ def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
             f"{path}: trained for {trained[0]} input and {trained[1]} output layers, "
             f"this bundle has {split[0]} and {split[1]}"
         )
-    if card.shape != adapter_shape(manifest.shape):
-        raise AdapterError(f"{path}: the adapter's shape is not that of a layer of this model")
+    _check_layer(path, card, manifest)
     if not 0 <= card.stop_threshold <= 1:
         raise AdapterError(
             f"{path}: expected a stop threshold in [0, 1], got {card.stop_threshold}"
@@ -259,12 +318,30 @@ def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
         )
 
 
+def _check_layer(path: Path, card: AdapterCard, manifest: Manifest) -> None:
+    """A trained adapter has a layer of the model; a published head one that fits beside it."""
+    if card.head is None or card.kind not in ("eagle", "eagle3"):
+        if card.head is not None or card.shape != adapter_shape(manifest.shape):
+            raise AdapterError(f"{path}: the adapter's shape is not that of a layer of this model")
+        return
+    try:
+        check_shape(card.shape)
+    except ValueError as error:
+        raise AdapterError(f"{path}: {error}") from error
+    for name in ("hidden_size", "vocab_size"):
+        came, expected = getattr(card.shape, name), getattr(manifest.shape, name)
+        if came != expected:
+            raise AdapterError(
+                f"{path}: expected the model's {name} of {expected}, got a head for {came}"
+            )
+
+
 def _check_tensors(path: Path, card: AdapterCard) -> None:
     try:
         file = TensorFile(path)
     except TensorFileError as error:
         raise AdapterError(str(error)) from error
-    shapes = tensor_shapes(card.kind, card.shape, card.closing_norm)
+    shapes = weight_shapes(card)
     expected = {name: ("F32", shape) for name, shape in shapes.items()}
     if card.draft_vocabulary_size is not None:
         expected[DRAFT_VOCABULARY] = ("I32", (card.draft_vocabulary_size,))

@@ -42,7 +42,7 @@ def training_report(trained: "TrainedAdapter") -> str:
 def installed_line(trained: "TrainedAdapter", device: Path) -> str:
     """Where the adapter is now, and a warning if something else would be faster."""
     faster = trained.comparison.faster
-    is_asked_for = faster is not None and trained.card.training.is_beaten_by_lookup
+    is_asked_for = faster is not None and trained.card.figures.is_beaten_by_lookup
     advice = " with --drafter adapter only" if is_asked_for else ""
     line = f"Installed in {device}; `hat device` drafts with it{advice}."
     if faster is None:
@@ -60,7 +60,7 @@ def kept_line(trained: "TrainedAdapter") -> str:
 
 
 def _ending(card: "AdapterCard") -> str:
-    figures = card.training
+    figures = card.figures
     return (
         f"Took {figures.steps} steps of training in {_duration(figures.training_s)} "
         f"({_ENDINGS[figures.ended]}): a {card.kind} adapter, loss {figures.loss:.3f}."
@@ -73,7 +73,7 @@ def _duration(seconds: float) -> str:
 
 def _table(trained: "TrainedAdapter") -> list[str]:
     comparison, card = trained.comparison, trained.card
-    cost = card.training.cost
+    cost = card.figures.cost
     title = f"on held-out text ({comparison.num_prompts} prompts)"
     return [
         f"{title:<36} tokens per round   speed",

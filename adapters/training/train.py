@@ -121,13 +121,17 @@ def _feature_source(options: TrainOptions, model: WholeModel, progress: Progress
 
 
 def stored_before(bundle: Bundle) -> StoredAdapter | None:
-    """The adapter that the device drafts with until now; None where it has none it could use."""
+    """The adapter that the device drafts with until now; None where it has none it could use.
+
+    A published head is run on the device alone, and can't be tried here.
+    """
     if CARD_FILE not in bundle.manifest.files:
         return None
     try:
-        return load_adapter(bundle.path, bundle.manifest)
+        stored = load_adapter(bundle.path, bundle.manifest)
     except AdapterError:
         return None
+    return None if stored.card.head is not None else stored
 
 
 def _figures(

@@ -130,7 +130,7 @@ def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> E
             name=name,
             kind=drafter.card.kind,
             num_parameters=drafter.num_parameters,
-            steps=drafter.card.training.steps,
+            steps=drafter.card.figures.steps,
             stop_threshold=drafter.card.stop_threshold,
             max_draft_tokens=drafter.card.max_draft_tokens,
         )

@@ -16,6 +16,7 @@ from adapters.storage import (
 from device_runtime.engines.draft_model import AdapterState, LaggingAdapter
 from device_runtime.engines.engine import DraftLimits, StackCache
 from device_runtime.engines.fed_adapter import FedAdapter
+from device_runtime.engines.head_adapter import Features, HeadAdapter, HeadReads, SparseCache
 from submodels.bundle.bundle import Bundle
 from submodels.errors import BundleError
 
@@ -66,10 +67,33 @@ def draft_vocabulary(stored: StoredAdapter) -> NDArray[np.int64] | None:
     return None if ids is None else ids.astype(np.int64)
 
 
+def head_reads(stored: StoredAdapter) -> HeadReads:
+    """What a published head reads of the model."""
+    head, num_input = stored.card.head, stored.card.num_input_layers
+    if head is None or stored.card.kind != "eagle3":
+        return HeadReads()
+    taps = sum(1 << depth for depth in head.depths if depth > num_input)
+    return HeadReads(taps, num_input in head.depths)
+
+
+def new_head_state(
+    bundle: Bundle, new_cache: Callable[[], StackCache], features: Features, reads: HeadReads
+) -> Callable[[], AdapterState]:
+    """What makes a sequence's state of a published head."""
+    comes_whole = bundle.manifest.num_output_layers > 0
+
+    def new_state() -> HeadAdapter:
+        fed = FedAdapter(SparseCache(new_cache()), comes_whole)
+        return HeadAdapter(fed, features, reads)
+
+    return new_state
+
+
 def new_adapter_state(
     bundle: Bundle, stored: StoredAdapter, new_cache: Callable[[], StackCache]
 ) -> Callable[[], AdapterState]:
     """What makes a sequence's state of this adapter, whose empty caches `new_cache` makes."""
+    assert stored.card.head is None, "published heads have a state of their own"
     if stored.card.kind != "fed":
         return lambda: LaggingAdapter(new_cache())
     # Output layers on the device want the deep rows of all positions.

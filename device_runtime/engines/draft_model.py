@@ -28,6 +28,11 @@ class DraftModel:
     limits: DraftLimits
     vocabulary: NDArray[np.int64] | None = None
     """The token ids `[k]`, ascending, that can be drafted; None: all."""
+    is_published_head: bool = False
+    """Its adapter reads embeddings in the place of shallow rows, and its estimates are of rows that
+    leave the last layer."""
+    taps: int = 0
+    """The depths whose rows it reads, as a bit set: bit d stands for rows after d layers."""
 
 
 class AdapterState(Protocol):

@@ -7,7 +7,7 @@ calls.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol, TypeVar
+from typing import NewType, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,22 @@ class DeviceEngine(Protocol):
 
     def release(self, sequence: SequenceId) -> None:
         """Forget a sequence and free its caches."""
+        ...
+
+
+@runtime_checkable
+class TappedEngine(DeviceEngine, Protocol):
+    """An engine whose adapter may read further rows of the model than the deep ones."""
+
+    taps: int
+    """The depths that it reads, as a bit set: bit d stands for the rows that d of the model's
+    layers have made. 0: none."""
+
+    def take_taps(self, sequence: SequenceId, taps: Rows, position: int) -> None:
+        """Take rows `[T, n, H]` of these n depths, lowest first, of positions from `position` on.
+
+        What `input_rows` of these positions forgets is forgotten with them.
+        """
         ...
 
 

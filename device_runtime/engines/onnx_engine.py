@@ -11,22 +11,26 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from adapters.storage import StoredAdapter
 from device_runtime.engines.attention_memory import RotaryTables
 from device_runtime.engines.bundle_adapter import (
     draft_limits,
     draft_vocabulary,
+    head_reads,
     new_adapter_state,
+    new_head_state,
     stored_adapter,
 )
 from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
 from device_runtime.engines.engine import Rows, StackCache
+from device_runtime.engines.head_adapter import Features
 from device_runtime.engines.onnx_stack import OnnxStack, open_session
 from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
-from submodels.onnx.files import LOGITS, ROWS, Graph, graph_file
-from submodels.tensors.tensor_layout import EMBEDDING, Part
+from submodels.onnx.files import LOGITS, NEW_ROWS, ROWS, Graph, graph_file
+from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, Part
 
 
 def load_onnx_engine(
@@ -93,6 +97,8 @@ def _draft_model(
     adapter_file = graph_file(Graph.ADAPTER, weights)
     if stored is None or adapter_file not in files:
         return None
+    if stored.card.head is not None:
+        return _published_head(bundle, stored, weights, rotary.max_positions, threads)
     vocabulary = draft_vocabulary(stored)
     head_graph = Graph.HEAD if vocabulary is None else Graph.DRAFT_HEAD
     head_file, head = graph_file(head_graph, weights), target_head
@@ -104,6 +110,49 @@ def _draft_model(
     adapter = OnnxStack(session, stored.card.shape, rotary)
     new_state = new_adapter_state(bundle, stored, adapter.new_cache)
     return DraftModel(new_state, head, draft_limits(stored), vocabulary)
+
+
+def _published_head(
+    bundle: Bundle, stored: StoredAdapter, weights: str, max_positions: int, threads: int
+) -> DraftModel:
+    """The bundle's published head; its rotary positions and LM head are its own."""
+
+    def session(graph: Graph) -> onnxruntime.InferenceSession:
+        return open_session(_graph_path(bundle, graph, weights), threads)
+
+    shape = stored.card.shape
+    layer = OnnxStack(session(Graph.ADAPTER), shape, RotaryTables(shape.rope, max_positions))
+    reads = head_reads(stored)
+    features = _fusion(session(Graph.FEATURES)) if reads.taps else _final_norm(bundle)
+    return DraftModel(
+        new_head_state(bundle, layer.new_cache, features, reads),
+        _head(session(Graph.DRAFT_HEAD)),
+        draft_limits(stored),
+        draft_vocabulary(stored),
+        is_published_head=True,
+        taps=reads.taps,
+    )
+
+
+def _fusion(session: onnxruntime.InferenceSession) -> Features:
+    def features(rows: Rows) -> Rows:
+        fused: Rows = session.run([NEW_ROWS], {ROWS: rows})[0]
+        return fused
+
+    return features
+
+
+def _final_norm(bundle: Bundle) -> Features:
+    """The model's final norm by itself, float32."""
+    weight = bundle.read_tensor(Part.OUTPUT, FINAL_NORM).astype(np.float32)
+    epsilon = np.float32(bundle.manifest.shape.rms_norm_eps)
+
+    def features(rows: Rows) -> Rows:
+        scale = np.sqrt(np.square(rows).mean(axis=-1, keepdims=True) + epsilon)
+        normed: Rows = rows / scale * weight
+        return normed
+
+    return features
 
 
 def _graph_path(bundle: Bundle, graph: Graph, weights: str) -> Path:

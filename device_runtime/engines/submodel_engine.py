@@ -16,6 +16,7 @@ from device_runtime.engines.draft_model import (
     top_probability,
 )
 from device_runtime.engines.engine import DraftRequest, Rows, SequenceId, StackCache
+from device_runtime.engines.head_adapter import HeadAdapter
 from submodels.manifest import Manifest
 
 
@@ -97,6 +98,8 @@ class SubmodelEngine:
         draft_model = submodels.draft_model
         self.draft_limits = None if draft_model is None else draft_model.limits
         vocabulary = None if draft_model is None else draft_model.vocabulary
+        self._has_published_head = draft_model is not None and draft_model.is_published_head
+        self.taps = 0 if draft_model is None else draft_model.taps
         self._whole_logits = None
         if vocabulary is not None:
             self._whole_logits = WholeLogits(vocabulary, limits.vocab_size)
@@ -132,12 +135,13 @@ class SubmodelEngine:
         state.truncate(first)
         if len(known) == len(ids):
             return np.stack(known)
-        rows = self._submodels.embed(ids[len(known) :])
+        rows = embedded = self._submodels.embed(ids[len(known) :])
         if state.input_cache is not None:
             rows = state.input_cache.run(rows, first)
         state.num_tokens = position + len(ids)
         if state.adapter is not None:
-            state.adapter.add(rows)
+            both = np.concatenate((embedded, rows), 1) if self._has_published_head else rows
+            state.adapter.add(both)
         if is_draft or known:
             state.drafted.append(ids[len(known) :].tolist(), rows, first)
         return np.concatenate((np.stack(known), rows)) if known else rows
@@ -151,10 +155,15 @@ class SubmodelEngine:
             check_span(position, num_rows, num_held, self.max_context_tokens)
             rows = state.output_cache.run(deep, position)
         if state.adapter is not None:
-            state.adapter.learn(deep, position)
+            state.adapter.learn(rows if self._has_published_head else deep, position)
         if num_logits == 0:
             return np.empty((0, self.vocab_size), np.float32)
         return self._submodels.head(rows[num_rows - num_logits :])
+
+    def take_taps(self, sequence: SequenceId, taps: Rows, position: int) -> None:
+        adapter = self._sequence(sequence).adapter
+        if isinstance(adapter, HeadAdapter):
+            adapter.learn_taps(taps, position)
 
     def draft(self, sequence: SequenceId, request: DraftRequest) -> tuple[int, ...]:
         state = self._sequence(sequence)
@@ -169,7 +178,11 @@ class SubmodelEngine:
         while len(drafted) < request.num_tokens:
             if position + len(new) > self.max_context_tokens:
                 break
-            logits = draft_model.head(self._estimates(state, new, position)[-1:])[0]
+            estimates = self._estimates(state, new, position)[-1:]
+            if not estimates.any():
+                # A published head that knows nothing of the position before.
+                break
+            logits = draft_model.head(estimates)[0]
             if top_probability(logits) < threshold:
                 break
             if self._whole_logits is not None:
@@ -192,7 +205,7 @@ class SubmodelEngine:
         rows = self._shallow(state, ids, position, is_draft=True)
         assert state.adapter is not None
         estimates = state.adapter.estimate(rows, position)
-        if state.output_cache is None:
+        if state.output_cache is None or self._has_published_head:
             return estimates
         check_span(position, len(ids), state.output_cache.num_tokens, self.max_context_tokens)
         return state.output_cache.run(estimates, position)

@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adapters.head_networks import Eagle3Head, load_published_head
 from adapters.networks import FedAdapter as FedNetwork
 from adapters.networks import load_network
+from adapters.storage import StoredAdapter
 from device_runtime.engines.bundle_adapter import (
     draft_limits,
     draft_vocabulary,
+    head_reads,
     new_adapter_state,
+    new_head_state,
     stored_adapter,
 )
 from device_runtime.engines.checks import num_threads
@@ -28,6 +32,7 @@ from submodels.bundle.layers import (
     LayerCache,
     load_head,
     load_layers,
+    rms_norm,
     run_layers,
 )
 from submodels.tensors.tensor_layout import Part
@@ -68,7 +73,7 @@ def load_torch_engine(
     head = load_head(bundle, placed)
     draft_model = _draft_model(bundle, head) if with_adapter else None
     new_input, new_output = new_cache(Part.INPUT), new_cache(Part.OUTPUT)
-    submodels = Submodels(embed, new_input, new_output, _head(head), draft_model)
+    submodels = Submodels(embed, new_input, new_output, _numpy(head), draft_model)
     return SubmodelEngine(submodels, limits)
 
 
@@ -76,6 +81,8 @@ def _draft_model(bundle: Bundle, head: Head) -> DraftModel | None:
     stored = stored_adapter(bundle)
     if stored is None:
         return None
+    if stored.card.head is not None:
+        return _published_head(bundle, stored, head)
     network = load_network(stored)
     hidden_size = stored.card.shape.hidden_size
 
@@ -90,9 +97,37 @@ def _draft_model(bundle: Bundle, head: Head) -> DraftModel | None:
         head = replace(head, lm_head=Linear(head.lm_head.weight[torch.from_numpy(vocabulary)]))
     return DraftModel(
         new_adapter_state(bundle, stored, lambda: TorchCache(run_rows, [LayerCache()])),
-        _head(head),
+        _numpy(head),
         draft_limits(stored),
         vocabulary,
+    )
+
+
+def _published_head(bundle: Bundle, stored: StoredAdapter, target: Head) -> DraftModel:
+    network = load_published_head(stored)
+    hidden_size = stored.card.shape.hidden_size
+
+    def run_rows(rows: torch.Tensor, position: int, caches: Sequence[LayerCache]) -> torch.Tensor:
+        embedded, previous = rows[:, :hidden_size], rows[:, hidden_size:-1]
+        return network.extend(embedded, position, caches[0], previous)
+
+    if isinstance(network, Eagle3Head):
+        features, logits = _numpy(network.fuse), _numpy(network.logits)
+    else:
+        features = _numpy(lambda rows: rms_norm(rows, target.norm, target.eps))
+        logits = _numpy(target.lm_head)
+    reads = head_reads(stored)
+
+    def new_cache() -> StackCache:
+        return TorchCache(run_rows, [LayerCache()])
+
+    return DraftModel(
+        new_head_state(bundle, new_cache, features, reads),
+        logits,
+        draft_limits(stored),
+        draft_vocabulary(stored),
+        is_published_head=True,
+        taps=reads.taps,
     )
 
 
@@ -125,12 +160,12 @@ class TorchCache:
         return TorchCache(self._run_rows, [cache.fork(num_tokens) for cache in self._caches])
 
 
-def _head(head: Head) -> Callable[[Rows], Rows]:
+def _numpy(run: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Rows], Rows]:
     @torch.inference_mode()
-    def logits(rows: Rows) -> Rows:
-        return _rows(head(_tensor(rows)))
+    def on_rows(rows: Rows) -> Rows:
+        return _rows(run(_tensor(rows)))
 
-    return logits
+    return on_rows
 
 
 def _tensor(rows: Rows) -> torch.Tensor:

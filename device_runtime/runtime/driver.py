@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 import numpy as np
 
 from device_runtime.drafting.protocol import Drafter
-from device_runtime.engines.engine import DeviceEngine, Rows
+from device_runtime.engines.engine import DeviceEngine, Rows, TappedEngine
 from device_runtime.generation.request import CloudUnavailableError, Emission, Token
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.outage import Outage
@@ -26,7 +26,7 @@ from device_runtime.session.actions import (
 )
 from device_runtime.session.session import Session
 from wire.messages import Payload, Reply
-from wire.numbers import RowRangeError, pack_rows, unpack_rows
+from wire.numbers import RowRangeError, pack_rows, unpack_reply
 
 
 class Driver:
@@ -171,7 +171,9 @@ class Driver:
     async def _feed_output(self, action: FeedOutput) -> list[Action]:
         started_s = self._clock()
         await self._workers.run(
-            lambda engine: engine.logits(self._sequence, self._deep(engine), action.position, 0)
+            lambda engine: engine.logits(
+                self._sequence, self._deep(engine, action.position), action.position, 0
+            )
         )
         self._recorder.fed(started_s)
         return []
@@ -190,7 +192,7 @@ class Driver:
     def _decide(self, engine: DeviceEngine, action: Choose) -> list[Token]:
         """On the engine's thread: walk the draft along the target's choices, and remember them."""
         num_rows = len(action.draft) + 1
-        deep = self._deep(engine)
+        deep = self._deep(engine, action.position)
         logits = engine.logits(self._sequence, deep, action.position, num_rows)
         decided: list[Token] = []
 
@@ -203,12 +205,18 @@ class Driver:
         self._drafter.decided(token_ids, deep[len(deep) - num_rows + len(token_ids) - 1])
         return decided
 
-    def _deep(self, engine: DeviceEngine) -> Rows:
-        """On the engine's thread: the deep rows `[T, H]` that came last."""
+    def _deep(self, engine: DeviceEngine, position: int) -> Rows:
+        """On the engine's thread: the deep rows `[T, H]` that came last, at `position`.
+
+        Rows of other depths that came with them are the adapter's.
+        """
         reply = self._reply
         assert reply is not None, "rows come before logits"
-        deep = unpack_rows(reply.payload, reply.num_rows, engine.hidden_size, reply.dtype)
-        return deep.astype(np.float32)
+        rows = unpack_reply(reply, engine.hidden_size).astype(np.float32)
+        if rows.shape[1] > 1:
+            assert isinstance(engine, TappedEngine), "it asked for them"
+            engine.take_taps(self._sequence, rows[:, 1:], position)
+        return np.ascontiguousarray(rows[:, 0])
 
     async def _draft(self, action: Draft) -> list[Action]:
         started_s = self._clock()

@@ -14,7 +14,7 @@ from chunking.planner import FixedSizePlanner, Planner
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import DrafterName, Drafters
 from device_runtime.drafting.medusa import Heads
-from device_runtime.engines.engine import Workers
+from device_runtime.engines.engine import TappedEngine, Workers
 from device_runtime.generation.request import CloudUnavailableError, Emission, GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.link.link import Link
@@ -88,6 +88,8 @@ class Runtime:
         self._own_context_tokens = min(most, engine.max_context_tokens)
         self._config = config
         self._link = link
+        if isinstance(engine, TappedEngine):
+            link.taps = engine.taps
         self._clock = clock
         self._randomness = randomness
         self._blink_s = min(BLINK_S, config.reconnect_timeout_s)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hat.bundle_cache import bundles_of, is_bundle_pair
+from hat.commands.adapter_import import import_command
 from hat.errors import CommandError, failures_explained
 from hat.progress import stage_progress
 from hat.settings.options import FiniteRange
@@ -59,12 +60,14 @@ draft is made from each position; docs/adapters.md says what the columns mean.
 
 @click.group()
 def adapter() -> None:
-    """Train and evaluate the drafting adapter.
+    """Train, import and evaluate the drafting adapter.
 
     An adapter is a small network on the device that guesses what the cloud's layers would say, so
     that one answer of the cloud decides several tokens. It never changes what is generated.
     """
 
+
+adapter.add_command(import_command)
 
 _device_option = click.option(
     "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:1.  [default: cpu]"

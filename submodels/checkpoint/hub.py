@@ -47,6 +47,22 @@ def resolve_model(model: str) -> Path:
     return _snapshot(model, _WANTED_FILES, _UNWANTED_FILES)
 
 
+def resolve_folder(name: str, wanted: Sequence[str], expected: str) -> Path:
+    """A folder that exists, or the files of these patterns from a repository of a hub.
+
+    `expected` says in a refusal what the name should have been.
+
+    Raises:
+        CheckpointError: neither a folder nor a hub id that can be had.
+    """
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    if path.exists() or not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{name}: expected {expected}, or a hub id")
+    return _snapshot(name, wanted, _UNWANTED_FILES)
+
+
 def model_name(model: str) -> str:
     """What the model is called: its hub id, or the name of its folder or GGUF file."""
     path = Path(model).expanduser()

@@ -8,7 +8,10 @@ A graph is written once per weights format:
 - `adapter.<weights>.onnx`, when there is an adapter: one layer like those, estimated deep rows out.
   Of a fed adapter `rows` are `[1, T, 2 H + 1]`: shallow row, deep row of the position before, and 1
   where that is known, else 0.
-- `draft_head.<weights>.onnx`, when not every token can be drafted: a head of `k` tokens.
+- `draft_head.<weights>.onnx`, when not every token can be drafted: a head of `k` tokens; and of a
+  published head, which has one of its own.
+- `features.<weights>.onnx`, of a published EAGLE-3 head: `rows` `[R, 3 H]` of three depths to
+  `new_rows` `[R, H]`.
 """
 
 from enum import Enum
@@ -36,6 +39,7 @@ class Graph(Enum):
     HEAD = "head"
     ADAPTER = "adapter"
     DRAFT_HEAD = "draft_head"
+    FEATURES = "features"
 
 
 def graph_file(graph: Graph, weights: str) -> str:

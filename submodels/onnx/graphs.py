@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from submodels.manifest import ModelShape
 from submodels.onnx.builder import GraphBuilder
 from submodels.onnx.files import WEIGHTS_FORMATS, Graph, WeightsFormat
+from submodels.onnx.heads import add_bare_head
 from submodels.onnx.layers import add_decoder_stack, add_head
 from submodels.onnx.matrices import chosen_rows, stored_matrix
 from submodels.onnx.model_file import INLINE_LIMIT_BYTES
@@ -78,6 +79,18 @@ def draft_head_graph(
     norm, file, name = _head_tensors(device_dir, shape)
     builder = GraphBuilder(Graph.DRAFT_HEAD, weights_format(weights))
     add_head(builder, shape, norm, chosen_rows(file.read(name), token_ids))
+    return builder
+
+
+def bare_head_graph(device_dir: Path, shape: ModelShape, weights: str) -> GraphBuilder:
+    """The graph of the model's LM head alone, for drafting, to be saved there.
+
+    Raises:
+        ValueError: an unknown weights format.
+    """
+    _, file, name = _head_tensors(device_dir, shape)
+    builder = GraphBuilder(Graph.DRAFT_HEAD, weights_format(weights), names_places=True)
+    add_bare_head(builder, shape, stored_matrix(file, name))
     return builder
 
 

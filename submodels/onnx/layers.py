@@ -71,10 +71,31 @@ def add_decoder_stack(
         raise ValueError(f"hidden_act: expected silu, got {shape.hidden_act!r}")
     rows_shape = (1, "T", shape.hidden_size)
     width = shape.hidden_size if feed is None else 2 * shape.hidden_size + 1
-    residual = builder.input(ROWS, np.float32, (1, "T", width))
+    residual = declare_stack(builder, shape, len(windows), width)
+    if feed is not None:
+        residual = _add_feed(builder, shape, feed, residual)
+    update = ""
+    for index, window in enumerate(windows):
+        layer = Layer(builder, shape, index, window, tensors, has_mlp)
+        residual, update = layer.add(residual, update)
+    builder.output(NEW_ROWS, np.float32, rows_shape)
+    if closing_norm is None:
+        builder.node("Add", [residual, update], NEW_ROWS)
+        return
+    summed = builder.node("Add", [residual, update], "unclosed")
+    add_norm(builder, summed, closing_norm, NEW_ROWS, shape.rms_norm_eps)
+
+
+def declare_stack(builder: GraphBuilder, shape: ModelShape, num_layers: int, width: int) -> str:
+    """What a stack of layers reads beside its weights, and the caches it writes.
+
+    Returns:
+        The name of the rows `[1, T, width]`.
+    """
+    rows = builder.input(ROWS, np.float32, (1, "T", width))
     head_dim = padded_head_dim(shape.head_dim)
     cache_shape = (1, shape.num_key_value_heads, "capacity", head_dim)
-    for index in range(len(windows)):
+    for index in range(num_layers):
         for past, present in zip(past_names(index), present_names(index), strict=True):
             builder.input(past, np.float32, cache_shape)
             builder.output(present, np.float32, cache_shape)
@@ -82,25 +103,14 @@ def add_decoder_stack(
     builder.input(NUM_POSITIONS, np.int32, ())
     builder.input(COS, np.float32, ("num_angles", head_dim // 2))
     builder.input(SIN, np.float32, ("num_angles", head_dim // 2))
-    if feed is not None:
-        residual = _add_feed(builder, shape, feed, residual)
-    update = ""
-    for index, window in enumerate(windows):
-        layer = _Layer(builder, shape, index, window, tensors, has_mlp)
-        residual, update = layer.add(residual, update)
-    builder.output(NEW_ROWS, np.float32, rows_shape)
-    if closing_norm is None:
-        builder.node("Add", [residual, update], NEW_ROWS)
-        return
-    summed = builder.node("Add", [residual, update], "unclosed")
-    _add_norm(builder, summed, closing_norm, NEW_ROWS, shape.rms_norm_eps)
+    return rows
 
 
 def add_head(builder: GraphBuilder, shape: ModelShape, norm: NDArray[Any], weight: Matrix) -> None:
     """Final norm and LM head, from any number of rows to logits."""
     builder.input(ROWS, np.float32, ("R", shape.hidden_size))
     builder.output(LOGITS, np.float32, ("R", weight.num_rows))
-    normed = _add_norm(builder, ROWS, norm, "normed", shape.rms_norm_eps)
+    normed = add_norm(builder, ROWS, norm, "normed", shape.rms_norm_eps)
     builder.linear(normed, weight, LOGITS)
 
 
@@ -111,8 +121,8 @@ def _add_feed(builder: GraphBuilder, shape: ModelShape, feed: Feed, rows: str) -
     parts = ["fed.shallow", "fed.previous", "fed.is_known"]
     shallow, previous, is_known = parts
     builder.node("Split", [rows, sizes], parts, axis=-1)
-    _add_norm(builder, shallow, feed.norm_shallow, "fed.shallow.normed", eps)
-    _add_norm(builder, previous, feed.norm_deep, "fed.previous.normed", eps)
+    add_norm(builder, shallow, feed.norm_shallow, "fed.shallow.normed", eps)
+    add_norm(builder, previous, feed.norm_deep, "fed.previous.normed", eps)
     absent = builder.constant("fed.absent", feed.absent.astype(np.float32))
     builder.node("Cast", [is_known], "fed.is_known.boolean", to=TensorProto.BOOL)
     builder.node("Where", ["fed.is_known.boolean", "fed.previous.normed", absent], "fed.feature")
@@ -121,7 +131,7 @@ def _add_feed(builder: GraphBuilder, shape: ModelShape, feed: Feed, rows: str) -
     return builder.node("Add", [shallow, "fed.update"], "fed.rows")
 
 
-def _add_norm(
+def add_norm(
     builder: GraphBuilder, rows: str, weight: NDArray[Any], normed: str, epsilon: float
 ) -> str:
     """Root mean square norm over the last axis."""
@@ -131,7 +141,7 @@ def _add_norm(
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
     """One decoder layer. Values and weights it adds are named `<index>.<what>`."""
 
     builder: GraphBuilder
@@ -144,7 +154,10 @@ class _Layer:
     def add(self, residual: str, update: str) -> tuple[str, str]:
         """The new residual stream and what is still to be added to it (at first nothing)."""
         normed, residual = self._add_and_norm(residual, update, "input_layernorm")
-        attended = self._attention(normed)
+        return self.finish(residual, self.attention(normed))
+
+    def finish(self, residual: str, attended: str) -> tuple[str, str]:
+        """The same two behind attention's update: the MLP, where there is one."""
         if not self.has_mlp:
             return residual, attended
         normed, residual = self._add_and_norm(residual, attended, "post_attention_layernorm")
@@ -170,7 +183,8 @@ class _Layer:
         )
         return normed, new_residual
 
-    def _attention(self, normed: str) -> str:
+    def attention(self, normed: str) -> str:
+        """What attention over rows `[1, T, ...]`, as wide as its matrices, adds to the stream."""
         shape = self.shape
         projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         matrix = stacked(
