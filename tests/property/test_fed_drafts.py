@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -227,5 +227,10 @@ def test_drafts_are_those_of_the_formula_from_nothing(
     subject = Subject(engine, network, has_vocabulary)
     run_state_machine_as_test(
         lambda: FedDrafts(subject),
-        settings=settings(max_examples=at_most(12), stateful_step_count=20, deadline=None),
+        settings=settings(
+            max_examples=at_most(12),
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
     )
