@@ -19,6 +19,7 @@ from device_runtime.runtime.runtime import Runtime
 from device_runtime.server import DeviceServer
 from device_runtime.session.pipelining import FixedPipelining
 from tests.support.broken_link import BrokenLink, broken_link
+from tests.support.eager_drafts import eager_drafts
 from tests.support.reference import (
     STORIES,
     Greedy,
@@ -74,7 +75,7 @@ class FarCloud:
 async def far_cloud(
     bundles: Path, settings: Mapping[str, Any] = SETTINGS
 ) -> AsyncIterator[FarCloud]:
-    with open_link(LONG, kind=LinkKind.TCP) as long:
+    with open_link(LONG, kind=LinkKind.TCP) as long, eager_drafts():
         async with (
             serve_cloud(cloud_config(bundles)) as cloud,
             broken_link(long.forward(int(cloud.url.rsplit(":", 1)[1]))) as link,

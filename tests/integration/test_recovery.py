@@ -10,7 +10,6 @@ import pytest
 
 from device_runtime.generation.request import CloudUnavailableError, SamplingParams
 from device_runtime.runtime.outage import MAX_RECOVERIES
-from device_runtime.session.pipelining import FixedPipelining
 from tests.support.broken_link import broken_link
 from tests.support.event_loop import is_virtual, on_sockets_and_in_memory, settle, until
 from tests.support.fake_cloud import IMPATIENT, FakeCloud, fault
@@ -55,25 +54,6 @@ async def test_streams_go_on_with_the_same_ids_however_often_the_cloud_is_lost(
         assert came == [expected(wanted, num_output_layers) for wanted in requests]
         assert it.cloud.opens[-1].session > 0
         assert len(it.cloud.opens) > len(requests), "the cloud was never lost"
-        await it.freed()
-
-
-@pytest.mark.parametrize("keep_tokens", [0, 11, 96])
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_streams_that_are_pipelined_go_on_with_the_same_ids(seed, keep_tokens):
-    cloud = FakeCloud(vanish_on=sometimes(seed), keep_tokens=keep_tokens)
-    settings = {"drafter": "ngram", "reconnect_timeout_s": PATIENT_S}
-    async with bench(cloud, chunk_tokens=6, **settings) as it:
-        it.runtime._pipelining = lambda: FixedPipelining(2)
-        requests = [
-            request(PROMPT[:length], 50, sampling=sampling)
-            for length, sampling in ((20, REPETITIVE), (7, SamplingParams(seed=seed)))
-        ]
-        streams = [it.runtime.generate(wanted, "test") for wanted in requests]
-        came = await asyncio.gather(*(rest(stream) for stream in streams))
-        assert came == [expected(wanted) for wanted in requests]
-        assert len(it.cloud.opens) > len(requests), "the cloud was never lost"
-        assert streams[0].stats.num_behind_rows > streams[0].stats.num_stale_rows
         await it.freed()
 
 
