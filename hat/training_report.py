@@ -61,9 +61,15 @@ def kept_line(trained: "TrainedAdapter") -> str:
 
 def _ending(card: "AdapterCard") -> str:
     figures = card.figures
+    drafted = ""
+    if card.draft_vocabulary_size is not None and figures.coverage is not None:
+        drafted = (
+            f" It drafts {card.draft_vocabulary_size:,} of the model's tokens, "
+            f"{figures.coverage:.1%} of what held-out answers say."
+        )
     return (
         f"Took {figures.steps} steps of training in {_duration(figures.training_s)} "
-        f"({_ENDINGS[figures.ended]}): a {card.kind} adapter, loss {figures.loss:.3f}."
+        f"({_ENDINGS[figures.ended]}): a {card.kind} adapter, loss {figures.loss:.3f}.{drafted}"
     )
 
 

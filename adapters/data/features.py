@@ -27,7 +27,7 @@ NUM_LIKELIEST = 32
 """Of a target's distribution so many tokens are kept; the rest is one number, what is missing."""
 
 # Attention over a whole text at once would compute the half that is masked, and hold it all.
-_CHUNK_TOKENS = 128
+_CHUNK_TOKENS = 256
 _MOST_FLOAT16 = 65504.0
 
 

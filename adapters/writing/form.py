@@ -32,7 +32,7 @@ class ChatForm:
 class WritingOptions:
     """How many conversations, how long, and by which chance."""
 
-    num_conversations: int = 4000
+    num_conversations: int = 2500
     seed: int = 0
     min_turn_tokens: int = 4
     """A shorter question is dropped."""

@@ -82,9 +82,9 @@ _device_option = click.option(
 @click.option(
     "--conversations",
     type=click.IntRange(min=1),
-    default=4000,
+    default=2500,
     metavar="N",
-    help="How many are written.  [default: 4000]",
+    help="How many are written.  [default: 2500]",
 )
 @click.option(
     "--answer-tokens",
