@@ -62,6 +62,8 @@ class Sources:
     form: ChatForm
     prompts: Sequence[Sequence[int]] | None = None
     device: str = "cpu"
+    number_format: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What it computes in; auto: whichever is faster here, as long as it goes on in one folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def write_conversations(
     if len(there) >= _num_wanted(sources, options) or _is_used_up(sources, state):
         return written
     if not state.dtype:
-        dtype = str(faster_dtype(sources.device, clock)).removeprefix("torch.")
+        dtype: str = sources.number_format
+        if dtype == "auto":
+            dtype = str(faster_dtype(sources.device, clock)).removeprefix("torch.")
         state = msgspec.structs.replace(state, dtype=dtype)
         # Now, so that a first group that is cut short is not taken for a file from elsewhere.
         folder.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,19 @@ _device_option = click.option(
     help="Time for the training steps; what comes before and after is not counted.  [default: 10]",
 )
 @click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Take so many training steps instead; the same command gives the same adapter then.",
+)
+@click.option(
+    "--number-format",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="What the whole model computes in while it writes and reads; auto: whichever is faster "
+    "here.  [default: auto]",
+)
+@click.option(
     "--work",
     metavar="DIR",
     help="Folder for conversations, states and checkpoints, up to 5 GiB; left out: adapter-KIND in "
@@ -139,12 +152,12 @@ def train(model: str, force: bool, **parameters: Any) -> int:
     _check_sources(parameters)
     with failures_explained():
         folder = bundles_of(model, _SPLIT, os.environ)
-    kind = parameters["kind"]
+    kind, steps = parameters["kind"], parameters["steps"]
     work = Path(parameters["work"] or folder / f"adapter-{kind}")
     text = _paths(parameters["text"])
     with failures_explained(), _training_explained(), stage_progress() as progress:
         from adapters.install import install_adapter
-        from adapters.options import TrainOptions
+        from adapters.options import Recipe, TrainOptions
         from adapters.training.train import train as train_adapter
 
         conversations = None if text else _written(folder, work, parameters, progress)
@@ -157,7 +170,9 @@ def train(model: str, force: bool, **parameters: Any) -> int:
             work=work,
             lookup=_looked_up,
             kind=kind,
-            minutes=parameters["minutes"],
+            minutes=None if steps else parameters["minutes"],
+            recipe=Recipe(steps=steps or 1),
+            number_format=parameters["number_format"],
             device=parameters["device"],
         )
         trained = train_adapter(options, progress)
@@ -229,7 +244,14 @@ def _written(folder: Path, work: Path, parameters: Mapping[str, Any], progress: 
     )
     named = parameters["prompts"]
     prompts = None if named is None else prompt_tokens(folder, read_prompts(Path(named)))
-    sources = Sources(folder, folder, chat_form(folder), prompts, parameters["device"])
+    sources = Sources(
+        device_bundle=folder,
+        cloud_bundle=folder,
+        form=chat_form(folder),
+        prompts=prompts,
+        device=parameters["device"],
+        number_format=parameters["number_format"],
+    )
     written = write_conversations(sources, options, work, progress, time.process_time)
     click.echo(written_report(conversation_figures(written.conversations), written))
     return work / CONVERSATIONS_FILE
