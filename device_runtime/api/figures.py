@@ -1,6 +1,6 @@
 """What a request took, for the client that asks: counts, bytes, and where the time went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from chunking.cost import LinearTime
 from chunking.estimates import Estimates
 from device_runtime.generation.request import Origin
-from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.stats import DraftCounts, GenerationStats
 from device_runtime.generation.timeline import Span
 
 
@@ -79,12 +79,14 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The `hat` field of an answer: sums over its choices.
 
     `rounds` are verifications of drafts, an empty draft included. Entry i of the lists is about
-    the (i + 1)-th drafted token of a round. `pipelined_rows` were sent behind a draft that was not
-    decided yet, and `stale_rows` of them were of no use. `link_delay_s` is the least time that a
-    reply took beyond what the cloud spent on it, there and back; None without one. `first_token_s`
-    counts from the request's way into the runtime; it is that of the quickest choice.
-    `chunk_tokens` are the sizes of the chunks, choice after choice, and `known` is from the last of
-    them. `timeline` is there when asked for, and is that of the first choice.
+    the (i + 1)-th drafted token of a round. `drafted_by` has drafted and accepted tokens by
+    drafter, but for rounds that were sent behind others or interrupted. `pipelined_rows` were
+    sent behind a draft that was not decided yet, and `stale_rows` of them were of no use.
+    `link_delay_s` is the least time that a reply took beyond what the cloud spent on it, there
+    and back; None without one. `first_token_s` counts from the request's way into the runtime;
+    it is that of the quickest choice. `chunk_tokens` are the sizes of the chunks, choice after
+    choice, and `known` is from the last of them. `timeline` is there when asked for, and is
+    that of the first choice.
     """
 
     rounds: int
@@ -96,6 +98,7 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     accepted_tokens: int
     drafted_by_position: list[int]
     accepted_by_position: list[int]
+    drafted_by: dict[str, DraftCounts]
     pipelined_rows: int
     stale_rows: int
     bytes_up: int
@@ -146,6 +149,7 @@ def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
         accepted_by_position=_summed([stats.accepted_by_position for stats in choices]),
         pipelined_rows=sum(stats.num_behind_rows for stats in choices),
         stale_rows=sum(stats.num_stale_rows for stats in choices),
+        drafted_by=_by_drafter([stats.drafted_by for stats in choices]),
         bytes_up=sum(stats.bytes_up for stats in choices),
         bytes_down=sum(stats.bytes_down for stats in choices),
         recoveries=sum(stats.num_recoveries for stats in choices),
@@ -202,6 +206,17 @@ def _summed(lists: Sequence[Sequence[int]]) -> list[int]:
     """Sums by position; a shorter list counts as zeros beyond its end."""
     length = max(len(each) for each in lists)
     return [sum(each[i] for each in lists if i < len(each)) for i in range(length)]
+
+
+def _by_drafter(choices: Sequence[Mapping[str, DraftCounts]]) -> dict[str, DraftCounts]:
+    """Sums by drafter."""
+    sums: dict[str, DraftCounts] = {}
+    for choice in choices:
+        for name, counts in choice.items():
+            total = sums.setdefault(name, DraftCounts())
+            total.drafted += counts.drafted
+            total.accepted += counts.accepted
+    return sums
 
 
 def _rounded(value: float | None) -> float | None:

@@ -93,6 +93,15 @@ class Metrics:
             [_LABEL, "position"],
             registry=self._registry,
         )
+        self._by_drafter = {
+            what: Counter(
+                f"hat_spec_decode_num_{what}_tokens_by_drafter",
+                f"Tokens {what}, by what drafted them.",
+                [_LABEL, "drafter"],
+                registry=self._registry,
+            )
+            for what in ("drafted", "accepted")
+        }
         self._ended = Counter(
             "hat_request_success",
             "Generations ended, by reason (abort: the client left; error: it failed).",
@@ -158,6 +167,10 @@ class Metrics:
         self._accepted.inc(stats.num_accepted_tokens)
         for position, num_accepted in enumerate(stats.accepted_by_position):
             self._accepted_by_position.labels(self._model_name, str(position)).inc(num_accepted)
+
+        for name, counts in stats.drafted_by.items():
+            self._by_drafter["drafted"].labels(self._model_name, name).inc(counts.drafted)
+            self._by_drafter["accepted"].labels(self._model_name, name).inc(counts.accepted)
 
     def render(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""

@@ -39,7 +39,7 @@ class GenerationStats:
     accepted_by_position: list[int] = field(default_factory=list)
     """Index i: in how many of these it was kept."""
     drafted_by: Mapping[str, DraftCounts] = field(default_factory=dict)
-    """By drafter; rounds that a lost cloud interrupted are left out."""
+    """By drafter; rounds that were sent behind others or interrupted are left out."""
     chunks: Sequence[ChunkChoice] = ()
     """The sizes that the prompt was cut into, each with what was known at that moment."""
     bytes_up: int = 0

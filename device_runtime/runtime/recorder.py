@@ -1,10 +1,10 @@
 """What one generation did, told once: to its figures, its timeline, and the link's monitor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from chunking.chooser import ChunkChoice
 from chunking.state_monitor import StateMonitor
-from device_runtime.generation.stats import GenerationStats
+from device_runtime.generation.stats import DraftCounts, GenerationStats
 from device_runtime.generation.timeline import Timeline, Work
 from device_runtime.runtime.places import Place
 from device_runtime.session.actions import Choose, ComputeAndSend
@@ -43,6 +43,10 @@ class Recorder:
         """A place was found that holds so much of the prompt; `chunks` grows with its chunks."""
         self._stats.num_reused_tokens = num_reused_tokens
         self._stats.chunks = chunks
+
+    def drafts(self, drafted_by: Mapping[str, DraftCounts]) -> None:
+        """These drafters draft, and count what comes of it."""
+        self._stats.drafted_by = drafted_by
 
     def computed(self, action: ComputeAndSend, started_s: float, engine_s: float) -> None:
         """Shallow rows were made; the engine took `engine_s` of that."""

@@ -269,6 +269,7 @@ class Runtime:
         drafting = self._drafters.drafting(sampler, request.stop_token_ids)
         chunks = self._chunk_chooser(place, limits)
         recorder.placed(place.num_cached_tokens, chunks.choices)
+        recorder.drafts(drafting.drafted_by)
         session = Session(
             request,
             limits,

@@ -52,3 +52,18 @@ async def test_what_others_were_answered_changes_no_text():
                 sampling = SamplingParams(seed=seed, logit_bias=bias)
                 wanted = request(PROMPT[: 5 + 3 * (seed % 3)], 40, sampling=sampling)
                 assert await it.ids(wanted) == expected(wanted)
+
+
+async def test_what_was_drafted_is_counted_by_drafter():
+    async with bench(drafter="suffix") as it:
+        await it.ids(WANTED)
+        generation = it.runtime.generate(WANTED, "test")
+        await rest(generation)
+        stats = generation.stats
+        counts = stats.drafted_by["suffix"]
+        assert stats.drafted_by.keys() == {"suffix"}
+        assert counts.accepted > 20
+        assert (counts.drafted, counts.accepted) == (
+            stats.num_drafted_tokens,
+            stats.num_accepted_tokens,
+        )
