@@ -54,6 +54,11 @@ class AdapterDrafter:
             tails = (branch[1:] for branch in ahead.branches if branch[0] == token_ids[-1])
             self._begun = tuple(next(tails, ()))
 
+    @property
+    def num_begun(self) -> int:
+        """Tokens of the next proposal that were drafted while the last one was verified."""
+        return len(self._begun)
+
     def go_on_behind(self, draft: Sequence[int]) -> None:
         """Have the next proposal begin with a draft that was made elsewhere."""
         self._begun, self._num_given = tuple(draft), len(draft)

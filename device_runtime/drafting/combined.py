@@ -38,6 +38,11 @@ class Guesser(Protocol):
 class Stepper(Drafter, Protocol):
     """A drafter that computes, token by token."""
 
+    @property
+    def num_begun(self) -> int:
+        """Tokens that the next proposal begins with and that are computed already."""
+        ...
+
     def go_on_behind(self, draft: Sequence[int]) -> None:
         """Have the next proposal begin with a draft that was made elsewhere."""
         ...
@@ -105,7 +110,8 @@ class CombinedDrafter:
     def num_tokens(self) -> int:
         """As many as the next plan sends."""
         self._learn_of_guesses()
-        self._plan = self._policy.plan(self._guesses, self._max_tokens)
+        num_begun = 0 if self._stepper is None else self._stepper.num_begun
+        self._plan = self._policy.plan(self._guesses, self._max_tokens, num_begun)
         return self._plan.num_tokens
 
     def on_round(self, num_drafted: int, num_accepted: int, round_s: float | None) -> None:
@@ -185,13 +191,14 @@ class CombinedDrafter:
             now.probed = await stepper.propose(workers, sequence, text, 1)
             now.num_steps = 1
             return
+        num_begun = 0 if now.draft else stepper.num_begun
         if now.draft:
             stepper.go_on_behind(now.draft)
         num_guesses = len(now.draft)
         now.draft = await stepper.propose(workers, sequence, text, num_guesses + plan.num_steps)
         num_stepped = len(now.draft) - num_guesses
         is_stopped = num_stepped < plan.num_steps
-        now.num_steps = num_stepped + is_stopped
+        now.num_steps = max(0, num_stepped - num_begun) + is_stopped
         for _ in range(num_stepped):
             self._policy.on_stop(is_stopped=False)
         if is_stopped:

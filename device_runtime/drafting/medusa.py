@@ -38,6 +38,11 @@ class MedusaDrafter(NoDrafter):
     def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
         self._deep = deep
 
+    @property
+    def num_begun(self) -> int:
+        """None: heads guess when they are asked."""
+        return 0
+
     def go_on_behind(self, draft: Sequence[int]) -> None:
         """Heads look ahead from a deep row: behind a draft made elsewhere they say nothing."""
         self._given = tuple(draft)

@@ -13,7 +13,7 @@ class EagerPolicy(DraftPolicy):
 
     _is_odd = False
 
-    def plan(self, guesses: Sequence[Guess], max_tokens: int) -> Plan:
+    def plan(self, guesses: Sequence[Guess], max_tokens: int, num_begun: int = 0) -> Plan:
         self._is_odd = not self._is_odd
         num_guesses = len(guesses[:max_tokens])
         if self._is_odd and self._max_steps > 0:

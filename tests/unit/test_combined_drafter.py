@@ -40,6 +40,8 @@ class Steps(NoDrafter):
         self.num_asked = 0
         self.num_worked = 0
 
+    num_begun = 0
+
     def go_on_behind(self, draft):
         self.begun = tuple(draft)
 
@@ -63,7 +65,7 @@ class Fixed(DraftPolicy):
         self.fixed = plan
         self.told = []
 
-    def plan(self, guesses, max_tokens):
+    def plan(self, guesses, max_tokens, num_begun=0):
         return self.fixed
 
     def on_guess(self, evidence, is_right):

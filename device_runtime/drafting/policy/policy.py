@@ -35,6 +35,10 @@ _ADVANTAGE_TO_BEGIN = 1.02
 _FIRST_PROBE_ROUNDS, _LAST_PROBE_ROUNDS = 8, 512
 """Rounds between two tries of useless steps: twice as many after each that failed."""
 
+_MOST_SHARE = 0.5
+"""A draft of several tokens may cost so much of the allowance: a good drafter with bad luck goes on
+with shorter drafts, and is not out of means at once."""
+
 _UNSURE_TOKENS = 2
 """Most tokens of a draft while the cost of a row is not known."""
 
@@ -78,6 +82,14 @@ class Outcome:
     """None where rounds sent behind others took part of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _StepsCost:
+    """Seconds that some steps and their rows are expected to take, and take at most."""
+
+    expected_s: float
+    worst_s: float
+
+
 class Lessons:
     """What all texts of a runtime teach: costs, chances, and the allowance that they live on."""
 
@@ -117,8 +129,8 @@ class DraftPolicy:
         """Whether the drafter that computes is about to be needed."""
         return self._has_steps or self._rounds_without_steps < 2
 
-    def plan(self, guesses: Sequence[Guess], max_tokens: int) -> Plan:
-        """The next draft, of at most `max_tokens` tokens."""
+    def plan(self, guesses: Sequence[Guess], max_tokens: int, num_begun: int = 0) -> Plan:
+        """The next draft, of at most `max_tokens` tokens; `num_begun` steps are taken already."""
         costs = self._lessons.costs
         if costs.is_new:
             # What a round takes without a draft is what all costs are measured by.
@@ -126,7 +138,7 @@ class DraftPolicy:
         is_to_differ = costs.are_alike and self._num_rounds % _SPREAD_ROUNDS == 0
         is_unsure = is_to_differ or not costs.has_seen_rows
         most = min(max_tokens, _UNSURE_TOKENS) if is_unsure else max_tokens
-        plan = self._best(list(survivals(guesses[:most], self._chances)), most)
+        plan = self._best(list(survivals(guesses[:most], self._chances)), most, num_begun)
         return plan if plan.num_steps else self._with_probe(plan, max_tokens)
 
     def on_guess(self, evidence: int, is_right: bool) -> None:
@@ -171,36 +183,51 @@ class DraftPolicy:
         self._allowance.on_round(spent_s / costs.base_s, outcome.num_accepted)
         self._lessons.allowance.rounds = self._allowance.rounds
 
-    def _best(self, chances: Sequence[float], max_tokens: int) -> Plan:
+    def _best(self, chances: Sequence[float], max_tokens: int, num_begun: int) -> Plan:
         """The plan of the highest rate; `chances` are those that guesses count."""
         costs, most_s = self._lessons.costs, self._allowance.rounds * self._lessons.costs.base_s
-        right, on = self._step_right.value, self._step_goes_on.value
+        right_and_on = self._step_right.value * self._step_goes_on.value
         max_steps = min(self._max_steps, 1) if costs.is_unsure_of_steps else self._max_steps
-        steps = range(1, max_steps + 1)
-        # The s-th step is taken if no step before it was the last.
-        gained = [0.0, *accumulate((right * on) ** step for step in steps)]
-        rows = [0.0, *accumulate(on**step for step in steps)]
-        taken = [0.0, *accumulate(on ** (step - 1) for step in steps)]
-        pairs = zip(rows, taken, strict=True)
-        expected_s = [row * costs.row_s + step * costs.step_s for row, step in pairs]
+        gained = [0.0, *accumulate(right_and_on**step for step in range(1, max_steps + 1))]
+        steps_s = self._steps_s(max_steps, num_begun)
         best, best_rate = Plan(), 1.0 / costs.base_s
         plain, plain_rate = best, best_rate
         num_tokens = 1.0
         for num_guesses, chance in enumerate((1.0, *chances)):
             if chance < _LEAST_SURVIVAL:
                 break
+            if num_guesses == 1:
+                # What the drafter has begun follows the text and not a guess.
+                steps_s = self._steps_s(max_steps, 0)
             num_tokens += chance if num_guesses else 0.0
-            for num_steps, steps_s in enumerate(expected_s[: max_tokens - num_guesses + 1]):
-                if (num_guesses + num_steps) * costs.row_s + num_steps * costs.step_s > most_s:
+            guesses_s = num_guesses * costs.row_s
+            for num_steps, cost in enumerate(steps_s[: max_tokens - num_guesses + 1]):
+                share = 1.0 if num_guesses + num_steps == 1 else _MOST_SHARE
+                if guesses_s + cost.worst_s > share * most_s:
                     break
-                cost_s = num_guesses * costs.row_s + steps_s
-                rate = (num_tokens + chance * gained[num_steps]) / (costs.base_s + cost_s)
+                rate = (num_tokens + chance * gained[num_steps]) / (
+                    costs.base_s + guesses_s + cost.expected_s
+                )
                 if num_steps == 0 and rate > plain_rate:
                     plain, plain_rate = Plan(num_guesses), rate
                 if rate > best_rate:
                     best, best_rate = Plan(num_guesses, num_steps), rate
         needed = 1.0 if self._has_steps else _ADVANTAGE_TO_BEGIN
         return best if best_rate > needed * plain_rate else plain
+
+    def _steps_s(self, max_steps: int, num_begun: int) -> list[_StepsCost]:
+        """What 0, 1, 2, ... steps and their rows take, of which `num_begun` are taken already."""
+        costs, on = self._lessons.costs, self._step_goes_on.value
+        found = [_StepsCost(0.0, 0.0)]
+        for step in range(1, max_steps + 1):
+            # A step is taken if no step before it was the last.
+            step_s = costs.step_s if step > num_begun else 0.0
+            expected_s = on ** (step - 1) * step_s + on**step * costs.row_s
+            last = found[-1]
+            found.append(
+                _StepsCost(last.expected_s + expected_s, last.worst_s + step_s + costs.row_s)
+            )
+        return found
 
     def _with_probe(self, plan: Plan, max_tokens: int) -> Plan:
         """The plan with a step to be tried, if it is time for one and it can be borne."""
