@@ -39,7 +39,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     for hash_seed in ("1", "2"):
         out = tmp_path / f"{hash_seed}.json"
         command = [sys.executable, "-m", "hat", "bench", "sim", "--scale", "--num-devices", "12"]
-        small = ["--clouds", "2", "--loads", "2", "--duration", "8"]
+        small = ["--clouds", "2", "--loads", "2", "--duration", "16"]
         subprocess.run(
             [*command, *small, "--out", str(out)],
             check=True,

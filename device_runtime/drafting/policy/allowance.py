@@ -3,9 +3,6 @@
 MOST_ROUNDS = 2.0
 """So many rounds of plain decoding may be lost at once, on a drafter that promised something."""
 
-FIRST_ROUNDS = 1.0
-"""Before anything was measured."""
-
 PER_TOKEN = 0.0075
 """So much more for each token decided: 0.75 % in the long run."""
 
@@ -25,7 +22,7 @@ class Allowance:
     however fast they change, as long as drafts cost what they did before.
     """
 
-    def __init__(self, rounds: float = FIRST_ROUNDS) -> None:
+    def __init__(self, rounds: float = MOST_ROUNDS) -> None:
         self.rounds = rounds
         """What a draft may cost now."""
 

@@ -34,6 +34,7 @@ class RoundCosts:
         self._variation = 0.0
         self._covariation = 0.0
         self._has_seen_rows = False
+        self._has_seen_steps = False
         self._steps = 0.0
         self._steps_s = 0.0
         self.base_s = 1.0
@@ -62,9 +63,9 @@ class RoundCosts:
         return self._variation < _LITTLE_VARIATION
 
     @property
-    def is_unsure_of_steps(self) -> bool:
-        """Whether the cost of a step is more assumed than measured."""
-        return self._steps < 1.0
+    def has_seen_steps(self) -> bool:
+        """Whether a step was ever measured."""
+        return self._has_seen_steps
 
     def on_steps(self, num_steps: int, draft_s: float) -> None:
         """Take what a round's steps of drafting took, perhaps none.
@@ -72,6 +73,7 @@ class RoundCosts:
         What was measured long ago gives way to the assumption, so that a drafter which was slow
         once is tried again.
         """
+        self._has_seen_steps |= num_steps > 0
         fading = _FADING if num_steps else _STEP_FADING
         self._steps = self._steps * fading + num_steps
         self._steps_s = self._steps_s * fading + draft_s

@@ -187,7 +187,7 @@ class DraftPolicy:
         """The plan of the highest rate; `chances` are those that guesses count."""
         costs, most_s = self._lessons.costs, self._allowance.rounds * self._lessons.costs.base_s
         right_and_on = self._step_right.value * self._step_goes_on.value
-        max_steps = min(self._max_steps, 1) if costs.is_unsure_of_steps else self._max_steps
+        max_steps = self._max_steps if costs.has_seen_steps else min(self._max_steps, 1)
         gained = [0.0, *accumulate(right_and_on**step for step in range(1, max_steps + 1))]
         steps_s = self._steps_s(max_steps, num_begun)
         best, best_rate = Plan(), 1.0 / costs.base_s
