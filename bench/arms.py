@@ -48,6 +48,7 @@ _ONE_STEP = {**_WHOLE_FRAMES, "step_budget_tokens": ONE_SHOT_TOKENS}
 _SARATHI = {**_WHOLE_FRAMES, "step_budget_tokens": SARATHI_CHUNK_TOKENS}
 _ONE_CHUNK = {"chunking": "fixed", "chunk_tokens": 0}
 _PLAIN = {**_ONE_CHUNK, "drafter": "none"}
+_AHEAD = {"pipelining": "off", "draft_ahead": "auto"}
 # Passes ask the same prompts again, which a user does not.
 _ALONE = {"suffix_memory_tokens": 0}
 
@@ -103,7 +104,9 @@ ARMS = (
         device=_ALONE,
     ),
     Arm(
-        "hat-paper", "hat with the paper's rule for chunks", device={**_ALONE, "chunking": "paper"}
+        "hat-paper",
+        "hat with the paper's rule for chunks and its parallel drafting",
+        device={**_ALONE, **_AHEAD, "chunking": "paper"},
     ),
     Arm(
         "hat-no-chunking",
@@ -113,19 +116,14 @@ ARMS = (
     ),
     Arm("hat-no-speculation", "hat without drafts", device={"drafter": "none"}),
     Arm(
-        "hat-pipelined",
-        "hat with drafts sent on behind undecided ones",
-        device={**_ALONE, "pipelining": "auto", "draft_ahead": "off"},
-    ),
-    Arm(
         "hat-ahead",
-        "hat with the paper's parallel drafting",
-        device={**_ALONE, "pipelining": "off", "draft_ahead": "auto"},
+        "hat with the paper's parallel drafting in the place of pipelined verification",
+        device={**_ALONE, **_AHEAD},
     ),
     Arm(
         "hat-no-ahead",
-        "hat without parallel drafting",
-        device={**_ALONE, "pipelining": "off", "draft_ahead": "off"},
+        "hat that does nothing while the cloud verifies",
+        device={**_ALONE, "pipelining": "off"},
     ),
 )
 """In the order in which results tell them."""

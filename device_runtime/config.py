@@ -80,13 +80,14 @@ class DeviceConfig:
         "int8", "ONNX weights of the adapter and of the head that drafts; they change no answer."
     )
     draft_ahead: Literal["auto", "off"] = setting(
-        "auto",
-        "Whether the adapter drafts on while the cloud verifies; auto: while that is seen to pay.",
+        "off",
+        "Whether the adapter drafts on while the cloud verifies (parallel drafting); auto: while "
+        "that is seen to pay. Only with pipelining off.",
     )
     pipelining: Literal["auto", "off"] = setting(
-        "off",
+        "auto",
         "Whether drafts are sent on behind one that is not decided; auto: while that is seen to "
-        "pay. Drafting ahead is off then.",
+        "pay.",
     )
     chunking: Literal["adaptive", "paper", "fixed"] = setting(
         "adaptive",

@@ -63,5 +63,5 @@ def sim_arm(name: str) -> SimArm:
     if not is_tree:
         return SimArm(name, arm.where, device, arm.cloud)
     cloud = {**arm.cloud, "verify_tokens": _TREE_FRAME_TOKENS}
-    device = replace(device, draft_ahead="off")
+    device = replace(device, pipelining="off")
     return SimArm(name, "split", device, cloud, drafts_to_the_end=True)

@@ -106,6 +106,7 @@ async def test_stories_are_the_unsplit_models_in_every_setting(
                 "engine": engine,
                 "draft_weights": weights,
                 "draft_ahead": draft_ahead,
+                "pipelining": "off" if draft_ahead == "auto" else "auto",
             }
             share = stories[index * SHARE : (index + 1) * SHARE]
             async with connected_device(bundles, cloud.url, settings) as device:

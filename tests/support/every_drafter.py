@@ -24,8 +24,12 @@ DRAFTERS: Mapping[str, Mapping[str, Any]] = {
     "none": {"drafter": "none"},
     "ngram": {"drafter": "ngram"},
     "suffix": {"drafter": "suffix"},
-    "adapter": {"drafter": "adapter", "draft_ahead": "off"},
-    "adapter with draft-ahead": {"drafter": "adapter", "draft_ahead": "auto"},
+    "adapter": {"drafter": "adapter"},
+    "adapter with draft-ahead": {
+        "drafter": "adapter",
+        "draft_ahead": "auto",
+        "pipelining": "off",
+    },
     "medusa": {"drafter": "medusa"},
     "all that there are": {"drafter": "auto"},
 }

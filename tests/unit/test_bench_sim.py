@@ -112,7 +112,7 @@ def test_parallel_drafting_is_used_where_drafts_are_right_and_the_way_is_long() 
     asked = ((0.0, 20, 300),)
     with_it, without = (
         last_end(replace(scenario(arm, asked, link=link), acceptance=right))
-        for arm in ("hat", "hat-no-ahead")
+        for arm in ("hat-ahead", "hat-no-ahead")
     )
     assert with_it < without
 

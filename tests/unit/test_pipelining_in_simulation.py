@@ -30,14 +30,14 @@ def tokens_per_s(cell: Cell) -> float:
 
 
 def test_over_a_long_link_good_drafts_bring_more_tokens_per_second_when_they_are_sent_on() -> None:
-    with_it, without = (simulate(far(arm, 0.9)) for arm in ("hat-pipelined", "hat-no-ahead"))
+    with_it, without = (simulate(far(arm, 0.9)) for arm in ("hat", "hat-no-ahead"))
     assert tokens_per_s(with_it) > 1.25 * tokens_per_s(without)
     assert sum(each.stale_rows for each in with_it.requests) > 0
     assert sum(each.pipelined_rows for each in without.requests) == 0
 
 
 def test_poor_drafts_are_not_sent_on_and_cost_no_more_than_two_percent() -> None:
-    with_it, without = (simulate(far(arm, 0.3)) for arm in ("hat-pipelined", "hat-no-ahead"))
+    with_it, without = (simulate(far(arm, 0.3)) for arm in ("hat", "hat-no-ahead"))
     assert tokens_per_s(with_it) > 0.98 * tokens_per_s(without)
     rows = [each.pipelined_rows for each in with_it.requests]
     assert sum(rows) < 0.03 * sum(with_it.cloud_step_tokens)
@@ -46,7 +46,7 @@ def test_poor_drafts_are_not_sent_on_and_cost_no_more_than_two_percent() -> None
 def test_over_a_thin_uplink_stale_rows_cost_no_more_than_two_percent() -> None:
     thin = LinkSpec(40e3, 5e6, delay_s=0.01)
     cells = []
-    for arm in ("hat-pipelined", "hat-no-ahead"):
+    for arm in ("hat", "hat-no-ahead"):
         one = far(arm, 0.75)
         device = replace(one.devices[0], link=thin)
         cells.append(simulate(replace(one, devices=(device,))))
@@ -57,6 +57,6 @@ def test_over_a_thin_uplink_stale_rows_cost_no_more_than_two_percent() -> None:
 def test_answers_go_on_when_rounds_under_way_are_lost(kind: str) -> None:
     moments = (1.31, 2.77, 4.02)
     troubles = tuple(Trouble(moment, kind) for moment in moments)  # type: ignore[arg-type]
-    cell = simulate(replace(far("hat-pipelined", 0.9), troubles=troubles))
+    cell = simulate(replace(far("hat", 0.9), troubles=troubles))
     assert tokens_per_s(cell) > 0
     assert sum(each.pipelined_rows for each in cell.requests) > 0

@@ -19,7 +19,7 @@ from bench.sim.world.acceptance import AcceptanceTable
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
 
-ARMS = ("hat-no-ahead", "hat-ahead", "hat-pipelined")
+ARMS = ("hat-no-ahead", "hat-ahead", "hat")
 """Waiting for every decision, drafting ahead meanwhile, and sending on."""
 
 LINKS = (
