@@ -1,4 +1,4 @@
-"""The texts that are asked: Spec-Bench, beginnings of stories, pieces of books of exact length."""
+"""The texts that are asked: Spec-Bench, stories, what none can foresee, and books cut to length."""
 
 import random
 from collections import defaultdict
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from bench.workloads.adversarial import adversarial_texts
 from bench.workloads.book_pieces import book_pieces
 from bench.workloads.data_files import PromptRow, WorkloadError, prompt_rows
 
@@ -22,12 +23,17 @@ SPEC_BENCH = "spec-bench"
 _FILES = MappingProxyType({SPEC_BENCH: "spec_bench", "tinystories": "tinystories"})
 _BOOKS = "books:"
 
+_MOST_TOO_LONG = 100
+
 _MT_BENCH = frozenset(
     ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 )
 """Categories of MT-bench, which Spec-Bench counts as one of its six (Xia et al., 2024)."""
 
-PROMPT_SETS = (*_FILES, f"{_BOOKS}N")
+ADVERSARIAL = "adversarial"
+"""Texts that cannot be foreseen, in three categories."""
+
+PROMPT_SETS = (*_FILES, ADVERSARIAL, f"{_BOOKS}N")
 """What `load_prompts` knows; N is a number of tokens."""
 
 
@@ -35,7 +41,7 @@ PROMPT_SETS = (*_FILES, f"{_BOOKS}N")
 class Prompt:
     """One text. `number` is the one it has in its source; the same number is the same text.
 
-    `category` is one of Spec-Bench's six, or the set's name.
+    `category` is one of Spec-Bench's six, a kind of adversarial text, or the set's name.
     """
 
     number: int
@@ -53,7 +59,8 @@ def load_prompts(
     """`num` prompts in an order that depends on the seed alone.
 
     Args:
-        name: spec-bench, tinystories, or books:N for pieces of books of exactly N tokens.
+        name: spec-bench, tinystories, adversarial, or books:N for pieces of books of exactly N
+            tokens.
         num: How many; a set that is smaller begins again, in another order. Of every category
             there are as many, as long as each has some left.
         seed: Chooses and orders.
@@ -76,6 +83,8 @@ def load_prompts(
             )
         pieces = book_pieces(num_tokens, num, seed, counted)
         return [Prompt(start, text, "books") for start, text in pieces]
+    if name == ADVERSARIAL:
+        return list(islice(_adversarial(seed, counted, max_tokens), num))
     if name not in _FILES:
         raise WorkloadError(f"expected one of {', '.join(PROMPT_SETS)}, got {name}")
     rows = list(prompt_rows(_FILES[name]))
@@ -85,6 +94,19 @@ def load_prompts(
         raise WorkloadError(f"{name} has no prompt of {max_tokens} tokens or fewer")
     in_order = islice(_endless(rows, random.Random(f"{name}/{seed}")), num)
     return [Prompt(row.id, row.text, _category(row)) for row in in_order]
+
+
+def _adversarial(
+    seed: int, tokenizer: "Tokenizer | None", max_tokens: int | None
+) -> Iterator[Prompt]:
+    """Raises WorkloadError: all of a long row of them are too long."""
+    num_too_long = 0
+    for number, kind, text in adversarial_texts(seed):
+        if tokenizer is None or max_tokens is None or _count(tokenizer, text) <= max_tokens:
+            yield Prompt(number, text, kind)
+            num_too_long = 0
+        elif (num_too_long := num_too_long + 1) > _MOST_TOO_LONG:
+            raise WorkloadError(f"{ADVERSARIAL} has no prompt of {max_tokens} tokens or fewer")
 
 
 def _category(row: PromptRow) -> str:

@@ -75,7 +75,8 @@ _SPLIT = SplitRequest(None, None, "keep", ("float32",))
 @click.option(
     "--prompts",
     metavar="NAME",
-    help="spec-bench, tinystories, or books:N for N tokens each. spec-bench has as many of each "
+    help="spec-bench, tinystories, adversarial (text that nobody can foresee), or books:N for N "
+    "tokens each. spec-bench has as many of each "
     "of its six categories, asked as messages where the model has a chat template.  [default: "
     "spec-bench for such a model, else tinystories]",
 )

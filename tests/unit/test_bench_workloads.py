@@ -1,6 +1,7 @@
 """Prompts, arrivals and lengths as they are shipped."""
 
 import json
+from base64 import b64decode
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -79,10 +80,25 @@ def test_book_prompts_have_exactly_the_tokens_asked_for(folder: Path, num_tokens
     assert prompts == load_prompts(f"books:{num_tokens}", 6, 0, folder / "tokenizer.json")
 
 
+def test_adversarial_texts_are_of_three_kinds_and_the_same_by_number() -> None:
+    prompts = load_prompts("adversarial", 30, seed=1)
+    kinds = dict.fromkeys(("random words", "another language", "base64"), 10)
+    assert Counter(prompt.category for prompt in prompts) == Counter(kinds)
+    assert prompts == load_prompts("adversarial", 40, seed=1)[:30]
+    assert prompts != load_prompts("adversarial", 30, seed=2)
+    by_kind = {prompt.category: prompt.text for prompt in prompts}
+    assert len(b64decode(by_kind["base64"], validate=True)) == 60
+    words = by_kind["random words"].split()
+    assert len(words) == 40
+    assert words != sorted(words)
+    assert "Translate" not in by_kind["another language"]
+    assert len({prompt.text for prompt in prompts}) == 30
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("novels", {}, "expected one of spec-bench, tinystories, books:N, got novels"),
+        ("novels", {}, "expected one of spec-bench, tinystories, adversarial, books:N, got novels"),
         ("books:many", {}, "expected one of"),
         ("books:10", {}, "expected a tokenizer"),
         ("books:0", {"tokenizer": GPT2_TOKENIZER}, "1 token or more"),
@@ -90,6 +106,7 @@ def test_book_prompts_have_exactly_the_tokens_asked_for(folder: Path, num_tokens
         ("spec-bench", {"max_tokens": 10}, "expected a tokenizer"),
         ("spec-bench", {"tokenizer": GPT2_TOKENIZER, "max_tokens": 1}, "no prompt of 1 tokens"),
         ("spec-bench", {"tokenizer": DATA}, "found none at"),
+        ("adversarial", {"tokenizer": GPT2_TOKENIZER, "max_tokens": 1}, "no prompt of 1 tokens"),
     ],
 )
 def test_what_cannot_be_had_is_refused(
