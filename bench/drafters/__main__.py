@@ -18,6 +18,7 @@ import msgspec
 import torch
 
 from bench.drafters.chart import drafters_chart
+from bench.drafters.drafts.default import MadeUpTimes
 from bench.drafters.evaluation import Plan, evaluate
 from bench.drafters.live import Outing, measure, with_adapter
 from bench.drafters.live_tables import live_tables
@@ -75,6 +76,12 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("--rules", default=",".join(RULES), help="default: %(default)s")
     replay.add_argument("--max-tokens", type=int, default=100, help="of an answer")
     replay.add_argument("--lengths", default="4,6", help="tokens of a draft; default: 4,6")
+    replay.add_argument(
+        "--round-ms",
+        type=float,
+        default=1e3 * MadeUpTimes().round_s,
+        help="of a round without a draft, by which the default decides; default: %(default)g",
+    )
     replay.add_argument("--seed", type=int, default=0, help="of prompts and of sampled answers")
     replay.add_argument("--threads", type=int, default=1, help="of torch")
     replay.add_argument("--work", type=Path, default=Path(".hat/drafters"), help="keeps answers")
@@ -195,6 +202,7 @@ def _plan(chosen: argparse.Namespace) -> Plan:
         folder=chosen.work,
         adapters=adapters,
         lengths=lengths,
+        times=MadeUpTimes(chosen.round_ms / 1e3),
     )
 
 

@@ -1,12 +1,13 @@
 """Every drafter along the same texts: tokens per round by group of prompts, and what goes in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from adapters.data.whole_model import load_whole_model
+from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
 from bench.drafters.drafts.network import NetworkDrafter
 from bench.drafters.rounds import (
@@ -27,7 +28,7 @@ from bench.live.plan import model_record
 from bench.records import ModelRecord, Receipt
 from submodels.bundle.layer_weights import Placed
 
-NO_DRAFTER = "none"
+NO_DRAFTER, DEFAULT = "none", "default"
 MAIN_GROUPS = ("chat", "code", "mathematics")
 """Those that targets are set for; together they are one more column."""
 TOGETHER, ALL = "these three", "all"
@@ -47,6 +48,8 @@ class Plan:
     lengths: tuple[int, ...] = (4, 6)
     """Tokens of a draft, for every drafter; an adapter also drafts until its stop threshold."""
     max_prompt_tokens: int = 1536
+    times: MadeUpTimes = field(default_factory=MadeUpTimes)
+    """By which the default decides."""
 
 
 class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,11 +101,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """One way to draft: a name, the most tokens, and the drafts from each start of each text."""
+    """One way to draft: its name, and the rounds of each text, with how far drafts get anywhere."""
 
     drafting: str
-    most: int
-    drafts: Sequence[Sequence[Draft]]
+    walked: Sequence[tuple[list[Round], Reached]]
 
 
 def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> Evaluation:
@@ -121,10 +123,10 @@ def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> E
         plan.bundles, plan.groups, plan.per_group, plan.writing.seed, plan.max_prompt_tokens
     )
     texts = own_texts(Teacher(model), cases, plan.writing, plan.folder, progress)
-    stop = stop_token_ids(model)
+    replay = _Replay(plan, texts, stop_token_ids(model), progress)
     rows: list[Row] = []
-    for name, ways in _all_ways(plan, drafters, texts, progress):
-        rows += [row for way in ways for row in _rows(name, way, texts, stop)]
+    for name, ways in replay.all_ways(drafters):
+        rows += [row for way in ways for row in _rows(name, way, texts)]
     records = [
         AdapterRecord(
             name=name,
@@ -146,52 +148,73 @@ def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> E
     )
 
 
-def _all_ways(
-    plan: Plan,
-    drafters: Mapping[str, NetworkDrafter],
-    texts: Sequence[Text],
-    progress: Callable[[str], None],
-) -> Iterator[tuple[str, list[_Way]]]:
-    """Each drafter's name, and the ways in which it drafts."""
-    yield NO_DRAFTER, [_Way("", 0, [[()] * text.num_starts for text in texts])]
-    longest = max(plan.lengths)
-    for name, new in LOOKUPS.items():
-        found = [lookup_drafts(text, new, longest) for text in texts]
-        yield name, [_Way(str(length), length, found) for length in plan.lengths]
-    for name, drafter in drafters.items():
-        yield name, _network_ways(name, drafter, plan, texts, progress)
+class _Replay:
+    """All drafters along the same texts."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        texts: Sequence[Text],
+        stop_token_ids: frozenset[int],
+        progress: Callable[[str], None],
+    ) -> None:
+        self._plan = plan
+        self._texts = texts
+        self._known = [Known(text.answer, text.max_tokens, stop_token_ids) for text in texts]
+        self._progress = progress
+
+    def all_ways(self, drafters: Mapping[str, NetworkDrafter]) -> Iterator[tuple[str, list[_Way]]]:
+        """Each drafter's name, and the ways in which it drafts."""
+        yield NO_DRAFTER, [self._way("", 0, [[()] * text.num_starts for text in self._texts])]
+        lengths = self._plan.lengths
+        for name, new in LOOKUPS.items():
+            found = [lookup_drafts(text, new, max(lengths)) for text in self._texts]
+            yield name, [self._way(str(length), length, found) for length in lengths]
+        yield DEFAULT, [self._default(None, 0)]
+        for name, drafter in drafters.items():
+            most, threshold = drafter.card.max_draft_tokens, drafter.card.stop_threshold
+            full, stopped = self._drafts(name, drafter, max(*lengths, most))
+            ways = [self._way(str(length), length, full) for length in lengths]
+            yield name, [*ways, self._way(f"{most}, stop {threshold:g}", most, stopped)]
+            yield f"{DEFAULT} with {name}", [self._default(stopped, most)]
+
+    def _drafts(
+        self, name: str, drafter: NetworkDrafter, num_tokens: int
+    ) -> tuple[list[list[Draft]], list[list[Draft]]]:
+        """An adapter's drafts from every start of every text: whole, and until it is unsure."""
+        full: list[list[Draft]] = []
+        stopped: list[list[Draft]] = []
+        num = len(self._texts)
+        for number, text in enumerate(self._texts, start=1):
+            drafts = drafter.drafts(text, choice_of(text.rule, text.seed), num_tokens)
+            full.append(drafts.until_unsure(0.0))
+            stopped.append(drafts.until_unsure(drafter.card.stop_threshold))
+            if number % 10 == 0 or number == num:
+                self._progress(f"{name}: {number} of {num} texts")
+        return full, stopped
+
+    def _way(self, drafting: str, most: int, drafts: Sequence[Sequence[Draft]]) -> _Way:
+        """Drafts of at most so many tokens in every round."""
+        pairs = zip(self._known, drafts, strict=True)
+        walked = [(walk(*pair, most), reached_everywhere(*pair, most)) for pair in pairs]
+        return _Way(drafting, walked)
+
+    def _default(self, steps: Sequence[Sequence[Draft]] | None, most_steps: int) -> _Way:
+        """Suffix guesses and perhaps an adapter's steps, a device for each rule."""
+        devices: dict[str, DefaultReplay] = {}
+        walked = []
+        for place, (text, known) in enumerate(zip(self._texts, self._known, strict=True)):
+            new = DefaultReplay(self._plan.times, most_steps)
+            device = devices.setdefault(text.rule, new)
+            rounds = device.rounds(text, known, None if steps is None else steps[place])
+            walked.append((rounds, Reached((), ())))
+        return _Way(f"policy, rounds of {1e3 * self._plan.times.round_s:g} ms", walked)
 
 
-def _network_ways(
-    name: str,
-    drafter: NetworkDrafter,
-    plan: Plan,
-    texts: Sequence[Text],
-    progress: Callable[[str], None],
-) -> list[_Way]:
-    """Fixed lengths, and until the threshold of the adapter's card."""
-    card = drafter.card
-    longest = max(*plan.lengths, card.max_draft_tokens)
-    full: list[list[Draft]] = []
-    stopped: list[list[Draft]] = []
-    for number, text in enumerate(texts, start=1):
-        drafts = drafter.drafts(text, choice_of(text.rule, text.seed), longest)
-        full.append(drafts.until_unsure(0.0))
-        stopped.append(drafts.until_unsure(card.stop_threshold))
-        if number % 10 == 0 or number == len(texts):
-            progress(f"{name}: {number} of {len(texts)} texts")
-    ways = [_Way(str(length), length, full) for length in plan.lengths]
-    until = f"{card.max_draft_tokens}, stop {card.stop_threshold:g}"
-    return [*ways, _Way(until, card.max_draft_tokens, stopped)]
-
-
-def _rows(name: str, way: _Way, texts: Sequence[Text], stop: frozenset[int]) -> list[Row]:
+def _rows(name: str, way: _Way, texts: Sequence[Text]) -> list[Row]:
     """One row for each rule."""
     walked: dict[str, list[tuple[str, list[Round], Reached]]] = {}
-    for text, drafts in zip(texts, way.drafts, strict=True):
-        known = Known(text.answer, text.max_tokens, stop)
-        rounds = walk(known, drafts, way.most)
-        reached = reached_everywhere(known, drafts, way.most)
+    for text, (rounds, reached) in zip(texts, way.walked, strict=True):
         walked.setdefault(text.rule, []).append((text.case.group, rounds, reached))
     rows = []
     for rule, parts in walked.items():

@@ -41,7 +41,7 @@ def _by_position(rows: list[Row], group: str) -> list[str]:
     lines = [_line(*heads), _line(*["---"] * len(heads))]
     for row in rows:
         found = row.groups.get(group)
-        if found is None or not found.right_by_position:
+        if found is None or not row.drafting:
             continue
         shares = [_share(share) for share in found.right_by_position]
         shares += [""] * (most - len(shares))

@@ -17,6 +17,7 @@ from adapters.data.chains import Choose, Continuation, continue_prompt, draft_ev
 from adapters.data.whole_model import WholeModel
 from adapters.networks import FedAdapter, load_network, network_tensors
 from adapters.storage import Kind, load_adapter, write_card, write_weights
+from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import lookup_drafts
 from bench.drafters.drafts.network import NetworkDrafter
 from bench.drafters.live import Outing, Ratio, compared, settings_of
@@ -115,9 +116,15 @@ def test_positions_are_counted_from_every_place_of_the_text() -> None:
     assert Reached((0,), (0,)).shares == [None]
 
 
-def text_of(prompt: Sequence[int], answer: Sequence[int], deep: np.ndarray, rule: str) -> Text:
+def text_of(
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    deep: np.ndarray,
+    rule: str,
+    max_tokens: int = 20,
+) -> Text:
     case = Case(7, "chat", tuple(prompt))
-    return Text(case, rule, 7, 20, tuple(answer), deep)
+    return Text(case, rule, 7, max_tokens, tuple(answer), deep)
 
 
 def test_lookup_drafts_know_the_prompt_and_what_was_decided() -> None:
@@ -274,3 +281,33 @@ def test_the_last_link_is_measured_last(tmp_path: Path) -> None:
     assert arms == 2 * [["u-shape", "hat-ngram", "hat"], ["hat-as-paper"], ["u-shape", "hat"]]
     assert [setting.link for setting in found] == [links[0]] * 3 + [links[1]] * 3
     assert [setting.workload.temperature for setting in found[:3]] == [0.0, 0.0, 1.0]
+
+
+def test_the_default_is_replayed_by_the_devices_own_policy() -> None:
+    """A text that repeats is soon drafted at length; one that does not, hardly ever, at no loss."""
+    times = MadeUpTimes()
+    loop = text_of([1, 2, 3], [4, 5, 6, 7] * 12, np.empty((48, 1)), "greedy", 100)
+    device = DefaultReplay(times, 0)
+    rounds = device.rounds(loop, Known(loop.answer, 100, NO_STOP), None)
+    assert sum(one.num_tokens for one in rounds) == 47
+    assert len(rounds) < 24
+    assert rounds[0] == Round(0, 0, 1), "what a round takes is seen first"
+    strange = text_of([1, 2, 3], range(10, 90), np.empty((80, 1)), "greedy", 100)
+    rounds = device.rounds(strange, Known(strange.answer, 100, NO_STOP), None)
+    assert rounds == [Round(0, 0, 1)] * 79
+
+
+def test_an_adapters_steps_are_taken_while_they_pay() -> None:
+    answer = [*range(10, 90)]
+    text = text_of([1, 2, 3], answer, np.empty((80, 1)), "greedy", 100)
+    known = Known(text.answer, 100, NO_STOP)
+    right = [tuple(answer[start + 1 : start + 5]) for start in range(79)]
+    rounds = DefaultReplay(MadeUpTimes(), 4).rounds(text, known, right)
+    assert sum(one.num_tokens for one in rounds) == 79
+    assert sum(one.num_tokens for one in rounds[-5:]) / 5 > 4
+    wrong = [(5, 5, 5, 5)] * 79
+    rounds = DefaultReplay(MadeUpTimes(), 4).rounds(text, known, wrong)
+    assert len(rounds) == 79
+    assert sum(one.num_drafted for one in rounds) < 20, "what is useless is left, but for tries"
+    late = DefaultReplay(MadeUpTimes(step_s=0.5), 4).rounds(text, known, right)
+    assert sum(one.num_drafted for one in late) < 20, "steps that take five rounds never pay"
