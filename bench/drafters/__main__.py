@@ -100,7 +100,7 @@ def _add_live(live: argparse.ArgumentParser) -> None:
     live.add_argument("--requests", type=int, default=6, help="usual prompts over each link")
     live.add_argument("--max-tokens", type=int, default=32, help="of their answers")
     live.add_argument("--adversarial", type=int, default=3, help="adversarial prompts")
-    live.add_argument("--adversarial-tokens", type=int, default=72, help="of their answers")
+    live.add_argument("--adversarial-tokens", type=int, default=84, help="of their answers")
     live.add_argument("--minutes", type=float, default=12.0, help="what is left then is left out")
     live.add_argument("--seed", type=int, default=0)
     live.add_argument("--out", type=Path, required=True, help="result file")

@@ -48,7 +48,7 @@ class Outing:
     num_requests: int = 6
     max_tokens: int = 32
     num_adversarial: int = 3
-    adversarial_tokens: int = 72
+    adversarial_tokens: int = 84
     num_warm_up: int = 2
     """Requests before those that count, for each device."""
     limit_s: float = 720.0

@@ -83,6 +83,9 @@ class _KnownSteps(NoDrafter):
     Behind a guess that is wrong its tokens are some others, since none of them can count.
     """
 
+    num_begun = 0
+    """It never drafts ahead."""
+
     def __init__(
         self, text: Text, drafts: Sequence[Draft], clock: _Clock, times: MadeUpTimes
     ) -> None:
