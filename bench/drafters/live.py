@@ -25,7 +25,7 @@ NGRAM = Arm("hat-ngram", "hat that drafts by prompt lookup alone", device={"draf
 PAPER = Arm(
     "hat-as-paper",
     "hat with the paper's rule for chunks, its adapter, and drafting ahead",
-    device={"chunking": "paper", "drafter": "adapter"},
+    device={**find_arm("hat-paper").device, "drafter": "adapter"},
     needs="adapter.json",
 )
 
