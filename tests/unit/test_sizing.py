@@ -85,6 +85,7 @@ def test_the_rows_that_a_connection_may_have_outstanding_are_the_documents(
         fingerprint="00" * 32, num_input_layers=2, num_middle_layers=30, dtype="bfloat16"
     )
     engine = SimpleNamespace(
+        takes_taps=True,
         hidden_size=hidden_size,
         dtype=Dtype.BF16,
         capacity_tokens=100_000,
