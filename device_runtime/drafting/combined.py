@@ -219,7 +219,6 @@ class CombinedDrafter:
         plan = now.plan
         if plan.is_probe:
             is_right = now.probed[:1] == tuple(came[:1])
-            self._policy.on_probe(is_right)
             if now.probed:
                 self._policy.on_step(is_right)
             return

@@ -74,9 +74,6 @@ class Fixed(DraftPolicy):
     def on_step(self, is_right):
         self.told.append(("step", is_right))
 
-    def on_probe(self, is_right):
-        self.told.append(("probe", is_right))
-
     def on_stop(self, is_stopped):
         self.told.append(("stop", is_stopped))
 
@@ -155,14 +152,14 @@ def test_a_step_that_has_nothing_to_say_costs_a_step_and_is_told():
 def test_a_probe_beside_guesses_is_compared_and_not_sent(decided, is_right):
     world = World(Plan(1, 1, is_probe=True), guesses=(7,), steps=(4,))
     assert world.round(*decided) == (7,)
-    assert ("probe", is_right) in world.policy.told
+    assert ("step", is_right) in world.policy.told
     assert ("step", is_right) in world.policy.told
 
 
 def test_a_probe_alone_is_sent():
     world = World(Plan(0, 1, is_probe=True), steps=(4,))
     assert world.round(4, 5) == (4,)
-    assert ("probe", True) in world.policy.told
+    assert ("step", True) in world.policy.told
 
 
 def test_where_fewer_tokens_are_wanted_the_plan_is_cut():

@@ -1,6 +1,6 @@
 """What drafting may cost before it has paid: the bound of the worst case."""
 
-MOST_ROUNDS = 2.0
+MOST_ROUNDS = 4.0
 """So many rounds of plain decoding may be lost at once, on a drafter that promised something."""
 
 PER_TOKEN = 0.0075
@@ -32,6 +32,6 @@ class Allowance:
         self.rounds = min(MOST_ROUNDS, max(_LEAST_ROUNDS, self.rounds - cost_rounds) + earned)
 
 
-NUM_TOKENS_OF_WARM_UP = 250
-"""In as many tokens or more at most 2 % are lost: 2 rounds and 0.75 %, with a fifth of it left
+NUM_TOKENS_OF_WARM_UP = 500
+"""In as many tokens or more at most 2 % are lost: 4 rounds and 0.75 %, with a fifth of it left
 for what costs more than it was thought to."""

@@ -28,6 +28,8 @@ class Chance:
         self._true = self._true * self._fading + is_true
         self._weight = self._weight * self._fading + 1.0
 
-    def for_one_text(self) -> "Chance":
+    def for_one_text(
+        self, fading: float = _OWN_FADING, most_inherited: float = _MOST_INHERITED
+    ) -> "Chance":
         """A chance that begins as this one and soon goes its own way."""
-        return Chance(self.value, min(self._weight, _MOST_INHERITED), _OWN_FADING)
+        return Chance(self.value, min(self._weight, most_inherited), fading)

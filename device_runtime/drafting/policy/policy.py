@@ -24,6 +24,12 @@ _PRIOR_WEIGHT = 8.0
 _STEP_RIGHT = 0.5
 """A step's chance before anything was seen: worth a try."""
 
+_STEP_PRIOR_WEIGHT = 8.0
+"""So many cases that assumption weighs: five wrong steps in a row are bad luck for most drafters."""
+
+_STEP_FADING, _MOST_STEPS_INHERITED = 0.97, 12.0
+"""Steps differ less from text to text than guesses do: about the last 33 of a text count."""
+
 _STEP_GOES_ON = 0.8
 
 _LEAST_SURVIVAL = 0.02
@@ -32,8 +38,12 @@ _LEAST_SURVIVAL = 0.02
 _ADVANTAGE_TO_BEGIN = 1.02
 """By so much steps must be better than what was done without them, to be begun with."""
 
-_FIRST_PROBE_ROUNDS, _LAST_PROBE_ROUNDS = 8, 512
-"""Rounds between two tries of useless steps: twice as many after each that failed."""
+_LEAST_PROBE_ROUNDS = 8
+"""Rounds between two tries of steps that are not used, at least."""
+
+_PROBE_SHARE = 0.005
+"""So much of the time may go into such tries. One try says little of a drafter that is right three
+times in eight, so they go on at this price."""
 
 _MOST_SHARE = 0.5
 """A draft of several tokens may cost so much of the allowance: a good drafter with bad luck goes on
@@ -96,9 +106,8 @@ class Lessons:
     def __init__(self, evidence_chances: Sequence[float]) -> None:
         self.costs = RoundCosts()
         self.evidence = [Chance(chance, _PRIOR_WEIGHT) for chance in evidence_chances]
-        self.step_right = Chance(_STEP_RIGHT, 2.0)
-        self.step_goes_on = Chance(_STEP_GOES_ON, 2.0)
-        self.probe_rounds = _FIRST_PROBE_ROUNDS
+        self.step_right = Chance(_STEP_RIGHT, _STEP_PRIOR_WEIGHT)
+        self.step_goes_on = Chance(_STEP_GOES_ON, _STEP_PRIOR_WEIGHT)
         self.allowance = Allowance()
 
 
@@ -117,8 +126,8 @@ class DraftPolicy:
         self._max_steps = max_steps
         self._evidence: dict[int, Chance] = {}
         self._chances = [chance.value for chance in lessons.evidence]
-        self._step_right = lessons.step_right.for_one_text()
-        self._step_goes_on = lessons.step_goes_on.for_one_text()
+        self._step_right = _of_one_text(lessons.step_right)
+        self._step_goes_on = _of_one_text(lessons.step_goes_on)
         self._allowance = Allowance(lessons.allowance.rounds)
         self._has_steps = False
         self._rounds_without_steps = 0
@@ -161,14 +170,6 @@ class DraftPolicy:
         """Take whether a step was the last since it had nothing to say."""
         self._step_goes_on.learn(not is_stopped)
         self._lessons.step_goes_on.learn(not is_stopped)
-
-    def on_probe(self, is_right: bool) -> None:
-        """Take whether a probe was right; a right one is soon followed by another."""
-        lessons = self._lessons
-        if is_right:
-            lessons.probe_rounds = max(_FIRST_PROBE_ROUNDS, lessons.probe_rounds // 2)
-        else:
-            lessons.probe_rounds = min(2 * lessons.probe_rounds, _LAST_PROBE_ROUNDS)
 
     def on_round(self, plan: Plan, outcome: Outcome) -> None:
         """Take what a plan has brought, once its tokens are decided."""
@@ -234,7 +235,12 @@ class DraftPolicy:
         costs = self._lessons.costs
         cost_s = costs.step_s + (plan.num_guesses or 1) * costs.row_s
         may = self._max_steps > 0 and max_tokens > 0
-        is_time = self._rounds_without_steps >= self._lessons.probe_rounds
+        rounds_between = max(_LEAST_PROBE_ROUNDS, cost_s / costs.base_s / _PROBE_SHARE)
+        is_time = self._rounds_without_steps >= rounds_between
         if may and is_time and cost_s <= self._allowance.rounds * costs.base_s:
             return Plan(plan.num_guesses, 1, is_probe=True)
         return plan
+
+
+def _of_one_text(chance: Chance) -> Chance:
+    return chance.for_one_text(_STEP_FADING, _MOST_STEPS_INHERITED)
