@@ -99,13 +99,6 @@ class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
     coverage: float | None = None
     """Share of the tokens of held-out answers that the draft vocabulary has."""
 
-    @property
-    def is_beaten_by_lookup(self) -> bool:
-        """Whether prompt lookup is known to be at least as fast, without any adapter."""
-        if self.speed is None or self.ngram_speed is None:
-            return False
-        return self.ngram_speed >= self.speed
-
 
 class ImportedHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is told of a published head beside its tensors."""

@@ -144,7 +144,8 @@ def companions(model: Path, kind: Literal["adapter", "medusa"]) -> tuple[Path, .
     # Not resolved: a hub's cache has links to files of other names.
     model = Path(os.path.abspath(model))
     beside = model.parent / f"{model_stem(model)}-{kind}"
-    shipped = [models / f"{SMALL_MODEL}-{kind}" for models in _model_folders()]
+    names = (SMALL_MODEL, "smollm2-135m-instruct")
+    shipped = [models / f"{name}-{kind}" for name in names for models in _model_folders()]
     found = [folder for folder in (beside, *shipped) if (folder / f"{kind}.json").is_file()]
     return tuple(dict.fromkeys(found))
 

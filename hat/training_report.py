@@ -42,9 +42,7 @@ def training_report(trained: "TrainedAdapter") -> str:
 def installed_line(trained: "TrainedAdapter", device: Path) -> str:
     """Where the adapter is now, and a warning if something else would be faster."""
     faster = trained.comparison.faster
-    is_asked_for = faster is not None and trained.card.figures.is_beaten_by_lookup
-    advice = " with --drafter adapter only" if is_asked_for else ""
-    line = f"Installed in {device}; `hat device` drafts with it{advice}."
+    line = f"Installed in {device}; `hat device` drafts with it."
     if faster is None:
         return line
     return f"{line} It was forced: {faster.replace('is there', 'was there')} measures better."

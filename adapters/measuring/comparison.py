@@ -40,10 +40,13 @@ class Comparison:
 
     @property
     def faster(self) -> str | None:
-        """What is faster than the trained adapter, or as fast without one; None if nothing is."""
+        """What is faster than the trained adapter, or as fast without one; None if nothing is.
+
+        Prompt lookup is no rival: a device takes its guesses too, and the adapter's where it has
+        none.
+        """
         now = self.now.speed
-        without = {"no drafting": NO_DRAFTING.speed, "prompt lookup": self.ngram.speed}
-        rivals = {name: speed for name, speed in without.items() if speed >= now}
+        rivals = {"no drafting": NO_DRAFTING.speed} if now <= NO_DRAFTING.speed else {}
         if self.before is not None and self.before.speed > now:
             rivals["the adapter that is there"] = self.before.speed
         return max(rivals, key=rivals.__getitem__, default=None)

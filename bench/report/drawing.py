@@ -31,6 +31,9 @@ _STYLE: dict[Any, Any] = {
 }
 """With matplotlib's own ten colours, which are seen on white and on black."""
 
+_COLOURS = (*(f"C{number}" for number in range(10)), "#e0459b")
+"""Those ten and one more, for as many arms as there are."""
+
 _NEEDLESS = re.compile(
     r'<metadata>.*?</metadata>|(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=\n)\s+',
     re.DOTALL,
@@ -82,7 +85,7 @@ def colour(arm: str) -> str:
     name = arm.partition("+")[0]
     place = ARM_ORDER.index(name) if name in ARM_ORDER else sum(map(ord, name))
     # The method is the first colour, blue; others of its family follow.
-    return f"C{(place - ARM_ORDER.index('hat')) % 10}"
+    return _COLOURS[(place - ARM_ORDER.index("hat")) % len(_COLOURS)]
 
 
 def label_rows(axes: "Axes", names: list[str]) -> None:

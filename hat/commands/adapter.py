@@ -42,10 +42,10 @@ objects with "prompt" or "turns", the first of which is asked.
 Interrupted, it leaves the bundle as it was, and the same command goes on: from its last checkpoint,
 at most a minute back, or the last conversations that were written.
 
-The new adapter is measured on held-out text beside prompt lookup and the adapter that is there. If
-it is the best of them, it goes into the device bundle, and `hat device` drafts with it; copy that
-folder again where the device is another machine. Else the bundle stays as it was, and the exit code
-is 3.
+The new adapter is measured on held-out text beside no drafting, prompt lookup and the adapter that
+is there. If it beats no drafting and is not slower than the one that is there, it goes into the
+device bundle, and `hat device` drafts with it; copy that folder again where the device is another
+machine. Else the bundle stays as it was, and the exit code is 3.
 """
 
 _EVAL_EPILOG = """

@@ -135,7 +135,7 @@ def test_an_adapter_that_is_no_help_is_not_preferred_to_none(
 ) -> None:
     comparison = planted(options, useless(model), monkeypatch)
     assert comparison.before is None
-    assert comparison.faster in {"no drafting", "prompt lookup"}
+    assert comparison.faster == "no drafting"
 
 
 def test_the_card_keeps_both_figures_and_how_the_training_ended(
@@ -148,7 +148,7 @@ def test_the_card_keeps_both_figures_and_how_the_training_ended(
     assert figures.stopped_tokens_per_round == comparison.now.tokens_per_round
     assert figures.speed == comparison.now.speed
     assert figures.ngram_tokens_per_round == comparison.ngram.tokens_per_round
-    assert figures.is_beaten_by_lookup is (comparison.ngram.speed >= comparison.now.speed)
+    assert figures.ngram_speed == comparison.ngram.speed
 
 
 def test_an_adapter_of_another_split_counts_for_nothing(
@@ -174,15 +174,15 @@ def test_texts_that_end_at_once_are_named_before_anything_is_written(
 
 
 @given(now=speeds, ngram=speeds, before=st.none() | speeds)
-def test_an_adapter_has_its_place_when_nothing_is_faster_and_nothing_cheaper_as_fast(
+def test_an_adapter_has_its_place_beside_guesses_when_it_beats_no_drafting_and_the_old_one(
     now: float, ngram: float, before: float | None
 ) -> None:
     old = None if before is None else Standing(2.0, before)
     comparison = Comparison(4, Standing(2.0, ngram), Standing(2.0, now), old)
-    is_best = now > 1 and now > ngram and (before is None or now >= before)
+    is_best = now > 1 and (before is None or now >= before)
     assert (comparison.faster is None) == is_best
     if comparison.faster is not None:
-        named = {"no drafting": 1.0, "prompt lookup": ngram, "the adapter that is there": before}
+        named = {"no drafting": 1.0, "the adapter that is there": before}
         assert named[comparison.faster] == max(x for x in named.values() if x is not None)
 
 

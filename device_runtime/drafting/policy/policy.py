@@ -25,7 +25,7 @@ _STEP_RIGHT = 0.5
 """A step's chance before anything was seen: worth a try."""
 
 _STEP_PRIOR_WEIGHT = 8.0
-"""So many cases that assumption weighs: five wrong steps in a row are bad luck for most drafters."""
+"""So many cases that assumption weighs: five wrong ones in a row are bad luck for most."""
 
 _STEP_FADING, _MOST_STEPS_INHERITED = 0.97, 12.0
 """Steps differ less from text to text than guesses do: about the last 33 of a text count."""
