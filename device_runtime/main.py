@@ -93,7 +93,7 @@ def _advice(server: DeviceServer) -> list[str]:
         return []
     if not {"suffix", "ngram"} & set(server.runtime.drafters):
         return []
-    command = f"hat adapter train {server.bundle.path.parent} --text FILE"
+    command = f"hat adapter train {server.bundle.path.parent}"
     return [
         "drafting  no adapter for this model: a token costs about a round trip to the cloud, less "
         f"where the text repeats itself; one is made by: {command}"

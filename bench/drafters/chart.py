@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from bench.drafters.evaluation import Evaluation, Row
+from bench.drafters.evaluation import DEFAULT, Evaluation, Row
 from bench.report.drawing import Picture, legend_below, picture
 from bench.report.formats import number
 
@@ -54,6 +54,11 @@ def _best(evaluation: Evaluation, rule: str) -> list[Row]:
     return list(best.values())
 
 
+def _name(row: Row) -> str:
+    is_policy = row.drafter.startswith(DEFAULT)
+    return row.drafter if is_policy else f"{row.drafter}, {row.drafting} tokens"
+
+
 def _bars(axes: "Axes", groups: list[str], rows: list[Row]) -> None:
     width = 0.84 / max(1, len(rows))
     for place, row in enumerate(rows):
@@ -63,7 +68,7 @@ def _bars(axes: "Axes", groups: list[str], rows: list[Row]) -> None:
                 continue
             x = at + (place - (len(rows) - 1) / 2) * width
             # Names that begin so are left out of the legend.
-            name = f"{row.drafter}, {row.drafting} tokens" if at == 0 else "_again"
+            name = _name(row) if at == 0 else "_again"
             look: dict[str, Any] = {"color": f"C{place % 10}", "label": name}
             error = found.standard_error or 0.0
             bar = axes.bar(x, found.tokens_per_round, 0.92 * width, yerr=error, **look)
