@@ -76,7 +76,7 @@ def test_every_package_tells_type_checkers_that_it_is_typed() -> None:
     assert [name for name in packages if not (ROOT / name / "py.typed").is_file()] == []
 
 
-def test_the_wheel_has_no_files_but_code_pages_and_the_small_model() -> None:
+def test_the_wheel_has_no_files_but_code_pages_the_small_model_and_adapters() -> None:
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     names = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
     packed = [name for name in names if name.startswith(tuple(f"{p}/" for p in wheel["packages"]))]
@@ -85,5 +85,9 @@ def test_the_wheel_has_no_files_but_code_pages_and_the_small_model() -> None:
     kinds += tuple(f"device_runtime/api/page/{name}" for name in PAGE_FILES)
     others = [name for name in packed if not name.startswith(left_out) and not name.endswith(kinds)]
     assert others == []
-    assert {*wheel["force-include"]} == {"models/stories260k", "models/stories260k-adapter"}
+    assert {*wheel["force-include"]} == {
+        "models/stories260k",
+        "models/stories260k-adapter",
+        "models/smollm2-135m-instruct-adapter",
+    }
     assert all(any(name.startswith(folder) for name in packed) for folder in left_out)
