@@ -11,6 +11,7 @@ from device_runtime.config import DeviceConfig
 from device_runtime.engines.bundle_adapter import drafter_reason, recorded_figures
 from device_runtime.exposure import exposure_of
 from device_runtime.server import DeviceServer, serve_device
+from device_runtime.text.chat_template import TEMPLATE_FILE
 from process.errors import UserError
 from process.program.exposure import tell
 from process.program.logs import configure_logs
@@ -93,7 +94,9 @@ def _advice(server: DeviceServer) -> list[str]:
         return []
     if not {"suffix", "ngram"} & set(server.runtime.drafters):
         return []
-    command = f"hat adapter train {server.bundle.path.parent}"
+    # A model that can chat makes its own text.
+    text = "" if TEMPLATE_FILE in server.bundle.manifest.files else " --text FILE"
+    command = f"hat adapter train {server.bundle.path.parent}{text}"
     return [
         "drafting  no adapter for this model: a token costs about a round trip to the cloud, less "
         f"where the text repeats itself; one is made by: {command}"
