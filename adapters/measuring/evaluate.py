@@ -9,11 +9,9 @@ from adapters.data.chains import (
     Coupled,
     Forced,
     continue_prompt,
-    draft_everywhere,
     greedy,
 )
 from adapters.data.corpus import Corpus, CorpusError, encoded_stories
-from adapters.data.draft_head import DraftHead, draft_head
 from adapters.data.rounds import (
     Trial,
     acceptance_by_position,
@@ -22,9 +20,9 @@ from adapters.data.rounds import (
     walk_rounds,
 )
 from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.measuring.drafters import Drafter, load_drafter
 from adapters.measuring.report import Report, RuleReport
 from adapters.measuring.threshold import sweep_thresholds
-from adapters.networks import AdapterNetwork, load_network
 from adapters.options import EvaluateOptions, Progress, StageProgress, TrialOptions
 from adapters.storage import load_adapter
 from submodels.bundle.layer_weights import Placed
@@ -42,21 +40,18 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Report:
     placed = Placed(device=options.device)
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
     stored = load_adapter(options.adapter or model.device_bundle.path, model.manifest)
-    adapter, head = (
-        load_network(stored, options.device),
-        draft_head(model, stored.draft_vocabulary()),
-    )
+    drafter = load_drafter(model, stored, options.device)
     prompts = held_out_prompts(Corpus(model.device_bundle, options.text), options.trials)
     by_rule: dict[str, list[Trial]] = {name: [] for name in _RULES}
     for index, prompt in enumerate(prompts):
         for name, run in _RULES.items():
-            by_rule[name].append(run(model, adapter, prompt, options.trials, index, head))
+            by_rule[name].append(run(model, drafter, prompt, options.trials, index))
         progress(StageProgress("evaluation", index + 1, len(prompts)))
     threshold = stored.card.stop_threshold
     return Report(
         model_name=model.manifest.model_name,
         kind=stored.card.kind,
-        num_parameters=sum(p.numel() for p in adapter.parameters()),
+        num_parameters=drafter.num_parameters,
         num_input_layers=model.manifest.num_input_layers,
         num_output_layers=model.manifest.num_output_layers,
         num_prompts=len(prompts),
@@ -101,49 +96,36 @@ def greedy_text(model: WholeModel, prompt: Sequence[int], trials: TrialOptions) 
 
 def greedy_trial(
     model: WholeModel,
-    adapter: AdapterNetwork,
+    drafter: Drafter,
     prompt: Sequence[int],
     trials: TrialOptions,
     index: int = 0,
-    head: DraftHead | None = None,
 ) -> Trial:
     """Greedy drafts along the target's own greedy text after one prompt."""
-    return _matching_trial(model, adapter, prompt, trials, greedy, head)
+    return _matching_trial(model, drafter, prompt, trials, greedy)
 
 
 def _coupled_trial(
-    model: WholeModel,
-    adapter: AdapterNetwork,
-    prompt: Sequence[int],
-    trials: TrialOptions,
-    index: int,
-    head: DraftHead | None,
+    model: WholeModel, drafter: Drafter, prompt: Sequence[int], trials: TrialOptions, index: int
 ) -> Trial:
     """Drafts and target sampled with the same noise."""
-    return _matching_trial(model, adapter, prompt, trials, _noise(trials, index), head)
+    return _matching_trial(model, drafter, prompt, trials, _noise(trials, index))
 
 
 def _rejection_trial(
-    model: WholeModel,
-    adapter: AdapterNetwork,
-    prompt: Sequence[int],
-    trials: TrialOptions,
-    index: int,
-    head: DraftHead | None,
+    model: WholeModel, drafter: Drafter, prompt: Sequence[int], trials: TrialOptions, index: int
 ) -> Trial:
     """The classic rule's chances along a text that the target sampled."""
     text = _continuation(model, prompt, trials, _noise(trials, index))
     forced = Forced([*text.token_ids, *_padding(trials)])
-    drafts = draft_everywhere(model, adapter, text, trials.max_draft_tokens, forced, head)
-    target = text.probabilities[text.num_prompt_tokens :]
+    drafts = drafter.drafts(text, trials.max_draft_tokens, forced)
+    target = text.probabilities[text.num_prompt_tokens + 1 :]
     shares = rejection_acceptance(drafts.probabilities, target.tolist())
     return Trial(shares, drafts.confidences)
 
 
 _GREEDY = "greedy"
-_Run = Callable[
-    [WholeModel, AdapterNetwork, Sequence[int], TrialOptions, int, DraftHead | None], Trial
-]
+_Run = Callable[[WholeModel, Drafter, Sequence[int], TrialOptions, int], Trial]
 _RULES: Mapping[str, _Run] = MappingProxyType(
     {
         _GREEDY: greedy_trial,
@@ -165,16 +147,14 @@ def _padding(trials: TrialOptions) -> list[int]:
 
 def _matching_trial(
     model: WholeModel,
-    adapter: AdapterNetwork,
+    drafter: Drafter,
     prompt: Sequence[int],
     trials: TrialOptions,
     choose: Choose,
-    head: DraftHead | None,
 ) -> Trial:
     text = _continuation(model, prompt, trials, choose)
-    most = trials.max_draft_tokens
-    drafts = draft_everywhere(model, adapter, text, most, choose, head)
-    chosen = text.token_ids[text.num_prompt_tokens :]
+    drafts = drafter.drafts(text, trials.max_draft_tokens, choose)
+    chosen = text.token_ids[text.num_prompt_tokens + 1 :]
     return Trial(exact_acceptance(drafts.token_ids, chosen), drafts.confidences)
 
 

@@ -10,6 +10,7 @@ from adapters.data.whole_model import load_whole_model
 from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
 from bench.drafters.drafts.network import NetworkDrafter
+from bench.drafters.drafts.published import PublishedDrafter, stored_drafter
 from bench.drafters.rounds import (
     Draft,
     Known,
@@ -83,7 +84,8 @@ class AdapterRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: str
     num_parameters: int
-    steps: int
+    steps: int | None
+    """Of its training; None for an imported head, of which that is not known."""
     stop_threshold: float
     max_draft_tokens: int
 
@@ -107,6 +109,9 @@ class _Way:
     walked: Sequence[tuple[list[Round], Reached]]
 
 
+_StoredDrafter = NetworkDrafter | PublishedDrafter
+
+
 def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> Evaluation:
     """Replay every drafter along the model's own answers.
 
@@ -118,7 +123,7 @@ def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> E
         OSError: an answer cannot be read or written.
     """
     model = load_whole_model(plan.bundles, plan.bundles, Placed())
-    drafters = {name: NetworkDrafter(model, folder) for name, folder in plan.adapters.items()}
+    drafters = {name: stored_drafter(model, folder) for name, folder in plan.adapters.items()}
     cases = load_cases(
         plan.bundles, plan.groups, plan.per_group, plan.writing.seed, plan.max_prompt_tokens
     )
@@ -132,7 +137,7 @@ def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> E
             name=name,
             kind=drafter.card.kind,
             num_parameters=drafter.num_parameters,
-            steps=drafter.card.figures.steps,
+            steps=None if drafter.card.training is None else drafter.card.training.steps,
             stop_threshold=drafter.card.stop_threshold,
             max_draft_tokens=drafter.card.max_draft_tokens,
         )
@@ -163,7 +168,7 @@ class _Replay:
         self._known = [Known(text.answer, text.max_tokens, stop_token_ids) for text in texts]
         self._progress = progress
 
-    def all_ways(self, drafters: Mapping[str, NetworkDrafter]) -> Iterator[tuple[str, list[_Way]]]:
+    def all_ways(self, drafters: Mapping[str, _StoredDrafter]) -> Iterator[tuple[str, list[_Way]]]:
         """Each drafter's name, and the ways in which it drafts."""
         yield NO_DRAFTER, [self._way("", 0, [[()] * text.num_starts for text in self._texts])]
         lengths = self._plan.lengths
@@ -179,7 +184,7 @@ class _Replay:
             yield f"{DEFAULT} with {name}", [self._default(stopped, most)]
 
     def _drafts(
-        self, name: str, drafter: NetworkDrafter, num_tokens: int
+        self, name: str, drafter: _StoredDrafter, num_tokens: int
     ) -> tuple[list[list[Draft]], list[list[Draft]]]:
         """An adapter's drafts from every start of every text: whole, and until it is unsure."""
         full: list[list[Draft]] = []

@@ -61,7 +61,7 @@ def _receipt(evaluation: Evaluation) -> list[str]:
     )
     adapters = [
         f"- {adapter.name}: kind {adapter.kind}, {adapter.num_parameters:,} parameters, "
-        f"{adapter.steps:,} training steps"
+        + ("imported" if adapter.steps is None else f"{adapter.steps:,} training steps")
         for adapter in evaluation.adapters
     ]
     return [about, *([""] if adapters else []), *adapters]

@@ -7,8 +7,8 @@ import pytest
 from adapters.data.corpus import Corpus
 from adapters.data.rounds import walk_rounds
 from adapters.data.whole_model import load_whole_model
+from adapters.measuring.drafters import load_drafter
 from adapters.measuring.evaluate import greedy_trial, held_out_prompts
-from adapters.networks import load_network
 from adapters.options import TrialOptions
 from adapters.storage import load_adapter
 from hat.splitting import SplitRequest, split_model
@@ -31,8 +31,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_adapter_beside_the_model_drafts_well(bundles: Path) -> None:
     model = load_whole_model(bundles, bundles, Placed())
     stored = load_adapter(bundles / "device", model.manifest)
+    drafter = load_drafter(model, stored)
     prompts = held_out_prompts(Corpus(model.device_bundle, (HELD_OUT,)), TRIALS)
-    trials = [greedy_trial(model, load_network(stored), prompt, TRIALS) for prompt in prompts]
+    trials = [greedy_trial(model, drafter, prompt, TRIALS) for prompt in prompts]
     figures = walk_rounds(trials, stored.card.stop_threshold)
     # Four short continuations tell a working adapter from a broken one (about 1), and no more.
     assert figures.tokens_per_round > 0.6 * stored.card.training.stopped_tokens_per_round

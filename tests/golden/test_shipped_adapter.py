@@ -5,8 +5,8 @@ import pytest
 from adapters.data.corpus import Corpus
 from adapters.data.rounds import RoundFigures, walk_rounds
 from adapters.data.whole_model import load_whole_model
+from adapters.measuring.drafters import load_drafter
 from adapters.measuring.evaluate import greedy_trial, held_out_prompts
-from adapters.networks import load_network
 from adapters.options import TrialOptions
 from adapters.storage import AdapterCard, load_adapter
 from submodels.bundle.layer_weights import Placed
@@ -24,9 +24,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterCard, Roun
     split(STORIES, out, 1)
     model = load_whole_model(out, out, Placed())
     stored = load_adapter(SHIPPED, model.manifest)
-    network = load_network(stored)
+    drafter = load_drafter(model, stored)
     prompts = held_out_prompts(Corpus(model.device_bundle, (HELD_OUT,)), TRIALS)
-    trials = [greedy_trial(model, network, prompt, TRIALS) for prompt in prompts]
+    trials = [greedy_trial(model, drafter, prompt, TRIALS) for prompt in prompts]
     return stored.card, walk_rounds(trials, stored.card.stop_threshold)
 
 
