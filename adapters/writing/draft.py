@@ -65,6 +65,12 @@ class Writing:
         self._uniform = float(self._generator.random())
 
     @property
+    def expected_tokens(self) -> int:
+        """How long it may become, for an order among those that begin."""
+        further = self._options.long_tokens if self._may_go_on else 0
+        return len(self.token_ids) + further
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing more is to be written."""
         return self.phase not in (Phase.TURN, Phase.ANSWER)
@@ -142,11 +148,15 @@ class Writing:
     def _goes_on(self, last: int) -> bool:
         """Whether another question follows an answer that ended as the template ends one."""
         options, form = self._options, self._form
-        turn = self.index // len(options.temperatures)
-        is_long = options.long_every > 0 and turn % options.long_every == 0
         further = len(form.between) + options.max_turn_tokens + len(form.closing)
         has_room = len(self.token_ids) + further + options.max_answer_tokens <= options.long_tokens
-        return is_long and has_room and not self.has_prompt and form.between[:1] == (last,)
+        return self._may_go_on and has_room and form.between[:1] == (last,)
+
+    @property
+    def _may_go_on(self) -> bool:
+        turn, every = self.index // len(self._options.temperatures), self._options.long_every
+        is_long = every > 0 and turn % every == 0
+        return is_long and not self.has_prompt and bool(self._form.between)
 
     def _drop(self, phase: Phase) -> None:
         """End with what was answered until now, or with nothing."""

@@ -24,9 +24,10 @@ def write_group(
     """Write all of them to their ends; each is told when it is over.
 
     `opening` is what every conversation begins with that does not bring a prompt of its own. The
-    decoder's slots hold nothing of before.
+    decoder's slots hold nothing of before. The longest come first: side by side they are no
+    burden to short ones, and none of them is left alone at the end.
     """
-    waiting = deque(writings)
+    waiting = deque(sorted(writings, key=lambda one: -one.expected_tokens))
     running: list[Writing] = []
     decoder.read(opening[:-1], slice(0, decoder.num_slots))
     while waiting or running:
