@@ -68,7 +68,8 @@ class Recipe:
     """Of texts, this share is fed every deep row, those of prompts too, as output layers on the
     device have them."""
     number_format: Literal["float32", "bfloat16"] = "float32"
-    """What products are computed in; weights are float32 in any case."""
+    """What products are computed in; weights are float32 in any case. `train` puts here what its
+    options' number format comes to."""
     closed_form: bool = True
     """Solve for a start where that is better than a layer of the model."""
     evaluate_every: int = 200
@@ -162,7 +163,7 @@ class TrainOptions:
     held_out: tuple[Path, ...] = ()
     """What the stop threshold is calibrated on; if none, every twentieth story of `text`, which is
     kept out of the training then."""
-    kind: Kind = "layer"
+    kind: Kind = "fed"
     closing_norm: bool | None = None
     """None: yes for attention (the paper's second norm), no for the others."""
     minutes: float | None = None
@@ -172,13 +173,14 @@ class TrainOptions:
     max_state_bytes: int = 4 << 30
     """Of features on disk. With more text than fits, each pass computes them part by part."""
     number_format: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the whole model's pass over the texts is computed in; auto: whichever is faster here."""
+    """What the whole model's pass over the texts, and the steps, are computed in; auto: whichever
+    is faster here."""
     wide_states: bool = False
     """Rows in float32 instead of float16."""
     coverage: float = 0.98
     """The draft vocabulary has the answers' most frequent tokens: so many that they are this share
     of what held-out answers say ..."""
-    max_draft_vocabulary: int = 8192
+    max_draft_vocabulary: int = 12288
     """... and so many; a model with no more tokens than that drafts them all."""
     checkpoint_every_s: float = 60.0
     calibration: TrialOptions = field(default_factory=lambda: TrialOptions(num_prompts=24))

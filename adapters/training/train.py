@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,7 @@ def train(
     """
     placed = Placed(device=options.device)
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
+    options = replace(options, recipe=replace(options.recipe, number_format=_format(options)))
     # Before the long work, so that a useless held-out text is told at once.
     material = training_material(options, model.device_bundle)
     samples = material.trained
@@ -97,7 +98,8 @@ def train(
     return TrainedAdapter(options.out_folder, card, calibration.comparison)
 
 
-def _number_format(options: TrainOptions) -> Literal["float32", "bfloat16"]:
+def _format(options: TrainOptions) -> Literal["float32", "bfloat16"]:
+    """What the features, and the products of the steps, are computed in."""
     if options.number_format != "auto":
         return options.number_format
     if (earlier := number_format_in(options.work)) is not None:
@@ -108,7 +110,7 @@ def _number_format(options: TrainOptions) -> Literal["float32", "bfloat16"]:
 
 def _feature_source(options: TrainOptions, model: WholeModel, progress: Progress) -> FeatureSource:
     """Where features come from, in the number format that is asked for or fast here."""
-    number_format = _number_format(options)
+    number_format = options.recipe.number_format
     layout = layout_of(model.manifest, options.wide_states, number_format)
 
     def load_model() -> WholeModel:

@@ -108,17 +108,18 @@ _device_option = click.option(
 )
 @click.option(
     "--kind",
-    type=click.Choice(["layer", "fed", "attention"]),
-    default="layer",
-    help="A decoder layer; one that is fed with what came back from the cloud; or the attention "
-    "half of one, as in the paper.  [default: layer]",
+    type=click.Choice(["fed", "layer", "attention"]),
+    default="fed",
+    help="A decoder layer that is fed with what came back from the cloud; one that is not; or the "
+    "attention half of one, as in the paper.  [default: fed]",
 )
 @click.option(
     "--minutes",
     type=FiniteRange(min=0, min_open=True),
-    default=10.0,
+    default=30.0,
     metavar="N",
-    help="Time for the training steps; what comes before and after is not counted.  [default: 10]",
+    help="Time for the training steps, which end earlier where they bring nothing more; what comes "
+    "before and after is not counted.  [default: 30]",
 )
 @click.option(
     "--steps",
@@ -130,8 +131,8 @@ _device_option = click.option(
     "--number-format",
     type=click.Choice(["auto", "float32", "bfloat16"]),
     default="auto",
-    help="What the whole model computes in while it writes and reads; auto: whichever is faster "
-    "here.  [default: auto]",
+    help="What the model and the training compute in; auto: whichever is faster here.  "
+    "[default: auto]",
 )
 @click.option(
     "--work",

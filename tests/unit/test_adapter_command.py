@@ -55,10 +55,10 @@ def test_training_puts_an_adapter_into_the_bundle_and_eval_prints_its_table(
     assert run([*command, "--force"]) == OK
     shown = capsys.readouterr().out
     assert "Took 16 steps of training in " in shown
-    assert " seconds (the text was gone through often enough): a layer adapter, loss " in shown
+    assert " seconds (the text was gone through often enough): a fed adapter, loss " in shown
     device = load_bundle(bundle, "device", verify=True)
     card = load_adapter(device.path, device.manifest).card
-    assert card.kind == "layer"
+    assert card.kind == "fed"
     # The same command again finds everything done.
     assert run([*command, "--force"]) == OK
     device = load_bundle(bundle, "device", verify=True)
@@ -79,7 +79,7 @@ def test_without_text_the_model_writes_its_own(
     shown = capsys.readouterr()
     assert "the model writes conversations: 24 of 24 conversations" in shown.err
     assert "Conversations: " in shown.out
-    conversations = bundle / "adapter-layer" / CONVERSATIONS_FILE
+    conversations = bundle / "adapter-fed" / CONVERSATIONS_FILE
     there = conversations.read_bytes()
     assert run([*command, "--force"]) == OK
     assert "the model writes" not in capsys.readouterr().err
