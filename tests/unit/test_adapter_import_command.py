@@ -9,10 +9,10 @@ from adapters.training.train import stored_before
 from hat.cli import FAILED, OK, USAGE, run
 from submodels.bundle.bundle import load_bundle
 from submodels.random_models import RandomModel
-from tests.support.adapter_models import make_bundles
+from tests.support.adapter_models import make_bundles, write_stories
 from tests.support.published_heads import HeadRecipe, make_head
 
-MODEL = RandomModel(hidden_size=32, intermediate_size=48, max_context_tokens=96, num_layers=8)
+MODEL = RandomModel(hidden_size=32, intermediate_size=48, max_context_tokens=512, num_layers=8)
 
 
 @pytest.fixture
@@ -62,12 +62,14 @@ def test_what_is_refused_changes_nothing(
     assert {path.name: path.read_bytes() for path in device.iterdir()} == before
 
 
-def test_a_published_head_is_not_evaluated_as_if_it_were_an_adapter(
+def test_a_head_is_evaluated_as_any_adapter(
     device: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = published(device, tmp_path / "head", HeadRecipe("eagle"))
+    head = published(device, tmp_path / "head", HeadRecipe("eagle3", draft_vocab_size=100))
     assert run(["adapter", "import", head, str(device)]) == OK
-    text = tmp_path / "text.txt"
-    text.write_text("a hat\n")
-    assert run(["adapter", "eval", str(device.parent), "--text", str(text)]) == FAILED
-    assert "a published head (eagle) can't be evaluated here" in capsys.readouterr().err
+    text = write_stories(tmp_path / "text.txt", 2, num_words=60)
+    command = ["adapter", "eval", str(device.parent), "--text", str(text), "--num-prompts", "2"]
+    assert run(command) == OK
+    said = capsys.readouterr().out
+    assert "eagle3 adapter (" in said
+    assert "| greedy | stop 0.15 | 1." in said
