@@ -21,8 +21,9 @@ SARATHI_CHUNK_TOKENS = 128
 """The cloud's fixed budget in u-sarathi. The paper does not say its own; 128 is among the sizes
 that Sarathi-Serve (arXiv:2403.02310) measures, and larger than any decode batch here."""
 
-NO_ADAPTER = "drafts by n-gram: there is no adapter for this model"
-"""A cell's note of an arm that would rather draft by an adapter."""
+NO_ADAPTER = "drafts out of its own text: there is no adapter for this model"
+WITH_ADAPTER = "drafts by the adapter and, where that pays more, out of its own text"
+"""A cell's notes of an arm that uses all drafters there are."""
 
 WARM_UP_TOKENS = 12
 """Tokens of each answer that is asked for before anything is measured."""

@@ -68,6 +68,27 @@ def acceptance_by_position(requests: Sequence[RequestRecord]) -> list[float]:
     return shares
 
 
+def stale_share(requests: Sequence[RequestRecord]) -> float | None:
+    """Of the rows sent behind prompts, those that were of no use because a draft before them was
+    refused. None without such rows."""
+    num_stale = sum(request.stale_rows for request in requests)
+    num_decided = sum(request.rounds + sum(request.drafted_by_position) for request in requests)
+    return num_stale / (num_decided + num_stale) if num_decided + num_stale else None
+
+
+def cloud_rows_per_token(cells: Sequence[Cell]) -> float | None:
+    """Rows that clouds ran for each token behind an answer's first; prompts' rows are not counted.
+
+    None where no steps are known, or no answer is longer than a token.
+    """
+    num_rows = sum(sum(cell.cloud_step_tokens) for cell in cells)
+    requests = [request for cell in cells for request in cell.requests]
+    num_tokens = sum(max(0, request.output_tokens - 1) for request in requests)
+    if not num_rows or not num_tokens:
+        return None
+    return (num_rows - sum(request.prompt_tokens for request in requests)) / num_tokens
+
+
 def bytes_up_per_token(requests: Sequence[RequestRecord]) -> float | None:
     """Bytes sent by the device, the prompt's included, over tokens of answers; None without one."""
     tokens = sum(request.output_tokens for request in requests)

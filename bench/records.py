@@ -87,6 +87,8 @@ class WorkloadRecord(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     is_chat: bool = False
     """Whether prompts are a user's messages, in the model's chat template, or texts to continue."""
+    repetition_penalty: float = 1.0
+    """1: none."""
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):

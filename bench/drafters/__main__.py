@@ -4,15 +4,15 @@ replay: the model in a folder that `hat split` wrote answers held-out prompts on
 drafter is replayed along these answers: tokens per round by kind of prompt, greedy and sampled. No
 clock is in it, so the machine may be busy.
 
-live: the default beside no drafting, n-gram and the paper's configuration, over shaped links, and
-on text that nobody can foresee. Wants a quiet machine.
+live: the default beside no drafting, n-gram, the paper's configuration and other ways to use the
+time of a round trip, over shaped links, and on text that nobody can foresee. Wants a quiet machine.
+
+live-tables: tables of several results of `live` together.
 """
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import torch
@@ -20,25 +20,18 @@ import torch
 from bench.drafters.chart import drafters_chart
 from bench.drafters.drafts.default import MadeUpTimes
 from bench.drafters.evaluation import Plan, evaluate
-from bench.drafters.live import Outing, measure, with_adapter
-from bench.drafters.live_tables import live_tables
+from bench.drafters.live_command import add_live, add_live_tables
 from bench.drafters.tables import tables
 from bench.drafters.texts.cases import group_names
 from bench.drafters.texts.choosing import RULES
 from bench.drafters.texts.kept import Writing
-from bench.link.shaped_link import LinkKind
-from bench.link.spec import parse_link_spec
-from bench.live.overview import different_texts
 from bench.receipts import live_receipt
-from bench.records import Run, write_run
 from bench.report.links_chart import standalone
 from bench.report.marked import write_between
 from process.errors import ConfigError, UserError
 
-MARK, LIVE_MARK = "bench-drafters", "bench-drafters-live"
-"""The parts of a Markdown file that have the tables."""
-
-LINKS = tuple(f"up=20mbit,down=20mbit,rtt={rtt_ms}ms" for rtt_ms in (40, 10, 80))
+MARK = "bench-drafters"
+"""The part of a Markdown file that has the tables of `replay`."""
 
 
 def main() -> int:
@@ -56,7 +49,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.drafters", description=__doc__)
     commands = parser.add_subparsers(required=True)
     _add_replay(commands.add_parser("replay", help="drafters along the model's own answers"))
-    _add_live(commands.add_parser("live", help="the default over shaped links"))
+    add_live(commands.add_parser("live", help="the default over shaped links"))
+    add_live_tables(commands.add_parser("live-tables", help="of several results of `live`"))
     return parser.parse_args()
 
 
@@ -90,23 +84,6 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("--chart", type=Path, help="picture to draw, FILE.svg")
 
 
-def _add_live(live: argparse.ArgumentParser) -> None:
-    live.set_defaults(run=_live)
-    live.add_argument("bundles", type=Path, help="folder that `hat split` wrote")
-    live.add_argument("--adapter", type=Path, help="installed for the default; else as it is")
-    live.add_argument("--paper", type=Path, help="the paper's adapter, for one more arm")
-    live.add_argument("--link", dest="links", action="append", help="as in `hat bench live`")
-    live.add_argument("--link-kind", choices=[kind.value for kind in LinkKind])
-    live.add_argument("--requests", type=int, default=6, help="usual prompts over each link")
-    live.add_argument("--max-tokens", type=int, default=32, help="of their answers")
-    live.add_argument("--adversarial", type=int, default=3, help="adversarial prompts")
-    live.add_argument("--adversarial-tokens", type=int, default=84, help="of their answers")
-    live.add_argument("--minutes", type=float, default=12.0, help="what is left then is left out")
-    live.add_argument("--seed", type=int, default=0)
-    live.add_argument("--out", type=Path, required=True, help="result file")
-    live.add_argument("--table", type=Path, help=f"Markdown file with a part {LIVE_MARK}")
-
-
 def _replay(chosen: argparse.Namespace) -> int:
     torch.set_num_threads(chosen.threads)
     plan = _plan(chosen)
@@ -124,50 +101,6 @@ def _replay(chosen: argparse.Namespace) -> int:
     if chosen.table is not None:
         write_between(chosen.table, MARK, text)
     return 0
-
-
-def _live(chosen: argparse.Namespace) -> int:
-    """1 if an answer failed, or is not the same text in every arm."""
-    command = ["python", "-m", "bench.drafters", *sys.argv[1:]]
-    receipt = live_receipt(command, chosen.seed)
-    with TemporaryDirectory(prefix="hat-drafters-") as folder:
-        bundles, paper = chosen.bundles, None
-        if chosen.adapter is not None:
-            bundles = with_adapter(bundles, chosen.adapter, Path(folder) / "default")
-        if chosen.paper is not None:
-            paper = with_adapter(chosen.bundles, chosen.paper, Path(folder) / "paper")
-        cells = measure(_outing(chosen, bundles, paper), _say)
-    write_run(chosen.out, Run(kind="live", receipt=receipt, cells=cells))
-    text = live_tables(cells)
-    print(text)
-    if chosen.table is not None:
-        about = f"{receipt.hardware}, {receipt.num_cores} cores, commit {receipt.commit}."
-        write_between(chosen.table, LIVE_MARK, f"{text}\n{about} `{shlex.join(command)}`\n")
-    wrong = different_texts(cells)
-    wrong += [
-        f"{cell.arm} failed at prompt {one.number}: {one.error} ({cell.setting})"
-        for cell in cells
-        for one in cell.requests
-        if one.error is not None
-    ]
-    for line in wrong:
-        _say(f"bench.drafters: {line}")
-    return 1 if wrong else 0
-
-
-def _outing(chosen: argparse.Namespace, bundles: Path, paper: Path | None) -> Outing:
-    return Outing(
-        bundles=bundles,
-        paper=paper,
-        links=tuple(parse_link_spec(text) for text in chosen.links or LINKS),
-        link_kind=None if chosen.link_kind is None else LinkKind(chosen.link_kind),
-        num_requests=chosen.requests,
-        max_tokens=chosen.max_tokens,
-        num_adversarial=chosen.adversarial,
-        adversarial_tokens=chosen.adversarial_tokens,
-        limit_s=60 * chosen.minutes,
-        seed=chosen.seed,
-    )
 
 
 def _plan(chosen: argparse.Namespace) -> Plan:

@@ -33,6 +33,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     timelines: list[int]
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
     is_chat: bool = False
 
 
@@ -50,10 +51,12 @@ class Job(msgspec.Struct, frozen=True):
 class Begin(msgspec.Struct, frozen=True):
     """Told to all clients of a run once they are warm: the run starts at `unix_s`.
 
-    That is the wall clock, which all processes of this machine share.
+    That is the wall clock, which all processes of this machine share. With `num_asks` the client
+    asks its next requests, so many, and waits for another `Begin`; that is for closed loads.
     """
 
     unix_s: float
+    num_asks: int | None = None
 
 
 class Warm(msgspec.Struct, frozen=True, tag="warm"):
@@ -67,7 +70,7 @@ class Answered(msgspec.Struct, frozen=True, tag="answered"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """All of them are."""
+    """All that were asked since the last `Begin` are."""
 
     unix_s: float
 

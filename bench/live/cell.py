@@ -1,25 +1,18 @@
-"""One arm at one setting: its devices started, warmed up, asked, and ended."""
+"""Arms at one setting: one by itself from its first request to its last, or all in turns."""
 
-import asyncio
-import sys
-import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from bench.arms import Arm
-from bench.live.asking import Answered, Begin, Ended, Job, Load, Told, Warm
+from bench.live.asking import Load
 from bench.live.cloud import LoggedStep
-from bench.live.fleet import Devices, Fleet
-from bench.live.processes import Child, LiveError, first_of
+from bench.live.fleet import Fleet
+from bench.live.plan import in_turn
+from bench.live.running import RunningArm
 from bench.records import RequestRecord
-
-CLIENT = (sys.executable, "-m", "bench.live.client")
-_LEAD_S = 0.2
-_QUIET_S = 300.0
-"""No answer for so long, and the run is given up: a round over the slowest link takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,82 +32,65 @@ async def run_cell(
     Raises:
         LiveError: a program ended or failed.
     """
-    devices = await fleet.start(arm)
-    clients: list[_Client] = []
+    running = await RunningArm.start(fleet, arm, loads, on_answer)
     try:
-        for load, url in zip(loads, devices.urls, strict=True):
-            client = _Client(on_answer)
-            client.child = await fleet.start_client(load.device, CLIENT, client.take)
-            clients.append(client)
-            await client.child.write(msgspec.json.encode(Job(url, arm.where, load)))
-        await _all(devices, clients, "warm")
-        begin_unix_s = time.time() + _LEAD_S
-        for client in clients:
-            await client.child.write(msgspec.json.encode(Begin(begin_unix_s)))
-        await _all(devices, clients, "ended")
+        begun_unix_s, ended_unix_s = await running.ask()
     finally:
-        await fleet.forget([*(client.child for client in clients), *devices.children])
-    requests = [record for client in clients for record in client.records]
-    end_unix_s = max(client.ended_unix_s for client in clients)
+        await running.stop()
     steps = [
         step
-        for cloud in devices.clouds
+        for cloud in running.clouds
         for step in cloud.steps
-        if begin_unix_s <= step.ended_unix_s <= end_unix_s
+        if begun_unix_s <= step.ended_unix_s <= ended_unix_s
     ]
-    in_order = sorted(requests, key=lambda record: record.number)
-    return CellResult(in_order, steps, str(devices.clouds[0].engine))
+    return CellResult(running.requests, steps, str(running.clouds[0].engine))
 
 
-class _Client:
-    """One device's user, as its process tells it."""
+async def run_in_turns(
+    fleet: Fleet, loads: Sequence[tuple[Arm, Load]], on_answer: Callable[[], None]
+) -> list[CellResult]:
+    """All arms once, each with one device, in their order.
 
-    child: Child
-
-    def __init__(self, on_answer: Callable[[], None]) -> None:
-        self.events = {"warm": asyncio.Event(), "ended": asyncio.Event()}
-        self.records: list[RequestRecord] = []
-        self.ended_unix_s = 0.0
-        self.num_told = 0
-        self._on_answer = on_answer
-
-    def take(self, line: bytes) -> None:
-        """A line of its output."""
-        self.num_told += 1
-        match msgspec.json.decode(line, type=Told):
-            case Warm():
-                self.events["warm"].set()
-            case Answered(record):
-                self.records.append(record)
-                self._on_answer()
-            case Ended(unix_s):
-                self.ended_unix_s = unix_s
-                self.events["ended"].set()
-
-
-async def _all(devices: Devices, clients: Sequence[_Client], name: str) -> None:
-    """Wait until every client is `name`, while all programs live and something happens.
+    They run side by side, and only one of them is asked at any time: each request goes to all of
+    them before the next one, first to another arm each time. What changes with time, a machine's
+    speed first of all, then changes for all arms alike.
 
     Raises:
-        LiveError: otherwise.
+        LiveError: a program ended or failed.
     """
-    clouds = [cloud.child for cloud in devices.clouds if cloud.child is not None]
-    ends = [asyncio.create_task(child.ended()) for child in (*clouds, *devices.children)]
-    waits_of = (first_of(each.child, each.events[name], None, name) for each in clients)
-    done: asyncio.Future[Any] = asyncio.gather(*waits_of)
+    arms: list[RunningArm] = []
+    turns: list[tuple[float, RunningArm]] = []
     try:
-        while not done.done():
-            before = sum(client.num_told for client in clients)
-            waits: list[asyncio.Future[Any]] = [done, *ends]
-            await asyncio.wait(waits, timeout=_QUIET_S, return_when=asyncio.FIRST_COMPLETED)
-            for end in ends:
-                if end.done():
-                    raise LiveError(end.result())
-            if not done.done() and before == sum(client.num_told for client in clients):
-                raise LiveError(f"no answer came for {_QUIET_S:g} s")
-        await done
+        for arm, load in loads:
+            arms.append(await RunningArm.start(fleet, arm, [load], on_answer))
+        for number in range(len(loads[0][1].asks)):
+            for one in in_turn(arms, number):
+                begun_unix_s, _ = await one.ask(1)
+                turns.append((begun_unix_s, one))
     finally:
-        done.cancel()
-        for end in ends:
-            end.cancel()
-        await asyncio.gather(done, *ends, return_exceptions=True)
+        for one in arms:
+            await one.stop()
+    return [
+        CellResult(_requests_of(one, turns), _steps_of(one, turns), str(one.clouds[0].engine))
+        for one in arms
+    ]
+
+
+def _requests_of(arm: RunningArm, turns: Sequence[tuple[float, RunningArm]]) -> list[RequestRecord]:
+    """An arm's requests, whose arrivals count from the first turn of all."""
+    waited_s = next(begun_unix_s for begun_unix_s, one in turns if one is arm) - turns[0][0]
+    return [
+        msgspec.structs.replace(record, arrival_s=record.arrival_s + waited_s)
+        for record in arm.requests
+    ]
+
+
+def _steps_of(arm: RunningArm, turns: Sequence[tuple[float, RunningArm]]) -> list[LoggedStep]:
+    """Those of its clouds that ended after one of its turns began, and before another arm's."""
+    begins = [begun_unix_s for begun_unix_s, _ in turns]
+
+    def is_own(step: LoggedStep) -> bool:
+        place = bisect_right(begins, step.ended_unix_s) - 1
+        return place >= 0 and turns[place][1] is arm
+
+    return [step for cloud in arm.clouds for step in cloud.steps if is_own(step)]

@@ -45,6 +45,8 @@ class _Figures(msgspec.Struct):
     bytes_down: int
     chunk_tokens: list[int]
     seconds: dict[str, float]
+    pipelined_rows: int = 0
+    stale_rows: int = 0
     timeline: list[Span] = []
 
 
@@ -114,6 +116,8 @@ class Answer:
             rounds=figures.rounds,
             drafted_by_position=figures.drafted_by_position,
             accepted_by_position=figures.accepted_by_position,
+            pipelined_rows=figures.pipelined_rows,
+            stale_rows=figures.stale_rows,
             chunk_tokens=figures.chunk_tokens,
             seconds=figures.seconds,
             spans=figures.timeline,

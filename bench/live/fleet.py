@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.arms import Arm
@@ -62,14 +63,20 @@ class Fleet:
 
     `dtype` is the number format of the clouds and of the rows that cross. Clouds are started once
     for all arms with the same settings: loading takes them seconds, and one that nobody asks does
-    nothing. Devices are started anew, so that each knows nothing of link and cloud. `close` ends
-    everything.
+    nothing. Devices are started anew, so that each knows nothing of link and cloud. An arm that is
+    among `device_bundles` has its device's bundle there. `close` ends everything.
     """
 
     def __init__(
-        self, bundles: Path, links: Sequence[ShapedLink], cores: Cores, dtype: str = "auto"
+        self,
+        bundles: Path,
+        links: Sequence[ShapedLink],
+        cores: Cores,
+        dtype: str = "auto",
+        device_bundles: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         self._bundles = bundles
+        self._device_bundles = device_bundles
         self._dtype = dtype
         self._links = links
         self._cores = cores
@@ -159,7 +166,7 @@ class Fleet:
     async def _device(self, arm: Arm, link: ShapedLink, cloud: str) -> tuple[int, Child]:
         port = _free_port()
         flags = {**_device_flags(arm), "port": port, "cloud": f"ws://{cloud}"}
-        argv = link.device_command([*_CHILD, "device", self._device_bundle(), *_flags(flags)])
+        argv = link.device_command([*_CHILD, "device", self._device_bundle(arm), *_flags(flags)])
         command = Command("a device", argv, self._cores.device, _environ(1))
         return port, await self._start(command)
 
@@ -173,12 +180,12 @@ class Fleet:
             "cloud": f"ws://127.0.0.1:{cloud.port}",
             "max_num_seqs": max(16, len(self._links)),
         }
-        argv = link.cloud_command([*_CHILD, "device", self._device_bundle(), *_flags(flags)])
+        argv = link.cloud_command([*_CHILD, "device", self._device_bundle(arm), *_flags(flags)])
         command = Command("the device in the cloud", argv, self._cores.cloud, _environ(1))
         return port, await self._start(command)
 
-    def _device_bundle(self) -> str:
-        return str(self._bundles / "device")
+    def _device_bundle(self, arm: Arm) -> str:
+        return str(self._device_bundles.get(arm.name, self._bundles / "device"))
 
     async def _start(self, command: Command, take: Any = lambda line: None) -> Child:
         child = await Child.start(command, take)

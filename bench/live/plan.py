@@ -1,20 +1,21 @@
 """What a live run is to do, and the names and records that follow from it."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from bench.arms import NO_ADAPTER, WARM_UP_TOKENS, Arm
+from bench.arms import NO_ADAPTER, WARM_UP_TOKENS, WITH_ADAPTER, Arm
 from bench.link.shaped_link import LinkKind
 from bench.link.spec import LinkSpec, link_text
 from bench.live.asking import Ask, Load
 from bench.models import has_real_weights
 from bench.records import ModelRecord, WorkloadRecord
 from bench.workloads.arrivals import CLOSED, arrivals
-from bench.workloads.prompts import SPEC_BENCH, load_prompts
+from bench.workloads.prompts import SPEC_BENCH, is_spec_bench, load_prompts
 from device_runtime.engines.bundle_adapter import recorded_figures
 from device_runtime.text.chat_template import has_chat_template
 from submodels.bundle.bundle import load_bundle
@@ -22,7 +23,10 @@ from submodels.bundle.bundle import load_bundle
 MOST_WHOLE_MODELS = 8
 """Devices that run the whole model in one run: each is a torch of its own, 260 MB when idle."""
 
+_Arm = TypeVar("_Arm")
+
 _NUM_TIMELINES = 1
+_NUM_PLAIN_WARM_UP = 2
 
 _TEMPLATE_TOKENS = 256
 """Room for what a chat template writes around a message; the longest prompts here have 1,400."""
@@ -47,6 +51,14 @@ class Setting:
     num_warm_up: int = 3
     """Each device answers so many requests before the first that counts: its estimates of link and
     cloud need some."""
+    warm_up_tokens: int | None = None
+    """Of each of these answers; None: as `WARM_UP_TOKENS`, or fewer where answers are shorter. An
+    arm that drafts nothing has the short ones in any case, when arms take turns."""
+    takes_turns: bool = False
+    """Whether all arms run side by side and each request goes to one after the other, or arms run
+    one after the other. Only with one device and closed arrivals."""
+    device_bundles: Mapping[str, Path] = field(default_factory=dict)
+    """By arm, where its device has not the bundle in `bundles`."""
 
     @property
     def name(self) -> str:
@@ -59,6 +71,8 @@ class Setting:
         parts += [self.dtype] if self.dtype != "auto" else []
         parts += [f"temperature {load.temperature:g}"] if load.temperature else []
         parts += [f"top_p {load.top_p:g}"] if load.temperature and load.top_p < 1 else []
+        if load.repetition_penalty != 1:
+            parts += [f"repetition penalty {load.repetition_penalty:g}"]
         return ", ".join(parts)
 
 
@@ -77,7 +91,7 @@ class LivePlan:
         return self.repeats * sum(each)
 
 
-def arms_in_turn(arms: Sequence[Arm], repeat: int) -> list[Arm]:
+def in_turn(arms: Sequence[_Arm], repeat: int) -> list[_Arm]:
     """The arms in the order of a pass: each pass begins with another one.
 
     A machine that becomes slower or faster with time then favours none of them.
@@ -103,7 +117,7 @@ def prompts_for(bundles: Path) -> str:
 
 def is_chat(bundles: Path, prompts: str) -> bool:
     """Whether prompts of this set are messages, as this model was trained to read them."""
-    return prompts == SPEC_BENCH and has_chat_template(bundles / "device")
+    return is_spec_bench(prompts) and has_chat_template(bundles / "device")
 
 
 def drafter_note(bundles: Path, arm: Arm) -> tuple[str, ...]:
@@ -117,7 +131,7 @@ def drafter_note(bundles: Path, arm: Arm) -> tuple[str, ...]:
     device = load_bundle(bundles / "device", "device")
     if recorded_figures(device) is None:
         return (NO_ADAPTER,)
-    return ("drafts by the adapter and, where that pays more, out of its own text",)
+    return (WITH_ADAPTER,)
 
 
 def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:
@@ -152,10 +166,11 @@ def loads_of(setting: Setting, seed: int) -> list[Load]:
     asked = setting.workload
     device = setting.bundles / "device"
     context = load_bundle(device, "device").manifest.shape.max_context_tokens
-    longest = context - asked.max_output_tokens - (_TEMPLATE_TOKENS if asked.is_chat else 0)
+    short = setting.warm_up_tokens or min(asked.max_output_tokens, WARM_UP_TOKENS)
+    answer_tokens = max(asked.max_output_tokens, short)
+    longest = context - answer_tokens - (_TEMPLATE_TOKENS if asked.is_chat else 0)
     prompts = load_prompts(asked.name, asked.num_requests, seed, device, longest)
     times = arrivals(asked.arrivals, asked.num_requests, asked.requests_per_s, seed)
-    short = min(asked.max_output_tokens, WARM_UP_TOKENS)
     asks = [
         Ask(
             number=number,
@@ -177,9 +192,21 @@ def loads_of(setting: Setting, seed: int) -> list[Load]:
             is_closed=asked.arrivals == CLOSED,
             temperature=asked.temperature,
             top_p=asked.top_p,
+            repetition_penalty=asked.repetition_penalty,
             is_chat=asked.is_chat,
             seed=seed,
             timelines=list(range(_NUM_TIMELINES)),
         )
         loads.append(load)
     return loads
+
+
+def load_for(arm: Arm, load: Load) -> Load:
+    """A device's load as one arm has it: without drafts there is less to learn."""
+    if arm.device.get("drafter") != "none":
+        return load
+    warm_up = [
+        msgspec.structs.replace(ask, max_tokens=min(ask.max_tokens, WARM_UP_TOKENS))
+        for ask in load.warm_up[:_NUM_PLAIN_WARM_UP]
+    ]
+    return msgspec.structs.replace(load, warm_up=warm_up)

@@ -1,20 +1,22 @@
 """A live run: setting by setting, pass by pass, arm by arm."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
+from bench.arms import Arm
 from bench.link.measure import link_record, measure_link
 from bench.link.opening import open_links
 from bench.link.shaped_link import RelayFigures, ShapedLink
 from bench.live.asking import Load
-from bench.live.cell import run_cell
+from bench.live.cell import CellResult, run_cell, run_in_turns
 from bench.live.fleet import Fleet, shared_cores
 from bench.live.plan import (
     LivePlan,
     Setting,
-    arms_in_turn,
     drafter_note,
+    in_turn,
+    load_for,
     loads_of,
     model_record,
 )
@@ -61,13 +63,11 @@ async def _passes(
 ) -> list[Cell]:
     """All cells of a setting, over open links."""
     model, cores = model_record(setting.bundles, setting.dtype), shared_cores()
-    fleet = Fleet(setting.bundles, links, cores, model.dtype)
+    fleet = Fleet(setting.bundles, links, cores, model.dtype, setting.device_bundles)
     cells = []
     try:
         for repeat in range(repeats):
-            for arm in arms_in_turn(setting.arms, repeat):
-                progress.doing(f"{setting.name}: {arm.name}")
-                result = await run_cell(fleet, arm, loads, progress.answered)
+            async for arm, result in _pass(setting, fleet, loads, repeat, progress):
                 relay = _relay_notes(links[0].figures())
                 drafter = drafter_note(setting.bundles, arm)
                 engine = f"middle layers: {result.engine}"
@@ -89,6 +89,23 @@ async def _passes(
     finally:
         await fleet.close()
     return cells
+
+
+async def _pass(
+    setting: Setting, fleet: Fleet, loads: Sequence[Load], repeat: int, progress: Progress
+) -> AsyncGenerator[tuple[Arm, CellResult]]:
+    """Every arm once."""
+    arms = in_turn(setting.arms, repeat)
+    if setting.takes_turns:
+        [load] = loads
+        progress.doing(f"{setting.name}: {', '.join(arm.name for arm in arms)} in turns")
+        own = [(arm, load_for(arm, load)) for arm in arms]
+        for found in zip(arms, await run_in_turns(fleet, own, progress.answered), strict=True):
+            yield found
+        return
+    for arm in arms:
+        progress.doing(f"{setting.name}: {arm.name}")
+        yield arm, await run_cell(fleet, arm, loads, progress.answered)
 
 
 def _relay_notes(relay: RelayFigures | None) -> list[str]:

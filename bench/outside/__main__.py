@@ -23,10 +23,10 @@ from bench.link.opening import open_link
 from bench.link.shaped_link import ShapedLink
 from bench.link.spec import link_text, parse_link_spec
 from bench.live.asking import Answered, Begin, Job, Load, Told
-from bench.live.cell import CLIENT
 from bench.live.fleet import Cores, Fleet, shared_cores
 from bench.live.plan import Setting, loads_of, model_record
 from bench.live.processes import LiveError
+from bench.live.running import CLIENT
 from bench.machine import machine_lines
 from bench.outside.aiperf import Aiperf
 from bench.outside.comparing import HEAD, Latency, latency_of, measures_s, row, server_sums

@@ -18,7 +18,22 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPEC_BENCH = "spec-bench"
-"""Questions and tasks for a model that chats; the other sets are texts to go on with."""
+"""Questions and tasks for a model that chats; the other sets are texts to go on with. Groups of
+them (`GROUPS`) are spec-bench:GROUP,..."""
+
+GROUPS = MappingProxyType(
+    {
+        "chat": ("writing", "roleplay", "reasoning", "extraction", "stem", "humanities"),
+        "code": ("coding",),
+        "mathematics": ("math", "math_reasoning"),
+        "translation": ("translation",),
+        "summarization": ("summarization",),
+        "qa": ("qa",),
+        "rag": ("rag",),
+    }
+)
+"""Spec-Bench's categories as drafters are told of them: MT-bench's are parted into what is talked
+about, code, and mathematics."""
 
 _FILES = MappingProxyType({SPEC_BENCH: "spec_bench", "tinystories": "tinystories"})
 _BOOKS = "books:"
@@ -41,7 +56,8 @@ PROMPT_SETS = (*_FILES, ADVERSARIAL, f"{_BOOKS}N")
 class Prompt:
     """One text. `number` is the one it has in its source; the same number is the same text.
 
-    `category` is one of Spec-Bench's six, a kind of adversarial text, or the set's name.
+    `category` is one of Spec-Bench's six or one of the groups that were asked for, a kind of
+    adversarial text, or the set's name.
     """
 
     number: int
@@ -59,8 +75,8 @@ def load_prompts(
     """`num` prompts in an order that depends on the seed alone.
 
     Args:
-        name: spec-bench, tinystories, adversarial, or books:N for pieces of books of exactly N
-            tokens.
+        name: spec-bench or some groups of it, tinystories, adversarial, or books:N for pieces of
+            books of exactly N tokens.
         num: How many; a set that is smaller begins again, in another order. Of every category
             there are as many, as long as each has some left.
         seed: Chooses and orders.
@@ -85,15 +101,37 @@ def load_prompts(
         return [Prompt(start, text, "books") for start, text in pieces]
     if name == ADVERSARIAL:
         return list(islice(_adversarial(seed, counted, max_tokens), num))
-    if name not in _FILES:
-        raise WorkloadError(f"expected one of {', '.join(PROMPT_SETS)}, got {name}")
-    rows = list(prompt_rows(_FILES[name]))
+    rows = _rows(name)
     if counted is not None and max_tokens is not None:
         rows = [row for row in rows if _count(counted, row.text) <= max_tokens]
     if not rows:
         raise WorkloadError(f"{name} has no prompt of {max_tokens} tokens or fewer")
-    in_order = islice(_endless(rows, random.Random(f"{name}/{seed}")), num)
-    return [Prompt(row.id, row.text, _category(row)) for row in in_order]
+    return list(islice(_endless(rows, random.Random(f"{name}/{seed}")), num))
+
+
+def is_spec_bench(name: str) -> bool:
+    """Whether a set is Spec-Bench's, or some groups of it."""
+    return name.partition(":")[0] == SPEC_BENCH
+
+
+def _rows(name: str) -> list[Prompt]:
+    """All prompts of a file, or of groups of it, in the file's order.
+
+    Raises:
+        WorkloadError: no such file or group.
+    """
+    file, has_groups, names = name.partition(":")
+    if file not in _FILES or (has_groups and file != SPEC_BENCH):
+        raise WorkloadError(f"expected one of {', '.join(PROMPT_SETS)}, got {name}")
+    groups = names.split(",") if has_groups else []
+    if unknown := [group for group in groups if group not in GROUPS]:
+        raise WorkloadError(f"expected groups among {', '.join(GROUPS)}, got {unknown[0]!r}")
+    group_of = {category: group for group in groups for category in GROUPS[group]}
+    return [
+        Prompt(row.id, row.text, group_of[row.category] if groups else _category(row))
+        for row in prompt_rows(_FILES[file])
+        if not groups or row.category in group_of
+    ]
 
 
 def _adversarial(
@@ -113,19 +151,19 @@ def _category(row: PromptRow) -> str:
     return "mt_bench" if row.category in _MT_BENCH else row.category
 
 
-def _endless(rows: list[PromptRow], source: random.Random) -> Iterator[PromptRow]:
+def _endless(rows: list[Prompt], source: random.Random) -> Iterator[Prompt]:
     """All rows in one order, then in another, and so on."""
     while True:
         yield from _in_turn(source.sample(rows, len(rows)))
 
 
-def _in_turn(rows: Sequence[PromptRow]) -> Iterator[PromptRow]:
+def _in_turn(rows: Sequence[Prompt]) -> Iterator[Prompt]:
     """One of each category after the other; within a category they keep their order."""
     places: defaultdict[str, int] = defaultdict(int)
     turns = []
     for row in rows:
-        turns.append((places[_category(row)], row))
-        places[_category(row)] += 1
+        turns.append((places[row.category], row))
+        places[row.category] += 1
     for _, row in sorted(turns, key=lambda turn: turn[0]):
         yield row
 

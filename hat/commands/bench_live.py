@@ -76,9 +76,9 @@ _SPLIT = SplitRequest(None, None, "keep", ("float32",))
     "--prompts",
     metavar="NAME",
     help="spec-bench, tinystories, adversarial (text that nobody can foresee), or books:N for N "
-    "tokens each. spec-bench has as many of each "
-    "of its six categories, asked as messages where the model has a chat template.  [default: "
-    "spec-bench for such a model, else tinystories]",
+    "tokens each. spec-bench has as many of each of its six categories, "
+    "spec-bench:chat,code,mathematics of these groups; they are asked as messages where the model "
+    "has a chat template.  [default: spec-bench for such a model, else tinystories]",
 )
 @click.option(
     "--requests",

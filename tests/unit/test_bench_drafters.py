@@ -1,6 +1,5 @@
 """Rounds along known texts, figures of them, and drafts made side by side."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,6 @@ from adapters.storage import Kind, load_adapter, write_card, write_weights
 from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import lookup_drafts
 from bench.drafters.drafts.network import NetworkDrafter
-from bench.drafters.live import Outing, Ratio, compared, settings_of
-from bench.drafters.live_tables import live_tables
 from bench.drafters.rounds import (
     Known,
     Reached,
@@ -36,13 +33,9 @@ from bench.drafters.texts.answers import Teacher
 from bench.drafters.texts.cases import Case
 from bench.drafters.texts.choosing import RULES, Choice, choice_of
 from bench.drafters.texts.kept import Text
-from bench.link.spec import LinkSpec
 from device_runtime.drafting.ngram import PromptLookup
 from submodels.bundle.layers import LayerCache
 from tests.support.adapter_models import SMALL, make_whole_model
-from tests.support.bench_runs import WORKLOAD, made_up_cell, made_up_request
-from tests.support.reference import STORIES
-from tests.support.stack import split_for_serving
 from tests.support.stored_adapters import store_random_adapter
 
 NO_STOP: frozenset[int] = frozenset()
@@ -243,44 +236,6 @@ def own_text(text: Continuation, rule: str) -> Text:
     first = text.num_prompt_tokens
     rows = text.deep[first - 1 : -1].numpy()
     return text_of(text.token_ids[:first], text.token_ids[first:], rows, rule)
-
-
-def test_time_per_token_is_compared_answer_by_answer() -> None:
-    slow = [made_up_request([(1.0, 1), (3.0, 2)], number=n) for n in range(2)]
-    fast = [made_up_request([(5.0, 1), (6.0, 2)], number=0)]
-    fast.append(made_up_request([(0.5, 3)], number=1))
-    cells = [made_up_cell(arm="u-shape", requests=slow), made_up_cell(arm="hat", requests=fast)]
-    assert compared(cells, "hat", "u-shape") == Ratio(pytest.approx(0.5), None)
-    assert compared(cells, "hat-ngram", "u-shape") is None
-    fast[1] = made_up_request([(0.5, 1), (4.5, 2)], number=1)
-    both = compared(cells, "hat", "u-shape")
-    assert both == Ratio(pytest.approx(1.0), pytest.approx(math.log(2)))
-    fast[1] = made_up_request([(0.5, 1), (4.5, 2)], number=1, error="unavailable")
-    assert compared(cells, "hat", "u-shape") == Ratio(pytest.approx(0.5), None)
-
-
-def test_every_link_has_its_arms_and_its_kinds_of_adversarial_text() -> None:
-    bad = msgspec.structs.replace(WORKLOAD, name="adversarial")
-    answers = [
-        made_up_request([(0.3, 1), (0.5, 2)], number=n, category=kind)
-        for n, kind in enumerate(("base64", "random words"))
-    ]
-    cells = [made_up_cell(arm=arm) for arm in ("u-shape", "hat")]
-    cells += [made_up_cell(arm=arm, workload=bad, requests=answers) for arm in ("u-shape", "hat")]
-    text = live_tables(cells)
-    assert "| 40 ms | `hat` | 50.0 | 1.000 |" in text
-    assert "| 40 ms | base64 | 1.000 |" in text
-    assert "| 40 ms | all | 1.000 ± 0.000 |" in text
-
-
-def test_the_last_link_is_measured_last(tmp_path: Path) -> None:
-    split_for_serving(STORIES, tmp_path / "split", 1)
-    links = (LinkSpec(delay_s=0.02), LinkSpec(delay_s=0.005))
-    found = list(settings_of(Outing(tmp_path / "split", tmp_path / "split", links)))
-    arms = [[arm.name for arm in setting.arms] for setting in found]
-    assert arms == 2 * [["u-shape", "hat-ngram", "hat"], ["hat-as-paper"], ["u-shape", "hat"]]
-    assert [setting.link for setting in found] == [links[0]] * 3 + [links[1]] * 3
-    assert [setting.workload.temperature for setting in found[:3]] == [0.0, 0.0, 1.0]
 
 
 def test_the_default_is_replayed_by_the_devices_own_policy() -> None:

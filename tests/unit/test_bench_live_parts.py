@@ -1,6 +1,7 @@
 """What a live run is made of, without processes."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from bench.arms import ARMS, NO_ADAPTER, Arm, find_arm
 from bench.link.spec import LinkSpec, parse_link_spec
+from bench.live.client import body_of
 from bench.live.cloud import Cloud
 from bench.live.event_reader import Answer
 from bench.live.overview import different_texts, overview
@@ -16,9 +18,10 @@ from bench.live.plan import (
     LivePlan,
     Setting,
     arms_for,
-    arms_in_turn,
     drafter_note,
+    in_turn,
     is_chat,
+    load_for,
     loads_of,
     model_record,
     prompts_for,
@@ -37,6 +40,8 @@ FIGURES = {
     "bytes_down": 700,
     "chunk_tokens": [4, 2],
     "seconds": {"total": 0.5},
+    "pipelined_rows": 3,
+    "stale_rows": 2,
 }
 
 
@@ -68,6 +73,7 @@ def test_an_answer_knows_how_many_tokens_each_piece_held() -> None:
     assert (record.prompt_tokens, record.output_tokens) == (6, 4)
     assert record.output_sha256 == hashlib.sha256(b" a big dog").hexdigest()
     assert (record.rounds, record.chunk_tokens) == (2, [4, 2])
+    assert (record.pipelined_rows, record.stale_rows) == (3, 2)
     assert record.error is None
 
 
@@ -115,7 +121,7 @@ def test_other_lines_are_no_steps(line: bytes) -> None:
 
 
 def test_every_pass_begins_with_another_arm_and_has_all() -> None:
-    orders = [[arm.name for arm in arms_in_turn(ARMS, repeat)] for repeat in range(len(ARMS))]
+    orders = [[arm.name for arm in in_turn(ARMS, repeat)] for repeat in range(len(ARMS))]
     assert len({order[0] for order in orders}) == len(ARMS)
     assert {frozenset(order) for order in orders} == {frozenset(arm.name for arm in ARMS)}
 
@@ -137,6 +143,25 @@ def test_requests_go_round_the_devices_and_the_seed_chooses_them(bundles: Path) 
     assert LivePlan((setting,), repeats=2).num_requests == 2 * 7 * len(ARMS)
 
 
+def test_a_penalty_is_asked_for_and_said(bundles: Path) -> None:
+    workload = msgspec.structs.replace(WORKLOAD, num_requests=1, repetition_penalty=1.1)
+    setting = Setting(bundles, LinkSpec(), workload, ARMS)
+    [load] = loads_of(setting, seed=0)
+    assert body_of(load.asks[0], load)["repetition_penalty"] == 1.1
+    assert setting.name == f"{replace(setting, workload=WORKLOAD).name}, repetition penalty 1.1"
+
+
+def test_a_long_warm_up_is_for_arms_that_learn_what_to_draft(bundles: Path) -> None:
+    setting = Setting(bundles, LinkSpec(), WORKLOAD, ARMS, num_warm_up=8, warm_up_tokens=70)
+    [load] = loads_of(setting, seed=0)
+    assert [ask.max_tokens for ask in load.warm_up] == [70] * 8
+    assert [ask.number for ask in load.warm_up] == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert load_for(find_arm("hat"), load) == load
+    plain = load_for(find_arm("u-shape"), load)
+    assert [ask.max_tokens for ask in plain.warm_up] == [12, 12]
+    assert plain.asks == load.asks
+
+
 def test_a_prompt_leaves_room_for_the_answer(bundles: Path) -> None:
     workload = msgspec.structs.replace(
         WORKLOAD, name="books:400", num_requests=2, max_output_tokens=112
@@ -152,6 +177,7 @@ def test_questions_are_messages_where_the_model_has_a_chat_template(
     (tmp_path / "device" / "chat_template.jinja").write_text("{{ messages }}")
     assert (prompts_for(tmp_path), prompts_for(bundles)) == ("spec-bench", "tinystories")
     assert is_chat(tmp_path, "spec-bench")
+    assert is_chat(tmp_path, "spec-bench:chat,code")
     assert not is_chat(tmp_path, "books:40")
     assert not is_chat(bundles, "spec-bench")
 

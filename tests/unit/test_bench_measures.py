@@ -66,6 +66,21 @@ def test_bytes_are_over_tokens_of_the_answer_the_prompts_included() -> None:
     assert measures.bytes_up_per_token([]) is None
 
 
+def test_rows_of_no_use_are_a_share_of_all_that_were_sent_behind_prompts() -> None:
+    one = made_up_request([(0.5, 1)], rounds=3, drafted=[2, 1], accepted=[1, 0], stale_rows=4)
+    plain = made_up_request([(0.5, 1)], rounds=2)
+    assert measures.stale_share([one]) == pytest.approx(4 / 10)
+    assert measures.stale_share([one, plain]) == pytest.approx(4 / 12)
+    assert measures.stale_share([]) is None
+
+
+def test_rows_that_clouds_ran_are_over_tokens_behind_the_first_without_the_prompts() -> None:
+    cell = made_up_cell(requests=[ANSWER, ANSWER], cloud_step_tokens=[32, 10, 11])
+    assert measures.cloud_rows_per_token([cell]) == pytest.approx(21 / 14)
+    assert measures.cloud_rows_per_token([cell, cell]) == pytest.approx(21 / 14)
+    assert measures.cloud_rows_per_token([made_up_cell()]) is None
+
+
 def test_the_measured_round_trip_is_taken_before_the_asked_one() -> None:
     link = LinkRecord(kind="tap", delay_s=0.01, measured_rtt_s={"p50": 0.021, "min": 0.02})
     assert measures.rtt_s(link) == 0.021

@@ -56,6 +56,17 @@ def test_of_each_category_of_spec_bench_there_are_as_many(num: int) -> None:
     )
 
 
+def test_groups_of_spec_bench_are_asked_by_their_names() -> None:
+    prompts = load_prompts("spec-bench:chat,code,mathematics", 9, seed=5)
+    counts = Counter(prompt.category for prompt in prompts)
+    assert counts == Counter(dict.fromkeys(("chat", "code", "mathematics"), 3))
+    everything = {prompt.number: prompt for prompt in load_prompts("spec-bench", 480, seed=5)}
+    assert all(prompt.text == everything[prompt.number].text for prompt in prompts)
+    assert all(
+        everything[prompt.number].category in {"mt_bench", "math_reasoning"} for prompt in prompts
+    )
+
+
 def test_a_small_set_begins_again_in_another_order() -> None:
     prompts = load_prompts("tinystories", 450, seed=0)
     assert set(prompts[:200]) == set(prompts[200:400])
@@ -98,6 +109,8 @@ def test_adversarial_texts_are_of_three_kinds_and_the_same_by_number() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
+        ("tinystories:chat", {}, "expected one of spec-bench"),
+        ("spec-bench:chat,poems", {}, "expected groups among chat, code, .*, got 'poems'"),
         ("novels", {}, "expected one of spec-bench, tinystories, adversarial, books:N, got novels"),
         ("books:many", {}, "expected one of"),
         ("books:10", {}, "expected a tokenizer"),

@@ -4,27 +4,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from bench.live.plan import is_chat, prompts_for
 from bench.workloads.data_files import PromptRow, WorkloadError, prompt_rows
+from bench.workloads.prompts import GROUPS
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.template_process import TemplateLimits
 from device_runtime.text.tokenizer import load_tokenizer
-
-GROUPS = MappingProxyType(
-    {
-        "chat": ("writing", "roleplay", "reasoning", "extraction", "stem", "humanities"),
-        "code": ("coding",),
-        "mathematics": ("math", "math_reasoning"),
-        "translation": ("translation",),
-        "summarization": ("summarization",),
-        "qa": ("qa",),
-        "rag": ("rag",),
-    }
-)
-"""Spec-Bench's categories as they are told here: MT-bench's are parted into what is talked about,
-code, and mathematics."""
 
 STORIES = "stories"
 """The one group of a model that cannot chat: beginnings of stories."""
