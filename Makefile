@@ -94,7 +94,7 @@ hooks: $(DEVELOPMENT)
 test-exhaustive: $(DEVELOPMENT)
 	$(BIN)/pytest -m exhaustive
 
-# About 15 minutes on two cores; BENCH=--quick takes two or three and leaves documents as they are.
+# About 12 minutes on two cores; BENCH=--quick takes two or three and leaves documents as they are.
 bench: $(RUNTIME)
 	$(BIN)/python -m bench.suite $(BENCH)
 

@@ -1,6 +1,6 @@
 """`make bench`: all behind the tables of docs/benchmarks.md and the README's chart, as commands.
 
-`python -m bench.suite` runs them one after the other, in about 15 minutes on two cores, and writes
+`python -m bench.suite` runs them one after the other, in about 12 minutes on two cores, and writes
 results, pictures and one page into a folder; `--quick` runs a small part in two or three. Each
 command can be typed by itself.
 """
@@ -41,7 +41,7 @@ MODEL_PROMPTS = {"stories260k": "tinystories", "storybook-7m": "books:160"}
 class Part:
     """One `hat` command, the file or folder it writes, and about how long it takes on two cores.
 
-    `budget_s` is a plan, not a limit: the whole is to fit 15 minutes.
+    `budget_s` is a plan, not a limit: the whole is to fit 12 minutes.
     """
 
     name: str
@@ -65,16 +65,16 @@ def _full(out: Path) -> list[Part]:
     """The real model first: what is shown in full is the first setting."""
     links = [flag for link in LINKS for flag in ("--link", link)]
     middle = ("--link", MIDDLE_LINK)
-    # Three of each category.
-    many = (*middle, "--requests", "18", "--max-tokens", "48", "--warm-up", "1", "--arms")
+    # Two of each category.
+    many = (*middle, "--requests", "12", "--max-tokens", "48", "--warm-up", "1", "--arms")
     few = ("--requests", "3", "--max-tokens", "24")
     grid = (*links, "--arms", REAL_ARMS, "--requests", "6", "--max-tokens", "24", "--warm-up", "2")
     return [
-        _real(out, "real grid", grid, 450),
-        _real(out, "real acceptance", (*many, "hat"), 115),
-        _real(out, "real sampled", (*many, "hat", *OWN_SAMPLING), 115),
-        _small(out, "stories260k", (*middle, *few), 60),
-        _small(out, "storybook-7m", (*middle, *few), 70),
+        _real(out, "real grid", grid, 380),
+        _real(out, "real acceptance", (*many, "hat"), 80),
+        _real(out, "real sampled", (*many, "hat", *OWN_SAMPLING), 80),
+        _small(out, "stories260k", (*middle, *few), 50),
+        _small(out, "storybook-7m", (*middle, *few), 55),
     ]
 
 
@@ -110,9 +110,9 @@ def _simulated(out: Path, live: Sequence[Part]) -> list[Part]:
     on_gpu = (*like, "--cloud", GPU)
     large = ("--8b", "--acceptance", acceptance, "--table", _named(_README))
     return [
-        _sim(out, "sim real", like, 25),
-        _sim(out, "sim gpu", on_gpu, 20),
-        _sim(out, "sim 8b", large, 25),
+        _sim(out, "sim real", like, 20),
+        _sim(out, "sim gpu", on_gpu, 15),
+        _sim(out, "sim 8b", large, 20),
     ]
 
 

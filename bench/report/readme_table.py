@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.arms import NO_ADAPTER
+from bench.arms import NO_ADAPTER, WITH_ADAPTER
 from bench.report.figures import ReportError, find_baseline
 from bench.report.groups import LIVE, Group, Source, group_cells, read_sources
 from bench.report.links import MARK as LINKS_MARK
@@ -72,8 +72,8 @@ def write_readme(paths: Sequence[Path], readme: Path, chart: Path) -> None:
         f"(commit {receipt.commit}). No GPU takes part: one processor core computes the cloud's "
         "layers."
     )
-    if NO_ADAPTER in (method.cells[0].notes if (method := first.arm("hat")) else ()):
-        words += " `hat` drafts by n-gram: there is no adapter for this model."
+    notes = method.cells[0].notes if (method := first.arm("hat")) else ()
+    words += "".join(f" `hat` {note}." for note in (NO_ADAPTER, WITH_ADAPTER) if note in notes)
     write_between(readme, MARK, f"![{picture.caption}]({place})\n\n{words}\n")
 
 

@@ -35,7 +35,8 @@ class _Simulated:
     flags: list[str]
     comparisons: Sequence[Comparison] = ()
     table: str = ""
-    """For a document, where there is one."""
+    """For a document, where there is one, between the markers named `mark`."""
+    mark: str = ""
 
 
 class _Numbers(click.ParamType[Any]):
@@ -108,8 +109,8 @@ class _Numbers(click.ParamType[Any]):
     "--table",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --8b: also write its table between the lines <!-- bench-8b:begin --> and "
-    "<!-- bench-8b:end --> of a Markdown file.",
+    help="With --8b and --far: also write the table between the lines <!-- bench-8b:begin --> and "
+    "<!-- bench-8b:end -->, with --far bench-far, of a Markdown file.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Result file.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -165,8 +166,8 @@ def sim(**chosen: Any) -> None:
         "--far": (chosen["is_far"], _far),
         "--like": (chosen["live_file"] is not None, _like),
     }
-    if chosen["table"] is not None and not chosen["is_8b"]:
-        raise click.UsageError("--table goes with --8b")
+    if chosen["table"] is not None and not (chosen["is_8b"] or chosen["is_far"]):
+        raise click.UsageError("--table goes with --8b and --far")
     wanted = [run for is_wanted, run in kinds.values() if is_wanted]
     if len(wanted) != 1:
         raise click.UsageError(f"give one of {', '.join(kinds)}")
@@ -176,7 +177,7 @@ def sim(**chosen: Any) -> None:
     comparisons = list(found.comparisons)
     write_run(out, Run(kind="sim", receipt=receipt, cells=found.cells, comparisons=comparisons))
     if chosen["table"] is not None:
-        write_between(chosen["table"], slow_links.MARK, found.table)
+        write_between(chosen["table"], found.mark, found.table)
     click.echo(f"wrote {out}")
 
 
@@ -205,9 +206,11 @@ def _scale(chosen: Mapping[str, Any]) -> _Simulated:
 
 
 def _far(chosen: Mapping[str, Any]) -> _Simulated:
-    scenarios = list(far_clouds.scenarios(chosen["seed"]))
+    scenarios, flags = list(far_clouds.scenarios(chosen["seed"])), ["--far"]
     click.echo(far_clouds.HEADER)
-    return _Simulated(_simulated(scenarios, len(scenarios), far_clouds.line), ["--far"])
+    cells = _simulated(scenarios, len(scenarios), far_clouds.line)
+    command = shlex.join([*_PROGRAM, *flags, "--seed", str(chosen["seed"])])
+    return _Simulated(cells, flags, table=far_clouds.table(cells, command), mark=far_clouds.MARK)
 
 
 def _slow_links(chosen: Mapping[str, Any]) -> _Simulated:
@@ -220,7 +223,7 @@ def _slow_links(chosen: Mapping[str, Any]) -> _Simulated:
     cells = _simulated(scenarios, len(scenarios))
     table = slow_links.table(cells, shlex.join([*_PROGRAM, *flags]))
     click.echo(table)
-    return _Simulated(cells, flags, table=table)
+    return _Simulated(cells, flags, table=table, mark=slow_links.MARK)
 
 
 def _like(chosen: Mapping[str, Any]) -> _Simulated:

@@ -32,8 +32,8 @@ def test_every_part_is_a_command_as_it_stands(is_quick: bool) -> None:
             assert Path(parameters["out"]) == part.writes
 
 
-def test_the_whole_is_planned_for_15_minutes_and_the_quick_one_for_3() -> None:
-    assert sum(part.budget_s for part in parts(OUT)) <= 15 * 60
+def test_the_whole_is_planned_for_12_minutes_and_the_quick_one_for_3() -> None:
+    assert sum(part.budget_s for part in parts(OUT)) <= 12 * 60
     assert sum(part.budget_s for part in parts(OUT, is_quick=True)) <= 3 * 60
 
 

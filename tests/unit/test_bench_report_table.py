@@ -158,6 +158,9 @@ def test_the_chart_is_a_picture_of_its_own_for_light_and_dark_pages(tmp_path: Pa
     assert "@media (prefers-color-scheme:dark)" in svg
     assert ">u-shape<" in svg
     assert "](docs/links.svg)" in readme.read_text()
+    assert "`hat` drafts out of its own text: there is no adapter for this model." in (
+        readme.read_text()
+    )
     assert "hat 0.50 s and 15.0 tokens/s" in readme.read_text()
 
 

@@ -4,11 +4,11 @@ One device of the paper's (AGX Orin), one H200, rows of 16 bits. All times are c
 (`hardware.py`); the programs and their policies are the real ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.link.spec import parse_link_spec
-from bench.measures import accept_length, tbt_s
+from bench.measures import accept_length, cloud_rows_per_token, stale_share, tbt_s
 from bench.records import Cell, LinkRecord, WorkloadRecord
 from bench.sim.arms import sim_arm
 from bench.sim.cloud import CloudSpec, core_config
@@ -18,6 +18,9 @@ from bench.sim.settings.large_models import model_record
 from bench.sim.world.acceptance import AcceptanceTable
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
+
+MARK = "bench-far"
+"""Of the table in a document."""
 
 ARMS = ("hat-no-ahead", "hat-ahead", "hat")
 """Waiting for every decision, drafting ahead meanwhile, and sending on."""
@@ -31,7 +34,7 @@ LINKS = (
 ACCEPTANCES = (0.3, 0.6, 0.8, 0.9)
 """The chance of each guess, where all before it were right; the drafter is always sure enough."""
 
-PROMPT_TOKENS, ANSWER_TOKENS, NUM_REQUESTS = 200, 256, 4
+PROMPT_TOKENS, ANSWER_TOKENS, NUM_REQUESTS = 200, 256, 8
 _CONTEXT_TOKENS, _CAPACITY_TOKENS, _MAX_DRAFT_TOKENS = 8192, 1 << 17, 6
 
 
@@ -86,8 +89,6 @@ class Figures:
 
     tokens_per_s: float
     tokens_per_round: float
-    sent_on_share: float
-    """Of all rows of verifications."""
     stale_share: float
     """Of all rows of verifications."""
     rows_per_token: float
@@ -97,22 +98,15 @@ class Figures:
 def figures(cell: Cell) -> Figures:
     """Of one cell; a prompt's rows are not counted."""
     gaps_s = [gap_s for one in cell.requests for gap_s in tbt_s(one)]
-    num_tokens = sum(one.output_tokens - 1 for one in cell.requests)
-    num_ran = sum(cell.cloud_step_tokens) - PROMPT_TOKENS * len(cell.requests)
-    num_sent = sum(one.rounds + sum(one.drafted_by_position) for one in cell.requests)
-    num_stale = sum(one.stale_rows for one in cell.requests)
     return Figures(
         tokens_per_s=len(gaps_s) / sum(gaps_s),
         tokens_per_round=accept_length(cell.requests) or 1.0,
-        sent_on_share=sum(one.pipelined_rows for one in cell.requests) / (num_sent + num_stale),
-        stale_share=num_stale / (num_sent + num_stale),
-        rows_per_token=num_ran / num_tokens,
+        stale_share=stale_share(cell.requests) or 0.0,
+        rows_per_token=cloud_rows_per_token([cell]) or 1.0,
     )
 
 
-HEADER = (
-    f"{'arm':<16}{'tokens/s':>10}{'tokens/round':>14}{'sent on':>9}{'stale':>8}{'rows/token':>12}"
-)
+HEADER = f"{'arm':<16}{'tokens/s':>10}{'tokens/round':>14}{'stale':>8}{'rows/token':>12}"
 
 
 def line(cell: Cell) -> str:
@@ -120,5 +114,46 @@ def line(cell: Cell) -> str:
     found = figures(cell)
     return (
         f"{cell.arm:<16}{found.tokens_per_s:>10.1f}{found.tokens_per_round:>14.2f}"
-        f"{found.sent_on_share:>9.0%}{found.stale_share:>8.0%}{found.rows_per_token:>12.2f}"
+        f"{found.stale_share:>8.0%}{found.rows_per_token:>12.2f}"
     )
+
+
+_COLUMNS = (
+    "link",
+    "guesses right",
+    "tokens/s: waits",
+    "ahead",
+    "sent on",
+    "beside waits",
+    "stale rows",
+    "rows per token: waits",
+    "ahead",
+    "sent on",
+)
+
+
+def table(cells: Sequence[Cell], command: str) -> str:
+    """Markdown: a row for each link and chance, with all arms, and what `command` wrote them."""
+    lines = [_row(*_COLUMNS), "|---" * len(_COLUMNS) + "|"]
+    gains = []
+    for setting in dict.fromkeys(cell.setting for cell in cells):
+        by_arm = {cell.arm: cell for cell in cells if cell.setting == setting}
+        found = [figures(by_arm[arm]) for arm in ARMS]
+        speeds = [f"{each.tokens_per_s:.1f}" for each in found]
+        rows = [f"{each.rows_per_token:.2f}" for each in found]
+        gains.append(found[-1].tokens_per_s / found[0].tokens_per_s - 1)
+        link, _, right = setting.rpartition(", guesses right ")
+        shares = (f"{gains[-1]:+.0%}", f"{found[-1].stale_share:.0%}")
+        lines.append(_row(_link_name(link), right, *speeds, *shares, *rows))
+    words = f"Sent on beside waiting: {min(gains):+.0%} to {max(gains):+.0%}. `{command}`."
+    return "\n".join([*lines, "", words, ""])
+
+
+def _row(*entries: str) -> str:
+    return f"| {' | '.join(entries)} |"
+
+
+def _link_name(text: str) -> str:
+    spec = parse_link_spec(text)
+    assert spec.uplink_bytes_per_s is not None, "every link here has a rate"
+    return f"{spec.uplink_bytes_per_s * 8e-6:g} Mbit/s, {2000 * spec.delay_s:g} ms"

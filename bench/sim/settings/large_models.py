@@ -74,7 +74,7 @@ class Fleet:
             workload=workload,
             requests=requests_of(workload, seed),
             devices=self._devices(seed),
-            cloud=self._cloud(),
+            cloud=self._cloud(has_whole_model=arm.where == "cloud"),
             acceptance=acceptance,
             seed=seed,
         )
@@ -96,11 +96,14 @@ class Fleet:
             for machine in self.machines
         )
 
-    def _cloud(self) -> CloudSpec:
-        """A pipeline that holds the middle layers."""
-        model, num_layers = self.model, self.model.num_middle_layers
+    def _cloud(self, has_whole_model: bool) -> CloudSpec:
+        """A pipeline that holds the middle layers, or all of them and the head."""
+        model = self.model
+        num_layers = model.num_layers if has_whole_model else model.num_middle_layers
+        num_weights = num_layers * model.layer_params
+        num_weights += model.head_params if has_whole_model else 0
         memory_bytes = self.num_servers * self.server.memory_bytes
-        free_bytes = memory_bytes - 2 * num_layers * model.layer_params
+        free_bytes = memory_bytes - 2 * num_weights
         num_sockets = max(len(self.machines), _LEAST_SOCKETS)
         core = core_config(
             int(free_bytes * _KV_SHARE / model.kv_bytes(num_layers)),
@@ -110,7 +113,9 @@ class Fleet:
             max_connections=num_sockets,
             steps_in_flight=self.num_servers,
         )
-        step_time = RooflineStep(self.server, model, num_layers, self.num_servers)
+        step_time = RooflineStep(
+            self.server, model, num_layers, self.num_servers, has_head=has_whole_model
+        )
         return CloudSpec(step_time, core, self.num_servers, Overheads(hand_over_s=_HAND_OVER_S))
 
 

@@ -85,8 +85,8 @@ def scenarios(seed: int, measured: Sequence[Cell] = ()) -> Iterator[Scenario]:
     ways = [_Way(TEXT), _Way(PLAIN), _Way(ADAPTER, adapter)]
     if measured:
         is_looked_up = NO_ADAPTER in measured[0].notes
-        drafter = "n-gram" if is_looked_up else "an adapter"
-        table = counted(measured, f"{drafter} on {measured[0].model.name}, counted live")
+        drafter = "its own text" if is_looked_up else "its own text and an adapter"
+        table = counted(measured, f"{drafter}, counted live on {measured[0].model.name}")
         ways.append(_Way(MEASURED, table, is_measured=True, is_looked_up=is_looked_up))
     for link in LINKS:
         for way in ways:
