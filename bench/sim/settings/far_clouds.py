@@ -143,10 +143,15 @@ def table(cells: Sequence[Cell], command: str) -> str:
         rows = [f"{each.rows_per_token:.2f}" for each in found]
         gains.append(found[-1].tokens_per_s / found[0].tokens_per_s - 1)
         link, _, right = setting.rpartition(", guesses right ")
-        shares = (f"{gains[-1]:+.0%}", f"{found[-1].stale_share:.0%}")
+        shares = (_percent_more(gains[-1]), f"{found[-1].stale_share:.0%}")
         lines.append(_row(_link_name(link), right, *speeds, *shares, *rows))
-    words = f"Sent on beside waiting: {min(gains):+.0%} to {max(gains):+.0%}. `{command}`."
+    span = f"{_percent_more(min(gains))} to {_percent_more(max(gains))}"
+    words = f"Sent on beside waiting: {span}. `{command}`."
     return "\n".join([*lines, "", words, ""])
+
+
+def _percent_more(gain: float) -> str:
+    return f"{round(100 * gain):+d}%"
 
 
 def _row(*entries: str) -> str:
