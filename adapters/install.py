@@ -17,6 +17,7 @@ from adapters.storage import (
     AdapterCard,
     StoredAdapter,
     load_adapter,
+    num_layers_of,
 )
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.files import replace_files
@@ -84,10 +85,15 @@ def _write_head_onnx(bundle: Bundle, stored: StoredAdapter, folder: Path) -> Non
 
 
 def _write_draft_head(bundle: Bundle, stored: StoredAdapter, folder: Path) -> None:
-    from submodels.onnx.graphs import draft_head_graph, head_graph
+    from submodels.onnx.graphs import block_head_graphs, draft_head_graph, head_graph
 
     shape, vocabulary = bundle.manifest.shape, stored.draft_vocabulary()
-    if vocabulary is not None:
+    if stored.card.kind == "block":
+        tensors = stored.tensors()
+        for weights in WEIGHTS_FORMATS:
+            for graph in block_head_graphs(bundle.path, shape, vocabulary, tensors, weights):
+                graph.save(folder)
+    elif vocabulary is not None:
         for weights in WEIGHTS_FORMATS:
             draft_head_graph(bundle.path, shape, vocabulary, weights).save(folder)
     elif graph_file(Graph.HEAD, _DRAFT_WEIGHTS) not in bundle.manifest.files:
@@ -96,7 +102,7 @@ def _write_draft_head(bundle: Bundle, stored: StoredAdapter, folder: Path) -> No
 
 def _graph_files() -> list[str]:
     """Every graph of an adapter that a bundle may hold, and the weights of a large one."""
-    graphs = (Graph.ADAPTER, Graph.DRAFT_HEAD, Graph.FEATURES)
+    graphs = (Graph.ADAPTER, Graph.DRAFT_HEAD, Graph.DRAFT_STEP, Graph.FEATURES)
     names = [graph_file(graph, weights) for graph in graphs for weights in WEIGHTS_FORMATS]
     return [file for name in names for file in (name, f"{name}.data")]
 
@@ -120,11 +126,11 @@ def write_adapter_onnx(
         add_decoder_stack(
             builder,
             card.shape,
-            card.shape.sliding_windows,
+            card.shape.sliding_windows * num_layers_of(card.kind),
             tensors,
             has_mlp=card.kind != "attention",
             closing_norm=tensors.read(CLOSING_NORM) if card.closing_norm else None,
-            feed=_feed(tensors) if card.kind == "fed" else None,
+            feed=_feed(tensors) if card.kind in ("fed", "block") else None,
         )
         written += builder.save(folder)
     return written

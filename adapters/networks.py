@@ -1,11 +1,11 @@
-"""Three adapters behind one interface: what the middle layers would say, from shallow rows.
+"""Four adapters behind one interface: what the middle layers would say, from shallow rows.
 
 An estimate has the place and scale of a deep row: the output submodel (output layers, final norm,
 LM head) follows it, frozen. With output layers on the device the scale matters, since they add to
 it. Shapes: `B` sequences of `T` rows, `H` hidden, `S` cached keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -14,13 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adapters.block_parts import SequelHead, layer_over_blocks
 from adapters.network_parts import GatedMlp, RmsNorm, SelfAttention
-from adapters.storage import UNLAYERED, AdapterError, Kind, StoredAdapter, tensor_shapes
+from adapters.storage import (
+    BLOCK_SIZE,
+    SEQUEL,
+    UNLAYERED,
+    AdapterError,
+    Kind,
+    StoredAdapter,
+    weight_shapes,
+)
 from submodels.bundle.layers import DecoderLayer, LayerCache
 from submodels.manifest import ModelShape
 from submodels.tensors.tensor_layout import layer_name
 
-_LAYER_PREFIX = layer_name(0, "")
+_FIRST = "first."
+"""How the names of a block adapter's first layer begin."""
 
 
 class Adapter(Protocol):
@@ -161,18 +171,95 @@ class FedAdapter(LayerAdapter):
         return torch.cat((self.norm_shallow(rows), normed), dim=-1)
 
 
-AdapterNetwork = AttentionAdapter | LayerAdapter | FedAdapter
-_NETWORKS: Mapping[Kind, type[AdapterNetwork]] = MappingProxyType(
+class BlockAdapter(FedAdapter):
+    """A fed adapter that drafts a whole block of `k` tokens in one pass of two layers.
+
+    Behind the row of position n, made as a fed adapter makes it, come `k - 1` rows that stand for
+    tokens nobody knows yet. The j-th of them is made like row n, of d_{n-1} and of
+
+        s_n * carry_j + mask_j
+
+    in the place of a shallow row, and has position n + j. Layer by layer these rows see the text up
+    to n and those before them in their own block; what they leave is an estimate of d_{n+j}. The
+    tokens of a block are fitted to each other by `sequel`.
+
+    Sources: DFlash (blocks of mask rows in one pass) and DSpark (a small sequential head over
+    them), both as told in docs/adapters.md; the feed is that of `FedAdapter`.
+    """
+
+    def __init__(self, shape: ModelShape, closing_norm: bool, block_size: int) -> None:
+        super().__init__(shape, closing_norm)
+        self.first = LayerAdapter(shape, closing_norm=False)
+        """The layer before the one that a fed adapter has."""
+        self.sequel = SequelHead(shape)
+        self.mask = nn.Parameter(torch.zeros(block_size - 1, shape.hidden_size))
+        self.carry = nn.Parameter(torch.ones(block_size - 1, shape.hidden_size))
+
+    @property
+    def block_size(self) -> int:
+        """Tokens that one pass drafts at most."""
+        return len(self.mask) + 1
+
+    def forward(
+        self, rows: Tensor, previous: Tensor | None = None, is_known: Tensor | None = None
+    ) -> Tensor:
+        """Estimates of the text's own rows, the first places of their blocks."""
+        return LayerAdapter.forward(self, self.first(self.feed(rows, previous, is_known)))
+
+    def forward_blocks(
+        self, rows: Tensor, previous: Tensor, is_known: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Estimates `[B, T, H]` of whole sequences, and of blocks behind some of their positions.
+
+        Args:
+            rows, previous, is_known: As in `FedAdapter.forward`.
+            anchors: Those positions, `[B, A]`.
+
+        Returns:
+            Both; the second `[B, A, k - 1, H]` has the places of each block behind its first.
+        """
+        each = torch.arange(len(rows), device=rows.device)[:, None]
+        text = self.feed(rows, previous, is_known)
+        tails = self.tail(rows[each, anchors])
+        known = is_known[each, anchors][..., None].expand(tails.shape[:-1])
+        tails = self.feed(tails, previous[each, anchors][:, :, None].expand_as(tails), known)
+        for layer in (self.first, self):
+            text, tails = layer_over_blocks(layer, text, tails, anchors)
+        return text, tails
+
+    def tail(self, shallow: Tensor) -> Tensor:
+        """What stands for shallow rows `[..., k - 1, H]` behind shallow rows `[..., H]`."""
+        return shallow[..., None, :] * self.carry + self.mask
+
+    def extend_rows(self, fed: Tensor, position: int, caches: Sequence[LayerCache]) -> Tensor:
+        """Estimates `[T, H]` of rows `[T, 2 H + 1]` of one sequence at `position`.
+
+        A row is a shallow row or what stands for one, the deep row of the position before, and 1
+        where that is known, else 0. `caches` are those of the two layers.
+        """
+        hidden = self.mask.shape[-1]
+        rows = self.feed(fed[:, :hidden], fed[:, hidden:-1], fed[:, -1] > 0)
+        rows = self.first.extend(rows, position, caches[0])
+        return LayerAdapter.extend(self, rows, position, caches[1])
+
+
+AdapterNetwork = AttentionAdapter | LayerAdapter | FedAdapter | BlockAdapter
+_NETWORKS: Mapping[Kind, type[AttentionAdapter | LayerAdapter]] = MappingProxyType(
     {"attention": AttentionAdapter, "layer": LayerAdapter, "fed": FedAdapter}
 )
 
 
 def build_network(
-    kind: Kind, shape: ModelShape, closing_norm: bool, seed: int = 0
+    kind: Kind, shape: ModelShape, closing_norm: bool, seed: int = 0, block_size: int = BLOCK_SIZE
 ) -> AdapterNetwork:
-    """A new adapter for rows of `shape` (see `adapter_shape`), the same for the same seed."""
+    """A new adapter for rows of `shape` (see `adapter_shape`), the same for the same seed.
+
+    `block_size` is how many tokens a block adapter drafts in one pass.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if kind == "block":
+            return BlockAdapter(shape, closing_norm, block_size)
         return _NETWORKS[kind](shape, closing_norm)
 
 
@@ -199,12 +286,18 @@ def start_as(network: AdapterNetwork, layer: DecoderLayer) -> None:
     own = network.state_dict()
     copied = {f"{name}.weight": tensor for name, tensor in named.items()}
     network.load_state_dict(own | {name: t for name, t in copied.items() if name in own})
+    if isinstance(network, BlockAdapter):
+        start_as(network.first, layer)
+        # Of its two layers the first one adds nothing yet, so that both are together the layer.
+        nn.init.zeros_(network.first.self_attn.o_proj.weight)
+        nn.init.zeros_(network.first.mlp.down_proj.weight)
 
 
 def network_tensors(network: AdapterNetwork) -> Mapping[str, NDArray[np.float32]]:
     """The adapter's weights under the names of `adapter.safetensors`."""
+    is_block = isinstance(network, BlockAdapter)
     return {
-        _file_name(name): tensor.detach().cpu().numpy().astype(np.float32)
+        _file_name(name, is_block): tensor.detach().cpu().numpy().astype(np.float32)
         for name, tensor in network.state_dict().items()
     }
 
@@ -224,10 +317,13 @@ def load_network(stored: StoredAdapter, device: torch.device | str = "cpu") -> A
     file = stored.tensors()
     tensors: dict[str, Any] = {
         name: torch.from_numpy(np.array(file.read(name)))
-        for name in tensor_shapes(card.kind, card.shape, card.closing_norm)
+        for name in weight_shapes(card)
     }
-    network = build_network(card.kind, card.shape, card.closing_norm)
-    network.load_state_dict({_module_name(name): tensor for name, tensor in tensors.items()})
+    network = build_network(
+        card.kind, card.shape, card.closing_norm, block_size=card.max_draft_tokens
+    )
+    named = {_file_name(name, card.kind == "block"): name for name in network.state_dict()}
+    network.load_state_dict({named[name]: tensor for name, tensor in tensors.items()})
     return network.to(device).eval()
 
 
@@ -235,9 +331,10 @@ def _closing_norm(shape: ModelShape, wanted: bool) -> nn.Module:
     return RmsNorm(shape.hidden_size, shape.rms_norm_eps) if wanted else nn.Identity()
 
 
-def _file_name(name: str) -> str:
-    return name if name in UNLAYERED else layer_name(0, name)
-
-
-def _module_name(name: str) -> str:
-    return name.removeprefix(_LAYER_PREFIX)
+def _file_name(name: str, is_block: bool) -> str:
+    """The name of a module's tensor in a file."""
+    if name in UNLAYERED or name.startswith(SEQUEL):
+        return name
+    if name.startswith(_FIRST):
+        return layer_name(0, name.removeprefix(_FIRST))
+    return layer_name(1 if is_block else 0, name)

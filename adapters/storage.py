@@ -25,10 +25,17 @@ FORMAT_VERSION = 2
 # Version 1 had no fed adapters and no draft vocabularies.
 _READABLE_VERSIONS = (1, FORMAT_VERSION)
 
-Kind = Literal["attention", "layer", "fed", "eagle", "eagle3"]
+Kind = Literal["attention", "layer", "fed", "block", "eagle", "eagle3"]
 """The last two are heads that others have published (`ImportedHead`)."""
+BLOCK_SIZE = 6
+"""Tokens that a block adapter drafts in one pass, unless it is trained for another number."""
+SEQUEL_WIDTH, SEQUEL_RANK = 512, 128
+"""Of the small head that fits a block's tokens to each other: its inner rows, and its state."""
 NORM_SHALLOW, NORM_DEEP = "norm_shallow.weight", "norm_deep.weight"
 FEED, ABSENT = "fc.weight", "absent"
+MASK, CARRY = "mask", "carry"
+SEQUEL = "sequel."
+"""How the names of that head's tensors begin."""
 FEED_BIAS, HIDDEN_NORM, OWN_NORM, OWN_HEAD = (
     "fc.bias",
     "hidden_norm.weight",
@@ -38,6 +45,7 @@ FEED_BIAS, HIDDEN_NORM, OWN_NORM, OWN_HEAD = (
 UNLAYERED = frozenset(
     (
         *(CLOSING_NORM, NORM_SHALLOW, NORM_DEEP, FEED, ABSENT),
+        *(MASK, CARRY),
         *(FEED_BIAS, HIDDEN_NORM, OWN_NORM, OWN_HEAD),
     )
 )
@@ -119,7 +127,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kind: Kind
     closing_norm: bool
     shape: ModelShape
-    """Of the adapter's one layer (see `adapter_shape`), of which an attention adapter has the
+    """Of the adapter's layer or two (see `adapter_shape`), of which an attention adapter has the
     attention half only."""
     fingerprint: str
     """Of the model it was trained for; the next two are that model's split."""
@@ -180,20 +188,57 @@ def adapter_shape(shape: ModelShape) -> ModelShape:
     )
 
 
+def num_layers_of(kind: Kind) -> int:
+    """How many layers an adapter of this kind has."""
+    return 2 if kind == "block" else 1
+
+
+def check_split(kind: Kind, num_output_layers: int) -> None:
+    """Return if an adapter of this kind can draft where the device has so many output layers.
+
+    Raises:
+        AdapterError: it drafts blocks, and the device has some.
+    """
+    if kind == "block" and num_output_layers > 0:
+        raise AdapterError(
+            "an adapter that drafts blocks needs a device without output layers, got "
+            f"{num_output_layers}; choose another kind, or split with --output-layers 0"
+        )
+
+
 def tensor_shapes(
-    kind: Kind, shape: ModelShape, closing_norm: bool
+    kind: Kind, shape: ModelShape, closing_norm: bool, block_size: int = BLOCK_SIZE
 ) -> Mapping[str, tuple[int, ...]]:
-    """Names and shapes of all weights of an adapter whose layer has `shape`."""
+    """Names and shapes of all weights of an adapter whose layers have `shape`.
+
+    `block_size` is how many tokens a block adapter drafts in one pass.
+    """
     names = {
-        layer_name(0, suffix): size
+        layer_name(index, suffix): size
+        for index in range(num_layers_of(kind))
         for suffix, size in layer_tensor_shapes(shape).items()
         if kind != "attention" or not suffix.startswith(_MLP_SUFFIXES)
     }
     hidden = shape.hidden_size
-    if kind == "fed":
+    if kind in ("fed", "block"):
         names |= {NORM_SHALLOW: (hidden,), NORM_DEEP: (hidden,)}
         names |= {FEED: (hidden, 2 * hidden), ABSENT: (hidden,)}
+    if kind == "block":
+        names |= {MASK: (block_size - 1, hidden), CARRY: (block_size - 1, hidden)}
+        names |= {SEQUEL + name: size for name, size in _sequel_shapes(hidden).items()}
     return {**names, CLOSING_NORM: (hidden,)} if closing_norm else names
+
+
+def _sequel_shapes(hidden: int) -> Mapping[str, tuple[int, ...]]:
+    return {
+        "norm_row.weight": (hidden,),
+        "norm_token.weight": (hidden,),
+        "inner.weight": (SEQUEL_WIDTH, hidden),
+        "token.weight": (SEQUEL_WIDTH, hidden),
+        "state.weight": (SEQUEL_WIDTH, SEQUEL_RANK),
+        "squeeze.weight": (SEQUEL_RANK, SEQUEL_WIDTH),
+        "out.weight": (hidden, SEQUEL_RANK),
+    }
 
 
 def head_shapes(kind: Kind, shape: ModelShape, num_drafted: int) -> Mapping[str, tuple[int, ...]]:
@@ -218,7 +263,7 @@ def head_shapes(kind: Kind, shape: ModelShape, num_drafted: int) -> Mapping[str,
 def weight_shapes(card: AdapterCard) -> Mapping[str, tuple[int, ...]]:
     """Names and shapes of all weights of a card's adapter."""
     if card.head is None:
-        return tensor_shapes(card.kind, card.shape, card.closing_norm)
+        return tensor_shapes(card.kind, card.shape, card.closing_norm, card.max_draft_tokens)
     return head_shapes(card.kind, card.shape, card.draft_vocabulary_size or card.shape.vocab_size)
 
 
@@ -300,6 +345,7 @@ def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
             f"{path}: trained for {trained[0]} input and {trained[1]} output layers, "
             f"this bundle has {split[0]} and {split[1]}"
         )
+    check_split(card.kind, card.num_output_layers)
     _check_layer(path, card, manifest)
     if not 0 <= card.stop_threshold <= 1:
         raise AdapterError(

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters.data.blocks import TextRows, draft_blocks
 from adapters.data.draft_head import DraftHead, draft_head
 from adapters.data.whole_model import WholeModel
-from adapters.networks import Adapter, FedAdapter
+from adapters.networks import Adapter, BlockAdapter, FedAdapter
 from submodels.bundle.layers import LayerCache, embed, run_layers
 
 Choose = Callable[[int, Tensor], int]
@@ -116,8 +117,10 @@ def draft_everywhere(
 
     Without output layers and without a feed a draft's logits depend on its tokens alone. A draft
     whose first token is the text's own is then that token and the draft that starts behind it, and
-    is not run again.
+    is not run again. A block adapter drafts all its blocks side by side.
     """
+    if isinstance(adapter, BlockAdapter):
+        return _draft_blocks(model, adapter, text, num_tokens, choose, head)
     drafting = _DraftModel(model, adapter, head or draft_head(model, None))
     first, last = text.num_prompt_tokens - 1, len(text.token_ids) - 2
     drafting.accept(text.token_ids[:first], text.deep[:first])
@@ -134,6 +137,40 @@ def draft_everywhere(
         draft.extend(following[: num_tokens - len(draft)])
     shaped = np.array(drafts, np.float64).reshape(-1, num_tokens, 3)
     return Drafts(shaped[..., 0].astype(np.int64), shaped[..., 1], shaped[..., 2])
+
+
+def _draft_blocks(
+    model: WholeModel,
+    adapter: BlockAdapter,
+    text: Continuation,
+    num_tokens: int,
+    choose: Choose,
+    head: DraftHead | None,
+) -> Drafts:
+    """The same of blocks: tokens beyond a block are -1, which nobody accepts."""
+    head = head or draft_head(model, None)
+    first, last = text.num_prompt_tokens - 1, len(text.token_ids) - 2
+    rows = embed(model.embedding, text.token_ids)
+    caches = [LayerCache() for _ in model.input_layers]
+    shallow = run_layers(model.input_layers, rows, 0, caches).float()
+    positions = torch.arange(len(text.token_ids), device=rows.device)
+    known = TextRows(shallow, text.deep.float(), positions > first)
+    whole = rows.new_full((model.manifest.shape.vocab_size,), -torch.inf)
+
+    def choose_all(places: Tensor, logits: Tensor) -> Tensor:
+        chosen = [
+            choose(place, whole.index_copy(0, head.token_ids, row))
+            for place, row in zip(places.tolist(), logits, strict=True)
+        ]
+        return torch.tensor(chosen, device=logits.device)
+
+    blocks = draft_blocks(adapter, head, known, positions[first : last + 1], num_tokens, choose_all)
+    missing = (0, num_tokens - blocks.token_ids.shape[1])
+    return Drafts(
+        torch.nn.functional.pad(blocks.token_ids, missing, value=-1).cpu().numpy(),
+        torch.nn.functional.pad(blocks.probabilities, missing).double().cpu().numpy(),
+        torch.nn.functional.pad(blocks.confidences, missing).double().cpu().numpy(),
+    )
 
 
 _Drafted = tuple[int, float, float]

@@ -35,6 +35,7 @@ _MOST_FLOAT16 = 65504.0
 class FeatureBatch:
     """Texts side by side, shapes `[B, T]` and more; places beyond a text's end are in no mask."""
 
+    token_ids: Tensor
     shallow: Tensor
     deep: Tensor
     top: Tensor
@@ -114,11 +115,13 @@ class FeatureFile:
         """The texts with these indices; of some the last answer only, of some all deep rows fed."""
         longest = max(len(self._samples[index].token_ids) for index in indices)
         tokens = np.zeros((len(indices), longest), self._layout.dtype)
+        token_ids = np.zeros((len(indices), longest), np.int64)
         masks = np.zeros((3, len(indices), longest), np.bool_)
         for slot, index in enumerate(indices):
             sample, start = self._samples[index], self._starts[index]
             length = len(sample.token_ids)
             tokens[slot, :length] = self._tokens[start : start + length]
+            token_ids[slot, :length] = sample.token_ids
             if is_last_only is not None and is_last_only[slot]:
                 sample = sample.last_only
             masks[0, slot, :length] = True
@@ -128,6 +131,7 @@ class FeatureFile:
         rows = torch.from_numpy(np.ascontiguousarray(tokens["rows"])).to(device).float()
         within, scored, fed = torch.from_numpy(masks).to(device)
         return FeatureBatch(
+            token_ids=_tensor(token_ids, device),
             shallow=rows[:, :, 0],
             deep=rows[:, :, 1],
             top=rows[:, :, -1],

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from adapters.data.draft_head import DraftHead
 from adapters.data.features import FeatureBatch
-from adapters.networks import AdapterNetwork
+from adapters.networks import AdapterNetwork, BlockAdapter
 from adapters.options import Recipe
+from adapters.training.block_training import block_loss
 from adapters.training.descent import descend, new_optimizer
 from adapters.training.losses import distances
 from adapters.training.order import TrainingOrder
@@ -47,7 +48,7 @@ class Distillation:
         with torch.autocast(
             device.type, torch.bfloat16, enabled=recipe.number_format == "bfloat16"
         ):
-            loss = chain_loss(self.network, self._head, batch, recipe)
+            loss = chain_loss(self.network, self._head, batch, recipe, chance)
         self.step += 1
         return descend(self.optimizer, recipe, learning_rate, loss)
 
@@ -61,13 +62,22 @@ class _Weighted:
 
 
 def chain_loss(
-    network: AdapterNetwork, head: DraftHead, batch: FeatureBatch, recipe: Recipe
+    network: AdapterNetwork,
+    head: DraftHead,
+    batch: FeatureBatch,
+    recipe: Recipe,
+    chance: np.random.Generator | None = None,
 ) -> Tensor:
     """The mean loss of a chain's positions, those further on with less weight.
+
+    Blocks are learned behind positions that `chance` chooses; None is the same chance every time.
 
     Source: DSpark's total variation beside cross-entropy; EAGLE-3's self-fed steps; the states'
     SmoothL1 is that of HAT (arXiv:2503.18989).
     """
+    if isinstance(network, BlockAdapter):
+        drawn = chance or np.random.Generator(np.random.Philox([recipe.seed, 2]))
+        return block_loss(network, head, batch, recipe, drawn)
     scored, total = batch.scored, _Weighted(batch.shallow.new_zeros(()), 0.0)
     weight = 1.0
     for index, estimates in enumerate(chain_estimates(network, batch, recipe.self_steps)):

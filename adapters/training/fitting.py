@@ -183,7 +183,13 @@ def new_distillation(
 ) -> Distillation:
     """A training before its first step."""
     shape = adapter_shape(model.manifest.shape)
-    network = build_network(options.kind, shape, options.has_closing_norm, options.recipe.seed)
+    network = build_network(
+        options.kind,
+        shape,
+        options.has_closing_norm,
+        options.recipe.seed,
+        options.calibration.max_draft_tokens,
+    )
     start_as(network, model.middle_layers[0])
     return Distillation(network.to(options.device), head, order)
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from adapters.data.draft_head import DraftHead
 from adapters.data.features import FeatureBatch, FeatureFile
-from adapters.networks import AdapterNetwork
+from adapters.networks import AdapterNetwork, BlockAdapter
+from adapters.training.block_training import block_drafts
 from adapters.training.distillation import output_layers
 from adapters.training.self_feeding import chain_estimates
 
@@ -30,6 +31,8 @@ def chain_drafts(
     network: AdapterNetwork, head: DraftHead, batch: FeatureBatch, num_tokens: int
 ) -> ChainDrafts:
     """The likeliest tokens of chains, and how likely they are, over the texts' own tokens."""
+    if isinstance(network, BlockAdapter):
+        return ChainDrafts(*block_drafts(network, head, batch, num_tokens))
     steps = chain_estimates(network, batch, num_tokens)
     drafted = [_drafted(rows, head, batch.within) for rows in steps]
     # An adapter without a feed says the same at a position, wherever the chain began.

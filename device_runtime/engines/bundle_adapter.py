@@ -7,14 +7,17 @@ from numpy.typing import NDArray
 
 from adapters.storage import (
     CARD_FILE,
+    CARRY,
+    MASK,
     WEIGHTS_FILE,
     StoredAdapter,
     TrainingFigures,
     load_adapter,
     load_card,
 )
+from device_runtime.engines.block_adapter import BlockAdapter, Tail
 from device_runtime.engines.draft_model import AdapterState, LaggingAdapter
-from device_runtime.engines.engine import DraftLimits, StackCache
+from device_runtime.engines.engine import DraftLimits, Rows, StackCache
 from device_runtime.engines.fed_adapter import FedAdapter
 from device_runtime.engines.head_adapter import Features, HeadAdapter, HeadReads, SparseCache
 from submodels.bundle.bundle import Bundle
@@ -94,8 +97,23 @@ def new_adapter_state(
 ) -> Callable[[], AdapterState]:
     """What makes a sequence's state of this adapter, whose empty caches `new_cache` makes."""
     assert stored.card.head is None, "published heads have a state of their own"
+    if stored.card.kind == "block":
+        tail = _tail(stored)
+        return lambda: BlockAdapter(new_cache(), tail)
     if stored.card.kind != "fed":
         return lambda: LaggingAdapter(new_cache())
     # Output layers on the device want the deep rows of all positions.
     comes_whole = bundle.manifest.num_output_layers > 0
     return lambda: FedAdapter(new_cache(), comes_whole)
+
+
+def _tail(stored: StoredAdapter) -> Tail:
+    """What stands for the shallow rows of a block's tokens."""
+    tensors = stored.tensors()
+    mask, carry = (np.array(tensors.read(name)) for name in (MASK, CARRY))
+
+    def tail(shallow: Rows) -> Rows:
+        rows: Rows = shallow * carry + mask
+        return rows
+
+    return tail

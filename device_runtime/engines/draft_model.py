@@ -31,8 +31,29 @@ class DraftModel:
     is_published_head: bool = False
     """Its adapter reads embeddings in the place of shallow rows, and its estimates are of rows that
     leave the last layer."""
+    block: "BlockHead | None" = None
+    """In the place of `head`, where the adapter drafts blocks; its adapters are `BlockAdapter`s."""
     taps: int = 0
     """The depths whose rows it reads, as a bit set: bit d stands for rows after d layers."""
+
+
+class BlockHead(Protocol):
+    """The head of an adapter that drafts blocks."""
+
+    block_size: int
+    """Tokens of a block at most."""
+
+    def begin(self, estimates: Rows) -> "BlockLogits":
+        """Start on a block whose estimates are `[n, H]`."""
+        ...
+
+
+class BlockLogits(Protocol):
+    """The logits of one block, place by place."""
+
+    def next(self, token_id: int | None) -> Rows:
+        """Logits at the next place, behind the token drafted at the one before (None at first)."""
+        ...
 
 
 class AdapterState(Protocol):

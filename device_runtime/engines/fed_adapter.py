@@ -114,9 +114,13 @@ class FedAdapter:
         copy = FedAdapter(
             self._cache.fork(min(num_tokens, self._cache.num_tokens)), self._comes_whole
         )
+        self._copy_window(copy, num_tokens)
+        return copy
+
+    def _copy_window(self, copy: "FedAdapter", num_tokens: int) -> None:
+        """Give a copy what is known of the first `num_tokens` positions."""
         copy._first = min(self._first, num_tokens)
         copy._window = [replace(place) for place in self._window[: num_tokens - copy._first]]
-        return copy
 
     def _at(self, position: int) -> _Position:
         return self._window[position - self._first]

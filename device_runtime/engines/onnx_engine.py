@@ -7,11 +7,12 @@ change what the whole model answers, since they round the input and output submo
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from adapters.storage import StoredAdapter
+from adapters.storage import StoredAdapter, num_layers_of
 from device_runtime.engines.attention_memory import RotaryTables
 from device_runtime.engines.bundle_adapter import (
     draft_limits,
@@ -25,6 +26,7 @@ from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
 from device_runtime.engines.engine import Rows, StackCache
 from device_runtime.engines.head_adapter import Features
+from device_runtime.engines.onnx_blocks import Embed, OnnxBlockHead
 from device_runtime.engines.onnx_stack import OnnxStack, open_session
 from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
 from submodels.bundle.bundle import Bundle, load_bundle
@@ -79,7 +81,7 @@ def load_onnx_engine(
         head=head,
         draft_model=None
         if draft_weights is None
-        else _draft_model(bundle, draft_weights, rotary, intra_op_threads, head),
+        else _draft_model(bundle, draft_weights, rotary, intra_op_threads, head, embed),
     )
     return SubmodelEngine(submodels, limits)
 
@@ -90,6 +92,7 @@ def _draft_model(
     rotary: RotaryTables,
     threads: int,
     target_head: Callable[[Rows], Rows],
+    embed: Embed,
 ) -> DraftModel | None:
     """The bundle's adapter in `weights`, if it has one, with a head in these or the target's."""
     files = bundle.manifest.files
@@ -100,15 +103,24 @@ def _draft_model(
     if stored.card.head is not None:
         return _published_head(bundle, stored, weights, rotary.max_positions, threads)
     vocabulary = draft_vocabulary(stored)
+    layers = msgspec.structs.replace(
+        stored.card.shape, num_layers=num_layers_of(stored.card.kind)
+    )
+    adapter = OnnxStack(open_session(bundle.path / adapter_file, threads), layers, rotary)
+    new_state = new_adapter_state(bundle, stored, adapter.new_cache)
+    if stored.card.kind == "block":
+        head_session, step_session = (
+            open_session(_graph_path(bundle, graph, weights), threads)
+            for graph in (Graph.DRAFT_HEAD, Graph.DRAFT_STEP)
+        )
+        block = OnnxBlockHead(head_session, step_session, embed, stored.card.max_draft_tokens)
+        return DraftModel(new_state, target_head, draft_limits(stored), vocabulary, block=block)
     head_graph = Graph.HEAD if vocabulary is None else Graph.DRAFT_HEAD
     head_file, head = graph_file(head_graph, weights), target_head
     if head_file in files:
         head = _head(open_session(bundle.path / head_file, threads))
     elif vocabulary is not None:
         raise BundleError(f"{bundle.path} lists {adapter_file} and not {head_file}")
-    session = open_session(bundle.path / adapter_file, threads)
-    adapter = OnnxStack(session, stored.card.shape, rotary)
-    new_state = new_adapter_state(bundle, stored, adapter.new_cache)
     return DraftModel(new_state, head, draft_limits(stored), vocabulary)
 
 

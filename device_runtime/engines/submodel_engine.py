@@ -1,15 +1,17 @@
 """The device engine over any runner of decoder layers: which rows go where, and what is refused."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
+from device_runtime.engines.block_adapter import BlockAdapter
 from device_runtime.engines.checks import check_deep, check_fork, check_span, checked_token_ids
 from device_runtime.engines.draft_model import (
     AdapterState,
+    BlockHead,
     DraftModel,
     RowMemory,
     WholeLogits,
@@ -171,32 +173,61 @@ class SubmodelEngine:
         if draft_model is None:
             raise ValueError("expected an engine with an adapter to draft")
         drafted: list[int] = []
-        new, position = request.token_ids, request.position
         threshold = request.min_probability
         if threshold is None:
             threshold = draft_model.limits.stop_threshold
-        while len(drafted) < request.num_tokens:
-            if position + len(new) > self.max_context_tokens:
-                break
-            estimates = self._estimates(state, new, position)[-1:]
-            if not estimates.any():
-                # A published head that knows nothing of the position before.
-                break
-            logits = draft_model.head(estimates)[0]
+        for logits in self._draft_logits(state, draft_model, request, drafted):
             if top_probability(logits) < threshold:
                 break
-            if self._whole_logits is not None:
-                logits = self._whole_logits.of(logits)
-            token = request.choose(logits, drafted)
+            whole = logits if self._whole_logits is None else self._whole_logits.of(logits)
+            token = request.choose(whole, drafted)
             if token is None:
                 break
             drafted.append(token)
             if token in request.stop_token_ids:
                 break
-            new, position = (token,), position + len(new)
         # Estimates are no past for the target's own deep rows.
         state.forget_output(request.position)
         return tuple(drafted)
+
+    def _draft_logits(
+        self,
+        state: _Sequence,
+        draft_model: DraftModel,
+        request: DraftRequest,
+        drafted: Sequence[int],
+    ) -> Iterator[Rows]:
+        """Logits of the request's tokens, one after the other; those before are in `drafted`."""
+        if draft_model.block is not None:
+            yield from self._block_logits(state, draft_model.block, request, drafted)
+            return
+        new, position = request.token_ids, request.position
+        while len(drafted) < request.num_tokens:
+            if position + len(new) > self.max_context_tokens:
+                return
+            estimates = self._estimates(state, new, position)[-1:]
+            if not estimates.any():
+                # A published head that knows nothing of the position before.
+                return
+            yield draft_model.head(estimates)[0]
+            new, position = (drafted[-1],), position + len(new)
+
+    def _block_logits(
+        self, state: _Sequence, head: BlockHead, request: DraftRequest, drafted: Sequence[int]
+    ) -> Iterator[Rows]:
+        """The same out of one pass, and no more than that gives."""
+        ids = checked_token_ids(request.token_ids, self.vocab_size)
+        end = request.position + len(ids)
+        num_places = min(request.num_tokens, head.block_size, self.max_context_tokens - end + 1)
+        if num_places <= 0:
+            return
+        check_span(request.position, len(ids), state.num_tokens, self.max_context_tokens)
+        rows = self._shallow(state, ids, request.position, is_draft=True)
+        assert isinstance(state.adapter, BlockAdapter), "a block head comes with its adapter"
+        estimates = state.adapter.estimate_block(rows, request.position, num_places)
+        logits = head.begin(estimates[-num_places:])
+        for _ in range(num_places):
+            yield logits.next(drafted[-1] if drafted else None)
 
     def _estimates(self, state: _Sequence, token_ids: Sequence[int], position: int) -> Rows:
         """Estimated rows `[T, H]` that enter the head, of tokens at `position`."""

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.head_networks import Eagle3Head, load_published_head
+from adapters.networks import BlockAdapter as BlockNetwork
 from adapters.networks import FedAdapter as FedNetwork
 from adapters.networks import load_network
-from adapters.storage import StoredAdapter
+from adapters.storage import StoredAdapter, num_layers_of
 from device_runtime.engines.bundle_adapter import (
     draft_limits,
     draft_vocabulary,
@@ -25,6 +26,7 @@ from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
 from device_runtime.engines.engine import Rows, StackCache
 from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
+from device_runtime.engines.torch_blocks import TorchBlockHead
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.layer_weights import Linear, Placed, load_embedding
 from submodels.bundle.layers import (
@@ -71,13 +73,13 @@ def load_torch_engine(
         return (lambda: TorchCache(run_rows, [LayerCache() for _ in layers])) if layers else None
 
     head = load_head(bundle, placed)
-    draft_model = _draft_model(bundle, head) if with_adapter else None
+    draft_model = _draft_model(bundle, head, table) if with_adapter else None
     new_input, new_output = new_cache(Part.INPUT), new_cache(Part.OUTPUT)
     submodels = Submodels(embed, new_input, new_output, _numpy(head), draft_model)
     return SubmodelEngine(submodels, limits)
 
 
-def _draft_model(bundle: Bundle, head: Head) -> DraftModel | None:
+def _draft_model(bundle: Bundle, head: Head, table: torch.Tensor) -> DraftModel | None:
     stored = stored_adapter(bundle)
     if stored is None:
         return None
@@ -87,19 +89,25 @@ def _draft_model(bundle: Bundle, head: Head) -> DraftModel | None:
     hidden_size = stored.card.shape.hidden_size
 
     def run_rows(rows: torch.Tensor, position: int, caches: Sequence[LayerCache]) -> torch.Tensor:
+        if isinstance(network, BlockNetwork):
+            return network.extend_rows(rows, position, caches)
         if not isinstance(network, FedNetwork):
             return network.extend(rows, position, caches[0])
         shallow, previous = rows[:, :hidden_size], rows[:, hidden_size:-1]
         return network.extend(shallow, position, caches[0], previous, rows[:, -1] > 0)
 
+    def new_cache() -> StackCache:
+        return TorchCache(run_rows, [LayerCache() for _ in range(num_layers_of(stored.card.kind))])
+
     vocabulary = draft_vocabulary(stored)
     if vocabulary is not None:
         head = replace(head, lm_head=Linear(head.lm_head.weight[torch.from_numpy(vocabulary)]))
     return DraftModel(
-        new_adapter_state(bundle, stored, lambda: TorchCache(run_rows, [LayerCache()])),
+        new_adapter_state(bundle, stored, new_cache),
         _numpy(head),
         draft_limits(stored),
         vocabulary,
+        block=TorchBlockHead(network, head, table) if isinstance(network, BlockNetwork) else None,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from submodels.manifest import ModelShape
+from submodels.onnx.blocks import add_block_head, add_block_step
 from submodels.onnx.builder import GraphBuilder
 from submodels.onnx.files import WEIGHTS_FORMATS, Graph, WeightsFormat
 from submodels.onnx.heads import add_bare_head
@@ -92,6 +93,30 @@ def bare_head_graph(device_dir: Path, shape: ModelShape, weights: str) -> GraphB
     builder = GraphBuilder(Graph.DRAFT_HEAD, weights_format(weights), names_places=True)
     add_bare_head(builder, shape, stored_matrix(file, name))
     return builder
+
+
+def block_head_graphs(
+    device_dir: Path,
+    shape: ModelShape,
+    token_ids: NDArray[np.integer[Any]] | None,
+    tensors: TensorFile,
+    weights: str,
+) -> tuple[GraphBuilder, GraphBuilder]:
+    """The graphs of an adapter's head that drafts blocks of the tokens `[k]`, all where None.
+
+    `tensors` are the adapter's.
+
+    Raises:
+        ValueError: an unknown weights format.
+    """
+    norm, file, name = _head_tensors(device_dir, shape)
+    whole = file.read(name)
+    rows = np.asarray(whole if token_ids is None else whole[token_ids], np.float32)
+    head = GraphBuilder(Graph.DRAFT_HEAD, weights_format(weights))
+    add_block_head(head, shape, norm, rows, tensors)
+    step = GraphBuilder(Graph.DRAFT_STEP, weights_format(weights))
+    add_block_step(step, shape, rows, tensors)
+    return head, step
 
 
 def _head_tensors(device_dir: Path, shape: ModelShape) -> tuple[NDArray[Any], TensorFile, str]:

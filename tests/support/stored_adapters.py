@@ -18,6 +18,7 @@ from adapters.networks import (
 )
 from adapters.storage import (
     FORMAT_VERSION,
+    SEQUEL,
     AdapterCard,
     DraftCost,
     Kind,
@@ -54,9 +55,11 @@ def random_network(manifest: Manifest, kind: Kind, closing_norm: bool) -> Adapte
     network = build_network(kind, adapter_shape(manifest.shape), closing_norm)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in network.parameters():
+        for name, parameter in network.named_parameters():
+            # The sequel's matrices are wide whatever the model, and feed each other place by place.
+            size = 0.04 if name.startswith(SEQUEL) else 0.2
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(0.2 * noise if parameter.dim() > 1 else 1 + 0.2 * noise)
+            parameter.copy_(size * noise if parameter.dim() > 1 else 1 + 0.2 * noise)
     return network
 
 

@@ -69,7 +69,7 @@ def store(
 
 
 @pytest.mark.parametrize("closing_norm", [False, True])
-@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed", "block"])
 def test_a_stored_adapter_comes_back_as_it_was(
     tmp_path: Path, manifest: Manifest, kind: Kind, closing_norm: bool
 ) -> None:

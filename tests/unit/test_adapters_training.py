@@ -235,7 +235,7 @@ def test_features_are_computed_once_and_again_only_for_another_corpus(tmp_path: 
     assert number_format_in(tmp_path / "work") == "float32"
 
 
-@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed", "block"])
 def test_a_corpus_larger_than_the_window_is_gone_through_part_by_part(
     tmp_path: Path, kind: Kind
 ) -> None:
@@ -252,7 +252,7 @@ def test_a_corpus_larger_than_the_window_is_gone_through_part_by_part(
     assert trained.card.training.steps == train(one, ignore).card.training.steps
 
 
-@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed", "block"])
 def test_training_twice_gives_the_same_adapter_and_another_seed_another(
     tmp_path: Path, kind: Kind
 ) -> None:
