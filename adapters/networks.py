@@ -316,8 +316,7 @@ def load_network(stored: StoredAdapter, device: torch.device | str = "cpu") -> A
         )
     file = stored.tensors()
     tensors: dict[str, Any] = {
-        name: torch.from_numpy(np.array(file.read(name)))
-        for name in weight_shapes(card)
+        name: torch.from_numpy(np.array(file.read(name))) for name in weight_shapes(card)
     }
     network = build_network(
         card.kind, card.shape, card.closing_norm, block_size=card.max_draft_tokens

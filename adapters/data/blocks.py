@@ -18,14 +18,14 @@ ChoosePlaces = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TextRows:
-    """What a device knows of a text of `T` tokens: its rows `[T, H]`, and which deep rows it is fed.
+    """What a device knows of a text of `T` tokens: its shallow rows, and deep ones, `[T, H]`.
 
-    `fed` `[T]` says of each position whether the deep row of the position before is known.
+    Row t of `previous` is the deep row of position t - 1, where `is_known` `[T]` says that it is.
     """
 
     shallow: Tensor
-    deep: Tensor
-    fed: Tensor
+    previous: Tensor
+    is_known: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,8 @@ def _draft(
     num_tokens: int,
     choose: ChoosePlaces,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    previous = torch.nn.functional.pad(text.deep[:-1], (0, 0, 1, 0))
     rows, tails = network.forward_blocks(
-        text.shallow[None], previous[None], text.fed[None], starts[None]
+        text.shallow[None], text.previous[None], text.is_known[None], starts[None]
     )
     final = head.model.final(torch.cat((rows[0, starts][:, None], tails[0]), dim=1))
     inner, state = network.sequel.read(final), network.sequel.begin(final)

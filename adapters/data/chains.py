@@ -154,7 +154,8 @@ def _draft_blocks(
     caches = [LayerCache() for _ in model.input_layers]
     shallow = run_layers(model.input_layers, rows, 0, caches).float()
     positions = torch.arange(len(text.token_ids), device=rows.device)
-    known = TextRows(shallow, text.deep.float(), positions > first)
+    previous = torch.nn.functional.pad(text.deep[:-1].float(), (0, 0, 1, 0))
+    known = TextRows(shallow, previous, positions > first)
     whole = rows.new_full((model.manifest.shape.vocab_size,), -torch.inf)
 
     def choose_all(places: Tensor, logits: Tensor) -> Tensor:

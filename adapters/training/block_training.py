@@ -72,10 +72,11 @@ def block_drafts(
     shape = (*batch.scored.shape, num_tokens)
     token_ids = torch.zeros(shape, dtype=torch.long, device=batch.scored.device)
     confidences = torch.zeros(shape, device=batch.scored.device)
+    previous = _before(batch.deep)
     for index, scored in enumerate(batch.scored):
         starts = scored.nonzero()[:, 0]
         if len(starts):
-            text = TextRows(batch.shallow[index], batch.deep[index], batch.fed[index])
+            text = TextRows(batch.shallow[index], previous[index], batch.fed[index])
             blocks = draft_blocks(network, head, text, starts, num_tokens, _likeliest(head))
             num_places = blocks.token_ids.shape[1]
             token_ids[index, starts, :num_places] = blocks.token_ids

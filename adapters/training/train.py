@@ -26,6 +26,7 @@ from adapters.storage import (
     StoredAdapter,
     TrainingFigures,
     adapter_shape,
+    check_split,
     load_adapter,
     write_card,
     write_weights,
@@ -62,11 +63,13 @@ def train(
 
     Raises:
         BundleError: the bundles cannot be used together.
+        AdapterError: no adapter of this kind for such a split.
         CorpusError: too little text.
         TooFewStepsError: too few minutes; nothing long has begun then.
     """
     placed = Placed(device=options.device)
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
+    check_split(options.kind, model.manifest.num_output_layers)
     options = replace(options, recipe=replace(options.recipe, number_format=_format(options)))
     # Before the long work, so that a useless held-out text is told at once.
     material = training_material(options, model.device_bundle)

@@ -45,9 +45,7 @@ class BlockAdapter(FedAdapter):
         return estimates[-(len(rows) + num_places - 1) :]
 
     def fork(self, num_tokens: int) -> "BlockAdapter":
-        copy = BlockAdapter(
-            self._cache.fork(min(num_tokens, self._cache.num_tokens)), self._tail
-        )
+        copy = BlockAdapter(self._cache.fork(min(num_tokens, self._cache.num_tokens)), self._tail)
         self._copy_window(copy, num_tokens)
         return copy
 

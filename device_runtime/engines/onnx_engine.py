@@ -103,9 +103,7 @@ def _draft_model(
     if stored.card.head is not None:
         return _published_head(bundle, stored, weights, rotary.max_positions, threads)
     vocabulary = draft_vocabulary(stored)
-    layers = msgspec.structs.replace(
-        stored.card.shape, num_layers=num_layers_of(stored.card.kind)
-    )
+    layers = msgspec.structs.replace(stored.card.shape, num_layers=num_layers_of(stored.card.kind))
     adapter = OnnxStack(open_session(bundle.path / adapter_file, threads), layers, rotary)
     new_state = new_adapter_state(bundle, stored, adapter.new_cache)
     if stored.card.kind == "block":

@@ -108,10 +108,11 @@ _device_option = click.option(
 )
 @click.option(
     "--kind",
-    type=click.Choice(["fed", "layer", "attention"]),
+    type=click.Choice(["fed", "block", "layer", "attention"]),
     default="fed",
-    help="A decoder layer that is fed with what came back from the cloud; one that is not; or the "
-    "attention half of one, as in the paper.  [default: fed]",
+    help="A decoder layer that is fed with what came back from the cloud; two of these that draft "
+    "a block of tokens in one pass; one that is not fed; or the attention half of one, as in the "
+    "paper.  [default: fed]",
 )
 @click.option(
     "--minutes",

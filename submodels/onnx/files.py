@@ -6,8 +6,8 @@ A graph is written once per weights format:
   `new_rows` `[1, T, H]`, with one key and one value cache `[1, KV, capacity, D]` per layer.
 - `head.<weights>.onnx`: final norm and LM head, `rows` `[R, H]` to `logits` `[R, V]`, R >= 0.
 - `adapter.<weights>.onnx`, when there is an adapter: one layer like those, estimated deep rows out.
-  Of a fed adapter, and of one that drafts blocks in two layers, `rows` are `[1, T, 2 H + 1]`: shallow row, deep row of the position before, and 1
-  where that is known, else 0.
+  Of a fed adapter, and of one that drafts blocks in two layers, `rows` are `[1, T, 2 H + 1]`:
+  shallow row, deep row of the position before, and 1 where that is known, else 0.
 - `draft_head.<weights>.onnx`, when not every token can be drafted: a head of `k` tokens; and of a
   published head, which has one of its own.
   Of an adapter that drafts blocks it has every token's row where all can be drafted, and gives

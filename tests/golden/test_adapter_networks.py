@@ -4,7 +4,7 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.data.whole_model import WholeModel
-from adapters.networks import AdapterNetwork, FedAdapter, build_network, start_as
+from adapters.networks import AdapterNetwork, BlockAdapter, FedAdapter, build_network, start_as
 from adapters.storage import Kind, adapter_shape
 from submodels.bundle.layers import LayerCache
 from tests.support.adapter_models import make_whole_model
@@ -67,7 +67,7 @@ def test_a_sequence_of_several_blocks_equals_its_rows_one_after_the_other(
     torch.testing.assert_close(whole, torch.cat(pieces), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["attention", "layer", "fed"])
+@pytest.mark.parametrize("kind", ["attention", "layer", "fed", "block"])
 @torch.inference_mode()
 def test_a_new_adapter_passes_its_rows_through(model: WholeModel, kind: Kind) -> None:
     network = build_network(kind, adapter_shape(model.manifest.shape), closing_norm=False)
@@ -137,6 +137,40 @@ def test_what_a_fed_adapter_is_not_told_is_not_looked_at(model: WholeModel) -> N
     others = torch.cat((torch.full_like(deep[:, :1], 9.0), deep[:, 1:]), dim=1)
     torch.testing.assert_close(network(shallow, others), network(shallow, deep), rtol=0, atol=0)
     assert not torch.allclose(network(shallow, deep), network(shallow))
+
+
+@torch.inference_mode()
+def test_blocks_side_by_side_equal_each_behind_its_own_text(model: WholeModel) -> None:
+    network = random_network(model, "block", closing_norm=False)
+    assert isinstance(network, BlockAdapter)
+    shallow, deep = some_rows(model, 24).view(2, 12, -1), some_rows(model, 25)[1:].view(2, 12, -1)
+    is_known = torch.arange(24).view(2, 12) % 3 > 0
+    anchors = torch.tensor([[2, 7, 7], [11, 0, 5]])
+    text, tails = network.forward_blocks(shallow, deep, is_known, anchors)
+    fed = torch.cat((shallow, deep, is_known[..., None].float()), dim=-1)
+    for one in range(2):
+        whole = network.extend_rows(fed[one], 0, (LayerCache(), LayerCache()))
+        torch.testing.assert_close(text[one], whole, rtol=1e-4, atol=1e-4)
+        for block, anchor in enumerate(anchors[one].tolist()):
+            caches = (LayerCache(), LayerCache())
+            network.extend_rows(fed[one, : anchor + 1], 0, caches)
+            behind = fed[one, anchor].repeat(network.block_size - 1, 1)
+            behind[:, : shallow.shape[-1]] = network.tail(shallow[one, anchor])
+            alone = network.extend_rows(behind, anchor + 1, caches)
+            torch.testing.assert_close(tails[one, block], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_new_block_adapter_is_the_layer_that_it_was_started_as(model: WholeModel) -> None:
+    shape, layer = adapter_shape(model.manifest.shape), model.middle_layers[0]
+    network = build_network("block", shape, closing_norm=False)
+    assert isinstance(network, BlockAdapter)
+    start_as(network, layer)
+    rows = some_rows(model, 9)
+    expected = layer.forward(rows, 0, LayerCache())
+    torch.testing.assert_close(network(rows[None])[0], expected, rtol=1e-5, atol=1e-5)
+    final, tokens = rows[:6], rows[3:8]
+    torch.testing.assert_close(network.sequel(final, tokens), final, rtol=0, atol=0)
 
 
 def normed(

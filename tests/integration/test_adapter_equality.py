@@ -36,6 +36,7 @@ from tests.support.stack import (
 )
 from tests.support.stored_adapters import (
     ADAPTER,
+    install_block_adapter,
     install_early_adapter,
     install_fed_adapter,
     split_with_adapter,
@@ -61,17 +62,20 @@ def stories() -> list[tuple[list[int], Greedy]]:
 
 @pytest.fixture(
     scope="module",
-    params=[(0, None), (0, "fed"), (1, "fed"), (2, "layer")],
+    params=[(0, None), (0, "fed"), (1, "fed"), (2, "layer"), (0, "block")],
     ids=lambda p: f"K={p[0]}, {p[1] or 'the shipped adapter'}",
 )
 def bundles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped adapter, or one that is right now and then; fed ones draft half the tokens."""
+    """The shipped adapter, or one that is right now and then; fed and block ones draft half the
+    tokens."""
     folder = tmp_path_factory.mktemp("adapter")
     num_output, kind = request.param
     if kind is None:
         return split_with_adapter(STORIES, folder / "split", ADAPTER)
     split = split_with_adapter(STORIES, folder / "split", None, 1, num_output)
-    if kind == "fed":
+    if kind == "block":
+        install_block_adapter(split, folder / "adapter", np.arange(256, 512))
+    elif kind == "fed":
         install_fed_adapter(split, folder / "adapter", np.arange(256, 512))
     else:
         install_early_adapter(split, folder / "adapter")

@@ -22,7 +22,7 @@ from submodels.bundle.layer_weights import Placed
 from tests.support.eager_drafts import eager_drafts
 from tests.support.reference import STORIES
 from tests.support.stack import generate_with_stats, running_stack, split_for_serving
-from tests.support.stored_adapters import ADAPTER, install_fed_adapter
+from tests.support.stored_adapters import ADAPTER, install_block_adapter, install_fed_adapter
 
 NUM_PROMPTS = 4
 WRITING = Writing(RULES, max_tokens=40, seed=3)
@@ -53,12 +53,14 @@ def texts(
 
 
 @pytest.fixture(scope="module")
-def fed_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With an adapter beside them that is fed, and drafts most tokens only."""
-    folder = tmp_path_factory.mktemp("fed")
-    out = split_for_serving(STORIES, folder / "split", 1)
-    install_fed_adapter(out, folder / "adapter", np.arange(100, 512))
-    return out
+def made_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """With adapters beside them that draft most tokens only: one is fed, one makes blocks."""
+    found = {}
+    for kind, install in (("fed", install_fed_adapter), ("block", install_block_adapter)):
+        folder = tmp_path_factory.mktemp(kind)
+        found[kind] = split_for_serving(STORIES, folder / "split", 1)
+        install(found[kind], folder / "adapter", np.arange(100, 512))
+    return found
 
 
 async def counted(
@@ -88,19 +90,20 @@ def check(rounds: Sequence[Round], stats: GenerationStats) -> None:
     assert sum(one.num_tokens for one in rounds) == stats.num_output_tokens - 1
 
 
-@pytest.mark.parametrize("drafter", ["ngram", "suffix", "adapter", "fed"])
+@pytest.mark.parametrize("drafter", ["ngram", "suffix", "adapter", "fed", "block"])
 async def test_a_replay_counts_what_the_device_counts(
     drafter: str,
     bundles: Path,
-    fed_bundles: Path,
+    made_bundles: dict[str, Path],
     model: WholeModel,
     texts: list[Text],
 ) -> None:
     """With drafts of a fixed length, those of the adapter ending at its threshold."""
     most, stop = 6, stop_token_ids(model)
     folder = ADAPTER
-    if drafter == "fed":
-        bundles, folder = fed_bundles, fed_bundles.parent / "adapter"
+    if drafter in made_bundles:
+        bundles = made_bundles[drafter]
+        folder = bundles.parent / "adapter"
 
     def replayed(text: Text) -> list[Draft]:
         if drafter in LOOKUPS:
@@ -110,7 +113,7 @@ async def test_a_replay_counts_what_the_device_counts(
         return drafts.until_unsure(adapter.card.stop_threshold)
 
     settings = {
-        "drafter": "adapter" if drafter == "fed" else drafter,
+        "drafter": "adapter" if drafter in made_bundles else drafter,
         "draft_tokens": most,
         "draft_ahead": "off",
         "suffix_memory_tokens": 0,

@@ -1,4 +1,4 @@
-"""What an adapter that drafts blocks says, written out once more: layer by layer, place by place."""
+"""What an adapter that drafts blocks says, written out: layer by layer, place by place."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -10,6 +10,7 @@ from adapters.data.whole_model import load_whole_model
 from adapters.install import install_adapter
 from adapters.networks import (
     AdapterNetwork,
+    BlockAdapter,
     FedAdapter,
     build_network,
     load_network,
@@ -111,6 +112,27 @@ def install_fed_adapter(
         noise = torch.randn(network.fc.weight.shape, generator=torch.Generator().manual_seed(0))
         network.fc.weight.copy_(0.01 * noise)
     _store(folder, manifest, network, "fed", draft_vocabulary)
+    install_adapter(bundles, folder)
+
+
+def install_block_adapter(
+    bundles: Path, folder: Path, draft_vocabulary: NDArray[np.int64] | None = None
+) -> None:
+    """Give the story model's bundle pair an adapter that drafts blocks, good at first places.
+
+    Its second layer is the shipped adapter, its first one hardly changes anything.
+    """
+    model = load_whole_model(bundles, bundles, Placed())
+    manifest = model.manifest
+    network = random_network(manifest, "block", closing_norm=False)
+    assert isinstance(network, BlockAdapter)
+    trained = load_network(load_adapter(ADAPTER, manifest)).state_dict()
+    network.load_state_dict(network.state_dict() | trained)
+    with torch.no_grad():
+        for part in (network.first, network.fc, network.sequel.out):
+            for parameter in part.parameters():
+                parameter.mul_(0.05)
+    _store(folder, manifest, network, "block", draft_vocabulary)
     install_adapter(bundles, folder)
 
 

@@ -20,6 +20,7 @@ from tests.support.stored_adapters import store_random_adapter
 
 GRAPHS = {f"adapter.{weights}.onnx" for weights in ("float32", "int8", "int4")}
 DRAFT_HEADS = {f"draft_head.{weights}.onnx" for weights in ("float32", "int8", "int4")}
+DRAFT_STEPS = {f"draft_step.{weights}.onnx" for weights in ("float32", "int8", "int4")}
 FILES = {"adapter.json", "adapter.safetensors"}
 
 
@@ -92,16 +93,18 @@ def test_a_listed_adapter_that_was_changed_is_refused(device: Path, tmp_path: Pa
         load_bundle(device, "device")
 
 
+@pytest.mark.parametrize("kind", ["fed", "block"])
 @pytest.mark.parametrize("weights", WEIGHTS_FORMATS)
 def test_an_adapter_that_drafts_some_tokens_brings_a_head_of_these(
-    onnx_device: Path, tmp_path: Path, weights: WeightsFormat
+    onnx_device: Path, tmp_path: Path, weights: WeightsFormat, kind: Kind
 ) -> None:
     vocabulary = np.array([1, 5, 8, 60, 200])
     manifest = load_bundle(onnx_device, "device").manifest
-    store_random_adapter(tmp_path / "adapter", manifest, "fed", vocabulary)
+    store_random_adapter(tmp_path / "adapter", manifest, kind, vocabulary)
     install_adapter(onnx_device, tmp_path / "adapter")
     files = load_bundle(onnx_device, "device", verify=True).manifest.files.keys()
-    assert files == manifest.files.keys() | GRAPHS | FILES | DRAFT_HEADS
+    heads = DRAFT_HEADS | DRAFT_STEPS if kind == "block" else DRAFT_HEADS
+    assert files == manifest.files.keys() | GRAPHS | FILES | heads
     engine = load_onnx_engine(onnx_device, "float32", 1, None, weights)
     seen: list[Rows] = []
 
@@ -119,12 +122,14 @@ def test_an_adapter_that_drafts_some_tokens_brings_a_head_of_these(
 
 def test_another_adapter_takes_the_heads_away_again(onnx_device: Path, tmp_path: Path) -> None:
     manifest = load_bundle(onnx_device, "device").manifest
-    store_random_adapter(tmp_path / "some", manifest, "layer", np.array([1, 5]))
+    heads = DRAFT_HEADS | DRAFT_STEPS
+    store_random_adapter(tmp_path / "some", manifest, "block", np.array([1, 5]))
     install_adapter(onnx_device, tmp_path / "some")
+    assert heads < load_bundle(onnx_device, "device").manifest.files.keys()
     store_random_adapter(tmp_path / "all", manifest, "layer")
     install_adapter(onnx_device, tmp_path / "all")
-    assert not DRAFT_HEADS & load_bundle(onnx_device, "device").manifest.files.keys()
-    assert not any((onnx_device / name).exists() for name in DRAFT_HEADS)
+    assert not heads & load_bundle(onnx_device, "device").manifest.files.keys()
+    assert not any((onnx_device / name).exists() for name in heads)
 
 
 def test_an_adapter_without_the_head_it_drafts_with_is_refused(

@@ -134,6 +134,8 @@ def test_missing_and_damaged_files_are_told_apart(tmp_path: Path, manifest: Mani
         ("max_draft_tokens", 129, "1 to 128 draft tokens, got 129"),
         ("kind", "attention", "tensors do not match"),
         ("kind", "fed", "tensors do not match"),
+        ("kind", "block", "tensors do not match"),
+        ("kind", "tree", "not a valid adapter card: Invalid enum value 'tree'"),
         ("draft_vocabulary_size", 4, "tensors do not match"),
     ],
 )
@@ -145,6 +147,26 @@ def test_a_card_that_cannot_be_right_is_refused(
     write_card(folder, msgspec.structs.replace(card, **{field: value}))
     with pytest.raises(AdapterError, match=message):
         load_adapter(folder, manifest)
+
+
+def test_a_block_adapter_drafts_the_blocks_it_was_trained_for(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    folder = tmp_path / "adapter"
+    card = store(folder, manifest, "block", closing_norm=False)
+    write_card(folder, msgspec.structs.replace(card, max_draft_tokens=4))
+    with pytest.raises(AdapterError, match="tensors do not match"):
+        load_adapter(folder, manifest)
+
+
+def test_a_block_adapter_is_refused_where_the_device_has_output_layers(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    folder = tmp_path / "adapter"
+    other = msgspec.structs.replace(manifest, num_output_layers=1)
+    store(folder, other, "block", closing_norm=False)
+    with pytest.raises(AdapterError, match="a device without output layers, got 1"):
+        load_adapter(folder, other)
 
 
 def test_a_draft_vocabulary_comes_back_beside_the_weights(

@@ -263,7 +263,7 @@ def test_training_twice_gives_the_same_adapter_and_another_seed_another(
     assert weights(train(one, ignore)) != weights(train(other, ignore))
 
 
-@pytest.mark.parametrize("kind", ["layer", "fed"])
+@pytest.mark.parametrize("kind", ["layer", "fed", "block"])
 def test_an_interrupted_training_goes_on_exactly(tmp_path: Path, kind: Kind) -> None:
     trained = train(replace(options(tmp_path, "whole"), kind=kind), ignore)
     whole, curve = weights(trained), (trained.path / CURVE_FILE).read_text()

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.data.whole_model import WholeModel
-from adapters.networks import AdapterNetwork, FedAdapter, load_network
+from adapters.networks import AdapterNetwork, BlockAdapter, FedAdapter, load_network
 from adapters.storage import AdapterCard, StoredAdapter, load_adapter
+from bench.drafters.drafts.block import BlockDrafts
 from bench.drafters.texts.blocks import Block, block_of_adapter, block_of_layer, causal, grouped
 from bench.drafters.texts.choosing import Choice
 from bench.drafters.texts.kept import Text
@@ -57,6 +58,11 @@ class NetworkDrafter:
         self._inputs = [block_of_layer(layer) for layer in model.input_layers]
         self._adapter = block_of_adapter(self._network, stored.card.shape)
         self._vocabulary, self._head = _draft_head(model, stored)
+        self._blocks = (
+            BlockDrafts(model, self._network, stored.draft_vocabulary())
+            if isinstance(self._network, BlockAdapter)
+            else None
+        )
 
     @property
     def num_parameters(self) -> int:
@@ -73,6 +79,9 @@ class NetworkDrafter:
         first = len(text.case.token_ids)
         starts = torch.arange(first, len(token_ids))
         deep = torch.from_numpy(text.deep[: text.num_starts])
+        if self._blocks is not None:
+            found, shares = self._blocks.drafts(token_ids, starts, deep, choose, num_tokens)
+            return NetworkDrafts(found.numpy(), shares.double().numpy())
         estimates, pasts = self._read(token_ids, starts, deep)
         tokens: list[Tensor] = []
         confidences: list[Tensor] = []
