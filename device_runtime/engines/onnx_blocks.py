@@ -55,4 +55,5 @@ class _OnnxBlock:
                 STATE: self._state,
             }
             logits, self._state = self._parts.step.run([LOGITS, NEW_STATE], rows)
-        return logits[0]
+        row: Rows = logits[0]
+        return row

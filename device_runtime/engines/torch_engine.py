@@ -26,7 +26,6 @@ from device_runtime.engines.checks import num_threads
 from device_runtime.engines.draft_model import DraftModel
 from device_runtime.engines.engine import Rows, StackCache
 from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
-from device_runtime.engines.torch_blocks import TorchBlockHead
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.layer_weights import Linear, Placed, load_embedding
 from submodels.bundle.layers import (
@@ -137,6 +136,41 @@ def _published_head(bundle: Bundle, stored: StoredAdapter, target: Head) -> Draf
         is_published_head=True,
         taps=reads.taps,
     )
+
+
+class TorchBlockHead:
+    """A `BlockHead`; `head` is of the tokens that can be drafted, `table` `[V, H]` of all."""
+
+    def __init__(self, network: BlockNetwork, head: Head, table: torch.Tensor) -> None:
+        self.block_size = network.block_size
+        self.network = network
+        self.head = head
+        self.table = table
+
+    @torch.inference_mode()
+    def begin(self, estimates: Rows) -> "_TorchBlock":
+        return _TorchBlock(self, _tensor(estimates))
+
+
+class _TorchBlock:
+    def __init__(self, parts: TorchBlockHead, estimates: torch.Tensor) -> None:
+        self._parts = parts
+        self._final = rms_norm(estimates, parts.head.norm, parts.head.eps)
+        self._inner = parts.network.sequel.read(self._final)
+        self._state = parts.network.sequel.begin(self._final)
+        self._place = 0
+
+    @torch.inference_mode()
+    def next(self, token_id: int | None) -> Rows:
+        sequel, place = self._parts.network.sequel, self._place
+        read = self._final[place]
+        if token_id is not None:
+            embedded = self._parts.table[token_id].float()
+            self._state = sequel.step(self._inner[place], embedded, self._state)
+            read = read + sequel.out(self._state)
+        self._place += 1
+        logits: Rows = self._parts.head.lm_head(read[None])[0].numpy()
+        return logits
 
 
 class TorchCache:

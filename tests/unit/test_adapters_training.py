@@ -18,9 +18,9 @@ from adapters.data.features import (
 )
 from adapters.data.sample import Sample, choose_vocabulary, covered_share
 from adapters.data.whole_model import WholeModel
-from adapters.networks import AdapterNetwork, FedAdapter, load_network
+from adapters.networks import AdapterNetwork, BlockAdapter, FedAdapter, load_network
 from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
-from adapters.storage import WEIGHTS_FILE, Kind, load_adapter
+from adapters.storage import WEIGHTS_FILE, AdapterError, Kind, load_adapter
 from adapters.training.curve import CURVE_FILE
 from adapters.training.distillation import chain_loss
 from adapters.training.losses import distances
@@ -50,8 +50,8 @@ def ignore(progress: StageProgress) -> None:
     """No bar."""
 
 
-def options(tmp_path: Path, name: str = "work") -> TrainOptions:
-    device, cloud = make_bundles(tmp_path, num_output=1)
+def options(tmp_path: Path, name: str = "work", num_output: int = 1) -> TrainOptions:
+    device, cloud = make_bundles(tmp_path, num_output=num_output)
     text = write_stories(tmp_path / "text.txt", 6)
     return TrainOptions(
         device_bundle=device,
@@ -66,6 +66,11 @@ def options(tmp_path: Path, name: str = "work") -> TrainOptions:
         windows=Windows(32, 4),
         calibration=TrialOptions(2, prompt_tokens=(8,), continuation_tokens=8, max_draft_tokens=3),
     )
+
+
+def of_kind(tmp_path: Path, name: str, kind: Kind) -> TrainOptions:
+    """With an output layer on the device, where the kind can be used with one."""
+    return replace(options(tmp_path, name, num_output=0 if kind == "block" else 1), kind=kind)
 
 
 def weights(adapter: TrainedAdapter) -> bytes:
@@ -239,13 +244,13 @@ def test_features_are_computed_once_and_again_only_for_another_corpus(tmp_path: 
 def test_a_corpus_larger_than_the_window_is_gone_through_part_by_part(
     tmp_path: Path, kind: Kind
 ) -> None:
-    one = replace(options(tmp_path, "one"), kind=kind)
+    one = of_kind(tmp_path, "one", kind)
     seen: list[str] = []
 
     def watch(progress: StageProgress) -> None:
         seen.append(progress.stage)
 
-    small = replace(options(tmp_path, "small"), kind=kind, max_state_bytes=30_000)
+    small = replace(of_kind(tmp_path, "small", kind), max_state_bytes=30_000)
     trained = train(small, watch)
     assert seen.count("states") > 2 * len({*range(3)})
     assert max(path.stat().st_size for path in small.work.glob("features.bin")) <= 30_000
@@ -256,18 +261,18 @@ def test_a_corpus_larger_than_the_window_is_gone_through_part_by_part(
 def test_training_twice_gives_the_same_adapter_and_another_seed_another(
     tmp_path: Path, kind: Kind
 ) -> None:
-    one = replace(options(tmp_path, "one"), kind=kind)
-    two = replace(options(tmp_path, "two"), kind=kind)
-    other = replace(options(tmp_path, "other"), kind=kind, recipe=replace(RECIPE, seed=1))
+    one = of_kind(tmp_path, "one", kind)
+    two = of_kind(tmp_path, "two", kind)
+    other = replace(of_kind(tmp_path, "other", kind), recipe=replace(RECIPE, seed=1))
     assert weights(train(one, ignore)) == weights(train(two, ignore))
     assert weights(train(one, ignore)) != weights(train(other, ignore))
 
 
 @pytest.mark.parametrize("kind", ["layer", "fed", "block"])
 def test_an_interrupted_training_goes_on_exactly(tmp_path: Path, kind: Kind) -> None:
-    trained = train(replace(options(tmp_path, "whole"), kind=kind), ignore)
+    trained = train(of_kind(tmp_path, "whole", kind), ignore)
     whole, curve = weights(trained), (trained.path / CURVE_FILE).read_text()
-    cut = replace(options(tmp_path, "cut"), kind=kind, checkpoint_every_s=0.0)
+    cut = replace(of_kind(tmp_path, "cut", kind), checkpoint_every_s=0.0)
 
     def power_cut(progress: StageProgress) -> None:
         if progress.stage == "training" and progress.done == 5:
@@ -285,6 +290,37 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path: Path, kind: Kind) -> 
     assert weights(trained) == whole
     assert (trained.path / CURVE_FILE).read_text() == curve
     assert seen == [5, 6, 7, 8]
+
+
+def test_blocks_are_not_trained_for_a_device_with_output_layers(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="a device without output layers, got 1"):
+        train(replace(options(tmp_path), kind="block"), ignore)
+
+
+def test_places_of_a_block_are_learned_from_the_tokens_before_them(tmp_path: Path) -> None:
+    """A place's loss changes with the text's token before it, and not with those behind it."""
+    model = make_whole_model(tmp_path)
+    network = random_network(model.manifest, "block", closing_norm=False)
+    assert isinstance(network, BlockAdapter)
+    samples = [Sample(np.arange(3, 23, dtype=np.int32), ((2, 20),))]
+    layout = layout_of(model.manifest, True, "float32")
+    features = cached_features(
+        lambda: model, model.manifest, samples, tmp_path / "work", layout, lambda done, of: None
+    )
+    batch = features.batch([0])
+
+    def loss(changed: int) -> float:
+        token_ids = batch.token_ids.clone()
+        token_ids[0, changed] = 40
+        chance = np.random.Generator(np.random.Philox(0))
+        recipe = replace(RECIPE, state_weight=0.0)
+        other = replace(batch, token_ids=token_ids)
+        with torch.no_grad():
+            return float(chain_loss(network, everything(model), other, recipe, chance))
+
+    # The last token is drafted, and no place follows it; the first ones are rows of the prompt.
+    assert loss(19) == loss(0) == loss(1)
+    assert loss(10) != loss(0)
 
 
 def test_a_checkpoint_of_other_options_is_not_taken_up(tmp_path: Path) -> None:
