@@ -18,8 +18,9 @@ from device_runtime.engines.submodel_engine import SubmodelEngine
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from tests.support.reference import STORIES, load_reference
 from tests.support.stack import gather_bounded, generate_ids, running_stack, split_for_serving
-from tests.support.stored_adapters import ADAPTER
+from tests.support.stored_adapters import ADAPTER, install_block_adapter
 
+BLOCKS = "an adapter that drafts blocks"
 TOP_K = 2
 TEMPERATURE = 2.0
 NUM_TOKENS = 4
@@ -58,6 +59,15 @@ def target(prompt_ids: list[int]) -> dict[tuple[int, ...], float]:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = split_for_serving(STORIES, tmp_path_factory.mktemp("sampled") / "m1", 1)
     install_adapter(out, ADAPTER)
+    return out
+
+
+@pytest.fixture(scope="module")
+def with_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with an adapter that drafts blocks."""
+    folder = tmp_path_factory.mktemp("blocks")
+    out = split_for_serving(STORIES, folder / "m1", 1)
+    install_block_adapter(out, folder / "adapter")
     return out
 
 
@@ -102,10 +112,16 @@ def _distance_and_floor(
     return _total_variation(split, unsplit), _noise_floor(probabilities, generator)
 
 
-@pytest.mark.parametrize("drafter", ["none", "ngram", "adapter"])
+@pytest.mark.parametrize("drafter", ["none", "ngram", "adapter", BLOCKS])
 async def test_sampled_text_is_as_close_to_the_unsplit_model_as_another_run_of_it(
-    drafter: str, bundles: Path, prompt_ids: list[int], target: dict[tuple[int, ...], float]
+    drafter: str,
+    bundles: Path,
+    with_blocks: Path,
+    prompt_ids: list[int],
+    target: dict[tuple[int, ...], float],
 ) -> None:
+    if drafter == BLOCKS:
+        bundles, drafter = with_blocks, "adapter"
     counts = await _draw(bundles, drafter, prompt_ids)
     distance, floor = _distance_and_floor(counts, target)
     assert distance <= floor
@@ -133,19 +149,22 @@ async def test_the_check_catches_a_draft_that_is_judged_by_the_row_before_it(
 
 
 async def test_a_seed_gives_the_same_text_whatever_drafts_and_chunks(
-    bundles: Path, prompt_ids: list[int]
+    bundles: Path, with_blocks: Path, prompt_ids: list[int]
 ) -> None:
     """The drafter, other chunk sizes and another engine change nothing but speed."""
     sampling = SamplingParams(temperature=1.0, seed=11, top_p=0.95)
     requests = [GenerationRequest(prompt_ids[: 20 + n], 60, sampling) for n in range(8)]
 
     async def texts(drafter: str, chunk_tokens: int, engine: str) -> list[list[int]]:
+        folder = bundles
+        if drafter == BLOCKS:
+            folder, drafter = with_blocks, "adapter"
         settings = {"drafter": drafter, "chunk_tokens": chunk_tokens, "engine": engine}
-        async with running_stack(bundles, settings) as stack:
+        async with running_stack(folder, settings) as stack:
             calls = [partial(generate_ids, stack.runtime, request) for request in requests]
             return await gather_bounded(calls, 8)
 
-    settings = itertools.product(("none", "ngram", "adapter"), ((7, "onnx"), (0, "torch")))
+    settings = itertools.product(("none", "ngram", "adapter", BLOCKS), ((7, "onnx"), (0, "torch")))
     first, *others = [await texts(drafter, *rest) for drafter, rest in settings]
     assert len(set(map(tuple, first))) == len(first)
     assert all(other == first for other in others)

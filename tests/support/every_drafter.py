@@ -18,7 +18,7 @@ from device_runtime.server import DeviceServer
 from tests.support.eager_drafts import eager_drafts
 from tests.support.reference import STORIES
 from tests.support.stack import cloud_config, connected_device, serve_cloud
-from tests.support.stored_adapters import ADAPTER, split_with_adapter
+from tests.support.stored_adapters import ADAPTER, install_block_adapter, split_with_adapter
 
 DRAFTERS: Mapping[str, Mapping[str, Any]] = {
     "none": {"drafter": "none"},
@@ -30,10 +30,13 @@ DRAFTERS: Mapping[str, Mapping[str, Any]] = {
         "draft_ahead": "auto",
         "pipelining": "off",
     },
+    "blocks": {"drafter": "adapter"},
     "medusa": {"drafter": "medusa"},
     "all that there are": {"drafter": "auto"},
 }
 
+_WITH_BLOCKS = "blocks"
+"""The device whose bundle has an adapter that drafts blocks in the place of the shipped one."""
 _ANSWER_S = 60.0
 
 T = TypeVar("T")
@@ -148,13 +151,15 @@ def every_drafter(folder: Path) -> Iterator[EveryDrafter]:
     """The devices, in a thread of their own while the context is entered."""
     bundles = split_with_adapter(STORIES, folder / "split", ADAPTER)
     install_heads(bundles / "device", STORIES.parent / "stories260k-medusa")
+    with_blocks = split_with_adapter(STORIES, folder / "blocks", None)
+    install_block_adapter(with_blocks, folder / "adapter")
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="every drafter")
     thread.start()
     stack = AsyncExitStack()
 
     async def begin() -> Mapping[str, Asked]:
-        return await stack.enter_async_context(_devices(bundles))
+        return await stack.enter_async_context(_devices(bundles, with_blocks))
 
     try:
         with eager_drafts():
@@ -167,13 +172,14 @@ def every_drafter(folder: Path) -> Iterator[EveryDrafter]:
 
 
 @asynccontextmanager
-async def _devices(bundles: Path) -> AsyncIterator[Mapping[str, Asked]]:
+async def _devices(bundles: Path, with_blocks: Path) -> AsyncIterator[Mapping[str, Asked]]:
     async with AsyncExitStack() as stack:
         cloud = await stack.enter_async_context(serve_cloud(cloud_config(bundles)))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         asked: dict[str, Asked] = {}
         for name, settings in DRAFTERS.items():
-            device = connected_device(bundles, cloud.url, settings)
+            folder = with_blocks if name == _WITH_BLOCKS else bundles
+            device = connected_device(folder, cloud.url, settings)
             asked[name] = Asked(await stack.enter_async_context(device), http)
         yield asked
 

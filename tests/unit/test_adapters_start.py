@@ -30,7 +30,17 @@ def planted(matrix: torch.Tensor, eps: float) -> FeatureBatch:
     fed = within.clone()
     fed[:, 0] = False
     nothing = torch.zeros(4, LENGTH, 1)
-    return FeatureBatch(shallow, deep, deep, within, within, fed, nothing.long(), nothing)
+    return FeatureBatch(
+        token_ids=nothing[..., 0].long(),
+        shallow=shallow,
+        deep=deep,
+        top=deep,
+        within=within,
+        scored=within,
+        fed=fed,
+        likeliest=nothing.long(),
+        log_probs=nothing,
+    )
 
 
 def test_a_feed_that_explains_everything_is_found(tmp_path: Path) -> None:
