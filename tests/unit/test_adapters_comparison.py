@@ -91,6 +91,8 @@ def options(tmp_path: Path, model: WholeModel) -> TrainOptions:
         held_out=(text,),
         work=tmp_path / "work",
         lookup=looked_up,
+        # As the networks that are planted.
+        kind="layer",
         number_format="float32",
         windows=Windows(32, 4),
         calibration=TrialOptions(3, prompt_tokens=(8,), continuation_tokens=30, max_draft_tokens=3),
