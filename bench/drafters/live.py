@@ -48,6 +48,9 @@ GROUPS = "chat,code,mathematics"
 _DTYPE = "float32"
 """In which equal texts are promised."""
 
+_NUM_WARM_UP, _QUESTION_TOKENS = 3, 24
+"""Questions before those that count: who serves for a while knows its drafters."""
+
 _WARM_UP_TOKENS = 520
 """Before adversarial text is measured: more than the 500 over which the default promises to lose
 little (docs/drafting.md)."""
@@ -103,7 +106,8 @@ def _usual(outing: Outing, link: LinkSpec, part: str) -> Setting:
         arms=tuple(arms),
         link_kind=outing.link_kind,
         dtype=_DTYPE,
-        num_warm_up=2,
+        num_warm_up=_NUM_WARM_UP,
+        warm_up_tokens=_QUESTION_TOKENS,
         takes_turns=True,
         device_bundles=device_bundles,
     )

@@ -158,7 +158,8 @@ def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:
 def loads_of(setting: Setting, seed: int) -> list[Load]:
     """A setting's requests by device: the same seed gives the same ones, which go round them.
 
-    A device warms up with its first prompts, cut short.
+    A device warms up with its first prompts, cut short; where arms take turns, with others: what an
+    arm learns meanwhile is not of the texts that it is measured on.
 
     Raises:
         WorkloadError: no such prompts or arrivals.
@@ -169,7 +170,9 @@ def loads_of(setting: Setting, seed: int) -> list[Load]:
     short = setting.warm_up_tokens or min(asked.max_output_tokens, WARM_UP_TOKENS)
     answer_tokens = max(asked.max_output_tokens, short)
     longest = context - answer_tokens - (_TEMPLATE_TOKENS if asked.is_chat else 0)
-    prompts = load_prompts(asked.name, asked.num_requests, seed, device, longest)
+    num_others = setting.num_warm_up if setting.takes_turns else 0
+    num_prompts = asked.num_requests + num_others
+    prompts = load_prompts(asked.name, num_prompts, seed, device, longest)
     times = arrivals(asked.arrivals, asked.num_requests, asked.requests_per_s, seed)
     asks = [
         Ask(
@@ -179,12 +182,15 @@ def loads_of(setting: Setting, seed: int) -> list[Load]:
             at_s=at_s,
             category=prompt.category,
         )
-        for number, (prompt, at_s) in enumerate(zip(prompts, times, strict=True))
+        for number, (prompt, at_s) in enumerate(
+            zip(prompts, [*times, *[0.0] * num_others], strict=True)
+        )
     ]
+    asks, others = asks[: asked.num_requests], asks[asked.num_requests :]
     loads = []
     for number in range(asked.num_devices):
         own = asks[number :: asked.num_devices]
-        first = itertools.islice(itertools.cycle(own), setting.num_warm_up)
+        first = itertools.islice(itertools.cycle(others or own), setting.num_warm_up)
         load = Load(
             device=number,
             warm_up=[msgspec.structs.replace(ask, max_tokens=short) for ask in first],

@@ -156,6 +156,9 @@ def test_a_long_warm_up_is_for_arms_that_learn_what_to_draft(bundles: Path) -> N
     [load] = loads_of(setting, seed=0)
     assert [ask.max_tokens for ask in load.warm_up] == [70] * 8
     assert [ask.number for ask in load.warm_up] == [0, 1, 2, 3, 4, 5, 0, 1]
+    others = loads_of(replace(setting, takes_turns=True), seed=0)[0]
+    assert others.asks == load.asks
+    assert [ask.number for ask in others.warm_up] == [*range(6, 14)], "of texts that do not count"
     assert load_for(find_arm("hat"), load) == load
     plain = load_for(find_arm("u-shape"), load)
     assert [ask.max_tokens for ask in plain.warm_up] == [12, 12]
