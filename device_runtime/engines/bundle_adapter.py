@@ -61,7 +61,9 @@ def drafter_reason(bundle: Bundle) -> str:
 
 def draft_limits(stored: StoredAdapter) -> DraftLimits:
     """Where drafts of this adapter end, as calibrated when it was trained."""
-    return DraftLimits(stored.card.stop_threshold, stored.card.max_draft_tokens)
+    card = stored.card
+    pass_tokens = card.max_draft_tokens if card.kind == "block" else 1
+    return DraftLimits(card.stop_threshold, card.max_draft_tokens, pass_tokens=pass_tokens)
 
 
 def draft_vocabulary(stored: StoredAdapter) -> NDArray[np.int64] | None:

@@ -23,12 +23,14 @@ class DraftLimits:
     """Where drafts end: before a token less likely than the threshold, and after `max_tokens`.
 
     The likeliest token's probability at temperature 1 is what the threshold is held against.
-    With `are_all` every draft is asked for whole, whatever shorter ones would bring.
+    With `are_all` every draft is asked for whole, whatever shorter ones would bring. A pass of the
+    draft model gives `pass_tokens` tokens at once.
     """
 
     stop_threshold: float
     max_tokens: int
     are_all: bool = False
+    pass_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)

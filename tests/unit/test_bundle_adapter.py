@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from adapters.install import install_adapter
-from adapters.storage import TrainingFigures, load_card, write_card
+from adapters.storage import Kind, TrainingFigures, load_card, write_card
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import drafter_names
 from device_runtime.engines.bundle_adapter import drafter_reason
@@ -72,3 +72,15 @@ def test_a_card_without_the_newer_figures_is_read(tmp_path: Path) -> None:
         del plain["training"][name]
     (device / "adapter.json").write_bytes(msgspec.json.encode(plain))
     assert load_card(device).training == UNKNOWN
+
+
+@pytest.mark.parametrize(("kind", "pass_tokens"), [("fed", 1), ("block", 6)])
+def test_a_block_adapter_says_how_many_tokens_a_pass_drafts(
+    tmp_path: Path, kind: Kind, pass_tokens: int
+) -> None:
+    device = make_bundles(tmp_path)[0]
+    store_random_adapter(tmp_path / "adapter", load_bundle(device, "device").manifest, kind)
+    install_adapter(device, tmp_path / "adapter")
+    limits = load_engine(DeviceConfig(bundle=device, engine="torch", threads=1)).draft_limits
+    assert limits is not None
+    assert (limits.max_tokens, limits.pass_tokens) == (6, pass_tokens)
