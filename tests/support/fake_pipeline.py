@@ -120,8 +120,8 @@ class NumpyWorkers:
     """Worker processes as `VllmMiddleEngine` sees them: they read nothing but the plan.
 
     The cache holds the rows themselves, and a deep row is the sum over all rows of its sequence
-    from the first on: a wrong position, table or copy changes it. Numbers are small integers, so
-    that sums are exact in every number format.
+    from the first on: a wrong position, table or copy changes it. A row after d layers is the deep
+    one plus d. Numbers are small integers, so that sums are exact in every number format.
     """
 
     def __init__(
@@ -159,7 +159,9 @@ class NumpyWorkers:
                 cached = [self._cache[self._place(plan, index, p)] for p in range(position + 1)]
                 deep.append(np.sum(cached, axis=0))
         assert not np.isin(plan.places, np.arange(self._block_tokens)).any(), "that is for padding"
-        wanted = np.array(deep, np.float32)[plan.wanted]
+        made = np.array(deep, np.float32)
+        tapped = [made[plan.tap_rows] + np.float32(depth) for depth in plan.tap_depths]
+        wanted = np.concatenate([made, *tapped])[plan.wanted]
         if shallow.dtype == np.uint16:
             return (wanted.view(np.uint32) >> 16).astype(np.uint16)
         return wanted.astype(shallow.dtype)

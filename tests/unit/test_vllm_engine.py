@@ -1,5 +1,7 @@
 """The engine on vLLM with workers of numpy: what it plans, what it returns, and how it is lost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -115,9 +117,44 @@ def test_wanted_rows_come_back_to_their_items(wants):
         assert not np.shares_memory(part, deep)
 
 
+def test_a_plan_without_taps_asks_for_none():
+    placement = Placement(((1,), (2,)), ())
+    for wants in ((Want.ALL, Want.ALL), (Want.LAST, Want.NONE)):
+        plan = make_plan(items(*((0, 3, want) for want in wants)), placement, BLOCK_TOKENS)
+        assert (len(plan.tap_depths), len(plan.tap_rows)) == (0, 0)
+    untold = [replace(item, taps=(1, 2)) for item in items((0, 3, Want.NONE), (0, 3, Want.NONE))]
+    plan = make_plan(untold, placement, BLOCK_TOKENS)
+    assert (len(plan.tap_depths), len(plan.tap_rows), len(plan.wanted)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", Dtype)
+def test_taps_stand_behind_each_row_that_asked_for_them(dtype, workers):
+    engine = engine_on(workers, dtype)
+    asked = [
+        (3, Want.ALL, (3, 1)),
+        (2, Want.ALL, ()),
+        (4, Want.LAST, (5,)),
+        (1, Want.NONE, (6,)),
+        (2, Want.ALL, (5, 3)),
+    ]
+    batch = [
+        StepItem(engine.open(8), 0, rows(num_rows, seed, dtype), want, taps)
+        for seed, (num_rows, want, taps) in enumerate(asked)
+    ]
+    for item, answer in zip(batch, engine.step(batch), strict=True):
+        own = sums(item.rows)[len(item.rows) - item.num_wanted_rows :].astype(np.float32)
+        expected = [row + depth for row in own for depth in (0, *item.taps)]
+        assert answer.dtype == NUMPY_DTYPES[dtype]
+        np.testing.assert_array_equal(answer, np.array(expected).reshape(-1, HIDDEN))
+    (plan,) = workers.plans
+    assert plan.tap_depths.tolist() == [1, 3, 5], "a depth that no row wants is not asked for"
+    assert plan.tap_rows.tolist() == [0, 1, 2, 8, 10, 11]
+    assert plan.tap_depths.dtype == plan.tap_rows.dtype == np.int64
+
+
 @pytest.mark.parametrize("num_rows", [2, 4])
 def test_another_number_of_rows_than_was_wanted_is_an_error(num_rows):
-    with pytest.raises(ValueError, match=f"expected 3 deep rows, got {num_rows}"):
+    with pytest.raises(ValueError, match=f"expected 3 rows, got {num_rows}"):
         split_rows(rows(num_rows), items((0, 3, Want.ALL)), Dtype.FP32)
 
 

@@ -20,7 +20,9 @@ from cloud_server.engines.vllm.processes import ProcessWorkers, answering_rank
 
 SHAPE = ExchangeShape(num_slots=2, max_rows=6, row_items=4, item="float32")
 NOTHING = np.zeros(0, np.int32)
-PLAN = StepPlan(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, 0, 0)
+PLAN = StepPlan(
+    *(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING), 0, 0
+)
 
 
 class DoublingExecutor:
@@ -36,6 +38,7 @@ class DoublingExecutor:
         self.workers: list[WorkerRows] = []
         self.sent: list[tuple[int, int]] = []
         self.num_calls = 0
+        self.plan = PLAN
         self.fails = False
 
     def share(self) -> SharedRows:
@@ -57,7 +60,7 @@ class DoublingExecutor:
     def enqueue(self, call: tuple[str, tuple[Any, ...], dict[str, Any], int]) -> None:
         method, (slot, step, *plan), _, replies = call
         assert method == "hat_step_in_slot"
-        assert StepPlan(*plan) == PLAN
+        assert StepPlan(*plan) == self.plan
         assert replies == -1
         self.sent.append((slot, step))
 
@@ -118,6 +121,15 @@ def test_a_step_without_a_slot_is_called_rather_than_put_over_the_others(executo
     np.testing.assert_array_equal(called.result(), 2 * np.concatenate(rows(3)))
     called.release()
     assert (len(executor.sent), executor.num_calls) == (2, 1)
+
+
+def test_a_step_that_wants_more_rows_than_a_slot_has_is_called(executor):
+    """As with taps of a whole chunk."""
+    workers = ProcessWorkers(executor, 2, 1, executor.share())
+    for num_wanted, num_calls in ((SHAPE.max_rows, 0), (SHAPE.max_rows + 1, 1)):
+        executor.plan = PLAN._replace(wanted=np.zeros(num_wanted, np.int64))
+        workers.send(executor.plan, rows(1))
+        assert executor.num_calls == num_calls
 
 
 def test_without_shared_memory_every_step_is_called(executor):

@@ -54,12 +54,9 @@ class EngineShape:
 
 
 class VllmMiddleEngine:
-    """A `PipelinedEngine`: as many steps in flight as the workers have stages.
+    """A `PipelinedEngine`: as many steps in flight as the workers have stages."""
 
-    It gives no taps: with several stages their rows would have to travel to the last one.
-    """
-
-    takes_taps = False
+    takes_taps = True
 
     def __init__(self, workers: Workers, shape: EngineShape, cache: PagedCache) -> None:
         self.hidden_size = shape.hidden_size

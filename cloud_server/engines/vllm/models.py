@@ -4,9 +4,9 @@ Each class of `plugin.BASES` with `HatMiddle` before its name is an attribute of
 when it is first asked for.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +14,13 @@ from torch import nn
 from cloud_server.engines.vllm.plugin import BASES, PREFIX
 
 _LAYERS = "model.layers."
+
+
+class Taps(NamedTuple):
+    """Which rows of a step are wanted between two layers: `rows` int64 `[S]` at each depth."""
+
+    depths: Collection[int]
+    rows: torch.Tensor
 
 
 class ResidualSum(nn.Module):
@@ -24,6 +31,32 @@ class ResidualSum(nn.Module):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """The hidden state `[T, H]` after the last layer, as `transformers` has it."""
         return rows if residual is None else (rows + residual, residual)
+
+
+def run_tapped(
+    model: Any,
+    rows: torch.Tensor | None,
+    partial: Mapping[str, torch.Tensor],
+    positions: torch.Tensor,
+    taps: Taps,
+) -> tuple[Mapping[str, torch.Tensor] | torch.Tensor, dict[int, torch.Tensor]]:
+    """What a stage's own forward gives, and rows `[S, H]` by depth, of the depths it passes.
+
+    The layers run one after the other as in vLLM's classes, without the compiled graph around
+    them, which gives no rows between two layers. `rows` `[T, H]` enter the first stage; the others
+    get the `partial` of the one before.
+    """
+    stack, tapped = model.model, dict[int, torch.Tensor]()
+    hidden: Any = partial["hidden_states"] if partial else rows
+    residual: Any = partial["residual"] if partial else None
+    for number in range(stack.start_layer, stack.end_layer):
+        hidden, residual = stack.layers[number](positions, hidden, residual)
+        if number + 1 in taps.depths:
+            # A new tensor: the next layer may write into these two.
+            tapped[number + 1] = hidden[taps.rows] + residual[taps.rows]
+    if isinstance(stack.norm, ResidualSum):
+        return stack.norm(hidden, residual)[0], tapped
+    return {"hidden_states": hidden, "residual": residual}, tapped
 
 
 def middle_of(base: type[Any]) -> type[Any]:

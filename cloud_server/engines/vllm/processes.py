@@ -59,20 +59,26 @@ class ProcessWorkers:
         return self._died.is_set() or self._executor.is_failed or self._has_failed
 
     def send(self, plan: StepPlan, rows: Sequence[NDArray[Any]]) -> Answer:
-        """See `Workers.send`. Rows go through shared memory where a slot is free.
+        """See `Workers.send`. Rows go through shared memory where a slot is free and large enough.
 
         Raises:
             ConnectionError: the workers are gone.
         """
         if self.are_lost:
             raise ConnectionError("a worker has ended")
-        if self._shared is None or self._free_slots.empty():
+        if self._shared is None or not self._fits(plan, self._shared):
             return _CallAnswer(self._call(plan, np.concatenate(rows)), self)
         slot, step = self._free_slots.get_nowait(), next(self._step_numbers)
         # The workers prepare the step while its rows are copied.
         send_unanswered(self._executor, "hat_step_in_slot", (slot, step, *plan))
         self._shared.put(slot, step, rows)
         return _SlotAnswer(slot, step, self._shared, self)
+
+    def _fits(self, plan: StepPlan, shared: SharedRows) -> bool:
+        """Whether a slot is free and has room for what comes back: taps may be more than the rows
+        of any step."""
+        fits = len(plan.wanted) <= shared.exchange.shape.max_rows
+        return fits and not self._free_slots.empty()
 
     def give_back(self, slot: int) -> None:
         """The rows in a slot are not needed any more."""

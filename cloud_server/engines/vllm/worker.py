@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from cloud_server.engines.vllm.exchange.notices import FAILED
 from cloud_server.engines.vllm.exchange.shared_rows import RowPaths, WorkerRows
 from cloud_server.engines.vllm.facts import WorkerFacts
+from cloud_server.engines.vllm.models import Taps, run_tapped
 from cloud_server.engines.vllm.plan import StepPlan
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ class HatWorkerExtension:
         self._hat_rows = WorkerRows.opened(paths, self.rank)
 
     def hat_step(self, rows: NDArray[Any], *plan: Any) -> NDArray[Any] | None:
-        """Run the layers of this stage; workers of the last one return the wanted rows `[K, H]`."""
+        """Run the layers of this stage; workers of the last one return the wanted rows `[K, H]`,
+        taps among them."""
         with self._hat_all_or_none():
             deep = self._hat_run(StepPlan(*plan), lambda: rows)
             if deep is None:
@@ -126,29 +128,46 @@ class HatWorkerExtension:
         positions, places = _on(plan.positions, device), _on(plan.places, device)[None]
         metadata = _attention_metadata(plan, positions, places, runner)
         slots_by_layer = vllm.build_slot_mappings_by_layer(places, runner.kv_cache_config)
-        rows, partial = None, None
+        rows, partial = None, dict[str, torch.Tensor]()
         if stages.is_first_rank:
             rows = _as_rows(take_rows(), device)
         else:
-            received = stages.recv_tensor_dict(all_gather_group=vllm.get_tp_group())
-            partial = vllm.IntermediateTensors(received)
+            partial = stages.recv_tensor_dict(all_gather_group=vllm.get_tp_group())
+        taps = Taps(plan.tap_depths.tolist(), _on(plan.tap_rows, device))
+        tapped = {depth: partial.pop(key) for depth, key in _keys(taps) if key in partial}
         self._hat_started_s = time.perf_counter()
         with vllm.set_forward_context(
             metadata, self.vllm_config, num_tokens=len(positions), slot_mapping=slots_by_layer
         ):
-            out = runner.model(
-                input_ids=None,
-                positions=positions,
-                intermediate_tensors=partial,
-                inputs_embeds=rows,
-            )
-        if not stages.is_last_rank:
-            stages.send_tensor_dict(out.tensors, all_gather_group=vllm.get_tp_group())
+            out, own = self._hat_layers(rows, partial, positions, taps)
+        tapped |= own
+        if not isinstance(out, torch.Tensor):
+            sent = {key: tapped[depth] for depth, key in _keys(taps) if depth in tapped}
+            stages.send_tensor_dict({**out, **sent}, all_gather_group=vllm.get_tp_group())
             return None
-        wanted: torch.Tensor = out
-        if len(plan.wanted) < len(out):
-            wanted = out[_on(plan.wanted, device)]
+        wanted = torch.cat([out, *(tapped[depth] for depth in taps.depths)]) if tapped else out
+        if tapped or len(plan.wanted) < len(out):
+            wanted = wanted[_on(plan.wanted, device)]
         return wanted.view(torch.uint16) if wanted.dtype == torch.bfloat16 else wanted
+
+    def _hat_layers(
+        self,
+        rows: torch.Tensor | None,
+        partial: dict[str, torch.Tensor],
+        positions: torch.Tensor,
+        taps: Taps,
+    ) -> tuple[Mapping[str, torch.Tensor] | torch.Tensor, dict[int, torch.Tensor]]:
+        """The last stage's deep rows, or what goes to the next one; and this stage's taps."""
+        runner = self.model_runner
+        if taps.depths:
+            return run_tapped(runner.get_model(), rows, partial, positions, taps)
+        out = runner.model(
+            input_ids=None,
+            positions=positions,
+            intermediate_tensors=_vllm().IntermediateTensors(partial) if partial else None,
+            inputs_embeds=rows,
+        )
+        return (out if isinstance(out, torch.Tensor) else out.tensors), {}
 
     def hat_model_s(self) -> float:
         """Seconds of the last step from the model's call to its rows on the host."""
@@ -225,6 +244,11 @@ def _vllm() -> SimpleNamespace:
         build_attn_metadata=build_attn_metadata,
         build_slot_mappings_by_layer=build_slot_mappings_by_layer,
     )
+
+
+def _keys(taps: Taps) -> list[tuple[int, str]]:
+    """Each depth, and what its rows are called on their way to the last stage."""
+    return [(depth, f"hat_tap_{depth}") for depth in taps.depths]
 
 
 def _as_rows(hidden: NDArray[Any], device: torch.device) -> torch.Tensor:
