@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from adapters.network_parts import RmsNorm, SelfAttention, causal_attention
+from adapters.network_parts import RmsNorm, SelfAttention, causal
 from adapters.storage import SEQUEL_RANK, SEQUEL_WIDTH
 from submodels.manifest import ModelShape
 
@@ -92,8 +92,7 @@ def layer_over_blocks(
     attention = layer.self_attn
     positions = torch.arange(text.shape[1], device=text.device)
     queries, keys, values = attention.project(layer.input_layernorm(text), positions)
-    heads = [part.transpose(1, 2) for part in (queries, keys, values)]
-    mixed = causal_attention(*heads).transpose(1, 2).flatten(2)
+    mixed = causal(queries, keys, values).flatten(2)
     after = layer.finish(text + attention.o_proj(mixed))
 
     places = torch.arange(1, tails.shape[2] + 1, device=text.device)

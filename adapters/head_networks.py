@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from adapters.network_parts import GatedMlp, RmsNorm, SelfAttention
 from adapters.storage import AdapterCard, StoredAdapter, weight_shapes
-from submodels.bundle.layers import LayerCache
+from submodels.bundle.layers import Attend, LayerCache, over_cache
 from submodels.manifest import ModelShape
 from submodels.tensors.tensor_layout import layer_name
 
@@ -35,10 +35,15 @@ class EagleHead(nn.Module):
         self.post_attention_layernorm = RmsNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = GatedMlp(shape)
 
-    def forward(self, embedded: Tensor, previous: Tensor) -> Tensor:
-        """Features `[B, T, H]` after embeddings `[B, T, H]` and the features before them."""
+    def through(
+        self, embedded: Tensor, previous: Tensor, positions: Tensor, attend: Attend
+    ) -> Tensor:
+        """Features `[..., H]` after embeddings `[..., H]` and the features before them.
+
+        `positions` are those of the rows `[...]`; `attend` says what they see.
+        """
         rows = self.fc(torch.cat((embedded, previous), dim=-1))
-        return self._finish(rows + self.self_attn(rows))
+        return self._finish(rows + self.self_attn.through(rows, positions, attend))
 
     def extend(
         self, embedded: Tensor, position: int, cache: LayerCache, previous: Tensor
@@ -48,8 +53,7 @@ class EagleHead(nn.Module):
         Raises:
             ValueError: a position beyond what the cache holds.
         """
-        rows = self.fc(torch.cat((embedded, previous), dim=-1))
-        return self._finish(rows + self.self_attn.extend(rows, position, cache))
+        return _extended(self, embedded, position, cache, previous)
 
     def _finish(self, rows: Tensor) -> Tensor:
         update: Tensor = self.mlp(self.post_attention_layernorm(rows))
@@ -86,17 +90,18 @@ class Eagle3Head(nn.Module):
         drafted: Tensor = self.lm_head(self.norm(estimates))
         return drafted
 
-    def forward(self, embedded: Tensor, previous: Tensor) -> Tensor:
-        """Features `[B, T, H]` after embeddings `[B, T, H]` and the features before them."""
+    def through(
+        self, embedded: Tensor, previous: Tensor, positions: Tensor, attend: Attend
+    ) -> Tensor:
+        """Features `[..., H]`; see `EagleHead.through`."""
         normed, residual = self._into(embedded, previous)
-        return self._finish(residual + self.self_attn(normed))
+        return self._finish(residual + self.self_attn.through(normed, positions, attend))
 
     def extend(
         self, embedded: Tensor, position: int, cache: LayerCache, previous: Tensor
     ) -> Tensor:
         """Features `[T, H]` of one sequence; see `EagleHead.extend`."""
-        normed, residual = self._into(embedded, previous)
-        return self._finish(residual + self.self_attn.extend(normed, position, cache))
+        return _extended(self, embedded, position, cache, previous)
 
     def _into(self, embedded: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """What attention reads, and what it adds to."""
@@ -131,6 +136,13 @@ def load_published_head(stored: StoredAdapter, device: torch.device | str = "cpu
     }
     network.load_state_dict(tensors)
     return network.to(device).eval()
+
+
+def _extended(
+    network: HeadNetwork, embedded: Tensor, position: int, cache: LayerCache, previous: Tensor
+) -> Tensor:
+    positions = torch.arange(position, position + len(embedded), device=embedded.device)
+    return network.through(embedded, previous, positions, over_cache(cache, position, None))
 
 
 def _attention(shape: ModelShape, num_columns: int) -> SelfAttention:

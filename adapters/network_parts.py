@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from submodels.bundle.layers import (
     ACTIVATIONS,
-    LayerCache,
-    attend,
+    Attend,
     rms_norm,
     rope_table,
     rotate,
@@ -58,19 +57,11 @@ class SelfAttention(nn.Module):
     def mix(self, normed: Tensor) -> Tensor:
         """What the heads take from the values, `[B, T, heads x D]`."""
         positions = torch.arange(normed.shape[1], device=normed.device)
-        queries, keys, values = (p.transpose(1, 2) for p in self.project(normed, positions))
-        return causal_attention(queries, keys, values).transpose(1, 2).flatten(2)
+        return causal(*self.project(normed, positions)).flatten(2)
 
-    def extend(self, normed: Tensor, position: int, cache: LayerCache) -> Tensor:
-        """What to add to rows `[T, H]` of one sequence at `position`."""
-        positions = torch.arange(position, position + normed.shape[0], device=normed.device)
-        queries, keys, values = self.project(normed, positions)
-        all_keys, all_values = cache.write(position, keys, values)
-        grouped = queries.view(
-            len(queries), self._shape.num_key_value_heads, -1, self._shape.head_dim
-        )
-        visible = visible_keys(positions, all_keys.shape[0], None)
-        update: Tensor = self.o_proj(attend(grouped, all_keys, all_values, visible).flatten(1))
+    def through(self, normed: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """What to add to rows `[..., H]` at positions `[...]`; `attend` says what they see."""
+        update: Tensor = self.o_proj(attend(*self.project(normed, positions)).flatten(-2))
         return update
 
     def project(self, normed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,16 +97,25 @@ class GatedMlp(nn.Module):
         return gated
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def causal(queries: Tensor, keys: Tensor, values: Tensor, window: int | None = None) -> Tensor:
+    """`causal_attention` as an `Attend`: of `[..., T, heads, D]` over `[..., T, KV, D]`."""
+    heads = [part.reshape(-1, *part.shape[-3:]).transpose(1, 2) for part in (queries, keys, values)]
+    mixed = causal_attention(heads[0], heads[1], heads[2], window)
+    return mixed.transpose(1, 2).reshape(queries.shape)
+
+
+def causal_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, window: int | None = None
+) -> Tensor:
     """Attention of `[B, heads, T, D]` over `[B, KV, T, D]` of the same positions."""
     attention = nn.functional.scaled_dot_product_attention
-    if queries.is_cuda:
+    if queries.is_cuda and window is None:
         return attention(queries, keys, values, is_causal=True, enable_gqa=True)
     num_rows = queries.shape[2]
     blocks = []
     for start in range(0, num_rows, _BLOCK_ROWS):
         end = min(start + _BLOCK_ROWS, num_rows)
-        seen = torch.ones(end - start, end, dtype=torch.bool).tril(start)
+        seen = visible_keys(torch.arange(start, end, device=queries.device), end, window)
         some = (queries[:, :, start:end], keys[:, :, :end], values[:, :, :end])
         blocks.append(attention(*some, attn_mask=seen, enable_gqa=True))
     return torch.cat(blocks, dim=2)

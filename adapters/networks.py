@@ -7,7 +7,7 @@ it. Shapes: `B` sequences of `T` rows, `H` hidden, `S` cached keys.
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,30 +25,12 @@ from adapters.storage import (
     StoredAdapter,
     weight_shapes,
 )
-from submodels.bundle.layers import DecoderLayer, LayerCache
+from submodels.bundle.layers import Attend, DecoderLayer, LayerCache, over_cache
 from submodels.manifest import ModelShape
 from submodels.tensors.tensor_layout import layer_name
 
 _FIRST = "first."
 """How the names of a block adapter's first layer begin."""
-
-
-class Adapter(Protocol):
-    """A drafting adapter in torch; rows in and out are float32."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Estimates `[B, T, H]` for whole sequences of shallow rows `[B, T, H]` from position 0."""
-        ...
-
-    def extend(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
-        """Estimates `[T, H]` for shallow rows `[T, H]` of one sequence at `position`.
-
-        A position below the cached length truncates the cache first.
-
-        Raises:
-            ValueError: a position beyond what the cache holds.
-        """
-        ...
 
 
 class AttentionAdapter(nn.Module):
@@ -65,43 +47,45 @@ class AttentionAdapter(nn.Module):
         self.closing_norm = _closing_norm(shape, closing_norm)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """See `Adapter.forward`."""
-        rows = rows + self.self_attn(self.input_layernorm(rows))
-        closed: Tensor = self.closing_norm(rows)
-        return closed
-
-    def extend(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
-        """See `Adapter.extend`."""
-        rows = rows + self.self_attn.extend(self.input_layernorm(rows), position, cache)
-        closed: Tensor = self.closing_norm(rows)
-        return closed
-
-
-class LayerAdapter(nn.Module):
-    """A full decoder layer: attention and gated MLP, each behind a norm."""
-
-    def __init__(self, shape: ModelShape, closing_norm: bool) -> None:
-        super().__init__()
-        self.input_layernorm = RmsNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.self_attn = SelfAttention(shape)
-        self.post_attention_layernorm = RmsNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.mlp = GatedMlp(shape)
-        self.closing_norm = _closing_norm(shape, closing_norm)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """See `Adapter.forward`."""
+        """Estimates `[B, T, H]` for whole sequences of shallow rows `[B, T, H]` from position 0."""
         return self.finish(rows + self.self_attn(self.input_layernorm(rows)))
 
     def extend(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
-        """See `Adapter.extend`."""
-        update = self.self_attn.extend(self.input_layernorm(rows), position, cache)
-        return self.finish(rows + update)
+        """Estimates `[T, H]` for shallow rows `[T, H]` of one sequence at `position`.
+
+        A position below the cached length truncates the cache first.
+
+        Raises:
+            ValueError: a position beyond what the cache holds.
+        """
+        positions = torch.arange(position, position + len(rows), device=rows.device)
+        return self.through(rows, positions, over_cache(cache, position, None))
+
+    def through(self, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Estimates `[..., H]` of what enters the layer at positions `[...]`.
+
+        `attend` says what these rows see. A fed adapter's are those that `feed` gives.
+        """
+        normed = self.input_layernorm(rows)
+        return self.finish(rows + self.self_attn.through(normed, positions, attend))
 
     def finish(self, rows: Tensor) -> Tensor:
         """Estimates of rows that attention has been added to."""
-        rows = rows + self.mlp(self.post_attention_layernorm(rows))
         closed: Tensor = self.closing_norm(rows)
         return closed
+
+
+class LayerAdapter(AttentionAdapter):
+    """A full decoder layer: attention and gated MLP, each behind a norm."""
+
+    def __init__(self, shape: ModelShape, closing_norm: bool) -> None:
+        super().__init__(shape, closing_norm)
+        self.post_attention_layernorm = RmsNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.mlp = GatedMlp(shape)
+
+    def finish(self, rows: Tensor) -> Tensor:
+        """Estimates of rows that attention has been added to."""
+        return super().finish(rows + self.mlp(self.post_attention_layernorm(rows)))
 
 
 class FedAdapter(LayerAdapter):
@@ -146,7 +130,7 @@ class FedAdapter(LayerAdapter):
         previous: Tensor | None = None,
         is_known: Tensor | None = None,
     ) -> Tensor:
-        """Estimates `[T, H]` of one sequence, see `Adapter.extend`; rest as in `forward`."""
+        """Estimates `[T, H]` of one sequence as of other adapters; rest as in `forward`."""
         if is_known is None and previous is not None:
             is_known = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         return super().extend(self.feed(rows, previous, is_known), position, cache)

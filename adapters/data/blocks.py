@@ -1,6 +1,5 @@
-"""Blocks drafted behind many positions of a text at once, as a device drafts each of them there."""
+"""Blocks behind many positions of a text at once, as a device drafts each of them there."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,6 @@ from adapters.networks import BlockAdapter
 
 _STARTS_AT_ONCE = 64
 """More of them would take more memory, and no less time."""
-
-ChoosePlaces = Callable[[Tensor, Tensor], Tensor]
-"""Positions `[S]` of the tokens to be chosen and logits `[S, k]` for them, to token ids `[S]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,63 +24,43 @@ class TextRows:
     is_known: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """A block of `n` tokens behind each of `S` positions, all tensors `[S, n]`.
+class BlockChains:
+    """A block behind each of the positions `starts` `[S]`; see `adapters.data.chains.Chains`."""
 
-    `probabilities` are those of the tokens, `confidences` the largest ones, at temperature 1 over
-    the tokens that can be drafted.
-    """
+    def __init__(
+        self, network: BlockAdapter, head: DraftHead, text: TextRows, starts: Tensor
+    ) -> None:
+        self._network = network
+        self._head = head
+        self._text = text
+        self._starts = starts
+        self._place = 0
+        self._final = self._inner = self._state = torch.empty(0)
 
-    token_ids: Tensor
-    probabilities: Tensor
-    confidences: Tensor
+    def begin(self) -> Tensor:
+        """What the head reads at the blocks' first places."""
+        finals = [self._blocks(some) for some in torch.split(self._starts, _STARTS_AT_ONCE)]
+        self._final = torch.cat(finals)
+        sequel = self._network.sequel
+        self._inner, self._state = sequel.read(self._final), sequel.begin(self._final)
+        return self._final[:, 0]
 
+    def go_on(self, token_ids: Tensor) -> Tensor:
+        """What the head reads at the next place, behind these tokens."""
+        self._place += 1
+        sequel, embedded = self._network.sequel, self._head.model.embedding[token_ids].float()
+        self._state = sequel.step(self._inner[:, self._place], embedded, self._state)
+        read: Tensor = self._final[:, self._place] + sequel.out(self._state)
+        return read
 
-@torch.inference_mode()
-def draft_blocks(
-    network: BlockAdapter,
-    head: DraftHead,
-    text: TextRows,
-    starts: Tensor,
-    num_tokens: int,
-    choose: ChoosePlaces,
-) -> Blocks:
-    """Blocks behind the positions `starts` `[S]`, of so many tokens or as many as a block has."""
-    parts = [
-        _draft(network, head, text, some, min(num_tokens, network.block_size), choose)
-        for some in torch.split(starts, _STARTS_AT_ONCE)
-    ]
-    return Blocks(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    def logits(self, rows: Tensor) -> Tensor:
+        """Of rows behind the final norm, over the tokens that can be drafted."""
+        return self._head.of_final(rows)
 
-
-def _draft(
-    network: BlockAdapter,
-    head: DraftHead,
-    text: TextRows,
-    starts: Tensor,
-    num_tokens: int,
-    choose: ChoosePlaces,
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows, tails = network.forward_blocks(
-        text.shallow[None], text.previous[None], text.is_known[None], starts[None]
-    )
-    final = head.model.final(torch.cat((rows[0, starts][:, None], tails[0]), dim=1))
-    inner, state = network.sequel.read(final), network.sequel.begin(final)
-    tokens: list[Tensor] = []
-    shares: list[Tensor] = []
-    tops: list[Tensor] = []
-    for place in range(num_tokens):
-        read = final[:, place]
-        if place:
-            embedded = head.model.embedding[tokens[-1]].float()
-            state = network.sequel.step(inner[:, place], embedded, state)
-            read = read + network.sequel.out(state)
-        logits = head.of_final(read)
-        tokens.append(choose(starts + place + 1, logits))
-        distribution = logits.softmax(-1)
-        chosen = head.places[tokens[-1]][:, None]
-        share = distribution.gather(-1, chosen.clamp(min=0))[:, 0]
-        shares.append(torch.where(chosen[:, 0] >= 0, share, torch.zeros_like(share)))
-        tops.append(distribution.amax(-1))
-    return torch.stack(tokens, -1), torch.stack(shares, -1), torch.stack(tops, -1)
+    def _blocks(self, starts: Tensor) -> Tensor:
+        """All places of some blocks, behind the final norm, `[S, k, H]`."""
+        text = self._text
+        rows, tails = self._network.forward_blocks(
+            text.shallow[None], text.previous[None], text.is_known[None], starts[None]
+        )
+        return self._head.model.final(torch.cat((rows[0, starts][:, None], tails[0]), dim=1))

@@ -1,52 +1,28 @@
-"""Drafts as the device makes them, from every position of what the target itself writes."""
+"""Drafts as the device makes them, from every position of what the target itself writes.
 
-from collections.abc import Callable, Sequence
+The layers that draft read the text once, with what the device knows of it by then; a chain from
+each place then goes on token by token, all chains side by side.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.data.blocks import TextRows, draft_blocks
+from adapters.data.blocks import BlockChains, TextRows
+from adapters.data.chain_attention import ChainAttention
+from adapters.data.choosing import Choice
 from adapters.data.draft_head import DraftHead, draft_head
 from adapters.data.whole_model import WholeModel
-from adapters.networks import Adapter, BlockAdapter, FedAdapter
-from submodels.bundle.layers import LayerCache, embed, run_layers
+from adapters.networks import AdapterNetwork, BlockAdapter, FedAdapter
+from submodels.bundle.layers import DecoderLayer, embed
 
-Choose = Callable[[int, Tensor], int]
-"""Position of the token to be chosen and logits `[V]` for it, to a token id."""
-
-
-def greedy(position: int, logits: Tensor) -> int:
-    """The most likely token."""
-    return int(logits.argmax())
-
-
-@dataclass(frozen=True, slots=True)
-class Coupled:
-    """A sampled token at temperature 1, with noise that depends on seed and position alone.
-
-    Draft and target choose argmin E / p with the same unit exponentials E, the rule by which the
-    device samples. Source: Daliri et al., 2024 (arXiv:2408.07978).
-    """
-
-    seed: int
-
-    def __call__(self, position: int, logits: Tensor) -> int:
-        noise = np.random.Generator(np.random.Philox([self.seed, position]))
-        exponentials = noise.standard_exponential(logits.shape[-1])
-        return int(np.argmax(logits.double().cpu().numpy() - np.log(exponentials)))
-
-
-@dataclass(frozen=True, slots=True)
-class Forced:
-    """The token that a given text has at the position."""
-
-    token_ids: Sequence[int]
-
-    def __call__(self, position: int, logits: Tensor) -> int:
-        return self.token_ids[position]
+_ROWS_AT_ONCE = 128
+"""Of logits, which are as wide as the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,182 +43,223 @@ class Continuation:
 class Drafts:
     """One draft of `k` tokens from each of `S` starts, all arrays `[S, k]`.
 
-    Draft `s` follows token `num_prompt_tokens - 1 + s` of its continuation. `probabilities` are
-    the draft model's for its own tokens, `confidences` its largest, both at temperature 1.
+    Draft `s` follows token `num_prompt_tokens + s` of its continuation: an answer's first token
+    comes with the prompt, and nobody drafts it. `probabilities` are the draft model's for its own
+    tokens, `confidences` its largest, at temperature 1 and over the tokens that can be drafted.
     """
 
     token_ids: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     confidences: NDArray[np.float64]
 
+    def until_unsure(self, threshold: float) -> list[tuple[int, ...]]:
+        """Each draft up to the first token that is less likely than the threshold."""
+        lengths = np.cumprod(self.confidences >= threshold, axis=1).sum(1)
+        pairs = zip(self.token_ids.tolist(), lengths.tolist(), strict=True)
+        return [tuple(token_ids[:length]) for token_ids, length in pairs]
+
+
+def starts_of(text: Continuation) -> Tensor:
+    """Every position of the answer but the last, whose tokens drafts follow."""
+    end = max(text.num_prompt_tokens, len(text.token_ids) - 1)
+    return torch.arange(text.num_prompt_tokens, end, device=text.deep.device)
+
 
 @torch.inference_mode()
-def continue_prompt(
-    model: WholeModel,
-    prompt: Sequence[int],
-    max_tokens: int,
-    choose: Choose,
-    stop_token_ids: frozenset[int],
-) -> Continuation:
-    """What the whole model writes after a prompt, up to and without a stop token."""
-    sequence = model.sequence()
-    token_ids, probabilities = list(prompt), [0.0] * len(prompt)
-    states = sequence.extend(token_ids, 0)
-    deep = [states.deep]
-    for _ in range(max_tokens):
-        logits = model.head(states.top[-1:])[0].float()
-        token = choose(len(token_ids), logits)
-        if token in stop_token_ids:
-            break
-        probabilities.append(float(logits.softmax(-1)[token]))
-        states = sequence.extend([token], len(token_ids))
-        token_ids.append(token)
+def read_text(model: WholeModel, token_ids: Sequence[int], num_prompt_tokens: int) -> Continuation:
+    """A text that is there already, and what the target makes of it."""
+    sequence, deep, shares = model.sequence(), [], [torch.zeros(num_prompt_tokens)]
+    for start in range(0, len(token_ids), _ROWS_AT_ONCE):
+        states = sequence.extend(token_ids[start : start + _ROWS_AT_ONCE], start)
         deep.append(states.deep)
-    return Continuation(token_ids, len(prompt), torch.cat(deep), np.array(probabilities))
-
-
-@torch.inference_mode()
-def draft_everywhere(
-    model: WholeModel,
-    adapter: Adapter,
-    text: Continuation,
-    num_tokens: int,
-    choose: Choose,
-    head: DraftHead | None = None,
-) -> Drafts:
-    """A draft of `num_tokens` after the prompt and after every later token but the last.
-
-    `head` says which tokens can be drafted; None: all. A fed adapter is fed no deep row of the
-    prompt but its last.
-
-    Without output layers and without a feed a draft's logits depend on its tokens alone. A draft
-    whose first token is the text's own is then that token and the draft that starts behind it, and
-    is not run again. A block adapter drafts all its blocks side by side.
-    """
-    if isinstance(adapter, BlockAdapter):
-        return _draft_blocks(model, adapter, text, num_tokens, choose, head)
-    drafting = _DraftModel(model, adapter, head or draft_head(model, None))
-    first, last = text.num_prompt_tokens - 1, len(text.token_ids) - 2
-    drafting.accept(text.token_ids[:first], text.deep[:first])
-    drafts: list[list[_Drafted]] = []
-    for position in range(first, last + 1):
-        is_alone = not model.output_layers and not isinstance(adapter, FedAdapter)
-        can_share = is_alone and position < last
-        shared = text.token_ids[position + 1] if can_share else None
-        drafts.append(
-            drafting.draft(text.token_ids[position], position, num_tokens, choose, shared)
+        first, end = (
+            max(start, num_prompt_tokens - 1),
+            min(start + len(states.top), len(token_ids) - 1),
         )
-        drafting.take_deep(text.deep[position : position + 1], position)
-    for draft, following in zip(reversed(drafts[:-1]), reversed(drafts[1:]), strict=True):
-        draft.extend(following[: num_tokens - len(draft)])
-    shaped = np.array(drafts, np.float64).reshape(-1, num_tokens, 3)
-    return Drafts(shaped[..., 0].astype(np.int64), shaped[..., 1], shaped[..., 2])
-
-
-def _draft_blocks(
-    model: WholeModel,
-    adapter: BlockAdapter,
-    text: Continuation,
-    num_tokens: int,
-    choose: Choose,
-    head: DraftHead | None,
-) -> Drafts:
-    """The same of blocks: tokens beyond a block are -1, which nobody accepts."""
-    head = head or draft_head(model, None)
-    first, last = text.num_prompt_tokens - 1, len(text.token_ids) - 2
-    rows = embed(model.embedding, text.token_ids)
-    caches = [LayerCache() for _ in model.input_layers]
-    shallow = run_layers(model.input_layers, rows, 0, caches).float()
-    positions = torch.arange(len(text.token_ids), device=rows.device)
-    previous = torch.nn.functional.pad(text.deep[:-1].float(), (0, 0, 1, 0))
-    known = TextRows(shallow, previous, positions > first)
-    whole = rows.new_full((model.manifest.shape.vocab_size,), -torch.inf)
-
-    def choose_all(places: Tensor, logits: Tensor) -> Tensor:
-        chosen = [
-            choose(place, whole.index_copy(0, head.token_ids, row))
-            for place, row in zip(places.tolist(), logits, strict=True)
-        ]
-        return torch.tensor(chosen, device=logits.device)
-
-    blocks = draft_blocks(adapter, head, known, positions[first : last + 1], num_tokens, choose_all)
-    missing = (0, num_tokens - blocks.token_ids.shape[1])
-    return Drafts(
-        torch.nn.functional.pad(blocks.token_ids, missing, value=-1).cpu().numpy(),
-        torch.nn.functional.pad(blocks.probabilities, missing).double().cpu().numpy(),
-        torch.nn.functional.pad(blocks.confidences, missing).double().cpu().numpy(),
+        if first < end:
+            following = torch.tensor(token_ids[first + 1 : end + 1], device=states.top.device)
+            logits = model.head(states.top[first - start : end - start]).float()
+            shares.append(logits.softmax(-1).gather(1, following[:, None])[:, 0].cpu())
+    return Continuation(
+        token_ids, num_prompt_tokens, torch.cat(deep), torch.cat(shares).double().numpy()
     )
 
 
-_Drafted = tuple[int, float, float]
-"""A drafted token, its probability, and the largest one there."""
+class Chains(Protocol):
+    """Chains of drafts from `S` places of a text, side by side."""
+
+    def begin(self) -> Tensor:
+        """A row `[S, H]` for the first token of each."""
+        ...
+
+    def go_on(self, token_ids: Tensor) -> Tensor:
+        """A row `[S, H]` for the next token of each, behind these `[S]`."""
+        ...
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """float32 logits `[N, k]` of rows `[N, H]`, over the tokens that can be drafted."""
+        ...
 
 
-class _DraftModel:
-    """Input submodel, adapter and output submodel over one sequence, each with its caches.
+@torch.inference_mode()
+def drafted(
+    chains: Chains, starts: Tensor, vocabulary: Tensor, num_tokens: int, choose: Choice
+) -> Drafts:
+    """Drafts of `num_tokens` behind the positions `starts` `[S]`.
 
-    The adapter's cache holds true shallow rows of accepted positions. The output layers' cache
-    holds the target's deep rows there, and estimates only where nothing better is known.
+    `vocabulary` `[k]` are the tokens that can be drafted, ascending.
+    """
+    if len(starts) == 0 or num_tokens == 0:
+        empty = np.empty((len(starts), num_tokens))
+        return Drafts(empty.astype(np.int64), empty, empty)
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    rows = chains.begin()
+    for step in range(num_tokens):
+        positions = starts + step + 1
+        parts = [
+            _chosen(chains.logits(some), at, vocabulary, choose)
+            for some, at in zip(
+                torch.split(rows, _ROWS_AT_ONCE), torch.split(positions, _ROWS_AT_ONCE), strict=True
+            )
+        ]
+        token_ids, own, largest = (torch.cat(part) for part in zip(*parts, strict=True))
+        steps.append((token_ids, own, largest))
+        if step + 1 < num_tokens:
+            rows = chains.go_on(token_ids)
+    token_ids, own, largest = (torch.stack(part, 1).cpu() for part in zip(*steps, strict=True))
+    return Drafts(token_ids.numpy(), own.double().numpy(), largest.double().numpy())
+
+
+def _chosen(
+    logits: Tensor, positions: Tensor, vocabulary: Tensor, choose: Choice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The next token of each chain, its probability, and the largest one there, each `[N]`."""
+    token_ids, shares = choose(positions, logits, vocabulary), logits.softmax(-1)
+    places = torch.searchsorted(vocabulary, token_ids).clamp(max=len(vocabulary) - 1)
+    can_be_drafted = vocabulary[places] == token_ids
+    own = shares.gather(1, places[:, None])[:, 0] * can_be_drafted
+    return token_ids, own, shares.amax(-1)
+
+
+def draft_everywhere(
+    model: WholeModel,
+    adapter: AdapterNetwork,
+    text: Continuation,
+    num_tokens: int,
+    choose: Choice,
+    head: DraftHead | None = None,
+) -> Drafts:
+    """An adapter's draft of `num_tokens` after every token of an answer but the last.
+
+    `head` says which tokens can be drafted; None: all. A fed adapter is fed no deep row of the
+    prompt but its last.
+    """
+    head = head or draft_head(model, None)
+    starts = starts_of(text)
+    chains = _AdapterChains(adapter, head, text, starts)
+    if isinstance(adapter, BlockAdapter):
+        return draft_blocks(adapter, head, chains.known(), starts, num_tokens, choose)
+    return drafted(chains, starts, head.token_ids, num_tokens, choose)
+
+
+@torch.inference_mode()
+def draft_blocks(
+    adapter: BlockAdapter,
+    head: DraftHead,
+    text: TextRows,
+    starts: Tensor,
+    num_tokens: int,
+    choose: Choice,
+) -> Drafts:
+    """Blocks behind the positions `starts` `[S]` of a text.
+
+    Beyond a block there are no tokens: they and their confidences are -1.
+    """
+    chains = BlockChains(adapter, head, text, starts)
+    num_places = min(num_tokens, adapter.block_size)
+    blocks = drafted(chains, starts, head.token_ids, num_places, choose)
+    missing = ((0, 0), (0, num_tokens - num_places))
+    return Drafts(
+        np.pad(blocks.token_ids, missing, constant_values=-1),
+        np.pad(blocks.probabilities, missing),
+        np.pad(blocks.confidences, missing, constant_values=-1.0),
+    )
+
+
+class _AdapterChains:
+    """Input layers, adapter and output layers over a text and the chains from its starts `[S]`.
+
+    Input layers and adapter see true shallow rows up to a chain's start. Output layers see the
+    target's deep rows before it, and estimates from there on.
     """
 
-    def __init__(self, model: WholeModel, adapter: Adapter, head: DraftHead) -> None:
-        self._model = model
+    def __init__(
+        self, adapter: AdapterNetwork, head: DraftHead, text: Continuation, starts: Tensor
+    ) -> None:
+        self._model = model = head.model
         self._adapter = adapter
         self._head = head
-        self._previous: Tensor | None = None
-        """The row `[1, H]` that a fed adapter is fed next: true, or its own estimate."""
-        self._input_caches = [LayerCache() for _ in model.input_layers]
-        self._adapter_cache = LayerCache()
-        self._output_caches = [LayerCache() for _ in model.output_layers]
+        self._text = text
+        self._starts = starts
+        self._positions = torch.arange(len(text.token_ids) - 1, device=starts.device)
+        self._num_steps = 0
+        self._estimates = torch.empty(0)
+        self._inputs = [(one, ChainAttention(starts, one.window)) for one in model.input_layers]
+        self._own = ChainAttention(starts)
+        self._outputs = [
+            (one, ChainAttention(starts - 1, one.window)) for one in model.output_layers
+        ]
 
-    def accept(self, token_ids: Sequence[int], deep: Tensor) -> None:
-        """Take the beginning of a sequence whose deep rows are known to the output layers.
+    def begin(self) -> Tensor:
+        """Top rows `[S, H]` at the starts."""
+        known = self.known()
+        rows, positions = known.shallow, self._positions
+        if isinstance(self._adapter, FedAdapter):
+            rows = self._adapter.feed(rows, known.previous, known.is_known)
+        self._estimates = self._adapter.through(rows, positions, self._own.read)[self._starts]
+        _read(self._outputs, self._text.deep[:-1], positions)
+        return self._top()
 
-        A fed adapter is fed none of a prompt's.
-        """
-        if token_ids:
-            self._adapter.extend(self._shallow(token_ids, 0), 0, self._adapter_cache)
-            self.take_deep(deep, 0)
-            self._previous = None
+    @torch.inference_mode()
+    def known(self) -> TextRows:
+        """What the device knows of the text; the input layers keep what they saw."""
+        rows, deep = embed(self._model.embedding, self._text.token_ids[:-1]), self._text.deep
+        return TextRows(
+            _read(self._inputs, rows, self._positions).float(),
+            torch.nn.functional.pad(deep[:-2].float(), (0, 0, 1, 0)),
+            self._positions >= self._text.num_prompt_tokens,
+        )
 
-    def take_deep(self, deep: Tensor, position: int) -> None:
-        """Put deep rows from the target in the place of estimates, and forget what follows."""
-        run_layers(self._model.output_layers, deep, position, self._output_caches)
-        self._previous = deep[-1:].float()
+    def go_on(self, token_ids: Tensor) -> Tensor:
+        """Top rows `[S, H]` after one more token of every chain."""
+        self._num_steps += 1
+        positions = self._starts + self._num_steps
+        shallow = _go_on(self._inputs, self._model.embedding[token_ids], positions).float()
+        if isinstance(self._adapter, FedAdapter):
+            is_known = torch.ones_like(positions, dtype=torch.bool)
+            shallow = self._adapter.feed(shallow, self._estimates, is_known)
+        self._estimates = self._adapter.through(shallow, positions, self._own.go_on)
+        return self._top()
 
-    def draft(
-        self, token: int, position: int, num_tokens: int, choose: Choose, shared: int | None
-    ) -> list[_Drafted]:
-        """`num_tokens` drafted after `token`, or only the first of them if it is `shared`."""
-        drafted: list[_Drafted] = []
-        for at in range(position, position + num_tokens):
-            logits = self._logits(token, at)
-            token = choose(at + 1, logits)
-            distribution = logits.softmax(-1)
-            drafted.append((token, float(distribution[token]), float(distribution.max())))
-            if len(drafted) == 1 and token == shared:
-                break
-        return drafted
+    def logits(self, rows: Tensor) -> Tensor:
+        """Of top rows, over the tokens that can be drafted."""
+        return self._head.logits(rows)
 
-    def _logits(self, token: int, position: int) -> Tensor:
-        """The draft model's next-token logits `[V]` after `token` at `position`."""
-        shallow = self._shallow([token], position)
-        estimate = self._estimate(shallow, position)
-        rows = estimate.to(self._model.embedding.dtype)
-        layers = self._model.output_layers
-        top = run_layers(layers, rows, position, self._output_caches)
-        logits = self._head.logits(top)[0]
-        whole = logits.new_full((self._model.manifest.shape.vocab_size,), -torch.inf)
-        return whole.index_copy(0, self._head.token_ids, logits)
+    def _top(self) -> Tensor:
+        rows = self._estimates.to(self._model.embedding.dtype)
+        return _go_on(self._outputs, rows, self._starts + self._num_steps)
 
-    def _estimate(self, shallow: Tensor, position: int) -> Tensor:
-        if not isinstance(self._adapter, FedAdapter):
-            return self._adapter.extend(shallow, position, self._adapter_cache)
-        estimate = self._adapter.extend(shallow, position, self._adapter_cache, self._previous)
-        self._previous = estimate
-        return estimate
 
-    def _shallow(self, token_ids: Sequence[int], position: int) -> Tensor:
-        rows = embed(self._model.embedding, token_ids)
-        layers = self._model.input_layers
-        return run_layers(layers, rows, position, self._input_caches).float()
+_Layers = Sequence[tuple[DecoderLayer, ChainAttention]]
+
+
+def _read(layers: _Layers, rows: Tensor, positions: Tensor) -> Tensor:
+    for layer, past in layers:
+        rows = layer.through(rows, positions, past.read)
+    return rows
+
+
+def _go_on(layers: _Layers, rows: Tensor, positions: Tensor) -> Tensor:
+    for layer, past in layers:
+        rows = layer.through(rows, positions, past.go_on)
+    return rows

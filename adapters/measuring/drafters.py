@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.data.chains import Choose, Continuation, Drafts, draft_everywhere
+from adapters.data.chain_attention import ChainAttention
+from adapters.data.chains import Continuation, Drafts, draft_everywhere, drafted, starts_of
+from adapters.data.choosing import Choice
 from adapters.data.draft_head import draft_head
 from adapters.data.whole_model import WholeModel
 from adapters.head_networks import EagleHead, HeadNetwork, load_published_head
@@ -28,12 +29,8 @@ class Drafter(Protocol):
         """Of the adapter alone."""
         ...
 
-    def drafts(self, text: Continuation, num_tokens: int, choose: Choose) -> Drafts:
-        """A draft of `num_tokens` behind every token of the answer but the last, as on the device.
-
-        Draft s follows token `num_prompt_tokens + s`: an answer's first token comes with the
-        prompt, and nobody drafts it.
-        """
+    def drafts(self, text: Continuation, num_tokens: int, choose: Choice) -> Drafts:
+        """What the device drafts behind every token of an answer but the last."""
         ...
 
 
@@ -56,10 +53,8 @@ class AdapterDrafter:
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._network.parameters())
 
-    def drafts(self, text: Continuation, num_tokens: int, choose: Choose) -> Drafts:
-        whole = draft_everywhere(self._model, self._network, text, num_tokens, choose, self._head)
-        # The first of these is for the answer's first token.
-        return Drafts(whole.token_ids[1:], whole.probabilities[1:], whole.confidences[1:])
+    def drafts(self, text: Continuation, num_tokens: int, choose: Choice) -> Drafts:
+        return draft_everywhere(self._model, self._network, text, num_tokens, choose, self._head)
 
 
 class HeadDrafter:
@@ -74,67 +69,21 @@ class HeadDrafter:
         self._model = model
         self._network: HeadNetwork = load_published_head(stored, device)
         self._depths = stored.card.head.depths
-        ids = stored.draft_vocabulary()
-        self._token_ids = None if ids is None else torch.from_numpy(ids).long().to(device)
+        self._vocabulary = draft_head(model, stored.draft_vocabulary()).token_ids
 
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._network.parameters())
 
-    def drafts(self, text: Continuation, num_tokens: int, choose: Choose) -> Drafts:
-        return self.drafts_along(text.token_ids, text.num_prompt_tokens, num_tokens, choose)
-
     @torch.inference_mode()
-    def drafts_along(
-        self, token_ids: Sequence[int], num_prompt_tokens: int, num_tokens: int, choose: Choose
-    ) -> Drafts:
-        """See `Drafter.drafts`; the rows that the head reads are made of the tokens."""
-        first = num_prompt_tokens
-        features = self._features(token_ids)
-        past = _Past(LayerCache(), 1 if self._model.output_layers else first)
-        if past.origin < first:
-            known = self._embedded(token_ids[past.origin : first])
-            self._network.extend(known, 0, past.cache, features[past.origin - 1 : first - 1])
-        drafts = []
-        for at in range(first, len(token_ids) - 1):
-            feature, behind = features[at - 1 : at], (token_ids[at], at)
-            drafts.append(self._chain(behind, feature, past, num_tokens, choose))
-        shaped = np.array(drafts, np.float64).reshape(-1, num_tokens, 3)
-        return Drafts(shaped[..., 0].astype(np.int64), shaped[..., 1], shaped[..., 2])
-
-    def _chain(
-        self,
-        behind: tuple[int, int],
-        feature: Tensor,
-        past: "_Past",
-        num_tokens: int,
-        choose: Choose,
-    ) -> list[tuple[int, float, float]]:
-        """Tokens behind a token and its position, each with its and the largest probability."""
-        token, position = behind
-        drafted = []
-        for at in range(position, position + num_tokens):
-            embedded = self._embedded([token])
-            feature = self._network.extend(embedded, at - past.origin, past.cache, feature)
-            logits = self._logits(feature)
-            token = choose(at + 1, logits)
-            distribution = logits.softmax(-1)
-            drafted.append((token, float(distribution[token]), float(distribution.max())))
-        return drafted
-
-    def _logits(self, estimate: Tensor) -> Tensor:
-        """`[V]`, minus infinity for tokens that the head does not know."""
-        if isinstance(self._network, EagleHead):
-            own = self._model.head.lm_head
-            return torch.nn.functional.linear(estimate, own.weight, own.bias)[0].float()
-        logits = self._network.logits(estimate)[0]
-        if self._token_ids is None:
-            return logits
-        whole = logits.new_full((self._model.manifest.shape.vocab_size,), -torch.inf)
-        return whole.index_copy(0, self._token_ids, logits)
-
-    def _embedded(self, token_ids: Sequence[int]) -> Tensor:
-        return embed(self._model.embedding, token_ids).float()
+    def drafts(self, text: Continuation, num_tokens: int, choose: Choice) -> Drafts:
+        starts = starts_of(text)
+        # Positions without a feature are left out, and the others numbered from 0.
+        origin = 1 if self._model.output_layers else text.num_prompt_tokens
+        features = self._features(text.token_ids)
+        known = _Known(text.token_ids[origin:-1], features[origin - 1 : -2], starts - origin)
+        chains = _HeadChains(self._model, self._network, known)
+        return drafted(chains, starts, self._vocabulary, num_tokens, choose)
 
     def _features(self, token_ids: Sequence[int]) -> Tensor:
         """What the head is told of each position `[T, H]`."""
@@ -145,11 +94,47 @@ class HeadDrafter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Past:
-    """What a head remembers of a text from position `origin` on, the first that has a feature."""
+class _Known:
+    """What a head is told of a text."""
 
-    cache: LayerCache
-    origin: int
+    token_ids: Sequence[int]
+    features: Tensor
+    """Those of the positions before the tokens, `[T, H]`."""
+    starts: Tensor
+    """Where among them chains begin, `[S]`."""
+
+
+class _HeadChains:
+    """A head over what is known of a text, and over its own estimates behind that."""
+
+    def __init__(self, model: WholeModel, network: HeadNetwork, known: _Known) -> None:
+        self._model = model
+        self._network = network
+        self._known = known
+        self._past = ChainAttention(known.starts)
+        self._positions = known.starts
+        self._estimates = torch.empty(0)
+
+    def begin(self) -> Tensor:
+        known = self._known
+        embedded = embed(self._model.embedding, known.token_ids).float()
+        positions = torch.arange(len(embedded), device=embedded.device)
+        estimates = self._network.through(embedded, known.features, positions, self._past.read)
+        self._estimates = estimates[known.starts]
+        return self._estimates
+
+    def go_on(self, token_ids: Tensor) -> Tensor:
+        self._positions = self._positions + 1
+        embedded = self._model.embedding[token_ids].float()
+        self._estimates = self._network.through(
+            embedded, self._estimates, self._positions, self._past.go_on
+        )
+        return self._estimates
+
+    def logits(self, rows: Tensor) -> Tensor:
+        if isinstance(self._network, EagleHead):
+            return self._model.head.lm_head(rows.to(self._model.embedding.dtype)).float()
+        return self._network.logits(rows)
 
 
 @torch.inference_mode()

@@ -3,14 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from adapters.data.chains import (
-    Choose,
-    Continuation,
-    Coupled,
-    Forced,
-    continue_prompt,
-    greedy,
-)
+from adapters.data.chains import Continuation
+from adapters.data.choosing import Choice, Coupled, Forced, greedy, philox
 from adapters.data.corpus import Corpus, CorpusError, encoded_stories
 from adapters.data.rounds import (
     Trial,
@@ -25,6 +19,7 @@ from adapters.measuring.report import Report, RuleReport
 from adapters.measuring.threshold import sweep_thresholds
 from adapters.options import EvaluateOptions, Progress, StageProgress, TrialOptions
 from adapters.storage import load_adapter
+from adapters.writing.answers import Ending, continue_prompt
 from submodels.bundle.layer_weights import Placed
 from submodels.manifest import Manifest
 
@@ -137,7 +132,7 @@ _RULES: Mapping[str, _Run] = MappingProxyType(
 
 def _noise(trials: TrialOptions, index: int) -> Coupled:
     # Seeds far apart, so that no two prompts of neighbouring runs share their noise.
-    return Coupled(trials.seed * 1_000_003 + index)
+    return Coupled(philox(trials.seed * 1_000_003 + index))
 
 
 def _padding(trials: TrialOptions) -> list[int]:
@@ -150,7 +145,7 @@ def _matching_trial(
     drafter: Drafter,
     prompt: Sequence[int],
     trials: TrialOptions,
-    choose: Choose,
+    choose: Choice,
 ) -> Trial:
     text = _continuation(model, prompt, trials, choose)
     drafts = drafter.drafts(text, trials.max_draft_tokens, choose)
@@ -159,10 +154,10 @@ def _matching_trial(
 
 
 def _continuation(
-    model: WholeModel, prompt: Sequence[int], trials: TrialOptions, choose: Choose
+    model: WholeModel, prompt: Sequence[int], trials: TrialOptions, choose: Choice
 ) -> Continuation:
-    stop = _stop_token_ids(model.manifest)
-    return continue_prompt(model, prompt, trials.continuation_tokens, choose, stop)
+    ending = Ending(trials.continuation_tokens, _stop_token_ids(model.manifest))
+    return continue_prompt(model, prompt, choose, ending)
 
 
 def _stop_token_ids(manifest: Manifest) -> frozenset[int]:

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.data.blocks import ChoosePlaces, TextRows, draft_blocks
+from adapters.data.blocks import TextRows
+from adapters.data.chains import draft_blocks
+from adapters.data.choosing import greedy
 from adapters.data.draft_head import DraftHead
 from adapters.data.features import FeatureBatch
 from adapters.networks import BlockAdapter
@@ -67,25 +69,19 @@ def block_drafts(
 ) -> tuple[Tensor, Tensor]:
     """The likeliest tokens of a block behind every position, and how likely each is.
 
-    Both `[B, T, num_tokens]`; 0 where a text is not scored, and beyond a block.
+    Both `[B, T, num_tokens]`; 0 where a text is not scored, -1 beyond a block.
     """
     shape = (*batch.scored.shape, num_tokens)
     token_ids = torch.zeros(shape, dtype=torch.long, device=batch.scored.device)
-    confidences = torch.zeros(shape, device=batch.scored.device)
+    confidences = torch.zeros(shape, dtype=torch.float64, device=batch.scored.device)
     previous = _before(batch.deep)
     for index, scored in enumerate(batch.scored):
         starts = scored.nonzero()[:, 0]
-        if len(starts):
-            text = TextRows(batch.shallow[index], previous[index], batch.fed[index])
-            blocks = draft_blocks(network, head, text, starts, num_tokens, _likeliest(head))
-            num_places = blocks.token_ids.shape[1]
-            token_ids[index, starts, :num_places] = blocks.token_ids
-            confidences[index, starts, :num_places] = blocks.confidences
+        text = TextRows(batch.shallow[index], previous[index], batch.fed[index])
+        blocks = draft_blocks(network, head, text, starts, num_tokens, greedy)
+        token_ids[index, starts] = torch.from_numpy(blocks.token_ids).to(starts.device)
+        confidences[index, starts] = torch.from_numpy(blocks.confidences).to(starts.device)
     return token_ids, confidences
-
-
-def _likeliest(head: DraftHead) -> ChoosePlaces:
-    return lambda positions, logits: head.token_ids[logits.argmax(-1)]
 
 
 def _anchors(scored: Tensor, chance: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -3,15 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from adapters.data.chains import Continuation, draft_everywhere, greedy
+from adapters.data.chains import Continuation, draft_everywhere, read_text
+from adapters.data.choosing import greedy
 from adapters.data.corpus import CorpusError
 from adapters.data.draft_head import DraftHead, draft_head
-from adapters.data.features import FeatureBatch, cached_features, layout_of
 from adapters.data.rounds import Trial, exact_acceptance, walk_rounds
 from adapters.data.sample import Sample
 from adapters.data.whole_model import WholeModel
@@ -26,7 +24,6 @@ from adapters.measuring.threshold import best_threshold, sweep_thresholds
 from adapters.networks import AdapterNetwork, load_network
 from adapters.options import Progress, StageProgress, TrainOptions
 from adapters.storage import DraftCost, StoredAdapter
-from adapters.training.held_out import chain_drafts
 
 # After training by minutes: texts that are tried in any case, and the share of the minutes to try
 # more of them.
@@ -63,15 +60,13 @@ def calibrate(
     """
     old = None if before is None else _loaded(model, before, options.device)
     tried = _Tried()
-    for text in texts:
-        batch = _features(model, text)
-        most = options.calibration.max_draft_tokens
-        tried.now.append(trial_on(now, batch, text, most))
+    for sample in texts:
+        text = read_text(model, sample.token_ids.tolist(), sample.answers[0][0])
+        tried.now.append(trial_on(now, text, options.calibration.max_draft_tokens))
         if old is not None and before is not None:
-            tried.before.append(trial_on(old, batch, text, before.card.max_draft_tokens))
-        first = text.answers[0][0] + 1
-        most, lookup = options.lookup_tokens, options.lookup
-        tried.ngram.append(lookup_trial(text.token_ids.tolist(), first, most, lookup))
+            tried.before.append(trial_on(old, text, before.card.max_draft_tokens))
+        first, most = text.num_prompt_tokens + 1, options.lookup_tokens
+        tried.ngram.append(lookup_trial(text.token_ids, first, most, options.lookup))
     try:
         return _judged(tried, options.cost, before)
     except ValueError as error:
@@ -103,40 +98,16 @@ def held_out_texts(
     progress(StageProgress("calibration", len(prompts), len(prompts)))
 
 
-def _features(model: WholeModel, text: Sample) -> FeatureBatch:
-    layout = layout_of(model.manifest, True, "float32")
-    with TemporaryDirectory(prefix="hat-adapter-") as folder:
-        features = cached_features(
-            lambda: model, model.manifest, [text], Path(folder), layout, lambda done, of: None
-        )
-        return features.batch([0], model.embedding.device)
-
-
 def _loaded(model: WholeModel, stored: StoredAdapter, device: str) -> Drafting:
     return load_network(stored, device), draft_head(model, stored.draft_vocabulary())
 
 
-def trial_on(drafting: Drafting, batch: FeatureBatch, text: Sample, num_tokens: int) -> Trial:
-    """Greedy drafts from every token of the answer but the last.
-
-    All starts at once; how sure the drafter is behind a wrong token is taken from the text's own
-    tokens then. With output layers one by one, since these read true rows of the text and
-    estimates of the draft.
-    """
+def trial_on(drafting: Drafting, text: Continuation, num_tokens: int) -> Trial:
+    """Greedy drafts from every token of the answer but the last."""
     network, head = drafting
-    first = text.answers[0][0]
-    chosen = text.token_ids[first + 1 :].tolist()
-    if head.model.output_layers:
-        deep, token_ids = batch.deep[0], text.token_ids.tolist()
-        written = Continuation(token_ids, first, deep, np.zeros(len(token_ids)))
-        exact = draft_everywhere(head.model, network, written, num_tokens, greedy, head)
-        # The first of these is for the answer's first token, which nobody drafts.
-        return Trial(exact_acceptance(exact.token_ids[1:], chosen), exact.confidences[1:])
-    drafts = chain_drafts(network, head, batch, num_tokens)
-    starts = batch.scored[0]
-    drafted = drafts.token_ids[0][starts].cpu().numpy()
-    confidences = drafts.confidences[0][starts].double().cpu().numpy()
-    return Trial(exact_acceptance(drafted, chosen), confidences)
+    drafts = draft_everywhere(head.model, network, text, num_tokens, greedy, head)
+    chosen = text.token_ids[text.num_prompt_tokens + 1 :]
+    return Trial(exact_acceptance(drafts.token_ids, chosen), drafts.confidences)
 
 
 @dataclass(frozen=True, slots=True)

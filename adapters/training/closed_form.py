@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.data.features import FeatureBatch
-from adapters.networks import AdapterNetwork, AttentionAdapter, FedAdapter, LayerAdapter
+from adapters.networks import AdapterNetwork, FedAdapter, LayerAdapter
 
 _ROWS = 60_000
 """So many rows are enough, and take half a minute."""
@@ -50,7 +50,7 @@ def solve_start(
             network.fc.weight.copy_(feed)
     ended()
     outputs: list[nn.Linear] = [network.self_attn.o_proj]
-    if not isinstance(network, AttentionAdapter):
+    if isinstance(network, LayerAdapter):
         outputs.append(network.mlp.down_proj)
     if sum(linear.in_features for linear in outputs) <= _MAX_WIDTH:
         solved = _solved(map(_layer_problem(network), batches()), _LAYER_RIDGE)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adapters.data.chains import continue_prompt, greedy
+from adapters.data.choosing import greedy
 from adapters.data.corpus import Corpus, Share, Windows, collect_windows
 from adapters.data.rounds import Trial, walk_rounds
 from adapters.data.states import Batch, StateFile, cached_states
@@ -30,6 +30,7 @@ from adapters.medusa_heads import (
 )
 from adapters.options import Recipe, TrialOptions
 from adapters.training.descent import descend, new_optimizer, smoothed
+from adapters.writing.answers import Ending, continue_prompt
 from submodels.bundle.layer_weights import Placed
 from submodels.manifest import BundleFile
 
@@ -110,10 +111,10 @@ def greedy_hits(
 ) -> list[Hits]:
     """Per prompt, where the heads are right along what the target writes greedily after it."""
     found = []
-    stop = frozenset(model.manifest.eos_token_ids)
+    ending = Ending(num_tokens, frozenset(model.manifest.eos_token_ids))
     num_heads = network.blocks.shape[0]
     for prompt in prompts:
-        text = continue_prompt(model, prompt, num_tokens, greedy, stop)
+        text = continue_prompt(model, prompt, greedy, ending)
         first, end = text.num_prompt_tokens - 1, len(text.token_ids) - num_heads - 1
         if end <= first:
             continue

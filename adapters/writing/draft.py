@@ -76,20 +76,11 @@ class Writing:
         return self.phase not in (Phase.TURN, Phase.ANSWER)
 
     @property
-    def wants_choice(self) -> bool:
-        """Whether the token that is fed next is the last, so that one has to be chosen."""
-        return self.num_fed == len(self.token_ids) - 1
-
-    @property
     def chance(self) -> "Chance | None":
         """How the next token is chosen; None is the likeliest."""
         if self.phase is Phase.TURN:
             return Chance(1.0, self._uniform)
         return Chance(self._temperature, self._uniform) if self._temperature else None
-
-    def fed(self) -> None:
-        """The model has read one more token."""
-        self.num_fed += 1
 
     def take(self, token: int) -> None:
         """Add the token that was chosen behind the last."""

@@ -24,7 +24,7 @@ from adapters.whole_files import write_json
 from adapters.writing.decoder import BatchDecoder
 from adapters.writing.draft import Phase, Writing
 from adapters.writing.form import ChatForm, WritingOptions
-from adapters.writing.group import write_group
+from adapters.writing.group import choose_by_chance, write_group
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.layer_weights import Placed
 
@@ -177,7 +177,10 @@ class _Run:
             done = min(num_done, self._num_wanted)
             self._progress(StageProgress("writing", done, self._num_wanted))
 
-        write_group(decoder, self._sources.form.opening, group, finished)
+        # Side by side long ones are no burden to short ones, and none is left alone at the end.
+        longest_first = sorted(group, key=lambda one: -one.expected_tokens)
+        opening = self._sources.form.opening
+        write_group(decoder, opening, longest_first, choose_by_chance, finished)
 
     def _keep(
         self, state: WritingState, group: Sequence[Writing], added: Sequence[Conversation]

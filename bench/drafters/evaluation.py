@@ -9,8 +9,7 @@ import msgspec
 from adapters.data.whole_model import load_whole_model
 from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
-from bench.drafters.drafts.network import NetworkDrafter
-from bench.drafters.drafts.published import PublishedDrafter, stored_drafter
+from bench.drafters.drafts.stored import StoredDrafter
 from bench.drafters.rounds import (
     Draft,
     Known,
@@ -21,7 +20,6 @@ from bench.drafters.rounds import (
     summed,
     walk,
 )
-from bench.drafters.texts.answers import Teacher
 from bench.drafters.texts.cases import load_cases
 from bench.drafters.texts.choosing import choice_of
 from bench.drafters.texts.kept import Text, Writing, own_texts, stop_token_ids
@@ -109,9 +107,6 @@ class _Way:
     walked: Sequence[tuple[list[Round], Reached]]
 
 
-_StoredDrafter = NetworkDrafter | PublishedDrafter
-
-
 def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> Evaluation:
     """Replay every drafter along the model's own answers.
 
@@ -123,11 +118,11 @@ def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> E
         OSError: an answer cannot be read or written.
     """
     model = load_whole_model(plan.bundles, plan.bundles, Placed())
-    drafters = {name: stored_drafter(model, folder) for name, folder in plan.adapters.items()}
+    drafters = {name: StoredDrafter(model, folder) for name, folder in plan.adapters.items()}
     cases = load_cases(
         plan.bundles, plan.groups, plan.per_group, plan.writing.seed, plan.max_prompt_tokens
     )
-    texts = own_texts(Teacher(model), cases, plan.writing, plan.folder, progress)
+    texts = own_texts(model, cases, plan.writing, plan.folder, progress)
     replay = _Replay(plan, texts, stop_token_ids(model), progress)
     rows: list[Row] = []
     for name, ways in replay.all_ways(drafters):
@@ -168,7 +163,7 @@ class _Replay:
         self._known = [Known(text.answer, text.max_tokens, stop_token_ids) for text in texts]
         self._progress = progress
 
-    def all_ways(self, drafters: Mapping[str, _StoredDrafter]) -> Iterator[tuple[str, list[_Way]]]:
+    def all_ways(self, drafters: Mapping[str, StoredDrafter]) -> Iterator[tuple[str, list[_Way]]]:
         """Each drafter's name, and the ways in which it drafts."""
         yield NO_DRAFTER, [self._way("", 0, [[()] * text.num_starts for text in self._texts])]
         lengths = self._plan.lengths
@@ -184,7 +179,7 @@ class _Replay:
             yield f"{DEFAULT} with {name}", [self._default(stopped, most)]
 
     def _drafts(
-        self, name: str, drafter: _StoredDrafter, num_tokens: int
+        self, name: str, drafter: StoredDrafter, num_tokens: int
     ) -> tuple[list[list[Draft]], list[list[Draft]]]:
         """An adapter's drafts from every start of every text: whole, and until it is unsure."""
         full: list[list[Draft]] = []

@@ -30,6 +30,10 @@ ACTIVATIONS: MappingProxyType[str, Callable[[Tensor], Tensor]] = MappingProxyTyp
 )
 """The functions between gate and up projection, by their Hugging Face names."""
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries `[..., heads, D]`, keys and values `[..., KV, D]` of some rows, to what these rows see,
+`[..., heads, D]`."""
+
 _FIRST_CAPACITY = 64
 
 
@@ -90,19 +94,19 @@ def rms_norm(rows: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rope_table(rope: Rope, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin `[T, D]` of the positions `[T]`, each frequency twice (both half planes)."""
+    """cos and sin `[..., D]` of the positions `[...]`, each frequency twice (both half planes)."""
     inv_freq = torch.tensor(rope.inv_freq, dtype=torch.float32, device=positions.device)
-    angles = positions.float()[:, None] * inv_freq
+    angles = positions.float()[..., None] * inv_freq
     angles = torch.cat((angles, angles), dim=-1)
     scale = rope.attention_scaling
     return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of `[T, heads, D]` in the half-split layout of Hugging Face weights."""
+    """Rotary embedding of `[..., heads, D]` in the half-split layout of Hugging Face weights."""
     half = heads.shape[-1] // 2
     turned = torch.cat((-heads[..., half:], heads[..., :half]), dim=-1)
-    return heads * cos[:, None, :] + turned * sin[:, None, :]
+    return heads * cos[..., None, :] + turned * sin[..., None, :]
 
 
 def visible_keys(positions: Tensor, num_keys: int, window: int | None) -> Tensor:
@@ -121,6 +125,22 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Te
     return torch.einsum("kgts,skd->tkgd", weights, values)
 
 
+def over_cache(cache: LayerCache, position: int, window: int | None) -> Attend:
+    """Attention of a sequence's rows from `position` on, over all that the cache then holds.
+
+    The cache is cut there first. Raises `ValueError` for a position beyond what it holds.
+    """
+
+    def written(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        all_keys, all_values = cache.write(position, keys, values)
+        positions = torch.arange(position, position + len(queries), device=queries.device)
+        grouped = queries.view(len(queries), keys.shape[1], -1, queries.shape[-1])
+        visible = visible_keys(positions, all_keys.shape[0], window)
+        return attend(grouped, all_keys, all_values, visible).flatten(1, 2)
+
+    return written
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
     """One decoder layer; `window` is how many keys a query sees, itself included."""
@@ -137,30 +157,29 @@ class DecoderLayer:
         Raises:
             ValueError: a position beyond what the cache holds.
         """
+        positions = torch.arange(position, position + rows.shape[0], device=rows.device)
+        return self.through(rows, positions, over_cache(cache, position, self.window))
+
+    def through(self, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Rows `[..., H]` at positions `[...]` after this layer; `attend` says what they see."""
         weights, eps = self.weights, self.shape.rms_norm_eps
         normed = rms_norm(rows, weights.input_norm, eps)
-        rows = rows + self._attention(normed, position, cache)
+        rows = rows + self._attention(normed, positions, attend)
         normed = rms_norm(rows, weights.post_attention_norm, eps)
         activation = ACTIVATIONS[self.shape.hidden_act]
         return rows + weights.down(activation(weights.gate(normed)) * weights.up(normed))
 
-    def _attention(self, normed: Tensor, position: int, cache: LayerCache) -> Tensor:
-        weights, shape = self.weights, self.shape
-        num_rows, head_dim = normed.shape[0], shape.head_dim
-        positions = torch.arange(position, position + num_rows, device=normed.device)
-        cos, sin = rope_table(shape.rope, positions, normed.dtype)
+    def _attention(self, normed: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        weights = self.weights
+        cos, sin = rope_table(self.shape.rope, positions, normed.dtype)
         queries = rotate(self._heads(normed, weights.q, weights.q_norm), cos, sin)
         keys = rotate(self._heads(normed, weights.k, weights.k_norm), cos, sin)
         values = self._heads(normed, weights.v, None)
-        all_keys, all_values = cache.write(position, keys, values)
-        grouped = queries.view(num_rows, shape.num_key_value_heads, -1, head_dim)
-        visible = visible_keys(positions, all_keys.shape[0], self.window)
-        mixed = attend(grouped, all_keys, all_values, visible)
-        return weights.o(mixed.reshape(num_rows, -1))
+        return weights.o(attend(queries, keys, values).flatten(-2))
 
     def _heads(self, normed: Tensor, linear: Linear, norm: Tensor | None) -> Tensor:
-        """Projected rows as `[T, heads, D]`, normed per head where the family does."""
-        heads = linear(normed).view(normed.shape[0], -1, self.shape.head_dim)
+        """Projected rows as `[..., heads, D]`, normed per head where the family does."""
+        heads = linear(normed).view(*normed.shape[:-1], -1, self.shape.head_dim)
         return heads if norm is None else rms_norm(heads, norm, self.shape.rms_norm_eps)
 
 

@@ -12,6 +12,7 @@ from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.head_networks import Eagle3Head, load_published_head
 from adapters.importing.conversion import ImportLimits, import_head
 from adapters.install import install_adapter
+from adapters.network_parts import causal
 from adapters.storage import load_adapter
 from device_runtime.engines.engine import DraftRequest, SequenceId
 from device_runtime.engines.head_adapter import HeadAdapter
@@ -137,7 +138,8 @@ def test_the_network_is_its_description(world: World) -> None:
     features = world.features(text)[:-1]
     embedded = world.model.embedding[torch.tensor(text[1:])]
     expected = world.oracle.estimates(text[1:], features)
-    whole = network.forward(embedded[None], features[None])[0]
+    positions = torch.arange(len(embedded))
+    whole = network.through(embedded[None], features[None], positions, causal)[0]
     torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-5)
     cache = LayerCache()
     network.extend(embedded[:6], 0, cache, features[:6])

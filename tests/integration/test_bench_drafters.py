@@ -9,9 +9,8 @@ import pytest
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.install import install_adapter
 from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
-from bench.drafters.drafts.network import NetworkDrafter
+from bench.drafters.drafts.stored import StoredDrafter
 from bench.drafters.rounds import Draft, Known, Round, walk
-from bench.drafters.texts.answers import Teacher
 from bench.drafters.texts.cases import STORIES as STORY_GROUP
 from bench.drafters.texts.cases import Case, load_cases
 from bench.drafters.texts.choosing import GREEDY, RULES, choice_of
@@ -49,7 +48,7 @@ def cases(bundles: Path) -> list[Case]:
 def texts(
     model: WholeModel, cases: list[Case], tmp_path_factory: pytest.TempPathFactory
 ) -> list[Text]:
-    return own_texts(Teacher(model), cases, WRITING, tmp_path_factory.mktemp("texts"))
+    return own_texts(model, cases, WRITING, tmp_path_factory.mktemp("texts"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ async def test_a_replay_counts_what_the_device_counts(
     def replayed(text: Text) -> list[Draft]:
         if drafter in LOOKUPS:
             return lookup_drafts(text, LOOKUPS[drafter], most)
-        adapter = NetworkDrafter(model, folder)
+        adapter = StoredDrafter(model, folder)
         drafts = adapter.drafts(text, choice_of(text.rule, text.seed), most)
         return drafts.until_unsure(adapter.card.stop_threshold)
 
@@ -130,9 +129,9 @@ async def test_a_replay_counts_what_the_device_counts(
 
 def test_answers_are_written_once(model: WholeModel, cases: list[Case], tmp_path: Path) -> None:
     writing = Writing((GREEDY,), max_tokens=5)
-    first = own_texts(Teacher(model), cases[:2], writing, tmp_path)
+    first = own_texts(model, cases[:2], writing, tmp_path)
     lines: list[str] = []
-    again = own_texts(Teacher(model), cases[:3], writing, tmp_path, lines.append)
+    again = own_texts(model, cases[:3], writing, tmp_path, lines.append)
     assert lines == ["1 of 1 answers written"]
     assert [text.answer for text in again[:2]] == [text.answer for text in first]
     for one, other in zip(first, again[:2], strict=True):

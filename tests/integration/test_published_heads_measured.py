@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 
-from adapters.data.chains import Choose, Continuation, continue_prompt
+from adapters.data.chains import read_text
 from adapters.data.rounds import Trial, exact_acceptance, walk_rounds
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.importing.conversion import ImportLimits, import_head
@@ -18,10 +18,11 @@ from adapters.measuring.evaluate import evaluate
 from adapters.measuring.report import render_report
 from adapters.options import EvaluateOptions, TrialOptions
 from adapters.storage import load_adapter
-from bench.drafters.drafts.published import PublishedDrafter, stored_drafter
+from adapters.writing.answers import Ending, answers
+from bench.drafters.drafts.stored import StoredDrafter
 from bench.drafters.rounds import Known, walk
 from bench.drafters.texts.cases import Case
-from bench.drafters.texts.choosing import GREEDY, RULES, Choice, choice_of
+from bench.drafters.texts.choosing import GREEDY, RULES, choice_of
 from bench.drafters.texts.kept import Text, stop_token_ids
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.generation.stats import GenerationStats
@@ -59,29 +60,24 @@ def model(bundles: Path) -> WholeModel:
     return load_whole_model(bundles, bundles, Placed())
 
 
-def one_by_one(choice: Choice) -> Choose:
-    return lambda position, logits: int(choice(torch.tensor([position]), logits[None])[0])
-
-
 @pytest.fixture(scope="module")
 def texts(model: WholeModel) -> list[Text]:
     """What the model writes, greedy and sampled; no row of it is kept, since heads read others."""
     found = []
     for case, rule in product(CASES, RULES):
-        choose, stop = one_by_one(choice_of(rule, case.number)), stop_token_ids(model)
-        text = continue_prompt(model, case.token_ids, MAX_TOKENS, choose, frozenset())
-        answer = tuple(text.token_ids[text.num_prompt_tokens :])
-        ends = [place for place, token in enumerate(answer, 1) if token in stop]
-        answer = answer[: ends[0]] if ends else answer
-        found.append(Text(case, rule, case.number, MAX_TOKENS, answer, np.empty((0, 0))))
+        ending = Ending(MAX_TOKENS, stop_token_ids(model))
+        [answer] = answers(model, [case.token_ids], [choice_of(rule, case.number)], ending)
+        found.append(Text(case, rule, case.number, MAX_TOKENS, answer, _no_rows(answer)))
     return found
 
 
+def _no_rows(answer: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.zeros((len(answer), 1), np.float32)
+
+
 @pytest.fixture(scope="module")
-def drafter(model: WholeModel, bundles: Path) -> PublishedDrafter:
-    drafter = stored_drafter(model, bundles / "adapter")
-    assert isinstance(drafter, PublishedDrafter)
-    return drafter
+def drafter(model: WholeModel, bundles: Path) -> StoredDrafter:
+    return StoredDrafter(model, bundles / "adapter")
 
 
 async def counted(bundles: Path, texts: list[Text], stop: frozenset[int]) -> list[GenerationStats]:
@@ -103,7 +99,7 @@ async def counted(bundles: Path, texts: list[Text], stop: frozenset[int]) -> lis
 
 
 async def test_a_replay_counts_what_the_device_counts(
-    bundles: Path, model: WholeModel, texts: list[Text], drafter: PublishedDrafter
+    bundles: Path, model: WholeModel, texts: list[Text], drafter: StoredDrafter
 ) -> None:
     stop = stop_token_ids(model)
     accepted = drafted = 0
@@ -122,15 +118,15 @@ async def test_a_replay_counts_what_the_device_counts(
 
 
 def test_an_evaluation_walks_the_same_rounds(
-    bundles: Path, model: WholeModel, texts: list[Text], drafter: PublishedDrafter
+    bundles: Path, model: WholeModel, texts: list[Text], drafter: StoredDrafter
 ) -> None:
     """Of each text all but its end, where a round may be cut."""
     evaluated = load_drafter(model, load_adapter(bundles / "device", model.manifest))
     for text in texts:
         choice, num_prompt_tokens = choice_of(text.rule, text.seed), len(text.case.token_ids)
         token_ids = [*text.case.token_ids, *text.answer]
-        whole = Continuation(token_ids, num_prompt_tokens, torch.empty(0), np.empty(0))
-        drafts = evaluated.drafts(whole, NUM_DRAFTED, one_by_one(choice))
+        whole = read_text(model, token_ids, num_prompt_tokens)
+        drafts = evaluated.drafts(whole, NUM_DRAFTED, choice)
         trial = Trial(exact_acceptance(drafts.token_ids, text.answer[1:]), drafts.confidences)
         found = walk_rounds([trial], STOP_THRESHOLD)
         ways = drafter.drafts(text, choice, NUM_DRAFTED).until_unsure(STOP_THRESHOLD)
@@ -147,7 +143,7 @@ def test_an_evaluation_walks_the_same_rounds(
 
 
 def test_a_bundles_head_is_evaluated_by_every_rule(
-    bundles: Path, drafter: PublishedDrafter, tmp_path: Path
+    bundles: Path, drafter: StoredDrafter, tmp_path: Path
 ) -> None:
     trials = TrialOptions(3, prompt_tokens=(6, 12), continuation_tokens=12, max_draft_tokens=3)
     text = write_stories(tmp_path / "text.txt", 6)

@@ -1,16 +1,17 @@
 """Small split models for adapter tests, text for them, and an adapter that is never wrong."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from adapters.data.corpus import STORY_END
 from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.networks import AdapterNetwork, build_network, start_as
+from adapters.storage import adapter_shape
 from device_runtime.drafting.ngram import PromptLookup
 from submodels.bundle.layer_weights import Placed
-from submodels.bundle.layers import LayerCache, run_layers
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.split_models import split
 
@@ -58,21 +59,14 @@ def looked_up(text: Sequence[int], num_tokens: int) -> Sequence[int]:
     return drafter.propose(num_tokens)
 
 
-class PerfectAdapter:
-    """Runs the middle layers themselves, so that every estimate is the deep row."""
+def one_middle_layer(folder: Path, num_input: int = 1, num_output: int = 0) -> WholeModel:
+    """A random model whose middle is one layer: that one is an adapter that is never wrong."""
+    model = replace(SMALL, num_layers=num_input + 1 + num_output)
+    return make_whole_model(folder, num_input, num_output, model)
 
-    def __init__(self, model: WholeModel) -> None:
-        self._layers = model.middle_layers
-        self._caches: dict[int, Sequence[LayerCache]] = {}
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Deep rows of whole sequences."""
-        return torch.stack([self.extend(window, 0, LayerCache()) for window in rows])
-
-    def extend(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
-        """Deep rows; the middle layers' caches belong to the one that was handed in."""
-        caches = self._caches.setdefault(id(cache), [LayerCache() for _ in self._layers])
-        if position == 0:
-            for layer_cache in caches:
-                layer_cache.length = 0
-        return run_layers(self._layers, rows, position, caches)
+def perfect_adapter(model: WholeModel) -> AdapterNetwork:
+    """The middle layer itself, of a model that has one, so that every estimate is the deep row."""
+    network = build_network("layer", adapter_shape(model.manifest.shape), closing_norm=False)
+    start_as(network, model.middle_layers[0])
+    return network.eval()

@@ -10,26 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.data.chains import Continuation, draft_everywhere, greedy
 from adapters.data.corpus import CorpusError, Windows
-from adapters.data.draft_head import draft_head
-from adapters.data.features import cached_features, layout_of
-from adapters.data.rounds import exact_acceptance
-from adapters.data.sample import Sample
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.install import install_adapter
 from adapters.measuring.comparison import Comparison, Standing, lookup_standing, lookup_trial
-from adapters.networks import AdapterNetwork, build_network, start_as
+from adapters.networks import AdapterNetwork
 from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
-from adapters.storage import DraftCost, Kind, adapter_shape
+from adapters.storage import DraftCost
 from adapters.training import train as training
-from adapters.training.calibration import trial_on
 from adapters.training.checkpoint import TrainingProgress
 from adapters.training.train import train
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.layer_weights import Placed
 from submodels.random_models import RandomModel
-from tests.support.adapter_models import looked_up, make_bundles, make_whole_model, write_stories
+from tests.support.adapter_models import looked_up, make_bundles, perfect_adapter, write_stories
 from tests.support.stored_adapters import random_network, store_random_adapter
 
 ONE_MIDDLE_LAYER = RandomModel(
@@ -42,12 +36,6 @@ speeds = st.floats(0.1, 5.0)
 
 def ignore(progress: StageProgress) -> None:
     """No bar."""
-
-
-def perfect(model: WholeModel) -> AdapterNetwork:
-    network = build_network("layer", adapter_shape(model.manifest.shape), closing_norm=False)
-    start_as(network, model.middle_layers[0])
-    return network.eval()
 
 
 def useless(model: WholeModel) -> AdapterNetwork:
@@ -109,7 +97,7 @@ def planted(
 def test_a_worse_adapter_than_the_one_that_is_there_is_found_out_and_changes_nothing(
     options: TrainOptions, model: WholeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planted(options, perfect(model), monkeypatch)
+    planted(options, perfect_adapter(model), monkeypatch)
     install_adapter(options.device_bundle, options.out_folder)
     before = {path: path.read_bytes() for path in options.device_bundle.iterdir()}
     comparison = planted(options, useless(model), monkeypatch)
@@ -125,7 +113,7 @@ def test_a_better_adapter_than_the_one_that_is_there_is_the_fastest(
 ) -> None:
     store_random_adapter(options.work / "random", model.manifest, "layer")
     install_adapter(options.device_bundle, options.work / "random")
-    comparison = planted(options, perfect(model), monkeypatch)
+    comparison = planted(options, perfect_adapter(model), monkeypatch)
     assert comparison.before is not None
     assert comparison.before.speed < 1.5 < comparison.now.speed
     assert comparison.now.tokens_per_round == pytest.approx(4.0)
@@ -143,7 +131,7 @@ def test_an_adapter_that_is_no_help_is_not_preferred_to_none(
 def test_the_card_keeps_both_figures_and_how_the_training_ended(
     options: TrainOptions, model: WholeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "Fitting", Planted(perfect(model)))
+    monkeypatch.setattr(training, "Fitting", Planted(perfect_adapter(model)))
     trained = train(options, ignore)
     figures, comparison = trained.card.training, trained.comparison
     assert (figures.steps, figures.ended, figures.num_prompts) == (7, "steps", 3)
@@ -186,43 +174,6 @@ def test_an_adapter_has_its_place_beside_guesses_when_it_beats_no_drafting_and_t
     if comparison.faster is not None:
         named = {"no drafting": 1.0, "the adapter that is there": before}
         assert named[comparison.faster] == max(x for x in named.values() if x is not None)
-
-
-@pytest.mark.parametrize("num_output", [0, 1])
-@pytest.mark.parametrize("kind", ["layer", "fed"])
-def test_drafts_from_all_starts_at_once_get_as_far_as_one_by_one(
-    tmp_path: Path, kind: Kind, num_output: int
-) -> None:
-    model = make_whole_model(tmp_path, num_output=num_output)
-    network = random_network(model.manifest, kind, closing_norm=False).eval()
-    vocabulary = np.arange(1, model.manifest.shape.vocab_size, 3, dtype=np.int32)
-    head = draft_head(model, vocabulary)
-    # What the drafter itself would write is accepted now and then.
-    token_ids = [1, 5, 6, 7, *[4, 7, 10] * 6]
-    layout = layout_of(model.manifest, True, "float32")
-    text = Sample(np.array(token_ids, np.int32), ((4, len(token_ids)),))
-    batch = cached_features(
-        lambda: model, model.manifest, [text], tmp_path / "work", layout, lambda done, of: None
-    ).batch([0])
-    deep = batch.deep[0]
-    first = Continuation(token_ids, 5, deep, np.zeros(len(token_ids)))
-    drafts = draft_everywhere(model, network, first, 3, greedy, head)
-    for place in range(5, len(token_ids) - 3):
-        token_ids[place] = int(drafts.token_ids[place - 5][0]) if place % 3 else token_ids[place]
-    text = Sample(np.array(token_ids, np.int32), ((4, len(token_ids)),))
-    batch = cached_features(
-        lambda: model, model.manifest, [text], tmp_path / "work", layout, lambda done, of: None
-    ).batch([0])
-    written = Continuation(token_ids, 4, batch.deep[0], np.zeros(len(token_ids)))
-    exact = draft_everywhere(model, network, written, 3, greedy, head)
-    # The first of these is for the answer's first token, which nobody drafts.
-    expected = exact_acceptance(exact.token_ids[1:], token_ids[5:])
-    came = trial_on((network, head), batch, text, 3)
-    np.testing.assert_array_equal(came.acceptance, expected)
-    assert expected.sum() > 0 or num_output
-    # How sure it is of what follows right tokens is the same as well.
-    counts = np.concatenate((np.ones((len(expected), 1)), expected[:, :-1]), axis=1) > 0
-    np.testing.assert_allclose(came.confidences[counts], exact.confidences[1:][counts], rtol=1e-4)
 
 
 def test_lookup_is_walked_as_the_device_drafts() -> None:

@@ -19,7 +19,7 @@ from adapters.options import StageProgress
 from adapters.writing.decoder import BatchDecoder
 from adapters.writing.draft import Chance, Phase, Writing
 from adapters.writing.form import ChatForm, WritingOptions
-from adapters.writing.group import choose, write_group
+from adapters.writing.group import choose, choose_by_chance, write_group
 from adapters.writing.run import Sources, write_conversations
 from submodels.bundle.layer_weights import Placed
 from tests.support.adapter_models import make_bundles
@@ -98,7 +98,9 @@ def test_answers_side_by_side_are_those_of_the_whole_model_one_by_one(
     writings = [Writing(i, FORM, options, any_is_new, p) for i, p in enumerate(prompts)]
     decoder = BatchDecoder(model, 2, 100)
     over: list[int] = []
-    write_group(decoder, FORM.opening, writings, lambda one: over.append(one.index))
+    write_group(
+        decoder, FORM.opening, writings, choose_by_chance, lambda one: over.append(one.index)
+    )
     assert sorted(over) == [0, 1, 2, 3, 4]
     for writing, prompt in zip(writings, prompts, strict=True):
         assert writing.token_ids[len(prompt) :] == one_by_one(model, prompt, 24)
@@ -194,9 +196,6 @@ def written_by(tokens: Sequence[int], form: ChatForm = FORM) -> Writing:
 
     writing = Writing(0, form, OPTIONS, is_new)
     for token in tokens:
-        while not writing.wants_choice:
-            writing.fed()
-        writing.fed()
         writing.take(token)
         if writing.is_over:
             break
@@ -248,7 +247,6 @@ def test_a_base_model_goes_on_from_its_own_beginning() -> None:
     for index in range(20):
         writing = Writing(index, base, options, any_is_new)
         while not writing.is_over:
-            writing.fed()
             writing.take(5)
         done = writing.conversation()
         assert 3 <= done.num_prompt_tokens <= 7

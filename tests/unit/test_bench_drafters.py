@@ -1,24 +1,23 @@
 """Rounds along known texts, figures of them, and drafts made side by side."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from adapters.data.chains import Choose, Continuation, continue_prompt, draft_everywhere
+from adapters.data.chains import Continuation, draft_everywhere
+from adapters.data.draft_head import draft_head
 from adapters.data.whole_model import WholeModel
-from adapters.networks import FedAdapter, load_network, network_tensors
-from adapters.storage import Kind, load_adapter, write_card, write_weights
+from adapters.networks import load_network, network_tensors
+from adapters.storage import load_adapter, write_card, write_weights
+from adapters.writing.answers import Ending, answers, continue_prompt
 from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import lookup_drafts
-from bench.drafters.drafts.network import NetworkDrafter
+from bench.drafters.drafts.stored import StoredDrafter
 from bench.drafters.rounds import (
     Known,
     Reached,
@@ -29,27 +28,14 @@ from bench.drafters.rounds import (
     summed,
     walk,
 )
-from bench.drafters.texts.answers import Teacher
 from bench.drafters.texts.cases import Case
-from bench.drafters.texts.choosing import RULES, Choice, choice_of
-from bench.drafters.texts.kept import Text
+from bench.drafters.texts.choosing import RULES, SAMPLED, choice_of
+from bench.drafters.texts.kept import Text, Writing, own_texts, stop_token_ids
 from device_runtime.drafting.ngram import PromptLookup
-from submodels.bundle.layers import LayerCache
-from tests.support.adapter_models import SMALL, make_whole_model
+from tests.support.adapter_models import make_whole_model
 from tests.support.stored_adapters import store_random_adapter
 
 NO_STOP: frozenset[int] = frozenset()
-MODELS = {
-    "plain": SMALL,
-    "windows": replace(SMALL, family="mistral", extra={"sliding_window": 5}),
-    "norms": replace(SMALL, family="qwen3", tied=True),
-}
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> WholeModel:
-    folder = tmp_path_factory.mktemp(request.param)
-    return make_whole_model(folder, num_input=2, model=MODELS[request.param])
 
 
 def test_a_round_keeps_what_is_right_and_adds_the_models_own_token() -> None:
@@ -132,96 +118,42 @@ def test_lookup_drafts_know_the_prompt_and_what_was_decided() -> None:
     assert drafts[0] == (4, 1)
 
 
-def one_by_one(choice: Choice) -> Choose:
-    """The same rule for one row, as the reference asks for it."""
-    return lambda position, logits: int(choice(torch.tensor([position]), logits[None])[0])
+def test_answers_are_kept_with_the_deep_rows_that_come_down(tmp_path: Path) -> None:
+    model = make_whole_model(tmp_path, num_input=2)
+    cases = [Case(n, "chat", ids) for n, ids in enumerate([(3, 4, 5), (7,) * 20, (9, 8, 3, 4)])]
+    texts = own_texts(model, cases, Writing(RULES, max_tokens=9, seed=3), tmp_path / "texts")
+    assert [(text.case, text.rule) for text in texts] == [
+        (c, rule) for c in cases for rule in RULES
+    ]
+    for text in texts:
+        ending = Ending(9, stop_token_ids(model))
+        prompt = list(text.case.token_ids)
+        [answer] = answers(model, [prompt], [choice_of(text.rule, 3 + text.case.number)], ending)
+        assert text.answer == answer
+        rows = model.sequence().extend([*prompt, *answer], 0).deep[len(prompt) - 1 : -1]
+        np.testing.assert_allclose(text.deep, rows.numpy(), rtol=0, atol=2e-5)
 
 
-def test_answers_side_by_side_are_those_one_by_one(model: WholeModel) -> None:
-    prompts = [[3, 4, 5], [7] * 20, [9, 8, 3, 4, 5, 6]]
-    choices = [[choice_of(rule, seed) for rule in RULES] for seed in range(3)]
-    plainly = continue_prompt(model, prompts[0], 9, one_by_one(choices[0][0]), NO_STOP)
-    stop = frozenset(plainly.token_ids[8:9])
-    came = Teacher(model).answers(prompts, choices, 9, stop)
-    lengths = set()
-    for prompt, own, answers in zip(prompts, choices, came, strict=True):
-        for choice, answer in zip(own, answers, strict=True):
-            plain = continue_prompt(model, prompt, 9, one_by_one(choice), NO_STOP)
-            expected = list(plain.token_ids[len(prompt) :])
-            places = [place for place, token in enumerate(expected) if token in stop]
-            expected = expected[: places[0] + 1] if places else expected
-            assert list(answer.token_ids) == expected
-            first = len(prompt) - 1
-            rows = plain.deep[first : first + len(expected)]
-            np.testing.assert_allclose(answer.deep, rows.numpy(), rtol=0, atol=2e-5)
-            lengths.add(len(expected))
-    assert len(lengths) > 1, "some answers end before others"
+def test_output_layers_on_the_device_are_refused(tmp_path: Path) -> None:
+    model = make_whole_model(tmp_path, num_output=1)
+    with pytest.raises(ValueError, match="without output layers on the device, got 1"):
+        own_texts(model, [Case(1, "chat", (3, 4))], Writing(RULES), tmp_path / "texts")
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("kind", ["layer", "attention"])
-def test_drafts_side_by_side_are_those_one_by_one(
-    model: WholeModel, kind: Kind, rule: str, tmp_path: Path
-) -> None:
-    store_random_adapter(tmp_path / "adapter", model.manifest, kind)
-    choice = choice_of(rule, 5)
-    text = continue_prompt(model, [3, 4, 5, 6], 16, one_by_one(choice), NO_STOP)
-    network = load_network(load_adapter(tmp_path / "adapter", model.manifest))
-    expected = draft_everywhere(model, network, text, 4, one_by_one(choice))
-    drafter = NetworkDrafter(model, tmp_path / "adapter")
-    came = drafter.drafts(own_text(text, rule), choice, 4)
-    # The reference begins one token earlier, at the prompt's end.
-    np.testing.assert_array_equal(came.token_ids, expected.token_ids[1:])
-    np.testing.assert_allclose(came.confidences, expected.confidences[1:], atol=1e-5)
-    drafted = came.until_unsure(float(np.median(came.confidences)))
-    assert len({len(draft) for draft in drafted}) > 1
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_fed_adapter_is_told_what_came_down_and_then_its_own_estimates(
-    model: WholeModel, rule: str, tmp_path: Path
-) -> None:
-    """And what it may draft is a part of the vocabulary."""
+def test_drafts_begin_behind_the_answers_first_token(tmp_path: Path) -> None:
+    model = make_whole_model(tmp_path, num_input=2)
     vocabulary = np.arange(3, 200, 2)
     store_fed_adapter(tmp_path, model, vocabulary)
-    choice = choice_of(rule, 5)
-    text = continue_prompt(model, [3, 4, 5, 6], 12, one_by_one(choice), NO_STOP)
-    came = NetworkDrafter(model, tmp_path).drafts(own_text(text, rule), choice, 3)
-    network = load_network(load_adapter(tmp_path, model.manifest))
-    assert isinstance(network, FedAdapter)
-    for start in range(len(came.token_ids)):
-        expected = fed_chain(model, network, text, start, vocabulary, choice)
-        assert came.token_ids[start].tolist() == expected
-
-
-@torch.inference_mode()
-def fed_chain(
-    model: WholeModel,
-    network: FedAdapter,
-    text: Continuation,
-    start: int,
-    vocabulary: np.ndarray,
-    choice: Choice,
-) -> list[int]:
-    """Three tokens behind token `start` of the answer, the plain way: all rows anew each time."""
-    first = text.num_prompt_tokens
-    decided = list(text.token_ids[: first + start + 1])
-    chain: list[int] = []
-    estimates: list[Tensor] = []
-    for _ in range(3):
-        token_ids = decided + chain
-        shallow = model.sequence().extend(token_ids, 0).shallow
-        previous = torch.zeros_like(shallow)
-        previous[first : len(decided)] = text.deep[first - 1 : len(decided) - 1]
-        if estimates:
-            previous[len(decided) :] = torch.stack(estimates)
-        is_known = torch.arange(len(token_ids)) >= first
-        estimates.append(network.extend(shallow, 0, LayerCache(), previous, is_known)[-1])
-        logits = model.head(estimates[-1][None])
-        masked = torch.full_like(logits, -torch.inf)
-        masked[:, vocabulary] = logits[:, vocabulary]
-        chain.append(int(choice(torch.tensor([len(token_ids)]), masked)[0]))
-    return chain
+    text = continue_prompt(model, [3, 4, 5, 6], choice_of(SAMPLED, 5), Ending(16, NO_STOP))
+    stored = load_adapter(tmp_path, model.manifest)
+    head = draft_head(model, vocabulary)
+    choice = choice_of(SAMPLED, 5)
+    expected = draft_everywhere(model, load_network(stored), text, 3, choice, head)
+    came = StoredDrafter(model, tmp_path).drafts(own_text(text), choice_of(SAMPLED, 5), 3)
+    np.testing.assert_array_equal(came.token_ids, expected.token_ids)
+    np.testing.assert_allclose(came.confidences, expected.confidences, atol=1e-6)
+    drafted = came.until_unsure(float(np.median(came.confidences)))
+    assert len({len(draft) for draft in drafted}) > 1
 
 
 def store_fed_adapter(folder: Path, model: WholeModel, vocabulary: np.ndarray) -> None:
@@ -232,10 +164,10 @@ def store_fed_adapter(folder: Path, model: WholeModel, vocabulary: np.ndarray) -
     write_card(folder, msgspec.structs.replace(card, **fields))
 
 
-def own_text(text: Continuation, rule: str) -> Text:
+def own_text(text: Continuation) -> Text:
     first = text.num_prompt_tokens
     rows = text.deep[first - 1 : -1].numpy()
-    return text_of(text.token_ids[:first], text.token_ids[first:], rows, rule)
+    return text_of(text.token_ids[:first], text.token_ids[first:], rows, SAMPLED)
 
 
 def test_the_default_is_replayed_by_the_devices_own_policy() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.data.chains import read_text
 from adapters.data.whole_model import WholeModel
-from bench.drafters.texts.answers import Answer, Teacher
+from adapters.writing.answers import Ending, answers
 from bench.drafters.texts.cases import Case
 from bench.drafters.texts.choosing import choice_of
 from submodels.manifest import Manifest
@@ -54,7 +55,7 @@ class Text:
 
 
 def own_texts(
-    teacher: Teacher,
+    model: WholeModel,
     cases: Sequence[Case],
     writing: Writing,
     folder: Path,
@@ -66,17 +67,26 @@ def own_texts(
     tokens, rule, seed and length. `progress` gets a line now and then.
 
     Raises:
+        ValueError: the device has output layers; then it takes more deep rows than are kept.
         OSError: a file cannot be read or written.
     """
+    if model.output_layers:
+        raise ValueError(
+            f"expected a split without output layers on the device, got {len(model.output_layers)}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = teacher.model.manifest
+    manifest = model.manifest
     wanted = [(case, rule) for case in cases for rule in writing.rules]
     files = {place: folder / _file_name(manifest, *place, writing) for place in wanted}
     missing = [place for place in wanted if not files[place].is_file()]
     num_done = 0
+    ending = Ending(writing.max_tokens, stop_token_ids(model))
     for batch in _batches(missing):
-        for place, answer in _written(teacher, batch, writing):
-            _store(files[place], answer)
+        prompts = [case.token_ids for case, _ in batch]
+        choices = [choice_of(rule, writing.seed_of(case)) for case, rule in batch]
+        written = answers(model, prompts, choices, ending)
+        for place, prompt, answer in zip(batch, prompts, written, strict=True):
+            _store(files[place], model, prompt, answer)
             num_done += 1
         progress(f"{num_done} of {len(missing)} answers written")
     return [_load(files[place], *place, writing) for place in wanted]
@@ -88,35 +98,10 @@ def stop_token_ids(model: WholeModel) -> frozenset[int]:
 
 
 def _batches(missing: list[tuple[Case, str]]) -> Iterator[list[tuple[Case, str]]]:
-    """Prompts of about the same length together; one prompt's rules stay together."""
-    by_case: dict[Case, list[str]] = {}
-    for case, rule in missing:
-        by_case.setdefault(case, []).append(rule)
-    batch: list[tuple[Case, str]] = []
-    for case in sorted(by_case, key=lambda case: len(case.token_ids)):
-        if len(batch) + len(by_case[case]) > _BATCH_SLOTS:
-            yield batch
-            batch = []
-        batch += [(case, rule) for rule in by_case[case]]
-    if batch:
-        yield batch
-
-
-def _written(
-    teacher: Teacher, batch: list[tuple[Case, str]], writing: Writing
-) -> Iterator[tuple[tuple[Case, str], Answer]]:
-    by_case: dict[Case, list[str]] = {}
-    for case, rule in batch:
-        by_case.setdefault(case, []).append(rule)
-    prompts = [case.token_ids for case in by_case]
-    choices = [
-        [choice_of(rule, writing.seed_of(case)) for rule in rules]
-        for case, rules in by_case.items()
-    ]
-    stop = stop_token_ids(teacher.model)
-    came = teacher.answers(prompts, choices, writing.max_tokens, stop)
-    for (case, rules), answers in zip(by_case.items(), came, strict=True):
-        yield from zip(((case, rule) for rule in rules), answers, strict=True)
+    """Prompts of about the same length together."""
+    by_length = sorted(missing, key=lambda place: len(place[0].token_ids))
+    for start in range(0, len(by_length), _BATCH_SLOTS):
+        yield by_length[start : start + _BATCH_SLOTS]
 
 
 def _file_name(manifest: Manifest, case: Case, rule: str, writing: Writing) -> str:
@@ -126,11 +111,12 @@ def _file_name(manifest: Manifest, case: Case, rule: str, writing: Writing) -> s
     return f"{case.group}-{case.number}-{rule}-{digest}.npz"
 
 
-def _store(file: Path, answer: Answer) -> None:
+def _store(file: Path, model: WholeModel, prompt: Sequence[int], answer: Sequence[int]) -> None:
     """Whole or not at all."""
+    deep = read_text(model, [*prompt, *answer], len(prompt)).deep[len(prompt) - 1 : -1]
     partial = file.with_name(f".{file.name}")
     with partial.open("wb") as opened:
-        np.savez(opened, token_ids=np.array(answer.token_ids, np.int32), deep=answer.deep)
+        np.savez(opened, token_ids=np.array(answer, np.int32), deep=deep.numpy())
     os.replace(partial, file)
 
 
