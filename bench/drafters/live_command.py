@@ -71,7 +71,7 @@ def _count(text: str) -> int:
 
 def _live(chosen: argparse.Namespace) -> int:
     """1 if an answer failed, or is not the same text in every arm."""
-    receipt = live_receipt(["python", "-m", "bench.drafters", *sys.argv[1:]], chosen.seed)
+    receipt = live_receipt(command_of(sys.argv[1:]), chosen.seed)
     with TemporaryDirectory(prefix="hat-drafters-") as folder:
         bundles, paper = chosen.bundles, None
         if chosen.adapter is not None:
@@ -92,6 +92,12 @@ def _live(chosen: argparse.Namespace) -> int:
     for line in wrong:
         _say(f"bench.drafters: {line}")
     return 1 if wrong else 0
+
+
+def command_of(arguments: Sequence[str]) -> list[str]:
+    """The command as a page shows it: folders of this machine are named by their last part."""
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in arguments]
+    return ["python", "-m", "bench.drafters", *shown]
 
 
 def _tables(chosen: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from bench.drafters.live import USUAL, Outing, Ratio, compared, settings_of
+from bench.drafters.live_command import command_of
 from bench.drafters.live_tables import live_tables
 from bench.link.spec import LinkSpec
 from bench.records import Cell
@@ -102,6 +103,12 @@ def test_before_adversarial_text_counts_more_is_decided_than_the_warm_up_that_is
     [_, adversarial, _] = settings_of(Outing(bundles, None, (LinkSpec(),)))
     assert adversarial.warm_up_tokens is not None
     assert adversarial.num_warm_up * (adversarial.warm_up_tokens - 1) > 500
+
+
+def test_a_page_names_no_folder_of_the_machine() -> None:
+    shown = command_of(["live", "/home/me/split", "--adapter", "models/mine", "--link", "rtt=4ms"])
+    expected = ["live", "split", "--adapter", "models/mine", "--link", "rtt=4ms"]
+    assert shown == ["python", "-m", "bench.drafters", *expected]
 
 
 def test_without_the_papers_adapter_its_arm_is_left_out(bundles: Path) -> None:
