@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from adapters.data.choosing import greedy
 from adapters.data.corpus import Corpus, Share, Windows, collect_windows
+from adapters.data.features import FeatureBatch, FeatureFile, cached_features, layout_of
 from adapters.data.rounds import Trial, walk_rounds
-from adapters.data.states import Batch, StateFile, cached_states
+from adapters.data.sample import Sample
 from adapters.data.whole_model import WholeModel, load_whole_model
 from adapters.measuring.evaluate import held_out_prompts
 from adapters.medusa_heads import (
@@ -70,14 +71,14 @@ class HeadsNetwork(nn.Module):
         return torch.einsum("nvh,nrh->nrv", self.vocabularies, hidden)
 
 
-def heads_loss(network: HeadsNetwork, model: WholeModel, batch: Batch) -> Tensor:
+def heads_loss(network: HeadsNetwork, model: WholeModel, batch: FeatureBatch) -> Tensor:
     """Mean cross-entropy to the target's probabilities, summed over heads."""
     final = model.final(batch.top).float()
     with torch.no_grad():
         probabilities = model.head.lm_head(final).float().softmax(-1)
     num_heads = network.blocks.shape[0]
     # Rows from which every head still finds a target in its own window.
-    known = batch.known[:, num_heads:]
+    known = batch.within[:, num_heads:]
     logits = network(final[:, :-num_heads][known])
     loss: Tensor = logits.new_zeros(())
     for index in range(num_heads):
@@ -88,7 +89,7 @@ def heads_loss(network: HeadsNetwork, model: WholeModel, batch: Batch) -> Tensor
 
 
 def fit_heads(
-    options: HeadsOptions, model: WholeModel, states: StateFile, num_windows: int
+    options: HeadsOptions, model: WholeModel, features: FeatureFile, num_windows: int
 ) -> tuple[HeadsNetwork, float]:
     """Trained heads, and the loss of about the last hundred steps."""
     recipe = options.recipe
@@ -96,7 +97,7 @@ def fit_heads(
     optimizer = new_optimizer(network)
     recent_loss = 0.0
     for step in range(recipe.steps):
-        batch = states.batch(recipe.windows_of(step, num_windows))
+        batch = features.batch(recipe.windows_of(step, num_windows))
         loss = heads_loss(network, model, batch)
         loss_before = descend(optimizer, recipe, recipe.learning_rate(step), loss)
         recent_loss = smoothed(recent_loss, loss_before, step)
@@ -144,9 +145,14 @@ def train_heads(options: HeadsOptions) -> HeadsCard:
     corpus = Corpus(model.device_bundle, options.text, Share.TRAINED)
     longest = min(512, manifest.shape.max_context_tokens)
     windows = collect_windows(corpus, Windows(max_tokens=longest), options.max_tokens)
-    states = cached_states(model, windows, options.work, lambda done, of: None)
+    # Nothing of these texts is an answer: their rows are all that is kept.
+    samples = [Sample(window, ()) for window in windows]
+    layout = layout_of(manifest, is_wide=True, computed_in="float32")
+    features = cached_features(
+        lambda: model, manifest, samples, options.work, layout, lambda done, of: None
+    )
     print(f"{len(windows)} windows, {time.monotonic() - started_s:.0f} s", flush=True)
-    network, loss = fit_heads(options, model, states, len(windows))
+    network, loss = fit_heads(options, model, features, len(windows))
     training_s = time.monotonic() - started_s
     held_out = Corpus(model.device_bundle, options.text, Share.HELD_OUT)
     prompts = held_out_prompts(held_out, options.trials)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapters.data.corpus import Windows
-from adapters.data.states import STATES_FILE
+from adapters.data.features import FEATURES_FILE
 from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
 from adapters.training import fitting
 from adapters.training.train import train
@@ -160,7 +160,7 @@ def test_minutes_too_short_are_refused_before_anything_long_begins(
     assert f"takes {step_s:.3g} s here, so in 1 min there are {int(60 / step_s)} steps" in words
     assert f"needs {MIN_STEPS} at the very least" in words
     assert machine.seen == []
-    assert not (chosen.work / STATES_FILE).exists()
+    assert not (chosen.work / FEATURES_FILE).exists()
     assert not chosen.out_folder.exists()
 
 
