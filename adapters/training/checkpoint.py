@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adapters.options import Recipe
 from adapters.storage import Kind
-from adapters.training.distillation import Distillation
+from adapters.training.learning.distillation import Distillation
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "checkpoint.json"

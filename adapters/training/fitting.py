@@ -18,10 +18,10 @@ from adapters.networks import AdapterNetwork, build_network, start_as
 from adapters.options import Progress, Recipe, StageProgress, TrainOptions
 from adapters.storage import Ended, adapter_shape
 from adapters.training.checkpoint import TrainingProgress, read_progress, restore, save_checkpoint
-from adapters.training.closed_form import solve_start
-from adapters.training.descent import smoothed
-from adapters.training.distillation import Distillation, chain_loss
-from adapters.training.held_out import held_out_tokens_per_round
+from adapters.training.learning.closed_form import solve_start
+from adapters.training.learning.descent import smoothed
+from adapters.training.learning.distillation import Distillation, chain_loss
+from adapters.training.learning.held_out import held_out_tokens_per_round
 from adapters.training.order import TrainingOrder
 
 # More of the same text teaches nothing; a training by minutes ends there.

@@ -30,7 +30,7 @@ from adapters.medusa_heads import (
     write_heads_weights,
 )
 from adapters.options import Recipe, TrialOptions
-from adapters.training.descent import descend, new_optimizer, smoothed
+from adapters.training.learning.descent import descend, new_optimizer, smoothed
 from adapters.writing.answers import Ending, continue_prompt
 from submodels.bundle.layer_weights import Placed
 from submodels.manifest import BundleFile

@@ -10,7 +10,7 @@ from adapters.data.features import FeatureBatch, cached_features, layout_of
 from adapters.data.sample import Sample
 from adapters.networks import FedAdapter, build_network, start_as
 from adapters.storage import adapter_shape
-from adapters.training.closed_form import solve_start
+from adapters.training.learning.closed_form import solve_start
 from submodels.bundle.layers import rms_norm
 from tests.support.adapter_models import make_whole_model
 

@@ -21,9 +21,9 @@ from adapters.networks import BlockAdapter, FedAdapter, load_network
 from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
 from adapters.storage import WEIGHTS_FILE, AdapterError, Kind, load_adapter
 from adapters.training.curve import CURVE_FILE
-from adapters.training.distillation import chain_loss
-from adapters.training.losses import distances
-from adapters.training.self_feeding import chain_estimates
+from adapters.training.learning.distillation import chain_loss
+from adapters.training.learning.losses import distances
+from adapters.training.learning.self_feeding import chain_estimates
 from adapters.training.train import TrainedAdapter, train
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.layers import LayerCache

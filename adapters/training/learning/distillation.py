@@ -11,11 +11,11 @@ from adapters.data.draft_head import DraftHead
 from adapters.data.features import FeatureBatch
 from adapters.networks import AdapterNetwork, BlockAdapter
 from adapters.options import Recipe
-from adapters.training.block_training import block_loss
-from adapters.training.descent import descend, new_optimizer
-from adapters.training.losses import distances
+from adapters.training.learning.block_training import block_loss
+from adapters.training.learning.descent import descend, new_optimizer
+from adapters.training.learning.losses import distances
+from adapters.training.learning.self_feeding import chain_estimates
 from adapters.training.order import TrainingOrder
-from adapters.training.self_feeding import chain_estimates
 from submodels.bundle.layers import LayerCache, run_layers
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from adapters.data.draft_head import DraftHead
 from adapters.data.features import FeatureBatch, FeatureFile
 from adapters.networks import AdapterNetwork, BlockAdapter
-from adapters.training.block_training import block_drafts
-from adapters.training.distillation import output_layers
-from adapters.training.self_feeding import chain_estimates
+from adapters.training.learning.block_training import block_drafts
+from adapters.training.learning.distillation import output_layers
+from adapters.training.learning.self_feeding import chain_estimates
 
 
 @dataclass(frozen=True, slots=True)

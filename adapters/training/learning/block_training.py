@@ -16,7 +16,7 @@ from adapters.data.draft_head import DraftHead
 from adapters.data.features import FeatureBatch
 from adapters.networks import BlockAdapter
 from adapters.options import Recipe
-from adapters.training.losses import distances
+from adapters.training.learning.losses import distances
 
 _ANCHORS = 32
 """Blocks in each text of a step, so that their places cost about as much as the text itself."""
