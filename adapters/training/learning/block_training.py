@@ -20,6 +20,9 @@ from adapters.training.learning.losses import distances
 
 _ANCHORS = 32
 """Blocks in each text of a step, so that their places cost about as much as the text itself."""
+_PLACE_DECAY = 0.5
+"""Weight of a place as a share of the one before: about as often is it reached while drafting. (The
+steps of a chain are one task, and weigh more; these are as many as there are places.)"""
 _UNKNOWN_SHARE = 0.04
 """Of the deep rows that a device knows, so many are left out: a draft that goes on behind guesses
 knows none of theirs."""
@@ -60,7 +63,7 @@ def block_loss(
             where = (each.expand_as(anchors)[chosen], at[..., place][chosen])
             rows.append(blocks[:, :, place][chosen])
             targets.append((batch.likeliest[where], batch.log_probs[where]))
-            weights.append(_even(recipe.step_decay**place, len(where[0])))
+            weights.append(_even(_PLACE_DECAY**place, len(where[0])))
     return _weighted_loss(head, torch.cat(rows), targets, torch.cat(weights), recipe)
 
 
