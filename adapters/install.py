@@ -1,5 +1,6 @@
 """An adapter into a device bundle, in the forms that device engines read. Needs no torch."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,24 @@ def install_adapter(bundle_path: Path, adapter_dir: Path) -> AdapterCard:
                 _write_draft_head(bundle, stored, folder)
         replace_files(bundle, _graph_files(), sorted(folder.iterdir()))
     return stored.card
+
+
+def install_beside(bundle_path: Path, adapter_dir: Path, out: Path) -> Path:
+    """The device bundle with another adapter, in the new folder `out`; the bundle stays as it is.
+
+    Its files are linked rather than copied where that can be. Raises as `install_adapter`.
+    """
+    source = load_bundle(bundle_path, "device").path
+
+    def place(name: str, target: str) -> None:
+        try:
+            os.link(name, target)
+        except OSError:
+            shutil.copyfile(name, target)
+
+    shutil.copytree(source, out, copy_function=place)
+    install_adapter(out, adapter_dir)
+    return out
 
 
 def _write_head_onnx(bundle: Bundle, stored: StoredAdapter, folder: Path) -> None:

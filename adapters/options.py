@@ -17,6 +17,15 @@ Lookup = Callable[[Sequence[int], int], Sequence[int]]
 Stage = Literal["writing", "states", "start", "training", "calibration", "evaluation"]
 
 
+CostOf = Callable[[Path], DraftCost]
+"""What drafting with the adapter in a folder costs on the device."""
+
+
+def assumed_cost(adapter: Path) -> DraftCost:
+    """Where nobody has measured it."""
+    return DraftCost()
+
+
 @dataclass(frozen=True, slots=True)
 class StageProgress:
     """Where the work is: `done` of `total` windows, steps or prompts; `loss` while training.
@@ -140,7 +149,7 @@ class EvaluateOptions:
     adapter: Path | None = None
     """None: the one in the device bundle."""
     trials: TrialOptions = field(default_factory=TrialOptions)
-    cost: DraftCost = field(default_factory=DraftCost)
+    cost_of: CostOf = assumed_cost
     device: str = "cpu"
 
 
@@ -184,7 +193,7 @@ class TrainOptions:
     """... and so many; a model with no more tokens than that drafts them all."""
     checkpoint_every_s: float = 60.0
     calibration: TrialOptions = field(default_factory=lambda: TrialOptions(num_prompts=24))
-    cost: DraftCost = field(default_factory=DraftCost)
+    cost_of: CostOf = assumed_cost
     out: Path | None = None
     """None: the folder `adapter` in `work`."""
     device: str = "cpu"

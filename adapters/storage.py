@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -67,15 +67,25 @@ class AdapterError(UserError):
 
 
 class DraftCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What drafting costs, in units of one verification round trip without a draft.
+    """What drafting costs, in units of one round without a draft.
 
-    The defaults stand for a round trip of 50 ms, 2.5 ms per draft step and 0.5 ms per row.
+    The defaults are assumed: of a round of 50 ms, 2.5 ms per draft step and 0.5 ms per row.
     """
 
     step: float = 0.05
     """One run of the draft model on the device."""
     row: float = 0.01
-    """One more row sent and verified."""
+    """One more row sent and verified; never measured."""
+    step_ms: float | None = None
+    """What a step was measured at; None: it was not, or in older cards."""
+    round_ms: float | None = None
+    """How long a round was said to be, where the step was measured."""
+
+    @classmethod
+    def measured(cls, step_s: float, round_s: float) -> Self:
+        """That of a step which was measured, in a round of a stated length."""
+        step_ms, round_ms = 1e3 * step_s, 1e3 * round_s
+        return cls(step=step_s / round_s, step_ms=step_ms, round_ms=round_ms)
 
 
 class TrainingFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +128,8 @@ class ImportedHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     at three places, lowest first."""
     norm_before_residual: bool = False
     """Whether an EAGLE-3 layer adds to the normed feature instead of the feature."""
+    cost: DraftCost | None = None
+    """What drafting with it takes where it was imported, which its stop threshold may rest on."""
 
 
 class AdapterCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

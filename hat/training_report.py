@@ -77,13 +77,13 @@ def _duration(seconds: float) -> str:
 
 def _table(trained: "TrainedAdapter") -> list[str]:
     comparison, card = trained.comparison, trained.card
-    cost = card.figures.cost
+    from adapters.measuring.report import cost_words
+
     title = f"on held-out text ({comparison.num_prompts} prompts)"
     return [
         f"{title:<36} tokens per round   speed",
         *[_row(name, standing) for name, standing in _standings(comparison)],
-        f"Speed: 1 is no drafting, where a draft step costs {100 * cost.step:g} % of a round trip "
-        f"and a drafted row {100 * cost.row:g} %.",
+        f"Speed: 1 is no drafting; {cost_words(card.figures.cost)}.",
         f"The new adapter drafts up to {card.max_draft_tokens} tokens, and ends before one that it "
         f"gives less than {card.stop_threshold:g}.",
         "",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from adapters.importing.depths import depths_of
 from adapters.importing.published import PublishedHead, open_head
 from adapters.importing.recognition import kind_of
+from adapters.importing.stopping import threshold_at
 from adapters.importing.vocabulary import draft_vocabulary
 from adapters.storage import (
     FEED_BIAS,
@@ -20,9 +21,11 @@ from adapters.storage import (
     UNLAYERED,
     AdapterCard,
     AdapterError,
+    DraftCost,
     ImportedHead,
     Kind,
     head_shapes,
+    load_card,
     write_card,
     write_weights,
 )
@@ -53,8 +56,9 @@ _COMPARED_ROWS = 4096
 class ImportLimits:
     """Where drafts of an imported head end, which nobody has calibrated on this device."""
 
-    stop_threshold: float = 0.15
-    """Before the first token whose top probability is below this."""
+    stop_threshold: float | None = None
+    """Before the first token whose top probability is below this; None: what the assumed cost of a
+    draft step suggests."""
     max_draft_tokens: int = 6
 
 
@@ -98,7 +102,7 @@ def import_head(
         fingerprint=bundle.manifest.fingerprint,
         num_input_layers=bundle.manifest.num_input_layers,
         num_output_layers=bundle.manifest.num_output_layers,
-        stop_threshold=limits.stop_threshold,
+        stop_threshold=_threshold(limits.stop_threshold, DraftCost()),
         max_draft_tokens=limits.max_draft_tokens,
         draft_vocabulary_size=None if vocabulary is None else len(vocabulary),
         head=told,
@@ -106,6 +110,26 @@ def import_head(
     )
     write_card(folder, card)
     return card
+
+
+def with_cost(folder: Path, cost: DraftCost, stop_threshold: float | None = None) -> AdapterCard:
+    """Note what drafting with the imported head in `folder` costs, and where drafts end by that.
+
+    `stop_threshold` is the user's word and wins.
+
+    Raises:
+        AdapterError: no card there.
+    """
+    card = load_card(folder)
+    assert card.head is not None, "an imported head"
+    head = msgspec.structs.replace(card.head, cost=cost)
+    card = msgspec.structs.replace(card, head=head, stop_threshold=_threshold(stop_threshold, cost))
+    write_card(folder, card)
+    return card
+
+
+def _threshold(asked: float | None, cost: DraftCost) -> float:
+    return threshold_at(cost) if asked is None else asked
 
 
 def _layer_shape(head: PublishedHead, manifest: Manifest) -> ModelShape:

@@ -42,7 +42,7 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Report:
         for name, run in _RULES.items():
             by_rule[name].append(run(model, drafter, prompt, options.trials, index))
         progress(StageProgress("evaluation", index + 1, len(prompts)))
-    threshold = stored.card.stop_threshold
+    threshold, cost = stored.card.stop_threshold, options.cost_of(stored.path)
     return Report(
         model_name=model.manifest.model_name,
         kind=stored.card.kind,
@@ -53,9 +53,9 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Report:
         num_starts=sum(len(trial.acceptance) for trial in by_rule[_GREEDY]),
         max_draft_tokens=options.trials.max_draft_tokens,
         stop_threshold=threshold,
-        cost=options.cost,
+        cost=cost,
         rules=tuple(_rule_report(name, trials, threshold) for name, trials in by_rule.items()),
-        sweep=sweep_thresholds(by_rule[_GREEDY], options.cost),
+        sweep=sweep_thresholds(by_rule[_GREEDY], cost),
     )
 
 

@@ -40,6 +40,17 @@ class Report:
     sweep: tuple[ThresholdFigures, ...]
 
 
+def cost_words(cost: DraftCost) -> str:
+    """What drafting costs, and whether that was measured or assumed."""
+    row = f"a drafted row {100 * cost.row:.3g} %"
+    if cost.step_ms is None or cost.round_ms is None:
+        return f"assumed: a draft step takes {100 * cost.step:.3g} % of a round and {row}"
+    return (
+        f"measured here: a draft step takes {cost.step_ms:.3g} ms, which is "
+        f"{100 * cost.step:.3g} % of a round of {cost.round_ms:g} ms; assumed: {row}"
+    )
+
+
 def render_report(report: Report) -> str:
     """The report as Markdown tables, for a terminal and for documents alike."""
     positions = range(1, report.max_draft_tokens + 1)
@@ -69,12 +80,11 @@ def _figures(figures: RoundFigures, drafted_is_known: bool = True) -> tuple[str,
 
 
 def _sweep(report: Report) -> list[str]:
-    cost = report.cost
-    heading = (
-        f"Stop thresholds, greedy; a draft step costs {cost.step:g} and a row {cost.row:g} of a "
-        "round trip:"
-    )
-    lines = [heading, "", _row("stop", "tokens/round", "drafted", "accepted", "tokens/trip")]
+    lines = [
+        f"Stop thresholds, greedy; {cost_words(report.cost)}:",
+        "",
+        _row("stop", "tokens/round", "drafted", "accepted", "tokens/trip"),
+    ]
     lines.append(_row(*["---"] * 5))
     for one in report.sweep:
         tokens, _, drafted, share = _figures(one.figures)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from adapters.data.chains import Continuation, draft_everywhere, read_text
+from adapters.data.chains import Continuation, Drafts, draft_everywhere, read_text
 from adapters.data.choosing import greedy
 from adapters.data.corpus import CorpusError
-from adapters.data.draft_head import DraftHead, draft_head
+from adapters.data.draft_head import DraftHead
 from adapters.data.rounds import Trial, exact_acceptance, walk_rounds
 from adapters.data.sample import Sample
 from adapters.data.whole_model import WholeModel
@@ -19,9 +19,10 @@ from adapters.measuring.comparison import (
     lookup_standing,
     lookup_trial,
 )
+from adapters.measuring.drafters import load_drafter
 from adapters.measuring.evaluate import greedy_text
 from adapters.measuring.threshold import best_threshold, sweep_thresholds
-from adapters.networks import AdapterNetwork, load_network
+from adapters.networks import AdapterNetwork
 from adapters.options import Progress, StageProgress, TrainOptions
 from adapters.storage import DraftCost, StoredAdapter
 
@@ -37,18 +38,32 @@ class Calibration:
 
     stop_threshold: float
     full_tokens_per_round: float
+    cost: DraftCost
     comparison: Comparison
 
 
-Drafting = tuple[AdapterNetwork, DraftHead]
-"""What drafts."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The new adapter, and what drafting with it costs."""
+
+    network: AdapterNetwork
+    head: DraftHead
+    cost: DraftCost
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """The adapter or imported head that is there, and what drafting with it costs."""
+
+    stored: StoredAdapter
+    cost: DraftCost
 
 
 def calibrate(
     options: TrainOptions,
     model: WholeModel,
-    now: Drafting,
-    before: StoredAdapter | None,
+    now: Candidate,
+    before: Rival | None,
     texts: Iterable[Sample],
 ) -> Calibration:
     """Try every drafter on the same texts: the new adapter, the one `before`, prompt lookup.
@@ -58,17 +73,20 @@ def calibrate(
     Raises:
         CorpusError: the target ends all its texts within one draft.
     """
-    old = None if before is None else _loaded(model, before, options.device)
+    old = None if before is None else load_drafter(model, before.stored, options.device)
     tried = _Tried()
     for sample in texts:
         text = read_text(model, sample.token_ids.tolist(), sample.answers[0][0])
-        tried.now.append(trial_on(now, text, options.calibration.max_draft_tokens))
+        most = options.calibration.max_draft_tokens
+        drafts = draft_everywhere(model, now.network, text, most, greedy, now.head)
+        tried.now.append(_trial(drafts, text))
         if old is not None and before is not None:
-            tried.before.append(trial_on(old, text, before.card.max_draft_tokens))
+            most = before.stored.card.max_draft_tokens
+            tried.before.append(_trial(old.drafts(text, most, greedy), text))
         first, most = text.num_prompt_tokens + 1, options.lookup_tokens
         tried.ngram.append(lookup_trial(text.token_ids, first, most, options.lookup))
     try:
-        return _judged(tried, options.cost, before)
+        return _judged(tried, now.cost, before)
     except ValueError as error:
         raise CorpusError(f"the held-out text does not serve: {error}") from error
 
@@ -98,14 +116,7 @@ def held_out_texts(
     progress(StageProgress("calibration", len(prompts), len(prompts)))
 
 
-def _loaded(model: WholeModel, stored: StoredAdapter, device: str) -> Drafting:
-    return load_network(stored, device), draft_head(model, stored.draft_vocabulary())
-
-
-def trial_on(drafting: Drafting, text: Continuation, num_tokens: int) -> Trial:
-    """Greedy drafts from every token of the answer but the last."""
-    network, head = drafting
-    drafts = draft_everywhere(head.model, network, text, num_tokens, greedy, head)
+def _trial(drafts: Drafts, text: Continuation) -> Trial:
     chosen = text.token_ids[text.num_prompt_tokens + 1 :]
     return Trial(exact_acceptance(drafts.token_ids, chosen), drafts.confidences)
 
@@ -119,15 +130,17 @@ class _Tried:
     ngram: list[Trial] = field(default_factory=list)
 
 
-def _judged(tried: _Tried, cost: DraftCost, before: StoredAdapter | None) -> Calibration:
+def _judged(tried: _Tried, cost: DraftCost, before: Rival | None) -> Calibration:
     chosen = best_threshold(sweep_thresholds(tried.now, cost))
     old = None
     if before is not None:
-        old = adapter_standing(tried.before, before.card.stop_threshold, cost)
+        threshold = before.stored.card.stop_threshold
+        old = adapter_standing(tried.before, threshold, before.cost)
     comparison = Comparison(
         num_prompts=len(tried.now),
         ngram=lookup_standing(tried.ngram, cost),
         now=adapter_standing(tried.now, chosen.threshold, cost),
         before=old,
     )
-    return Calibration(chosen.threshold, walk_rounds(tried.now, 0.0).tokens_per_round, comparison)
+    full = walk_rounds(tried.now, 0.0).tokens_per_round
+    return Calibration(chosen.threshold, full, cost, comparison)

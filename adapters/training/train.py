@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from adapters.storage import (
     FORMAT_VERSION,
     AdapterCard,
     AdapterError,
+    DraftCost,
     StoredAdapter,
     TrainingFigures,
     adapter_shape,
@@ -31,7 +33,13 @@ from adapters.storage import (
     write_card,
     write_weights,
 )
-from adapters.training.calibration import Calibration, calibrate, held_out_texts
+from adapters.training.calibration import (
+    Calibration,
+    Candidate,
+    Rival,
+    calibrate,
+    held_out_texts,
+)
 from adapters.training.checkpoint import TrainingProgress
 from adapters.training.curve import CURVE_FILE, write_curve
 from adapters.training.fitting import Fitting, HeldOut, resumable, training_key, why_ended
@@ -93,10 +101,12 @@ def train(
     fitting = Fitting(options, model, head, order, key, held_out, progress, clock)
     network, at = fitting.run()
     before = stored_before(model.device_bundle)
+    new = _NewAdapter(options, model.manifest, network, vocabulary)
+    rival = None if before is None else Rival(before, options.cost_of(before.path))
     texts = material.greedy or held_out_texts(options, model, material.prompts, progress, clock)
-    calibration = calibrate(options, model, (network, head), before, texts)
+    calibration = calibrate(options, model, Candidate(network, head, new.cost()), rival, texts)
     figures = _figures(options, at, material, order, vocabulary, calibration)
-    card = _write(options, model.manifest, network, vocabulary, calibration, figures)
+    card = new.write(options.out_folder, calibration.stop_threshold, figures)
     write_curve(options.out_folder / CURVE_FILE, at.history)
     return TrainedAdapter(options.out_folder, card, calibration.comparison)
 
@@ -126,17 +136,13 @@ def _feature_source(options: TrainOptions, model: WholeModel, progress: Progress
 
 
 def stored_before(bundle: Bundle) -> StoredAdapter | None:
-    """The adapter that the device drafts with until now; None where it has none it could use.
-
-    A published head is run on the device alone, and can't be tried here.
-    """
+    """The adapter that the device drafts with until now; None where it has none it could use."""
     if CARD_FILE not in bundle.manifest.files:
         return None
     try:
-        stored = load_adapter(bundle.path, bundle.manifest)
+        return load_adapter(bundle.path, bundle.manifest)
     except AdapterError:
         return None
-    return None if stored.card.head is not None else stored
 
 
 def _figures(
@@ -157,7 +163,7 @@ def _figures(
         seed=at.recipe.seed,
         tokens_per_round=calibration.full_tokens_per_round,
         stopped_tokens_per_round=comparison.now.tokens_per_round,
-        cost=options.cost,
+        cost=calibration.cost,
         ended=why_ended(at),
         num_prompts=comparison.num_prompts,
         speed=comparison.now.speed,
@@ -168,30 +174,40 @@ def _figures(
     )
 
 
-def _write(
-    options: TrainOptions,
-    manifest: Manifest,
-    network: AdapterNetwork,
-    vocabulary: NDArray[np.int32] | None,
-    calibration: Calibration,
-    figures: TrainingFigures,
-) -> AdapterCard:
-    """Weights first: until the card follows, the folder's adapter does not pass its checks."""
-    folder = options.out_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    card = AdapterCard(
-        format_version=FORMAT_VERSION,
-        kind=options.kind,
-        closing_norm=options.has_closing_norm,
-        draft_vocabulary_size=None if vocabulary is None else len(vocabulary),
-        shape=adapter_shape(manifest.shape),
-        fingerprint=manifest.fingerprint,
-        num_input_layers=manifest.num_input_layers,
-        num_output_layers=manifest.num_output_layers,
-        stop_threshold=calibration.stop_threshold,
-        max_draft_tokens=options.calibration.max_draft_tokens,
-        training=figures,
-        weights=write_weights(folder, network_tensors(network), vocabulary),
-    )
-    write_card(folder, card)
-    return card
+@dataclass(frozen=True, slots=True)
+class _NewAdapter:
+    """What is written of a training."""
+
+    options: TrainOptions
+    manifest: Manifest
+    network: AdapterNetwork
+    vocabulary: NDArray[np.int32] | None
+
+    def cost(self) -> DraftCost:
+        """What drafting with it costs, which nobody knows before it is on a device."""
+        with TemporaryDirectory(prefix="hat-adapter-") as name:
+            self.write(Path(name), 0.0, None)
+            return self.options.cost_of(Path(name))
+
+    def write(
+        self, folder: Path, stop_threshold: float, figures: TrainingFigures | None
+    ) -> AdapterCard:
+        """Weights first: until the card follows, the folder's adapter does not pass its checks."""
+        folder.mkdir(parents=True, exist_ok=True)
+        options, manifest, vocabulary = self.options, self.manifest, self.vocabulary
+        card = AdapterCard(
+            format_version=FORMAT_VERSION,
+            kind=options.kind,
+            closing_norm=options.has_closing_norm,
+            draft_vocabulary_size=None if vocabulary is None else len(vocabulary),
+            shape=adapter_shape(manifest.shape),
+            fingerprint=manifest.fingerprint,
+            num_input_layers=manifest.num_input_layers,
+            num_output_layers=manifest.num_output_layers,
+            stop_threshold=stop_threshold,
+            max_draft_tokens=options.calibration.max_draft_tokens,
+            training=figures,
+            weights=write_weights(folder, network_tensors(self.network), vocabulary),
+        )
+        write_card(folder, card)
+        return card

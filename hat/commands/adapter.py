@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hat.bundle_cache import bundles_of, is_bundle_pair
+from hat.commands.adapter_cost import measured_cost, round_option
 from hat.commands.adapter_import import import_command
 from hat.errors import CommandError, failures_explained
 from hat.progress import stage_progress
@@ -144,6 +145,7 @@ _device_option = click.option(
 @click.option(
     "--force", is_flag=True, help="Put the adapter into the bundle even if it measures worse."
 )
+@round_option
 @_device_option
 def train(model: str, force: bool, **parameters: Any) -> int:
     """Train an adapter and put it into the device bundle if it is of use there.
@@ -175,6 +177,7 @@ def train(model: str, force: bool, **parameters: Any) -> int:
             minutes=None if steps else parameters["minutes"],
             recipe=Recipe(steps=steps or 1),
             number_format=parameters["number_format"],
+            cost_of=measured_cost(folder, parameters["round_ms"]),
             device=parameters["device"],
         )
         trained = train_adapter(options, progress)
@@ -200,6 +203,7 @@ def train(model: str, force: bool, **parameters: Any) -> int:
     metavar="N",
     help="Documents to draft on.  [default: 160]",
 )
+@round_option
 @_device_option
 def evaluate(bundle: str, **parameters: Any) -> None:
     """Print tokens per round and acceptance by position of a bundle's adapter.
@@ -217,6 +221,7 @@ def evaluate(bundle: str, **parameters: Any) -> None:
             cloud_bundle=folder,
             text=_paths(parameters["text"]),
             trials=TrialOptions(num_prompts=parameters["num_prompts"]),
+            cost_of=measured_cost(folder, parameters["round_ms"]),
             device=parameters["device"],
         )
         report = evaluate_adapter(options, progress)

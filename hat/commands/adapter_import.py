@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from hat.commands.adapter_cost import measured_cost, round_option
 from hat.errors import failures_explained
 from hat.settings.options import FiniteRange
 
@@ -33,9 +34,8 @@ def _depths(context: click.Context, parameter: click.Parameter, value: str) -> t
 @click.option(
     "--stop-threshold",
     type=FiniteRange(0, 1),
-    default=0.15,
     metavar="P",
-    help="Drafts end before a token less likely than this.  [default: 0.15]",
+    help="Drafts end before a token less likely than this; left out: by what a draft step takes.",
 )
 @click.option(
     "--max-draft-tokens",
@@ -51,25 +51,40 @@ def _depths(context: click.Context, parameter: click.Parameter, value: str) -> t
     metavar="N,N,N",
     help="After how many layers an EAGLE-3 head reads rows, where its files do not say it clearly.",
 )
+@round_option
 def import_command(
-    head: str, bundle: str, stop_threshold: float, max_draft_tokens: int, depths: tuple[int, ...]
+    head: str,
+    bundle: str,
+    stop_threshold: float | None,
+    max_draft_tokens: int,
+    depths: tuple[int, ...],
+    round_ms: float,
 ) -> None:
     """Import a published EAGLE head as the drafter of a device bundle.
 
-    The head's weights are converted; nothing is trained and nothing measured. Which drafter
-    guesses never changes an answer.
+    The head's weights are converted, and the time of a draft step is measured; nothing is trained.
+    Which drafter guesses never changes an answer.
     """
     with failures_explained(), TemporaryDirectory(prefix="hat-import-") as name:
-        from adapters.importing.conversion import ImportLimits, import_head
+        from adapters.importing.conversion import ImportLimits, import_head, with_cost
         from adapters.install import install_adapter
+        from adapters.measuring.report import cost_words
 
         limits = ImportLimits(stop_threshold, max_draft_tokens)
-        card = import_head(head, Path(bundle), Path(name), limits, depths)
+        import_head(head, Path(bundle), Path(name), limits, depths)
+        cost = measured_cost(Path(bundle), round_ms)(Path(name))
+        card = with_cost(Path(name), cost, stop_threshold)
         install_adapter(Path(bundle), Path(name))
     assert card.head is not None, "it was imported"
+    assert card.head.cost is not None, "it was measured or assumed"
     reads = " and ".join(str(depth) for depth in card.head.depths)
     drafted = card.draft_vocabulary_size or card.shape.vocab_size
     click.echo(
         f"{card.kind} head of {head} is in {bundle}: it reads rows after {reads} layers and drafts "
         f"{drafted} of {card.shape.vocab_size} tokens"
+    )
+    chosen = "by that" if stop_threshold is None else "as was said"
+    click.echo(
+        f"{cost_words(card.head.cost)}; {chosen}, drafts end before a token less likely than "
+        f"{card.stop_threshold:g}"
     )

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 from adapters.importing.conversion import ImportLimits, import_head
 from adapters.install import install_adapter
@@ -12,10 +11,9 @@ from cloud_server.engines.torch.engine import TorchMiddleEngine
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from submodels.bundle.bundle import load_bundle
-from submodels.bundle.layer_weights import Placed, load_final_norm, load_lm_head
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
-from tests.support.published_heads import HeadRecipe, TinyHead, make_head
+from tests.support.published_heads import repeating_head
 from tests.support.reference import Greedy, first_difference, greedy, load_reference
 from tests.support.stack import (
     GREEDY,
@@ -57,22 +55,6 @@ def bundles(
     import_head(published, out / "device", folder / "adapter", ImportLimits(0.0, 4))
     install_adapter(out / "device", folder / "adapter")
     return out
-
-
-def repeating_head(device: Path, kind: str) -> TinyHead:
-    """A head whose feature stays as it is: right where the model says the same token again."""
-    bundle = load_bundle(device, "device")
-    shape = bundle.manifest.shape
-    head = make_head(shape, HeadRecipe(kind))
-    for name, tensor in head.tensors.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight", "fc.weight", "fc.bias")):
-            tensor.zero_()
-    head.tensors["fc.weight"][:, -shape.hidden_size :] = torch.eye(shape.hidden_size)
-    if kind == "eagle3":
-        placed = Placed()
-        head.tensors["norm.weight"] = load_final_norm(bundle, placed).clone()
-        head.tensors["lm_head.weight"] = load_lm_head(bundle, placed).clone()
-    return head
 
 
 async def written(stack: Stack, cases: list[tuple[list[int], Greedy]]) -> list[GenerationStats]:

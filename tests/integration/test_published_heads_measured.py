@@ -29,9 +29,10 @@ from device_runtime.generation.stats import GenerationStats
 from submodels.bundle.layer_weights import Placed
 from submodels.random_models import make_random_model
 from submodels.split import SplitOptions, split_checkpoint
-from tests.integration.test_published_heads import MODEL, PROMPTS, repeating_head
+from tests.integration.test_published_heads import MODEL, PROMPTS
 from tests.support.adapter_models import write_stories
 from tests.support.eager_drafts import eager_drafts
+from tests.support.published_heads import repeating_head
 from tests.support.stack import generate_with_stats, running_stack
 
 NUM_DRAFTED = 4

@@ -13,9 +13,14 @@ from typing import Any
 
 import pytest
 
+from adapters.importing.conversion import ImportLimits, import_head
+from adapters.install import install_adapter
 from device_runtime.generation.request import GenerationRequest
+from submodels.random_models import RandomModel, make_random_model
+from submodels.split import SplitOptions, split_checkpoint
 from tests.support.cloud_client import http_get, until
-from tests.support.reference import Greedy, greedy, load_reference, story_prompts
+from tests.support.published_heads import repeating_head
+from tests.support.reference import Greedy, first_difference, greedy, load_reference, story_prompts
 from tests.support.stack import (
     GREEDY,
     cloud_config,
@@ -38,6 +43,10 @@ MODEL = Path(__file__).parents[2] / "models" / "storybook-7m"
 AT_ONCE = 8
 MAX_TOKENS = 48
 STOP_IDS = frozenset({0})
+REPEATING = RandomModel(
+    num_layers=8, num_attention_heads=2, num_key_value_heads=2, head_dim=32, tied=True, seed=3
+)
+"""Often says the same token again; heads as wide as vLLM wants them on a CPU."""
 _DEVICE = {"draft_tokens": 6, "reconnect_timeout_s": 120.0}
 
 
@@ -130,3 +139,26 @@ async def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles,
     assert _names_left() == before, "nor do files, pipes and shared memory stay"
     left = [p for p in multiprocessing.active_children() if "Worker" in p.name]
     assert left == [], "the cloud's end is its workers' end"
+
+
+async def test_an_eagle3_head_drafts_with_rows_from_between_vllms_layers(tmp_path):
+    """Two stages: each gives the rows of one depth, and the first one's go through the second."""
+    make_random_model(REPEATING, tmp_path / "source")
+    out = split_checkpoint(SplitOptions(str(tmp_path / "source"), tmp_path / "out", 1, 0)).out
+    head = str(repeating_head(out / "device", "eagle3").write(tmp_path / "head"))
+    import_head(head, out / "device", tmp_path / "adapter", ImportLimits(0.0, 4))
+    install_adapter(out / "device", tmp_path / "adapter")
+    whole = load_reference(tmp_path / "source")
+    num_accepted = 0
+    async with (
+        serve_cloud(cloud_config(out, _settings("pp2"))) as cloud,
+        connected_device(out, cloud.url, {"drafter": "adapter"}) as device,
+    ):
+        for prompt in ([7, 3, 9, 1, 4], [11, 2, 50, 33, 8, 70, 6], [90, 91, 92, 93]):
+            reference = greedy(whole, prompt, MAX_TOKENS, ignore_eos=True)
+            request = GenerationRequest(prompt, MAX_TOKENS, GREEDY, frozenset())
+            ids, stats = await generate_with_stats(device.runtime, request)
+            difference = first_difference(reference, ids)
+            assert difference is None or difference.is_tie, f"{ids} not {reference.ids}"
+            num_accepted += stats.num_accepted_tokens
+    assert num_accepted > 0

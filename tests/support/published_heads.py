@@ -23,6 +23,8 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.layer_weights import Placed, load_final_norm, load_lm_head
 from submodels.manifest import ModelShape
 
 
@@ -106,6 +108,22 @@ def make_head(shape: ModelShape, recipe: HeadRecipe) -> TinyHead:
         tensors["t2d"] = torch.zeros(shape.vocab_size, dtype=torch.bool)
         tensors["t2d"][chosen] = True
     return TinyHead(recipe, _config(shape, recipe), tensors)
+
+
+def repeating_head(device: Path, kind: str) -> TinyHead:
+    """A head whose feature stays as it is: right where the model says the same token again."""
+    bundle = load_bundle(device, "device")
+    shape = bundle.manifest.shape
+    head = make_head(shape, HeadRecipe(kind))
+    for name, tensor in head.tensors.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight", "fc.weight", "fc.bias")):
+            tensor.zero_()
+    head.tensors["fc.weight"][:, -shape.hidden_size :] = torch.eye(shape.hidden_size)
+    if kind == "eagle3":
+        placed = Placed()
+        head.tensors["norm.weight"] = load_final_norm(bundle, placed).clone()
+        head.tensors["lm_head.weight"] = load_lm_head(bundle, placed).clone()
+    return head
 
 
 def _config(shape: ModelShape, recipe: HeadRecipe) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.storage import load_adapter
-from adapters.training.train import stored_before
+from adapters.storage import DraftCost, load_adapter, load_card
 from hat.cli import FAILED, OK, USAGE, run
+from hat.commands import adapter_cost
+from process.errors import StartError
 from submodels.bundle.bundle import load_bundle
 from submodels.random_models import RandomModel
 from tests.support.adapter_models import make_bundles, write_stories
@@ -36,7 +37,47 @@ def test_a_head_is_installed_and_the_line_says_what_it_reads(
     bundle = load_bundle(device, "device", verify=True)
     card = load_adapter(device, bundle.manifest).card
     assert (card.kind, card.stop_threshold, card.max_draft_tokens) == ("eagle3", 0.3, 3)
-    assert stored_before(bundle) is None, "a training does not try it"
+    assert "as was said, drafts end before a token less likely than 0.3" in said
+    assert card.head is not None
+    assert card.head.cost is not None
+    assert (card.head.cost.round_ms, card.head.cost.row) == (100.0, 0.01)
+    step_ms = card.head.cost.step_ms
+    assert step_ms is not None
+    assert f"measured here: a draft step takes {step_ms:.3g} ms" in said
+    assert card.head.cost.step == pytest.approx(step_ms / 100)
+
+
+def test_drafts_end_where_a_step_costs_more_than_it_brings(
+    device: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(adapter_cost, "_step_s", lambda bundle, adapter: 0.004)
+    head = published(device, tmp_path / "head", HeadRecipe("eagle"))
+    assert run(["adapter", "import", head, str(device), "--round-ms", "40"]) == OK
+    assert "a draft step takes 4 ms, which is 10 % of a round of 40 ms" in capsys.readouterr().out
+    assert load_card(device).stop_threshold == pytest.approx(0.3)
+
+
+def test_a_step_that_cannot_be_measured_is_assumed_and_said(
+    device: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(bundle: Path, adapter: Path) -> float:
+        raise StartError("planted")
+
+    monkeypatch.setattr(adapter_cost, "_step_s", fail)
+    head = published(device, tmp_path / "head", HeadRecipe("eagle"))
+    assert run(["adapter", "import", head, str(device)]) == OK
+    said = capsys.readouterr()
+    assert "the time of a draft step is assumed, not measured: planted" in said.err
+    assert "assumed: a draft step takes 5 % of a round and a drafted row 1 %" in said.out
+    card = load_card(device)
+    assert card.head is not None
+    assert (card.head.cost, card.stop_threshold) == (DraftCost(), 0.15)
 
 
 def test_another_head_takes_its_place_and_leaves_nothing_of_it(
@@ -72,4 +113,6 @@ def test_a_head_is_evaluated_as_any_adapter(
     assert run(command) == OK
     said = capsys.readouterr().out
     assert "eagle3 adapter (" in said
-    assert "| greedy | stop 0.15 | 1." in said
+    threshold = load_card(device).stop_threshold
+    assert f"| greedy | stop {threshold:g} | 1." in said
+    assert "measured here: a draft step takes" in said

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from adapters.data.corpus import CorpusError, Windows
 from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.importing.conversion import ImportLimits, import_head
 from adapters.install import install_adapter
 from adapters.measuring.comparison import Comparison, Standing, lookup_standing, lookup_trial
 from adapters.networks import AdapterNetwork
 from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
-from adapters.storage import DraftCost
+from adapters.storage import DraftCost, load_adapter, load_card
 from adapters.training import train as training
 from adapters.training.checkpoint import TrainingProgress
 from adapters.training.train import train
@@ -24,12 +25,18 @@ from submodels.bundle.bundle import load_bundle
 from submodels.bundle.layer_weights import Placed
 from submodels.random_models import RandomModel
 from tests.support.adapter_models import looked_up, make_bundles, perfect_adapter, write_stories
+from tests.support.published_heads import repeating_head
 from tests.support.stored_adapters import random_network, store_random_adapter
 
 ONE_MIDDLE_LAYER = RandomModel(
     num_layers=2, hidden_size=32, intermediate_size=48, max_context_tokens=96
 )
 """Its middle layer itself is an adapter that is never wrong."""
+
+REPEATING = RandomModel(
+    hidden_size=32, intermediate_size=48, max_context_tokens=96, num_layers=8, tied=True, seed=3
+)
+"""Often says the same token again."""
 
 speeds = st.floats(0.1, 5.0)
 
@@ -71,6 +78,10 @@ def model(tmp_path: Path) -> WholeModel:
 
 @pytest.fixture
 def options(tmp_path: Path, model: WholeModel) -> TrainOptions:
+    return options_for(model, tmp_path)
+
+
+def options_for(model: WholeModel, tmp_path: Path) -> TrainOptions:
     text = write_stories(tmp_path / "text.txt", 6)
     return TrainOptions(
         device_bundle=model.device_bundle.path,
@@ -118,6 +129,41 @@ def test_a_better_adapter_than_the_one_that_is_there_is_the_fastest(
     assert comparison.before.speed < 1.5 < comparison.now.speed
     assert comparison.now.tokens_per_round == pytest.approx(4.0)
     assert comparison.faster is None
+
+
+def test_a_better_head_that_was_imported_is_not_replaced_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says the last token again, and so does this model."""
+    bundle, cloud = make_bundles(tmp_path, model=REPEATING)
+    model = load_whole_model(bundle, cloud, Placed())
+    head = repeating_head(bundle, "eagle").write(tmp_path / "published")
+    import_head(str(head), bundle, tmp_path / "imported", ImportLimits(0.0, 3))
+    install_adapter(bundle, tmp_path / "imported")
+    comparison = planted(options_for(model, tmp_path), useless(model), monkeypatch)
+    assert comparison.before is not None
+    assert comparison.before.speed > 1.1 * max(1.0, comparison.now.speed)
+    assert comparison.faster == "the adapter that is there"
+
+
+def test_each_adapter_is_judged_by_what_its_own_steps_take(
+    options: TrainOptions, model: WholeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(options, perfect_adapter(model), monkeypatch)
+    install_adapter(options.device_bundle, options.out_folder)
+
+    def cost_of(adapter: Path) -> DraftCost:
+        is_there = adapter == options.device_bundle
+        assert load_adapter(adapter, model.manifest).card.kind == "layer"
+        return DraftCost.measured(0.001 if is_there else 0.05, 0.1)
+
+    comparison = planted(replace(options, cost_of=cost_of), perfect_adapter(model), monkeypatch)
+    assert comparison.before is not None
+    assert comparison.before.tokens_per_round == comparison.now.tokens_per_round
+    assert comparison.before.speed > 1.5 * comparison.now.speed
+    assert comparison.faster == "the adapter that is there"
+    cost = load_card(options.out_folder).figures.cost
+    assert (cost.step, cost.step_ms, cost.round_ms) == (0.5, 50.0, 100.0)
 
 
 def test_an_adapter_that_is_no_help_is_not_preferred_to_none(
