@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from adapters.data.corpus import Windows
-from adapters.storage import DraftCost, Kind
+from adapters.draft_cost import DraftCost
+from adapters.storage import Kind
 
 Lookup = Callable[[Sequence[int], int], Sequence[int]]
 """A text and a number of tokens, to at most so many that prompt lookup drafts behind it."""

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.draft_cost import DraftCost
 from adapters.importing.depths import depths_of
 from adapters.importing.published import PublishedHead, open_head
 from adapters.importing.recognition import kind_of
@@ -21,7 +22,6 @@ from adapters.storage import (
     UNLAYERED,
     AdapterCard,
     AdapterError,
-    DraftCost,
     ImportedHead,
     Kind,
     head_shapes,

@@ -1,6 +1,6 @@
 """Where the drafts of a head end of which nothing is known but what a step of it takes."""
 
-from adapters.storage import DraftCost
+from adapters.draft_cost import DraftCost
 
 # Of drafts that are worth having: chains of published heads reach about so many.
 _TOKENS_PER_ROUND = 2.5

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from adapters.data.rounds import Trial, exact_acceptance, walk_rounds
+from adapters.draft_cost import DraftCost
 from adapters.measuring.threshold import tokens_per_trip
 from adapters.options import Lookup
-from adapters.storage import DraftCost
 
 _IS_DRAFTED = 0.5
 """Between the confidences 1 of a token that lookup drafted and 0 of one that it did not."""

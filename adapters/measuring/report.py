@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from adapters.data.rounds import RoundFigures
+from adapters.draft_cost import DraftCost
 from adapters.measuring.threshold import ThresholdFigures
-from adapters.storage import DraftCost
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapters.data.rounds import RoundFigures, Trial, walk_rounds
-from adapters.storage import DraftCost
+from adapters.draft_cost import DraftCost
 
 # Fine where weak drafters live (measured best: 0.2 to 0.4), up to the paper's 0.6 and beyond.
 THRESHOLDS = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -13,6 +13,7 @@ from adapters.data.draft_head import DraftHead
 from adapters.data.rounds import Trial, exact_acceptance, walk_rounds
 from adapters.data.sample import Sample
 from adapters.data.whole_model import WholeModel
+from adapters.draft_cost import DraftCost
 from adapters.measuring.comparison import (
     Comparison,
     adapter_standing,
@@ -24,7 +25,7 @@ from adapters.measuring.evaluate import greedy_text
 from adapters.measuring.threshold import best_threshold, sweep_thresholds
 from adapters.networks import AdapterNetwork
 from adapters.options import Progress, StageProgress, TrainOptions
-from adapters.storage import DraftCost, StoredAdapter
+from adapters.storage import StoredAdapter
 
 # After training by minutes: texts that are tried in any case, and the share of the minutes to try
 # more of them.

@@ -16,6 +16,7 @@ from adapters.data.faster_format import faster_dtype
 from adapters.data.features import layout_of, number_format_in
 from adapters.data.sample import choose_vocabulary, covered_share
 from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.draft_cost import DraftCost
 from adapters.measuring.comparison import Comparison
 from adapters.networks import AdapterNetwork, network_tensors
 from adapters.options import Progress, TrainOptions
@@ -24,7 +25,6 @@ from adapters.storage import (
     FORMAT_VERSION,
     AdapterCard,
     AdapterError,
-    DraftCost,
     StoredAdapter,
     TrainingFigures,
     adapter_shape,

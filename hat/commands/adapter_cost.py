@@ -12,8 +12,8 @@ from hat.settings.options import FiniteRange
 from process.errors import UserError
 
 if TYPE_CHECKING:
+    from adapters.draft_cost import DraftCost
     from adapters.options import CostOf
-    from adapters.storage import DraftCost
 
 round_option = click.option(
     "--round-ms",
@@ -33,7 +33,7 @@ def measured_cost(device_bundle: Path, round_ms: float) -> "CostOf":
     """
 
     def cost_of(adapter: Path) -> "DraftCost":
-        from adapters.storage import DraftCost
+        from adapters.draft_cost import DraftCost
 
         try:
             return DraftCost.measured(_step_s(device_bundle, adapter), round_ms / 1e3)

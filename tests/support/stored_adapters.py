@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.data.whole_model import load_whole_model
+from adapters.draft_cost import DraftCost
 from adapters.install import install_adapter
 from adapters.networks import (
     AdapterNetwork,
@@ -21,7 +22,6 @@ from adapters.storage import (
     FORMAT_VERSION,
     SEQUEL,
     AdapterCard,
-    DraftCost,
     Kind,
     TrainingFigures,
     adapter_shape,

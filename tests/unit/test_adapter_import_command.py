@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.storage import DraftCost, load_adapter, load_card
+from adapters.draft_cost import DraftCost
+from adapters.storage import load_adapter, load_card
 from hat.cli import FAILED, OK, USAGE, run
 from hat.commands import adapter_cost
 from process.errors import StartError

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from adapters.data.corpus import CorpusError, Windows
 from adapters.data.whole_model import WholeModel, load_whole_model
+from adapters.draft_cost import DraftCost
 from adapters.importing.conversion import ImportLimits, import_head
 from adapters.install import install_adapter
 from adapters.measuring.comparison import Comparison, Standing, lookup_standing, lookup_trial
 from adapters.networks import AdapterNetwork
 from adapters.options import Recipe, StageProgress, TrainOptions, TrialOptions
-from adapters.storage import DraftCost, load_adapter, load_card
+from adapters.storage import load_adapter, load_card
 from adapters.training import train as training
 from adapters.training.checkpoint import TrainingProgress
 from adapters.training.train import train

@@ -14,8 +14,8 @@ from adapters.data.rounds import (
     rejection_acceptance,
     walk_rounds,
 )
+from adapters.draft_cost import DraftCost
 from adapters.measuring.threshold import best_threshold, sweep_thresholds, tokens_per_trip
-from adapters.storage import DraftCost
 
 LIMIT = 3
 probabilities = st.floats(0, 1, allow_subnormal=False)

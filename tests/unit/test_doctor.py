@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.storage import DraftCost, TrainingFigures
+from adapters.draft_cost import DraftCost
+from adapters.storage import TrainingFigures
 from chunking.cost import LinearTime
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.engine import DraftLimits
