@@ -295,8 +295,8 @@ def load_network(stored: StoredAdapter, device: torch.device | str = "cpu") -> A
     card = stored.card
     if card.head is not None:
         raise AdapterError(
-            f"{stored.path}: a published head ({card.kind}) can't be evaluated here; what it "
-            "brings is counted on the device (include_hat_stats)"
+            f"{stored.path}: expected an adapter that was trained here, got a published head "
+            f"({card.kind})"
         )
     file = stored.tensors()
     tensors: dict[str, Any] = {
