@@ -2,16 +2,19 @@
 
 Sessions that have lost their socket go first, the longest lost before others. Then who holds less
 may take from who holds more, and only what lies idle: nothing has run in it for `quiet_s`, or ever.
-The largest holder loses first, and never so much that it would hold less than the newcomer.
+The largest holder loses first, and never so much that it would hold less than the newcomer; where
+the end of one session is enough, no second one ends.
 Identities are compared with each other; devices of one identity, such as those behind one address,
 are compared by connection.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
+from typing import NamedTuple
 
+from cloud_server.core.actions import SequenceHandle
 from cloud_server.core.admission import AdmissionError
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.links import Link, Links
@@ -20,6 +23,8 @@ from cloud_server.core.session import Session
 from cloud_server.core.session_table import SessionTable
 from cloud_server.core.tally import Holding, Tally
 from wire.errors import FaultCode
+
+_Measure = Callable[[Holding], int]
 
 
 @dataclass(slots=True)
@@ -32,6 +37,17 @@ class _Need:
     @property
     def is_met(self) -> bool:
         return self.num_sessions <= 0 and self.num_tokens <= 0
+
+
+class _Candidate(NamedTuple):
+    """An idle session, and under whose name it is held; sorted by the first three."""
+
+    minus_excess: int
+    """How much less than the newcomer its holder has, in the measure that is short."""
+    quiet_since_s: float
+    handle: SequenceHandle
+    session: Session
+    name: object
 
 
 class Room:
@@ -67,8 +83,8 @@ class Room:
         num_free_tokens = self._accounting.free_tokens + num_freed
         num_sessions = len(self._table) - len(own)
         need = _Need(num_sessions + 1 - self._config.max_sessions, charge - num_free_tokens)
-        candidates = chain(self._table.lost(), self._idle(link, charge, need, now, self._links))
-        others = self._taken((each for each in candidates if each not in own), need)
+        others = self._taken((each for each in self._table.lost() if each not in own), need)
+        others += self._taken_idle(link, charge, need, now, self._links, without=own)
         if need.num_tokens > 0:
             num_free_tokens = charge - need.num_tokens
             reason = f"expected at most {num_free_tokens} free tokens, got {charge}"
@@ -90,7 +106,8 @@ class Room:
         )
         lost = (each for each in self._table.lost() if each.identity == link.identity)
         own_links = [each for each in self._links if each.identity == link.identity]
-        victims = self._taken(chain(lost, self._idle(link, charge, need, now, own_links)), need)
+        victims = self._taken(lost, need)
+        victims += self._taken_idle(link, charge, need, now, own_links)
         if need.num_tokens > 0:
             reason = (
                 f"expected at most {most_tokens} tokens of one address, got {need.num_tokens} more"
@@ -112,29 +129,53 @@ class Room:
             taken.append(session)
         return taken
 
-    def _idle(
-        self, link: Link, charge: int, need: _Need, now: float, others: Iterable[Link]
-    ) -> Iterator[Session]:
-        """Idle sessions of those who hold more than the newcomer will, the largest first."""
+    def _taken_idle(
+        self,
+        link: Link,
+        charge: int,
+        need: _Need,
+        now: float,
+        others: Iterable[Link],
+        without: Sequence[Session] = (),
+    ) -> list[Session]:
+        """Idle sessions of those who hold more than the newcomer will: one that is enough, or as
+        many as it takes of the largest holder, then the next, as long as they hold more."""
         if need.is_met:
-            return
+            return []
         measure = _tokens if need.num_tokens > 0 else _sessions
         newcomer = charge if need.num_tokens > 0 else 1
         candidates = [
-            (-excess, session.quiet_since_s, session.handle, session, name)
+            _Candidate(-excess, session.quiet_since_s, session.handle, session, name)
             for name, excess, rival in self._rivals(link, others, measure)
             for session in rival.sessions.values()
-            if excess > newcomer and self._is_idle(session, now)
+            if excess > newcomer and self._is_idle(session, now) and session not in without
         ]
+        candidates.sort(key=lambda each: each[:3])
+        enough = (each.session for each in candidates if self._is_enough(each.session, need))
+        return self._taken(
+            chain(islice(enough, 1), self._spared(candidates, newcomer, measure)), need
+        )
+
+    def _is_enough(self, session: Session, need: _Need) -> bool:
+        return need.num_sessions <= 1 and need.num_tokens <= self._accounting.charge(
+            session.max_tokens
+        )
+
+    def _spared(
+        self, candidates: Iterable[_Candidate], newcomer: int, measure: _Measure
+    ) -> Iterator[Session]:
+        """The candidates that leave their holder with more than the newcomer."""
         taken: Counter[object] = Counter()
-        for minus_excess, _, _, session, name in sorted(candidates, key=lambda each: each[:3]):
-            if -minus_excess - taken[name] > newcomer:
+        for each in candidates:
+            if -each.minus_excess - taken[each.name] > newcomer:
                 is_tokens = measure is _tokens
-                taken[name] += self._accounting.charge(session.max_tokens) if is_tokens else 1
-                yield session
+                taken[each.name] += (
+                    self._accounting.charge(each.session.max_tokens) if is_tokens else 1
+                )
+                yield each.session
 
     def _rivals(
-        self, link: Link, others: Iterable[Link], measure: Callable[[Holding], int]
+        self, link: Link, others: Iterable[Link], measure: _Measure
     ) -> Iterator[tuple[object, int, Link]]:
         """The other sockets, under whose name each holds, and how much more that is."""
         own_identity = measure(self._tally.of_identity(link.identity))

@@ -94,6 +94,20 @@ def test_nobody_gives_way_when_that_would_leave_him_less_than_the_newcomer() -> 
     assert figures(cloud) == (3, 56)
 
 
+def test_one_session_that_is_enough_gives_way_even_if_a_smaller_one_was_quiet_for_longer() -> None:
+    cloud = Cloud(replace(CONFIG, max_context_tokens=64, identity_share=1.0))
+    house, office = cloud.connect(identity="house"), cloud.connect(identity="office")
+    for number, max_tokens in enumerate((16, 8, 17), 1):
+        cloud.send(house, opening(number, key=number, max_tokens=max_tokens))
+    cloud.send(office, opening(1, key=101, max_tokens=16))
+    cloud.pass_time(CONFIG.quiet_s)
+    assert figures(cloud) == (4, 57)
+    # 17 positions are short: without those of 16 it would hold 40, house 25, and no more may go.
+    assert cloud.send(office, opening(2, key=102, max_tokens=24)) == [Opened(SessionId(2), 0)]
+    assert one_fault(cloud.received(house)).session == SessionId(3)
+    assert figures(cloud) == (4, 64)
+
+
 def test_what_gives_way_counts_in_whole_blocks() -> None:
     blocks = replace(CONFIG, block_tokens=16, max_context_tokens=96, capacity_tokens=128)
     cloud = Cloud(replace(blocks, identity_share=1.0))
