@@ -76,6 +76,9 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
         default=1e3 * MadeUpTimes().round_s,
         help="of a round without a draft, by which the default decides; default: %(default)g",
     )
+    replay.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="of all answers; default: 1, none"
+    )
     replay.add_argument("--seed", type=int, default=0, help="of prompts and of sampled answers")
     replay.add_argument("--threads", type=int, default=1, help="of torch")
     replay.add_argument("--work", type=Path, default=Path(".hat/drafters"), help="keeps answers")
@@ -126,12 +129,16 @@ def _plan(chosen: argparse.Namespace) -> Plan:
         raise ConfigError(f"--lengths: expected numbers of 1 or more, got {chosen.lengths}")
     if chosen.per_group < 1 or chosen.max_tokens < 2:
         raise ConfigError("expected 1 or more prompts of each kind and answers of 2 or more tokens")
+    if not chosen.repetition_penalty > 0.0:
+        raise ConfigError(
+            f"--repetition-penalty: expected more than 0, got {chosen.repetition_penalty:g}"
+        )
     groups = group_names(chosen.bundles) if chosen.groups is None else chosen.groups.split(",")
     return Plan(
         bundles=chosen.bundles,
         groups=tuple(groups),
         per_group=chosen.per_group,
-        writing=Writing(rules, chosen.max_tokens, chosen.seed),
+        writing=Writing(rules, chosen.max_tokens, chosen.seed, chosen.repetition_penalty),
         folder=chosen.work,
         adapters=adapters,
         lengths=lengths,

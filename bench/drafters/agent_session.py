@@ -8,12 +8,15 @@ tokens are those of the bundle's tokenizer.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from bench.drafters.agent_session_texts import SESSIONS, Exchange
-from device_runtime.drafting.combined import Guesser
+from bench.drafters.drafts.at_once import AT_ONCE, NO_ROWS, SEQUENCE, result_of
+from device_runtime.drafting.combined import CombinedDrafter, Guesser
 from device_runtime.drafting.ngram import NGRAM_CHANCES, NgramGuesses
-from device_runtime.drafting.policy.policy import DraftPolicy, Lessons, Outcome
+from device_runtime.drafting.policy.lessons import Lessons
+from device_runtime.drafting.policy.policy import DraftPolicy
 from device_runtime.drafting.suffix.guesses import SuffixGuesses
 from device_runtime.drafting.suffix.guessing import MOST_GUESSES, SUFFIX_CHANCES
 from device_runtime.drafting.suffix.memory import SuffixMemory
@@ -74,26 +77,21 @@ class Drafts:
     def _rounds(self, prompt: Ids, answer: Ids, row_share: float) -> Iterator[tuple[int, int, int]]:
         """Tokens decided, drafted and accepted of each round of one request."""
         guesser, policy = self._new(self._memory), DraftPolicy(self._lessons, 0)
-        guesser.begin(prompt)
-        guesser.decided(answer[:1])
+        drafter = CombinedDrafter(policy, self._most, lambda: 0.0, guesser)
+        drafter.begin(prompt)
+        drafter.decided(answer[:1], NO_ROWS)
         done = 1
         while done < len(answer):
-            guesses = guesser.behind()
             rest = answer[done:]
-            plan = policy.plan(guesses, min(self._most, len(rest) - 1))
-            right = [guess.token_id == token for guess, token in zip(guesses, rest, strict=False)]
-            num_right = right.index(False) if False in right else len(right)
-            num_accepted = min(num_right, plan.num_guesses)
-            num_decided = num_accepted + 1
-            for guess, is_right in zip(
-                guesses, right[: min(num_decided, num_right + 1)], strict=False
-            ):
-                policy.on_guess(guess.evidence, is_right)
-            round_s = 1.0 + row_share * plan.num_guesses
-            policy.on_round(plan, Outcome(plan.num_guesses, num_accepted, 0, 0.0, round_s))
-            guesser.decided(rest[:num_decided])
-            done += num_decided
-            yield num_decided, plan.num_guesses, num_accepted
+            most = min(drafter.num_tokens(), len(rest) - 1)
+            so_far = (*prompt, *answer[:done])
+            draft = result_of(drafter.propose(AT_ONCE, SEQUENCE, so_far, most))
+            pairs = zip(draft, rest, strict=False)
+            num_accepted = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            drafter.decided(rest[: num_accepted + 1], NO_ROWS)
+            drafter.on_round(len(draft), num_accepted, 1.0 + row_share * len(draft))
+            done += num_accepted + 1
+            yield num_accepted + 1, len(draft), num_accepted
         if self._memory is not None:
             self._memory.remember((*prompt, *answer))
 

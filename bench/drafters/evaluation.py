@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 
 from adapters.data.whole_model import load_whole_model
+from adapters.storage import AdapterCard
 from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import LOOKUPS, lookup_drafts
+from bench.drafters.drafts.steps import KnownSteps, known_steps
 from bench.drafters.drafts.stored import StoredDrafter
 from bench.drafters.rounds import (
     Draft,
@@ -21,10 +23,12 @@ from bench.drafters.rounds import (
     walk,
 )
 from bench.drafters.texts.cases import load_cases
-from bench.drafters.texts.choosing import choice_of
+from bench.drafters.texts.choosing import GREEDY
 from bench.drafters.texts.kept import Text, Writing, own_texts, stop_token_ids
+from bench.drafters.texts.scoring import Manner, Scores
 from bench.live.plan import model_record
 from bench.records import ModelRecord, Receipt
+from device_runtime.generation.request import SamplingParams
 from submodels.bundle.layer_weights import Placed
 
 NO_DRAFTER, DEFAULT = "none", "default"
@@ -64,6 +68,8 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
     standard_error: float | None
     drafted_per_round: float
     accepted_share: float | None
+    tokens_per_s: float | None = None
+    """In made-up time, where there is one."""
     right_by_position: list[float | None]
 
 
@@ -94,6 +100,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     receipt: Receipt
     model: ModelRecord
     max_tokens: int
+    repetition_penalty: float = 1.0
     groups: list[str]
     adapters: list[AdapterRecord]
     rows: list[Row]
@@ -104,7 +111,16 @@ class _Way:
     """One way to draft: its name, and the rounds of each text, with how far drafts get anywhere."""
 
     drafting: str
-    walked: Sequence[tuple[list[Round], Reached]]
+    walked: Sequence["_Text"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What came of one text; `made_up_s` where rounds take a made-up time."""
+
+    rounds: list[Round]
+    reached: Reached
+    made_up_s: float | None = None
 
 
 def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> Evaluation:
@@ -142,6 +158,7 @@ def evaluate(plan: Plan, receipt: Receipt, progress: Callable[[str], None]) -> E
         receipt=receipt,
         model=model_record(plan.bundles, "float32"),
         max_tokens=plan.writing.max_tokens,
+        repetition_penalty=plan.writing.repetition_penalty,
         groups=[*_columns(plan.groups)],
         adapters=records,
         rows=rows,
@@ -170,60 +187,77 @@ class _Replay:
         for name, new in LOOKUPS.items():
             found = [lookup_drafts(text, new, max(lengths)) for text in self._texts]
             yield name, [self._way(str(length), length, found) for length in lengths]
-        yield DEFAULT, [self._default(None, 0)]
+        yield DEFAULT, [self._default([None] * len(self._texts), 0)]
         for name, drafter in drafters.items():
             most, threshold = drafter.card.max_draft_tokens, drafter.card.stop_threshold
-            full, stopped = self._drafts(name, drafter, max(*lengths, most))
+            full, stopped, steps = self._drafts(name, drafter, max(*lengths, most))
             ways = [self._way(str(length), length, full) for length in lengths]
             yield name, [*ways, self._way(f"{most}, stop {threshold:g}", most, stopped)]
-            yield f"{DEFAULT} with {name}", [self._default(stopped, most)]
+            yield f"{DEFAULT} with {name}", [self._default(steps, most, _pass_tokens(drafter.card))]
 
     def _drafts(
         self, name: str, drafter: StoredDrafter, num_tokens: int
-    ) -> tuple[list[list[Draft]], list[list[Draft]]]:
-        """An adapter's drafts from every start of every text: whole, and until it is unsure."""
+    ) -> tuple[list[list[Draft]], list[list[Draft]], list[KnownSteps]]:
+        """An adapter's drafts from all starts of all texts: whole, until it is unsure, by step."""
         full: list[list[Draft]] = []
         stopped: list[list[Draft]] = []
-        num = len(self._texts)
+        steps: list[KnownSteps] = []
+        num, penalty = len(self._texts), self._plan.writing.repetition_penalty
         for number, text in enumerate(self._texts, start=1):
-            drafts = drafter.drafts(text, choice_of(text.rule, text.seed), num_tokens)
+            scores = Scores(Manner(text.rule, text.seed, penalty))
+            drafts, known = known_steps(text, scores, num_tokens, drafter.drafts)
             full.append(drafts.until_unsure(0.0))
             stopped.append(drafts.until_unsure(drafter.card.stop_threshold))
+            steps.append(known)
             if number % 10 == 0 or number == num:
                 self._progress(f"{name}: {number} of {num} texts")
-        return full, stopped
+        return full, stopped, steps
 
     def _way(self, drafting: str, most: int, drafts: Sequence[Sequence[Draft]]) -> _Way:
         """Drafts of at most so many tokens in every round."""
         pairs = zip(self._known, drafts, strict=True)
-        walked = [(walk(*pair, most), reached_everywhere(*pair, most)) for pair in pairs]
+        walked = [_Text(walk(*pair, most), reached_everywhere(*pair, most)) for pair in pairs]
         return _Way(drafting, walked)
 
-    def _default(self, steps: Sequence[Sequence[Draft]] | None, most_steps: int) -> _Way:
+    def _default(
+        self, steps: Sequence[KnownSteps | None], most_steps: int, pass_tokens: int = 1
+    ) -> _Way:
         """Suffix guesses and perhaps an adapter's steps, a device for each rule."""
         devices: dict[str, DefaultReplay] = {}
         walked = []
-        for place, (text, known) in enumerate(zip(self._texts, self._known, strict=True)):
-            new = DefaultReplay(self._plan.times, most_steps)
+        for text, known, own in zip(self._texts, self._known, steps, strict=True):
+            new = DefaultReplay(self._plan.times, most_steps, pass_tokens)
             device = devices.setdefault(text.rule, new)
-            rounds = device.rounds(text, known, None if steps is None else steps[place])
-            walked.append((rounds, Reached((), ())))
+            found = device.walk(text, known, self._sampling(text), own)
+            walked.append(_Text(found.rounds, Reached((), ()), found.made_up_s))
         return _Way(f"policy, rounds of {1e3 * self._plan.times.round_s:g} ms", walked)
+
+    def _sampling(self, text: Text) -> SamplingParams:
+        """What the request said that a text is the answer to."""
+        return SamplingParams(
+            temperature=0.0 if text.rule == GREEDY else 1.0,
+            repetition_penalty=self._plan.writing.repetition_penalty,
+        )
+
+
+def _pass_tokens(card: AdapterCard) -> int:
+    """Tokens that a pass of an adapter gives."""
+    return card.max_draft_tokens if card.kind == "block" else 1
 
 
 def _rows(name: str, way: _Way, texts: Sequence[Text]) -> list[Row]:
     """One row for each rule."""
-    walked: dict[str, list[tuple[str, list[Round], Reached]]] = {}
-    for text, (rounds, reached) in zip(texts, way.walked, strict=True):
-        walked.setdefault(text.rule, []).append((text.case.group, rounds, reached))
+    walked: dict[str, list[tuple[str, _Text]]] = {}
+    for text, found in zip(texts, way.walked, strict=True):
+        walked.setdefault(text.rule, []).append((text.case.group, found))
     rows = []
     for rule, parts in walked.items():
         groups = {
-            column: _group_figures([part[1:] for part in parts if part[0] in members])
-            for column, members in _columns(dict.fromkeys(part[0] for part in parts)).items()
+            column: _group_figures([part for group, part in parts if group in members])
+            for column, members in _columns(dict.fromkeys(group for group, _ in parts)).items()
         }
-        found = {column: each for column, each in groups.items() if each is not None}
-        rows.append(Row(rule=rule, drafter=name, drafting=way.drafting, groups=found))
+        figured = {column: each for column, each in groups.items() if each is not None}
+        rows.append(Row(rule=rule, drafter=name, drafting=way.drafting, groups=figured))
     return rows
 
 
@@ -238,10 +272,12 @@ def _columns(groups: Sequence[str] | Mapping[str, None]) -> dict[str, tuple[str,
     return columns if is_said or len(groups) == 1 else {**columns, ALL: tuple(groups)}
 
 
-def _group_figures(parts: Sequence[tuple[list[Round], Reached]]) -> GroupFigures | None:
-    found = figures([rounds for rounds, _ in parts])
+def _group_figures(parts: Sequence[_Text]) -> GroupFigures | None:
+    found = figures([part.rounds for part in parts])
     if found is None:
         return None
+    num_tokens = sum(one.num_tokens for part in parts for one in part.rounds)
+    times_s = [part.made_up_s for part in parts if part.made_up_s is not None]
     return GroupFigures(
         num_prompts=found.num_prompts,
         num_rounds=found.num_rounds,
@@ -249,5 +285,6 @@ def _group_figures(parts: Sequence[tuple[list[Round], Reached]]) -> GroupFigures
         standard_error=found.standard_error,
         drafted_per_round=found.drafted_per_round,
         accepted_share=found.accepted_share,
-        right_by_position=summed([reached for _, reached in parts]).shares,
+        tokens_per_s=num_tokens / sum(times_s) if times_s else None,
+        right_by_position=summed([part.reached for part in parts]).shares,
     )

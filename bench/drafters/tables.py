@@ -14,7 +14,9 @@ def tables(evaluation: Evaluation) -> str:
     lines: list[str] = []
     for rule in dict.fromkeys(row.rule for row in evaluation.rows):
         rows = [row for row in evaluation.rows if row.rule == rule]
-        lines += [f"**{_TITLES[rule]}**, tokens per round ± standard error over prompts:", ""]
+        penalty = evaluation.repetition_penalty
+        title = _TITLES[rule] + ("" if penalty == 1.0 else f", repetition penalty {penalty:g}")
+        lines += [f"**{title}**, tokens per round ± standard error over prompts:", ""]
         lines += [*_by_group(evaluation, rows), ""]
         whole = TOGETHER if TOGETHER in evaluation.groups else evaluation.groups[-1]
         lines += [f"Drafts of {_of(whole)}, and the share right at each position", ""]
@@ -37,7 +39,7 @@ def _by_group(evaluation: Evaluation, rows: list[Row]) -> list[str]:
 def _by_position(rows: list[Row], group: str) -> list[str]:
     most = max(len(row.groups[group].right_by_position) for row in rows if group in row.groups)
     places = [str(place) for place in range(1, most + 1)]
-    heads = ("drafter", "tokens drafted", "drafted per round", "accepted", *places)
+    heads = ("drafter", "tokens drafted", "drafted per round", "accepted", "tokens per s", *places)
     lines = [_line(*heads), _line(*["---"] * len(heads))]
     for row in rows:
         found = row.groups.get(group)
@@ -45,10 +47,9 @@ def _by_position(rows: list[Row], group: str) -> list[str]:
             continue
         shares = [_share(share) for share in found.right_by_position]
         shares += [""] * (most - len(shares))
-        drafted = f"{found.drafted_per_round:.2f}"
-        lines.append(
-            _line(row.drafter, row.drafting, drafted, _share(found.accepted_share), *shares)
-        )
+        drafted, accepted = f"{found.drafted_per_round:.2f}", _share(found.accepted_share)
+        speed = "" if found.tokens_per_s is None else f"{found.tokens_per_s:.2f}"
+        lines.append(_line(row.drafter, row.drafting, drafted, accepted, speed, *shares))
     return lines
 
 

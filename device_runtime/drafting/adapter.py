@@ -1,14 +1,18 @@
 """Drafting with the engine's adapter, by the target's own rule of choice."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from device_runtime.drafting.ahead import AheadSwitch
+from device_runtime.drafting.building import Drafted, Steps
 from device_runtime.engines.engine import DeviceEngine, DraftRequest, Rows, SequenceId, Workers
 from device_runtime.sampling.sampler import LogitsError, Sampler
 from device_runtime.session.actions import ComputeAndSend
 from process.world import Clock
 
 _NUM_BRANCHES = 2
+
+_HOWEVER_UNSURE = 1e-9
+"""Below any token's probability: how far a draft goes is decided by its builder."""
 
 # About as long as a draft: a reply that comes meanwhile hardly waits.
 _ROWS_PER_PREPARATION = 32
@@ -38,8 +42,7 @@ class AdapterDrafter:
         self._sent: ComputeAndSend | None = None
         self._is_behind = False
         self._ahead: _Ahead | None = None
-        self._begun: tuple[int, ...] = ()
-        self._num_given = 0
+        self._begun: tuple[Drafted, ...] = ()
         self.num_ahead_tokens = 0
         """Tokens drafted while a verification was under way."""
 
@@ -51,17 +54,19 @@ class AdapterDrafter:
         self._begun = ()
         if ahead is not None and len(token_ids) > len(ahead.draft):
             # The whole draft was accepted, and each branch begins with a guess at what follows it.
-            tails = (branch[1:] for branch in ahead.branches if branch[0] == token_ids[-1])
+            tails = (branch.tail for branch in ahead.branches if branch.first == token_ids[-1])
             self._begun = tuple(next(tails, ()))
 
-    @property
-    def num_begun(self) -> int:
-        """Tokens of the next proposal that were drafted while the last one was verified."""
-        return len(self._begun)
-
-    def go_on_behind(self, draft: Sequence[int]) -> None:
-        """Have the next proposal begin with a draft that was made elsewhere."""
-        self._begun, self._num_given = tuple(draft), len(draft)
+    def steps_behind(
+        self, sequence: SequenceId, text: Sequence[int], num_undecided: int
+    ) -> "tuple[AdapterSteps, Sequence[Drafted]]":
+        """Its steps for one draft, and those that were taken while the last one was verified."""
+        steps = AdapterSteps(self._sampler, sequence, text, num_undecided)
+        if num_undecided:
+            return steps, ()
+        self._learn(len(text))
+        begun, self._begun = self._begun, ()
+        return steps, begun
 
     async def propose(
         self,
@@ -73,13 +78,12 @@ class AdapterDrafter:
     ) -> tuple[int, ...]:
         limits = workers.engine.draft_limits
         assert limits is not None, "chosen only for engines with an adapter"
-        num_tokens = min(num_tokens, limits.max_tokens + self._num_given)
-        self._num_given = 0
+        num_tokens = min(num_tokens, limits.max_tokens)
         undecided = tuple(text[len(text) - num_undecided :])
         begun: tuple[int, ...] = ()
         if not undecided:
             self._learn(len(text))
-            begun, self._begun = self._begun[:num_tokens], ()
+            begun, self._begun = tuple(each.token_id for each in self._begun[:num_tokens]), ()
             if len(begun) == num_tokens or (begun and begun[-1] in self._stop_token_ids):
                 return begun
         before = (*undecided, *begun)
@@ -126,12 +130,12 @@ class AdapterDrafter:
         if ahead.num_done == len(ahead.candidates):
             return False
         if len(ahead.branches) == ahead.num_done:
-            ahead.branches.append([ahead.candidates[ahead.num_done]])
+            ahead.branches.append(_Branch(ahead.candidates[ahead.num_done]))
         branch = ahead.branches[-1]
         drafted = self._next_token(engine, sequence, ahead, branch)
-        branch.extend(drafted)
+        branch.tail.extend(drafted)
         self.num_ahead_tokens += len(drafted)
-        if not drafted or len(branch) > engine.draft_limits.max_tokens:
+        if not drafted or len(branch.tail) >= engine.draft_limits.max_tokens:
             ahead.num_done += 1
         return ahead.num_done < len(ahead.candidates)
 
@@ -154,19 +158,25 @@ class AdapterDrafter:
         return tuple(token for token in found if token not in self._stop_token_ids)
 
     def _next_token(
-        self, engine: DeviceEngine, sequence: SequenceId, ahead: "_Ahead", branch: Sequence[int]
-    ) -> tuple[int, ...]:
+        self, engine: DeviceEngine, sequence: SequenceId, ahead: "_Ahead", branch: "_Branch"
+    ) -> list[Drafted]:
         """The token behind a branch, if the model is sure enough of one."""
-        if branch[-1] in self._stop_token_ids:
-            return ()
-        before = (*ahead.draft, *branch)
-        request = DraftRequest(
-            token_ids=branch[-1:],
-            position=ahead.position + len(before),
-            num_tokens=1,
-            choose=lambda logits, _: self._choose(logits, before),
-        )
-        return engine.draft(sequence, request)
+        token_ids = (branch.first, *(each.token_id for each in branch.tail))
+        if token_ids[-1] in self._stop_token_ids:
+            return []
+        before = (*ahead.draft, *token_ids)
+        found: list[Drafted] = []
+
+        def choose(logits: Rows, _: Sequence[int]) -> int | None:
+            drafted = _clear_choice(self._sampler, logits, before)
+            if drafted is None:
+                return None
+            found.append(drafted)
+            return drafted.token_id
+
+        request = DraftRequest(token_ids[-1:], ahead.position + len(before), 1, choose)
+        engine.draft(sequence, request)
+        return found
 
     def _choose(self, logits: Rows, draft: Sequence[int]) -> int | None:
         """The sampler's choice; none where it finds nothing to choose, as a draft may leave out."""
@@ -174,6 +184,52 @@ class AdapterDrafter:
             return self._sampler.choose(logits, draft)
         except LogitsError:
             return None
+
+
+class AdapterSteps(Steps):
+    """The adapter's steps for one draft behind a text, of which the last tokens are undecided."""
+
+    def __init__(
+        self, sampler: Sampler, sequence: SequenceId, text: Sequence[int], num_undecided: int
+    ) -> None:
+        self._sampler = sampler
+        self._sequence = sequence
+        self._last_token = text[-1]
+        self._position = len(text) - 1
+        self._undecided = tuple(text[len(text) - num_undecided :])
+        self._num_seen = 0
+
+    def step(
+        self, engine: DeviceEngine, draft: Sequence[int], take: Callable[[Drafted], bool]
+    ) -> None:
+        before = (*self._undecided, *draft)
+        token_ids = (self._last_token, *draft)
+        # Output layers forget the estimates of a draft, so theirs are made again.
+        first = 0 if engine.num_output_layers > 0 else self._num_seen
+
+        def choose(logits: Rows, drafted: Sequence[int]) -> int | None:
+            chosen = _clear_choice(self._sampler, logits, (*before, *drafted))
+            return chosen.token_id if chosen is not None and take(chosen) else None
+
+        limits = engine.draft_limits
+        assert limits is not None, "chosen only for engines with an adapter"
+        request = DraftRequest(
+            token_ids[first:],
+            self._position + first,
+            limits.pass_tokens,
+            choose,
+            min_probability=_HOWEVER_UNSURE,
+        )
+        self._num_seen = len(token_ids)
+        engine.draft(self._sequence, request)
+
+
+def _clear_choice(sampler: Sampler, logits: Rows, draft: Sequence[int]) -> Drafted | None:
+    """The sampler's choice; none where it finds nothing to choose, as a draft may leave out."""
+    try:
+        return Drafted(*sampler.clear_choice(logits, draft))
+    except LogitsError:
+        return None
 
 
 class _Ahead:
@@ -190,5 +246,13 @@ class _Ahead:
         self.draft = draft
         self.position = position
         self.candidates: tuple[int, ...] | None = None
-        self.branches: list[list[int]] = []
+        self.branches: list[_Branch] = []
         self.num_done = 0
+
+
+class _Branch:
+    """A guess at the token behind a draft, and the steps taken behind it."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.tail: list[Drafted] = []

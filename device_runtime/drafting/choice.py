@@ -7,10 +7,12 @@ from typing import Literal
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.adapter import AdapterDrafter
 from device_runtime.drafting.ahead import AheadSwitch
-from device_runtime.drafting.combined import CombinedDrafter, Guesser, Stepper
+from device_runtime.drafting.combined import CombinedDrafter, Guesser, Stepper, Target
 from device_runtime.drafting.medusa import Heads, MedusaDrafter
 from device_runtime.drafting.ngram import NGRAM_CHANCES, NgramGuesses
-from device_runtime.drafting.policy.policy import DraftPolicy, Lessons
+from device_runtime.drafting.policy.kind import sampling_kind
+from device_runtime.drafting.policy.lessons import Lessons
+from device_runtime.drafting.policy.policy import DraftPolicy
 from device_runtime.drafting.protocol import Drafter, NoDrafter
 from device_runtime.drafting.suffix.guesses import SuffixGuesses
 from device_runtime.drafting.suffix.guessing import MOST_GUESSES, SUFFIX_CHANCES
@@ -82,9 +84,11 @@ class Drafters:
         if isinstance(stepper, AdapterDrafter) and limits is not None and limits.are_all:
             return Drafting(stepper, FixedDraftLength(num_steps))
         num_guesses, guesser = self._guesser()
-        policy = DraftPolicy(self._lessons, num_steps)
+        kind = sampling_kind(sampler.params)
+        policy = DraftPolicy(self._lessons, num_steps, kind, self._pass_tokens(stepper))
         most = self._bounded(num_guesses + num_steps)
-        combined = CombinedDrafter(policy, most, self._clock, guesser, stepper)
+        target = Target(sampler.is_penalised if kind.is_penalised else None, stop_token_ids)
+        combined = CombinedDrafter(policy, most, self._clock, guesser, stepper, target)
         counts: dict[str, DraftCounts] = {
             name: combined.guessed if name in ("suffix", "ngram") else combined.stepped
             for name in names
@@ -121,6 +125,13 @@ class Drafters:
             adapter = AdapterDrafter(sampler, stop_token_ids, switch, self._clock)
             return self._bounded(limits.max_tokens), adapter
         return 0, None
+
+    def _pass_tokens(self, stepper: Stepper | None) -> int:
+        """Tokens that one pass of the drafter that computes gives."""
+        limits = self._workers.engine.draft_limits
+        if isinstance(stepper, MedusaDrafter):
+            return stepper.num_heads
+        return 1 if limits is None else limits.pass_tokens
 
     def _bounded(self, most: int) -> int:
         return min(most, self._config.draft_tokens or most)

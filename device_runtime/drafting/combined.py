@@ -1,11 +1,13 @@
-"""Several drafters as one: each round is drafted by whom the policy says."""
+"""Several drafters as one: at each place of a draft speaks who is believed most for its cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
+from device_runtime.drafting.building import DraftBuilder, Drafted, Made, Steps
 from device_runtime.drafting.guess import Guess
-from device_runtime.drafting.policy.policy import DraftPolicy, Outcome, Plan
+from device_runtime.drafting.policy.policy import DraftPolicy, Outcome
 from device_runtime.drafting.protocol import Drafter
 from device_runtime.engines.engine import DeviceEngine, Rows, SequenceId, Workers
 from device_runtime.generation.stats import DraftCounts
@@ -17,6 +19,9 @@ _ROWS_PER_PREPARATION = 32
 _ROUNDS_PER_PREPARATION = 16
 """A drafter that is not in use is brought up to the text this often, while the cloud is waited for:
 rarely enough to delay no reply, often enough that a try costs a step and not a long text."""
+
+_LEAST_SURVIVAL = 0.2
+"""Behind a draft that is less likely to be right as a whole nothing is sent on."""
 
 
 class Guesser(Protocol):
@@ -38,25 +43,30 @@ class Guesser(Protocol):
 class Stepper(Drafter, Protocol):
     """A drafter that computes, token by token."""
 
-    @property
-    def num_begun(self) -> int:
-        """Tokens that the next proposal begins with and that are computed already."""
-        ...
-
-    def go_on_behind(self, draft: Sequence[int]) -> None:
-        """Have the next proposal begin with a draft that was made elsewhere."""
+    def steps_behind(
+        self, sequence: SequenceId, text: Sequence[int], num_undecided: int
+    ) -> tuple[Steps, Sequence[Drafted]]:
+        """Its steps for one draft behind a text, and those that were taken before it was asked."""
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is known of how the target chooses: the tokens it penalises, and those it ends with.
+
+    `is_penalised` says whether a token is, behind a draft; None: none ever is.
+    """
+
+    is_penalised: Callable[[int, Sequence[int]], bool] | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class _Round:
-    """A draft under way: its plan, what was sent, and what a probe said that was not sent."""
+    """A draft under way."""
 
-    plan: Plan
-    draft: tuple[int, ...] = ()
-    num_steps: int = 0
-    probed: tuple[int, ...] = ()
-    draft_s: float = 0.0
+    made: Made
+    draft_s: float
 
 
 class CombinedDrafter:
@@ -73,18 +83,20 @@ class CombinedDrafter:
         clock: Clock,
         guesser: Guesser | None = None,
         stepper: Stepper | None = None,
+        target: Target | None = None,
     ) -> None:
         self._policy = policy
         self._max_tokens = max_tokens
         self._clock = clock
         self._guesser = guesser
         self._stepper = stepper
+        self._target = target or Target()
         self.guessed, self.stepped = DraftCounts(), DraftCounts()
         """What came of the tokens of either."""
         self._guesses: tuple[Guess, ...] = ()
         self._decided: list[tuple[tuple[Guess, ...], tuple[int, ...]]] = []
-        self._plan = Plan()
         self._round: _Round | None = None
+        self._survival = 0.0
         self._last_sent: ComputeAndSend | None = None
         self._rounds_to_prepare = 0
 
@@ -105,29 +117,38 @@ class CombinedDrafter:
             self._stepper.decided(token_ids, deep)
         if self._guesser is not None:
             self._guesser.decided(token_ids)
-            self._guesses = self._guesser.behind()
+            self._guesses = self._behind(())
 
     def num_tokens(self) -> int:
-        """As many as the next plan sends."""
+        """The most tokens that the next draft may have."""
         self._learn_of_guesses()
-        num_begun = 0 if self._stepper is None else self._stepper.num_begun
-        self._plan = self._policy.plan(self._guesses, self._max_tokens, num_begun)
-        return self._plan.num_tokens
+        return self._policy.most_tokens(self._max_tokens)
+
+    def may_follow(self, num_drafted: int, num_asked: int) -> bool:
+        """Whether the draft made last is likely enough to be right that another may be sent on."""
+        return self._survival >= _LEAST_SURVIVAL
 
     def on_round(self, num_drafted: int, num_accepted: int, round_s: float | None) -> None:
         """Learn from a round, unless it was sent behind one that was not decided."""
         now, self._round = self._round, None
         if now is None or not self._decided:
             return
-        came = self._decided[0][1]
-        self._learn_of_steps(now, came)
-        num_guessed = min(now.plan.num_guesses, num_drafted)
-        self.guessed.drafted += num_guessed
-        self.guessed.accepted += min(num_guessed, num_accepted)
-        self.stepped.drafted += num_drafted - num_guessed
-        self.stepped.accepted += max(num_accepted - num_guessed, 0)
-        outcome = Outcome(num_drafted, num_accepted, now.num_steps, now.draft_s, round_s)
-        self._policy.on_round(now.plan, outcome)
+        made = now.made
+        self._learn_of_draft(made, self._decided[0][1])
+        for place, is_step in enumerate(made.is_step[:num_drafted]):
+            counts = self.stepped if is_step else self.guessed
+            counts.drafted += 1
+            counts.accepted += place < num_accepted
+        self._policy.on_round(
+            Outcome(
+                num_rows=num_drafted,
+                num_accepted=num_accepted,
+                num_steps=made.num_passes,
+                has_steps=len(made.classes) > 0,
+                draft_s=now.draft_s,
+                round_s=round_s,
+            )
+        )
 
     async def propose(
         self,
@@ -137,19 +158,12 @@ class CombinedDrafter:
         num_tokens: int,
         num_undecided: int = 0,
     ) -> tuple[int, ...]:
-        if num_undecided:
-            return await self._behind(workers, sequence, text, num_tokens, num_undecided)
         started_s = self._clock()
-        plan = self._plan
-        if num_tokens < plan.num_tokens:
-            num_guesses = min(plan.num_guesses, num_tokens)
-            plan = Plan(num_guesses, min(plan.num_steps, num_tokens - num_guesses))
-        now = _Round(plan, tuple(guess.token_id for guess in self._guesses[: plan.num_guesses]))
-        if plan.num_steps and self._stepper is not None:
-            await self._take_steps(now, self._stepper, workers, sequence, text)
-        now.draft_s = self._clock() - started_s
-        self._round = now
-        return now.draft
+        made = await self._made(workers, sequence, text, num_tokens, num_undecided)
+        self._survival = made.survival if made.draft else 0.0
+        if not num_undecided:
+            self._round = _Round(made, self._clock() - started_s)
+        return tuple(made.draft)
 
     async def work(self, workers: Workers, sequence: SequenceId, sent: ComputeAndSend) -> bool:
         if self._stepper is None:
@@ -158,53 +172,51 @@ class CombinedDrafter:
             return await self._stepper.work(workers, sequence, sent)
         return await self._prepare(workers, sequence, sent)
 
-    async def _behind(
+    async def _made(
         self,
         workers: Workers,
         sequence: SequenceId,
         text: Sequence[int],
         num_tokens: int,
         num_undecided: int,
-    ) -> tuple[int, ...]:
-        """A draft behind one that is not decided: by guesses if they are good, else by steps."""
-        guesser, undecided = self._guesser, text[len(text) - num_undecided :]
-        guesses: tuple[Guess, ...] = ()
-        if guesser is not None:
-            guesses = await workers.run(lambda _: guesser.behind(undecided))
-        plan = self._policy.plan(guesses, num_tokens)
-        if plan.num_guesses or self._stepper is None or plan.is_probe:
-            return tuple(guess.token_id for guess in guesses[: plan.num_guesses])
-        return await self._stepper.propose(
-            workers, sequence, text, min(plan.num_steps, num_tokens), num_undecided
+    ) -> Made:
+        """The next draft, behind undecided tokens too."""
+        rule = self._policy.rule(num_tokens, is_behind=num_undecided > 0)
+        if rule.max_tokens <= 0:
+            return Made()
+        stepper, undecided = self._stepper, tuple(text[len(text) - num_undecided :])
+        guesses = self._guesses
+        if num_undecided:
+            guesses = await workers.run(lambda _: self._behind(undecided))
+        steps: Steps | None = None
+        begun: Sequence[Drafted] = ()
+        if stepper is not None:
+            steps, begun = stepper.steps_behind(sequence, text, num_undecided)
+        builder = DraftBuilder(
+            rule,
+            guesses,
+            lambda draft: self._behind((*undecided, *draft)),
+            self._target.stop_token_ids,
+            begun,
         )
+        if builder.wants_engine() and steps is not None:
+            drafts = steps
+            await workers.run(lambda engine: builder.finish(engine, drafts))
+        return builder.made
 
-    async def _take_steps(
-        self,
-        now: _Round,
-        stepper: Stepper,
-        workers: Workers,
-        sequence: SequenceId,
-        text: Sequence[int],
-    ) -> None:
-        plan = now.plan
-        if plan.is_shadow:
-            now.probed = await stepper.propose(workers, sequence, text, 1)
-            now.num_steps = 1
-            return
-        num_begun = 0 if now.draft else stepper.num_begun
-        if now.draft:
-            stepper.go_on_behind(now.draft)
-        num_guesses = len(now.draft)
-        now.draft = await stepper.propose(workers, sequence, text, num_guesses + plan.num_steps)
-        num_stepped = len(now.draft) - num_guesses
-        is_stopped = num_stepped < plan.num_steps
-        now.num_steps = max(0, num_stepped - num_begun) + is_stopped
-        for _ in range(num_stepped):
-            self._policy.on_stop(is_stopped=False)
-        if is_stopped:
-            self._policy.on_stop(is_stopped=True)
-        if plan.is_probe:
-            now.probed = now.draft
+    def _behind(self, begun: Sequence[int]) -> tuple[Guess, ...]:
+        """What may follow the text and a draft; those of penalised tokens are classes apart."""
+        if self._guesser is None:
+            return ()
+        guesses, is_penalised = self._guesser.behind(begun), self._target.is_penalised
+        if is_penalised is None:
+            return guesses
+        behind, told = list(begun), []
+        for guess in guesses:
+            shift = self._policy.num_evidences if is_penalised(guess.token_id, behind) else 0
+            told.append(Guess(guess.token_id, guess.evidence + shift))
+            behind.append(guess.token_id)
+        return tuple(told)
 
     def _learn_of_guesses(self) -> None:
         """Hold what was decided against what was guessed before."""
@@ -215,18 +227,19 @@ class CombinedDrafter:
                     break
         self._decided.clear()
 
-    def _learn_of_steps(self, now: _Round, came: Sequence[int]) -> None:
-        plan = now.plan
-        if plan.is_probe:
-            is_right = now.probed[:1] == tuple(came[:1])
-            if now.probed:
-                self._policy.on_step(is_right)
-            return
-        for place, (drafted, token) in enumerate(zip(now.draft, came, strict=False)):
-            if place >= plan.num_guesses:
-                self._policy.on_step(drafted == token)
-            if drafted != token:
-                break
+    def _learn_of_draft(self, made: Made, came: Sequence[int]) -> None:
+        """Hold what was decided against all that was said of places that count."""
+        pairs = zip(made.draft, came, strict=False)
+        num_right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        num_known = min(num_right + 1, len(came))
+        for seen in made.guesses:
+            if seen.place < num_known:
+                self._policy.on_guess(seen.kind, seen.token_id == came[seen.place])
+        for seen in made.steps:
+            if seen.place < num_known:
+                self._policy.on_step(seen.kind, seen.token_id == came[seen.place])
+        for step_class in made.classes:
+            self._policy.on_class(step_class)
 
     async def _prepare(self, workers: Workers, sequence: SequenceId, sent: ComputeAndSend) -> bool:
         """Bring a drafter that is not in use up to what was sent, now and then."""

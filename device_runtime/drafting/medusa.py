@@ -1,10 +1,11 @@
 """Drafting with Medusa heads: a chain of guesses from the deep row of the last decided choice."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from device_runtime.drafting.building import Drafted, Steps
 from device_runtime.drafting.protocol import NoDrafter
-from device_runtime.engines.engine import Rows, SequenceId, Workers
+from device_runtime.engines.engine import DeviceEngine, Rows, SequenceId
 from device_runtime.sampling.sampler import LogitsError, Sampler
 
 
@@ -33,43 +34,42 @@ class MedusaDrafter(NoDrafter):
         self._heads = heads
         self._sampler = sampler
         self._deep: Rows | None = None
-        self._given: tuple[int, ...] = ()
+
+    @property
+    def num_heads(self) -> int:
+        """Tokens of one pass."""
+        return self._heads.num_heads
 
     def decided(self, token_ids: Sequence[int], deep: Rows) -> None:
         self._deep = deep
 
-    @property
-    def num_begun(self) -> int:
-        """None: heads guess when they are asked."""
-        return 0
+    def steps_behind(
+        self, sequence: SequenceId, text: Sequence[int], num_undecided: int
+    ) -> "tuple[MedusaSteps, Sequence[Drafted]]":
+        """One pass of all heads; nothing behind undecided tokens, of which there is no deep row."""
+        deep = None if num_undecided else self._deep
+        return MedusaSteps(self._heads, self._sampler, deep), ()
 
-    def go_on_behind(self, draft: Sequence[int]) -> None:
-        """Heads look ahead from a deep row: behind a draft made elsewhere they say nothing."""
-        self._given = tuple(draft)
 
-    async def propose(
-        self,
-        workers: Workers,
-        sequence: SequenceId,
-        text: Sequence[int],
-        num_tokens: int,
-        num_undecided: int = 0,
-    ) -> tuple[int, ...]:
-        deep = self._deep
-        given, self._given = self._given, ()
-        if given:
-            return given
-        # Heads look ahead from a deep row, and of undecided tokens there is none.
-        if deep is None or num_tokens == 0 or num_undecided > 0:
-            return ()
-        return await workers.run(lambda _: self._guesses(deep, num_tokens))
+class MedusaSteps(Steps):
+    """All guesses of the heads in one pass, behind the text alone: they look ahead from its row."""
 
-    def _guesses(self, deep: Rows, num_tokens: int) -> tuple[int, ...]:
-        """Those of the first `num_tokens` heads; fewer where one finds nothing to choose."""
+    def __init__(self, heads: Heads, sampler: Sampler, deep: Rows | None) -> None:
+        self._heads = heads
+        self._sampler = sampler
+        self._deep = deep
+
+    def step(
+        self, engine: DeviceEngine, draft: Sequence[int], take: Callable[[Drafted], bool]
+    ) -> None:
+        if self._deep is None or draft:
+            return
         guesses: list[int] = []
-        for logits in self._heads.logits(deep, num_tokens):
+        for logits in self._heads.logits(self._deep, self._heads.num_heads):
             try:
-                guesses.append(self._sampler.choose(logits, guesses))
+                chosen = Drafted(*self._sampler.clear_choice(logits, guesses))
             except LogitsError:
-                break
-        return tuple(guesses)
+                return
+            if not take(chosen):
+                return
+            guesses.append(chosen.token_id)

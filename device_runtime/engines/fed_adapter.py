@@ -92,13 +92,17 @@ class FedAdapter:
     def estimate(self, rows: Rows, position: int) -> Rows:
         assert self.num_tokens == position + len(rows), "rows are added before their estimates"
         drafted = self._window[position - self._first :]
-        kept = [place.estimate for place in drafted if place.estimate is not None]
-        if len(kept) == len(rows):
-            return np.stack(kept)
-        self._run_again_from(position)
+        kept: list[Rows] = []
         for place in drafted:
-            place.is_drafted = True
-        return self._run(self.num_tokens)[-len(rows) :]
+            if place.estimate is None:
+                break
+            kept.append(place.estimate)
+        if len(kept) < len(rows):
+            self._run_again_from(position + len(kept))
+            for place in drafted:
+                place.is_drafted = True
+            kept += [*self._run(self.num_tokens)[len(kept) - len(rows) :]]
+        return np.stack(kept)
 
     def prepare(self, num_rows: int) -> bool:
         end = self._cache.num_tokens

@@ -38,6 +38,14 @@ class TokenPenalties:
             self._output_counts[token_id] += 1
             self._seen[token_id] = True
 
+    def changes(self, token_id: int, draft: Sequence[int] = ()) -> bool:
+        """Whether a token's logit is changed behind what was counted and `draft`."""
+        if not self.active or not 0 <= token_id < len(self._seen):
+            return False
+        if self._params.repetition_penalty != 1.0 and self._seen[token_id]:
+            return True
+        return bool(self._output_counts[token_id]) or token_id in draft
+
     def apply(self, logits: NDArray[np.float64], draft: Sequence[int] = ()) -> None:
         """Change logits `[V]` in place, as if `draft` had been generated too.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.engines.engine import Rows
-from device_runtime.generation.request import GenerationRequest, Token
+from device_runtime.generation.request import GenerationRequest, SamplingParams, Token
 from device_runtime.sampling.filters import Candidates, candidates
 from device_runtime.sampling.penalties import TokenPenalties
 
@@ -48,6 +48,11 @@ class Sampler:
         self._bias = np.array([bias[token] for token in sorted(bias)], dtype=np.float64)
         self._penalties = TokenPenalties(request.sampling, request.prompt_ids, vocab_size)
 
+    @property
+    def params(self) -> SamplingParams:
+        """How the request wants its tokens chosen."""
+        return self._params
+
     def choose(self, logits: Rows, draft: Sequence[int] = ()) -> int:
         """The token after everything committed so far and `draft`.
 
@@ -64,6 +69,31 @@ class Sampler:
         position = self._num_prompt_tokens + self._num_output_tokens + len(draft)
         draws = self._noise(position, field.token_ids)
         return int(field.token_ids[(draws / field.weights).argmin()])
+
+    def clear_choice(self, logits: Rows, draft: Sequence[int] = ()) -> tuple[int, float]:
+        """What `choose` takes, and how clear the choice is: a share in (0, 1].
+
+        The choice is the largest of some scores: logits after bias, penalties and mask, and unless
+        greedy after temperature, filters and noise. The share is its weight in their softmax. Where
+        it is near 1, logits that are a little different lead to the same choice. Greedy and without
+        penalties it is the token's probability at temperature 1.
+
+        Raises:
+            LogitsError: as `choose`.
+        """
+        if self._params.temperature == 0.0:
+            processed = self._processed(logits, draft)
+            token = int(processed.argmax())
+            return token, float(1.0 / np.exp(processed - processed[token]).sum())
+        field = self.distribution(logits, draft)
+        position = self._num_prompt_tokens + self._num_output_tokens + len(draft)
+        odds = field.weights / self._noise(position, field.token_ids)
+        place = int(odds.argmax())
+        return int(field.token_ids[place]), float(odds[place] / odds.sum())
+
+    def is_penalised(self, token_id: int, draft: Sequence[int] = ()) -> bool:
+        """Whether penalties change this token's logit behind the text and `draft`."""
+        return self._penalties.changes(token_id, draft)
 
     def choices(self, logits: Rows, num_tokens: int, draft: Sequence[int] = ()) -> list[int]:
         """The token `choose` takes and those it would take without it, in order; fewer if few can.

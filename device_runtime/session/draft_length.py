@@ -10,6 +10,13 @@ class DraftLength(Protocol):
         """The most tokens worth drafting now; 0 to decode plainly."""
         ...
 
+    def may_follow(self, num_drafted: int, num_asked: int) -> bool:
+        """Whether it is worth a try to send another draft behind the one made last.
+
+        That one has `num_drafted` tokens, at least one, and could have had `num_asked`.
+        """
+        ...
+
     def on_round(self, num_drafted: int, num_accepted: int, round_s: float | None) -> None:
         """Take the outcome of a round that was behind no other.
 
@@ -26,6 +33,10 @@ class FixedDraftLength:
 
     def num_tokens(self) -> int:
         return self._num_tokens
+
+    def may_follow(self, num_drafted: int, num_asked: int) -> bool:
+        """Whether the drafter gave all that it was asked for."""
+        return num_drafted == num_asked
 
     def on_round(self, num_drafted: int, num_accepted: int, round_s: float | None) -> None:
         """Nothing to learn."""

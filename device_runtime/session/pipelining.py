@@ -16,7 +16,7 @@ class RoundOutcome:
     num_drafted: int
     num_accepted: int
     was_full: bool
-    """Whether the drafter gave as many tokens as it was asked for, at least one."""
+    """Whether another draft was worth a try behind it."""
     num_behind: int
     """Drafts that were made behind it by then."""
     is_hit: bool

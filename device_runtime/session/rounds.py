@@ -48,7 +48,7 @@ class Round:
     is_behind: bool
     """Whether it was drafted behind an undecided one."""
     may_go_on: bool
-    """Whether something may be drafted behind it: the drafter gave all that it was asked for."""
+    """Whether something may be drafted behind it: it is likely enough to be right as a whole."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -214,7 +214,11 @@ class Session:
             raise ValueError(f"{expected}, got {len(draft)}")
         tokens = until_stop(draft, self.stop_token_ids)
         is_stopped = bool(tokens) and tokens[-1] in self.stop_token_ids
-        may_go_on = 0 < len(tokens) == self._max_draft_tokens and not is_stopped
+        may_go_on = (
+            len(tokens) > 0
+            and not is_stopped
+            and self._draft_length.may_follow(len(tokens), self._max_draft_tokens)
+        )
         if self.phase is Phase.GUESSING:
             self.phase = Phase.VERIFYING
             if not tokens or tokens[0] in self.stop_token_ids:

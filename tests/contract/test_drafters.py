@@ -11,10 +11,14 @@ import torch
 from adapters.medusa_heads import MedusaHeads, install_heads, load_heads
 from device_runtime.drafting.adapter import AdapterDrafter
 from device_runtime.drafting.ahead import AheadSwitch
+from device_runtime.drafting.combined import CombinedDrafter, Stepper
 from device_runtime.drafting.medusa import MedusaDrafter
 from device_runtime.drafting.ngram import NgramGuesses
+from device_runtime.drafting.policy.lessons import Lessons
+from device_runtime.drafting.policy.rule import DraftRule
 from device_runtime.drafting.protocol import Drafter, NoDrafter
 from device_runtime.drafting.suffix.guesses import SuffixGuesses
+from device_runtime.drafting.suffix.guessing import SUFFIX_CHANCES
 from device_runtime.engines.engine import Rows
 from device_runtime.engines.onnx_engine import load_onnx_engine
 from device_runtime.generation.request import GenerationRequest, SamplingParams
@@ -23,6 +27,7 @@ from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.acceptance import walk
 from submodels.bundle.bundle import load_bundle
 from tests.support.drafts import AtOnce, GuessesAlone, proposed, round_of, work_it_off
+from tests.support.eager_drafts import EagerPolicy
 from tests.support.reference import STORIES, greedy, load_reference, story_prompts
 from tests.support.stored_adapters import ADAPTER, split_with_adapter
 
@@ -48,6 +53,22 @@ class AheadNowAndThen(AheadSwitch):
         return self._is_ahead
 
 
+class ByTurns(EagerPolicy):
+    """Two guesses, then two steps, as often as there are both."""
+
+    def rule(self, max_tokens: int, is_behind: bool = False) -> DraftRule:
+        self._is_odd = False
+        return super().rule(max_tokens, is_behind)
+
+
+def eager(
+    stepper: Stepper, pass_tokens: int = 1, guesser: SuffixGuesses | None = None
+) -> CombinedDrafter:
+    """Drafts with as many tokens as are asked for, if there are so many."""
+    policy = ByTurns(Lessons(SUFFIX_CHANCES), 20, pass_tokens=pass_tokens)
+    return CombinedDrafter(policy, 20, lambda: 0.0, guesser, stepper)
+
+
 DRAFTERS: Mapping[str, Callable[[Sampler, MedusaHeads], Drafter]] = {
     "none": lambda sampler, heads: NoDrafter(),
     "ngram": lambda sampler, heads: GuessesAlone(NgramGuesses(20)),
@@ -61,7 +82,11 @@ DRAFTERS: Mapping[str, Callable[[Sampler, MedusaHeads], Drafter]] = {
     "adapter with draft-ahead now and then": lambda sampler, heads: AdapterDrafter(
         sampler, NO_STOP, AheadNowAndThen(), lambda: 0.0
     ),
-    "heads": lambda sampler, heads: MedusaDrafter(heads, sampler),
+    "heads": lambda sampler, heads: eager(MedusaDrafter(heads, sampler), heads.num_heads),
+    "adapter and guesses by turns": lambda sampler, heads: eager(
+        AdapterDrafter(sampler, NO_STOP, AheadSwitch(is_allowed=False), lambda: 0.0),
+        guesser=SuffixGuesses(None),
+    ),
 }
 
 

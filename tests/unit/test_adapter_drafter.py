@@ -62,7 +62,7 @@ def begin(engine: SubmodelEngine, sampling: SamplingParams, num_tokens: int = 3)
     engine.input_rows(sequence, (text[-1], *draft), len(text) - 1)
     work_it_off(drafter, round_of(text, draft), AtOnce(engine), sequence)
     assert drafter._ahead is not None
-    return Round(drafter, sequence, text, draft, [b[0] for b in drafter._ahead.branches])
+    return Round(drafter, sequence, text, draft, [b.first for b in drafter._ahead.branches])
 
 
 def plain_draft(
@@ -83,7 +83,7 @@ def test_a_branch_that_matches_begins_the_draft_that_would_have_been_made(
     now = begin(engine, sampling)
     decided = (*now.draft, now.candidates[branch])
     now.drafter.decided(decided, DEEP)
-    kept = now.drafter._begun
+    kept = tuple(each.token_id for each in now.drafter._begun)
     text = [*now.text, *decided]
     # Sampled drafts depend on the place alone, so a drafter of the longer prompt agrees.
     expected = plain_draft(engine, text, sampling, 5)
@@ -135,7 +135,7 @@ def test_a_draft_that_is_sent_again_shorter_is_gone_on_from_where_it_ends_now(
     ahead = now.drafter._ahead
     assert ahead is not None
     assert ahead.draft == shorter
-    decided = (*shorter, ahead.branches[0][0])
+    decided = (*shorter, ahead.branches[0].first)
     now.drafter.decided(decided, DEEP)
     text = [*now.text, *decided]
     expected = plain_draft(engine, text, GREEDY, 4)

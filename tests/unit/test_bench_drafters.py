@@ -15,7 +15,6 @@ from adapters.data.whole_model import WholeModel
 from adapters.networks import load_network, network_tensors
 from adapters.storage import load_adapter, write_card, write_weights
 from adapters.writing.answers import Ending, answers, continue_prompt
-from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.lookup import lookup_drafts
 from bench.drafters.drafts.stored import StoredDrafter
 from bench.drafters.rounds import (
@@ -168,33 +167,3 @@ def own_text(text: Continuation) -> Text:
     first = text.num_prompt_tokens
     rows = text.deep[first - 1 : -1].numpy()
     return text_of(text.token_ids[:first], text.token_ids[first:], rows, SAMPLED)
-
-
-def test_the_default_is_replayed_by_the_devices_own_policy() -> None:
-    """A text that repeats is soon drafted at length; one that does not, hardly ever, at no loss."""
-    times = MadeUpTimes()
-    loop = text_of([1, 2, 3], [4, 5, 6, 7] * 12, np.empty((48, 1)), "greedy", 100)
-    device = DefaultReplay(times, 0)
-    rounds = device.rounds(loop, Known(loop.answer, 100, NO_STOP), None)
-    assert sum(one.num_tokens for one in rounds) == 47
-    assert len(rounds) < 24
-    assert rounds[0] == Round(0, 0, 1), "what a round takes is seen first"
-    strange = text_of([1, 2, 3], range(10, 90), np.empty((80, 1)), "greedy", 100)
-    rounds = device.rounds(strange, Known(strange.answer, 100, NO_STOP), None)
-    assert rounds == [Round(0, 0, 1)] * 79
-
-
-def test_an_adapters_steps_are_taken_while_they_pay() -> None:
-    answer = [*range(10, 90)]
-    text = text_of([1, 2, 3], answer, np.empty((80, 1)), "greedy", 100)
-    known = Known(text.answer, 100, NO_STOP)
-    right = [tuple(answer[start + 1 : start + 5]) for start in range(79)]
-    rounds = DefaultReplay(MadeUpTimes(), 4).rounds(text, known, right)
-    assert sum(one.num_tokens for one in rounds) == 79
-    assert sum(one.num_tokens for one in rounds[-5:]) / 5 > 4
-    wrong = [(5, 5, 5, 5)] * 79
-    rounds = DefaultReplay(MadeUpTimes(), 4).rounds(text, known, wrong)
-    assert len(rounds) == 79
-    assert sum(one.num_drafted for one in rounds) < 40, "what is useless is left, but for tries"
-    late = DefaultReplay(MadeUpTimes(step_s=0.5), 4).rounds(text, known, right)
-    assert sum(one.num_drafted for one in late) < 20, "steps that take five rounds never pay"

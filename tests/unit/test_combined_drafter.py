@@ -3,54 +3,65 @@
 import numpy as np
 import pytest
 
-from device_runtime.drafting.combined import CombinedDrafter
+from device_runtime.drafting.building import Drafted
+from device_runtime.drafting.combined import CombinedDrafter, Target
 from device_runtime.drafting.guess import Guess
-from device_runtime.drafting.policy.policy import DraftPolicy, Lessons, Plan
+from device_runtime.drafting.policy.beliefs import NO_TOKEN, Chances, step_class
+from device_runtime.drafting.policy.lessons import Lessons
+from device_runtime.drafting.policy.policy import DraftPolicy
+from device_runtime.drafting.policy.rule import DraftRule
 from device_runtime.drafting.protocol import NoDrafter
 from tests.support.drafts import NO_ENGINE, NO_SEQUENCE, proposed, result_of, round_of
 
 DEEP = np.zeros(4, np.float32)
-SURE = 0
+ROW_S, STEP_S = 0.01, 0.1
+GOOD, POOR = 0, 1
+GUESS_CHANCES = (0.8, 0.3)
+"""Of a good and of a poor guess; a penalised one has half of it."""
 
 
 class Guesses:
-    """Guesses the tokens it was given."""
+    """Guesses tokens by the draft that they are behind; all are of one evidence."""
 
-    def __init__(self, *token_ids):
-        self.token_ids = token_ids
-        self.num_prompt_tokens = 0
+    def __init__(self, by_draft, evidence=GOOD):
+        self.by_draft = by_draft
+        self.evidence = evidence
+        self.looked = []
 
     def begin(self, prompt_ids):
-        self.num_prompt_tokens = len(prompt_ids)
+        pass
 
     def decided(self, token_ids):
         pass
 
     def behind(self, begun=()):
-        return tuple(Guess(token, SURE) for token in self.token_ids[len(begun) :])
+        self.looked.append(tuple(begun))
+        return tuple(Guess(token, self.evidence) for token in self.by_draft.get(tuple(begun), ()))
 
 
 class Steps(NoDrafter):
-    """Says the tokens it was given, behind what was begun; takes a second for each."""
+    """Says a token and how sure it is, by the draft before it; takes a while for each pass."""
 
-    def __init__(self, world, *token_ids):
-        self.token_ids = token_ids
-        self.begun = ()
+    def __init__(self, world, by_draft, pass_tokens):
         self.world = world
-        self.num_asked = 0
+        self.by_draft = by_draft
+        self.pass_tokens = pass_tokens
+        self.begun = ()
+        self.asked = []
         self.num_worked = 0
 
-    num_begun = 0
+    def steps_behind(self, sequence, text, num_undecided):
+        return self, self.begun
 
-    def go_on_behind(self, draft):
-        self.begun = tuple(draft)
-
-    async def propose(self, workers, sequence, text, num_tokens, num_undecided=0):
-        self.num_asked += 1
-        begun, self.begun = self.begun, ()
-        new = self.token_ids[: max(0, num_tokens - len(begun))]
-        self.world.now += 0.01 * len(new)
-        return begun + new
+    def step(self, engine, draft, take):
+        self.world.now += STEP_S
+        behind = tuple(draft)
+        self.asked.append(behind)
+        for _ in range(self.pass_tokens):
+            said = self.by_draft.get(behind)
+            if said is None or not take(Drafted(*said)):
+                return
+            behind = (*behind, said[0])
 
     async def work(self, workers, sequence, sent):
         self.num_worked += 1
@@ -58,38 +69,57 @@ class Steps(NoDrafter):
 
 
 class Fixed(DraftPolicy):
-    """Always the same plan; what it is told is written down."""
+    """Believes always the same: steps as much as they are sure. What it is told is written down."""
 
-    def __init__(self, plan):
-        super().__init__(Lessons((0.9,)), 4)
-        self.fixed = plan
+    def __init__(self, pass_tokens, **rule):
+        super().__init__(Lessons(GUESS_CHANCES), 4)
+        halved = tuple(0.5 * chance for chance in GUESS_CHANCES)
+        steps, shares = [0.0] * (NO_TOKEN + 1), [0.0] * (NO_TOKEN + 1)
+        for sureness in (0.05, 0.4, 0.6, 0.95):
+            steps[step_class(sureness)] = sureness
+            shares[step_class(sureness)] = 0.25
+        wanted = {"worth_s": 1.0, "budget_s": 9.0, "max_tokens": 32, "max_steps": 4, **rule}
+        self.fixed = DraftRule(
+            chances=Chances((*GUESS_CHANCES, *halved), steps, shares),
+            row_s=ROW_S,
+            step_s=STEP_S,
+            pass_tokens=pass_tokens,
+            **wanted,
+        )
         self.told = []
 
-    def plan(self, guesses, max_tokens, num_begun=0):
-        return self.fixed
+    def most_tokens(self, max_tokens):
+        return max_tokens
+
+    def rule(self, max_tokens, is_behind=False):
+        return DraftRule(
+            **{name: getattr(self.fixed, name) for name in DraftRule.__dataclass_fields__}
+            | {"max_tokens": min(max_tokens, self.fixed.max_tokens)}
+        )
 
     def on_guess(self, evidence, is_right):
-        self.told.append(("guess", is_right))
+        self.told.append(("guess", evidence, is_right))
 
-    def on_step(self, is_right):
-        self.told.append(("step", is_right))
+    def on_step(self, step_class, is_right):
+        self.told.append(("step", step_class, is_right))
 
-    def on_stop(self, is_stopped):
-        self.told.append(("stop", is_stopped))
+    def on_class(self, step_class):
+        self.told.append(("class", step_class))
 
-    def on_round(self, plan, outcome):
+    def on_round(self, outcome):
         self.outcome = outcome
 
 
 class World:
     """A drafter in the middle of a text."""
 
-    def __init__(self, plan, guesses=(), steps=()):
+    def __init__(self, guesses=None, steps=None, target=None, evidence=GOOD, passes=1, **rule):
         self.now = 0.0
-        self.policy = Fixed(plan)
-        self.steps = Steps(self, *steps)
+        self.policy = Fixed(passes, **rule)
+        self.steps = None if steps is None else Steps(self, steps, passes)
+        self.guesses = None if guesses is None else Guesses(guesses, evidence)
         self.drafter = CombinedDrafter(
-            self.policy, 32, lambda: self.now, Guesses(*guesses), self.steps
+            self.policy, 32, lambda: self.now, self.guesses, self.steps, target
         )
         self.drafter.begin([1, 2])
         self.drafter.decided([3], DEEP)
@@ -107,75 +137,136 @@ class World:
         self.drafter.num_tokens()
         return draft
 
-
-def test_guesses_are_sent_as_planned_and_all_that_were_made_are_held_against_what_was_decided():
-    world = World(Plan(num_guesses=1), guesses=(7, 8, 9))
-    assert world.round(7, 8) == (7,)
-    assert world.policy.told == [("guess", True), ("guess", True)]
-    assert world.round(7, 5) == (7,)
-    assert world.policy.told == [("guess", True), ("guess", False)]
-    assert (world.drafter.guessed.drafted, world.drafter.guessed.accepted) == (2, 2)
+    def told(self, kind):
+        return [each[1:] for each in self.policy.told if each[0] == kind]
 
 
-def test_guesses_that_are_not_sent_are_held_against_it_too():
-    world = World(Plan(), guesses=(7, 8))
-    assert world.round(7) == ()
-    assert world.policy.told == [("guess", True)]
-    assert world.steps.num_asked == 0
+def test_good_guesses_are_sent_and_no_step_is_taken():
+    world = World({(): (7, 8, 9)}, {(): (4, 0.95)})
+    assert world.round(7, 8, 5) == (7, 8, 9)
+    assert world.steps.asked == [(7, 8, 9)], "behind them a step is tried"
+    assert world.told("guess") == [(GOOD, True), (GOOD, True), (GOOD, False)]
+    assert (world.drafter.guessed.drafted, world.drafter.guessed.accepted) == (3, 2)
 
 
-def test_steps_go_on_behind_guesses():
-    world = World(Plan(num_guesses=2, num_steps=2), guesses=(7, 8, 9), steps=(4, 5, 6))
-    assert world.round(7, 8, 4, 9) == (7, 8, 4, 5)
-    told = world.policy.told
-    assert told[:2] == [("stop", False)] * 2
-    assert [each for each in told if each[0] == "step"] == [("step", True), ("step", False)]
-    assert world.policy.outcome.num_steps == 2
-    assert world.policy.outcome.draft_s == pytest.approx(0.02)
-    assert (world.drafter.stepped.drafted, world.drafter.stepped.accepted) == (2, 1)
+def test_a_step_is_taken_in_the_place_of_a_poor_guess():
+    world = World({(): (7, 8)}, {(): (4, 0.95)}, evidence=POOR)
+    assert world.round(4, 9) == (4,)
+    assert world.told("guess") == [(POOR, False)]
+    assert world.told("step") == [(step_class(0.95), True)]
+    assert (world.drafter.stepped.drafted, world.drafter.stepped.accepted) == (1, 1)
 
 
-def test_steps_behind_a_wrong_guess_say_nothing_of_steps():
-    world = World(Plan(num_guesses=1, num_steps=2), guesses=(7,), steps=(4, 5))
+def test_a_poor_guess_is_sent_where_the_step_is_less_sure_still():
+    world = World({(): (7,)}, {(): (4, 0.05), (7,): (5, 0.95)}, evidence=POOR)
+    assert world.round(7, 5, 6) == (7, 5)
+    assert (world.drafter.guessed.accepted, world.drafter.stepped.accepted) == (1, 1)
+    assert (step_class(0.05), False) in world.told("step"), "not sent, but compared"
+
+
+def test_guesses_go_on_behind_steps():
+    world = World({(): (), (4,): (5, 6)}, {(): (4, 0.95)})
+    assert world.round(4, 5, 9) == (4, 5, 6)
+    assert world.told("guess") == [(GOOD, True), (GOOD, False)]
+
+
+def test_a_step_that_says_what_a_guess_says_is_believed_like_the_better_of_both():
+    world = World({(): (4,)}, {(): (4, 0.05)}, evidence=POOR, worth_s=0.3, begins_with_step=True)
+    assert world.round(4, 9) == (4,)
+    assert world.told("step") == [(step_class(0.05), True)]
+    assert world.drafter._survival == GUESS_CHANCES[POOR]
+
+
+def test_a_draft_ends_before_a_token_that_is_not_worth_its_row():
+    sure = {(): (4, 0.95), (4,): (5, 0.6), (4, 5): (6, 0.4), (4, 5, 6): (7, 0.4)}
+    near, far = World(steps=sure, worth_s=0.3), World(steps=sure, worth_s=40.0)
+    assert near.round(9) == (4, 5)
+    assert far.round(9) == (4, 5, 6, 7)
+    unsure = World(steps={(): (4, 0.05)}, worth_s=0.19, begins_with_step=True)
+    assert unsure.round(4) == ()
+    assert unsure.told("step") == [(step_class(0.05), True)]
+
+
+def test_what_follows_a_wrong_token_says_nothing_of_anybody():
+    world = World({(): (7,)}, {(7,): (4, 0.95), (7, 4): (5, 0.95)})
     world.round(6)
-    assert not [each for each in world.policy.told if each[0] == "step"]
+    assert world.told("step") == []
+    assert len(world.told("class")) >= 2, "how often a drafter is sure is learnt there too"
 
 
 def test_a_step_that_has_nothing_to_say_costs_a_step_and_is_told():
-    world = World(Plan(num_steps=3), steps=(4,))
+    world = World(steps={(): (4, 0.95)})
     assert world.round(4, 9) == (4,)
-    assert ("stop", True) in world.policy.told
+    assert (NO_TOKEN,) in world.told("class")
     assert world.policy.outcome.num_steps == 2
+    assert world.policy.outcome.draft_s == pytest.approx(2 * STEP_S)
 
 
-@pytest.mark.parametrize(("decided", "is_right"), [((4,), True), ((7, 8), False)])
-def test_a_probe_beside_guesses_is_compared_and_not_sent(decided, is_right):
-    world = World(Plan(1, 1, is_probe=True), guesses=(7,), steps=(4,))
-    assert world.round(*decided) == (7,)
-    assert ("step", is_right) in world.policy.told
-    assert ("step", is_right) in world.policy.told
+def test_a_pass_of_several_tokens_is_cut_where_it_becomes_unsure():
+    sure = {(): (4, 0.95), (4,): (5, 0.95), (4, 5): (6, 0.05), (4, 5, 6): (7, 0.95)}
+    world = World(steps=sure, passes=4, worth_s=0.19)
+    assert world.round(4, 5, 9) == (4, 5)
+    assert world.steps.asked == [()]
+    assert world.policy.outcome.num_steps == 1
 
 
-def test_a_probe_alone_is_sent():
-    world = World(Plan(0, 1, is_probe=True), steps=(4,))
-    assert world.round(4, 5) == (4,)
-    assert ("step", True) in world.policy.told
+def test_steps_that_were_taken_ahead_begin_the_draft_at_no_cost():
+    world = World(steps={(4, 5): (6, 0.95)})
+    world.steps.begun = (Drafted(4, 0.6), Drafted(5, 0.6))
+    assert world.round(4, 5, 6, 7) == (4, 5, 6)
+    assert world.steps.asked[0] == (4, 5)
+    full = World(steps={}, max_steps=2)
+    full.steps.begun = (Drafted(4, 0.6), Drafted(5, 0.6))
+    assert full.round(4, 5, 9) == (4, 5)
+    assert full.policy.outcome.num_steps == 0
+    assert full.policy.outcome.has_steps, "a drafter whose steps come ahead is in use"
 
 
-def test_where_fewer_tokens_are_wanted_the_plan_is_cut():
-    world = World(Plan(num_guesses=2, num_steps=2), guesses=(7, 8), steps=(4, 5))
+def test_a_draft_ends_with_a_stop_token():
+    world = World({(): (7, 2, 9)}, {}, Target(stop_token_ids=frozenset({2})))
+    assert world.round(5) == (7, 2)
+
+
+def test_guesses_of_penalised_tokens_are_classes_of_their_own():
+    def is_penalised(token, draft):
+        return token == 8 or token in draft
+
+    world = World({(): (7, 8, 7)}, target=Target(is_penalised), max_steps=0)
+    assert world.round(7, 8, 7, 5) == (7, 8, 7)
+    shifted = GOOD + len(GUESS_CHANCES)
+    assert world.told("guess") == [(GOOD, True), (shifted, True), (shifted, True)]
+
+
+def test_no_more_is_drafted_than_is_asked_for():
+    world = World({(): (7, 8)}, {(7, 8): (4, 0.95)})
     assert world.round(7, 9, most=1) == (7,)
     assert world.round(7, 8, 9, most=3) == (7, 8, 4)
+    assert world.round(7, most=0) == ()
+
+
+def test_what_a_draft_may_cost_ends_it():
+    world = World({(): (7, 8, 9)}, {}, budget_s=4.5 * ROW_S)
+    assert world.round(5) == (7, 8), "half of the account, all of it for one token"
+    assert World({(): (7, 8)}, {}, budget_s=1.5 * ROW_S).round(5) == (7,)
+    assert World({(): (7, 8)}, {}, budget_s=0.5 * ROW_S).round(5) == ()
 
 
 def test_behind_an_undecided_draft_guesses_follow_it():
-    world = World(Plan(num_guesses=2), guesses=(7, 8, 9, 10))
+    world = World({(): (7, 8), (7, 8): (9, 10)})
     text = [*world.text, 7, 8]
     assert proposed(world.drafter, text, 5, num_undecided=2) == (9, 10)
 
 
+def test_behind_a_draft_that_is_hardly_right_nothing_is_sent_on():
+    likely, unlikely = World({(): (7, 8)}), World({(): (7, 8)}, evidence=POOR)
+    likely.round(5)
+    unlikely.round(5)
+    assert likely.drafter.may_follow(2, 32)
+    assert not unlikely.drafter.may_follow(2, 32)
+
+
 def test_a_round_behind_an_undecided_one_teaches_no_times():
-    world = World(Plan(num_guesses=1), guesses=(7,))
+    world = World({(): (7,)})
     world.round(7, 8)
     world.policy.outcome = None
     world.drafter.decided([5], DEEP)
@@ -184,7 +275,7 @@ def test_a_round_behind_an_undecided_one_teaches_no_times():
 
 
 def test_a_drafter_that_is_not_in_use_is_prepared_now_and_then():
-    world = World(Plan())
+    world = World({}, {})
     prepared = []
 
     class Engine:
@@ -203,6 +294,6 @@ def test_a_drafter_that_is_not_in_use_is_prepared_now_and_then():
 
 
 def test_a_drafter_in_use_works_while_the_cloud_does():
-    world = World(Plan(num_steps=1), steps=(4,))
+    world = World({}, {})
     result_of(world.drafter.work(NO_ENGINE, NO_SEQUENCE, round_of(world.text, ())))
     assert world.steps.num_worked == 1

@@ -21,13 +21,14 @@ from adapters.training.medusa_training import (
     tokens_per_round,
     train_heads,
 )
+from device_runtime.drafting.building import Drafted
 from device_runtime.drafting.medusa import MedusaDrafter
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from submodels.bundle.bundle import load_bundle
 from tests.support.adapter_models import make_bundles, write_stories
-from tests.support.drafts import proposed
+from tests.support.drafts import NO_ENGINE, NO_SEQUENCE
 from tests.support.reference import STORIES
 from tests.support.stack import split_for_serving
 
@@ -49,20 +50,44 @@ def drafter(heads: MedusaHeads, **sampling: float) -> MedusaDrafter:
     return MedusaDrafter(heads, Sampler(request, VOCAB_SIZE, PositionNoise(1)))
 
 
+def said(medusa: MedusaDrafter, most: int, text: tuple[int, ...] = (1, 2)) -> tuple[int, ...]:
+    """What one pass says, of which `most` tokens are taken."""
+    steps, begun = medusa.steps_behind(NO_SEQUENCE, text, 0)
+    assert begun == ()
+    taken: list[int] = []
+
+    def take(drafted: Drafted) -> bool:
+        assert 0.0 < drafted.confidence <= 1.0
+        if len(taken) == most:
+            return False
+        taken.append(drafted.token_id)
+        return True
+
+    steps.step(NO_ENGINE.engine, (), take)
+    return tuple(taken)
+
+
 def test_a_draft_is_the_best_guess_of_each_head_in_turn() -> None:
     medusa = drafter(known_heads())
-    assert proposed(medusa, (1, 2), 9) == ()
+    assert said(medusa, 9) == ()
     medusa.decided((2,), np.array([1, 0, 0, 0], np.float32))
-    assert proposed(medusa, (1, 2), 9) == (0, 1, 2)
-    assert proposed(medusa, (1, 2), 2) == (0, 1)
-    assert proposed(medusa, (1, 2), 0) == ()
+    assert said(medusa, 9) == (0, 1, 2)
+    assert said(medusa, 2) == (0, 1)
+
+
+def test_heads_say_nothing_behind_tokens_that_have_no_deep_row() -> None:
+    medusa = drafter(known_heads())
+    medusa.decided((2,), np.array([1, 0, 0, 0], np.float32))
+    for draft, num_undecided in (((5,), 0), ((), 1)):
+        steps, _ = medusa.steps_behind(NO_SEQUENCE, (1, 2), num_undecided)
+        steps.step(NO_ENGINE.engine, draft, lambda drafted: pytest.fail("said something"))
 
 
 def test_each_guess_counts_those_before_it_as_said() -> None:
     medusa = drafter(known_heads(), presence_penalty=2.0)
     medusa.decided((2,), np.array([-1, 0, 0, 0], np.float32))
     # Head d likes token d - 1 best, then the one before it, and each token only once.
-    assert proposed(medusa, (1, 2), 3) == (9, 0, 1)
+    assert said(medusa, 3) == (9, 0, 1)
 
 
 def test_a_draft_ends_where_a_heads_numbers_are_broken() -> None:
@@ -70,7 +95,7 @@ def test_a_draft_ends_where_a_heads_numbers_are_broken() -> None:
     heads.vocabularies[1] = np.nan
     medusa = drafter(heads)
     medusa.decided((2,), np.array([1, 0, 0, 0], np.float32))
-    assert proposed(medusa, (1, 2), 3) == (0,)
+    assert said(medusa, 3) == (0,)
 
 
 def test_numpy_and_torch_heads_give_the_same_logits() -> None:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.data.chains import read_text
+from adapters.data.choosing import Choice
 from adapters.data.whole_model import WholeModel
 from adapters.writing.answers import Ending, answers
 from bench.drafters.texts.cases import Case
 from bench.drafters.texts.choosing import choice_of
+from bench.drafters.texts.scoring import Manner, Writer
 from submodels.manifest import Manifest
 
 _BATCH_SLOTS = 20
@@ -27,6 +29,14 @@ class Writing:
     rules: tuple[str, ...]
     max_tokens: int = 100
     seed: int = 0
+    repetition_penalty: float = 1.0
+    """1 is none."""
+
+    def choice(self, case: Case, rule: str) -> Choice:
+        """By which the answer to a prompt is written."""
+        if self.repetition_penalty == 1.0:
+            return choice_of(rule, self.seed_of(case))
+        return Writer(Manner(rule, self.seed_of(case), self.repetition_penalty), case.token_ids)
 
     def seed_of(self, case: Case) -> int:
         """The seed of a request for this prompt."""
@@ -83,7 +93,7 @@ def own_texts(
     ending = Ending(writing.max_tokens, stop_token_ids(model))
     for batch in _batches(missing):
         prompts = [case.token_ids for case, _ in batch]
-        choices = [choice_of(rule, writing.seed_of(case)) for case, rule in batch]
+        choices = [writing.choice(case, rule) for case, rule in batch]
         written = answers(model, prompts, choices, ending)
         for place, prompt, answer in zip(batch, prompts, written, strict=True):
             _store(files[place], model, prompt, answer)
@@ -106,7 +116,8 @@ def _batches(missing: list[tuple[Case, str]]) -> Iterator[list[tuple[Case, str]]
 
 def _file_name(manifest: Manifest, case: Case, rule: str, writing: Writing) -> str:
     seed = writing.seed_of(case) if rule == "sampled" else 0
-    about = (manifest.fingerprint, case.token_ids, rule, seed, writing.max_tokens)
+    penalty = () if writing.repetition_penalty == 1.0 else (writing.repetition_penalty,)
+    about = (manifest.fingerprint, case.token_ids, rule, seed, writing.max_tokens, *penalty)
     digest = hashlib.sha256(repr(about).encode()).hexdigest()[:20]
     return f"{case.group}-{case.number}-{rule}-{digest}.npz"
 

@@ -28,6 +28,9 @@ ASKING: ContextVar[Guesses] = ContextVar("ASKING")
 _FIRST = np.eye(VOCAB_SIZE, dtype=np.float32)
 """Logits of each token as the first choice."""
 
+_SURE = np.float32(10.0)
+"""Logit of what a draft model chooses: it guesses only where it is sure, and that shows."""
+
 
 @dataclass(slots=True)
 class _Sequence:
@@ -139,8 +142,7 @@ class SimEngine:
             choices = guesses.next_choices(new[-1], position, index, must)
             if not choices:
                 break
-            # The first choice is what a greedy rule picks; only who asks for more wants logits.
-            token = _chosen(choices, request, drafted) if must else choices[0]
+            token = _chosen(choices, request, drafted)
             if token is None:
                 break
             drafted.append(token)
@@ -187,8 +189,8 @@ def _num_alike(held: Sequence[int], token_ids: Sequence[int]) -> int:
 
 def _chosen(choices: tuple[int, ...], request: DraftRequest, drafted: Sequence[int]) -> int | None:
     """The token that the request's rule picks, by logits that say the first and second choice."""
-    logits = _FIRST[choices[0]].copy()
-    logits[choices[1]] = 0.5
+    logits = _SURE * _FIRST[choices[0]]
+    logits[choices[1]] = 0.5 * _SURE
     return request.choose(logits, drafted)
 
 
