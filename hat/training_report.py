@@ -84,8 +84,9 @@ def _table(trained: "TrainedAdapter") -> list[str]:
         f"{title:<36} tokens per round   speed",
         *[_row(name, standing) for name, standing in _standings(comparison)],
         f"Speed: 1 is no drafting; {cost_words(card.figures.cost)}.",
-        f"The new adapter drafts up to {card.max_draft_tokens} tokens, and ends before one that it "
-        f"gives less than {card.stop_threshold:g}.",
+        f"In these figures drafts have up to {card.max_draft_tokens} tokens, and end before one "
+        f"that the new adapter gives less than {card.stop_threshold:g}; `hat device` ends each "
+        "where it stops paying.",
         "",
     ]
 

@@ -85,6 +85,6 @@ def import_command(
     )
     chosen = "by that" if stop_threshold is None else "as was said"
     click.echo(
-        f"{cost_words(card.head.cost)}; {chosen}, drafts end before a token less likely than "
-        f"{card.stop_threshold:g}"
+        f"{cost_words(card.head.cost)}; {chosen}, drafts of a fixed length end before a token less "
+        f"likely than {card.stop_threshold:g}; `hat device` ends each where it stops paying"
     )

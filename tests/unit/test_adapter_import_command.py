@@ -38,7 +38,7 @@ def test_a_head_is_installed_and_the_line_says_what_it_reads(
     bundle = load_bundle(device, "device", verify=True)
     card = load_adapter(device, bundle.manifest).card
     assert (card.kind, card.stop_threshold, card.max_draft_tokens) == ("eagle3", 0.3, 3)
-    assert "as was said, drafts end before a token less likely than 0.3" in said
+    assert "as was said, drafts of a fixed length end before a token less likely than 0.3" in said
     assert card.head is not None
     assert card.head.cost is not None
     assert (card.head.cost.round_ms, card.head.cost.row) == (100.0, 0.01)
