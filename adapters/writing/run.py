@@ -33,7 +33,9 @@ STATE_FILE = "conversations.json"
 _GROUPS_OF_SLOTS = 4
 _MAX_CACHE_BYTES = 2 << 30
 _LEAST_YIELD = 0.02
-"""Of what is begun, so much has to be of use."""
+"""Of what is begun, so much has to be of use,"""
+_NUM_TRIED = 16
+"""as soon as so many were begun."""
 
 
 class WritingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,17 +145,22 @@ class _Run:
         self._seen = self._kept | {*state.unanswered}
         there = list(written.conversations)
         while len(there) < self._num_wanted and not _is_used_up(self._sources, state):
-            group = self._group(state.next_index)
+            indices = self._next_indices(state, self._num_wanted - len(there))
+            group = self._group(indices)
             self._write(group, len(there))
             added = [one.conversation() for one in group if one.phase is Phase.DONE]
-            state = self._keep(state, group, added)
+            state = self._keep(state, indices.stop, group, added)
             there += added
             if self._sources.prompts is None:
                 _check_yield(state)
         return Written(there, state.num_duplicates, state.num_unfit)
 
-    def _group(self, first: int) -> list[Writing]:
-        indices = range(first, first + _GROUPS_OF_SLOTS * self._num_slots)
+    def _next_indices(self, state: WritingState, num_missing: int) -> range:
+        """Of a group: a few more than are missing, since some will be of no use."""
+        num_begun = min(_GROUPS_OF_SLOTS * self._num_slots, num_missing + num_missing // 4 + 4)
+        return range(state.next_index, state.next_index + num_begun)
+
+    def _group(self, indices: range) -> list[Writing]:
         prompts = self._sources.prompts
         form, options = self._sources.form, self._options
         if prompts is None:
@@ -183,17 +190,20 @@ class _Run:
         write_group(decoder, opening, longest_first, choose_by_chance, finished)
 
     def _keep(
-        self, state: WritingState, group: Sequence[Writing], added: Sequence[Conversation]
+        self,
+        state: WritingState,
+        next_index: int,
+        group: Sequence[Writing],
+        added: Sequence[Conversation],
     ) -> WritingState:
         """Put a group on disk: the conversations, then how far the file is good."""
         path = self._folder / CONVERSATIONS_FILE
         self._kept |= {_digest(q) for one in added for q in self._questions(one)}
         phases = [one.phase for one in group]
-        num_begun = _GROUPS_OF_SLOTS * self._num_slots
         state = msgspec.structs.replace(
             state,
             num_bytes=append_conversations(path, state.num_bytes, added),
-            next_index=state.next_index + num_begun,
+            next_index=next_index,
             num_done=state.num_done + len(added),
             num_duplicates=state.num_duplicates + phases.count(Phase.DUPLICATE),
             num_unfit=state.num_unfit + phases.count(Phase.UNFIT),
@@ -231,7 +241,8 @@ def _check_yield(state: WritingState) -> None:
     Raises:
         CorpusError: nearly everything is dropped.
     """
-    if state.num_done >= _LEAST_YIELD * state.next_index:
+    is_early = state.next_index < _NUM_TRIED
+    if is_early or state.num_done >= _LEAST_YIELD * state.next_index:
         return
     raise CorpusError(
         f"of {state.next_index:,} conversations that the model wrote, {state.num_unfit:,} were too "

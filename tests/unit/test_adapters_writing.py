@@ -138,6 +138,13 @@ def test_more_conversations_go_on_from_those_that_are_there(tmp_path: Path) -> N
     assert write(chosen, tmp_path / "work") == more
 
 
+def test_few_conversations_are_not_a_whole_group(tmp_path: Path) -> None:
+    for number in (1, 4):
+        options = replace(OPTIONS, num_conversations=number, num_slots=64)
+        written = write(sources(tmp_path), tmp_path / str(number), options)
+        assert number <= written.count(b"\n") <= number + number // 4 + 4
+
+
 def test_a_file_from_elsewhere_is_kept_and_gone_on_with(tmp_path: Path) -> None:
     chosen, work = sources(tmp_path), tmp_path / "work"
     work.mkdir()
