@@ -13,6 +13,7 @@ from device_runtime.generation.stats import GenerationStats
 from submodels.bundle.bundle import load_bundle
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
+from tests.support.eager_drafts import eager_drafts
 from tests.support.published_heads import repeating_head
 from tests.support.reference import Greedy, first_difference, greedy, load_reference
 from tests.support.stack import (
@@ -79,7 +80,8 @@ async def test_text_is_the_models_and_some_drafts_are_right(
         for engine, weights in SETTINGS:
             device = {"drafter": "adapter", "engine": engine, "draft_weights": weights}
             async with connected_device(bundles, cloud.url, device) as served:
-                stats = await written(Stack(cloud, served), cases)
+                with eager_drafts():
+                    stats = await written(Stack(cloud, served), cases)
             assert sum(each.num_drafted_tokens for each in stats) > 0
             # A random model's choices are too close to each other for integers.
             if weights == "float32":
