@@ -77,6 +77,12 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
         help="of a round without a draft, by which the default decides; default: %(default)g",
     )
     replay.add_argument(
+        "--step-ms",
+        type=float,
+        default=1e3 * MadeUpTimes().step_s,
+        help="of one step of an adapter, or of its whole block; default: %(default)g",
+    )
+    replay.add_argument(
         "--repetition-penalty", type=float, default=1.0, help="of all answers; default: 1, none"
     )
     replay.add_argument("--seed", type=int, default=0, help="of prompts and of sampled answers")
@@ -142,7 +148,7 @@ def _plan(chosen: argparse.Namespace) -> Plan:
         folder=chosen.work,
         adapters=adapters,
         lengths=lengths,
-        times=MadeUpTimes(chosen.round_ms / 1e3),
+        times=MadeUpTimes(chosen.round_ms / 1e3, step_s=chosen.step_ms / 1e3),
     )
 
 
