@@ -8,11 +8,11 @@ tokens are those of the bundle's tokenizer.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from bench.drafters.agent_session_texts import SESSIONS, Exchange
 from bench.drafters.drafts.at_once import AT_ONCE, NO_ROWS, SEQUENCE, result_of
+from bench.drafters.rounds import Known, one_round
 from device_runtime.drafting.combined import CombinedDrafter, Guesser
 from device_runtime.drafting.ngram import NGRAM_CHANCES, NgramGuesses
 from device_runtime.drafting.policy.lessons import Lessons
@@ -80,18 +80,17 @@ class Drafts:
         drafter = CombinedDrafter(policy, self._most, lambda: 0.0, guesser)
         drafter.begin(prompt)
         drafter.decided(answer[:1], NO_ROWS)
-        done = 1
+        known, done = Known(answer, len(answer), frozenset()), 1
         while done < len(answer):
-            rest = answer[done:]
-            most = min(drafter.num_tokens(), len(rest) - 1)
+            most = min(drafter.num_tokens(), len(answer) - done - 1)
             so_far = (*prompt, *answer[:done])
             draft = result_of(drafter.propose(AT_ONCE, SEQUENCE, so_far, most))
-            pairs = zip(draft, rest, strict=False)
-            num_accepted = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            drafter.decided(rest[: num_accepted + 1], NO_ROWS)
-            drafter.on_round(len(draft), num_accepted, 1.0 + row_share * len(draft))
-            done += num_accepted + 1
-            yield num_accepted + 1, len(draft), num_accepted
+            one = one_round(known, done - 1, draft, most)
+            drafter.decided(answer[done : done + one.num_tokens], NO_ROWS)
+            round_s = 1.0 + row_share * one.num_drafted
+            drafter.on_round(one.num_drafted, one.num_accepted, round_s)
+            done += one.num_tokens
+            yield one.num_tokens, one.num_drafted, one.num_accepted
         if self._memory is not None:
             self._memory.remember((*prompt, *answer))
 

@@ -15,7 +15,7 @@ class RoundOutcome:
 
     num_drafted: int
     num_accepted: int
-    was_full: bool
+    may_go_on: bool
     """Whether another draft was worth a try behind it."""
     num_behind: int
     """Drafts that were made behind it by then."""
@@ -208,6 +208,6 @@ class GatedPipelining:
             self._acceptance.add(float(index < outcome.num_accepted))
         if outcome.num_behind > 0:
             self._survival.add(float(outcome.is_hit))
-        elif outcome.was_full:
+        elif outcome.may_go_on:
             is_whole = outcome.num_accepted == outcome.num_drafted
             self._survival.add(self._acceptance.value if is_whole else 0.0)

@@ -337,7 +337,7 @@ class Session:
             RoundOutcome(
                 num_drafted=len(over.draft),
                 num_accepted=num_accepted,
-                was_full=over.may_go_on,
+                may_go_on=over.may_go_on,
                 num_behind=num_behind,
                 is_hit=is_hit,
                 interval_s=interval_s,

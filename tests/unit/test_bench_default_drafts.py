@@ -11,7 +11,6 @@ from adapters.data.choosing import Choice
 from bench.drafters.drafts.default import DefaultReplay, MadeUpTimes
 from bench.drafters.drafts.steps import KnownSteps, known_steps
 from bench.drafters.rounds import Known, Round
-from bench.drafters.texts.cases import Case
 from bench.drafters.texts.choosing import RULES
 from bench.drafters.texts.kept import Text
 from bench.drafters.texts.scoring import Manner, Scores
@@ -19,20 +18,10 @@ from device_runtime.drafting.building import Drafted
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
+from tests.support.written_texts import text_of
 
 NO_STOP: frozenset[int] = frozenset()
 GREEDY_REQUEST = SamplingParams(temperature=0.0)
-
-
-def text_of(
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    deep: np.ndarray,
-    rule: str,
-    max_tokens: int = 20,
-) -> Text:
-    case = Case(7, "chat", tuple(prompt))
-    return Text(case, rule, 7, max_tokens, tuple(answer), deep)
 
 
 def steps_of(text: Text, drafts: Sequence[Sequence[int]], sureness: float = 0.5) -> KnownSteps:

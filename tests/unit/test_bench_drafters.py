@@ -1,6 +1,5 @@
 """Rounds along known texts, figures of them, and drafts made side by side."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -33,6 +32,7 @@ from bench.drafters.texts.kept import Text, Writing, own_texts, stop_token_ids
 from device_runtime.drafting.ngram import PromptLookup
 from tests.support.adapter_models import make_whole_model
 from tests.support.stored_adapters import store_random_adapter
+from tests.support.written_texts import text_of
 
 NO_STOP: frozenset[int] = frozenset()
 
@@ -92,17 +92,6 @@ def test_positions_are_counted_from_every_place_of_the_text() -> None:
     both = summed([reached, Reached((1, 0, 0), (0, 0, 0))])
     assert both.shares == [0.5, 1.0, 0.0]
     assert Reached((0,), (0,)).shares == [None]
-
-
-def text_of(
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    deep: np.ndarray,
-    rule: str,
-    max_tokens: int = 20,
-) -> Text:
-    case = Case(7, "chat", tuple(prompt))
-    return Text(case, rule, 7, max_tokens, tuple(answer), deep)
 
 
 def test_lookup_drafts_know_the_prompt_and_what_was_decided() -> None:
