@@ -11,6 +11,7 @@ from struct import error as StructError
 from typing import Any, Final, NoReturn
 
 from wire.errors import FaultCode, LocalProtocolError, RemoteProtocolError
+from wire.extensions import decode_extensions, encode_extensions
 from wire.fields import broken_rule
 from wire.limits import TAPS_BYTES
 from wire.messages import (
@@ -122,7 +123,7 @@ def _encode(message: Message) -> bytes:
         case Hello() as m:
             return _hello_header(m) + m.credential
         case Welcome() as m:
-            return _welcome_header(m)
+            return _welcome_header(m) + encode_extensions(m.tables, m.lane_key)
         case Open() as m:
             header = OPEN.pack(
                 MessageType.OPEN, m.session, m.key, m.max_tokens, m.fork_of, m.fork_tokens
@@ -217,8 +218,17 @@ def _hello(header: tuple[Any, ...], tail: memoryview) -> Hello:
 
 def _welcome(header: tuple[Any, ...], tail: memoryview) -> Welcome:
     version, dtype, codecs, context_tokens, frame_tokens, credit_tokens, ttl_s = header
+    tables, lane_key = decode_extensions(tail)
     return Welcome(
-        version, Dtype(dtype), codecs, context_tokens, frame_tokens, credit_tokens, ttl_s
+        version=version,
+        dtype=Dtype(dtype),
+        codecs=codecs,
+        max_context_tokens=context_tokens,
+        max_frame_tokens=frame_tokens,
+        credit_limit_tokens=credit_tokens,
+        session_ttl_s=ttl_s,
+        tables=tables,
+        lane_key=lane_key,
     )
 
 
@@ -289,7 +299,7 @@ _Builder = Callable[[tuple[Any, ...], memoryview], Message]
 # builder raises ValueError (UnicodeDecodeError is one) for enums, text and reserved bytes.
 _DECODERS: Final[dict[int, tuple[Struct, bool, _Builder]]] = {
     MessageType.HELLO: (HELLO, True, _hello),
-    MessageType.WELCOME: (WELCOME, False, _welcome),
+    MessageType.WELCOME: (WELCOME, True, _welcome),
     MessageType.OPEN: (OPEN, True, _open),
     MessageType.OPENED: (OPENED, False, _opened),
     MessageType.STATES: (STATES, True, _states),

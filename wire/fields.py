@@ -2,6 +2,7 @@
 
 import math
 
+from wire.extensions import broken_extension
 from wire.limits import (
     FINGERPRINT_BYTES,
     ITEM_BYTES,
@@ -67,7 +68,9 @@ def _hello(hello: Hello) -> str | None:
 def _welcome(welcome: Welcome) -> str | None:
     if min(welcome.version, welcome.max_context_tokens, welcome.max_frame_tokens) < 1:
         return "expected version, context and frame limits of at least 1"
-    return _duration("session_ttl_s", welcome.session_ttl_s)
+    return broken_extension(welcome.tables, welcome.lane_key) or _duration(
+        "session_ttl_s", welcome.session_ttl_s
+    )
 
 
 def _open(message: Open) -> str | None:

@@ -25,7 +25,13 @@ MAX_HEADER_BYTES = 64
 """No States or Reply header is longer."""
 
 MAX_HANDSHAKE_BYTES = 2048
-"""The longest frame a side accepts before the handshake is over."""
+"""The longest Hello, and the longest Fault in answer to one."""
+
+MAX_EXTENSION_BYTES = 1 << 18
+"""The longest extension of a Welcome: some bytes for each channel of the widest rows."""
+
+MAX_WELCOME_BYTES = MAX_EXTENSION_BYTES + 2048
+"""The longest Welcome, so the longest frame that a device accepts before the handshake is over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,8 @@ class Welcome:
     """Cloud to device: the chosen version and the limits of this connection.
 
     `dtype` is the engine's, so rows in it are exact. `credit_limit_tokens` is the number of rows
-    the device may send on this connection until a Credit raises it.
+    the device may send on this connection until a Credit raises it. `tables` and `lane_key` are
+    extensions, empty unless both sides offered what they belong to.
     """
 
     version: int
@@ -92,6 +93,8 @@ class Welcome:
     max_frame_tokens: int
     credit_limit_tokens: int
     session_ttl_s: float
+    tables: bytes = b""
+    lane_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from device_runtime.link.tunnel import TunnelConnector
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.socket import Socket
 from process.sockets.tcp import keep_unsent_short
-from wire.limits import ITEM_BYTES, MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES, MAX_TAPS
+from wire.limits import ITEM_BYTES, MAX_HEADER_BYTES, MAX_TAPS, MAX_WELCOME_BYTES
 from wire.messages import Dtype
 
 MAX_FRAME_TOKENS = 4096
@@ -41,7 +41,7 @@ class Dialer:
         self._proxy = config.proxy
         row_bytes = config.model.hidden_size * ITEM_BYTES[Dtype.FP32]
         frame_bytes = MAX_HEADER_BYTES + MAX_FRAME_TOKENS * row_bytes * (1 + MAX_TAPS)
-        self._max_frame_bytes = max(MAX_HANDSHAKE_BYTES, frame_bytes)
+        self._max_frame_bytes = max(MAX_WELCOME_BYTES, frame_bytes)
 
     @contextlib.asynccontextmanager
     async def __call__(self) -> AsyncIterator[AiohttpSocket]:

@@ -20,8 +20,24 @@ from tests.support.wire_messages import (
 )
 from wire.codec import MessageSide, decode, encode, side_of
 from wire.errors import FaultCode, LocalProtocolError, RemoteProtocolError
-from wire.limits import MAX_CREDENTIAL_BYTES, MAX_FAULT_MESSAGE_BYTES, MAX_HANDSHAKE_BYTES
-from wire.messages import Codec, Fault, Hello, Message, Open, Reply, SessionId, States
+from wire.limits import (
+    MAX_CREDENTIAL_BYTES,
+    MAX_EXTENSION_BYTES,
+    MAX_FAULT_MESSAGE_BYTES,
+    MAX_HANDSHAKE_BYTES,
+)
+from wire.messages import (
+    Codec,
+    Dtype,
+    Fault,
+    Hello,
+    Message,
+    Open,
+    Reply,
+    SessionId,
+    States,
+    Welcome,
+)
 
 _CODEC_OFFSET = 18
 """Of States and of Reply."""
@@ -188,3 +204,26 @@ def test_a_message_with_a_forbidden_value_is_never_sent(message: Message) -> Non
 def test_each_message_has_one_sender(message: Message) -> None:  # W2
     is_device = type(message).__name__ in {"Hello", "Open", "States", "Close"}
     assert side_of(message) is (MessageSide.DEVICE if is_device else MessageSide.CLOUD)
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        (b"\x01", "expected an extension's 5 bytes, got 1"),
+        (b"\x01\x00\x00\x00\x00", "expected 1 to 0 bytes of extension 1, got 0"),
+        (b"\x01\xff\xff\xff\xffab", "expected 1 to 2 bytes of extension 1, got 4294967295"),
+        (b"\x03\x01\x00\x00\x00a", "expected ascending extensions of .*, got kind 3"),
+        (b"\x01\x01\x00\x00\x00a" * 2, "expected ascending extensions of .*, got kind 1"),
+        (b"\x02\x01\x00\x00\x00a", "expected a lane key of 16 bytes, got 1"),
+    ],
+)
+def test_a_welcome_with_broken_extensions_is_refused(tail: bytes, reason: str) -> None:  # W39
+    welcome = encode(Welcome(1, Dtype.BF16, 0b1, 100, 8, 16, 30.0))
+    with pytest.raises(RemoteProtocolError, match=reason):
+        decode(welcome + tail)
+
+
+def test_extensions_longer_than_allowed_are_refused() -> None:  # W4, W39
+    tables = bytes(MAX_EXTENSION_BYTES + 1)
+    with pytest.raises(LocalProtocolError, match="expected tables of at most 262144 bytes"):
+        encode(Welcome(1, Dtype.BF16, 0b1, 100, 8, 16, 30.0, tables))

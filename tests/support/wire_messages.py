@@ -76,6 +76,8 @@ welcomes = st.builds(
     max_frame_tokens=positive_u32,
     credit_limit_tokens=st.integers(0, 2**64 - 1),
     session_ttl_s=seconds,
+    tables=st.binary(max_size=40),
+    lane_key=st.sampled_from((b"", bytes(range(16)))),
 )
 faults = st.builds(
     Fault,

@@ -17,7 +17,8 @@ from wire.messages import Fault, Message
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-protocol.md").read_text()
 MESSAGE_CLASSES = typing.get_args(Message)
-TAILS = {"credential", "taps", "payload", "message", "end"}
+TAILS = {"credential", "taps", "tables", "payload", "message", "end"}
+EXTENSIONS = {"tables", "lane_key"}
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "f64": 8, "16 bytes": 16, "32 bytes": 32}
 
 
@@ -35,6 +36,9 @@ def test_the_documents_layout_is_the_codecs(name: str, fields: list[str]) -> Non
         begin, field_name, *size = field.replace(",", "").split(" ", 2)
         assert int(begin) == offset, f"{name}.{field_name}"
         names.append(field_name)
+        if field_name in EXTENSIONS:
+            names += size
+            break
         if field_name in TAILS and (not size or size == ["UTF-8"]):
             break
         offset += SIZES[size[0]]
