@@ -141,6 +141,7 @@ class _Relay:
             mean_late_s=self._late_s / max(1, self._num_carried),
             worst_late_s=self._worst_late_s,
             cpu_s=time.process_time(),
+            started_s=self._start_s,
         )
 
     def run(self, parent: int) -> None:

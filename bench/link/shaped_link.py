@@ -32,6 +32,8 @@ class RelayFigures:
     """How long after its moment a frame left."""
     worst_late_s: float
     cpu_s: float
+    started_s: float
+    """When the links were opened, by this machine's monotonic clock: traces begin then."""
 
 
 @dataclass(frozen=True, slots=True)
