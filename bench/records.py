@@ -57,7 +57,8 @@ class LinkRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `kind` says what shaped it: netem, tap (userspace relay between network namespaces), tcp
     (unprivileged relay, which hides TCP's own dynamics), loopback, or simulated. Rates None:
-    not limited. `delay_s` is one way, the same in each direction. `trace` names a recorded trace,
+    not limited. `delay_s` is one way, the same in each direction. Troubles are those of
+    `bench.link.spec.LinkSpec`. `trace` names a recorded trace,
     which then sets the rates. `measured_rtt_s` has a figure by its name, `p50` at least.
     """
 
@@ -68,6 +69,10 @@ class LinkRecord(msgspec.Struct, frozen=True, kw_only=True):
     jitter_s: float = 0.0
     loss: float = 0.0
     trace: str | None = None
+    burst_s: float = 0.0
+    reorder: float = 0.0
+    late_s: float = 0.0
+    move_s: float | None = None
     measured_rtt_s: dict[str, float] | None = None
     measured_uplink_bytes_per_s: float | None = None
     measured_downlink_bytes_per_s: float | None = None

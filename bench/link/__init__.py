@@ -1,1 +1,1 @@
-"""A link between cloud and devices with a given rate, delay, jitter, loss or recorded trace."""
+"""A link between cloud and devices with given rates, delay, jitter, losses, or a recorded trace."""

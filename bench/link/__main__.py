@@ -14,9 +14,13 @@ from bench.link.spec import LinkSpecError, link_text, parse_link_spec
 @click.option(
     "--kind", type=click.Choice([kind.value for kind in LinkKind]), help="Only this kind."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of loss and jitter.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all chances.")
 def main(link: str, kind: str | None, seed: int) -> None:
-    """Open LINK, such as up=20mbit,down=50mbit,rtt=40ms,jitter=2ms,loss=0.5%, and measure it."""
+    """Open LINK, such as up=20mbit,down=50mbit,rtt=40ms,jitter=2ms,loss=0.5%, and measure it.
+
+    burst=30ms loses in bursts of that mean length; reorder=1%,late=5ms lets packets be overtaken;
+    move=10s gives the device's end another address that often.
+    """
     try:
         spec = parse_link_spec(link)
         with open_link(spec, seed, kind=None if kind is None else LinkKind(kind)) as opened:

@@ -2,14 +2,16 @@
 
 Started by `opening.py` with its orders as one line of JSON on standard input, which then stays
 open. It answers with the namespaces as a line of JSON, the cloud's first, and each further line
-with the figures until now. Once standard input closes, because the links are closed or their owner
-died in whatever way, the keeper kills what still runs in the namespaces, and ends. It is in a
-session of its own, so Ctrl-C does not end it first.
+with the figures until now; if the line is `move`, it gives the devices other addresses before. Once
+standard input closes, because the links are closed or their owner died in whatever way, the keeper
+kills what still runs in the namespaces, and ends. It is in a session of its own, so Ctrl-C does not
+end it first.
 """
 
 import contextlib
 import gc
 import heapq
+import math
 import os
 import select
 import sys
@@ -26,8 +28,12 @@ from bench.link.shaper import Shaper, shaper_pairs
 from bench.link.spec import LinkSpec
 
 _FRAME_BYTES = 2048
+_NUM_ADDRESSES = 250
+"""That a device may move to before one comes again."""
+
 _READS_AT_ONCE = 64
 _ORDER_BYTES = 64
+MOVE = b"move"
 _SPIN_S = 25e-6
 """A sleep ended 0.04 ms late on average on a small virtual machine. Watching the clock for longer
 makes frames more punctual, but takes the processor from those who are measured."""
@@ -50,8 +56,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         cloud, *devices = namespaces
         return [
             (
-                End(cloud, f"link{number}", f"10.78.{number}.1"),
-                End(device, "link0", f"10.78.{number}.2"),
+                End(cloud, f"link{number}", f"10.78.{number}.1", f"10.78.{number}.0/30"),
+                End(device, "link0", f"10.78.{number}.2", f"10.78.{number}.0/30"),
             )
             for number, device in enumerate(devices)
         ]
@@ -68,13 +74,47 @@ def main() -> None:
     try:
         _run_before_others()
         relay = _Relay(lanes)
+        movers = _Movers(orders, namespaces)
         _say(namespaces)
-        relay.run(orders.parent)
-        while os.read(sys.stdin.fileno(), _ORDER_BYTES):
+        while order := _next_order(relay, movers, orders.parent):
+            if order.strip() == MOVE:
+                movers.move()
             _say(relay.figures())
-            relay.run(orders.parent)
     finally:
         kill_all_in(namespaces)
+
+
+def _next_order(relay: "_Relay", movers: "_Movers", parent: int) -> bytes:
+    """Relay until an order comes, and move when it is time; nothing once the owner is gone."""
+    while relay.run(parent, movers.next_s):
+        movers.move_if_due()
+    return os.read(sys.stdin.fileno(), _ORDER_BYTES)
+
+
+class _Movers:
+    """The devices' ends, which get other addresses from time to time, or when told."""
+
+    def __init__(self, orders: Orders, namespaces: Sequence[str]) -> None:
+        ends = orders.ends(namespaces)
+        for number, (cloud, _) in enumerate(ends):
+            cloud.expect(f"10.79.{number}.0/24")
+        self._ends = [device for _, device in ends]
+        self._num_moves = 0
+        self._every_s = orders.spec.move_s
+        self.next_s = math.inf if self._every_s is None else time.monotonic() + self._every_s
+        """When they move by themselves."""
+
+    def move(self) -> None:
+        """Each gets an address that it has not had for long."""
+        host = 1 + self._num_moves % _NUM_ADDRESSES
+        self._ends = [end.moved(f"10.79.{n}.{host}") for n, end in enumerate(self._ends)]
+        self._num_moves += 1
+
+    def move_if_due(self) -> None:
+        """Move if it is time, and set the next time."""
+        if self._every_s is not None and time.monotonic() >= self.next_s:
+            self.move()
+            self.next_s += self._every_s
 
 
 def _say(answer: object) -> None:
@@ -144,18 +184,22 @@ class _Relay:
             started_s=self._start_s,
         )
 
-    def run(self, parent: int) -> None:
-        """Relay until something comes on standard input, or the parent process is gone."""
+    def run(self, parent: int, until_s: float) -> bool:
+        """Relay until that moment of the monotonic clock, which is True, or until something comes
+        on standard input or the parent process is gone, which is False."""
         while os.getppid() == parent:
-            self._sleep()
+            self._sleep(until_s)
             for handle, _ in self._ready.poll(0):
                 if handle not in self._lanes:
-                    return
+                    return False
                 self._take(self._lanes[handle])
             self._give()
+            if time.monotonic() >= until_s:
+                return True
+        return False
 
-    def _sleep(self) -> None:
-        sleep_s = _LONGEST_SLEEP_S
+    def _sleep(self, until_s: float) -> None:
+        sleep_s = min(_LONGEST_SLEEP_S, until_s - time.monotonic())
         if self._due:
             sleep_s = min(sleep_s, self._due[0][0] - self._now_s() - _SPIN_S)
         if sleep_s > 0:

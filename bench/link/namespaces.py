@@ -12,7 +12,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.link.shaped_link import LinkError
@@ -42,12 +42,14 @@ and no ARP crosses a link."""
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of one link: an interface in a namespace, and its address in a /30."""
+    """One end of one link: an interface in a namespace, and its address."""
 
     namespace: str
     """The path of its file."""
     interface: str
     address: str
+    network: str
+    """Both ends' addresses, unless one has moved: a /30."""
 
     def command(self, *argv: str) -> list[str]:
         """A command that is run in the namespace."""
@@ -78,16 +80,54 @@ class End:
         Raises:
             LinkError: `ip` refuses.
         """
-        known = _ALGORITHMS.read_text().split() if _ALGORITHMS.exists() else []
-        congestion = next((name for name in _CONGESTION if name in known), _CONGESTION[-1])
-        network, dev = self.address.rpartition(".")[0], f"dev {self.interface}"
+        dev = f"dev {self.interface}"
         lines = (
             f"link set {dev} address {_MAC} arp off mtu 1500",
             f"link set {dev} up",
             f"addr add {self.address}/30 {dev} noprefixroute",
-            f"route add {network}.0/30 {dev} src {self.address} congctl {congestion}",
+            f"route add {self.network} {dev} src {self.address} congctl {_congestion()}",
         )
+        self.configure(lines)
+
+    def expect(self, network: str) -> None:
+        """Take addresses of another network for the far end's as well.
+
+        Raises:
+            LinkError: `ip` refuses.
+        """
+        dev = f"dev {self.interface}"
+        self.configure((f"route add {network} {dev} src {self.address} congctl {_congestion()}",))
+
+    def moved(self, address: str) -> "End":
+        """The end with another address, and without the one before.
+
+        What is connected from that one is not told: what it sends cannot leave, and what comes for
+        it belongs to nobody here.
+
+        Raises:
+            LinkError: `ip` refuses.
+        """
+        network, dev = self.network, f"dev {self.interface}"
+        lines = (
+            f"addr add {address}/32 {dev}",
+            f"route replace {network} {dev} src {address} congctl {_congestion()}",
+            f"addr flush {dev} to {self.address}",
+        )
+        self.configure(lines)
+        return replace(self, address=address)
+
+    def configure(self, lines: Sequence[str]) -> None:
+        """Give `ip` these commands in the namespace.
+
+        Raises:
+            LinkError: it refuses one.
+        """
         run(self.command("ip", "-batch", "-"), "\n".join(lines))
+
+
+def _congestion() -> str:
+    known = _ALGORITHMS.read_text().split() if _ALGORITHMS.exists() else []
+    return next((name for name in _CONGESTION if name in known), _CONGESTION[-1])
 
 
 def new_namespace() -> str:

@@ -1,6 +1,8 @@
 """Commands for the kernel's own emulator, where there is one: veth pairs, `netem` at both ends.
 
-Those of `tc` have never been run with a kernel that has netem; their tests read them.
+Those of `tc` have never been run with a kernel that has netem; their tests read them. netem counts
+bursts in packets: as many as the link sends in the asked time. `reason_against_netem` says what it
+cannot do.
 """
 
 import math
@@ -27,6 +29,17 @@ def commands(spec: LinkSpec, cloud: End, device: End) -> list[list[str]]:
     return made
 
 
+def reason_against_netem(spec: LinkSpec) -> str | None:
+    """What of a link netem has no words for; None: it can be as asked."""
+    if spec.trace is not None:
+        return "netem cannot follow a trace"
+    if spec.reorder:
+        return "netem lets packets arrive early, not late"
+    if spec.burst_s and None in (spec.uplink_bytes_per_s, spec.downlink_bytes_per_s):
+        return "netem counts bursts in packets, which takes a rate each way"
+    return None
+
+
 def _words(direction: Direction) -> list[str]:
     words = ["limit", str(_limit_packets(direction))]
     if direction.delay_s or direction.jitter_s:
@@ -34,11 +47,20 @@ def _words(direction: Direction) -> list[str]:
         half_s = direction.jitter_s / 2
         words += ["delay", _microseconds(direction.delay_s + half_s)]
         words += [_microseconds(half_s)] if half_s else []
-    if direction.loss:
+    if direction.burst_s:
+        words += ["loss", "gemodel", *_burst_chances(direction)]
+    elif direction.loss:
         words += ["loss", f"{direction.loss:.6%}"]
     if not math.isinf(direction.rate.mean_bytes_per_s):
         words += ["rate", f"{round(direction.rate.mean_bytes_per_s * 8)}bit"]
     return words
+
+
+def _burst_chances(direction: Direction) -> tuple[str, str]:
+    """With each packet: of a burst's begin, and of its end."""
+    num_packets = max(1.0, direction.burst_s * direction.rate.mean_bytes_per_s / FRAME_BYTES)
+    begin = direction.loss / (1 - direction.loss) / num_packets
+    return f"{min(1.0, begin):.6%}", f"{1 / num_packets:.6%}"
 
 
 def _limit_packets(direction: Direction) -> int:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import msgspec
 
-from bench.link.keeper import Orders
+from bench.link.keeper import MOVE, Orders
 from bench.link.namespaces import inside, run
+from bench.link.netem import reason_against_netem
 from bench.link.rates import recorded_rates
 from bench.link.shaped_link import LinkError, LinkKind, RelayFigures, ShapedLink
 from bench.link.spec import LinkSpec
@@ -66,7 +67,7 @@ def best_kind(spec: LinkSpec) -> LinkKind:
     """The most faithful kind of link that works here."""
     if not spec.is_shaped:
         return LinkKind.LOOPBACK
-    kinds = [LinkKind.NETEM, LinkKind.TAP] if spec.trace is None else [LinkKind.TAP]
+    kinds = [LinkKind.TAP] if reason_against_netem(spec) else [LinkKind.NETEM, LinkKind.TAP]
     return next((kind for kind in kinds if reason_against(kind) is None), LinkKind.TCP)
 
 
@@ -93,8 +94,8 @@ def _open_namespaces(
 ) -> Iterator[tuple[ShapedLink, ...]]:
     if (reason := reason_against(kind)) is not None:
         raise LinkError(f"a link of kind {kind} does not work here: {reason}")
-    if kind is LinkKind.NETEM and spec.trace is not None:
-        raise LinkError("netem cannot follow a trace; expected kind tap or tcp")
+    if kind is LinkKind.NETEM and (lack := reason_against_netem(spec)) is not None:
+        raise LinkError(f"{lack}; expected kind tap")
     if not 1 <= num_links <= MAX_LINKS:
         raise LinkError(f"expected 1 to {MAX_LINKS} links, got {num_links}")
     orders = Orders(kind=kind, spec=spec, num_links=num_links, seed=seed, parent=os.getpid())
@@ -109,6 +110,7 @@ def _open_namespaces(
                 cloud_prefix=inside(cloud.namespace),
                 device_prefix=inside(device.namespace),
                 figures=figures if kind is LinkKind.TAP else lambda: None,
+                move=functools.partial(_move, process),
             )
             for cloud, device in orders.ends(namespaces)
         )
@@ -143,11 +145,15 @@ def _keeper(orders: Orders) -> Iterator[tuple[subprocess.Popen[bytes], list[str]
             process.communicate()
 
 
-def _figures(process: subprocess.Popen[bytes]) -> RelayFigures:
+def _figures(process: subprocess.Popen[bytes], order: bytes = b"") -> RelayFigures:
     try:
-        return msgspec.json.decode(_ask(process, b""), type=RelayFigures)
+        return msgspec.json.decode(_ask(process, order), type=RelayFigures)
     except (OSError, msgspec.DecodeError) as error:
         raise LinkError("the link's relay has ended") from error
+
+
+def _move(process: subprocess.Popen[bytes]) -> None:
+    _figures(process, MOVE)
 
 
 def _ask(process: subprocess.Popen[bytes], order: bytes) -> bytes:

@@ -56,6 +56,10 @@ class ShapedLink:
     figures: Callable[[], RelayFigures | None] = lambda: None
     """Of the relay, until now; None for a link without one that keeps figures."""
 
+    move: Callable[[], None] | None = None
+    """Gives this link's device, and those of links opened with it, another address at once; None
+    for a link between no namespaces, where nobody has an address of their own."""
+
     def cloud_command(self, argv: Sequence[str]) -> list[str]:
         """What to start so that it runs at the cloud's end; the process id stays the command's."""
         return [*self.cloud_prefix, *argv]

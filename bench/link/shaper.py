@@ -5,11 +5,10 @@ the far end. Moments are seconds since the link was opened.
 """
 
 import math
-import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.link.luck import Bursts, Luck
 from bench.link.rates import ConstantRate, Rate, recorded_rates
 from bench.link.spec import LinkSpec
 
@@ -23,23 +22,26 @@ class Direction:
     jitter_s: float = 0.0
     loss: float = 0.0
     queue_bytes: float = math.inf
+    burst_s: float = 0.0
+    reorder: float = 0.0
+    late_s: float = 0.0
 
 
 class Shaper:
     """Sends one packet after the other at the direction's rate, then delays it.
 
     A packet that does not fit into the buffer is dropped before it takes any time; one that the
-    link loses has been sent and has taken its time. Packets keep their order.
-
-    Args:
-        draw: Evenly distributed numbers from 0 (with) to 1 (without). Two are drawn per packet sent
-            if there is loss or jitter, so that one does not change the other's luck.
+    link loses has been sent and has taken its time. Packets keep their order, but for those that
+    are overtaken as asked.
     """
 
-    def __init__(self, direction: Direction, draw: Callable[[], float]) -> None:
+    def __init__(self, direction: Direction, luck: Luck) -> None:
         self._direction = direction
-        self._draw = draw
+        self._luck = luck
         self._is_random = direction.loss > 0 or direction.jitter_s > 0
+        self._bursts = (
+            Bursts(direction.burst_s, direction.loss, luck.burst) if direction.burst_s else None
+        )
         self._waiting: deque[tuple[float, int]] = deque()
         self._num_waiting_bytes = 0
         self._free_s = 0.0
@@ -56,12 +58,18 @@ class Shaper:
             self._num_waiting_bytes += num_bytes
         arrival_s = self._free_s + direction.delay_s
         if self._is_random:
-            is_lost = self._draw() < direction.loss
-            arrival_s += self._draw() * direction.jitter_s
+            is_lost = self._is_lost()
+            arrival_s += self._luck.packet() * direction.jitter_s
             if is_lost:
                 return None
         self._last_s = max(self._last_s, arrival_s)
-        return self._last_s
+        is_overtaken = direction.reorder > 0 and self._luck.order() < direction.reorder
+        return self._last_s + direction.late_s if is_overtaken else self._last_s
+
+    def _is_lost(self) -> bool:
+        """Whether the link loses what it has just sent."""
+        is_unlucky = self._luck.packet() < self._direction.loss
+        return is_unlucky if self._bursts is None else self._bursts.is_bad(self._free_s)
 
     def backlog_bytes(self, now_s: float) -> int:
         """Bytes that have come and are not sent whole, the packet on its way out included."""
@@ -100,7 +108,16 @@ def directions(spec: LinkSpec, begin: float = 0.0) -> tuple[Direction, Direction
 def _direction(spec: LinkSpec, rate: Rate) -> Direction:
     mean = rate.mean_bytes_per_s
     queue_bytes = math.inf if math.isinf(mean) else spec.buffer_bytes(mean)
-    return Direction(rate, spec.delay_s, spec.jitter_s, spec.loss, queue_bytes)
+    return Direction(
+        rate=rate,
+        delay_s=spec.delay_s,
+        jitter_s=spec.jitter_s,
+        loss=spec.loss,
+        queue_bytes=queue_bytes,
+        burst_s=spec.burst_s,
+        reorder=spec.reorder,
+        late_s=spec.late_s,
+    )
 
 
 def shaper_pairs(spec: LinkSpec, num_links: int, seed: int) -> list[tuple[Shaper, Shaper]]:
@@ -115,7 +132,6 @@ def shaper_pairs(spec: LinkSpec, num_links: int, seed: int) -> list[tuple[Shaper
     pairs = []
     for number in range(num_links):
         up, down = directions(spec, number / num_links)
-        # Seeds are text, since neighbouring integers may begin alike.
-        draws = [random.Random(f"{seed} {number} {way}").random for way in ("up", "down")]
-        pairs.append((Shaper(up, draws[0]), Shaper(down, draws[1])))
+        lucks = [Luck.seeded(f"{seed} {number} {way}") for way in ("up", "down")]
+        pairs.append((Shaper(up, lucks[0]), Shaper(down, lucks[1])))
     return pairs

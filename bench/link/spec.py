@@ -19,6 +19,8 @@ UNSHAPED = "loopback"
 
 _EXAMPLE = "up=20mbit,down=50mbit,rtt=40ms,jitter=2ms,loss=0.5%"
 _MAX_DELAY_S = 10.0
+_LEAST_BURST_S = 1e-3
+_LEAST_MOVE_S = 0.5
 
 
 class LinkSpecError(ConfigError):
@@ -37,12 +39,22 @@ class LinkSpec:
     jitter_s: float = 0.0
     """Each packet waits up to so much longer, evenly drawn, and never overtakes another."""
     loss: float = 0.0
-    """Each packet's chance, either way."""
+    """Each packet's chance, either way; with bursts, the share of time in which all are lost."""
     trace: str | None = None
     """A recording, or a file of one, that sets both rates."""
     queue_bytes: int | None = None
     """Each direction's buffer before the link; what does not fit is dropped. None: one
     bandwidth-delay product, as routers are commonly dimensioned, at least `MIN_QUEUE_BYTES`."""
+    burst_s: float = 0.0
+    """The mean time for which all is lost, of a Gilbert-Elliott channel: both its states last
+    exponentially long. 0: each packet is lost by itself."""
+    reorder: float = 0.0
+    """Each packet's chance to be overtaken by those that come within `late_s` behind it."""
+    late_s: float = 0.005
+    """How much later an overtaken packet arrives."""
+    move_s: float | None = None
+    """So often the device's end gets another address and loses the one before, without a word to
+    anybody, as a phone that changes networks. None: never."""
 
     def __post_init__(self) -> None:
         """Refuse what no link can be.
@@ -60,12 +72,31 @@ class LinkSpec:
                 raise LinkSpecError(f"{name}: expected 0 to {_MAX_DELAY_S:g}, got {delay_s}")
         if not 0 <= self.loss < 1:
             raise LinkSpecError(f"loss: expected at least 0 and less than 1, got {self.loss}")
+        self._check_troubles()
         if self.queue_bytes is not None and self.queue_bytes < FRAME_BYTES:
             raise LinkSpecError(
                 f"queue_bytes: expected room for a packet, {FRAME_BYTES}, got {self.queue_bytes}"
             )
         if self.trace is not None and (self.uplink_bytes_per_s or self.downlink_bytes_per_s):
             raise LinkSpecError("expected rates or a trace, got both")
+
+    def _check_troubles(self) -> None:
+        if self.burst_s and not _LEAST_BURST_S <= self.burst_s <= _MAX_DELAY_S:
+            raise LinkSpecError(
+                f"burst_s: expected 0 or {_LEAST_BURST_S:g} to {_MAX_DELAY_S:g}, got {self.burst_s}"
+            )
+        if self.burst_s and not self.loss:
+            raise LinkSpecError("burst: expected a loss that comes in bursts, got none")
+        if not 0 <= self.reorder < 1:
+            raise LinkSpecError(f"reorder: expected at least 0 and less than 1, got {self.reorder}")
+        if not 0 < self.late_s <= _MAX_DELAY_S:
+            raise LinkSpecError(
+                f"late_s: expected more than 0 and at most {_MAX_DELAY_S:g}, got {self.late_s}"
+            )
+        if self.move_s is not None and not _LEAST_MOVE_S <= self.move_s < math.inf:
+            raise LinkSpecError(
+                f"move_s: expected at least {_LEAST_MOVE_S:g} and finite, got {self.move_s}"
+            )
 
     @property
     def rtt_s(self) -> float:
@@ -75,13 +106,16 @@ class LinkSpec:
     @property
     def is_shaped(self) -> bool:
         """Whether anything at all is asked for."""
-        return self != LinkSpec()
+        return self != _UNSHAPED_SPEC
 
     def buffer_bytes(self, bytes_per_s: float) -> int:
         """The bytes that may wait before a direction with this (mean) rate."""
         if self.queue_bytes is not None:
             return self.queue_bytes
         return max(MIN_QUEUE_BYTES, round(bytes_per_s * self.rtt_s))
+
+
+_UNSHAPED_SPEC = LinkSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +150,10 @@ _QUANTITIES = MappingProxyType(
         "delay": _Quantity("delay_s", _SECONDS, "ms", "40ms"),
         "jitter": _Quantity("jitter_s", _SECONDS, "ms", "40ms"),
         "loss": _Quantity("loss", {"%": 0.01}, "%", "0.5%"),
+        "burst": _Quantity("burst_s", _SECONDS, "ms", "30ms"),
+        "reorder": _Quantity("reorder", {"%": 0.01}, "%", "0.5%"),
+        "late": _Quantity("late_s", _SECONDS, "ms", "5ms"),
+        "move": _Quantity("move_s", _SECONDS, "s", "10s"),
         "queue": _Quantity("queue_bytes", {"b": 1.0, "kb": 1e3, "mb": 1e6}, "b", "64kb"),
     }
 )
@@ -124,14 +162,14 @@ _QUANTITIES = MappingProxyType(
 def parse_link_spec(text: str) -> LinkSpec:
     """Read a link from text such as `up=20mbit,down=50mbit,rtt=40ms,jitter=2ms,loss=0.5%`.
 
-    Keys: `up`, `down` (rates) or `trace`; `rtt` or `delay` (one way); `jitter`, `loss`, `queue`.
-    `loopback` is a link without shaping.
+    Keys: `up`, `down` (rates) or `trace`; `rtt` or `delay` (one way); `jitter`, `queue`; `loss`,
+    `burst` (how long one lasts); `reorder` and `late`; `move`. `loopback` is not shaped.
 
     Raises:
         LinkSpecError: unknown key, wrong unit, or values that contradict each other.
     """
     if text.strip() == UNSHAPED:
-        return LinkSpec()
+        return _UNSHAPED_SPEC
     given: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -145,6 +183,8 @@ def parse_link_spec(text: str) -> LinkSpec:
         given[key] = value
     if "rtt" in given and "delay" in given:
         raise LinkSpecError("link: expected rtt or delay, got both")
+    if "late" in given and "reorder" not in given:
+        raise LinkSpecError("link: expected late with reorder, got it alone")
     trace = given.pop(_TRACE, None)
     values = {_QUANTITIES[key].field: _QUANTITIES[key].value(key, given[key]) for key in given}
     queue = values.pop("queue_bytes", None)
@@ -158,7 +198,7 @@ def link_text(spec: LinkSpec) -> str:
     parts = [] if spec.trace is None else [f"{_TRACE}={spec.trace}"]
     for key, quantity in _QUANTITIES.items():
         value = getattr(spec, quantity.field)
-        if value and key != "delay":  # which is written as rtt
+        if value != getattr(_UNSHAPED_SPEC, quantity.field) and key != "delay":  # written as rtt
             number = f"{value / quantity.units[quantity.written]:.6f}".rstrip("0").rstrip(".")
             parts.append(f"{key}={number}{quantity.written}")
     return ",".join(parts)

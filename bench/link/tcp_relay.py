@@ -34,12 +34,18 @@ def open_tcp_relays(spec: LinkSpec, num_links: int, seed: int) -> Iterator[tuple
     """Links on this machine's loopback, served by a thread of their own.
 
     Raises:
-        LinkError: the spec has loss, which a relay of TCP connections cannot have.
+        LinkError: troubles of packets or addresses, which a relay of TCP connections cannot have.
     """
-    if spec.loss:
-        raise LinkError(
-            "a link of kind tcp cannot lose packets; expected loss=0%, or root's rights"
-        )
+    asked = {
+        "lose packets": ("loss=0%", spec.loss),
+        "reorder packets": ("reorder=0%", spec.reorder),
+        "change addresses": ("no move", spec.move_s),
+    }
+    for what, (expected, is_asked) in asked.items():
+        if is_asked:
+            raise LinkError(
+                f"a link of kind tcp cannot {what}; expected {expected}, or root's rights"
+            )
     # The default selector waits for whole milliseconds.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     relays = [_TcpRelay(spec, pair, loop) for pair in shaper_pairs(spec, num_links, seed)]

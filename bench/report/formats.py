@@ -45,7 +45,11 @@ def link_asked(link: LinkRecord) -> str:
     rates = f"trace {link.trace}" if link.trace is not None else f"{up} up, {down} down"
     jitter = f", jitter {1000 * link.jitter_s:g} ms" if link.jitter_s else ""
     loss = f", loss {100 * link.loss:.3g} %" if link.loss else ""
-    return f"{link.kind}, {rates}, round trip {2000 * link.delay_s:g} ms{jitter}{loss}"
+    loss += f" in bursts of {1000 * link.burst_s:g} ms" if link.burst_s else ""
+    if link.reorder:
+        loss += f", {100 * link.reorder:.3g} % of packets {1000 * link.late_s:g} ms late"
+    move = f", another address every {link.move_s:g} s" if link.move_s else ""
+    return f"{link.kind}, {rates}, round trip {2000 * link.delay_s:g} ms{jitter}{loss}{move}"
 
 
 def link_measured(link: LinkRecord) -> str:

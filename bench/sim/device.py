@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from random import Random
 
+from bench.link.luck import Luck
 from bench.link.shaper import Shaper, directions
 from bench.link.spec import LinkSpec
 from bench.sim.cloud import Replica, least_loaded
@@ -33,14 +34,14 @@ def make_ways(
     rate changes."""
     loop = asyncio.get_running_loop()
     up, down = legs(spec, frame_s)
-    draws = [Random(f"{scenario.seed}/{way}/{number}") for way in ("up", "down")]
+    seeds = [f"{scenario.seed}/{way}/{number}" for way in ("up", "down")]
     is_tcp_seen = scenario.link.kind in _BETWEEN_NAMESPACES and spec.is_shaped
     if not is_tcp_seen and spec.trace is None:
-        return PlainWay(loop, up, draws[0]), PlainWay(loop, down, draws[1])
+        return PlainWay(loop, up, Random(seeds[0])), PlainWay(loop, down, Random(seeds[1]))
     there, back = directions(spec)
     return (
-        TcpWay(loop, up, Shaper(there, draws[0].random)),
-        TcpWay(loop, down, Shaper(back, draws[1].random)),
+        TcpWay(loop, up, Shaper(there, Luck.seeded(seeds[0]))),
+        TcpWay(loop, down, Shaper(back, Luck.seeded(seeds[1]))),
     )
 
 

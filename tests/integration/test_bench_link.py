@@ -14,7 +14,7 @@ import pytest
 from bench.link.measure import link_record, measure_link
 from bench.link.opening import open_link, open_links, reason_against
 from bench.link.shaped_link import LinkError, LinkKind, ShapedLink
-from bench.link.spec import parse_link_spec
+from bench.link.spec import LinkSpec, parse_link_spec
 
 _REASON = reason_against(LinkKind.TAP)
 pytestmark = [
@@ -98,6 +98,71 @@ def test_the_ends_are_apart_and_each_has_its_own_loopback(link: ShapedLink) -> N
     assert len(places) == 2
     assert all("'lo', 'link0'" in place for place in places)
     assert os.readlink("/proc/self/ns/net") not in str(places)
+
+
+_ECHO = (
+    "import socket, sys, time\n"
+    "here = socket.create_server(('0.0.0.0', 9300)); print('up', flush=True)\n"
+    "while True:\n"
+    "    each, (host, _) = here.accept()\n"
+    "    each.sendall(host.encode())\n"
+)
+_STAY = (
+    "import socket, sys\n"
+    "def come(): return socket.create_connection((sys.argv[1], 9300), timeout=5)\n"
+    "old = come(); print(old.recv(20).decode(), flush=True)\n"
+    "sys.stdin.readline()\n"
+    "try:\n"
+    "    old.settimeout(1.0); old.send(b'x'); old.recv(1); print('alive')\n"
+    "except OSError as error: print(type(error).__name__)\n"
+    "print(come().recv(20).decode(), flush=True)\n"
+)
+
+
+def test_a_device_that_moves_has_another_address_and_its_connections_die_silently() -> None:
+    with open_link(_SPEC, kind=LinkKind.TAP) as opened:
+        echo = subprocess.Popen(
+            opened.cloud_command([sys.executable, "-c", _ECHO]), stdout=subprocess.PIPE
+        )
+        assert echo.stdout is not None
+        assert echo.stdout.readline()
+        device = subprocess.Popen(
+            opened.device_command([sys.executable, "-c", _STAY, opened.cloud_host]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert device.stdout is not None
+        assert device.stdout.readline() == "10.78.0.2\n"
+        assert opened.move is not None
+        opened.move()
+        said, _ = device.communicate("\n", timeout=_END_S)
+        assert said.splitlines() == ["TimeoutError", "10.79.0.1"]
+    echo.communicate(timeout=_END_S)
+
+
+def test_a_device_moves_by_itself_as_often_as_asked() -> None:
+    script = (
+        "import socket, sys, time\n"
+        "for _ in range(100):\n"
+        "    try:\n"
+        "        here = socket.create_connection((sys.argv[1], 9300), timeout=1)\n"
+        "        host = here.recv(20).decode()\n"
+        "        print(host, flush=True)\n"
+        "        if host == '10.79.0.2': break\n"
+        "    except OSError: pass\n"
+        "    time.sleep(0.1)\n"
+    )
+    with open_link(LinkSpec(delay_s=0.005, move_s=0.5), kind=LinkKind.TAP) as opened:
+        echo = subprocess.Popen(
+            opened.cloud_command([sys.executable, "-c", _ECHO]), stdout=subprocess.PIPE
+        )
+        assert echo.stdout is not None
+        assert echo.stdout.readline()
+        seen = _python_at(opened.device_prefix, script, opened.cloud_host).split()
+    assert seen[-1] == "10.79.0.2"
+    assert "10.79.0.1" in seen
+    echo.communicate(timeout=_END_S)
 
 
 def test_several_devices_have_a_link_each_to_one_cloud() -> None:

@@ -73,10 +73,18 @@ def test_a_device_whose_cloud_is_not_there_is_let_go() -> None:
             assert device.recv(1) == b""
 
 
-def test_a_relayed_link_cannot_lose_packets() -> None:
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        (LinkSpec(loss=0.01), "lose packets; expected loss=0%"),
+        (LinkSpec(reorder=0.01), "reorder packets; expected reorder=0%"),
+        (LinkSpec(move_s=5.0), "change addresses; expected no move"),
+    ],
+)
+def test_a_relayed_link_has_no_troubles_of_packets(spec: LinkSpec, what: str) -> None:
     with (
-        pytest.raises(LinkError, match="a link of kind tcp cannot lose packets"),
-        open_link(LinkSpec(loss=0.01), kind=LinkKind.TCP),
+        pytest.raises(LinkError, match=f"a link of kind tcp cannot {what}"),
+        open_link(spec, kind=LinkKind.TCP),
     ):
         pass
 
@@ -98,6 +106,7 @@ def test_the_kernels_own_emulator_is_preferred_but_for_traces(
     monkeypatch.setattr("bench.link.opening.reason_against", reasons.get)
     assert best_kind(_SPEC) is LinkKind.NETEM
     assert best_kind(LinkSpec(trace="oboe-0")) is LinkKind.TAP
+    assert best_kind(LinkSpec(reorder=0.01)) is LinkKind.TAP
     with (
         pytest.raises(LinkError, match="netem cannot follow a trace"),
         open_link(LinkSpec(trace="oboe-0"), kind=LinkKind.NETEM),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bench.link.luck import Luck
 from bench.link.shaper import Shaper, directions
 from bench.link.spec import LinkSpec
 from bench.measures import ttft_s
@@ -75,7 +76,7 @@ def plain(spec: LinkSpec, frames: list[int]) -> list[float]:
 
 
 def segmented(spec: LinkSpec, frames: list[int]) -> list[float]:
-    shaper = Shaper(directions(spec)[0], Random("0").random)
+    shaper = Shaper(directions(spec)[0], Luck.seeded("0"))
     return arrivals_of(lambda loop: TcpWay(loop, legs(spec)[0], shaper), frames)
 
 

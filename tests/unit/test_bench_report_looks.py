@@ -59,3 +59,16 @@ def test_a_link_is_told_in_one_line() -> None:
     traced = LinkRecord(kind="tap", trace="oboe-0", delay_s=0.03, loss=0.005)
     assert formats.link_asked(traced) == "tap, trace oboe-0, round trip 60 ms, loss 0.5 %"
     assert formats.link_measured(traced) == ""
+    troubled = LinkRecord(
+        kind="tap",
+        uplink_bytes_per_s=2.5e6,
+        loss=0.01,
+        burst_s=0.03,
+        reorder=0.02,
+        late_s=0.005,
+        move_s=20.0,
+    )
+    assert formats.link_asked(troubled) == (
+        "tap, 20 Mbit/s up, unlimited down, round trip 0 ms, loss 1 % in bursts of 30 ms, "
+        "2 % of packets 5 ms late, another address every 20 s"
+    )

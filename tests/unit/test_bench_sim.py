@@ -229,6 +229,15 @@ def test_a_setting_is_never_learned_from_itself() -> None:
         list(like_scenarios(live, [live], 0))
 
 
+def test_a_link_with_troubles_that_are_not_simulated_is_refused() -> None:
+    live = as_live([closed(arm, 20, LinkSpec(1e6, 1e6)) for arm in ("u-shape", "hat")], "tap")
+    cells = [
+        structs.replace(cell, link=structs.replace(cell.link, reorder=0.01)) for cell in live.cells
+    ]
+    with pytest.raises(LikeError, match="no overtaken packets"):
+        list(like_scenarios(structs.replace(live, cells=cells), [live], 0))
+
+
 def test_a_computed_cloud_takes_the_place_of_the_measured_one() -> None:
     links = (LinkSpec(1e6, 1e6), LinkSpec(2e6, 2e6))
     plans = [closed(arm, 20, link) for arm in ("u-shape", "hat") for link in links]

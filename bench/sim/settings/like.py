@@ -42,13 +42,16 @@ def like_scenarios(
     counted over all of these runs.
 
     Raises:
-        LikeError: an arm, or a model's times, that nothing is known of.
+        LikeError: an arm, or a model's times, that nothing is known of, or a link with troubles
+            that simulated links do not have.
     """
     cells = [cell for run in learned_from for cell in run.cells]
     tables: dict[tuple[str, str], Tables] = {}
     for cell in live.cells:
         if cell.arm in NOT_LEARNED or cell.link.kind == "loopback":
             continue
+        if cell.link.reorder or cell.link.move_s:
+            raise LikeError("no overtaken packets and no changes of address are simulated")
         place = (cell.model.fingerprint, cell.setting)
         if place not in tables:
             tables[place] = calibrate(cell, cells)
@@ -147,6 +150,7 @@ def link_spec(record: LinkRecord) -> LinkSpec:
         delay_s=record.delay_s,
         jitter_s=record.jitter_s,
         loss=record.loss,
+        burst_s=record.burst_s,
         trace=record.trace,
     )
 
