@@ -15,7 +15,7 @@ from device_runtime.link.dialing import MAX_FRAME_TOKENS, Dial, Dialer
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import max_prefill_rows
 from device_runtime.link.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
-from device_runtime.link.session import LinkLostError, LinkSession, Slowness
+from device_runtime.link.session import CloudLeftError, LinkLostError, LinkSession, Slowness
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
 from wire.messages import Codec, Welcome
@@ -162,7 +162,7 @@ class Link:
             if refusal.reason != self.status.reason:
                 _log.warning("%s", refusal.reason)
             self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
-            self._fail_sessions()
+            self._fail_sessions(refusal.is_draining)
             attempt += 1
             await asyncio.sleep(delay_s)
 
@@ -237,14 +237,15 @@ class Link:
             _log.warning("%s", _NO_TAPS)
         _log.info("connected to the cloud at %s, rows in %s", self._where, welcome.dtype.name)
 
-    def _fail_sessions(self) -> None:
+    def _fail_sessions(self, is_left: bool = False) -> None:
         """Whoever waits for the lost connection learns why it was lost."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.fail_sessions(self._unavailable)
+            connection.fail_sessions(lambda: self._unavailable(is_left))
 
-    def _unavailable(self) -> LinkLostError:
-        return LinkLostError(self.status.reason or "", self.status.retry_after_s)
+    def _unavailable(self, is_left: bool = False) -> LinkLostError:
+        kind = CloudLeftError if is_left else LinkLostError
+        return kind(self.status.reason or "", self.status.retry_after_s)
 
     def _delay_s(self, refusal: Refusal, attempt: int) -> float:
         patience = self._config.patience

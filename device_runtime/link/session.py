@@ -49,6 +49,10 @@ class LinkLostError(CloudUnavailableError):
     """There is no connection now; the link is making a new one."""
 
 
+class CloudLeftError(LinkLostError):
+    """The connection ended because its cloud stops: the sessions that it held are gone with it."""
+
+
 class SessionSilentError(CloudUnavailableError):
     """The link lives and nothing was heard of one session for long.
 
@@ -147,6 +151,14 @@ class LinkSession:
     def is_live(self) -> bool:
         """Whether it may still be used, as far as this side knows."""
         return self._failure is None and not self._is_closed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is of no use here and the cloud may hold it still, to be opened by its key."""
+        failure = self._failure
+        return isinstance(failure, LinkLostError | SessionSilentError) and not isinstance(
+            failure, CloudLeftError
+        )
 
     @property
     def is_opened(self) -> bool:

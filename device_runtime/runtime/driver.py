@@ -10,7 +10,7 @@ from device_runtime.engines.engine import DeviceEngine, Rows, TappedEngine
 from device_runtime.generation.request import CloudUnavailableError, Emission, Token
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.outage import Outage
-from device_runtime.runtime.places import Place
+from device_runtime.runtime.place import Place
 from device_runtime.runtime.recorder import Recorder
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.acceptance import walk
@@ -109,7 +109,7 @@ class Driver:
         started_s = self._clock()
         num_cached = await self._outage.over(self._failure, self.place.reopen)
         self._outage.reopened(num_cached)
-        self._recorder.recovered(started_s)
+        self._recorder.recovered(started_s, num_cached)
         return self.session.on_reopened(num_cached, self.place.max_frame_tokens)
 
     async def _perform(self, action: Action) -> list[Action]:

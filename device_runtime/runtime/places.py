@@ -1,4 +1,4 @@
-"""Where a generation's caches live: a sequence on the engine and a session in the cloud."""
+"""Which places a generation may begin in, those that finished ones have left among them."""
 
 import asyncio
 import logging
@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import numpy as np
 
-from device_runtime.engines.engine import DeviceEngine, SequenceId, Workers
+from device_runtime.engines.engine import Workers
 from device_runtime.link.link import Link
-from device_runtime.link.session import LinkSession, SessionRefusedError
+from device_runtime.link.session import LinkLostError, SessionRefusedError
+from device_runtime.runtime.place import Place
 from device_runtime.session.prefix_cache import Kept, Match, PrefixCache, PrefixCacheLimits
-from wire.errors import FaultCode, RemoteProtocolError
+from wire.errors import FaultCode
 
 _log = logging.getLogger(__name__)
 
@@ -18,95 +19,6 @@ _KEEP_SHARE = 0.8
 """Idle sessions end after this share of the cloud's own patience, so the cloud never ends one."""
 
 _NO_ROOM = frozenset({FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS})
-
-
-class Place:
-    """Both caches of one session; `release` ends both, once, whatever had been opened.
-
-    `num_cached_tokens` positions are in both, as far as is known before the cloud has said so.
-    """
-
-    def __init__(
-        self, workers: Workers, link: Link, stream: LinkSession, num_cached_tokens: int = 0
-    ) -> None:
-        self.workers = workers
-        self.stream = stream
-        self.num_cached_tokens = num_cached_tokens
-        self._link = link
-        self.is_kept = False
-        """Whether an earlier generation has left it, so that the cloud knows it."""
-        self.next_epoch = 1
-        self.bytes_before = (0, 0)
-        """What earlier generations sent and received here."""
-        self.supersedes: Place | None = None
-        """A kept place, of use no longer once this one is confirmed."""
-        self.refusal: SessionRefusedError | None = None
-        """Why the cloud did not want it."""
-        self._sequence: SequenceId | None = None
-        self._is_released = False
-
-    @property
-    def sequence(self) -> SequenceId:
-        """The engine's sequence, once made."""
-        assert self._sequence is not None, "the sequence is made before it is used"
-        return self._sequence
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the cloud still holds its side, as far as is known, and will for a while."""
-        return self.stream.is_live and not self._link.is_leaving
-
-    @property
-    def num_bytes(self) -> tuple[int, int]:
-        """What this generation has sent and received here."""
-        up, down = self.bytes_before
-        return self.stream.bytes_up - up, self.stream.bytes_down - down
-
-    async def make_sequence(self, make: Callable[[DeviceEngine], SequenceId]) -> None:
-        """Open or fork on the engine's thread; on any failure, nothing of the place remains."""
-
-        def remember(engine: DeviceEngine) -> None:
-            # On the engine's thread, so that a caller cancelled meanwhile leaks nothing.
-            self._sequence = make(engine)
-
-        try:
-            await self.workers.run(remember)
-        except BaseException:
-            self.release()
-            raise
-
-    @property
-    def max_frame_tokens(self) -> int:
-        """The longest frame that the cloud takes now."""
-        assert self._link.limits is not None, "places are on a connection"
-        return self._link.limits.max_frame_tokens
-
-    async def reopen(self) -> int:
-        """Take the session up again after its stream has failed; what the cloud still holds of it.
-
-        Raises:
-            CloudUnavailableError: no connection, or the cloud does not want it now.
-        """
-        self.stream.abandon()
-        self.stream = self._link.reopen(self.stream)
-        return await self.stream.opened()
-
-    def refused(self, refusal: SessionRefusedError) -> None:
-        """Release it, since the cloud does not want it."""
-        self.refusal = refusal
-        self.release()
-
-    def release(self) -> None:
-        """Free both sides; never waits."""
-        if self._is_released:
-            return
-        self._is_released = True
-        self.stream.close()
-        self.workers.run_later(self._release_sequence)
-
-    def _release_sequence(self, engine: DeviceEngine) -> None:
-        if self._sequence is not None:
-            engine.release(self._sequence)
 
 
 class Places:
@@ -130,10 +42,10 @@ class Places:
         """Places that may grow to `num_reserved_tokens` positions, the best first.
 
         One whose prompt continues a kept session is that session; else there is a copy of what is
-        shared with a kept one, then an empty place, then another after all that is kept was given
-        up for it. Each is given as soon as the device's side is there, while the cloud is still
-        asked for its own. Whoever asks for the next has told this one that it is `refused`; whoever
-        begins there awaits `confirm`.
+        shared with a kept one; then an empty place, and another after all that is kept was given
+        up for it. A kept session whose connection is gone is taken up by its key. Each is given as
+        soon as the device's side is there, while the cloud is still asked for its own. Whoever asks
+        for the next has told this one that it is `refused`; whoever begins there awaits `confirm`.
 
         Raises:
             CloudUnavailableError: no link.
@@ -141,14 +53,11 @@ class Places:
         self.expire()
         try:
             match = self._kept.find(prompt_ids, num_reserved_tokens)
-            if match is not None and match.is_taken:
-                match.place.num_cached_tokens = match.num_shared_tokens
-                yield match.place
-                return
             if match is not None:
-                yield (copy := await self._fork(match, num_reserved_tokens))
-                assert copy.refusal is not None
-                _log.info("a prefix is uploaded again: %s", copy.refusal.reason)
+                yield (place := await self._begun_from(match, num_reserved_tokens))
+                assert place.refusal is not None
+                _log.info("a prefix is uploaded again: %s", place.refusal.reason)
+                await self._drop_if_lost(match.place)
             yield (place := await self._open(num_reserved_tokens))
             assert place.refusal is not None
             if place.refusal.code in _NO_ROOM and self.clear():
@@ -161,15 +70,10 @@ class Places:
         """Wait until the cloud has its side of a place too.
 
         Raises:
-            CloudUnavailableError: it does not let the session begin.
-            RemoteProtocolError: it holds another number of tokens than was asked for.
+            CloudUnavailableError: it does not let the session begin, or has lost what was kept.
+            RemoteProtocolError: a new session holds another number of tokens than was asked for.
         """
-        if place.is_kept:
-            return
-        cached, expected = await place.stream.opened(), place.num_cached_tokens
-        if cached != expected:
-            reason = f"expected {expected} cached tokens, got {cached}"
-            raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
+        await place.confirm()
         origin, place.supersedes = place.supersedes, None
         if origin is not None and self._kept.remove(origin):
             origin.release()
@@ -184,10 +88,22 @@ class Places:
         idle_s = _KEEP_SHARE * self._link.limits.session_ttl_s
         now = self._clock()
         ids = np.asarray(text, dtype=np.int64)
-        kept = Kept(ids, place.stream.max_tokens, place, now + idle_s)
-        for dropped in self._kept.keep(kept, now):
-            dropped.release()
+        self._put(Kept(ids, place.stream.max_tokens, place, now + idle_s))
         asyncio.get_running_loop().call_later(idle_s + 0.01, self.expire)
+
+    def _put(self, kept: Kept[Place]) -> None:
+        for dropped in self._kept.keep(kept, self._clock()):
+            dropped.release()
+
+    def leave(self, place: Place, prompt_ids: Sequence[int]) -> None:
+        """Take back a place whose link was lost before anything began there.
+
+        What was kept in it is still so, as far as the prompt continued it.
+        """
+        if place.is_kept:
+            self.keep(place, prompt_ids[: place.num_cached_tokens], place.next_epoch)
+        else:
+            place.release()
 
     def expire(self) -> None:
         """Give up what was idle too long or lost its cloud side."""
@@ -206,9 +122,28 @@ class Places:
         await place.make_sequence(lambda engine: engine.open())
         return place
 
+    async def _begun_from(self, match: Match[Place], num_reserved_tokens: int) -> Place:
+        """A kept place itself, or a copy of it.
+
+        Raises:
+            CloudUnavailableError: no link; what is kept stays so.
+        """
+        if not match.is_taken:
+            return await self._fork(match, num_reserved_tokens)
+        place = match.place
+        place.num_cached_tokens = match.num_shared_tokens
+        try:
+            place.take_up()
+        except LinkLostError:
+            self._put(match.kept)
+            raise
+        return place
+
     async def _fork(self, match: Match[Place], num_reserved_tokens: int) -> Place:
         """A copy of the shared prefix; its origin goes if most of it was shared."""
         origin, num_shared = match.place, match.num_shared_tokens
+        origin.num_cached_tokens = num_shared
+        origin.take_up()
         stream = self._link.open(num_reserved_tokens, origin.stream, num_shared)
         place = Place(self._workers, self._link, stream, num_shared)
         if match.is_superseded:
@@ -216,3 +151,13 @@ class Places:
         sequence = origin.sequence
         await place.make_sequence(lambda engine: engine.fork(sequence, num_shared))
         return place
+
+    async def _drop_if_lost(self, origin: Place) -> None:
+        """Of a refused copy: give up what it was to be a copy of, if the cloud has lost it."""
+        if origin.is_released:
+            return
+        try:
+            await origin.confirm()
+        except SessionRefusedError:
+            if self._kept.remove(origin):
+                origin.release()

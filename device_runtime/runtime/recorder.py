@@ -6,7 +6,7 @@ from chunking.chooser import ChunkChoice
 from chunking.state_monitor import StateMonitor
 from device_runtime.generation.stats import DraftCounts, GenerationStats
 from device_runtime.generation.timeline import Timeline, Work
-from device_runtime.runtime.places import Place
+from device_runtime.runtime.place import Place
 from device_runtime.session.actions import Choose, ComputeAndSend
 from process.world import Clock
 from wire.messages import Reply
@@ -43,6 +43,8 @@ class Recorder:
         """A place was found that holds so much of the prompt; `chunks` grows with its chunks."""
         self._stats.num_reused_tokens = num_reused_tokens
         self._stats.chunks = chunks
+        # What went up to a place that was refused is no part of the answer.
+        self._stats.num_chunks = 0
 
     def drafts(self, drafted_by: Mapping[str, DraftCounts]) -> None:
         """These drafters draft, and count what comes of it."""
@@ -111,9 +113,13 @@ class Recorder:
         if draft:
             self._timeline.worked("draft", started_s, now, len(draft))
 
-    def recovered(self, started_s: float) -> None:
-        """A lost cloud is back."""
-        self._stats.num_recoveries += 1
+    def recovered(self, started_s: float, num_cached_tokens: int) -> None:
+        """A lost cloud is back, and holds so much of the text; the rest goes up again."""
+        stats = self._stats
+        stats.num_recoveries += 1
+        if stats.num_output_tokens == 0:
+            # Before the first token what was reused may turn out to be gone.
+            stats.num_reused_tokens = min(stats.num_reused_tokens, num_cached_tokens)
         self._stats.recovery_s += self.clock() - started_s
 
     def emitted(self) -> None:

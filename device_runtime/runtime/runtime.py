@@ -18,11 +18,16 @@ from device_runtime.engines.engine import TappedEngine, Workers
 from device_runtime.generation.request import CloudUnavailableError, Emission, GenerationRequest
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.link.link import Link
-from device_runtime.link.session import MAX_UNANSWERED_FRAMES, SessionRefusedError
+from device_runtime.link.session import (
+    MAX_UNANSWERED_FRAMES,
+    LinkLostError,
+    SessionRefusedError,
+)
 from device_runtime.runtime.admission import Admission
 from device_runtime.runtime.driver import Driver
 from device_runtime.runtime.outage import Outage, heals_by_reconnecting
-from device_runtime.runtime.places import Place, Places
+from device_runtime.runtime.place import Place
+from device_runtime.runtime.places import Places
 from device_runtime.runtime.recorder import Recorder
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
@@ -241,6 +246,9 @@ class Runtime:
                 except SessionRefusedError as error:
                     refusal = error
                     place.refused(error)
+                except LinkLostError:
+                    self._places.leave(place, request.prompt_ids)
+                    raise
                 except BaseException:
                     place.release()
                     raise

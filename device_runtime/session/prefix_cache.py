@@ -41,10 +41,15 @@ class Match(Generic[Place]):
     can go afterwards if it `is_superseded`: the prompt continues most of it.
     """
 
-    place: Place
+    kept: Kept[Place]
     num_shared_tokens: int
     is_taken: bool
     is_superseded: bool
+
+    @property
+    def place(self) -> Place:
+        """Its caches."""
+        return self.kept.place
 
 
 class PrefixCache(Generic[Place]):
@@ -77,7 +82,7 @@ class PrefixCache(Generic[Place]):
         is_taken = is_superseded and reserved_tokens <= best.reserved_tokens
         if not is_taken:
             self._kept.append(best)
-        return Match(best.place, most, is_taken, is_superseded)
+        return Match(best, most, is_taken, is_superseded)
 
     def keep(self, kept: Kept[Place], now: float) -> list[Place]:
         """Keep a finished session; returns the places given up for it, perhaps its own."""

@@ -217,7 +217,10 @@ class FakeCloud:
             return Fault(FaultCode.DRAINING, message.session, 5.0, "the cloud takes no new ones")
         middle = self._kept.pop(message.key, None) or FakeMiddle()
         if message.fork_of != NO_SESSION:
-            middle = self.live[message.fork_of].fork(message.fork_tokens)
+            source = self.live.get(message.fork_of)
+            if source is None or len(source.states) < message.fork_tokens:
+                return Fault(FaultCode.POSITION_MISMATCH, message.session, 0.0, "")
+            middle = source.fork(message.fork_tokens)
         self.live[message.session] = middle
         return Opened(message.session, len(middle.states))
 
@@ -240,6 +243,9 @@ class FakeCloud:
             del self.live[states.session]
             fault = self.refuse_states
             return [*given, Fault(fault.code, states.session, fault.retry_after_s, fault.message)]
+        if states.position > len(middle.states):
+            del self.live[states.session]
+            return [*given, Fault(FaultCode.POSITION_MISMATCH, states.session, 0.0, "")]
         shallow = unpack_rows(states.payload, states.num_rows, HIDDEN_SIZE, states.dtype)
         deep = middle.step(shallow.astype(np.float32), states.position)
         if vanishing == "unanswered":

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from device_runtime.link.session import SessionRefusedError
-from device_runtime.runtime.places import Place, Places
+from device_runtime.runtime.place import Place
+from device_runtime.runtime.places import Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits
 from tests.support.drafts import AtOnce
 from tests.support.fake_model import FakeDeviceEngine
@@ -25,6 +26,7 @@ class Stream:
     """A session in the cloud that was asked for, perhaps as a copy of another."""
 
     is_live = True
+    is_lost = False
     bytes_up = bytes_down = 0
 
     def __init__(self, max_tokens: int, fork_tokens: int) -> None:
@@ -79,12 +81,12 @@ class Bench:
         return tried
 
 
-async def test_a_session_that_the_prompt_continues_is_the_only_candidate() -> None:
+async def test_behind_a_refused_session_that_the_prompt_continues_comes_an_empty_one() -> None:
     bench = Bench()
     kept = await bench.keep(TEXT)
-    [place] = await bench.tried([*TEXT, 9], FaultCode.CAPACITY)
+    place, empty = await bench.tried([*TEXT, 9], FaultCode.CAPACITY)
     assert place is kept
-    assert place.num_cached_tokens == len(TEXT)
+    assert (place.num_cached_tokens, empty.num_cached_tokens) == (len(TEXT), 0)
     assert bench.engine.num_open == len(bench.places._kept) == 0
 
 

@@ -9,7 +9,8 @@ import pytest
 from device_runtime.engines.engine import Workers
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession
-from device_runtime.runtime.places import Place, Places
+from device_runtime.runtime.place import Place
+from device_runtime.runtime.places import Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits
 
 pytestmark = pytest.mark.event_loop("virtual")
@@ -21,6 +22,7 @@ class Stream:
     """A session's end of the link that remembers when it was closed."""
 
     is_live = True
+    is_lost = False
     max_tokens = 20
     bytes_up = bytes_down = 0
 
@@ -79,7 +81,7 @@ async def test_a_session_of_a_cloud_that_stops_is_not_kept() -> None:
     assert len(bench.places._kept) == 0
 
 
-async def test_a_session_whose_link_is_gone_is_given_up_at_the_next_look() -> None:
+async def test_a_session_that_the_cloud_has_ended_is_given_up_at_the_next_look() -> None:
     bench = Bench(60.0)
     lost, alive = bench.keep(), bench.keep()
     lost.is_live = False
@@ -87,3 +89,14 @@ async def test_a_session_whose_link_is_gone_is_given_up_at_the_next_look() -> No
     assert lost.closed_s == 0.0
     assert alive.closed_s is None
     assert len(bench.places._kept) == 1
+
+
+async def test_a_session_whose_socket_is_gone_is_kept_as_long_as_the_cloud_keeps_it() -> None:
+    bench = Bench(60.0)
+    lost = bench.keep()
+    lost.is_live, lost.is_lost = False, True
+    await asyncio.sleep(40.0)
+    bench.places.expire()
+    assert lost.closed_s is None
+    await asyncio.sleep(14.0)
+    assert lost.closed_s is not None
