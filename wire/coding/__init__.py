@@ -1,0 +1,1 @@
+"""Rows in fewer bytes: codecs beside RAW. Pure: bytes in, bytes out."""
