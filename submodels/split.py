@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from submodels.bundle.cloud_config import cloud_config
+from submodels.bundle.coding_file import ChannelScales, write_channel_scales
 from submodels.bundle.manifest_file import MANIFEST_FILE
 from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, read_json
 from submodels.checkpoint.copying import Copied, Progress, copy_tensors
@@ -181,6 +182,7 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
     _write_onnx(source, options, device)
     config = cloud_config(source.config, source.model, _middle(source, options), source.dtype)
     (cloud / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    write_channel_scales(cloud, _measured(source, options, device, cloud))
     result = SplitResult(
         options.out,
         _manifest("device", source, options, device, copied),
@@ -190,6 +192,18 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         (path / MANIFEST_FILE).write_bytes(text + b"\n")
     return result
+
+
+def _measured(source: _Source, options: SplitOptions, device: Path, cloud: Path) -> ChannelScales:
+    """How large the numbers of each channel are, on a short text; one layer at a time."""
+    from submodels.calibration.passing import rows_on_the_link
+    from submodels.calibration.scales import channel_scales
+    from submodels.calibration.text import calibration_ids
+
+    shape = source.model.shape
+    ids = calibration_ids(device, shape.vocab_size, shape.max_context_tokens)
+    up, down = rows_on_the_link(device, cloud, shape, _middle(source, options), ids)
+    return ChannelScales(up=channel_scales(up), down=channel_scales(down))
 
 
 def _middle(source: _Source, options: SplitOptions) -> range:

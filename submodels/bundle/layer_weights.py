@@ -80,7 +80,7 @@ def load_layer_weights(bundle: Bundle, part: Part, placed: Placed) -> Sequence[L
     """
     tensors = bundle.open_tensors(part)
     count = len(layer_indices(bundle, part))
-    return [_one_layer(tensors, index, bundle.manifest.shape, placed) for index in range(count)]
+    return [load_layer(tensors, index, bundle.manifest.shape, placed) for index in range(count)]
 
 
 def load_embedding(bundle: Bundle, placed: Placed) -> Tensor:
@@ -100,7 +100,9 @@ def load_lm_head(bundle: Bundle, placed: Placed) -> Tensor:
     return placed.tensor(bundle.read_tensor(Part.OUTPUT, LM_HEAD))
 
 
-def _one_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Placed) -> LayerWeights:
+def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Placed) -> LayerWeights:
+    """One decoder layer of a part's file, by its number there."""
+
     def load(suffix: str) -> Tensor:
         return placed.tensor(tensors.read(layer_name(index, suffix)))
 

@@ -103,7 +103,7 @@ def test_the_search_would_find_ids_and_words_if_they_travelled(
 
 def test_the_cloud_bundle_holds_no_embedding_no_head_and_no_tokenizer(bundles: Path) -> None:
     names = {path.name for path in (bundles / "cloud").iterdir()}
-    assert names == {"hat.json", "config.json", "model.safetensors"}
+    assert names == {"hat.json", "config.json", "coding.json", "model.safetensors"}
     with safe_open(bundles / "cloud" / "model.safetensors", "np") as tensors:
         tensor_names = list(tensors.keys())
     assert all(name.startswith("model.layers.") for name in tensor_names)

@@ -47,7 +47,7 @@ def test_the_cloud_bundle_holds_the_middle_layers_and_nothing_else(
 ) -> None:
     split(model, tmp_path / "out", 1, 1)
     names = {path.name for path in (tmp_path / "out" / "cloud").iterdir()}
-    assert names == {"hat.json", "config.json", "model.safetensors"}
+    assert names == {"hat.json", "config.json", "coding.json", "model.safetensors"}
     tensors = load_file(tmp_path / "out" / "cloud" / "model.safetensors")
     assert {name.split(".")[2] for name in tensors} == {"0", "1"}
     assert all(name.startswith("model.layers.") for name in tensors)

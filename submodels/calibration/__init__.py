@@ -1,0 +1,1 @@
+"""What a split measures of its model's hidden states, by a short text through all layers."""
