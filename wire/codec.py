@@ -21,9 +21,12 @@ from wire.messages import (
     Dtype,
     Fault,
     Hello,
+    Join,
+    Joined,
     Message,
     Open,
     Opened,
+    Piece,
     Reply,
     SessionId,
     States,
@@ -46,6 +49,9 @@ class MessageType(IntEnum):
     CLOSE = 7
     CREDIT = 8
     FAULT = 9
+    JOIN = 10
+    PIECE = 11
+    JOINED = 12
 
 
 class MessageSide(Enum):
@@ -64,13 +70,16 @@ REPLY: Final = Struct("<BIIIIBBIddIB")
 CLOSE: Final = Struct("<BI")
 CREDIT: Final = Struct("<BQ")
 FAULT: Final = Struct("<BHId")
+JOIN: Final = Struct("<BH16s")
+PIECE: Final = Struct("<BIII")
+JOINED: Final = Struct("<B")
 
 _RESERVED_CODEC: Final = 1
 
 
 def side_of(message: Message) -> MessageSide:
     """The only side that may send this message (rule W2)."""
-    if isinstance(message, Hello | Open | States | Close):
+    if isinstance(message, Hello | Open | States | Close | Join | Piece):
         return MessageSide.DEVICE
     return MessageSide.CLOUD
 
@@ -101,7 +110,7 @@ def decode(frame: Frame) -> Message:
     if not view:
         _refuse("expected at least 1 byte, got 0")
     if view[0] not in _DECODERS:
-        _refuse(f"expected a message type of 1 to 9, got {view[0]}")
+        _refuse(f"expected a message type of 1 to 12, got {view[0]}")
     header, has_tail, build = _DECODERS[view[0]]
     if len(view) < header.size or (len(view) > header.size and not has_tail):
         least = "at least " if has_tail else ""
@@ -129,19 +138,33 @@ def _encode(message: Message) -> bytes:
                 MessageType.OPEN, m.session, m.key, m.max_tokens, m.fork_of, m.fork_tokens
             )
             return header + (m.taps.to_bytes(TAPS_BYTES, "little") if m.taps else b"")
-        case Opened() as m:
-            return OPENED.pack(MessageType.OPENED, m.session, m.cached_tokens)
         case States() as m:
             return b"".join((_states_header(m), m.payload))
         case Reply() as m:
             return b"".join((_reply_header(m), m.payload))
+        case Opened() | Close() | Credit() | Joined():
+            return _encode_short(message)
+        case Fault() as m:
+            header = FAULT.pack(MessageType.FAULT, m.code, m.session, m.retry_after_s)
+            return header + m.message.encode()
+        case Join() as m:
+            return JOIN.pack(MessageType.JOIN, m.version, m.lane_key) + m.credential
+        case Piece() as m:
+            header = PIECE.pack(MessageType.PIECE, m.sequence, m.length, m.offset)
+            return b"".join((header, m.part))
+
+
+def _encode_short(message: Opened | Close | Credit | Joined) -> bytes:
+    """The messages that are a header alone."""
+    match message:
+        case Opened() as m:
+            return OPENED.pack(MessageType.OPENED, m.session, m.cached_tokens)
         case Close() as m:
             return CLOSE.pack(MessageType.CLOSE, m.session)
         case Credit() as m:
             return CREDIT.pack(MessageType.CREDIT, m.limit_tokens)
-        case Fault() as m:
-            header = FAULT.pack(MessageType.FAULT, m.code, m.session, m.retry_after_s)
-            return header + m.message.encode()
+        case Joined():
+            return JOINED.pack(MessageType.JOINED)
 
 
 def _hello_header(hello: Hello) -> bytes:
@@ -289,6 +312,20 @@ def _fault(header: tuple[Any, ...], tail: memoryview) -> Fault:
     return Fault(FaultCode(code), SessionId(session), retry_after_s, str(tail, "utf-8"))
 
 
+def _join(header: tuple[Any, ...], tail: memoryview) -> Join:
+    version, lane_key = header
+    return Join(version, lane_key, bytes(tail))
+
+
+def _joined(header: tuple[Any, ...], tail: memoryview) -> Joined:
+    return Joined()
+
+
+def _piece(header: tuple[Any, ...], tail: memoryview) -> Piece:
+    sequence, length, offset = header
+    return Piece(sequence, length, offset, tail)
+
+
 def _refuse(reason: str) -> NoReturn:
     raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
 
@@ -307,4 +344,7 @@ _DECODERS: Final[dict[int, tuple[Struct, bool, _Builder]]] = {
     MessageType.CLOSE: (CLOSE, False, _close),
     MessageType.CREDIT: (CREDIT, False, _credit),
     MessageType.FAULT: (FAULT, True, _fault),
+    MessageType.JOIN: (JOIN, True, _join),
+    MessageType.PIECE: (PIECE, True, _piece),
+    MessageType.JOINED: (JOINED, False, _joined),
 }

@@ -19,9 +19,12 @@ from wire.messages import (
     Credit,
     Fault,
     Hello,
+    Join,
+    Joined,
     Message,
     Open,
     Opened,
+    Piece,
     Reply,
     SessionId,
     States,
@@ -30,10 +33,14 @@ from wire.messages import (
 
 
 class Phase(Enum):
-    """HELLO until the handshake is over, CLOSED after a connection fault or a lost socket."""
+    """HELLO until the handshake is over, CLOSED after a connection fault or a lost socket.
+
+    A further socket of a device, on which nothing but pieces goes, is a LANE after its own.
+    """
 
     HELLO = "hello"
     OPEN = "open"
+    LANE = "lane"
     CLOSED = "closed"
 
 
@@ -167,6 +174,10 @@ class CloudConnection:
         match message:
             case Hello() if self.phase is Phase.HELLO:
                 self._codecs = message.codecs & self._rows.codecs
+            case Join() if self.phase is Phase.HELLO:
+                pass
+            case Piece() if self.phase is Phase.LANE:
+                pass
             case Open() if self.phase is Phase.OPEN:
                 if message.session <= self._last_session:
                     reason = f"expected a session above {self._last_session}, got {message.session}"
@@ -189,11 +200,12 @@ class CloudConnection:
         """
         if side_of(message) is MessageSide.DEVICE or self.phase is Phase.CLOSED:
             raise LocalProtocolError(FaultCode.BAD_FRAME, _out_of_place(message, self.phase))
-        is_greeting = isinstance(message, Welcome)
-        if not isinstance(message, Fault) and is_greeting is (self.phase is Phase.OPEN):
+        is_greeting = isinstance(message, Welcome | Joined)
+        place = Phase.HELLO if is_greeting else Phase.OPEN
+        if not isinstance(message, Fault) and self.phase is not place:
             raise LocalProtocolError(FaultCode.BAD_FRAME, _out_of_place(message, self.phase))
         if is_greeting:
-            self.phase = Phase.OPEN
+            self.phase = Phase.LANE if isinstance(message, Joined) else Phase.OPEN
         if isinstance(message, Fault) and message.session == NO_SESSION:
             self.phase = Phase.CLOSED
 

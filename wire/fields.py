@@ -9,7 +9,9 @@ from wire.limits import (
     KEY_BYTES,
     MAX_CREDENTIAL_BYTES,
     MAX_FAULT_MESSAGE_BYTES,
+    MAX_PIECE_BYTES,
     MAX_TAPS,
+    MIN_PIECE_BYTES,
     TAPS_BYTES,
 )
 from wire.messages import (
@@ -19,9 +21,12 @@ from wire.messages import (
     Credit,
     Fault,
     Hello,
+    Join,
+    Joined,
     Message,
     Open,
     Opened,
+    Piece,
     Reply,
     States,
     Welcome,
@@ -48,7 +53,9 @@ def broken_rule(message: Message) -> str | None:
             return _fault(message)
         case Opened() | Close():
             return _named_session(message.session)
-        case Credit():
+        case Join() | Piece():
+            return _join(message) if isinstance(message, Join) else _piece(message)
+        case Credit() | Joined():
             return None
 
 
@@ -59,9 +66,32 @@ def _hello(hello: Hello) -> str | None:
         return f"expected a fingerprint of {FINGERPRINT_BYTES} bytes, got {len(hello.fingerprint)}"
     if hello.hidden_size < 1:
         return "expected a hidden size of at least 1, got 0"
-    if len(hello.credential) > MAX_CREDENTIAL_BYTES:
-        got = len(hello.credential)
+    return _credential(hello.credential)
+
+
+def _credential(credential: bytes) -> str | None:
+    if len(credential) > MAX_CREDENTIAL_BYTES:
+        got = len(credential)
         return f"expected a credential of at most {MAX_CREDENTIAL_BYTES} bytes, got {got}"
+    return None
+
+
+def _join(join: Join) -> str | None:
+    if join.version < 1:
+        return "expected a version of at least 1, got 0"
+    if len(join.lane_key) != KEY_BYTES:
+        return f"expected a lane key of {KEY_BYTES} bytes, got {len(join.lane_key)}"
+    return _credential(join.credential)
+
+
+def _piece(piece: Piece) -> str | None:
+    num_bytes, end = len(piece.part), piece.offset + len(piece.part)
+    if not 1 <= num_bytes <= MAX_PIECE_BYTES:
+        return f"expected a part of 1 to {MAX_PIECE_BYTES} bytes, got {num_bytes}"
+    if end > piece.length:
+        return f"expected a part within {piece.length} bytes, got one that ends at {end}"
+    if num_bytes < MIN_PIECE_BYTES and end < piece.length:
+        return f"expected a part of at least {MIN_PIECE_BYTES} bytes, got {num_bytes}"
     return None
 
 

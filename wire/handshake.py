@@ -6,7 +6,7 @@ from typing import Final
 
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import RowLimits
-from wire.messages import Codec, Hello, Welcome
+from wire.messages import Ability, Codec, Hello, Join, Welcome
 
 LINK_PATH: Final = "/v1/link"
 """Where a cloud takes a device's WebSocket (rule W1)."""
@@ -46,8 +46,10 @@ def negotiate_version(min_version: int, max_version: int) -> int:
     return version
 
 
-def answer_hello(hello: Hello, terms: CloudTerms) -> Welcome:
+def answer_hello(hello: Hello, terms: CloudTerms, lane_key: bytes = b"") -> Welcome:
     """The Welcome for a device that fits; the checks go in the order of rules W10 to W13.
+
+    It holds the `lane_key` if both sides know lanes (rule W44).
 
     Raises:
         RemoteProtocolError: UNSUPPORTED_VERSION, BAD_CREDENTIAL, FINGERPRINT_MISMATCH or
@@ -69,7 +71,18 @@ def answer_hello(hello: Hello, terms: CloudTerms) -> Welcome:
         max_frame_tokens=rows.max_frame_tokens,
         credit_limit_tokens=terms.credit_limit_tokens,
         session_ttl_s=terms.session_ttl_s,
+        lane_key=lane_key if codecs >> Ability.LANES & 1 else b"",
     )
+
+
+def check_join(join: Join, terms: CloudTerms) -> None:
+    """Let a further socket in that knows the secret; whose it is, its key says (rule W44).
+
+    Raises:
+        RemoteProtocolError: UNSUPPORTED_VERSION or BAD_CREDENTIAL.
+    """
+    negotiate_version(join.version, join.version)
+    _check_credential(join.credential, terms.credential)
 
 
 def check_welcome(hello: Hello, welcome: Welcome) -> RowLimits:
@@ -86,6 +99,8 @@ def check_welcome(hello: Hello, welcome: Welcome) -> RowLimits:
         raise _mismatch(f"expected a dtype of {hello.dtypes:#b}, got {welcome.dtype.name}")
     if not welcome.codecs >> Codec.RAW & 1 or welcome.codecs & ~hello.codecs:
         raise _mismatch(f"expected codecs of {hello.codecs:#b}, got {welcome.codecs:#b}")
+    if bool(welcome.lane_key) is not bool(welcome.codecs >> Ability.LANES & 1):
+        raise _mismatch("expected a lane key where lanes were agreed, and only there")
     return RowLimits(hello.hidden_size, welcome.dtype, welcome.max_frame_tokens, welcome.codecs)
 
 

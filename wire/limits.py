@@ -27,6 +27,15 @@ MAX_HEADER_BYTES = 64
 MAX_HANDSHAKE_BYTES = 2048
 """The longest Hello, and the longest Fault in answer to one."""
 
+MAX_LANES = 16
+"""Further sockets of one connection."""
+
+MAX_PIECE_BYTES = 65_536
+"""The longest part of a frame that a Piece carries."""
+
+MIN_PIECE_BYTES = 512
+"""And the shortest, but for the last part of a frame: a frame is in so many pieces at most."""
+
 MAX_EXTENSION_BYTES = 1 << 18
 """The longest extension of a Welcome: some bytes for each channel of the widest rows."""
 

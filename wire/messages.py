@@ -39,6 +39,13 @@ class Codec(IntEnum):
     TAPPED = 2
 
 
+class Ability(IntEnum):
+    """What is no codec and has a bit in `codecs` all the same (rule W39)."""
+
+    LANES = 8
+    """Further sockets of a device carry pieces of messages (rule W44)."""
+
+
 class Want(IntEnum):
     """Which rows of a States frame the device wants back."""
 
@@ -193,4 +200,48 @@ class Fault:
     message: str
 
 
-Message = Hello | Welcome | Open | Opened | States | Reply | Close | Credit | Fault
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Device to cloud, first frame of a further socket: it is a lane of the connection of this key.
+
+    `version` is the connection's, `lane_key` that of its Welcome, and `credential` as in Hello.
+    """
+
+    version: int
+    lane_key: bytes
+    credential: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Cloud to device: the socket is a lane now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Device to cloud, over a lane: a part of a frame of States.
+
+    `sequence` counts the frames that are sent in pieces, from 0 on each connection. The frame is
+    `length` bytes long, and `part` is what begins at `offset`.
+    """
+
+    sequence: int
+    length: int
+    offset: int
+    part: Payload
+
+
+Message = (
+    Hello
+    | Welcome
+    | Open
+    | Opened
+    | States
+    | Reply
+    | Close
+    | Credit
+    | Fault
+    | Join
+    | Joined
+    | Piece
+)

@@ -1,19 +1,29 @@
 """What the system knows of a TCP connection: bytes that came, and bytes that are still to go."""
 
 import array
+import functools
 import socket
 import struct
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from process.sockets.windows import UNKNOWN_BYTES, Window, after_pause
 
 if sys.platform == "linux":
     import fcntl
     import termios
 
 # Python 3.11 does not name them; offsets and numbers are those of the kernels' headers
-# (`struct tcp_info` of Linux since 4.6: tcpi_total_retrans, tcpi_bytes_received and
-# tcpi_data_segs_out; SO_NWRITE of macOS).
+# (`struct tcp_info` of Linux since 4.6: tcpi_rto, tcpi_snd_mss, tcpi_last_data_sent, tcpi_rtt,
+# tcpi_snd_cwnd, tcpi_total_retrans, tcpi_bytes_received and tcpi_data_segs_out; SO_NWRITE of
+# macOS).
+_TIMEOUT_OFFSET = 8
+_SEGMENT_OFFSET = 16
+_PAUSE_OFFSET = 44
+_ROUND_TRIP_OFFSET = 68
+_WINDOW_OFFSET = 80
 _SENT_AGAIN_OFFSET = 100
 _RECEIVED_OFFSET = 128
 _SENT_OFFSET = 156
@@ -63,6 +73,50 @@ def num_unacknowledged_bytes(sock: Any) -> int:
     except (OSError, ValueError):
         pass
     return 0
+
+
+def send_window(sock: Any, num_waiting: int) -> Window:
+    """What the connection lets go now; a guess where the system does not tell.
+
+    `num_waiting` bytes were handed over and are still in this process.
+    """
+    num_under_way = num_waiting + num_unacknowledged_bytes(sock)
+    info = _tcp_info(sock, _WINDOW_OFFSET + 4)
+    if info is None:
+        return Window(UNKNOWN_BYTES, num_under_way)
+    timeout_us, pause_ms, segment_bytes, round_trip_us, num_segments = (
+        struct.unpack_from("<I", info, offset)[0]
+        for offset in (
+            _TIMEOUT_OFFSET,
+            _PAUSE_OFFSET,
+            _SEGMENT_OFFSET,
+            _ROUND_TRIP_OFFSET,
+            _WINDOW_OFFSET,
+        )
+    )
+    if num_under_way == 0 and _restarts_after_pause(sock):
+        num_segments = after_pause(num_segments, pause_ms / 1e3, timeout_us / 1e6)
+    return Window(num_segments * segment_bytes, num_under_way, round_trip_us / 1e6)
+
+
+def _restarts_after_pause(sock: Any) -> bool:
+    """Whether the system shrinks the connection's window after a pause; true if it does not tell.
+
+    Source: Linux's `tcp_slow_start_after_idle_check`; of its algorithms, bbr alone is exempt.
+    """
+    try:
+        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    except (OSError, AttributeError):
+        name = b""
+    return not name.startswith(b"bbr") and _slow_start_after_idle()
+
+
+@functools.cache
+def _slow_start_after_idle() -> bool:
+    try:
+        return Path("/proc/sys/net/ipv4/tcp_slow_start_after_idle").read_text().strip() != "0"
+    except OSError:
+        return True
 
 
 def keep_unsent_short(sock: Any, num_bytes: int) -> None:

@@ -21,9 +21,12 @@ from wire.messages import (
     Dtype,
     Fault,
     Hello,
+    Join,
+    Joined,
     Message,
     Open,
     Opened,
+    Piece,
     Reply,
     SessionId,
     States,
@@ -80,8 +83,10 @@ def test_neither_side_takes_its_own_messages(message: Message) -> None:  # W2
     assert refused.value.code is FaultCode.BAD_FRAME
 
 
-@given(message=messages.filter(lambda m: not isinstance(m, Hello | Fault)))
-def test_nothing_but_hello_and_fault_comes_before_the_handshake(message: Message) -> None:  # W2
+@given(message=messages.filter(lambda m: not isinstance(m, Hello | Join | Fault)))
+def test_nothing_but_hello_join_and_fault_comes_before_the_handshake(
+    message: Message,
+) -> None:  # W2
     with pytest.raises(LocalProtocolError):
         DeviceConnection().send(message)
     with pytest.raises(RemoteProtocolError):
@@ -333,3 +338,18 @@ def test_what_crosses_with_a_close_is_no_longer_counted_but_bounded() -> None:  
     for num_bytes in (2 * (2 + MAX_TAPS) * 4, 2 * 3 * 4 + 4):
         with pytest.raises(RemoteProtocolError):
             device.receive(tapped_reply(1, 2, Codec.TAPPED, num_bytes))
+
+
+def test_on_a_lane_the_device_sends_pieces_and_nothing_else() -> None:  # W45
+    lane = CloudConnection(ROWS, 16)
+    lane.receive(Join(1, bytes(16), b""))
+    lane.send(Joined())
+    assert lane.phase is Phase.LANE
+    lane.receive(Piece(0, 10, 0, bytes(10)))
+    for message in (HELLO, Join(1, bytes(16), b""), Open(SessionId(1), bytes(16), 8), states(1)):
+        with pytest.raises(RemoteProtocolError, match="has no place in LANE"):
+            lane.receive(message)
+    with pytest.raises(LocalProtocolError, match="has no place in LANE"):
+        lane.send(Credit(3))
+    lane.send(Fault(FaultCode.DRAINING, NO_SESSION, 1.0, "stop"))
+    assert lane.phase is Phase.CLOSED

@@ -3,7 +3,13 @@
 from hypothesis import strategies as st
 
 from wire.errors import FaultCode
-from wire.limits import ITEM_BYTES, MAX_CREDENTIAL_BYTES, MAX_FAULT_MESSAGE_BYTES, MAX_TAPS
+from wire.limits import (
+    ITEM_BYTES,
+    MAX_CREDENTIAL_BYTES,
+    MAX_FAULT_MESSAGE_BYTES,
+    MAX_TAPS,
+    MIN_PIECE_BYTES,
+)
 from wire.messages import (
     Close,
     Codec,
@@ -11,9 +17,12 @@ from wire.messages import (
     Dtype,
     Fault,
     Hello,
+    Join,
+    Joined,
     Message,
     Open,
     Opened,
+    Piece,
     Reply,
     SessionId,
     States,
@@ -67,6 +76,15 @@ def replies(draw: st.DrawFn) -> Reply:
     return Reply(*place, dtype, draw(st.sampled_from(Codec)), *measured, payload)
 
 
+@st.composite
+def pieces(draw: st.DrawFn) -> Piece:
+    """The first, a middle or the last part of a frame."""
+    offset = draw(st.integers(0, 2**31))
+    left = draw(st.integers(0, 2**30))
+    part = draw(st.binary(min_size=MIN_PIECE_BYTES if left else 1, max_size=MIN_PIECE_BYTES + 8))
+    return Piece(draw(u32), offset + len(part) + left, offset, part)
+
+
 welcomes = st.builds(
     Welcome,
     version=st.integers(1, 2**16 - 1),
@@ -96,6 +114,14 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Close, session=sessions),
     st.builds(Credit, limit_tokens=st.integers(0, 2**64 - 1)),
     faults,
+    st.builds(
+        Join,
+        version=st.integers(1, 2**16 - 1),
+        lane_key=st.binary(min_size=16, max_size=16),
+        credential=st.binary(max_size=40),
+    ),
+    st.just(Joined()),
+    pieces(),
 )
 
 

@@ -14,11 +14,22 @@ from wire.handshake import (
     VERSION,
     CloudTerms,
     answer_hello,
+    check_join,
     check_welcome,
     negotiate_version,
 )
 from wire.limits import MAX_HANDSHAKE_BYTES, MAX_HEADER_BYTES, RowLimits
-from wire.messages import Codec, Dtype, Hello, SessionId, States, Want
+from wire.messages import (
+    Ability,
+    Codec,
+    Dtype,
+    Hello,
+    Join,
+    SessionId,
+    States,
+    Want,
+    Welcome,
+)
 
 TERMS = CloudTerms(
     fingerprint=b"f" * 32,
@@ -110,3 +121,36 @@ def test_the_frame_limit_holds_the_largest_frame_and_no_more() -> None:  # W4
     frame = encode(States(SessionId(1), 0, 0, 16, Dtype.FP32, Codec.RAW, Want.ALL, payload))
     assert len(frame) <= rows.max_frame_bytes <= len(payload) + MAX_HEADER_BYTES
     assert TERMS.rows.max_frame_bytes == MAX_HANDSHAKE_BYTES
+
+
+def test_a_lane_key_is_for_who_asks_for_lanes_from_a_cloud_that_has_them() -> None:  # W44
+    lanes = 1 << Ability.LANES
+    terms = replace(TERMS, rows=replace(TERMS.rows, codecs=0b1 | lanes))
+    asking = replace(HELLO, codecs=0b1 | lanes)
+    welcome = answer_hello(asking, terms, b"k" * 16)
+    assert (welcome.codecs, welcome.lane_key) == (0b1 | lanes, b"k" * 16)
+    assert check_welcome(asking, welcome).codecs == 0b1 | lanes
+    for hello, ours in ((HELLO, terms), (asking, TERMS)):
+        assert answer_hello(hello, ours, b"k" * 16).lane_key == b""
+
+
+@pytest.mark.parametrize("change", [{"lane_key": b""}, {"codecs": 0b1}])
+def test_a_lane_key_without_lanes_or_lanes_without_a_key_are_refused(
+    change: dict[str, Any],
+) -> None:  # W44
+    asking = replace(HELLO, codecs=0b1 | 1 << Ability.LANES)
+    welcome = Welcome(1, Dtype.FP32, asking.codecs, 100, 8, 16, 30.0, lane_key=bytes(16))
+    with pytest.raises(RemoteProtocolError, match="expected a lane key where lanes were agreed"):
+        check_welcome(asking, replace(welcome, **change))
+
+
+def test_a_lane_is_for_who_knows_the_secret() -> None:  # W44
+    check_join(Join(1, bytes(16), TERMS.credential), TERMS)
+    for join, code in (
+        (Join(9, bytes(16), b"wrong"), FaultCode.UNSUPPORTED_VERSION),
+        (Join(1, bytes(16), b"wrong"), FaultCode.BAD_CREDENTIAL),
+        (Join(1, bytes(16), b""), FaultCode.BAD_CREDENTIAL),
+    ):
+        with pytest.raises(RemoteProtocolError) as caught:
+            check_join(join, TERMS)
+        assert caught.value.code is code
