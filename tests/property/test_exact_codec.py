@@ -18,8 +18,12 @@ from wire.messages import Dtype
 
 T = TypeVar("T")
 
-FORMATS = (Dtype.BF16, Dtype.FP16)
-NUMPY = {Dtype.BF16: np.dtype(ml_dtypes.bfloat16), Dtype.FP16: np.dtype(np.float16)}
+NUMPY = {
+    Dtype.BF16: np.dtype(ml_dtypes.bfloat16),
+    Dtype.FP16: np.dtype(np.float16),
+    Dtype.FP32: np.dtype(np.float32),
+}
+FORMATS = tuple(NUMPY)
 
 formats = st.sampled_from(FORMATS)
 shapes = st.tuples(st.integers(1, 5), st.sampled_from((1, 2, 7, 64, 300)))
@@ -39,7 +43,11 @@ def normal_rows(dtype: Dtype, shape: tuple[int, int], seed: int = 0) -> bytes:
 @pytest.mark.parametrize("num_channels", [256, 65_536])
 def test_every_pattern_of_sixteen_bits_comes_back(dtype, num_channels):
     # Padded with ordinary numbers, since patterns that are all alike likely are no shorter coded.
-    patterns = np.arange(1 << 16, dtype="<u2").tobytes()
+    # The rest of a wider number is as good as random: it travels as it is.
+    bits = 8 * NUMPY[dtype].itemsize
+    tops = np.arange(1 << 16, dtype=np.uint64) << (bits - 16)
+    rests = np.random.default_rng(2).integers(0, 1 << (bits - 16), tops.shape, np.uint64)
+    patterns = (tops | rests).astype(f"<u{bits // 8}").tobytes()
     num_rows = (1 << 16) // num_channels
     raw = patterns + normal_rows(dtype, (9 * num_rows, num_channels))
     exact = coder(dtype, num_channels)
@@ -54,10 +62,10 @@ def test_what_is_coded_is_shorter_and_comes_back(dtype, shape, seed, data):
     kind = data.draw(st.sampled_from(("bits", "normal", "one", "zeros")))
     rng = np.random.default_rng(seed)
     raw = {
-        "bits": lambda: rng.integers(0, 1 << 16, shape, np.uint16).tobytes(),
+        "bits": lambda: rng.bytes(shape[0] * shape[1] * NUMPY[dtype].itemsize),
         "normal": lambda: normal_rows(dtype, shape, seed),
-        "one": lambda: np.full(shape, rng.integers(0, 1 << 16), np.uint16).tobytes(),
-        "zeros": lambda: bytes(2 * shape[0] * shape[1]),
+        "one": lambda: rng.bytes(NUMPY[dtype].itemsize) * (shape[0] * shape[1]),
+        "zeros": lambda: bytes(shape[0] * shape[1] * NUMPY[dtype].itemsize),
     }[kind]()
     exact = coder(dtype, shape[1], seed)
     coded = exact.encode(raw, shape[0])
@@ -68,7 +76,7 @@ def test_what_is_coded_is_shorter_and_comes_back(dtype, shape, seed, data):
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_random_bits_are_left_as_they_are(dtype):
-    raw = np.random.default_rng(1).integers(0, 1 << 16, (8, 512), np.uint16).tobytes()
+    raw = np.random.default_rng(1).bytes(8 * 512 * NUMPY[dtype].itemsize)
     assert coder(dtype, 512).encode(raw, 8) is None
 
 
@@ -82,17 +90,18 @@ def test_a_changed_or_cut_payload_is_decoded_or_refused(shape, data):
     for _ in range(data.draw(st.integers(0, 3))):
         coded[data.draw(st.integers(0, len(coded) - 1))] = data.draw(st.integers(0, 255))
     changed = bytes(coded[: data.draw(st.integers(0, len(coded)))])
-    _decoded_or_refused(exact, changed, shape)
+    _decoded_or_refused(exact, changed, 2 * shape[0] * shape[1], shape[0])
 
 
 @given(payload=st.binary(max_size=400), dtype=formats, shape=shapes)
 def test_any_byte_string_is_decoded_or_refused(payload, dtype, shape):
-    _decoded_or_refused(coder(dtype, shape[1]), payload, shape)
+    num_bytes = shape[0] * shape[1] * NUMPY[dtype].itemsize
+    _decoded_or_refused(coder(dtype, shape[1]), payload, num_bytes, shape[0])
 
 
-def _decoded_or_refused(exact: ExactCoder, payload: bytes, shape: tuple[int, int]) -> None:
-    raw = _unless_refused(lambda: exact.decode(payload, shape[0]))
-    assert raw is None or len(raw) == 2 * shape[0] * shape[1]
+def _decoded_or_refused(exact: ExactCoder, payload: bytes, num_bytes: int, num_rows: int) -> None:
+    raw = _unless_refused(lambda: exact.decode(payload, num_rows))
+    assert raw is None or len(raw) == num_bytes
 
 
 def _unless_refused(call: Callable[[], T]) -> T | None:
@@ -136,11 +145,6 @@ def test_an_unknown_kind_is_refused():
         coder(Dtype.BF16, 4).decode(b"\x02" + bytes(50), 1)
 
 
-def test_float32_rows_have_no_exact_codec():
-    with pytest.raises(ValueError, match="expected FP16 or BF16 rows, got FP32"):
-        ExactCoder(Dtype.FP32, np.zeros(4, np.uint8))
-
-
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_the_fixed_code_is_complete_and_zlib_reads_it(dtype):
     lengths = code_lengths(dtype)
@@ -159,7 +163,9 @@ def test_the_fixed_code_writes_any_number_of_values(dtype, values):
     assert zlib.decompress(stream, -15) == bytes(values)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(Dtype.BF16, 0.68), (Dtype.FP16, 0.87)])
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(Dtype.BF16, 0.68), (Dtype.FP16, 0.87), (Dtype.FP32, 0.84)]
+)
 @pytest.mark.parametrize("num_rows", [1, 5, 100])
 def test_centres_and_shifts_take_scales_out_of_rows(dtype, most, num_rows):
     # Channels up to 64 times as large as others, and rows too: nothing of that costs bits.
@@ -173,7 +179,7 @@ def test_centres_and_shifts_take_scales_out_of_rows(dtype, most, num_rows):
     assert coded is not None
     assert blind is not None
     assert len(coded) <= most * len(raw)
-    assert len(blind) > 1.03 * len(coded)
+    assert len(blind) > 1.02 * len(coded)
 
 
 @given(up=st.binary(min_size=7, max_size=7), down=st.binary(min_size=7, max_size=7))

@@ -1,24 +1,22 @@
-"""RAW rows of 16-bit numbers to EXACT ones and back, bit for bit (rules W40 and W41).
+"""RAW rows to EXACT ones and back, bit for bit (rules W40 and W41).
 
-Of a bfloat16 hidden state the exponent is nearly all that can be foretold: it lies within a few
-units of what is usual for its channel and its row. So numbers are rotated left by one bit, which
-puts the exponent (in FP16 with three bits of the mantissa) into the high byte and the sign with the
-rest into the low one. Low bytes travel as they are. From high bytes the channel's centre and the
-row's shift are subtracted, modulo 256, and what is left is Huffman-coded.
+Of a hidden state the exponent is nearly all that can be foretold: it lies within a few units of
+what is usual for its channel and its row. So numbers are rotated left by one bit, which puts the
+exponent (in FP16 with three bits of the mantissa) into the high byte and the sign with the rest
+into the low ones: one, in FP32 three. Low bytes travel as they are. From high bytes the channel's
+centre and the row's shift are subtracted, modulo 256, and what is left is Huffman-coded.
 """
 
 import zlib
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wire.coding.fixed_code import FixedCode
 from wire.errors import FaultCode, RemoteProtocolError
+from wire.limits import ITEM_BYTES
 from wire.messages import Dtype, Payload
-
-CODED_DTYPES: Final = (Dtype.FP16, Dtype.BF16)
-"""FP32 rows are for exactness whatever it costs, and are sent RAW."""
 
 _FIXED: Final = 0
 _OWN: Final = 1
@@ -33,19 +31,18 @@ _MOST_SAMPLED: Final = 256
 _WINDOW: Final = -15
 """A DEFLATE stream without zlib's header and sum: TCP and TLS have better ones."""
 
-_MEDIAN_AT: Final = {Dtype.BF16: 0, Dtype.FP16: 4}
+_MEDIAN_AT: Final = {Dtype.FP32: 0, Dtype.BF16: 0, Dtype.FP16: 4}
 """What a row's median becomes, so that the fixed code suits it."""
 
 
 class ExactCoder:
-    """For rows of `hidden_size` numbers in FP16 or BF16. `centres` `[H]`, uint8, of the direction.
+    """For rows of `hidden_size` numbers. `centres` `[H]`, uint8, of the direction.
 
     Its methods may be called from several threads at once.
     """
 
     def __init__(self, dtype: Dtype, centres: NDArray[np.uint8]) -> None:
-        if dtype not in CODED_DTYPES:
-            raise ValueError(f"expected FP16 or BF16 rows, got {dtype.name}")
+        self._item = np.dtype(f"<u{ITEM_BYTES[dtype]}")
         self._centres = centres
         self._code = FixedCode(dtype)
         self._median_at = _MEDIAN_AT[dtype]
@@ -54,9 +51,10 @@ class ExactCoder:
 
     def encode(self, raw: Payload, num_rows: int) -> bytes | None:
         """The EXACT payload of a RAW one, at least one row; None where it would be no shorter."""
-        numbers = np.frombuffer(raw, np.dtype("<u2")).reshape(num_rows, -1)
-        planes = (numbers << 1 | numbers >> 15).astype("<u2", copy=False).view(np.uint8)
-        low, centred = planes[:, ::2], planes[:, 1::2] - self._centres
+        numbers = np.frombuffer(raw, self._item).reshape(num_rows, -1)
+        rotated = numbers << 1 | numbers >> self._top
+        planes = self._planes(rotated.astype(self._item, copy=False))
+        low, centred = planes[:, :, :-1], planes[:, :, -1] - self._centres
         shifts = _medians(centred) - np.uint8(self._median_at)
         centred -= shifts[:, None]
         kind, stream = self._written(centred)
@@ -72,20 +70,29 @@ class ExactCoder:
             RemoteProtocolError: BAD_FRAME for every byte string that is not so many rows.
         """
         num_channels = self._centres.size
-        low_end = 1 + num_rows + num_rows * num_channels
+        num_low = num_rows * num_channels * (self._item.itemsize - 1)
+        low_end = 1 + num_rows + num_low
         if len(payload) < low_end:
             _refuse(f"expected more than {low_end} bytes of {num_rows} EXACT rows", len(payload))
         data = np.frombuffer(payload, np.uint8)
         stream = memoryview(payload)[low_end:]
         high = self._read(data[0], stream, num_rows * num_channels).reshape(num_rows, -1)
-        low = data[1 + num_rows : low_end].reshape(num_rows, -1)
-        numbers = np.empty((num_rows, num_channels), np.dtype("<u2"))
-        planes = numbers.view(np.uint8)
-        planes[:, ::2] = low
-        np.add(high, self._centres, out=planes[:, 1::2])
-        planes[:, 1::2] += data[1 : 1 + num_rows, None]
-        rotated = numbers >> 1 | numbers << 15
-        return rotated.astype("<u2", copy=False).reshape(-1).view(np.uint8).data
+        rotated = np.empty((num_rows, num_channels), self._item)
+        planes = self._planes(rotated)
+        planes[:, :, :-1] = data[1 + num_rows : low_end].reshape(num_rows, num_channels, -1)
+        np.add(high, self._centres, out=planes[:, :, -1])
+        planes[:, :, -1] += data[1 : 1 + num_rows, None]
+        numbers = rotated >> 1 | rotated << self._top
+        return numbers.astype(self._item, copy=False).reshape(-1).view(np.uint8).data
+
+    @property
+    def _top(self) -> int:
+        """The place of a number's highest bit."""
+        return 8 * self._item.itemsize - 1
+
+    def _planes(self, numbers: NDArray[Any]) -> NDArray[np.uint8]:
+        """Their bytes, the lowest first, as a view `[T, H, item bytes]`."""
+        return numbers.view(np.uint8).reshape(*numbers.shape, self._item.itemsize)
 
     def _written(self, values: NDArray[np.uint8]) -> tuple[int, bytes]:
         if values.size <= _MOST_FIXED_VALUES:

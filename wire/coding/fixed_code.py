@@ -24,7 +24,7 @@ _NEAR: Final = {
 }  # fmt: skip
 """Bits of an exponent that is so much above the row's median."""
 
-_FAR_BF16: Final = {-9: 11, -10: 12, -11: 13}
+_FAR: Final = {-9: 11, -10: 12, -11: 13}
 _REST_BITS: Final = 14
 
 _NUM_EMPTY_BLOCKS: Final = 3
@@ -68,12 +68,12 @@ class FixedCode:
 def code_lengths(dtype: Dtype) -> tuple[int, ...]:
     """Bits of each byte value, and of the end: 257 lengths that fill a code exactly.
 
-    In BF16 a byte is an exponent. In FP16 it is an exponent and three bits behind it, which are
-    as good as random.
+    In BF16 and FP32 a byte is an exponent. In FP16 it is an exponent and three bits behind it,
+    which are as good as random.
     """
     lengths = [_REST_BITS] * _NUM_SYMBOLS
-    if dtype is Dtype.BF16:
-        for value, num_bits in (_NEAR | _FAR_BF16).items():
+    if dtype is not Dtype.FP16:
+        for value, num_bits in (_NEAR | _FAR).items():
             lengths[value % 256] = num_bits
         return tuple(lengths)
     for value in range(-159, -64):

@@ -20,7 +20,7 @@ DOWN_CENTRES: Final = 2
 
 _HEAD: Final = Struct("<BI")
 
-_STEPS: Final = {Dtype.BF16: 1, Dtype.FP16: 8}
+_STEPS: Final = {Dtype.FP32: 1, Dtype.BF16: 1, Dtype.FP16: 8}
 """How much the byte that is coded grows when a number is doubled."""
 
 MAX_SCALE: Final = 100.0
