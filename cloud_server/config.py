@@ -11,6 +11,7 @@ from process.listening.addresses import parse_networks
 from process.program.about import (
     about,
     abouts,
+    congestion_control,
     count,
     drain_timeout,
     engine_threads,
@@ -77,6 +78,8 @@ class CloudConfig:
         None, "Certificate chain (PEM); devices then connect to wss://."
     )
     tls_key: Path | None = setting(None, "Private key (PEM) of the certificate.")
+    congestion_control: str | None = congestion_control()
+    """Of what goes down to devices; a device's setting is of what goes up."""
     trusted_proxies: tuple[str, ...] = setting(
         (),
         "Addresses or networks, such as 10.0.0.0/8, of proxies whose X-Forwarded-For is believed.",

@@ -133,6 +133,8 @@ class CloudServer:
     def _announcement(self, loaded: LoadedEngine) -> str:
         manifest, engine = self._bundle.manifest, loaded.engine
         first = manifest.num_input_layers
+        name = self._config.congestion_control
+        congestion = "" if name is None else f", congestion control {name}"
         kv_bytes = engine.capacity_tokens * loaded.kv_bytes_per_token
         return (
             f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
@@ -140,7 +142,7 @@ class CloudServer:
             f"{NAMES[engine.dtype]}, rows in {NAMES[wire_dtype(self._config, manifest)]}; "
             f"{loaded.description}; "
             f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), "
-            f"context {engine.max_context_tokens}; devices connect to {self.url}"
+            f"context {engine.max_context_tokens}; devices connect to {self.url}{congestion}"
         )
 
 

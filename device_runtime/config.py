@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from process.program.about import (
     about,
+    congestion_control,
     count,
     drain_timeout,
     engine_threads,
@@ -100,6 +101,8 @@ class DeviceConfig:
     cloud_ca: Path | None = setting(
         None, "Certificate authority (PEM) to trust for wss://; left out: the system's."
     )
+    congestion_control: str | None = congestion_control()
+    """Of what goes up; the cloud's setting is of what comes down."""
     api_key: str | None = setting(
         None,
         "File with the key that HTTP clients must send; without one, anyone may ask.",

@@ -75,11 +75,14 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
     weights = f", {config.weights} weights" if config.engine == "onnx" else ""
     reason = server.runtime.ready()
     cloud = "connected" if reason is None else f"not connected ({reason}); trying on"
+    congestion = ""
+    if config.congestion_control is not None:
+        congestion = f"; congestion control {config.congestion_control}"
     return "\n".join(
         [
             f"model     {server.service.model.id}: {layers}, {context}",
             f"engine    {config.engine}{weights}; drafter {_drafter(server)}",
-            f"cloud     {config.cloud}: {cloud}",
+            f"cloud     {config.cloud}: {cloud}{congestion}",
             f"endpoint  {server.url}/v1",
             f"try       {_curl(config, server)}",
             f"sampling  {server.service.sampling.described()}",

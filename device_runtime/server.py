@@ -147,6 +147,7 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         secret=(config.secret or "").encode(),
         ca_file=config.cloud_ca,
         proxy=proxy_for(link_url(config.cloud), os.environ),
+        congestion_control=config.congestion_control,
         patience=_patience(config),
     )
 

@@ -1,6 +1,7 @@
 """The daemon's HTTP face: the devices' WebSocket, health, readiness and metrics."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from cloud_server.daemon.turns import PING_S, Turns
 from process.listening.runner import handler_of
 from process.paced import Paced
 from process.sockets.aiohttp_socket import AiohttpSocket
-from process.sockets.tcp import TELLS_PROGRESS
+from process.sockets.tcp import TELLS_PROGRESS, choose_congestion_control
 from wire.handshake import LINK_PATH
 from wire.limits import MAX_HANDSHAKE_BYTES
 
@@ -129,11 +130,20 @@ async def _let_in(
             return web.Response(status=400)
         transport: asyncio.Transport | None = request.transport
         if transport is not None:
+            _choose_congestion_control(transport, reception.congestion_control)
             socket = AiohttpSocket(ws, transport)
             await DeviceSocket(daemon, socket, visitor, reception, turns).serve()
     finally:
         turns.end()
     return ws
+
+
+def _choose_congestion_control(transport: asyncio.Transport, name: str | None) -> None:
+    """It was seen to be possible at the start; a connection that is gone by now needs none."""
+    sock = transport.get_extra_info("socket")
+    if name is not None and sock is not None:
+        with contextlib.suppress(OSError):
+            choose_congestion_control(sock, name)
 
 
 class _Visitor:

@@ -16,6 +16,7 @@ from process.listening.guard import Guard
 from process.listening.limits import Limits, default_max_connections, default_max_per_address
 from process.open_files import open_files_limit
 from process.quiet_log import QuietLog
+from process.sockets.tcp import check_congestion_control
 from process.world import Clock
 from wire.codec import decode
 from wire.errors import RemoteProtocolError
@@ -40,6 +41,8 @@ class Reception:
     hello_timeout_s: float
     secret: bytes
     clock: Clock
+    congestion_control: str | None = None
+    """Of each device's connection; None: the kernel's own."""
 
     def knows(self, frame: bytes | str) -> bool:
         """Whether a first frame shows the secret; such a device waits for nobody's wrong ones."""
@@ -56,8 +59,9 @@ def make_reception(config: CloudConfig, clock: Clock) -> Reception:
     """The reception of a cloud; belongs to the running event loop, whose `clock` it is.
 
     Raises:
-        StartError: a trusted proxy is no address.
+        StartError: a trusted proxy is no address, or the congestion control cannot be chosen.
     """
+    check_congestion_control(config.congestion_control)
     loop = asyncio.get_running_loop()
     refusals = QuietLog(_log, clock, loop.call_later)
     limits = socket_limits(config)
@@ -67,7 +71,16 @@ def make_reception(config: CloudConfig, clock: Clock) -> Reception:
     share = 1.0 if config.identity_share >= 1 else config.identity_share / 2
     shares = Shares(share, clock)
     secret = (config.secret or "").encode()
-    return Reception(guard, visits, WrongSecrets(), shares, limits.head_timeout_s, secret, clock)
+    return Reception(
+        guard=guard,
+        visits=visits,
+        wrong_secrets=WrongSecrets(),
+        shares=shares,
+        hello_timeout_s=limits.head_timeout_s,
+        secret=secret,
+        clock=clock,
+        congestion_control=config.congestion_control,
+    )
 
 
 def socket_limits(config: CloudConfig) -> Limits:

@@ -59,6 +59,8 @@ class LinkConfig:
     secret: bytes = field(default=b"", repr=False)
     ca_file: Path | None = None
     proxy: Proxy | None = None
+    congestion_control: str | None = None
+    """Of each connection; None: the kernel's own."""
     patience: Patience = field(default_factory=Patience)
 
     def hello(self, wants_taps: bool = False) -> Hello:

@@ -13,7 +13,11 @@ from device_runtime.link.config import CLOSE_S, LinkConfig, link_url, tls_contex
 from device_runtime.link.tunnel import TunnelConnector
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.socket import Socket
-from process.sockets.tcp import keep_unsent_short
+from process.sockets.tcp import (
+    check_congestion_control,
+    choose_congestion_control,
+    keep_unsent_short,
+)
 from wire.limits import ITEM_BYTES, MAX_HEADER_BYTES, MAX_TAPS, MAX_WELCOME_BYTES
 from wire.messages import Dtype
 
@@ -32,13 +36,16 @@ class Dialer:
     """A `Dial` for one cloud. Whoever calls it bounds the time it may take.
 
     Raises:
-        StartError: when made, for an address, CA file or proxy that cannot be used.
+        StartError: when made, for an address, CA file, proxy or congestion control that cannot be
+            used.
     """
 
     def __init__(self, config: LinkConfig) -> None:
         self._url = link_url(config.url)
         self._tls = tls_context(self._url, config.ca_file)
         self._proxy = config.proxy
+        check_congestion_control(config.congestion_control)
+        self._congestion_control = config.congestion_control
         row_bytes = config.model.hidden_size * ITEM_BYTES[Dtype.FP32]
         frame_bytes = MAX_HEADER_BYTES + MAX_FRAME_TOKENS * row_bytes * (1 + MAX_TAPS)
         self._max_frame_bytes = max(MAX_WELCOME_BYTES, frame_bytes)
@@ -63,6 +70,8 @@ class Dialer:
             sock = ws.get_extra_info("socket")
             if sock is not None:
                 keep_unsent_short(sock, _UNSENT_BYTES)
+                if self._congestion_control is not None:
+                    choose_congestion_control(sock, self._congestion_control)
             yield AiohttpSocket(ws, ws._writer.transport)
         finally:
             with contextlib.suppress(TimeoutError):

@@ -4,6 +4,7 @@ A configuration is a dataclass whose fields are made here: `port: int = tcp_port
 Command line, environment, files and documents are derived from that.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -110,6 +111,15 @@ def link_secret() -> str | None:
     return setting(None, text, secret=True, shared_variable="HAT_SECRET")
 
 
+def congestion_control() -> str | None:
+    """Of the connections between device and cloud."""
+    return setting(
+        None,
+        "TCP congestion control of the link, such as bbr; left out: the kernel's own choice.",
+        check=_algorithm,
+    )
+
+
 def drain_timeout() -> float:
     """How long a program may take to end."""
     return seconds(30.0, "Seconds that running work may take after SIGTERM or Ctrl-C.")
@@ -123,6 +133,11 @@ def least_level(default: T) -> T:
 def line_format(default: T) -> T:
     """Of the log."""
     return setting(default, "Log lines for people (text) or for programs (json).")
+
+
+def _algorithm(value: str) -> str | None:
+    is_name = re.fullmatch(r"[A-Za-z0-9_-]{1,15}", value) is not None
+    return None if is_name else "a name of up to 15 letters, digits, - and _, such as bbr"
 
 
 def _not_empty(value: str) -> str | None:

@@ -22,6 +22,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Value]:
     about = setting.about
     if setting.name == "cloud":
         return st.sampled_from(["ws://a:1", "wss://b", "ws://[::1]:7700"])
+    if setting.name == "congestion_control":
+        return st.sampled_from(["bbr", "reno", "dctcp-reno"])
     if setting.name == "vllm_args":
         return st.dictionaries(WORDS, WORDS, max_size=2).map(json.dumps)
     if setting.name == "trusted_proxies":
