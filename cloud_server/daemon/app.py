@@ -16,7 +16,8 @@ from cloud_server.daemon.turns import PING_S, Turns
 from process.listening.runner import handler_of
 from process.paced import Paced
 from process.sockets.aiohttp_socket import AiohttpSocket
-from process.sockets.tcp import TELLS_PROGRESS, choose_congestion_control
+from process.sockets.congestion import choose_congestion_control
+from process.sockets.tcp import TELLS_PROGRESS
 from wire.handshake import LINK_PATH
 from wire.limits import MAX_HANDSHAKE_BYTES
 

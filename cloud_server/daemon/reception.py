@@ -16,7 +16,7 @@ from process.listening.guard import Guard
 from process.listening.limits import Limits, default_max_connections, default_max_per_address
 from process.open_files import open_files_limit
 from process.quiet_log import QuietLog
-from process.sockets.tcp import check_congestion_control
+from process.sockets.congestion import check_congestion_control
 from process.world import Clock
 from wire.codec import decode
 from wire.errors import RemoteProtocolError

@@ -12,12 +12,9 @@ import aiohttp
 from device_runtime.link.config import CLOSE_S, LinkConfig, link_url, tls_context
 from device_runtime.link.tunnel import TunnelConnector
 from process.sockets.aiohttp_socket import AiohttpSocket
+from process.sockets.congestion import check_congestion_control, choose_congestion_control
 from process.sockets.socket import Socket
-from process.sockets.tcp import (
-    check_congestion_control,
-    choose_congestion_control,
-    keep_unsent_short,
-)
+from process.sockets.tcp import keep_unsent_short
 from wire.limits import ITEM_BYTES, MAX_HEADER_BYTES, MAX_TAPS, MAX_WELCOME_BYTES
 from wire.messages import Dtype
 

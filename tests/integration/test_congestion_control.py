@@ -10,10 +10,7 @@ from device_runtime.config import DeviceConfig
 from device_runtime.main import start_lines
 from device_runtime.server import serve_device
 from process.errors import StartError
-from process.sockets.tcp import (
-    allowed_congestion_controls,
-    check_congestion_control,
-)
+from process.sockets.congestion import allowed_congestion_controls, check_congestion_control
 from tests.support.stack import cloud_config, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
 from tests.support.world import REAL, serve_cloud
@@ -84,7 +81,7 @@ def test_one_that_needs_rights_is_refused_with_those_that_do_not(monkeypatch):
     def refuse(sock: object, name: str) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("process.sockets.tcp.choose_congestion_control", refuse)
+    monkeypatch.setattr("process.sockets.congestion.choose_congestion_control", refuse)
     with pytest.raises(StartError, match=r"expected one that this program may choose \(.*reno"):
         check_congestion_control("vegas")
 

@@ -17,13 +17,17 @@ ENVIRONMENT = "environment"
 FILE = "file"
 
 
+_EXAMPLES = {
+    "cloud": ["ws://a:1", "wss://b", "ws://[::1]:7700"],
+    "congestion_control": ["bbr", "reno", "dctcp-reno"],
+}
+
+
 def values_of(setting: Setting) -> st.SearchStrategy[Value]:
     """Values that are legal for `setting` in every source."""
     about = setting.about
-    if setting.name == "cloud":
-        return st.sampled_from(["ws://a:1", "wss://b", "ws://[::1]:7700"])
-    if setting.name == "congestion_control":
-        return st.sampled_from(["bbr", "reno", "dctcp-reno"])
+    if setting.name in _EXAMPLES:
+        return st.sampled_from(_EXAMPLES[setting.name])
     if setting.name == "vllm_args":
         return st.dictionaries(WORDS, WORDS, max_size=2).map(json.dumps)
     if setting.name == "trusted_proxies":

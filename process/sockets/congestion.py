@@ -1,0 +1,66 @@
+"""TCP's congestion control: what the system has, and one that a program chooses."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from process.errors import StartError, system_reason
+
+_SETTINGS = Path("/proc/sys/net/ipv4")
+
+
+def check_congestion_control(name: str | None) -> None:
+    """Return if this program may give its connections this congestion control; None: no wish.
+
+    Raises:
+        StartError: the system has none of this name, or keeps it from programs without rights.
+    """
+    if name is None:
+        return
+    if not hasattr(socket, "TCP_CONGESTION"):
+        raise StartError(f"congestion_control {name}: this system lets no program choose one")
+    with socket.socket() as sock:
+        try:
+            choose_congestion_control(sock, name)
+        except FileNotFoundError as error:
+            known = _congestion_controls("available")
+            raise StartError(
+                f"congestion_control {name}: expected one that this kernel has loaded{known}"
+            ) from error
+        except PermissionError as error:
+            known = _congestion_controls("allowed")
+            raise StartError(
+                f"congestion_control {name}: expected one that this program may choose{known}; root"
+                " adds to them with sysctl net.ipv4.tcp_allowed_congestion_control"
+            ) from error
+        except OSError as error:
+            raise StartError(f"congestion_control {name}: {system_reason(error)}") from error
+
+
+def choose_congestion_control(sock: Any, name: str) -> None:
+    """Give a connection this congestion control.
+
+    To be called once it is connected: a route may have one of its own, which a connection takes
+    as it begins, whatever was chosen before.
+
+    Raises:
+        OSError: see `check_congestion_control`.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+
+
+def allowed_congestion_controls() -> tuple[str, ...]:
+    """Those that any program may choose; none where the system does not tell."""
+    return tuple(_names("allowed"))
+
+
+def _congestion_controls(which: str) -> str:
+    names = _names(which)
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _names(which: str) -> list[str]:
+    try:
+        return (_SETTINGS / f"tcp_{which}_congestion_control").read_text().split()
+    except OSError:
+        return []
