@@ -9,6 +9,7 @@ queue behind one another reach it one transfer apart, whatever that shift is.
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from chunking.averages import Average, MovingAverage, RobustAverage
@@ -29,6 +30,17 @@ _MIN_FIRST_SHARE = 0.1
 
 _MIN_S_PER_BYTE = 1e-12
 
+_MIN_SPAN_SHARE = 0.01
+"""Of the delay: frames that came within less came at once, behind a segment that was sent again."""
+
+_LEAST_SPAN_SHARE = 0.25
+"""Of the delay: a transfer is taken over so many queued frames that it is longer, since a segment
+that was sent again holds frames up for a round trip, and those behind it come with them."""
+
+_MAX_TRAIN = 32
+"""Frames looked back at; these take far longer than a delay together, or the link is too fast for
+its rate to matter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -44,6 +56,15 @@ class _Sent:
     number: int
     num_bytes: int
     sent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Coach:
+    """A frame of those that queue behind one another; its place is known by `number`."""
+
+    number: int
+    num_bytes: int
+    arrived_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,7 @@ class LinkEstimator:
         self._arrivals: dict[int, _Arrival] = {}
         self._num_sent = 0
         self._has_queued_sample = False
+        self._train: deque[_Coach] = deque(maxlen=_MAX_TRAIN)
 
     @property
     def uplink_bytes_per_s(self) -> float | None:
@@ -127,7 +149,7 @@ class LinkEstimator:
         self._queue_s.add(max(0.0, measured.queue_s - max(0.0, own_wait_s)))
         starts_s = sent.sent_s + (self.delay_s or 0.0)
         if previous is not None and previous.arrived_s >= starts_s:
-            self._add_queued(sent, arrival.arrived_s - previous.arrived_s)
+            self._add_queued(sent, previous, arrival)
         else:
             self._add_alone(sent, measured, arrival.arrived_s)
 
@@ -138,15 +160,35 @@ class LinkEstimator:
         # A new socket's first frame has no predecessor.
         self._num_sent = 0
 
-    def _add_queued(self, sent: _Sent, transfer_s: float) -> None:
+    def _add_queued(self, sent: _Sent, previous: _Arrival, arrival: _Arrival) -> None:
         """The frame was on the link right behind another."""
+        if not self._train or self._train[-1].number != sent.number - 1:
+            self._train.clear()
+            self._train.append(_Coach(sent.number - 1, 0, previous.arrived_s))
+        self._train.append(_Coach(sent.number, sent.num_bytes, arrival.arrived_s))
+        num_bytes, transfer_s = self._transfer()
+        if self._is_robust and transfer_s < _MIN_SPAN_SHARE * (self.delay_s or 0.0):
+            return
         if sent.num_bytes >= _MIN_RATE_BYTES:
-            sample = max(_MIN_S_PER_BYTE, transfer_s / sent.num_bytes)
+            sample = max(_MIN_S_PER_BYTE, transfer_s / num_bytes)
             if self._is_robust and not self._has_queued_sample:
                 # What single frames had told was a first guess.
                 self._uplink_s_per_byte = self._average()
             self._has_queued_sample = True
             self._uplink_s_per_byte.add(sample)
+
+    def _transfer(self) -> tuple[int, float]:
+        """Bytes, and the time they took, of the newest frames that queued behind one another.
+
+        Of as few as tell something: see `_LEAST_SPAN_SHARE`.
+        """
+        newest_s, num_bytes, span_s = self._train[-1].arrived_s, 0, 0.0
+        for before, coach in pairwise(reversed(self._train)):
+            num_bytes += before.num_bytes
+            span_s = newest_s - coach.arrived_s
+            if not self._is_robust or span_s >= _LEAST_SPAN_SHARE * (self.delay_s or 0.0):
+                break
+        return num_bytes, span_s
 
     def _add_alone(self, sent: _Sent, measured: Measured, arrived_s: float) -> None:
         """The link was idle before the frame: delay, upload and download are one sum."""

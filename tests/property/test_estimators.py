@@ -163,6 +163,27 @@ def test_slow_first_frames_after_idle_times_do_not_lower_a_known_rate(rate, slow
     assert monitor.link.uplink_bytes_per_s == pytest.approx(rate, rel=0.05)
 
 
+@given(rate=st.floats(2e5, 5e6), seed=st.integers(0, 2**32))
+@settings(max_examples=at_most(40))
+def test_frames_that_come_at_once_behind_a_lost_segment_do_not_make_a_link_endless(rate, seed):
+    """A segment that is sent again holds up all behind it: they come together, a trip later."""
+    draw = random.Random(seed)
+    link, monitor = simulated(rate, 0.04), StateMonitor()
+    link.open(monitor)
+    size = max(8, int(0.02 * rate / TOKEN_BYTES))
+    for _ in range(8):
+        replies = [link.send(size, monitor) for _ in range(12)]
+        held_up = draw.randrange(2, 8)
+        until_s = replies[held_up].comes_s + draw.uniform(0.04, 0.1)
+        for number, reply in enumerate(replies):
+            comes_s = max(reply.comes_s, until_s) if number >= held_up else reply.comes_s
+            link.take(replace(reply, comes_s=comes_s), monitor)
+        link.now += 10.0
+        found = monitor.link.uplink_bytes_per_s
+        assert found is not None
+        assert 0.3 * rate < found < 3 * rate
+
+
 # Later than by the link's delay, with the frame's own transfer of 3 ms, tells of a slower link.
 @given(seed=st.integers(0, 2**32), late_s=st.floats(0.0, 0.036))
 @settings(max_examples=at_most(40))
