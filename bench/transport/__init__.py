@@ -1,0 +1,1 @@
+"""What TCP does with a device's messages on a shaped link: first chunks, losses, shared links."""
