@@ -2,6 +2,7 @@
 
 from cloud_server.config import CloudConfig
 from cloud_server.core.config import CoreConfig
+from cloud_server.daemon.reception import socket_limits
 from cloud_server.engines.engine import MiddleEngine, steps_in_flight
 from cloud_server.number_format import FORMATS, wire_format
 from submodels.manifest import Manifest
@@ -13,6 +14,10 @@ _MAX_FRAME_BYTES = 16 << 20
 
 _WINDOW_FRAMES = 4
 """Frames a device may have outstanding: one runs, one waits, two are on a link with a long way."""
+
+_LANE_SHARE = 2
+"""Of the sockets that one address may have, the part that may be lanes is one in so many: an
+address that has all of the lanes keeps room for other devices behind it."""
 
 _VERIFY_TOKENS = 32
 
@@ -45,6 +50,7 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         credential=(config.secret or "").encode(),
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,
+        max_lanes=socket_limits(config).max_per_address // _LANE_SHARE,
         max_frame_tokens=max_frame_tokens,
         credit_window_tokens=_WINDOW_FRAMES * max_frame_tokens,
         identity_share=config.identity_share,

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import sys
 import time
 from datetime import UTC, datetime
@@ -54,7 +55,9 @@ async def _serve(config: CloudConfig) -> bool:
     """The daemon's life; returns whether its engine thread has ended."""
     signals = Signals(_log)
     loop = asyncio.get_running_loop()
-    server = CloudServer(config, load_chosen_engine, time.monotonic)
+    server = CloudServer(
+        config, load_chosen_engine, time.monotonic, randomness=random.SystemRandom()
+    )
     limits = server.reception.guard.limits
     tell(exposure_of(config, limits, datetime.now(UTC)), _log)
     await server.open()

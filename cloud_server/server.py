@@ -17,7 +17,7 @@ from cloud_server.engines.sizing import gib
 from cloud_server.number_format import NAMES
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
-from process.world import Clock
+from process.world import Clock, Randomness
 from submodels.bundle.bundle import Bundle, load_bundle
 from wire.handshake import LINK_PATH
 
@@ -31,7 +31,7 @@ _LEAST_LOAD_S = 0.5
 class CloudServer:
     """One cloud in this process. `open`, then `load`, serve, `drain` if there is time, `close`.
 
-    `clock` is the event loop's.
+    `clock` is the event loop's. Keys of lanes come from `randomness`; without it there are none.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class CloudServer:
         load_engine: EngineLoader,
         clock: Clock,
         patience: Patience | None = None,
+        randomness: Randomness | None = None,
     ) -> None:
+        self._randomness = randomness
         self._clock = clock
         self._config = config
         self._loader = load_engine
@@ -101,7 +103,13 @@ class CloudServer:
         )
         settings = core_settings(self._config, self._bundle.manifest, loaded.engine)
         self.daemon = CloudDaemon(
-            settings, self._engine, self.metrics, self._patience, rhythm, self._clock
+            settings,
+            self._engine,
+            self.metrics,
+            self._patience,
+            rhythm,
+            self._clock,
+            self._randomness,
         )
         _log.info("%s", self._announcement(loaded))
 
@@ -152,6 +160,7 @@ async def serve_cloud(
     clock: Clock,
     load_engine: EngineLoader | None = None,
     patience: Patience | None = None,
+    randomness: Randomness | None = None,
 ) -> AsyncIterator[CloudServer]:
     """A cloud in this process that is ready when entered; port 0 takes a free one.
 
@@ -160,7 +169,7 @@ async def serve_cloud(
     Raises:
         UserError: it cannot start.
     """
-    server = CloudServer(config, load_engine or load_chosen_engine, clock, patience)
+    server = CloudServer(config, load_engine or load_chosen_engine, clock, patience, randomness)
     await server.open()
     try:
         await server.load()

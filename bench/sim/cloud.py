@@ -211,7 +211,7 @@ class Replica:
 class _Host:
     """Nobody listens for what the core decides about a device."""
 
-    def greeted(self) -> None:
+    def greeted(self, is_lane: bool) -> None:
         pass
 
     def refused(self, fault: Fault) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from wire.limits import FINGERPRINT_BYTES, RowLimits
-from wire.messages import Codec, Dtype
+from wire.messages import Ability, Codec, Dtype
 
 MAX_SESSION_FRAMES = 64
 """States frames of a session that may be queued: twice what our device leaves unanswered. An
@@ -36,6 +36,8 @@ class CoreConfig:
     """What a device must say; empty lets every device in."""
     max_sessions: int = 256
     max_connections: int = 256
+    max_lanes: int = 0
+    """Further sockets of all connections, which carry pieces of frames (rule W44); 0: none."""
     max_frame_tokens: int = 512
     """Rows of one frame."""
     credit_window_tokens: int = 2048
@@ -82,6 +84,7 @@ class CoreConfig:
     def rows(self) -> RowLimits:
         """What rows look like here."""
         codecs = 1 << Codec.RAW | self.takes_taps << Codec.TAPPED
+        codecs |= bool(self.max_lanes) << Ability.LANES
         return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
     def most_sessions(self, is_alone: bool) -> int:
@@ -91,6 +94,10 @@ class CoreConfig:
     def most_connections(self, is_alone: bool) -> int:
         """Connections that one identity may have."""
         return self._share_of(self.max_connections, 1, is_alone)
+
+    def most_lanes(self, is_alone: bool) -> int:
+        """Lanes that one identity may have."""
+        return self._share_of(self.max_lanes, 1, is_alone)
 
     def most_tokens(self, is_alone: bool) -> int:
         """KV positions that one identity may reserve."""
@@ -110,6 +117,7 @@ class CoreFigures:
     """The core's load at one moment, for metrics and readiness."""
 
     num_connections: int
+    num_lanes: int
     num_sessions: int
     num_detached_sessions: int
     num_running_sessions: int

@@ -13,6 +13,7 @@ from cloud_server.core.actions import (
     StepOutcome,
 )
 from cloud_server.core.config import CoreConfig, CoreFigures
+from cloud_server.core.lanes import Lanes
 from cloud_server.core.links import Link, Links
 from cloud_server.core.scheduling.pace import Pace
 from cloud_server.core.scheduling.scheduler import Scheduler
@@ -22,14 +23,16 @@ from cloud_server.core.step_book import Running, StepBook
 from wire.codec import Frame
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.handshake import CloudTerms, answer_hello
+from wire.handshake import CloudTerms, answer_hello, check_join
 from wire.messages import (
     NO_SESSION,
     Close,
     Fault,
     Hello,
+    Join,
     Message,
     Open,
+    Piece,
     States,
 )
 
@@ -59,6 +62,7 @@ class CloudCore:
         self._scheduler = Scheduler(config.verify_tokens)
         self._pace = Pace(config)
         self._links = Links()
+        self._lanes = Lanes(config, self._links)
         self._steps = StepBook(self._rows.row_bytes)
         self._sessions = Sessions(config, self._links, self._scheduler, self._steps, self._pace)
 
@@ -67,10 +71,15 @@ class CloudCore:
         """The longest frame a device may send; the limit for the WebSocket."""
         return self._rows.max_frame_bytes
 
-    def connect(self, connection: ConnectionId, now: float, identity: Identity) -> list[Action]:
-        """Take a new socket; its first frame must be Hello, within `handshake_timeout_s`."""
+    def connect(
+        self, connection: ConnectionId, now: float, identity: Identity, lane_key: bytes = b""
+    ) -> list[Action]:
+        """Take a new socket; its first frame must be Hello or Join, within `handshake_timeout_s`.
+
+        `lane_key` is 16 unguessable bytes under which others join it; empty: none do.
+        """
         wire = CloudConnection(self._rows, self._config.credit_window_tokens)
-        self._links.add(Link(connection, identity, wire, now, busy_s=now))
+        self._links.add(Link(connection, identity, wire, now, lane_key=lane_key, busy_s=now))
         return self._links.take_actions()
 
     def receive_frame(
@@ -100,13 +109,37 @@ class CloudCore:
                     self._greet(link, message, now)
                 case Open():
                     self._sessions.open(link, message, now)
+                    # What overtook it in pieces.
+                    self._take_joined(link, now)
                 case States():
                     self._sessions.take_states(link, message, now)
                 case Close() if message.session in link.sessions:
                     self._sessions.end(link.sessions[message.session])
+                case Join():
+                    check_join(message, self._terms)
+                    self._lanes.join(link, message)
+                case Piece():
+                    self._take_piece(link, message, now)
         except RemoteProtocolError as error:
             self._fault_connection(link, error.code, error.message, now)
         return self._links.take_actions()
+
+    def _take_piece(self, lane: Link, piece: Piece, now: float) -> None:
+        """What is wrong with it is the fault of the connection that it is a part of."""
+        link = self._lanes.connection_of(lane)
+        if link is None:
+            return
+        link.busy_s = now
+        try:
+            self._lanes.put(link, piece)
+            self._take_joined(link, now)
+        except RemoteProtocolError as error:
+            self._fault_connection(link, error.code, error.message, now)
+
+    def _take_joined(self, link: Link, now: float) -> None:
+        for states in self._lanes.frames(link):
+            link.wire.receive(states)
+            self._sessions.take_states(link, states, now)
 
     def disconnect(self, connection: ConnectionId, now: float) -> list[Action]:
         """Forget a socket; its sessions wait `session_ttl_s` for another. Repeats are harmless."""
@@ -224,6 +257,7 @@ class CloudCore:
         table, total = self._sessions.table, self._sessions.tally.total
         return CoreFigures(
             num_connections=self._links.num_greeted,
+            num_lanes=len(self._lanes),
             num_sessions=len(table),
             num_detached_sessions=table.num_detached,
             num_running_sessions=total.num_running,
@@ -243,7 +277,7 @@ class CloudCore:
         Raises:
             RemoteProtocolError: it does not fit, or there is none.
         """
-        welcome = answer_hello(hello, self._terms)
+        welcome = answer_hello(hello, self._terms, link.lane_key)
         is_alone = self._links.is_alone(link.identity)
         most = self._config.most_connections(is_alone)
         if self._links.num_of(link.identity) >= most:
@@ -263,6 +297,8 @@ class CloudCore:
 
     def _fault_connection(self, link: Link, code: FaultCode, reason: str, now: float) -> None:
         """Tell a device why, and forget its connection; its sessions wait for another."""
+        if self._links.get(link.connection) is not link:
+            return
         can_retry = code in (FaultCode.TOO_MANY_SESSIONS, FaultCode.DRAINING)
         retry_s = self._sessions.retry_s if can_retry else 0.0
         self._links.send(link, Fault(code, NO_SESSION, retry_s, reason))
@@ -273,6 +309,9 @@ class CloudCore:
         link.wire.close()
         self._sessions.lose(link, now)
         self._links.forget(link)
+        for lane in self._lanes.forget(link):
+            self._links.close(lane)
+            self._forget(lane, now)
 
     def _give_back_pieces(self, pieces: Sequence[Running]) -> None:
         num_rows: Counter[ConnectionId] = Counter()

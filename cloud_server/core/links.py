@@ -23,6 +23,8 @@ class Link:
     connected_s: float
     sessions: dict[SessionId, Session] = field(default_factory=dict)
     is_greeted: bool = False
+    lane_key: bytes = b""
+    """Names it to further sockets of its device (rule W44); empty: it takes none."""
     busy_s: float = 0.0
     """When its device was last heard of, or rows of it were last seen to run or wait."""
 
@@ -79,7 +81,8 @@ class Links:
         for link in self:
             if any(session.is_running or session.is_waiting for session in link.sessions.values()):
                 link.busy_s = now
-        return [link for link in self if now - max(link.busy_s, link.connected_s) >= least_s]
+        quiet = (link for link in self if link.wire.phase is not Phase.LANE)
+        return [link for link in quiet if now - max(link.busy_s, link.connected_s) >= least_s]
 
     def add(self, link: Link) -> None:
         """Take in a new socket.

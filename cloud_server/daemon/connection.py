@@ -24,8 +24,8 @@ class SendLimits:
 class Host(Protocol):
     """Who hears what the core has decided about a device."""
 
-    def greeted(self) -> None:
-        """It was welcomed."""
+    def greeted(self, is_lane: bool) -> None:
+        """It was welcomed, as a device or as a further socket of one."""
         ...
 
     def refused(self, fault: Fault) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloud_server.core.actions import (
     Action,
@@ -24,10 +24,10 @@ from cloud_server.daemon.connection import Connection, SendLimits
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.steps import Steps
 from process.quiet_log import QuietLog
-from process.world import Clock
+from process.world import Clock, Randomness
 from wire.codec import encode
-from wire.limits import ITEM_BYTES, MAX_TAPS
-from wire.messages import NO_SESSION, Fault, Welcome
+from wire.limits import ITEM_BYTES, KEY_BYTES, MAX_TAPS
+from wire.messages import NO_SESSION, Fault, Joined, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Patience:
 class CloudDaemon:
     """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop.
 
-    `clock` is the event loop's.
+    `clock` is the event loop's. Keys of lanes come from `randomness`; without it there are none.
     """
 
     def __init__(
@@ -81,8 +81,12 @@ class CloudDaemon:
         patience: Patience,
         rhythm: EngineRhythm,
         clock: Clock,
+        randomness: Randomness | None = None,
     ) -> None:
         self._clock = clock
+        self._randomness = randomness
+        if randomness is None:
+            settings = replace(settings, max_lanes=0)
         self._core = CloudCore(settings)
         self._engine = engine
         self._metrics = metrics
@@ -147,7 +151,8 @@ class CloudDaemon:
         number = ConnectionId(self._num_connected)
         self._connections[number] = connection
         _log.debug("connection %d opened", number)
-        self._perform(self._core.connect(number, begun_s or self._clock(), identity))
+        lane_key = self._randomness.randbytes(KEY_BYTES) if self._randomness is not None else b""
+        self._perform(self._core.connect(number, begun_s or self._clock(), identity, lane_key))
         return number
 
     def receive(self, number: ConnectionId, frame: bytes | str) -> None:
@@ -236,8 +241,8 @@ class CloudDaemon:
         connection = self._connections.get(number)
         if connection is None:
             return
-        if isinstance(message, Welcome):
-            connection.host.greeted()
+        if isinstance(message, Welcome | Joined):
+            connection.host.greeted(is_lane=isinstance(message, Joined))
         if isinstance(message, Fault):
             self._note_fault(number, connection, message)
         frame = encode(message)

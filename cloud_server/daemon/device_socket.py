@@ -105,10 +105,13 @@ class DeviceSocket:
             self._note_end()
             await connection.end(CLOSE_TIMEOUT_S)
 
-    def greeted(self) -> None:
-        """The core has welcomed the device."""
-        self._is_greeted = True
+    def greeted(self, is_lane: bool) -> None:
+        """The core has welcomed the device, or joined the socket to its first one."""
         self._visitor.prove()
+        if is_lane:
+            self._turns.help()
+            return
+        self._is_greeted = True
         self._note("a device at %s")
 
     def refused(self, fault: Fault) -> None:
@@ -140,7 +143,8 @@ class DeviceSocket:
         if not TELLS_PROGRESS:
             return
         await until_silent(self._socket, self._daemon.silence_s, self._clock)
-        self._note("the device at %s is silent")
+        if self._is_greeted:
+            self._note("the device at %s is silent")
         connection.abort()
 
     async def _wait_for_wrong_secrets(self) -> None:

@@ -73,6 +73,7 @@ class Metrics:
                 "kv_cache_capacity_tokens": figures.capacity_tokens,
                 "queued_tokens": figures.queued_tokens,
                 "connections": figures.num_connections,
+                "lanes": figures.num_lanes,
                 "sessions": figures.num_sessions,
                 "detached_sessions": figures.num_detached_sessions,
             }
@@ -100,6 +101,7 @@ _GAUGES = {
     "kv_cache_capacity_tokens": "KV positions over all sessions.",
     "queued_tokens": "Rows that wait for a step.",
     "connections": "Devices connected.",
+    "lanes": "Further sockets of devices, which carry pieces of prompts.",
     "sessions": "Sessions that hold a KV cache.",
     "detached_sessions": "Sessions that wait for their device to come back.",
 }

@@ -20,7 +20,7 @@ from process.sockets.congestion import check_congestion_control
 from process.world import Clock
 from wire.codec import decode
 from wire.errors import RemoteProtocolError
-from wire.messages import Hello
+from wire.messages import Hello, Join
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class Reception:
             message = decode(frame)
         except RemoteProtocolError:
             return False
-        return isinstance(message, Hello) and hmac.compare_digest(message.credential, self.secret)
+        if not isinstance(message, Hello | Join):
+            return False
+        return hmac.compare_digest(message.credential, self.secret)
 
 
 def make_reception(config: CloudConfig, clock: Clock) -> Reception:

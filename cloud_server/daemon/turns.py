@@ -60,6 +60,8 @@ class Shares:
     share: float
     clock: Callable[[], float]
     num_links: Counter[Identity] = field(default_factory=Counter)
+    num_lanes: int = 0
+    """Links that help another one of their device, and are nobody else."""
     _allowances: dict[Identity, Allowance] = field(default_factory=dict)
 
     def enter(self, identity: Identity) -> Allowance:
@@ -81,7 +83,7 @@ class Shares:
         now = self.clock()
         pause_s = own.spend(used_s, now)
         of_all_s = self._allowances[identity].spend(used_s, now)
-        if self.share >= 1 or self.num_links.total() < 2:
+        if self.share >= 1 or self.num_links.total() - self.num_lanes < 2:
             return 0.0
         return max(pause_s, of_all_s) if len(self.num_links) > 1 else pause_s
 
@@ -93,6 +95,7 @@ class Turns:
         self._shares = shares
         self._identity = identity
         self._own = shares.enter(identity)
+        self._is_lane = False
         self._num_frames = 0
         self._used_s = 0.0
 
@@ -105,6 +108,12 @@ class Turns:
             self._num_frames, self._used_s = 0, 0.0
             await asyncio.sleep(pause_s)
 
+    def help(self) -> None:
+        """The link is a further one of its device."""
+        self._is_lane = True
+        self._shares.num_lanes += 1
+
     def end(self) -> None:
         """The link has ended."""
+        self._shares.num_lanes -= self._is_lane
         self._shares.leave(self._identity)

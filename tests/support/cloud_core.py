@@ -26,6 +26,7 @@ from wire.messages import (
     Dtype,
     Fault,
     Hello,
+    Join,
     Message,
     Open,
     Payload,
@@ -164,6 +165,7 @@ class Cloud:
         self.engine = PrefixEngine(config.capacity_tokens)
         self._capacity_tokens = config.capacity_tokens
         self.devices: dict[ConnectionId, DeviceConnection] = {}
+        self.closed: set[ConnectionId] = set()
         self.inbox: dict[ConnectionId, list[Message]] = {}
         self.identities: dict[ConnectionId, str] = {}
         self._last_sessions: dict[ConnectionId, int] = {}
@@ -171,7 +173,21 @@ class Cloud:
         self.now = 100.0
         self._num_connections = 0
 
-    def connect(self, hello: Message | None = HELLO, identity: str | None = None) -> ConnectionId:
+    def join(self, join: Join, identity: str = "device 1") -> ConnectionId:
+        """A new socket that says this first."""
+        self._num_connections += 1
+        lane = ConnectionId(self._num_connections)
+        self.inbox[lane] = []
+        self._take(self.core.connect(lane, self.now, Identity(identity), bytes(16)))
+        self.send_unchecked(lane, join)
+        return lane
+
+    def connect(
+        self,
+        hello: Message | None = HELLO,
+        identity: str | None = None,
+        lane_key: bytes = b"",
+    ) -> ConnectionId:
         """A new socket, greeted unless `hello` is None; of somebody new unless it is said whose."""
         self._num_connections += 1
         connection = ConnectionId(self._num_connections)
@@ -179,7 +195,7 @@ class Cloud:
         self.identities[connection], self.heard_s[connection] = owner, self.now
         self.devices[connection] = DeviceConnection()
         self.inbox[connection] = []
-        self._take(self.core.connect(connection, self.now, owner))
+        self._take(self.core.connect(connection, self.now, owner, lane_key))
         if hello is not None:
             self.send(connection, hello)
         return connection
@@ -267,10 +283,13 @@ class Cloud:
             match action:
                 case Send(connection, message):
                     encode(message)
-                    self.devices[connection].receive(message)
+                    if connection in self.devices:
+                        self.devices[connection].receive(message)
                     self.inbox[connection].append(message)
                 case CloseConnection(connection):
-                    self.devices[connection].close()
+                    self.closed.add(connection)
+                    if connection in self.devices:
+                        self.devices[connection].close()
 
 
 def deep_rows(prefix: list[Row], num_rows: int) -> list[Row]:
