@@ -140,7 +140,10 @@ class DeviceConfig:
     max_num_seqs: int = count(16, "Answers generated at once.")
     max_queue: int = count(64, "Answers that may wait beyond those.", 0)
     kept_sessions: int = count(
-        4, "Finished answers whose caches are kept for a conversation's next turn; 0: none.", 0
+        4,
+        "Finished answers whose caches are kept for a conversation's next turn; 0: none, and "
+        "answers in progress whose prompts begin alike share nothing either.",
+        0,
     )
     drain_timeout_s: float = drain_timeout()
     reconnect_timeout_s: float = seconds(

@@ -84,6 +84,12 @@ class Metrics:
         self._add_link(link)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+        self.looked_up_tokens = self._counter(
+            "prefix_cache_queries", "Prompt tokens that were looked for in the caches."
+        )
+        self.reused_tokens = self._counter(
+            "prefix_cache_hits", "As many of them as were there and did not go up."
+        )
         self._drafts = self._counter("spec_decode_num_drafts", "Verifications of drafted tokens.")
         self._drafted = self._counter("spec_decode_num_draft_tokens", "Drafted tokens.")
         self._accepted = self._counter("spec_decode_num_accepted_tokens", "Accepted ones.")
@@ -228,6 +234,8 @@ class GenerationTimer:
         metrics.count_work(stats)
         if self._first_s is None:
             return
+        metrics.looked_up_tokens.inc(self._num_prompt_tokens)
+        metrics.reused_tokens.inc(stats.num_reused_tokens)
         turn_s = min(self._first_s, self._arrived_s + stats.queue_s)
         metrics.observe("request_queue_time", turn_s - self._arrived_s)
         metrics.observe("request_prefill_time", self._first_s - turn_s)

@@ -15,13 +15,14 @@ class Outbox:
     Between sessions, Open and Close go first and cost no credit; then verifications; then prefill
     chunks, each in the order they came, which is round robin since a session has few at a time. A
     quarter of the credit window is kept from prefill, so a prompt cannot use up what
-    verifications need.
+    verifications need. An Open of a copy overtakes the rows of its source: it asks for what replies
+    have said to be cached, and rows under way begin behind that (rule W29).
     """
 
     def __init__(self, credit_window_tokens: int) -> None:
         self._reserve_tokens = credit_window_tokens // 4
         self._num_put = 0
-        self._control: deque[tuple[int, Open | Close]] = deque()
+        self._control: deque[Open | Close] = deque()
         self._rows: dict[SessionId, deque[_Rows]] = {}
 
     def put(self, item: Open | Close | States, is_verify: bool = False) -> None:
@@ -29,23 +30,23 @@ class Outbox:
 
         A Close forgets the rows of its session, which is over.
         """
-        self._num_put += 1
         if isinstance(item, States):
+            self._num_put += 1
             rows = self._rows.setdefault(item.session, deque())
             rows.append((self._num_put, is_verify, item))
             return
         if isinstance(item, Close):
             self.discard(item.session)
-        self._control.append((self._num_put, item))
+        self._control.append(item)
 
     def next(self, num_available_tokens: int) -> Open | Close | States | None:
         """Take out what the credit lets go next; None while nothing may.
 
         A verification that lacks credit holds back the chunks behind it.
         """
-        if self._control and not self._is_first_held:
-            return self._control.popleft()[1]
-        heads = [rows[0] for rows in self._rows.values() if rows[0][0] < self._barrier]
+        if self._control:
+            return self._control.popleft()
+        heads = [rows[0] for rows in self._rows.values()]
         if not heads:
             return None
         _, is_verify, states = min(heads, key=lambda head: (not head[1], head[0]))
@@ -68,19 +69,6 @@ class Outbox:
         else:
             self.discard(session)
         return len(rows) - len(left)
-
-    @property
-    def _barrier(self) -> int:
-        """What was put behind an Open or Close waits for it."""
-        return self._control[0][0] if self._control else self._num_put + 1
-
-    @property
-    def _is_first_held(self) -> bool:
-        """Whether the first opens a copy of a session that has rows to send before (rule W29)."""
-        number, control = self._control[0]
-        if isinstance(control, Close) or control.fork_of not in self._rows:
-            return False
-        return self._rows[control.fork_of][0][0] < number
 
     def _forget_first(self, session: SessionId) -> None:
         rows = self._rows[session]

@@ -87,6 +87,17 @@ class Driver:
                 yield action.emission
             else:
                 pending.extend(await self._perform_or_recover(action))
+                self._tell_settled(pending[0] if pending else None)
+
+    def _tell_settled(self, following: Action | None) -> None:
+        """Whoever waits for the beginning of this prompt may copy as much of it as is cached.
+
+        What a reply has just brought is not in the engine's caches before it was taken in there.
+        """
+        run = self.place.run
+        is_taken_in = not isinstance(following, FeedOutput | Choose | Reopen)
+        if run is not None and is_taken_in:
+            run.settle(self.session.num_settled_tokens)
 
     @property
     def _stream(self) -> LinkSession:
@@ -102,6 +113,8 @@ class Driver:
                 # The recovery failed, or there is nothing to recover yet.
                 raise
             self._failure = failure
+            if self.place.run is not None:
+                self.place.run.stall()
             return self.session.on_lost()
 
     async def _reopen(self) -> list[Action]:

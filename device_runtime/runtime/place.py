@@ -10,6 +10,7 @@ from collections.abc import Callable
 from device_runtime.engines.engine import DeviceEngine, SequenceId, Workers
 from device_runtime.link.link import Link
 from device_runtime.link.session import LinkSession, SessionRefusedError
+from device_runtime.session.running_texts import Run
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import NO_SESSION, Fault
 
@@ -32,6 +33,8 @@ class Place:
         self.next_epoch = 1
         self.bytes_before = (0, 0)
         """What earlier generations sent and received here."""
+        self.run: Run[Place] | None = None
+        """The generation that has it, as others see it that would share its prompt."""
         self.supersedes: Place | None = None
         """A kept place, of use no longer once this one is confirmed."""
         self.refusal: SessionRefusedError | None = None
@@ -121,6 +124,10 @@ class Place:
     def refused(self, refusal: SessionRefusedError) -> None:
         """Release it, since the cloud does not want it."""
         self.refusal = refusal
+        # The generation goes on in another place.
+        run, self.run = self.run, None
+        if run is not None:
+            run.settle(0)
         self.release()
 
     def release(self) -> None:
@@ -128,8 +135,15 @@ class Place:
         if self.is_released:
             return
         self.is_released = True
+        self.end_run()
         self.stream.close()
         self.workers.run_later(self._release_sequence)
+
+    def end_run(self) -> None:
+        """No generation has it any more."""
+        run, self.run = self.run, None
+        if run is not None:
+            run.end()
 
     def _release_sequence(self, engine: DeviceEngine) -> None:
         if self._sequence is not None:

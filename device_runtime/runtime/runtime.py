@@ -9,6 +9,7 @@ from functools import partial
 
 from chunking.bounded_planner import BoundedPlanner
 from chunking.chooser import ChunkChooser
+from chunking.estimates import Estimates
 from chunking.paper_planner import PaperPlanner
 from chunking.planner import FixedSizePlanner, Planner
 from device_runtime.config import DeviceConfig
@@ -42,6 +43,7 @@ from device_runtime.session.session import Session, SessionLimits, num_new_token
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES
+from wire.messages import Dtype
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ class Runtime:
                 config.kept_sessions, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
             )
         self._round_times = RoundTimes()
-        self._places = Places(self._workers, link, kept, self._clock)
+        self._places = Places(self._workers, link, kept, self._clock, self._known)
 
     @property
     def max_context_tokens(self) -> int:
@@ -295,13 +297,16 @@ class Runtime:
             return FixedPipelining(0)
         return GatedPipelining(self._round_times)
 
+    def _known(self, dtype: Dtype) -> Estimates:
+        """What was measured of link and cloud, for rows in this number format."""
+        return self._link.monitor.estimates(self._hidden_size * ITEM_BYTES[dtype])
+
     def _chunk_chooser(self, place: Place, limits: SessionLimits) -> ChunkChooser:
         """Asked before every chunk, with what is known of link and cloud by then."""
-        monitor = self._link.monitor
-        token_bytes = self._hidden_size * ITEM_BYTES[place.stream.dtype]
+        dtype = place.stream.dtype
         return ChunkChooser(
             _planner(self._config),
-            lambda: monitor.estimates(token_bytes),
+            lambda: self._known(dtype),
             self._clock,
             limits.max_frame_tokens,
         )

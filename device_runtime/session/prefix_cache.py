@@ -63,18 +63,17 @@ class PrefixCache(Generic[Place]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    def num_shared_tokens(self, prompt_ids: Sequence[int]) -> int:
+        """How much of the prompt `find` would give; 0 for nothing."""
+        return self._longest(prompt_ids)[1]
+
     def find(self, prompt_ids: Sequence[int], reserved_tokens: int) -> Match[Place] | None:
         """The session that shares the longest prefix, always less than the whole prompt.
 
         It is taken out when most of it is shared (the next turn of a conversation) and its
         reservation is enough; otherwise it stays, for a fork (a common system prompt).
         """
-        prompt = np.asarray(prompt_ids, dtype=np.int64)
-        best, most = None, self._limits.min_shared_tokens - 1
-        for kept in self._kept:
-            num_shared = min(_num_shared(kept.text, prompt), len(prompt) - 1)
-            if num_shared > most and self._is_alive(kept.place):
-                best, most = kept, num_shared
+        best, most = self._longest(prompt_ids)
         if best is None:
             return None
         self._kept.remove(best)
@@ -83,6 +82,16 @@ class PrefixCache(Generic[Place]):
         if not is_taken:
             self._kept.append(best)
         return Match(best, most, is_taken, is_superseded)
+
+    def _longest(self, prompt_ids: Sequence[int]) -> tuple[Kept[Place] | None, int]:
+        """What shares the longest prefix, and how long that is."""
+        prompt = np.asarray(prompt_ids, dtype=np.int64)
+        best, most = None, self._limits.min_shared_tokens - 1
+        for kept in self._kept:
+            num_shared = num_shared_tokens(kept.text, prompt)
+            if num_shared > most and self._is_alive(kept.place):
+                best, most = kept, num_shared
+        return best, 0 if best is None else most
 
     def keep(self, kept: Kept[Place], now: float) -> list[Place]:
         """Keep a finished session; returns the places given up for it, perhaps its own."""
@@ -119,8 +128,8 @@ class PrefixCache(Generic[Place]):
         return sum(kept.reserved_tokens for kept in self._kept)
 
 
-def _num_shared(text: NDArray[np.int64], prompt: NDArray[np.int64]) -> int:
-    """Length of the common prefix."""
-    length = min(len(text), len(prompt))
+def num_shared_tokens(text: NDArray[np.int64], prompt: NDArray[np.int64]) -> int:
+    """Length of the common prefix; the prompt's last token, which is computed anyway, is none."""
+    length = min(len(text), len(prompt) - 1)
     differing = np.flatnonzero(text[:length] != prompt[:length])
     return int(differing[0]) if len(differing) else length

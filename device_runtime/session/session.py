@@ -117,6 +117,8 @@ class Session:
         self._draft_length = draft_length
         self._num_prefill_tokens = self._num_prompt_tokens
         self._num_sent_tokens = num_cached_tokens
+        self.num_settled_tokens = num_cached_tokens
+        """So much of the prompt is cached on both sides, and no frame begins before its end."""
         self._pipelining = pipelining or FixedPipelining(0)
         self._in_flight: deque[Frame] = deque()
         self.rounds = Window()
@@ -162,6 +164,7 @@ class Session:
         frame.check(reply)
         first_row = frame.position + frame.num_tokens - reply.num_rows
         self._queue_s = reply.queue_s
+        self.num_settled_tokens = min(frame.position + frame.num_tokens, self._num_prompt_tokens)
         if frame.decides:
             self.phase = Phase.CHOOSING
             return [Choose(first_row, self.rounds.draft)]
@@ -259,6 +262,7 @@ class Session:
         self._limits = replace(self._limits, max_frame_tokens=max_frame_tokens)
         self.rounds.forget_behind(max_frame_tokens)
         self._num_sent_tokens = min(self._num_sent_tokens, num_cached_tokens)
+        self.num_settled_tokens = min(self._num_sent_tokens, self._num_prompt_tokens)
         if self._is_in_round:
             self._num_prefill_tokens = len(self._text) - 1
         return [self._next_prefill_action(0)]

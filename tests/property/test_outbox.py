@@ -125,6 +125,13 @@ def about(item):
             return {item.session}
 
 
+def is_bound(item, other):
+    """Whether an item must not overtake another; a copy's source may have rows to send."""
+    if isinstance(item, Open) and isinstance(other, States):
+        return other.session == item.session
+    return bool(about(item) & about(other))
+
+
 @settings(max_examples=at_most(200), deadline=None)
 @given(data=st.data(), num_puts=st.integers(1, 25))
 def test_what_is_about_one_session_is_never_overtaken_by_what_was_put_after_it(data, num_puts):
@@ -134,7 +141,7 @@ def test_what_is_about_one_session_is_never_overtaken_by_what_was_put_after_it(d
         item = outbox.next(credit)
         if item is not None:
             before = waiting[: waiting.index(item)]
-            assert not any(about(item) & about(other) for other in before), (item, before)
+            assert not any(is_bound(item, other) for other in before), (item, before)
             waiting.remove(item)
         return item
 
