@@ -119,7 +119,8 @@ def _model_s(spec: LinkSpec, num_bytes: int) -> float:
 
 
 class _Turns:
-    """Senders that take turns: the one whose pause ends first sends next."""
+    """Senders that take turns: the one whose pause ends first sends next, and what follows without
+    a pause at once behind that."""
 
     def __init__(
         self, senders: Sequence[Sender], question: Question, say: Callable[[str], None]
@@ -133,18 +134,21 @@ class _Turns:
     def all(self) -> list[dict[tuple[int, float], list[float]]]:
         """The seconds of each sender's tries, by bytes and pause."""
         for number in range(len(self._senders)):
-            self._plan(number)
+            self._take_until_a_pause(number)
         while self._due:
             at_s, number, step = heapq.heappop(self._due)
             time.sleep(max(0.0, at_s - time.monotonic()))
             self._take(number, step)
-            self._plan(number)
+            self._take_until_a_pause(number)
         return self._tries
 
-    def _plan(self, number: int) -> None:
-        step = next(self._steps[number], None)
-        if step is not None:
-            heapq.heappush(self._due, (time.monotonic() + max(0.0, step[0]), number, step))
+    def _take_until_a_pause(self, number: int) -> None:
+        for step in self._steps[number]:
+            pause_s, *_ = step
+            if pause_s > WARM_S:
+                heapq.heappush(self._due, (time.monotonic() + pause_s, number, step))
+                return
+            self._take(number, step)
 
     def _take(self, number: int, step: tuple[float, int, bool]) -> None:
         pause_s, num_bytes, counts = step
