@@ -250,6 +250,31 @@ def test_the_manifest_waits_for_the_drain_and_names_nothing_as_our_variables_beg
     ]
 
 
+def test_both_sides_of_every_deployment_keep_their_connections_warm() -> None:
+    setting = "net.ipv4.tcp_slow_start_after_idle"
+    for service in _compose().values():
+        assert service["sysctls"] == {setting: "0"}
+        assert "network_mode" not in service
+    (made,) = _pod()["spec"]["initContainers"]
+    assert made["image"] == _container()["image"]
+    assert made["command"][-1] == f"echo 0 > /proc/sys/{setting.replace('.', '/')}"
+    lines = _text(DEPLOY / "sysctl.conf").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [f"{setting} = 0"]
+
+
+def test_only_the_container_that_makes_the_setting_has_rights_and_it_ends_at_once() -> None:
+    (made,) = _pod()["spec"]["initContainers"]
+    assert made["securityContext"]["privileged"]
+    assert made["command"][:2] == ["sh", "-c"]
+    assert "volumeMounts" not in made
+    assert "restartPolicy" not in made, "it would run on beside the cloud"
+    assert _container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
 def test_the_balancers_pass_the_link_alone_to_the_clouds_port() -> None:
     nginx, haproxy = _text(DEPLOY / "nginx.conf"), _text(DEPLOY / "haproxy.cfg")
     assert re.findall(r"location (.*) \{", nginx) == [f"= {LINK_PATH}"]
