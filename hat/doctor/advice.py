@@ -6,6 +6,7 @@ from typing import Literal
 
 from adapters.storage import TrainingFigures
 from device_runtime.config import DeviceConfig
+from hat.doctor import pauses
 from hat.doctor.cloud import CloudFindings
 from hat.doctor.device import DeviceFindings
 from hat.doctor.foretell import (
@@ -20,7 +21,7 @@ from hat.doctor.foretell import (
 )
 from hat.quantities import number, seconds
 
-About = Literal["m", "k", "weights", "drafter", "chunks", "rows"]
+About = Literal["m", "k", "weights", "drafter", "chunks", "rows", "pause"]
 
 _LITTLE = 0.05
 """A share of the time that nobody notices."""
@@ -106,6 +107,7 @@ class _Foretelling:
             drafter_advice,
             self._of_chunks(),
             *_of_rows(self._here.cloud),
+            *self._of_pauses(),
         )
         return Foretold(self._outlook, drafted, advice)
 
@@ -277,6 +279,19 @@ class _Foretelling:
         if self._config.chunking == "adaptive":
             return Advice("chunks", "keep adaptive", reason)
         return Advice("chunks", "adaptive", reason, "--chunking adaptive")
+
+    def _of_pauses(self) -> Iterator[Advice]:
+        link, size = self._here.link, pauses.prompt_bytes(self._here.cloud)
+        lost_s = pauses.pause_s(link, size)
+        if lost_s < _LITTLE * self._ttft_s:
+            return
+        reason = f"a prompt of 1,000 tokens takes up to {seconds(lost_s)} longer after every pause"
+        if self._device.num_output_layers > 0:
+            reason += "; on the cloud's machine as well, since its rows come down"
+        what, how = f"{pauses.SETTING} 0 on this machine", f"sysctl -w {pauses.SETTING}=0"
+        if link.can_be_warm:
+            what, how = f"{what}, or {pauses.REMEDY}", f"--congestion-control {pauses.REMEDY}"
+        yield Advice("pause", what, reason, how)
 
 
 def _of_rows(cloud: CloudFindings) -> Iterator[Advice]:

@@ -27,6 +27,11 @@ from device_runtime.server import DeviceServer, link_config, serve_device
 from hat.doctor.probe import CHUNK_ROWS, Frames, Measured, measure
 from hat.doctor.rates import bytes_per_s_of_transfer, train_bytes_per_s
 from process.sockets.aiohttp_socket import AiohttpSocket
+from process.sockets.congestion import (
+    allowed_congestion_controls,
+    is_slow_after_pause,
+    slow_start_after_idle,
+)
 from process.sockets.tcp import SentSegments
 from process.world import Clock, World
 from submodels.bundle.bundle import load_bundle
@@ -89,6 +94,12 @@ class LinkFindings:
     """None where the system does not tell; Linux does."""
     num_lost_segments: int | None
     """Those sent a second time. What is lost on the way down is not seen here."""
+    congestion_control: str | None = None
+    """Of what goes up; None where the system does not tell."""
+    is_slow_after_pause: bool | None = None
+    """Whether what goes up begins slowly again after a pause."""
+    can_be_warm: bool = False
+    """Whether this program could choose a congestion control that does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +155,7 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
         limits = device.link.limits
         assert limits is not None, "it has been measured"
         check, answer_bytes = await _checked(device)
-        segments = dial.segments()
+        segments, congestion = dial.segments(), dial.congestion_control()
     share = _MOST_SHARE * _attention_share(device.bundle.manifest.shape)
     context = context_of(measured, share)
     cost = Cost(
@@ -154,7 +165,12 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
         num_rows=measured.num_rows + check.num_prompt_tokens + check.num_tokens - 1,
     )
     return Reached(
-        link_findings(measured, segments),
+        replace(
+            link_findings(measured, segments),
+            congestion_control=congestion,
+            is_slow_after_pause=is_slow_after_pause(congestion, slow_start_after_idle()),
+            can_be_warm="bbr" in allowed_congestion_controls(),
+        ),
         CloudFindings(
             url=config.cloud,
             steps=steps_of(measured, context),
@@ -319,6 +335,10 @@ class _WatchedDial:
         async with self._dialer() as socket:
             self._socket = socket
             yield socket
+
+    def congestion_control(self) -> str | None:
+        """Of the last socket; None where the system does not tell."""
+        return None if self._socket is None else self._socket.congestion_control()
 
     def segments(self) -> SentSegments | None:
         """Segments sent so far; None where the system does not tell."""

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from math import inf
 
-_WINDOW_BYTES = 14_480
-"""What TCP sends before the first acknowledgement: ten segments (RFC 6928)."""
+from chunking.ramp import INITIAL_WINDOW_BYTES, ramp_s
 
 _MOST_BYTES_PER_S = 1.25e10
 """100 Gbit/s: what takes no time that can be measured is not said to be faster."""
@@ -23,17 +22,10 @@ def train_bytes_per_s(arrivals: Sequence[tuple[float, int]]) -> float | None:
     return num_bytes / seconds if seconds > num_bytes / _MOST_BYTES_PER_S else None
 
 
-def transfer_s(num_bytes: float, bytes_per_s: float, round_trip_s: float) -> float:
-    """Seconds from the first byte's departure to the last one's, on a connection that was idle.
-
-    While the window is less than the link holds, a window takes a round trip and doubles.
-    """
-    window_bytes, left_bytes, seconds = float(_WINDOW_BYTES), float(num_bytes), 0.0
-    while window_bytes < bytes_per_s * round_trip_s and left_bytes > window_bytes:
-        left_bytes -= window_bytes
-        window_bytes *= 2
-        seconds += round_trip_s
-    return seconds + left_bytes / bytes_per_s
+def transfer_s(num_bytes: int, bytes_per_s: float, round_trip_s: float) -> float:
+    """Seconds from the first byte's departure to the last one's, on a connection that was idle."""
+    added_s = ramp_s(num_bytes, bytes_per_s, round_trip_s, INITIAL_WINDOW_BYTES)
+    return num_bytes / bytes_per_s + added_s
 
 
 def bytes_per_s_of_transfer(num_bytes: int, seconds: float, round_trip_s: float) -> float | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from hat.doctor import pauses
 from hat.doctor.advice import Foretold, rate
 from hat.doctor.cloud import CloudFindings, Cost, LinkFindings
 from hat.doctor.device import DeviceFindings, Memory, WeightsTimes
@@ -56,7 +57,7 @@ def lines(report: Report) -> Iterator[str]:
     yield from _named("memory", [_memory(report.device.memory)])
     if report.reached is not None:
         reached = report.reached
-        yield from _named("link", _link(reached.link))
+        yield from _named("link", [*_link(reached.link), pauses.told(reached.link, reached.cloud)])
         yield from _named("cloud", _cloud(reached.cloud))
         if report.foretold is not None:
             yield from _named("expect", _expect(report.foretold, report.drafter))

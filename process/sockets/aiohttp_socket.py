@@ -6,6 +6,7 @@ import contextlib
 import aiohttp
 from aiohttp import WSMsgType, web
 
+from process.sockets.congestion import congestion_control
 from process.sockets.pulse import Progress
 from process.sockets.socket import HEADER_BYTES, BrokenSocketError
 from process.sockets.tcp import (
@@ -80,6 +81,10 @@ class AiohttpSocket:
             num_delivered=max(0, self._num_written - num_waiting),
             num_written=self._num_written,
         )
+
+    def congestion_control(self) -> str | None:
+        """Its name; None where the system does not tell."""
+        return None if self._sock is None else congestion_control(self._sock)
 
     def sent_segments(self) -> SentSegments | None:
         """Segments sent and sent again; None where the system does not tell."""

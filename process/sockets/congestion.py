@@ -6,6 +6,7 @@ from typing import Any
 
 from process.errors import StartError, system_reason
 
+_NAME_BYTES = 16
 _SETTINGS = Path("/proc/sys/net/ipv4")
 
 
@@ -52,6 +53,36 @@ def choose_congestion_control(sock: Any, name: str) -> None:
 def allowed_congestion_controls() -> tuple[str, ...]:
     """Those that any program may choose; none where the system does not tell."""
     return tuple(_names("allowed"))
+
+
+def congestion_control(sock: Any) -> str | None:
+    """That of a connection; None where the system does not tell."""
+    try:
+        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES)
+    except (OSError, AttributeError):
+        return None
+    return str(name.rstrip(b"\0").decode())
+
+
+def slow_start_after_idle() -> bool | None:
+    """Whether TCP begins slowly again after a pause, which Linux lets root switch off for a network
+    namespace; None where the system does not tell."""
+    try:
+        return (_SETTINGS / "tcp_slow_start_after_idle").read_text().strip() != "0"
+    except OSError:
+        return None
+
+
+def is_slow_after_pause(name: str | None, is_slow_start: bool | None) -> bool | None:
+    """Whether a connection with this congestion control begins slowly again after a pause; None
+    where the system does not tell.
+
+    Source: Linux's `tcp_slow_start_after_idle_check`, which leaves alone what steers the rate
+    itself: of its algorithms bbr alone.
+    """
+    if name is None or is_slow_start is None:
+        return None
+    return is_slow_start and name != "bbr"
 
 
 def _congestion_controls(which: str) -> str:

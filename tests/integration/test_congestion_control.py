@@ -10,7 +10,14 @@ from device_runtime.config import DeviceConfig
 from device_runtime.main import start_lines
 from device_runtime.server import serve_device
 from process.errors import StartError
-from process.sockets.congestion import allowed_congestion_controls, check_congestion_control
+from process.sockets.congestion import (
+    allowed_congestion_controls,
+    check_congestion_control,
+    choose_congestion_control,
+    congestion_control,
+    is_slow_after_pause,
+    slow_start_after_idle,
+)
 from tests.support.stack import cloud_config, split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
 from tests.support.world import REAL, serve_cloud
@@ -91,6 +98,22 @@ def test_without_a_wish_nothing_is_asked_of_the_kernel(monkeypatch):
     check_congestion_control(None)
     with pytest.raises(StartError, match="this system lets no program choose one"):
         check_congestion_control("bbr")
+
+
+def test_only_what_steers_its_rate_itself_is_warm_after_a_pause() -> None:
+    assert is_slow_after_pause("cubic", is_slow_start=True) is True
+    assert is_slow_after_pause("bbr", is_slow_start=True) is False
+    assert is_slow_after_pause("cubic", is_slow_start=False) is False
+    assert is_slow_after_pause("cubic", None) is None
+    assert is_slow_after_pause(None, is_slow_start=True) is None
+
+
+def test_a_connections_congestion_control_and_the_setting_are_told_on_linux() -> None:
+    with socket.socket() as sock:
+        choose_congestion_control(sock, "reno")
+        assert congestion_control(sock) == "reno"
+    assert congestion_control(object()) is None
+    assert slow_start_after_idle() in (True, False)
 
 
 def test_those_that_any_program_may_choose_can_be_chosen():

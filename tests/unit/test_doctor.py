@@ -12,6 +12,7 @@ from adapters.storage import TrainingFigures
 from chunking.cost import LinearTime
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.engine import DraftLimits
+from hat.doctor import pauses
 from hat.doctor.advice import Drafter, foretell
 from hat.doctor.cloud import Check, CloudFindings, CloudStep, LinkFindings
 from hat.doctor.device import DeviceFindings, Memory, WeightsTimes
@@ -60,6 +61,9 @@ FIGURES = TrainingFigures(
 )
 LIMITS = DraftLimits(0.5, 6)
 NO_ADAPTER = Drafter("suffix", None)
+
+
+SLOW = replace(LINK, congestion_control="cubic", is_slow_after_pause=True)
 
 
 def advice_of(device=DEVICE, here=HERE, drafter=NO_ADAPTER, config=CONFIG):
@@ -193,3 +197,40 @@ def test_rows_of_32_bits_are_noticed():
     wide = replace(CLOUD, row_format="FP32", row_bytes=2304)
     assert "--wire-dtype" in advice_of(here=replace(HERE, cloud=wide))["rows"].how
     assert "rows" not in advice_of()
+
+
+def test_a_pause_costs_what_the_ramp_of_its_link_costs():
+    rate, delay_s = 2_500_000.0, 0.08
+    link = replace(SLOW, up_bytes_per_s=rate, delay_s=delay_s)
+    # 10, 20 and 40 segments, each of which takes less than the round trip that it waits for.
+    expected_s = sum(delay_s - 14_480 * windows / rate for windows in (1, 2, 4))
+    assert pauses.pause_s(link, 160_000) == pytest.approx(expected_s)
+    assert pauses.pause_s(replace(link, is_slow_after_pause=False), 160_000) == 0.0
+    assert pauses.pause_s(replace(link, is_slow_after_pause=None), 160_000) == 0.0
+    told = pauses.told(link, CLOUD)
+    assert told == (
+        "after a pause 160 kB up take 199 ms longer and a prompt of 1,000 tokens 233 ms: "
+        "cubic begins slowly"
+    )
+
+
+def test_why_a_pause_costs_nothing_is_said():
+    warm = replace(SLOW, is_slow_after_pause=False)
+    assert pauses.told(warm, CLOUD).endswith("up: net.ipv4.tcp_slow_start_after_idle is 0 here")
+    assert pauses.told(replace(warm, congestion_control="bbr"), CLOUD).endswith("up: bbr")
+    assert "cannot be seen" in pauses.told(LINK, CLOUD)
+
+
+def test_what_mends_a_pause_is_advised_where_it_costs_something():
+    link = replace(SLOW, up_bytes_per_s=12_500_000.0, delay_s=0.08)
+    here = replace(HERE, link=link)
+    setting = advice_of(here=here)["pause"]
+    assert setting.how == "sysctl -w net.ipv4.tcp_slow_start_after_idle=0"
+    assert "cloud" not in setting.reason
+    chosen = advice_of(here=replace(here, link=replace(link, can_be_warm=True)))["pause"]
+    assert chosen.how == "--congestion-control bbr"
+    both = advice_of(replace(DEVICE, num_output_layers=1), here)["pause"]
+    assert "on the cloud's machine as well" in both.reason
+    assert "pause" not in advice_of(here=replace(here, link=replace(link, delay_s=0.001)))
+    warm = replace(here, link=replace(link, is_slow_after_pause=False))
+    assert "pause" not in advice_of(here=warm)
