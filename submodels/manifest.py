@@ -58,14 +58,28 @@ class WrittenTensor(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WireRotation(msgspec.Struct, frozen=True, kw_only=True):
+    """The basis of hidden states was rotated when the bundles were made (`--wire-rotation`).
+
+    No program needs the rotation itself: it is in the weights. This says that they are rotated,
+    and how: by Kronecker factors of these `sizes`, drawn with `seed`.
+    """
+
+    seed: int
+    sizes: tuple[int, ...]
+
+
+class Manifest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """The contents of `hat.json`.
 
     The input submodel holds layers `[0, num_input_layers)`, the middle
     `[num_input_layers, num_layers - num_output_layers)`, the output submodel the rest.
     `tensors` names every tensor of the model, of both sides, as in the checkpoint. `fingerprint`
     (hex) follows from them, the shape and `rope_parameters`; it is the same on both sides.
-    `source_fingerprint` is that of the checkpoint, another one only where numbers were cast.
+    `source_fingerprint` is that of the checkpoint, another one only where numbers were cast; of
+    rotated weights it is their own.
     `files` lists every file but `hat.json` itself, by its name in the bundle.
     """
 
@@ -84,6 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     onnx_weights: tuple[str, ...] = ()
+    wire_rotation: WireRotation | None = None
 
     @property
     def num_middle_layers(self) -> int:

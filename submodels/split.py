@@ -18,9 +18,18 @@ from submodels.checkpoint.opening import opened_checkpoint
 from submodels.checkpoint.staging import staged_folder
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
 from submodels.errors import CheckpointError, SplitError
-from submodels.manifest import FORMAT_VERSION, BundleFile, DtypeName, Manifest, Role
+from submodels.manifest import (
+    FORMAT_VERSION,
+    BundleFile,
+    DtypeName,
+    Manifest,
+    Role,
+    WireRotation,
+)
 from submodels.plan.checks import check_split
 from submodels.plan.plan import SourceModel, read_model
+from submodels.rotation.rotated import rotated_checkpoint
+from submodels.rotation.rotation import seeded_rotation
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.number_format import SAFETENSORS_NAMES, main_dtype
 from submodels.tensors.tensor_file import NUMPY_DTYPES
@@ -39,7 +48,8 @@ class SplitOptions:
     `num_input_layers` None is chosen by the model's depth. `dtype` "keep" leaves every tensor as
     it is; what a GGUF file holds in blocks becomes float32. `onnx_weights` names the ONNX files to
     make for the device; none makes the bundle usable by the torch engine only. `name` None takes
-    the model's own.
+    the model's own. `rotation_seed` rotates the basis of hidden states; rotated numbers are kept in
+    float32 where `dtype` is "keep", since a narrower format would round every weight again.
     """
 
     model: str
@@ -50,6 +60,7 @@ class SplitOptions:
     onnx_weights: tuple[OnnxWeights, ...] = ("float32",)
     overwrite: bool = False
     name: str | None = None
+    rotation_seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class _Source:
     placed: tuple[Placement, ...]
     dtype: DtypeName
     special: SpecialTokens
+    rotation: WireRotation | None
 
 
 def split_checkpoint(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
@@ -120,12 +132,28 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     model = _with_tying_on_disk(model, checkpoint)
     placed = placements(model.shape, num_input_layers, options.num_output_layers)
     _check_tensors(checkpoint, placed, model.shape.tied_embeddings)
+    rotation = None
+    if options.rotation_seed is not None:
+        checkpoint, model, rotation = _rotated(checkpoint, model, options)
+        placed = placements(model.shape, num_input_layers, options.num_output_layers)
     sources = [checkpoint.tensors[placement.source] for placement in placed]
     dtype = options.dtype
     if dtype == "keep":
         dtype = main_dtype((source.dtype, source.num_bytes) for source in sources)
     special = special_tokens(checkpoint.folder, config, model.shape.vocab_size)
-    return _Source(config, model, checkpoint, num_input_layers, placed, dtype, special)
+    return _Source(config, model, checkpoint, num_input_layers, placed, dtype, special, rotation)
+
+
+def _rotated(
+    checkpoint: Checkpoint, model: SourceModel, options: SplitOptions
+) -> tuple[Checkpoint, SourceModel, WireRotation]:
+    assert options.rotation_seed is not None
+    seed, dtype = options.rotation_seed, options.dtype
+    rotation = seeded_rotation(model.shape.hidden_size, seed)
+    target = SAFETENSORS_NAMES["float32" if dtype == "keep" else dtype]
+    checkpoint, shape = rotated_checkpoint(checkpoint, model.shape, rotation, target)
+    told = WireRotation(seed=seed, sizes=rotation.sizes)
+    return checkpoint, replace(model, shape=shape), told
 
 
 def _with_tying_on_disk(model: SourceModel, checkpoint: Checkpoint) -> SourceModel:
@@ -144,8 +172,7 @@ def _with_tying_on_disk(model: SourceModel, checkpoint: Checkpoint) -> SourceMod
         )
     if tied and {EMBEDDING, LM_HEAD} <= checkpoint.tensors.keys():
         tied = checkpoint.same_bytes(EMBEDDING, LM_HEAD)
-    shape = msgspec.structs.replace(model.shape, tied_embeddings=tied)
-    return SourceModel(model.family, shape, model.rope_parameters, model.layer_types)
+    return replace(model, shape=msgspec.structs.replace(model.shape, tied_embeddings=tied))
 
 
 def _check_tensors(checkpoint: Checkpoint, placed: tuple[Placement, ...], tied: bool) -> None:
@@ -232,6 +259,7 @@ def _manifest(
         bos_token_id=source.special.bos_token_id if on_device else None,
         eos_token_ids=source.special.eos_token_ids if on_device else (),
         onnx_weights=options.onnx_weights if on_device else (),
+        wire_rotation=source.rotation,
     )
 
 

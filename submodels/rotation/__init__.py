@@ -1,0 +1,1 @@
+"""Weights that compute in a rotated basis of the hidden states."""
