@@ -13,6 +13,7 @@ from hat.commands.adapter import adapter
 from hat.commands.bench import bench
 from hat.commands.bundle import bundle
 from hat.commands.chat import chat
+from hat.commands.codec_eval import codec_eval
 from hat.commands.doctor import doctor
 from hat.commands.programs import cloud, device
 from hat.commands.split import split
@@ -67,7 +68,10 @@ def hat(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (up, split, cloud, device, chat, status, doctor, adapter, verify, bench, bundle):
+for _command in (
+    *(up, split, cloud, device, chat, status, doctor),
+    *(adapter, verify, codec_eval, bench, bundle),
+):
     hat.add_command(_command)
 
 

@@ -1,0 +1,1 @@
+"""What each codec of the link costs an answer, measured on a model and a text."""
