@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SMALL_MODEL = "stories260k"
 
+# Any would do; a fixed one makes two splits of one checkpoint alike.
+_ROTATION_SEED = 0
+
 SplitDtype = Literal["keep", "float32", "float16", "bfloat16"]
 
 
@@ -29,6 +32,7 @@ class SplitRequest:
     num_output_layers: int | None
     dtype: SplitDtype
     onnx_weights: "tuple[OnnxWeights, ...]"
+    wire_rotation: bool = False
 
 
 def model_path(model: str) -> Path:
@@ -66,6 +70,7 @@ def split_model(
         dtype=request.dtype,
         onnx_weights=request.onnx_weights,
         overwrite=overwrite,
+        rotation_seed=_ROTATION_SEED if request.wire_rotation else None,
     )
     with extras_explained(), Bars() as bars:
         result = split_checkpoint(options, _shown_on(bars))

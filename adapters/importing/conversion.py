@@ -80,6 +80,11 @@ def import_head(
         BundleError: no usable device bundle.
     """
     bundle = load_bundle(bundle_path, "device")
+    if bundle.manifest.wire_rotation is not None:
+        raise AdapterError(
+            f"{head}: a published head reads hidden states as the model has them, and those of "
+            f"{bundle_path} are rotated: split without --wire-rotation"
+        )
     published = open_head(head)
     kind = kind_of(published)
     shape = _layer_shape(published, bundle.manifest)

@@ -1,4 +1,4 @@
-"""The codecs that are compared, each as what a receiver makes of rows and how many bytes it took."""
+"""The codecs that are compared: what a receiver makes of rows, and how many bytes they took."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def largest_channels(rows: NDArray[Any], num: int) -> Channels:
 def _raw(dtype: Dtype) -> Passage:
     def passage(rows: Float32) -> Received:
         payload = pack_rows(rows, dtype)
-        received = unpack_rows(payload, *rows.shape, dtype)
+        received = unpack_rows(payload, len(rows), rows.shape[1], dtype)
         return Received(received.astype(np.float32), len(payload))
 
     return passage
@@ -76,6 +76,7 @@ def _raw(dtype: Dtype) -> Passage:
 def _integers(form: IntegerFormat, dtype: Dtype, kept: Sequence[int]) -> Passage:
     def passage(rows: Float32) -> Received:
         payload = pack_integers(rows, form, dtype, kept)
-        return Received(unpack_integers(payload, *rows.shape, form, dtype, kept), len(payload))
+        received = unpack_integers(payload, len(rows), rows.shape[1], form, dtype, kept)
+        return Received(received, len(payload))
 
     return passage

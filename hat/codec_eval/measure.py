@@ -115,7 +115,12 @@ class Evaluation:
         return own + results
 
     def _through(
-        self, codec: CodecUnderTest, result: CodecResult, clean: _Clean, shallow: Tensor, deep: Tensor
+        self,
+        codec: CodecUnderTest,
+        result: CodecResult,
+        clean: _Clean,
+        shallow: Tensor,
+        deep: Tensor,
     ) -> None:
         up, down = codec.up(shallow.numpy(force=True)), codec.down(deep.numpy(force=True))
         self._judge(clean, result.ways["down"], self._placed(down), [down])
@@ -124,9 +129,7 @@ class Evaluation:
         both = codec.down(deep_of_coded.numpy(force=True))
         self._judge(clean, result.ways["both"], self._placed(both), [up, both])
 
-    def _judge(
-        self, clean: _Clean, tally: Tally, deep: Tensor, sent: Sequence[Received]
-    ) -> None:
+    def _judge(self, clean: _Clean, tally: Tally, deep: Tensor, sent: Sequence[Received]) -> None:
         came = _log_probabilities(self._model, deep)
         reference = clean.log_probabilities
         tally.num_positions += len(came)
@@ -169,4 +172,3 @@ def _nll(log_probabilities: Tensor, token_ids: Tensor) -> float:
 
 def _through_layers(layers: Sequence[DecoderLayer], rows: Tensor) -> Tensor:
     return run_layers(layers, rows, 0, [LayerCache() for _ in layers])
-

@@ -75,9 +75,7 @@ def evaluate(options: EvalOptions, progress: Progress) -> tuple[Subject, list[Co
     progress(0, len(measured))
     results = evaluation.run(measured, codecs, done)
     other = None if options.reference is None else str(options.reference)
-    subject = Subject(
-        model.manifest, options.text.name, options.piece_tokens, wire_dtype, other
-    )
+    subject = Subject(model.manifest, options.text.name, options.piece_tokens, wire_dtype, other)
     return subject, results
 
 

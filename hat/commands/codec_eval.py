@@ -59,7 +59,9 @@ so that what `hat split` changed (--dtype, --wire-rotation) counts too.
     help="Number format of rows; left out: the bundles'.",
 )
 @click.option("--reference", metavar="BUNDLES", help="Other bundles to hold the answers against.")
-@click.option("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:1.  [default: cpu]")
+@click.option(
+    "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:1.  [default: cpu]"
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def codec_eval(bundles: str, text: str | None, as_json: bool, **parameters: Any) -> None:
     """Measure what each codec costs on a model and a text.

@@ -21,9 +21,13 @@ Examples:
   hat split meta-llama/Llama-3.1-8B-Instruct --output-layers 1 --out llama-8b
   hat split SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   hat split owner/repository:Q4_K_M --dtype bfloat16 --out model
+  hat split SmolLM2-135M-Instruct --wire-rotation --dtype bfloat16 --out rotated
 
 Left out, --input-layers is 1 for models of up to 8 layers, 2 up to 36, and 3 beyond. More
 layers on the device make what travels harder to read, and the device slower.
+
+With --wire-rotation, --dtype keep is float32: a narrower format rounds every weight once more. A
+head that is tied to the embedding becomes a matrix of its own.
 """
 
 _WEIGHTS = ("float32", "int8", "int4")
@@ -73,6 +77,12 @@ class WeightsList(click.ParamType[tuple[str, ...]]):
     metavar="LIST",
     help="ONNX parts to make for the device: float32, int8, int4, or none.  [default: float32]",
 )
+@click.option(
+    "--wire-rotation",
+    is_flag=True,
+    help="Rotate the hidden states, for codecs that round them (docs/codecs.md). No defence: who "
+    "has the public weights undoes it. Adapters have to be trained for such a split.",
+)
 @click.option("--force", is_flag=True, help="Replace bundles that DIR already holds.")
 def split(model: str, out: str, force: bool, **parameters: Any) -> None:
     """Split a checkpoint into a device and a cloud bundle.
@@ -86,6 +96,7 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
         parameters["output_layers"],
         parameters["dtype"],
         parameters["onnx_weights"],
+        parameters["wire_rotation"],
     )
     if not force and is_bundle_pair(Path(out)):
         raise CommandError(f"{out} holds bundles already; --force replaces them")
@@ -97,6 +108,7 @@ def _summary(result: "SplitResult") -> str:
     device, cloud = result.device, result.cloud
     parts = f"{device.num_input_layers} input, {device.num_middle_layers} middle and "
     parts += f"{device.num_output_layers} output layers, {device.dtype}"
+    parts += ", rotated" if device.wire_rotation is not None else ""
     onnx = f"; ONNX {', '.join(device.onnx_weights)}" if device.onnx_weights else ""
     last = device.num_input_layers + device.num_middle_layers - 1
     device_folder, cloud_folder = result.out / "device", result.out / "cloud"

@@ -10,7 +10,6 @@ The layout, for `T` rows of `H` numbers, `K` channels kept as they are and block
 A number is its integer times its block's scale. The place of a kept channel holds 0.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -69,7 +68,7 @@ INT6: Final = IntegerFormat(bits=6, block=32)
 def pack_integers(
     rows: Rows, form: IntegerFormat, dtype: Dtype, kept: Sequence[int] = ()
 ) -> memoryview:
-    """The payload of rows `[T, H]`.
+    """The payload of rows `[T, H]`; numbers within 2 % of the largest of `dtype` are cut to that.
 
     Args:
         rows: In any number format.
@@ -92,7 +91,8 @@ def pack_integers(
     steps = np.where(scales > 0, scales, np.float32(1))
     integers = np.rint(blocks / steps[..., None])
     integers = integers.clip(-form.largest, form.largest).astype(np.int8)
-    integers = _with_width(integers.reshape(len(rows), -1), _filled(rows.shape[1]))
+    width = blocks.shape[1] * blocks.shape[2]
+    integers = _with_width(integers.reshape(len(rows), width), _filled(rows.shape[1]))
     packed_scales = (scales.view(np.uint32) >> 16).astype("<u2")
     packed = integers.view(np.uint8) if form.bits == 8 else _six_bits(integers)
     return memoryview(b"".join((exact, packed_scales.tobytes(), packed.tobytes())))
@@ -129,7 +129,8 @@ def unpack_integers(
     integers = packed.view(np.int8) if form.bits == 8 else _from_six_bits(packed)
     steps = (scales.astype(np.uint32) << 16).view(np.float32).reshape(num_rows, num_blocks)
     blocks = _blocks(integers[:, :hidden_size], form) * steps[..., None]
-    rows = np.ascontiguousarray(blocks.reshape(num_rows, -1)[:, :hidden_size])
+    width = blocks.shape[1] * blocks.shape[2]
+    rows = np.ascontiguousarray(blocks.reshape(num_rows, width)[:, :hidden_size])
     if kept:
         exact = unpack_rows(memoryview(payload)[:kept_bytes], num_rows, len(kept), dtype)
         rows[:, list(kept)] = exact
@@ -165,22 +166,22 @@ def _scales(largest: Float32, form: IntegerFormat, dtype: Dtype) -> Float32:
     exact = (largest / np.float32(form.largest)).view(np.uint32)
     rounded_up = (exact + np.uint32(0xFFFF)) >> np.uint32(16)
     bits = np.minimum(rounded_up, form.largest_scale(dtype)) << np.uint32(16)
-    return bits.astype(np.uint32).view(np.float32)
+    scales: Float32 = bits.astype(np.uint32).view(np.float32)
+    return scales
 
 
 def _six_bits(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Integers `[T, 4 G]` in `[-32, 32)` as `[T, 3 G]` bytes."""
-    low, second, third, high = np.moveaxis(
-        (integers.view(np.uint8) & 63).reshape(len(integers), -1, _GROUP), -1, 0
-    )
+    bits = integers.view(np.uint8) & 63
+    low, second, third, high = (bits[:, place::_GROUP] for place in range(_GROUP))
     packed = (low | second << 6, second >> 2 | third << 4, third >> 4 | high << 2)
-    return np.stack(packed, axis=-1).reshape(len(integers), -1)
+    return np.stack(packed, axis=-1).reshape(len(bits), 3 * low.shape[1])
 
 
 def _from_six_bits(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
     """Bytes `[T, 3 G]` as integers `[T, 4 G]`."""
-    first, middle, last = np.moveaxis(packed.reshape(len(packed), -1, 3), -1, 0)
+    first, middle, last = (packed[:, place::3] for place in range(3))
     fields = (first, first >> 6 | middle << 2, middle >> 4 | last << 4, last >> 2)
     # Shifted up, the sixth bit is the sign, which an arithmetic shift down then spreads.
     wide = (np.stack(fields, axis=-1) << 2).view(np.int8) >> 2
-    return wide.reshape(len(packed), -1)
+    return wide.reshape(len(packed), _GROUP * first.shape[1])
