@@ -1,19 +1,23 @@
 """The codecs that are compared: what a receiver makes of rows, and how many bytes they took."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wire.coding.integers import INT6, INT8, IntegerFormat, pack_integers, unpack_integers
-from wire.messages import Dtype
+from submodels.bundle.coding_file import ChannelScales
+from wire.coding.exact import CODED_DTYPES, ExactCoder
+from wire.coding.integers import INT6, INT8, IntegerCoder, IntegerFormat
+from wire.coding.tables import centres_of
+from wire.messages import Dtype, Payload
 from wire.numbers import pack_rows, unpack_rows
 
 Float32 = NDArray[np.float32]
 
-Channels = tuple[int, ...]
+_INTEGERS: Mapping[str, IntegerFormat] = MappingProxyType({"int8": INT8, "int6": INT6})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +41,56 @@ class CodecUnderTest:
     down: Passage
 
 
-def codecs_under_test(dtype: Dtype, up: Channels, down: Channels) -> tuple[CodecUnderTest, ...]:
+class _Coder(Protocol):
+    def encode(self, raw: Payload, num_rows: int) -> bytes | None: ...
+
+    def decode(self, payload: Payload, num_rows: int) -> memoryview: ...
+
+
+def codecs_under_test(
+    dtype: Dtype, hidden_size: int, scales: ChannelScales, num_kept: int
+) -> tuple[CodecUnderTest, ...]:
     """Every codec.
 
     Args:
         dtype: The wire's number format.
-        up: Channels that the last arms send as they are, device to cloud.
-        down: The same, cloud to device.
+        hidden_size: Numbers in a row.
+        scales: What the bundles know of their channels; nothing leaves out codecs that need it.
+        num_kept: Channels that the last arms send as they are, the largest of each direction.
     """
-    names = {INT8: "int8", INT6: "int6"}
-    raw = _raw(dtype)
-    codecs = [CodecUnderTest(f"raw {dtype.name.lower()}", raw, raw)]
-    for form, name in names.items():
-        plain = _integers(form, dtype, ())
+    name = dtype.name.lower()
+    raw = _passage(None, dtype)
+    codecs = [CodecUnderTest(f"raw {name}", raw, raw)]
+    if dtype in CODED_DTYPES and scales.up and scales.down:
+        exact = [ExactCoder(dtype, centres_of(each, dtype)) for each in (scales.up, scales.down)]
+        codecs.append(CodecUnderTest("exact", *(_passage(coder, dtype) for coder in exact)))
+    for name, form in _INTEGERS.items():
+        plain = _passage(IntegerCoder(form, dtype, hidden_size), dtype)
         codecs.append(CodecUnderTest(name, plain, plain))
-    if up or down:
-        for form, name in names.items():
-            passages = [_integers(form, dtype, kept) for kept in (up, down)]
-            codecs.append(CodecUnderTest(f"{name}, {len(up)} channels exact", *passages))
+    if num_kept and scales.up and scales.down:
+        for name, form in _INTEGERS.items():
+            kept = [largest_channels(each, num_kept) for each in (scales.up, scales.down)]
+            ways = [_passage(IntegerCoder(form, dtype, hidden_size, k), dtype) for k in kept]
+            codecs.append(CodecUnderTest(f"{name}, {len(kept[0])} channels exact", *ways))
     return tuple(codecs)
 
 
-def largest_channels(rows: NDArray[Any], num: int) -> Channels:
-    """The `num` channels of rows `[T, H]` with the largest root mean square, in order."""
-    power = np.square(rows, dtype=np.float64).mean(axis=0)
-    return tuple(sorted(int(channel) for channel in np.argsort(power)[len(power) - num :]))
+def largest_channels(scales: Sequence[float], num: int) -> tuple[int, ...]:
+    """The `num` channels with the largest numbers, in order."""
+    by_size = sorted(range(len(scales)), key=lambda channel: -scales[channel])
+    return tuple(sorted(by_size[:num]))
 
 
-def _raw(dtype: Dtype) -> Passage:
+def _passage(coder: _Coder | None, dtype: Dtype) -> Passage:
+    """RAW rows, through a coder where there is one and it makes them shorter."""
+
     def passage(rows: Float32) -> Received:
-        payload = pack_rows(rows, dtype)
-        received = unpack_rows(payload, len(rows), rows.shape[1], dtype)
-        return Received(received.astype(np.float32), len(payload))
-
-    return passage
-
-
-def _integers(form: IntegerFormat, dtype: Dtype, kept: Sequence[int]) -> Passage:
-    def passage(rows: Float32) -> Received:
-        payload = pack_integers(rows, form, dtype, kept)
-        received = unpack_integers(payload, len(rows), rows.shape[1], form, dtype, kept)
-        return Received(received, len(payload))
+        raw: Payload = pack_rows(rows, dtype)
+        num_bytes = len(raw)
+        coded = None if coder is None else coder.encode(raw, len(rows))
+        if coder is not None and coded is not None:
+            raw, num_bytes = coder.decode(coded, len(rows)), len(coded)
+        received = unpack_rows(raw, len(rows), rows.shape[1], dtype)
+        return Received(received.astype(np.float32), num_bytes)
 
     return passage

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.data.whole_model import WholeModel
-from hat.codec_eval.codecs import CodecUnderTest, Float32, Received
+from hat.codec_eval.codecs import CodecUnderTest, Received
 from submodels.bundle.layers import DecoderLayer, LayerCache, embed, run_layers
 
 Way = Literal["up", "down", "both"]
@@ -80,11 +80,6 @@ class Evaluation:
     def __init__(self, model: WholeModel, reference: WholeModel | None = None) -> None:
         self._model = model
         self._reference = reference
-
-    def states(self, token_ids: Sequence[int]) -> tuple[Float32, Float32]:
-        """The rows that go up and those that come down for a text, `[T, H]` each."""
-        shallow = self._shallow(token_ids)
-        return shallow.numpy(force=True), self._deep(shallow).numpy(force=True)
 
     def run(
         self,

@@ -4,15 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from adapters.data.corpus import Corpus, CorpusError, Tokens, Windows, collect_windows
 from adapters.data.whole_model import WholeModel, load_whole_model
-from hat.codec_eval.codecs import Channels, codecs_under_test, largest_channels
+from hat.codec_eval.codecs import codecs_under_test
 from hat.codec_eval.measure import CodecResult, Evaluation
 from hat.codec_eval.report import Subject
 from hat.errors import CommandError
+from submodels.bundle.bundle import load_bundle
+from submodels.bundle.coding_file import read_channel_scales
 from submodels.bundle.layer_weights import Placed
 from submodels.manifest import DtypeName, Manifest
 from wire.messages import Dtype
@@ -22,9 +23,6 @@ _WIRE_DTYPES: dict[DtypeName, Dtype] = {
     "float16": Dtype.FP16,
     "bfloat16": Dtype.BF16,
 }
-# Pieces of the text that outlier channels are found on; they are not measured.
-_CALIBRATION_PIECES = 4
-
 Progress = Callable[[int, int], None]
 """Takes the pieces done and the pieces in all."""
 
@@ -59,21 +57,19 @@ def evaluate(options: EvalOptions, progress: Progress) -> tuple[Subject, list[Co
         reference = _loaded(options.reference, options.device)
         _check_same_tokens(model.manifest, reference.manifest)
     pieces = _pieces(model, options)
-    num_calibrating = _CALIBRATION_PIECES if options.num_channels else 0
-    evaluation = Evaluation(model, reference)
-    up, down = _outliers(evaluation, pieces[:num_calibrating], options.num_channels)
     wire_dtype = options.wire_dtype or model.manifest.dtype
-    codecs = codecs_under_test(_WIRE_DTYPES[wire_dtype], up, down)
-    measured = pieces[num_calibrating:]
+    scales = read_channel_scales(load_bundle(options.bundles, "cloud"))
+    hidden_size = model.manifest.shape.hidden_size
+    codecs = codecs_under_test(_WIRE_DTYPES[wire_dtype], hidden_size, scales, options.num_channels)
     num_done = 0
 
     def done() -> None:
         nonlocal num_done
         num_done += 1
-        progress(num_done, len(measured))
+        progress(num_done, len(pieces))
 
-    progress(0, len(measured))
-    results = evaluation.run(measured, codecs, done)
+    progress(0, len(pieces))
+    results = Evaluation(model, reference).run(pieces, codecs, done)
     other = None if options.reference is None else str(options.reference)
     subject = Subject(model.manifest, options.text.name, options.piece_tokens, wire_dtype, other)
     return subject, results
@@ -93,31 +89,17 @@ def _check_same_tokens(manifest: Manifest, other: Manifest) -> None:
 
 
 def _pieces(model: WholeModel, options: EvalOptions) -> list[Tokens]:
-    """As many as were asked for, and those that channels are found on before them."""
+    """As many as were asked for."""
     size = options.piece_tokens
     longest = model.manifest.shape.max_context_tokens
     if size > longest:
         raise CommandError(f"expected pieces of at most {longest} tokens, got {size}")
-    num_calibrating = _CALIBRATION_PIECES if options.num_channels else 0
-    wanted = -(-options.num_positions // size) + num_calibrating
+    wanted = -(-options.num_positions // size)
     corpus = Corpus(model.device_bundle, (options.text,))
     pieces = collect_windows(corpus, Windows(size, size), wanted * size)
     if len(pieces) < wanted:
         raise CorpusError(
             f"{options.text} has {len(pieces)} pieces of {size} tokens, {wanted} are needed for "
-            f"{options.num_positions} positions ({num_calibrating} of them to find channels on)"
+            f"{options.num_positions} positions"
         )
     return pieces
-
-
-def _outliers(
-    evaluation: Evaluation, pieces: list[Tokens], num_channels: int
-) -> tuple[Channels, Channels]:
-    """The largest channels of each direction."""
-    if not num_channels:
-        return (), ()
-    with torch.inference_mode():
-        states = [evaluation.states(piece.tolist()) for piece in pieces]
-    up, down = (np.concatenate(rows) for rows in zip(*states, strict=True))
-    num = min(num_channels, up.shape[1])
-    return largest_channels(up, num), largest_channels(down, num)

@@ -23,9 +23,9 @@ down, or both. Each time its next-token distributions are held against those wit
 often the most probable token is the same, the mean KL divergence, and the change of the text's
 perplexity. Everything computes in float32. docs/codecs.md says what the codecs are.
 
-Arms with exact channels send the largest ones as they are, found on the text's first pieces, which
-are not measured. With --reference the answers of other bundles of the same model are the standard,
-so that what `hat split` changed (--dtype, --wire-rotation) counts too.
+Arms with exact channels send as they are those that `hat split` found to be the largest. With
+--reference the answers of other bundles of the same model are the standard, so that what
+`hat split` changed (--dtype, --wire-rotation) counts too.
 """
 
 

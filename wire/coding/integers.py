@@ -65,9 +65,41 @@ INT6: Final = IntegerFormat(bits=6, block=32)
 """6 bits and a scale for 32 numbers: 6.5 bits a number."""
 
 
-def pack_integers(
-    rows: Rows, form: IntegerFormat, dtype: Dtype, kept: Sequence[int] = ()
-) -> memoryview:
+class IntegerCoder:
+    """RAW payloads of one direction to integers and back. May be called from several threads."""
+
+    def __init__(
+        self, form: IntegerFormat, dtype: Dtype, hidden_size: int, kept: Sequence[int] = ()
+    ) -> None:
+        self._form = form
+        self._dtype = dtype
+        self._hidden_size = hidden_size
+        self._kept = tuple(kept)
+
+    def encode(self, raw: Payload, num_rows: int) -> bytes | None:
+        """The payload of a RAW one, at least one row; None where it would be no shorter.
+
+        Raises:
+            RemoteProtocolError: the RAW payload is not so many finite rows.
+        """
+        row_bytes = self._form.row_bytes(self._hidden_size, self._dtype, len(self._kept))
+        if num_rows * row_bytes >= len(raw):
+            return None
+        rows = unpack_rows(raw, num_rows, self._hidden_size, self._dtype)
+        return pack_integers(rows, self._form, self._dtype, self._kept)
+
+    def decode(self, payload: Payload, num_rows: int) -> memoryview:
+        """A RAW payload of nearly the rows that were sent.
+
+        Raises:
+            RemoteProtocolError: as `unpack_integers`.
+        """
+        shape = (num_rows, self._hidden_size)
+        rows = unpack_integers(payload, *shape, self._form, self._dtype, self._kept)
+        return pack_rows(rows, self._dtype)
+
+
+def pack_integers(rows: Rows, form: IntegerFormat, dtype: Dtype, kept: Sequence[int] = ()) -> bytes:
     """The payload of rows `[T, H]`; numbers within 2 % of the largest of `dtype` are cut to that.
 
     Args:
@@ -95,7 +127,7 @@ def pack_integers(
     integers = _with_width(integers.reshape(len(rows), width), _filled(rows.shape[1]))
     packed_scales = (scales.view(np.uint32) >> 16).astype("<u2")
     packed = integers.view(np.uint8) if form.bits == 8 else _six_bits(integers)
-    return memoryview(b"".join((exact, packed_scales.tobytes(), packed.tobytes())))
+    return b"".join((exact, packed_scales.tobytes(), packed.tobytes()))
 
 
 def unpack_integers(
