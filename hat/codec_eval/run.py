@@ -78,7 +78,7 @@ def evaluate(options: EvalOptions, progress: Progress) -> tuple[Subject, list[Co
 def _loaded(bundles: Path, device: str) -> WholeModel:
     try:
         return load_whole_model(bundles, bundles, Placed(torch.float32, torch.device(device)))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise CommandError(f"cannot compute on {device!r}: {error}") from error
 
 

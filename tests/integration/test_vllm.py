@@ -141,6 +141,18 @@ async def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles,
     assert left == [], "the cloud's end is its workers' end"
 
 
+async def test_a_rotated_split_says_what_the_unsplit_model_says(stories, tmp_path):
+    out = split_checkpoint(SplitOptions(str(MODEL), tmp_path / "out", None, rotation_seed=0)).out
+    async with (
+        serve_cloud(cloud_config(out, _settings("tp2"))) as cloud,
+        connected_device(out, cloud.url, _DEVICE) as device,
+    ):
+        for prompt, reference in stories:
+            ids = await generate_ids(device.runtime, _request(prompt))
+            difference = first_difference(reference, ids)
+            assert difference is None or difference.is_tie, f"{ids} not {reference.ids}"
+
+
 async def test_an_eagle3_head_drafts_with_rows_from_between_vllms_layers(tmp_path):
     """Two stages: each gives the rows of one depth, and the first one's go through the second."""
     make_random_model(REPEATING, tmp_path / "source")
