@@ -68,10 +68,26 @@ class CodecResult:
 
 @dataclass(frozen=True, slots=True)
 class _Clean:
-    """What the reference says of a piece: log probabilities `[T, V]`, and the tokens `[T]`."""
+    """What the reference says of a piece `[T]`."""
 
     log_probabilities: Tensor
+    probabilities: Tensor
+    """Both `[T, V]`."""
+    best: Tensor
+    """`[T]`, the most probable tokens."""
+    nll: float
+    """Of the tokens but the first, summed."""
     token_ids: Tensor
+
+
+def _clean(log_probabilities: Tensor, token_ids: Tensor) -> _Clean:
+    return _Clean(
+        log_probabilities,
+        log_probabilities.exp(),
+        log_probabilities.argmax(-1),
+        _nll(log_probabilities, token_ids),
+        token_ids,
+    )
 
 
 class Evaluation:
@@ -126,23 +142,23 @@ class Evaluation:
 
     def _judge(self, clean: _Clean, tally: Tally, deep: Tensor, sent: Sequence[Received]) -> None:
         came = _log_probabilities(self._model, deep)
-        reference = clean.log_probabilities
         tally.num_positions += len(came)
-        tally.num_agreeing += int((came.argmax(-1) == reference.argmax(-1)).sum())
-        tally.kl += float((reference.exp() * (reference - came)).sum(dtype=torch.float64))
+        tally.num_agreeing += int((came.argmax(-1) == clean.best).sum())
         tally.num_followed += len(came) - 1
         tally.nll += _nll(came, clean.token_ids)
-        tally.clean_nll += _nll(reference, clean.token_ids)
+        tally.clean_nll += clean.nll
+        difference = torch.sub(clean.log_probabilities, came, out=came)
+        tally.kl += float(difference.mul_(clean.probabilities).sum(dtype=torch.float64))
         tally.num_bytes += sum(received.num_bytes for received in sent)
         tally.num_values += sum(received.rows.size for received in sent)
 
     def _clean(self, token_ids: NDArray[np.int32], deep: Tensor) -> _Clean:
         ids = torch.tensor(token_ids, dtype=torch.long, device=deep.device)
         if self._reference is None:
-            return _Clean(_log_probabilities(self._model, deep), ids)
+            return _clean(_log_probabilities(self._model, deep), ids)
         other = Evaluation(self._reference)
         said = _log_probabilities(self._reference, other._deep(other._shallow(token_ids.tolist())))
-        return _Clean(said, ids)
+        return _clean(said, ids)
 
     def _shallow(self, token_ids: Sequence[int]) -> Tensor:
         return _through_layers(self._model.input_layers, embed(self._model.embedding, token_ids))
