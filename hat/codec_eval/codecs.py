@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from submodels.bundle.coding_file import ChannelScales
-from wire.coding.exact import CODED_DTYPES, ExactCoder
+from wire.coding.exact import ExactCoder
 from wire.coding.integers import INT6, INT8, IntegerCoder, IntegerFormat
 from wire.coding.tables import centres_of
 from wire.messages import Dtype, Payload
@@ -61,7 +61,7 @@ def codecs_under_test(
     name = dtype.name.lower()
     raw = _passage(None, dtype)
     codecs = [CodecUnderTest(f"raw {name}", raw, raw)]
-    if dtype in CODED_DTYPES and scales.up and scales.down:
+    if scales.up and scales.down:
         exact = [ExactCoder(dtype, centres_of(each, dtype)) for each in (scales.up, scales.down)]
         codecs.append(CodecUnderTest("exact", *(_passage(coder, dtype) for coder in exact)))
     for name, form in _INTEGERS.items():
