@@ -80,11 +80,7 @@ def import_head(
         BundleError: no usable device bundle.
     """
     bundle = load_bundle(bundle_path, "device")
-    if bundle.manifest.wire_rotation is not None:
-        raise AdapterError(
-            f"{head}: a published head reads hidden states as the model has them, and those of "
-            f"{bundle_path} are rotated: split without --wire-rotation"
-        )
+    _check_basis(bundle)
     published = open_head(head)
     kind = kind_of(published)
     shape = _layer_shape(published, bundle.manifest)
@@ -115,6 +111,15 @@ def import_head(
     )
     write_card(folder, card)
     return card
+
+
+def _check_basis(bundle: Bundle) -> None:
+    """A published head reads hidden states as the model has them."""
+    if bundle.manifest.wire_rotation is not None:
+        raise AdapterError(
+            f"the hidden states of {bundle.path} are rotated, and no published head reads such: "
+            "split without --wire-rotation"
+        )
 
 
 def with_cost(folder: Path, cost: DraftCost, stop_threshold: float | None = None) -> AdapterCard:
