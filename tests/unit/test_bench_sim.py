@@ -272,6 +272,33 @@ def test_an_8b_model_costs_its_prompts_bytes_and_a_round_trip_per_token(tmp_path
     assert "| 5 Mbit/s up, 80 ms | 0.26 | 13.84 |" in into.read_text()
 
 
+@pytest.mark.slow
+def test_drafts_that_paid_for_a_small_model_are_cut_at_a_large_ones_prices() -> None:
+    drafted = [263, 153, 94, 68, 36, 27, 26, 22, 11, 11, 11, 11, 10]
+    accepted = [114, 45, 26, 19, 12, 11, 8, 7, 3, 3, 3, 3, 3]
+    (cell,) = as_live([closed("hat", 20, LinkSpec(1e6, 1e6))], "tap").cells
+    one = structs.replace(
+        cell.requests[0],
+        rounds=288,
+        drafted_by_position=drafted,
+        accepted_by_position=accepted,
+        emissions=[(0.0, 288 + sum(accepted))],
+    )
+    slowest = slow_links.LINKS[0]
+    by_arm = {
+        each.arm.name: simulate(each)
+        for each in slow_links.scenarios(0, [structs.replace(cell, requests=[one])])
+        if each.setting.endswith(slowest)
+        and each.arm.name in (slow_links.PLAIN, slow_links.MEASURED)
+    }
+    plain_s, drafted_s = (
+        medians([by_arm[arm]])[1] for arm in (slow_links.PLAIN, slow_links.MEASURED)
+    )
+    assert drafted_s < 0.9 * plain_s
+    tokens = [each.output_tokens / each.rounds for each in by_arm[slow_links.MEASURED].requests]
+    assert 1.2 < sum(tokens) / len(tokens) < 1 + sum(accepted) / 288
+
+
 def test_a_model_that_nothing_is_known_of_is_refused_by_name() -> None:
     known = as_live([closed(arm, 20, LinkSpec(1e6, 1e6)) for arm in ("u-shape", "hat")], "tcp")
     other = structs.replace(known.cells[0].model, fingerprint="another", name="another model")
