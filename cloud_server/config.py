@@ -72,6 +72,11 @@ class CloudConfig:
         "Number format of rows on the link; auto: as in the bundle; float32 for exactness.",
         auto="the bundle's, whatever the layers compute in",
     )
+    wire_codec: Literal["exact", "raw"] = setting(
+        "exact",
+        "What rows on the link may be in, as devices choose: exact is shorter and gives the same "
+        "bits again; raw: as they are, always.",
+    )
     threads: int | None = engine_threads()
     secret: str | None = link_secret()
     tls_certificate: Path | None = setting(

@@ -5,9 +5,12 @@ from cloud_server.core.config import CoreConfig
 from cloud_server.daemon.reception import socket_limits
 from cloud_server.engines.engine import MiddleEngine, steps_in_flight
 from cloud_server.number_format import FORMATS, wire_format
+from submodels.bundle.coding_file import ChannelScales
 from submodels.manifest import Manifest
+from wire.coding.row_codecs import EXACT_CODECS
+from wire.coding.tables import Centres, centres_of
 from wire.limits import ITEM_BYTES
-from wire.messages import Dtype
+from wire.messages import Codec, Dtype
 
 _MAX_FRAME_BYTES = 16 << 20
 """A frame holds up everything behind it on its socket, and each device may have a few in memory."""
@@ -32,7 +35,9 @@ def wire_dtype(config: CloudConfig, manifest: Manifest) -> Dtype:
     return wire_format(config.wire_dtype, config.dtype, FORMATS[manifest.dtype])
 
 
-def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine) -> CoreConfig:
+def core_settings(
+    config: CloudConfig, manifest: Manifest, engine: MiddleEngine, scales: ChannelScales
+) -> CoreConfig:
     """What the core is to be told."""
     dtype = wire_dtype(config, manifest)
     row_bytes = engine.hidden_size * ITEM_BYTES[dtype]
@@ -58,7 +63,16 @@ def core_settings(config: CloudConfig, manifest: Manifest, engine: MiddleEngine)
         target_step_s=config.target_step_s,
         steps_in_flight=steps_in_flight(engine),
         takes_taps=engine.takes_taps,
+        codecs=1 << Codec.RAW | (0 if config.wire_codec == "raw" else EXACT_CODECS),
+        tables=_tables(scales, dtype),
         verify_tokens=verify_tokens(config),
         session_ttl_s=config.session_ttl_s,
         queue_deadline_s=config.queue_deadline_s,
     )
+
+
+def _tables(scales: ChannelScales, dtype: Dtype) -> bytes:
+    """What codecs need to know of the model; nothing where the split has not measured it."""
+    if not scales.up or not scales.down:
+        return b""
+    return Centres(centres_of(scales.up, dtype), centres_of(scales.down, dtype)).tables

@@ -19,6 +19,7 @@ from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
 from process.world import Clock, Randomness
 from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.coding_file import read_channel_scales
 from wire.handshake import LINK_PATH
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 _STOP_ENGINE_S = 5.0
 _STOP_HTTP_S = 2.0
 _LEAST_LOAD_S = 0.5
+
+_CODECS = {"exact": "raw or coded exactly", "raw": "raw"}
 
 
 class CloudServer:
@@ -49,6 +52,7 @@ class CloudServer:
         self._patience = patience or Patience(silence_s=config.heartbeat_s)
         self._tls = server_tls(config.tls_certificate, config.tls_key)
         self._bundle = load_bundle(config.bundle, "cloud", config.verify_weights)
+        self._scales = read_channel_scales(self._bundle)
         self._engine = EngineThread(
             self._load_engine, wire_dtype(config, self._bundle.manifest), clock
         )
@@ -101,7 +105,7 @@ class CloudServer:
         rhythm = EngineRhythm(
             steps_in_flight(loaded.engine), max(_LEAST_LOAD_S, self._clock() - started_s)
         )
-        settings = core_settings(self._config, self._bundle.manifest, loaded.engine)
+        settings = core_settings(self._config, self._bundle.manifest, loaded.engine, self._scales)
         self.daemon = CloudDaemon(
             settings,
             self._engine,
@@ -147,7 +151,8 @@ class CloudServer:
         return (
             f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
             f" of {manifest.shape.num_layers}, hidden {engine.hidden_size}, "
-            f"{NAMES[engine.dtype]}, rows in {NAMES[wire_dtype(self._config, manifest)]}; "
+            f"{NAMES[engine.dtype]}, rows in {NAMES[wire_dtype(self._config, manifest)]} "
+            f"({_CODECS[self._config.wire_codec]}); "
             f"{loaded.description}; "
             f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), "
             f"context {engine.max_context_tokens}; devices connect to {self.url}{congestion}"

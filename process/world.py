@@ -4,12 +4,23 @@ Only a `main.py` takes them from the system, so that everything below runs as we
 `process.virtual_loop.VirtualLoop`, whose `time` is the clock, with a seeded `random.Random`.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 Clock = Callable[[], float]
 """Seconds; monotonic where nothing else is said."""
+
+
+_T = TypeVar("_T")
+
+
+class Aside(Protocol):
+    """What `asyncio.to_thread` does with one call: has it made without holding up the loop."""
+
+    def __call__(self, call: Callable[[], _T], /) -> Awaitable[_T]:
+        """Its result, or what it raised."""
+        ...
 
 
 class Randomness(Protocol):

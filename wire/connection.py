@@ -4,6 +4,7 @@ Both classes only check and remember: a caller tells them every message that it 
 and every message that it got, in order. An error leaves the state as it was.
 """
 
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -64,6 +65,10 @@ class DeviceConnection:
     def is_live(self, session: SessionId) -> bool:
         """Whether the session was opened here and neither closed nor faulted since."""
         return session in self._num_taps
+
+    def num_taps(self, session: SessionId) -> int | None:
+        """How many rows stand behind each deep row of a session; None where it is over."""
+        return self._num_taps.get(session)
 
     def send(self, message: Message) -> None:
         """Check a message that is about to be sent, and count it as sent.
@@ -155,14 +160,23 @@ class CloudConnection:
 
     def __init__(self, rows: RowLimits, window_tokens: int) -> None:
         self.phase = Phase.HELLO
-        self._rows: Final = rows
-        self._codecs = 0
+        self._rows = rows
         self._credit: Final = CreditGiver(window_tokens)
         self._last_session = NO_SESSION
 
     def was_opened(self, session: SessionId) -> bool:
         """Whether the number was used for a session here, live or not (rule W15)."""
         return NO_SESSION < session <= self._last_session
+
+    def would_take(self, states: States) -> bool:
+        """Whether `receive` would take these rows; nothing is counted."""
+        if self.phase is not Phase.OPEN or states.num_rows > self._credit.num_available:
+            return False
+        try:
+            self._rows.check(states)
+        except RemoteProtocolError:
+            return False
+        return True
 
     def receive(self, message: Message) -> None:
         """Check a message of the device, and count what it uses up.
@@ -173,7 +187,7 @@ class CloudConnection:
         """
         match message:
             case Hello() if self.phase is Phase.HELLO:
-                self._codecs = message.codecs & self._rows.codecs
+                self._rows = replace(self._rows, codecs=message.codecs & self._rows.codecs)
             case Join() if self.phase is Phase.HELLO:
                 pass
             case Piece() if self.phase is Phase.LANE:
@@ -182,7 +196,7 @@ class CloudConnection:
                 if message.session <= self._last_session:
                     reason = f"expected a session above {self._last_session}, got {message.session}"
                     raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
-                _check_taps(message, self._codecs, RemoteProtocolError)
+                _check_taps(message, self._rows.codecs, RemoteProtocolError)
                 self._last_session = message.session
             case States() if self.phase is Phase.OPEN:
                 self._rows.check(message)

@@ -22,6 +22,11 @@ class CreditGiver:
         """Rows received and not yet computed, dropped or refused."""
         return self._num_received - self._num_returned
 
+    @property
+    def num_available(self) -> int:
+        """Rows that the device may still send."""
+        return self.limit_tokens - self._num_received
+
     def receive(self, num_rows: int) -> None:
         """Count rows of a States frame.
 

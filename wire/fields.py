@@ -126,8 +126,8 @@ def _open(message: Open) -> str | None:
 def _states(states: States) -> str | None:
     if states.num_rows < 1:
         return "expected at least 1 row, got 0"
-    if states.codec is not Codec.RAW:
-        return f"expected codec {Codec.RAW.name} of States, got {states.codec.name}"
+    if states.codec is Codec.TAPPED:
+        return f"expected another codec of States, got {states.codec.name}"
     return _named_session(states.session) or _rows(states)
 
 
@@ -151,6 +151,9 @@ def _rows(frame: States | Reply) -> str | None:
     if frame.position + frame.num_rows > MAX_POSITION:
         return f"expected rows before position {MAX_POSITION}, got {frame.num_rows} rows there"
     num_bytes, least = len(frame.payload), frame.num_rows * ITEM_BYTES[frame.dtype]
+    if frame.codec not in (Codec.RAW, Codec.TAPPED):
+        # How long they are at the most, only the connection's shape of rows tells.
+        return None if num_bytes and least else f"expected {frame.codec.name} rows, got none"
     if num_bytes < least or (num_bytes % least if least else num_bytes):
         return f"expected {frame.num_rows} whole {frame.dtype.name} rows, got {num_bytes} bytes"
     return None

@@ -18,6 +18,9 @@ MIN_VERSION: Final = 1
 """The oldest version this package still speaks."""
 
 
+_WITH_TABLES: Final = 1 << Codec.EXACT | 1 << Codec.PADDED
+
+
 @dataclass(frozen=True, slots=True)
 class CloudTerms:
     """What a cloud serves and asks for. An empty `credential` lets every device in."""
@@ -30,6 +33,8 @@ class CloudTerms:
     max_context_tokens: int
     credit_limit_tokens: int
     session_ttl_s: float
+    tables: bytes = b""
+    """What codecs of the set in `rows` need; sent to devices that speak one of them."""
 
 
 def negotiate_version(min_version: int, max_version: int) -> int:
@@ -71,6 +76,7 @@ def answer_hello(hello: Hello, terms: CloudTerms, lane_key: bytes = b"") -> Welc
         max_frame_tokens=rows.max_frame_tokens,
         credit_limit_tokens=terms.credit_limit_tokens,
         session_ttl_s=terms.session_ttl_s,
+        tables=terms.tables if codecs & _WITH_TABLES else b"",
         lane_key=lane_key if codecs >> Ability.LANES & 1 else b"",
     )
 

@@ -89,6 +89,11 @@ class RowLimits:
 
     def _check_length(self, frame: States | Reply, num_taps: int | None) -> None:
         rows_bytes, num_bytes = frame.num_rows * self.row_bytes, len(frame.payload)
+        if frame.codec not in (Codec.RAW, Codec.TAPPED):
+            most_bytes = rows_bytes * (1 + (MAX_TAPS if num_taps is None else num_taps))
+            if num_bytes > most_bytes:
+                raise _mismatch(f"expected at most {most_bytes} payload bytes, got {num_bytes}")
+            return
         is_tapped = frame.codec is Codec.TAPPED
         if num_taps is not None and is_tapped is not bool(num_taps):
             expected = Codec.TAPPED if num_taps else Codec.RAW

@@ -31,12 +31,15 @@ class Codec(IntEnum):
     """How rows are packed into a payload. RAW is exact for the frame's dtype.
 
     TAPPED is RAW as well, and of Replies alone: behind each deep row stand the rows of the same
-    position at the depths that the session's Open asked for. 1 is reserved: it was that of rows
-    that branch, and no other codec gets the number.
+    position at the depths that the session's Open asked for. EXACT gives RAW's bits again from
+    fewer bytes, PADDED from a number of bytes that does not depend on them (`wire.coding`). 1 is
+    reserved: it was that of rows that branch, and no other codec gets the number.
     """
 
     RAW = 0
     TAPPED = 2
+    EXACT = 3
+    PADDED = 6
 
 
 class Ability(IntEnum):
@@ -153,8 +156,8 @@ class States:
 class Reply:
     """Cloud to device: the answer to exactly one States frame, named by (epoch, position).
 
-    `num_rows` deep hidden states come back: none, the last, or all, each with its taps in the
-    codec TAPPED. `cached_tokens` is the
+    `num_rows` deep hidden states come back: none, the last, or all, each with its taps where
+    the session has some. `cached_tokens` is the
     session's length now. `queue_s` is the time from arrival to the first step, `compute_s` the
     engine time of the steps it took part in, `batch_tokens` the rows of the last such step.
     """

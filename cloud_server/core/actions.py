@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 from wire.errors import FaultCode
-from wire.messages import Message, Payload, Want
+from wire.messages import Codec, Message, Payload, Want
 
 ConnectionId = NewType("ConnectionId", int)
 """A socket's number, chosen by the shell and never used again."""
@@ -29,6 +29,8 @@ class Send:
 
     connection: ConnectionId
     message: Message
+    codec: Codec = Codec.RAW
+    """What a Reply's rows are to be coded in, where that makes them shorter."""
 
 
 @dataclass(frozen=True, slots=True)

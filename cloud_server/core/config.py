@@ -60,6 +60,10 @@ class CoreConfig:
     handshake_timeout_s: float = 10.0
     takes_taps: bool = False
     """Whether the engine gives rows of further depths to sessions that ask for them."""
+    codecs: int = 1 << Codec.RAW
+    """The set of codecs that rows may be in, on links whose devices speak them too."""
+    tables: bytes = b""
+    """What they need, as a Welcome carries it."""
     quiet_s: float = 2.0
     """What has done nothing for so long may give way: a session to a new one of somebody with
     less, a device to a cloud that drains."""
@@ -83,7 +87,7 @@ class CoreConfig:
     @property
     def rows(self) -> RowLimits:
         """What rows look like here."""
-        codecs = 1 << Codec.RAW | self.takes_taps << Codec.TAPPED
+        codecs = self.codecs | self.takes_taps << Codec.TAPPED
         codecs |= bool(self.max_lanes) << Ability.LANES
         return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
@@ -127,6 +131,8 @@ class CoreFigures:
     queued_tokens: int
     dropped_tokens: int
     """Rows so far that a newer epoch made stale before they ran."""
+    saved_bytes: int
+    """What coded rows so far took less than RAW ones."""
     step_budget_tokens: int
     retry_after_s: float
     """What a device refused now would be told."""

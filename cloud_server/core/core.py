@@ -1,7 +1,8 @@
 """The cloud's pure heart: sockets' messages and finished steps in, messages and steps out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from cloud_server.core.actions import (
     Action,
@@ -20,23 +21,28 @@ from cloud_server.core.scheduling.scheduler import Scheduler
 from cloud_server.core.session import PieceDone
 from cloud_server.core.sessions import Sessions
 from cloud_server.core.step_book import Running, StepBook
-from wire.codec import Frame
+from wire.codec import Frame, MessageType
+from wire.coding.row_codecs import Unpacked, row_codecs
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello, check_join
 from wire.messages import (
     NO_SESSION,
     Close,
+    Codec,
     Fault,
     Hello,
     Join,
     Message,
     Open,
+    Payload,
     Piece,
     States,
 )
 
 __all__ = ["CloudCore", "CoreConfig", "CoreFigures"]
+
+_STATES = bytes([MessageType.STATES])
 
 
 class CloudCore:
@@ -58,13 +64,18 @@ class CloudCore:
             max_context_tokens=config.max_context_tokens,
             credit_limit_tokens=config.credit_window_tokens,
             session_ttl_s=config.session_ttl_s,
+            tables=config.tables,
         )
         self._scheduler = Scheduler(config.verify_tokens)
         self._pace = Pace(config)
         self._links = Links()
         self._lanes = Lanes(config, self._links)
         self._steps = StepBook(self._rows.row_bytes)
-        self._sessions = Sessions(config, self._links, self._scheduler, self._steps, self._pace)
+        self.codecs = row_codecs(self._rows, config.tables)
+        """What codes rows on the links, as far as each speaks it."""
+        self._sessions = Sessions(
+            config, self._links, self._scheduler, self._steps, self._pace, self.codecs
+        )
 
     @property
     def max_frame_bytes(self) -> int:
@@ -82,10 +93,37 @@ class CloudCore:
         self._links.add(Link(connection, identity, wire, now, lane_key=lane_key, busy_s=now))
         return self._links.take_actions()
 
+    def unpacking(self, connection: ConnectionId, frame: Frame) -> Callable[[], Payload] | None:
+        """What makes a frame's coded rows RAW, if it has some that would be taken now.
+
+        None for all others: nothing is computed for a device that has no right to it. The call
+        raises RemoteProtocolError where the rows cannot be read.
+        """
+        link = self._links.get(connection)
+        if link is None or not link.is_greeted or frame[:1] != _STATES:
+            return None
+        try:
+            message = link.decode(frame)
+        except RemoteProtocolError:
+            return None
+        if not isinstance(message, States) or message.session not in link.sessions:
+            return None
+        if message.codec is Codec.RAW or not link.wire.would_take(message):
+            return None
+        return partial(self.codecs.raw_states, message)
+
     def receive_frame(
-        self, connection: ConnectionId, frame: Frame | str, now: float
+        self,
+        connection: ConnectionId,
+        frame: Frame | str,
+        now: float,
+        unpacked: Unpacked | None = None,
     ) -> list[Action]:
-        """Decode one frame and take its message; a malformed or text one ends the connection."""
+        """Decode one frame and take its message; a malformed or text one ends the connection.
+
+        `unpacked` is what the call of `unpacking` gave or raised, if there was one; else coded
+        rows are made RAW here.
+        """
         link = self._links.get(connection)
         if link is None:
             return []
@@ -94,9 +132,15 @@ class CloudCore:
         except RemoteProtocolError as error:
             self._fault_connection(link, error.code, error.message, now)
             return self._links.take_actions()
-        return self.receive(connection, message, now)
+        return self.receive(connection, message, now, unpacked)
 
-    def receive(self, connection: ConnectionId, message: Message, now: float) -> list[Action]:
+    def receive(
+        self,
+        connection: ConnectionId,
+        message: Message,
+        now: float,
+        unpacked: Unpacked | None = None,
+    ) -> list[Action]:
         """Take one decoded message. Messages of a forgotten connection are ignored."""
         link = self._links.get(connection)
         if link is None:
@@ -112,7 +156,7 @@ class CloudCore:
                     # What overtook it in pieces.
                     self._take_joined(link, now)
                 case States():
-                    self._sessions.take_states(link, message, now)
+                    self._sessions.take_states(link, message, now, unpacked)
                 case Close() if message.session in link.sessions:
                     self._sessions.end(link.sessions[message.session])
                 case Join():
@@ -266,6 +310,7 @@ class CloudCore:
             capacity_tokens=self._sessions.accounting.capacity_tokens,
             queued_tokens=total.num_queued_tokens,
             dropped_tokens=self._sessions.num_dropped_tokens,
+            saved_bytes=self._sessions.num_saved_bytes,
             step_budget_tokens=self._pace.budget_tokens,
             retry_after_s=self._sessions.retry_s,
             is_draining=self.is_draining,

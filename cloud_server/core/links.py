@@ -10,7 +10,7 @@ from wire.codec import Frame, decode
 from wire.connection import CloudConnection, Phase
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import MAX_HANDSHAKE_BYTES
-from wire.messages import Message, SessionId
+from wire.messages import Codec, Message, SessionId
 
 
 @dataclass(slots=True)
@@ -120,10 +120,10 @@ class Links:
             if self._greeted[link.identity] == 0:
                 del self._greeted[link.identity]
 
-    def send(self, link: Link, message: Message) -> None:
-        """Have a message sent, behind those before it."""
+    def send(self, link: Link, message: Message, codec: Codec = Codec.RAW) -> None:
+        """Have a message sent, behind those before it; a Reply's rows in this codec."""
         link.wire.send(message)
-        self._outbox.append(Send(link.connection, message))
+        self._outbox.append(Send(link.connection, message, codec))
 
     def close(self, link: Link) -> None:
         """Have a socket closed once what was sent to it is written."""

@@ -16,7 +16,10 @@ class _QueuedFrame:
     """A States frame that is not wholly computed yet; the first `num_done` rows are."""
 
     states: States
+    """With a RAW payload, whatever codec they came in."""
     arrived_s: float
+    codec: Codec = Codec.RAW
+    """What they came in, and so what their Reply may be in."""
     num_done: int = 0
     started_s: float | None = None
     compute_s: float = 0.0
@@ -41,6 +44,11 @@ class Piece:
     def end(self) -> int:
         """How much is cached once it has run."""
         return self.position + self.num_rows
+
+    @property
+    def codec(self) -> Codec:
+        """What the frame's Reply may be in."""
+        return self.frame.codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +164,10 @@ class Session:
         self.is_attached = False
         return self._drop_queued()
 
-    def accept(self, states: States, now: float) -> int:
+    def accept(self, states: States, now: float, codec: Codec = Codec.RAW) -> int:
         """Queue a frame by the rules of epoch, position and context.
+
+        Its payload is RAW; `codec` is what it came in.
 
         Returns:
             How many rows were dropped: the frame's own when its epoch is over, else those of
@@ -173,7 +183,7 @@ class Session:
         self._check_place(states, self._expected_end(with_queue=not is_new_epoch))
         num_dropped = self._drop_queued() if is_new_epoch else 0
         self._epoch = states.epoch
-        self._queue.append(_QueuedFrame(states, now))
+        self._queue.append(_QueuedFrame(states, now, codec))
         self.num_queued_tokens += states.num_rows
         self.quiet_since_s = now
         return num_dropped

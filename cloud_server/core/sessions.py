@@ -16,6 +16,7 @@ from cloud_server.core.session import Piece, PieceDone, Session
 from cloud_server.core.session_table import SessionTable
 from cloud_server.core.step_book import StepBook
 from cloud_server.core.tally import Tally
+from wire.coding.row_codecs import RowCodecs, Unpacked, with_raw
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Fault, Open, Opened, SessionId, States
 
@@ -31,19 +32,28 @@ class Sessions:
     """
 
     def __init__(
-        self, config: CoreConfig, links: Links, scheduler: Scheduler, steps: StepBook, pace: Pace
+        self,
+        config: CoreConfig,
+        links: Links,
+        scheduler: Scheduler,
+        steps: StepBook,
+        pace: Pace,
+        codecs: RowCodecs,
     ) -> None:
         self._config = config
         self._links = links
         self._scheduler = scheduler
         self._steps = steps
         self._pace = pace
+        self._codecs = codecs
         self.accounting = KvAccounting(config.capacity_tokens, config.block_tokens)
         self.table = SessionTable(self.accounting, config.steps_in_flight)
         self.tally = Tally(self.accounting.charge)
         self._room = Room(config, self.accounting, self.table, self.tally, links)
         self.num_dropped_tokens = 0
         """Rows that a newer epoch of their session made stale before they ran."""
+        self.num_saved_bytes = 0
+        """What coded rows took less than RAW ones."""
         self.is_draining = False
         self.restart_s: float | None = None
 
@@ -74,14 +84,21 @@ class Sessions:
             return
         self._attach(link, message.session, session, now)
 
-    def take_states(self, link: Link, states: States, now: float) -> None:
-        """Queue rows of a session, or refuse them."""
+    def take_states(
+        self, link: Link, states: States, now: float, unpacked: Unpacked | None = None
+    ) -> None:
+        """Queue rows of a session, or refuse them; `unpacked` as in `CloudCore.receive`."""
         session = link.sessions.get(states.session)
         if session is None:
             self._take_stray_states(link, states)
             return
         try:
-            num_dropped = session.accept(states, now)
+            if unpacked is None:
+                unpacked = self._codecs.raw_states(states)
+            elif isinstance(unpacked, RemoteProtocolError):
+                raise unpacked
+            self.num_saved_bytes += len(unpacked) - len(states.payload)
+            num_dropped = session.accept(with_raw(states, unpacked), now, states.codec)
         except RemoteProtocolError as error:
             self._links.give_back(link.connection, states.num_rows)
             self._links.send(link, Fault(error.code, states.session, 0.0, error.message))
@@ -112,7 +129,7 @@ class Sessions:
         reply = session.finish(piece, done, now)
         link = self._links.get(session.connection)
         if reply is not None and link is not None:
-            self._links.send(link, reply)
+            self._links.send(link, reply, piece.codec)
         self.offer(session)
 
     def refuse(self, handle: SequenceHandle, refusal: Refusal) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +34,10 @@ class Host(Protocol):
         ...
 
 
+Later = Callable[[], Awaitable[bytes]]
+"""Makes a frame when its turn has come."""
+
+
 class Connection:
     """Frames to one socket, in order."""
 
@@ -45,7 +50,7 @@ class Connection:
         self.host = host
         self._socket = socket
         self._limits = limits
-        self._outbox: deque[bytes] = deque()
+        self._outbox: deque[bytes | Later] = deque()
         self._backlog_bytes = 0
         self._handed_bytes = 0
         self._is_finishing = False
@@ -54,10 +59,13 @@ class Connection:
         """Bytes that had gone out when that was last looked at and was more, and when."""
         self._writer = asyncio.create_task(self._write())
 
-    def send(self, frame: bytes) -> bool:
-        """Queue a frame; False when the device is given up because too much waits for it."""
+    def send(self, frame: bytes | Later) -> bool:
+        """Queue a frame; False when the device is given up because too much waits for it.
+
+        One that is made later counts as waiting from then on; frames behind it wait for it.
+        """
         self._outbox.append(frame)
-        self._backlog_bytes += len(frame)
+        self._backlog_bytes += len(frame) if isinstance(frame, bytes) else 0
         self._wake.set()
         if self._backlog_bytes <= self._limits.max_backlog_bytes:
             return True
@@ -105,6 +113,9 @@ class Connection:
                     await self._wake.wait()
                     continue
                 frame = self._outbox.popleft()
+                if not isinstance(frame, bytes):
+                    frame = await frame()
+                    self._backlog_bytes += len(frame)
                 self._handed_bytes += len(frame)
                 await self._socket.send(frame)
                 self._backlog_bytes -= len(frame)

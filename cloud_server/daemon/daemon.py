@@ -6,7 +6,7 @@ Decides nothing: it tells the core what came, and does what the core answers.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cloud_server.core.actions import (
@@ -24,10 +24,12 @@ from cloud_server.daemon.connection import Connection, SendLimits
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.steps import Steps
 from process.quiet_log import QuietLog
-from process.world import Clock, Randomness
+from process.world import Aside, Clock, Randomness
 from wire.codec import encode
+from wire.coding.row_codecs import ASIDE_BYTES, Unpacked
+from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES, KEY_BYTES, MAX_TAPS
-from wire.messages import NO_SESSION, Fault, Joined, Welcome
+from wire.messages import NO_SESSION, Codec, Fault, Joined, Message, Reply, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ _SPARE_BACKLOG_BYTES = 1 << 20
 """For messages without rows, above two windows of rows."""
 
 _LAST_WRITES_S = 2.0
+
+_LEAST_ASIDE_BYTES = ASIDE_BYTES // 2
+"""Coded rows are not shorter than half of RAW ones."""
 
 _RESTARTS_WITHOUT_A_STEP = 3
 """So many losses with no step between them: what is asked of the engine breaks it each time."""
@@ -71,6 +76,7 @@ class CloudDaemon:
     """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop.
 
     `clock` is the event loop's. Keys of lanes come from `randomness`; without it there are none.
+    `aside` makes a call that takes long, somewhere else.
     """
 
     def __init__(
@@ -82,8 +88,10 @@ class CloudDaemon:
         rhythm: EngineRhythm,
         clock: Clock,
         randomness: Randomness | None = None,
+        aside: Aside = asyncio.to_thread,
     ) -> None:
         self._clock = clock
+        self._aside = aside
         self._randomness = randomness
         if randomness is None:
             settings = replace(settings, max_lanes=0)
@@ -155,10 +163,33 @@ class CloudDaemon:
         self._perform(self._core.connect(number, begun_s or self._clock(), identity, lane_key))
         return number
 
-    def receive(self, number: ConnectionId, frame: bytes | str) -> None:
-        """Take one frame of a socket; `str` is a text frame."""
+    async def unpacked(self, number: ConnectionId, frame: bytes | str) -> Unpacked | None:
+        """What to give `receive` with a frame: of a long coded one its rows, made RAW elsewhere.
+
+        Returns:
+            None where there is nothing that would hold up the loop.
+        """
+        if isinstance(frame, str) or len(frame) < _LEAST_ASIDE_BYTES:
+            return None
+        unpack = self._core.unpacking(number, frame)
+        if unpack is None:
+            return None
+        try:
+            return await self._aside(unpack)
+        except RemoteProtocolError as error:
+            return error
+
+    def receive(
+        self,
+        number: ConnectionId,
+        frame: bytes | str,
+        unpacked: Unpacked | None = None,
+        came_s: float | None = None,
+    ) -> None:
+        """Take one frame of a socket, which came at `came_s`; `str` is a text frame."""
         self._metrics.received_bytes.inc(len(frame))
-        self._perform(self._core.receive_frame(number, frame, self._clock()))
+        now = self._clock() if came_s is None else came_s
+        self._perform(self._core.receive_frame(number, frame, now, unpacked))
 
     def disconnect(self, number: ConnectionId) -> None:
         """Forget a socket that is gone."""
@@ -245,10 +276,26 @@ class CloudDaemon:
             connection.host.greeted(is_lane=isinstance(message, Joined))
         if isinstance(message, Fault):
             self._note_fault(number, connection, message)
+        made = self._made_later(message, action.codec)
+        if not connection.send(made or self._frame(message, action.codec)):
+            _log.warning("connection %d cut: it does not read what it asked for", number)
+
+    def _made_later(self, message: Message, codec: Codec) -> Callable[[], Awaitable[bytes]] | None:
+        """How to make the frame of a Reply of many rows, which takes time; None for all others."""
+        if codec is Codec.RAW or not isinstance(message, Reply):
+            return None
+        if len(message.payload) <= ASIDE_BYTES:
+            return None
+        return lambda: self._aside(lambda: self._frame(message, codec))
+
+    def _frame(self, message: Message, codec: Codec) -> bytes:
+        if isinstance(message, Reply):
+            raw_bytes = len(message.payload)
+            message = self._core.codecs.coded_reply(message, codec)
+            self._metrics.sent_saved_bytes.inc(raw_bytes - len(message.payload))
         frame = encode(message)
         self._metrics.sent_bytes.inc(len(frame))
-        if not connection.send(frame):
-            _log.warning("connection %d cut: it does not read what it asked for", number)
+        return frame
 
     def _note_fault(self, number: ConnectionId, connection: Connection, fault: Fault) -> None:
         self._metrics.count_fault(fault.code)

@@ -127,8 +127,10 @@ class DeviceSocket:
                 is_first = False
                 if not self._reception.knows(frame):
                     await self._wait_for_wrong_secrets()
+            came_s = self._clock()
+            unpacked = await self._daemon.unpacked(self._number, frame)
             begun_s = self._clock()
-            self._daemon.receive(self._number, frame)
+            self._daemon.receive(self._number, frame, unpacked, came_s)
             await self._turns.take(cost_s(frame, self._clock() - begun_s))
 
     async def _next_frame(self) -> bytes | str | None:

@@ -43,6 +43,13 @@ class Metrics:
         self.lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
         self.received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
         self.sent_bytes = self._counter("sent_bytes", "Bytes of frames to devices.")
+        self.sent_saved_bytes = self._counter(
+            "sent_saved_bytes", "Bytes that coded rows to devices took less than RAW ones."
+        )
+        self._received_saved_bytes = self._counter(
+            "received_saved_bytes", "Bytes that coded rows from devices took less than RAW ones."
+        )
+        self._num_saved_counted = 0
         self._faults = Counter(
             "faults", "Faults sent.", ["code"], namespace=_PREFIX, registry=self._registry
         )
@@ -81,6 +88,8 @@ class Metrics:
                 self._gauges[name].set(value)
             self._dropped_tokens.inc(figures.dropped_tokens - self._num_dropped_counted)
             self._num_dropped_counted = figures.dropped_tokens
+            self._received_saved_bytes.inc(figures.saved_bytes - self._num_saved_counted)
+            self._num_saved_counted = figures.saved_bytes
         return generate_latest(self._registry)
 
     def _is_verification(self, item: StepWork) -> bool:

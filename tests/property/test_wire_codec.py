@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import at_most
 from tests.support.wire_messages import (
+    CODED,
     faults,
     hellos,
     messages,
@@ -131,7 +132,13 @@ def test_a_shortened_header_is_refused(message: Message, data: st.DataObject) ->
     assert decoded_or_none(frame[:num_kept]) is None
 
 
-@given(message=messages.filter(lambda m: not isinstance(m, Hello | Fault | Join | Piece)))
+def _has_an_end(message: Message) -> bool:
+    if isinstance(message, States | Reply):
+        return message.codec not in CODED
+    return not isinstance(message, Hello | Fault | Join | Piece)
+
+
+@given(message=messages.filter(_has_an_end))
 def test_a_trailing_byte_is_refused(message: Message) -> None:  # W3
     assert decoded_or_none(encode(message) + b"\0") is None
 
@@ -179,7 +186,8 @@ def broken_messages() -> st.SearchStrategy[Message]:
         _with(states(), codec=st.just(Codec.TAPPED)),
         _with(states(), num_rows=st.just(0)),
         _with(states(), position=st.just(2**32 - 1)),
-        states().map(lambda s: dataclasses.replace(s, payload=bytes(s.payload) + b"\0")),
+        states([Codec.RAW]).map(lambda s: dataclasses.replace(s, payload=bytes(s.payload) + b"\0")),
+        _with(replies(), num_rows=st.just(0), codec=st.sampled_from(CODED)),
         states().map(lambda s: dataclasses.replace(s, payload=b"")),
         _with(replies(), queue_s=no_time),
         _with(replies(), session=st.just(SessionId(0))),

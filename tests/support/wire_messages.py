@@ -1,5 +1,7 @@
 """Hypothesis strategies for every message of the protocol."""
 
+from collections.abc import Sequence
+
 from hypothesis import strategies as st
 
 from wire.errors import FaultCode
@@ -36,6 +38,8 @@ sessions = st.integers(1, 2**32 - 1).map(SessionId)
 positive_u32 = st.integers(1, 2**32 - 1)
 seconds = st.floats(0, 1e9)
 dtypes = st.sampled_from(Dtype)
+coded_rows = st.binary(min_size=1, max_size=40)
+"""How many bytes they are at the most, only a connection's shape of rows tells."""
 
 
 @st.composite
@@ -57,23 +61,29 @@ def opens(draw: st.DrawFn) -> Open:
     return Open(session, key, max_tokens, fork_of, fork_tokens, sum(1 << d for d in depths))
 
 
+CODED = (Codec.EXACT, Codec.PADDED)
+
+
 @st.composite
-def states(draw: st.DrawFn) -> States:
+def states(draw: st.DrawFn, codecs: Sequence[Codec] = (Codec.RAW, *CODED)) -> States:
     dtype, num_rows = draw(dtypes), draw(st.integers(1, 6))
-    payload = draw(_rows(num_rows, dtype))
+    codec = draw(st.sampled_from(codecs))
+    payload = draw(coded_rows if codec in CODED else _rows(num_rows, dtype))
     position = draw(st.integers(0, 2**32 - 1 - num_rows))
     place = (draw(sessions), draw(u32), position, num_rows)
-    return States(*place, dtype, Codec.RAW, draw(st.sampled_from(Want)), payload)
+    return States(*place, dtype, codec, draw(st.sampled_from(Want)), payload)
 
 
 @st.composite
 def replies(draw: st.DrawFn) -> Reply:
     dtype, num_rows = draw(dtypes), draw(st.integers(0, 6))
-    payload = draw(_rows(num_rows, dtype)) if num_rows else b""
+    codec = draw(st.sampled_from(Codec if num_rows else (Codec.RAW, Codec.TAPPED)))
+    rows = coded_rows if codec in CODED else _rows(num_rows, dtype)
+    payload = draw(rows) if num_rows else b""
     position = draw(st.integers(0, 2**32 - 1 - num_rows))
     place = (draw(sessions), draw(u32), position, num_rows)
     measured = (draw(u32), draw(seconds), draw(seconds), draw(u32))
-    return Reply(*place, dtype, draw(st.sampled_from(Codec)), *measured, payload)
+    return Reply(*place, dtype, codec, *measured, payload)
 
 
 @st.composite

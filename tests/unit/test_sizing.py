@@ -11,6 +11,7 @@ from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, known_models
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings
 from cloud_server.engines.torch.kv_slab import KvShape
+from submodels.bundle.coding_file import ChannelScales
 from submodels.split import default_input_layers
 from tests.support.scaling_tables import DOCUMENT, with_fresh_tables
 from wire.messages import Dtype
@@ -92,6 +93,8 @@ def test_the_rows_that_a_connection_may_have_outstanding_are_the_documents(
         max_context_tokens=8192,
         block_tokens=16,
     )
-    settings = core_settings(CloudConfig(Path()), cast(Any, manifest), cast(Any, engine))
+    settings = core_settings(
+        CloudConfig(Path()), cast(Any, manifest), cast(Any, engine), ChannelScales()
+    )
     assert settings.credit_window_tokens == 2048
     assert "may have 2,048 rows outstanding" in DOCUMENT.read_text()

@@ -63,10 +63,15 @@ def test_the_document_lists_every_fault_code() -> None:  # W31
     }
 
 
-def test_the_document_lists_every_codec_and_the_reserved_one() -> None:  # W36, W38
+def test_the_document_lists_every_codec_and_the_reserved_one() -> None:  # W36, W38, W40
     (line,) = re.findall(r"codec (0 .*?);", DOCUMENT)
-    assert line == "0 RAW, 1 reserved (W36), 2 TAPPED (W38)"
-    assert {kind.name: kind.value for kind in messages.Codec} == {"RAW": 0, "TAPPED": 2}
+    assert line == "0 RAW, 1 reserved (W36), 2 TAPPED (W38), 3 EXACT, 6 PADDED (W40)"
+    assert {kind.name: kind.value for kind in messages.Codec} == {
+        "RAW": 0,
+        "TAPPED": 2,
+        "EXACT": 3,
+        "PADDED": 6,
+    }
 
 
 def test_the_rules_are_numbered_in_their_order() -> None:
