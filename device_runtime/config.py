@@ -145,6 +145,12 @@ class DeviceConfig:
         "answers in progress whose prompts begin alike share nothing either.",
         0,
     )
+    kept_sessions_folder: Path | None = setting(
+        None,
+        "A folder where kept sessions outlive this program, whose next run takes them up. The "
+        "token ids of their texts lie there, for you alone to read; left out: nothing is written.",
+    )
+    """A request with `store` false leaves none; nor does a device with output layers."""
     drain_timeout_s: float = drain_timeout()
     reconnect_timeout_s: float = seconds(
         30.0, "Seconds that answers in progress wait for a lost cloud; 0 ends them at once."

@@ -86,9 +86,17 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
             f"endpoint  {server.url}/v1",
             f"try       {_curl(config, server)}",
             f"sampling  {server.service.sampling.described()}",
+            *_kept(config, server),
             *_advice(server),
         ]
     )
+
+
+def _kept(config: DeviceConfig, server: DeviceServer) -> list[str]:
+    """Where texts lie on disk, if they do."""
+    if not server.runtime.outlives_program:
+        return []
+    return [f"sessions  token ids of kept conversations lie in {config.kept_sessions_folder}"]
 
 
 def _advice(server: DeviceServer) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -37,6 +38,8 @@ from device_runtime.link.dialing import Dial
 from device_runtime.link.link import Link
 from device_runtime.link.proxies import proxy_for
 from device_runtime.runtime.runtime import Runtime
+from device_runtime.runtime.shelf import DiskShelf, boot_id
+from device_runtime.session.kept_text import Identity
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import load_tokenizer
 from process.errors import StartError, system_reason
@@ -44,6 +47,8 @@ from process.program.exposure import is_loopback
 from process.world import World
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.manifest_file import MANIFEST_FILE
+
+_log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 
@@ -93,6 +98,7 @@ async def serve_device(
             world.clock,
             world.randomness,
             heads=_heads(config, bundle),
+            shelf=_shelf(config, bundle, world),
         )
         stack.push_async_callback(runtime.close)
         service = _service(config, bundle, runtime, link, access, world)
@@ -170,6 +176,27 @@ def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:
         return load_heads(bundle.path, bundle.manifest)
     except MedusaError as error:
         raise StartError(f"drafter medusa: {error}") from error
+
+
+def _shelf(config: DeviceConfig, bundle: Bundle, world: World) -> DiskShelf | None:
+    """Where kept sessions outlive the program, if they can.
+
+    Output layers on the device want the deep rows of the whole text, which are gone with it.
+
+    Raises:
+        StartError: the folder cannot be used.
+    """
+    folder = config.kept_sessions_folder
+    if folder is None or config.kept_sessions == 0:
+        return None
+    boot = boot_id()
+    if bundle.manifest.num_output_layers > 0 or boot is None:
+        why = "output layers are on this device" if boot else "this system does not name its boots"
+        _log.warning("kept_sessions_folder: nothing is kept over a restart, since %s", why)
+        return None
+    served = (bundle.manifest.fingerprint, config.weights, link_url(config.cloud))
+    identity = Identity((*served, boot, str(folder.resolve())))
+    return DiskShelf(folder, identity, world.unix_clock)
 
 
 def _access(config: DeviceConfig, listener: socket.socket) -> AccessRules:

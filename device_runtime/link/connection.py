@@ -8,7 +8,12 @@ from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import CLOSE_S, Patience
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import Outbox
-from device_runtime.link.session import LinkSession, SessionRefusedError, Slowness
+from device_runtime.link.session import (
+    LinkSession,
+    SessionName,
+    SessionRefusedError,
+    Slowness,
+)
 from process.sockets.heartbeat import until_silent
 from process.sockets.socket import Socket
 from process.world import Clock, Randomness
@@ -135,10 +140,14 @@ class LinkConnection:
 
     def reopen(self, lost: LinkSession) -> LinkSession:
         """Ask for a session of an earlier connection, or one that the cloud has ended."""
-        request = Open(self._next_session(), lost.key, lost.max_tokens, taps=self._taps)
-        session = self._open(request)
+        session = self.take_up(lost.name)
         session.continues(lost)
         return session
+
+    def take_up(self, name: SessionName) -> LinkSession:
+        """Ask for a session by its key."""
+        number = self._next_session()
+        return self._open(Open(number, name.key, name.max_tokens, taps=self._taps))
 
     def put_rows(self, states: States, is_verify: bool) -> None:
         """Queue a session's rows."""

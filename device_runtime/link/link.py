@@ -15,7 +15,13 @@ from device_runtime.link.dialing import MAX_FRAME_TOKENS, Dial, Dialer
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import max_prefill_rows
 from device_runtime.link.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
-from device_runtime.link.session import CloudLeftError, LinkLostError, LinkSession, Slowness
+from device_runtime.link.session import (
+    CloudLeftError,
+    LinkLostError,
+    LinkSession,
+    SessionName,
+    Slowness,
+)
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
 from wire.messages import Codec, Welcome
@@ -136,6 +142,14 @@ class Link:
             LinkLostError: there is no connection.
         """
         return self._live_connection().reopen(lost)
+
+    def take_up(self, name: SessionName) -> LinkSession:
+        """Ask for a session of an earlier run by its key; it may turn out to hold nothing.
+
+        Raises:
+            LinkLostError: there is no connection.
+        """
+        return self._live_connection().take_up(name)
 
     def _live_connection(self) -> LinkConnection:
         if self._connection is None:

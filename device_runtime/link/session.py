@@ -78,6 +78,14 @@ class SessionRefusedError(CloudUnavailableError):
         self.may_retry = fault.retry_after_s > 0
 
 
+@dataclass(frozen=True, slots=True)
+class SessionName:
+    """What a session is found by from another connection, or by a later run of the program."""
+
+    key: bytes
+    max_tokens: int
+
+
 class Carrier(Protocol):
     """The connection below a session; `num_events` counts all messages, both ways."""
 
@@ -119,8 +127,7 @@ class LinkSession:
 
     def __init__(self, request: Open, carrier: Carrier, patience: Patience, clock: Clock) -> None:
         self.session = request.session
-        self.key = request.key
-        self.max_tokens = request.max_tokens
+        self.name = SessionName(request.key, request.max_tokens)
         self.bytes_up = 0
         self.bytes_down = 0
         self._carrier = carrier
@@ -164,6 +171,11 @@ class LinkSession:
     def is_opened(self) -> bool:
         """Whether the cloud has had the session, whatever became of it."""
         return self._num_cached_tokens is not None
+
+    @property
+    def num_cached_tokens(self) -> int | None:
+        """The positions that the cloud held when it was opened; None before it has said so."""
+        return self._num_cached_tokens
 
     @property
     def num_waiting_replies(self) -> int:

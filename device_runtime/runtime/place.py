@@ -3,16 +3,34 @@
 What a finished generation leaves is kept, and outlives its socket: the cloud keeps the session for
 a while, and whoever wants it next takes it up by its key. Rows may follow the question at once:
 what was kept had been answered as a whole, so all is there, or the cloud refuses the rows.
+
+It may outlive the program too. Then the device's own caches are made again from the text, which
+costs no upload.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from device_runtime.engines.engine import DeviceEngine, SequenceId, Workers
 from device_runtime.link.link import Link
-from device_runtime.link.session import LinkSession, SessionRefusedError
+from device_runtime.link.session import LinkSession, SessionName, SessionRefusedError
 from device_runtime.session.running_texts import Run
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import NO_SESSION, Fault
+
+_MADE_AT_ONCE = 256
+"""Tokens of one call on the engine, between which others have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A session of an earlier run of the program, and its text `[N]`."""
+
+    name: SessionName
+    text: NDArray[np.int64]
 
 
 class Place:
@@ -22,14 +40,24 @@ class Place:
     """
 
     def __init__(
-        self, workers: Workers, link: Link, stream: LinkSession, num_cached_tokens: int = 0
+        self,
+        workers: Workers,
+        link: Link,
+        stream: LinkSession | Remembered,
+        num_cached_tokens: int = 0,
     ) -> None:
         self.workers = workers
-        self.stream = stream
+        self.name = stream.name
+        self._stream = None if isinstance(stream, Remembered) else stream
+        self._remembered = stream if isinstance(stream, Remembered) else None
+        self._num_made_tokens = 0
+        """Of a remembered text, so much is in the engine's caches; its thread alone changes it."""
         self.num_cached_tokens = num_cached_tokens
         self._link = link
         self.is_kept = False
         """Whether an earlier generation has left it, so that the cloud knows it."""
+        self.is_written = False
+        """Whether it may outlive the program."""
         self.next_epoch = 1
         self.bytes_before = (0, 0)
         """What earlier generations sent and received here."""
@@ -51,9 +79,21 @@ class Place:
         return self._sequence
 
     @property
+    def stream(self) -> LinkSession:
+        """The session in the cloud, once this program has asked for it."""
+        assert self._stream is not None, "a remembered session is taken up before it is used"
+        return self._stream
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it may be used on the connection that there is."""
+        return self._stream is not None and self._stream.is_live
+
+    @property
     def is_alive(self) -> bool:
         """Whether the cloud still holds its side, as far as is known, and will for a while."""
-        return (self.stream.is_live or self.stream.is_lost) and not self._link.is_leaving
+        is_there = self._stream is None or self._stream.is_live or self._stream.is_lost
+        return is_there and not self._link.is_leaving
 
     @property
     def num_bytes(self) -> tuple[int, int]:
@@ -86,11 +126,49 @@ class Place:
         Raises:
             LinkLostError: there is no connection.
         """
-        if self.stream.is_live:
+        lost = self._stream
+        if lost is None:
+            self._stream = self._link.take_up(self.name)
+        elif lost.is_live:
             return
-        lost, self.stream = self.stream, self._link.reopen(self.stream)
-        lost.abandon()
+        else:
+            self._stream = self._link.reopen(lost)
+            lost.abandon()
         self._is_taken_up = True
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the engine has all that the session is known to hold."""
+        return self._remembered is None
+
+    async def make_again(self, num_tokens: int) -> bool:
+        """Fill the engine's caches with the first tokens of a remembered text.
+
+        False if the cloud says meanwhile that it has lost them. Others may do the same at once.
+        """
+        text = self._remembered.text if self._remembered is not None else np.empty(0, np.int64)
+        num_tokens = min(num_tokens, len(text))
+
+        def make_some(engine: DeviceEngine) -> None:
+            start = self._num_made_tokens
+            if start >= num_tokens or self.is_released:
+                return
+            if self._sequence is None:
+                self._sequence = engine.open()
+            ids = text[start : min(start + _MADE_AT_ONCE, num_tokens)]
+            engine.input_rows(self._sequence, ids.tolist(), start)
+            self._num_made_tokens = start + len(ids)
+
+        while self._num_made_tokens < num_tokens and not self.is_released:
+            num_held = self.stream.num_cached_tokens
+            if num_held is not None and num_held < num_tokens:
+                return False
+            await self.workers.run(make_some)
+        return not self.is_released
+
+    def continued(self) -> None:
+        """Its text is another one from now on, all of which the engine has."""
+        self._remembered = None
 
     async def confirm(self) -> None:
         """Wait until the cloud has its side too.
@@ -118,7 +196,7 @@ class Place:
             CloudUnavailableError: no connection, or the cloud does not want it now.
         """
         self.stream.abandon()
-        self.stream = self._link.reopen(self.stream)
+        self._stream = self._link.reopen(self.stream)
         return await self.stream.opened()
 
     def refused(self, refusal: SessionRefusedError) -> None:
@@ -132,11 +210,21 @@ class Place:
 
     def release(self) -> None:
         """Free both sides; never waits."""
+        if not self.is_released and self._stream is not None:
+            self._stream.close()
+        self._release_here()
+
+    def leave_to_cloud(self) -> None:
+        """Free this side alone: a later run of the program may take it up."""
+        if not self.is_released and self._stream is not None:
+            self._stream.abandon()
+        self._release_here()
+
+    def _release_here(self) -> None:
         if self.is_released:
             return
         self.is_released = True
         self.end_run()
-        self.stream.close()
         self.workers.run_later(self._release_sequence)
 
     def end_run(self) -> None:

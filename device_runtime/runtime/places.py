@@ -9,8 +9,10 @@ import numpy as np
 from chunking.estimates import UNKNOWN, Estimates
 from device_runtime.engines.engine import Workers
 from device_runtime.link.link import Link
-from device_runtime.link.session import LinkLostError, SessionRefusedError
-from device_runtime.runtime.place import Place
+from device_runtime.link.session import SessionName, SessionRefusedError
+from device_runtime.runtime.place import Place, Remembered
+from device_runtime.runtime.shelf import Shelf
+from device_runtime.session.kept_text import KeptText, packed_ids
 from device_runtime.session.prefix_cache import Kept, Match, PrefixCache, PrefixCacheLimits
 from device_runtime.session.running_texts import Run, RunningTexts, Share, pays_to_wait
 from wire.errors import FaultCode
@@ -34,6 +36,7 @@ class Places:
         limits: PrefixCacheLimits,
         clock: Callable[[], float],
         known: Callable[[Dtype], Estimates] = lambda _: UNKNOWN,
+        shelf: Shelf | None = None,
     ) -> None:
         self._workers = workers
         self._link = link
@@ -43,8 +46,14 @@ class Places:
         self._kept: PrefixCache[Place] = PrefixCache(limits, lambda place: place.is_alive)
         self._changed = asyncio.Event()
         self._running: RunningTexts[Place] = RunningTexts(
-            lambda place: place.stream.is_live, self._changed.set
+            lambda place: place.is_live, self._changed.set
         )
+        self._shelf = shelf
+
+    @property
+    def are_written(self) -> bool:
+        """Whether kept sessions may outlive the program."""
+        return self._shelf is not None
 
     async def candidates(
         self, prompt_ids: Sequence[int], num_reserved_tokens: int
@@ -66,9 +75,11 @@ class Places:
         run = self._running.begin(prompt_ids)
         try:
             if source is not None:
-                yield (place := await self._begun_from(source, num_reserved_tokens, run))
-                assert place.refusal is not None
-                _log.info("a prefix is uploaded again: %s", place.refusal.reason)
+                begun = await self._begun_from(source, num_reserved_tokens, run)
+                if begun is not None:
+                    yield begun
+                    assert begun.refusal is not None
+                    _log.info("a prefix is uploaded again: %s", begun.refusal.reason)
                 await self._drop_if_lost(source)
             yield (place := await self._open(num_reserved_tokens, run))
             assert place.refusal is not None
@@ -92,11 +103,18 @@ class Places:
             place.run.settle(place.num_cached_tokens)
         origin, place.supersedes = place.supersedes, None
         if origin is not None and self._kept.remove(origin):
-            origin.release()
+            self._give_up(origin)
 
-    def keep(self, place: Place, text: Sequence[int], next_epoch: int) -> None:
-        """Take back the place of a finished generation, whose caches begin with `text`."""
+    def keep(
+        self, place: Place, text: Sequence[int], next_epoch: int, is_remembered: bool = True
+    ) -> None:
+        """Take back the place of a finished generation, whose caches begin with `text`.
+
+        It may outlive the program if it `is_remembered`.
+        """
         place.is_kept, place.next_epoch = True, next_epoch
+        place.is_written = is_remembered and self._shelf is not None
+        place.continued()
         place.bytes_before = (place.stream.bytes_up, place.stream.bytes_down)
         if not place.is_alive or self._link.limits is None:
             place.release()
@@ -104,35 +122,85 @@ class Places:
         idle_s = _KEEP_SHARE * self._link.limits.session_ttl_s
         now = self._clock()
         ids = np.asarray(text, dtype=np.int64)
-        self._put(Kept(ids, place.stream.max_tokens, place, now + idle_s))
+        self._put(Kept(ids, place.name.max_tokens, place, now + idle_s))
         place.end_run()
         asyncio.get_running_loop().call_later(idle_s + 0.01, self.expire)
 
     def _put(self, kept: Kept[Place]) -> None:
+        if kept.place.is_written:
+            self._write(kept)
         for dropped in self._kept.keep(kept, self._clock()):
-            dropped.release()
+            self._give_up(dropped)
 
-    def leave(self, place: Place, prompt_ids: Sequence[int]) -> None:
+    def _write(self, kept: Kept[Place]) -> None:
+        assert self._shelf is not None, "it is written there"
+        unix_s = self._shelf.unix_clock()
+        name = kept.place.name
+        record = KeptText(
+            identity=self._shelf.identity,
+            key=name.key,
+            max_tokens=name.max_tokens,
+            token_ids=packed_ids(kept.text),
+            used_unix_s=unix_s,
+            expires_unix_s=unix_s + kept.expires_s - self._clock(),
+        )
+        self._shelf.put(record)
+
+    def restore(self) -> None:
+        """Keep what an earlier run of the program has left."""
+        if self._shelf is None:
+            return
+        now, unix_s = self._clock(), self._shelf.unix_clock()
+        for record in self._shelf.load():
+            name = SessionName(record.key, record.max_tokens)
+            place = Place(self._workers, self._link, Remembered(name, record.ids))
+            place.is_kept = place.is_written = True
+            left_s = record.expires_unix_s - unix_s
+            kept = Kept(record.ids, record.max_tokens, place, now + left_s)
+            for dropped in self._kept.keep(kept, now):
+                self._give_up(dropped)
+            asyncio.get_running_loop().call_later(left_s + 0.01, self.expire)
+        if len(self._kept):
+            _log.info("%d kept sessions of an earlier run may be taken up", len(self._kept))
+
+    async def close(self) -> None:
+        """Give up everything but what may outlive the program, which the cloud keeps."""
+        for place in self._kept.clear():
+            if place.is_written:
+                place.leave_to_cloud()
+            else:
+                place.release()
+        if self._shelf is not None:
+            await self._shelf.close()
+
+    def leave(self, place: Place, prompt_ids: Sequence[int], is_remembered: bool = True) -> None:
         """Take back a place whose link was lost before anything began there.
 
         What was kept in it is still so, as far as the prompt continued it.
         """
         if place.is_kept:
-            self.keep(place, prompt_ids[: place.num_cached_tokens], place.next_epoch)
+            text = prompt_ids[: place.num_cached_tokens]
+            self.keep(place, text, place.next_epoch, is_remembered)
         else:
             place.release()
 
     def expire(self) -> None:
         """Give up what was idle too long or lost its cloud side."""
         for place in self._kept.expire(self._clock()):
-            place.release()
+            self._give_up(place)
 
     def clear(self) -> bool:
         """Give up everything kept; whether there was anything."""
         places = self._kept.clear()
         for place in places:
-            place.release()
+            self._give_up(place)
         return bool(places)
+
+    def _give_up(self, place: Place) -> None:
+        """A kept place is of use no longer."""
+        place.release()
+        if place.is_written and self._shelf is not None:
+            self._shelf.drop(place.name.key)
 
     async def _source(
         self, prompt_ids: Sequence[int], num_reserved_tokens: int
@@ -176,8 +244,8 @@ class Places:
 
     async def _begun_from(
         self, source: Match[Place] | Share[Place], num_reserved_tokens: int, run: Run[Place]
-    ) -> Place:
-        """A kept place itself, or a copy of what a kept or a running one shares.
+    ) -> Place | None:
+        """A kept place itself, or a copy of what a kept or a running one shares; None: it is gone.
 
         Raises:
             CloudUnavailableError: no link; what is kept stays so.
@@ -186,21 +254,56 @@ class Places:
             origin = source.run.place
             assert origin is not None, "its replies have come"
             return await self._fork(origin, source.num_ready_tokens, num_reserved_tokens, run)
-        kept = source.place
-        kept.num_cached_tokens = source.num_shared_tokens
-        try:
-            kept.take_up()
-        except LinkLostError:
-            if source.is_taken:
-                self._put(source.kept)
-            raise
         if source.is_taken:
-            kept.run, run.place = run, kept
-            return kept
-        copy = await self._fork(kept, source.num_shared_tokens, num_reserved_tokens, run)
+            return await self._continued(source, run)
+        if not await self._is_usable(source):
+            return None
+        num_shared = source.num_shared_tokens
+        copy = await self._fork(source.place, num_shared, num_reserved_tokens, run)
         if source.is_superseded:
-            copy.supersedes = kept
+            copy.supersedes = source.place
         return copy
+
+    async def _continued(self, source: Match[Place], run: Run[Place]) -> Place | None:
+        """The kept place that was taken, ready to go on; what was written of it is gone."""
+        kept, num_shared = source.place, source.num_shared_tokens
+        kept.num_cached_tokens = num_shared
+        try:
+            if kept.is_written and not await self._forgotten(kept):
+                self._give_up(kept)
+                return None
+            kept.take_up()
+            is_usable = await kept.make_again(num_shared)
+        except BaseException:
+            self._put(source.kept)
+            raise
+        if not is_usable:
+            kept.release()
+            return None
+        kept.run, run.place = run, kept
+        return kept
+
+    async def _forgotten(self, place: Place) -> bool:
+        """Whether no later run of the program will take it for what it is now."""
+        assert self._shelf is not None, "it is written there"
+        return await self._shelf.take(place.name.key)
+
+    async def _is_usable(self, source: Match[Place]) -> bool:
+        """Whether a kept place can be copied now; nobody else has it while it is made ready.
+
+        Raises:
+            CloudUnavailableError: no link; it stays kept.
+        """
+        origin = source.place
+        origin.num_cached_tokens = source.num_shared_tokens
+        origin.take_up()
+        if origin.is_made:
+            return True
+        self._kept.remove(origin)
+        try:
+            return await origin.make_again(source.num_shared_tokens)
+        finally:
+            self._put(source.kept)
 
     async def _fork(
         self, origin: Place, num_shared: int, num_reserved_tokens: int, run: Run[Place]
@@ -221,4 +324,4 @@ class Places:
             await source.place.confirm()
         except SessionRefusedError:
             if self._kept.remove(source.place):
-                source.place.release()
+                self._give_up(source.place)

@@ -30,6 +30,7 @@ from device_runtime.runtime.outage import Outage, heals_by_reconnecting
 from device_runtime.runtime.place import Place
 from device_runtime.runtime.places import Places
 from device_runtime.runtime.recorder import Recorder
+from device_runtime.runtime.shelf import Shelf
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.session.pipelining import (
@@ -73,8 +74,8 @@ class Runtime:
 
     The workers and their engine are the runtime's from now on, and so is the link: `start` starts
     it and `close` closes all. `clock` is the event loop's; seeds come from `randomness`. `kept`
-    bounds the finished sessions that wait for a conversation's next turn. `heads` are those of the
-    drafter medusa.
+    bounds the finished sessions that wait for a conversation's next turn, `shelf` is where they
+    outlive the program, if they may. `heads` are those of the drafter medusa.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Runtime:
         randomness: Randomness,
         kept: PrefixCacheLimits | None = None,
         heads: Heads | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         engine = workers.engine
         self.vocab_size = engine.vocab_size
@@ -109,7 +111,7 @@ class Runtime:
                 config.kept_sessions, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
             )
         self._round_times = RoundTimes()
-        self._places = Places(self._workers, link, kept, self._clock, self._known)
+        self._places = Places(self._workers, link, kept, self._clock, self._known, shelf)
 
     @property
     def max_context_tokens(self) -> int:
@@ -124,13 +126,19 @@ class Runtime:
         """What drafts here; none where each token takes a round of its own."""
         return self._drafters.names
 
+    @property
+    def outlives_program(self) -> bool:
+        """Whether kept sessions lie on disk."""
+        return self._places.are_written
+
     def start(self) -> None:
         """Begin to connect; needs a running loop."""
+        self._places.restore()
         self._link.start()
 
     async def close(self) -> None:
         """End kept sessions, the link and the engine's thread. Close generations first."""
-        self._places.clear()
+        await self._places.close()
         await self._link.close()
         self._workers.close()
 
@@ -173,7 +181,7 @@ class Runtime:
                         # Given back before the caller takes the last tokens: it may be slow.
                         recorder.carried(driver.place)
                         text, epoch = driver.session.valid_text, driver.session.epoch
-                        self._places.keep(driver.place, text, epoch + 1)
+                        self._places.keep(driver.place, text, epoch + 1, request.is_remembered)
                         place = None
                         turn.close()
                     yield emission
@@ -249,7 +257,7 @@ class Runtime:
                     refusal = error
                     place.refused(error)
                 except LinkLostError:
-                    self._places.leave(place, request.prompt_ids)
+                    self._places.leave(place, request.prompt_ids, request.is_remembered)
                     raise
                 except BaseException:
                     place.release()

@@ -11,6 +11,7 @@ from device_runtime.engines.thread import EngineThread
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Generation, Runtime
+from device_runtime.runtime.shelf import Shelf
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.session.prefix_cache import PrefixCacheLimits
 from tests.support.event_loop import is_virtual, until
@@ -72,6 +73,7 @@ async def bench(
     cloud: Any = None,
     engine: FakeDeviceEngine | None = None,
     kept: PrefixCacheLimits = KEEP_NONE,
+    shelf: Shelf | None = None,
     **settings: object,
 ) -> AsyncIterator[Bench]:
     """A connected runtime, taken down at the end. `cloud` is another than a `FakeCloud`, if any."""
@@ -84,7 +86,7 @@ async def bench(
     config = DeviceConfig(bundle=Path("unused"), **settings)
     workers = InlineWorkers(engine) if is_virtual() else EngineThread(engine)
     world = world_here()
-    runtime = Runtime(workers, link, config, world.clock, world.randomness, kept)
+    runtime = Runtime(workers, link, config, world.clock, world.randomness, kept, shelf=shelf)
     runtime.start()
     try:
         await link.connected()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device_runtime.link.session import SessionRefusedError
+from device_runtime.link.session import SessionName, SessionRefusedError
 from device_runtime.runtime.place import Place
 from device_runtime.runtime.places import Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits
@@ -30,7 +30,7 @@ class Stream:
     bytes_up = bytes_down = 0
 
     def __init__(self, max_tokens: int, fork_tokens: int) -> None:
-        self.max_tokens = max_tokens
+        self.name = SessionName(bytes(16), max_tokens)
         self.num_cached_tokens = fork_tokens
         self.is_closed = False
 
