@@ -22,6 +22,7 @@ from process.program.about import (
     tokens,
 )
 from process.program.logs import LogFormat, LogLevel
+from wire.limits import MAX_LANES
 
 Weights = Literal["float32", "int8", "int4"]
 
@@ -100,6 +101,13 @@ class DeviceConfig:
     secret: str | None = link_secret()
     cloud_ca: Path | None = setting(
         None, "Certificate authority (PEM) to trust for wss://; left out: the system's."
+    )
+    connections: int | None = setting(
+        1,
+        "Connections to the cloud at once: all but the first carry prompts, which so hold up no "
+        "answers and start faster after a pause; left out: as many as the link is worth.",
+        1,
+        1 + MAX_LANES,
     )
     congestion_control: str | None = congestion_control()
     """Of what goes up; the cloud's setting is of what comes down."""

@@ -154,6 +154,7 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         ca_file=config.cloud_ca,
         proxy=proxy_for(link_url(config.cloud), os.environ),
         congestion_control=config.congestion_control,
+        connections=config.connections,
         patience=_patience(config),
     )
 

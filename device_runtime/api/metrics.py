@@ -129,6 +129,8 @@ class Metrics:
         connected.set_function(lambda: link.status.is_connected)
         made = self._gauge("link_num_connections", "How often the link was made.")
         made.set_function(lambda: link.num_connections)
+        lanes = self._gauge("link_num_lanes", "Further connections to the cloud, for prompts.")
+        lanes.set_function(lambda: link.num_lanes)
         for name, about, field in _KNOWN_OF_LINK:
             known = self._gauge(name, about)
             known.set_function(partial(_known, link, field))

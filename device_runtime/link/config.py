@@ -8,7 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 from device_runtime.link.proxies import Proxy
 from process.errors import StartError
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
-from wire.messages import Dtype, Hello
+from wire.limits import MAX_LANES
+from wire.messages import Ability, Dtype, Hello
 from wire.numbers import SUPPORTED_CODECS, TAPPED_CODECS
 
 CLOSE_S = 2.0
@@ -60,11 +61,19 @@ class LinkConfig:
     ca_file: Path | None = None
     proxy: Proxy | None = None
     congestion_control: str | None = None
+    connections: int | None = 1
+    """Sockets at once; None: as many as the link is worth."""
     """Of each connection; None: the kernel's own."""
     patience: Patience = field(default_factory=Patience)
 
-    def hello(self, wants_taps: bool = False) -> Hello:
+    @property
+    def most_lanes(self) -> int:
+        """Further sockets that it may have."""
+        return MAX_LANES if self.connections is None else self.connections - 1
+
+    def hello(self, wants_taps: bool = False, wants_lanes: bool = False) -> Hello:
         """The first frame of every connection."""
+        lanes = wants_lanes << Ability.LANES
         return Hello(
             min_version=MIN_VERSION,
             max_version=VERSION,
@@ -73,7 +82,7 @@ class LinkConfig:
             num_layers=self.model.num_layers,
             hidden_size=self.model.hidden_size,
             dtypes=1 << Dtype.FP32 | 1 << Dtype.FP16 | 1 << Dtype.BF16,
-            codecs=TAPPED_CODECS if wants_taps else SUPPORTED_CODECS,
+            codecs=(TAPPED_CODECS if wants_taps else SUPPORTED_CODECS) | lanes,
             credential=self.secret,
         )
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 
 from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.config import CLOSE_S, Patience
+from device_runtime.link.lanes import LanePlan, Lanes
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import Outbox
 from device_runtime.link.session import (
@@ -38,6 +40,9 @@ from wire.messages import (
 )
 
 _LAST_WORDS_S = 1.0
+
+Send = Callable[[bytes], Awaitable[None]]
+"""Hands a frame over and waits while that is too much, as `Socket.send`."""
 
 
 class LostError(Exception):
@@ -89,7 +94,9 @@ class LinkConnection:
         self._taps = 0
         self.num_events = 0
         self.slowness = slowness
-        self.is_writing = False
+        self._num_writing = 0
+        self._lanes: Lanes | None = None
+        self._on_broken_lane: Callable[[], None] = lambda: None
 
     async def handshake(self, hello: Hello, taps: int = 0) -> Welcome:
         """Greet the cloud; its sessions ask for `taps` (see `Open`) if it knows them.
@@ -108,11 +115,37 @@ class LinkConnection:
         self._outbox = Outbox(welcome.credit_limit_tokens)
         return welcome
 
+    def use_lanes(self, plan: LanePlan, on_broken: Callable[[], None]) -> None:
+        """Have long frames carried by further sockets as well; `on_broken`: one broke in use."""
+
+        def broke() -> None:
+            self.give_up_lanes("a further connection to it broke")
+
+        self._on_broken_lane = on_broken
+        self._lanes = Lanes(plan, self._patience, self._clock, broke)
+
+    @property
+    def num_lanes(self) -> int:
+        """Further sockets that carry pieces now."""
+        return 0 if self._lanes is None else len(self._lanes)
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether frames can go in pieces now."""
+        return self.num_lanes > 0
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a message is on its way into a socket."""
+        return self._num_writing > 0
+
     async def run(self) -> None:
         """Carry messages until the socket is lost; always raises, as `handshake` does."""
         writer = asyncio.create_task(self._write_all())
         reader = asyncio.create_task(self._read_all())
-        ends = (self._watch(), self._end_when_given_up(), self._leave())
+        ends = [self._watch(), self._end_when_given_up(), self._leave()]
+        if self._lanes is not None:
+            ends += [self._lanes.run(), self._write_pieces(self._lanes)]
         tasks = (*(asyncio.create_task(end) for end in ends), reader, writer)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -173,6 +206,11 @@ class LinkConnection:
         """End the connection: it carries nothing any more, though its socket lives."""
         self._given_up_for = reason
         self._is_given_up.set()
+
+    def give_up_lanes(self, reason: str) -> None:
+        """The same, and say that lanes are not to be trusted for a while."""
+        self._on_broken_lane()
+        self.give_up(reason)
 
     async def flush(self) -> None:
         """Wait a moment until everything that may be sent is sent."""
@@ -238,29 +276,65 @@ class LinkConnection:
         self._changed.set()
 
     async def _write_all(self) -> None:
+        """Everything but what goes in pieces."""
         while True:
-            item = self._outbox.next(self._rules.num_available_tokens)
+            item = self._outbox.next(self._rules.num_available_tokens, self._goes_whole)
             if item is None:
-                self._is_idle.set()
-                self._changed.clear()
-                await self._changed.wait()
+                await self._until_more()
                 continue
             num_bytes = await self._write(item)
-            session = self._sessions.get(item.session)
-            if isinstance(item, States) and session is not None:
-                session.take_sent(num_bytes)
+            if isinstance(item, States):
+                self._note_sent(item, num_bytes)
+            else:
+                # Rows behind it may go in pieces now.
+                self._changed.set()
 
-    async def _write(self, message: Message) -> int:
-        """Write one message and wait while the socket is congested; the bytes of its frame."""
+    async def _write_pieces(self, lanes: Lanes) -> None:
+        """What goes in pieces: prompts, which so hold up no verification."""
+        while True:
+            available = self._rules.num_available_tokens
+            states = self._outbox.next_rows(available, lambda item: not self._goes_whole(item))
+            if states is None:
+                await self._until_more()
+                continue
+            key = (states.session, states.epoch, states.position)
+            num_bytes = await self._write(states, functools.partial(lanes.send, key=key))
+            self._note_sent(states, num_bytes)
+
+    def _goes_whole(self, states: States) -> bool:
+        """Whether a frame does not go in pieces; without lanes none of its session does any more,
+        until all are answered (rule W46)."""
+        session = self._sessions.get(states.session)
+        if session is None or not session.is_in_pieces:
+            return True
+        session.is_in_pieces = self.has_lanes
+        return not session.is_in_pieces
+
+    async def _until_more(self) -> None:
+        if not self._num_writing:
+            self._is_idle.set()
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _note_sent(self, states: States, num_bytes: int) -> None:
+        session = self._sessions.get(states.session)
+        if session is not None:
+            session.take_sent(num_bytes)
+
+    async def _write(self, message: Message, send: Send | None = None) -> int:
+        """Write one message and wait while its socket is congested; the bytes of its frame.
+
+        `send` None takes the first socket.
+        """
         self._rules.send(message)
         frame = encode(message)
         self._meter.on_write(message, len(frame))
-        self.is_writing = True
+        self._num_writing += 1
         try:
-            await self._socket.send(frame)
+            await (self._socket.send if send is None else send)(frame)
         except ConnectionError as error:
             raise LostError("the connection broke") from error
-        self.is_writing = False
+        self._num_writing -= 1
         self.num_events += 1
         return len(frame)
 
@@ -294,6 +368,8 @@ class LinkConnection:
                 if (session := self._sessions.get(message.session)) is not None:
                     session.take_opened(message.cached_tokens)
             case Reply():
+                if self._lanes is not None:
+                    self._lanes.answered((message.session, message.epoch, message.position))
                 if (session := self._sessions.get(message.session)) is not None:
                     session.take_reply(message, num_bytes)
             case Fault():

@@ -12,6 +12,8 @@ from chunking.state_monitor import StateMonitor
 from device_runtime.link.config import LinkConfig, Patience, link_url
 from device_runtime.link.connection import LinkConnection, LostError, RefusedError
 from device_runtime.link.dialing import MAX_FRAME_TOKENS, Dial, Dialer
+from device_runtime.link.lane_count import LaneTrust, LinkSize
+from device_runtime.link.lanes import LanePlan
 from device_runtime.link.meter import LinkMeter
 from device_runtime.link.outbox import max_prefill_rows
 from device_runtime.link.refusals import Refusal, of_error, of_fault, retry_delay_s, speaks_tls
@@ -22,9 +24,11 @@ from device_runtime.link.session import (
     SessionName,
     Slowness,
 )
+from process.sockets.socket import Socket
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
-from wire.messages import Codec, Welcome
+from wire.limits import ITEM_BYTES
+from wire.messages import Codec, Join, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class Link:
         self.num_connections = 0
         """Connections that have worked so far."""
         self._slowness = Slowness()
+        self._lane_trust = LaneTrust()
         self._lost_s: float | None = None
         self._asked_for_tls: Refusal | None = None
         self._wants_tls = False
@@ -110,6 +115,11 @@ class Link:
     def patience(self) -> Patience:
         """How long it waits for what."""
         return self._config.patience
+
+    @property
+    def num_lanes(self) -> int:
+        """Further sockets to the cloud that carry prompts now."""
+        return 0 if self._connection is None else self._connection.num_lanes
 
     @property
     def is_leaving(self) -> bool:
@@ -219,10 +229,12 @@ class Link:
                     self._randomness,
                 )
                 stack.push_async_callback(connection.close_socket)
-                welcome = await connection.handshake(
-                    self._config.hello(wants_taps=self.taps != 0), self.taps
-                )
+                wants_lanes = self._config.most_lanes > 0 and self._lane_trust.allows(self._clock())
+                hello = self._config.hello(self.taps != 0, wants_lanes)
+                welcome = await connection.handshake(hello, self.taps)
             self._up(connection, welcome)
+            if welcome.lane_key:
+                connection.use_lanes(self._lane_plan(socket, welcome), self._on_broken_lane)
             await connection.run()
 
     async def _told(self, error: Exception) -> Refusal:
@@ -250,6 +262,28 @@ class Link:
         if self.taps and not welcome.codecs >> Codec.TAPPED & 1:
             _log.warning("%s", _NO_TAPS)
         _log.info("connected to the cloud at %s, rows in %s", self._where, welcome.dtype.name)
+
+    def _lane_plan(self, socket: Socket, welcome: Welcome) -> LanePlan:
+        """How further sockets of a connection are made, and how many."""
+        row_bytes = self._config.model.hidden_size * ITEM_BYTES[welcome.dtype]
+
+        def size() -> LinkSize:
+            known = self.monitor.link
+            round_trip_s = known.delay_s or socket.window().round_trip_s or None
+            return LinkSize(round_trip_s, known.uplink_bytes_per_s)
+
+        return LanePlan(
+            dial=self._dial,
+            join=Join(welcome.version, welcome.lane_key, self._config.secret),
+            most=self._config.most_lanes,
+            is_fixed=self._config.connections is not None,
+            frame_bytes=min(welcome.max_frame_tokens, MAX_FRAME_TOKENS) * row_bytes,
+            size=size,
+        )
+
+    def _on_broken_lane(self) -> None:
+        self._lane_trust.broke(self._clock())
+        _log.warning("a further connection to the cloud broke: for a while there is one alone")
 
     def _fail_sessions(self, is_left: bool = False) -> None:
         """Whoever waits for the lost connection learns why it was lost."""

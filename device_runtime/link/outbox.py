@@ -1,6 +1,7 @@
 """What waits to be sent on a socket, and what goes next: small verifications before big chunks."""
 
 from collections import deque
+from collections.abc import Callable
 
 from wire.messages import Close, Open, SessionId, States
 
@@ -39,22 +40,32 @@ class Outbox:
             self.discard(item.session)
         self._control.append(item)
 
-    def next(self, num_available_tokens: int) -> Open | Close | States | None:
+    def next(
+        self, num_available_tokens: int, takes: Callable[[States], bool] = lambda _: True
+    ) -> Open | Close | States | None:
         """Take out what the credit lets go next; None while nothing may.
 
-        A verification that lacks credit holds back the chunks behind it.
+        A verification that lacks credit holds back the chunks behind it. What goes another way
+        (`takes` is false) stays, and keeps the credit for itself.
         """
         if self._control:
             return self._control.popleft()
-        heads = [rows[0] for rows in self._rows.values()]
-        if not heads:
-            return None
-        _, is_verify, states = min(heads, key=lambda head: (not head[1], head[0]))
-        spendable = num_available_tokens - (0 if is_verify else self._reserve_tokens)
-        if states.num_rows > spendable:
-            return None
-        self._forget_first(states.session)
-        return states
+        return self.next_rows(num_available_tokens, takes)
+
+    def next_rows(
+        self, num_available_tokens: int, takes: Callable[[States], bool]
+    ) -> States | None:
+        """The same of rows alone; none while an Open or Close is to go before."""
+        heads = [] if self._control else [rows[0] for rows in self._rows.values()]
+        for _, is_verify, states in sorted(heads, key=lambda head: (not head[1], head[0])):
+            spendable = num_available_tokens - (0 if is_verify else self._reserve_tokens)
+            if states.num_rows > spendable:
+                return None
+            if takes(states):
+                self._forget_first(states.session)
+                return states
+            num_available_tokens -= states.num_rows
+        return None
 
     def discard(self, session: SessionId) -> None:
         """Forget a session's rows; it is over."""

@@ -95,7 +95,12 @@ class Carrier(Protocol):
 
     @property
     def is_writing(self) -> bool:
-        """Whether a message is on its way into the socket."""
+        """Whether a message is on its way into a socket."""
+        ...
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether frames can go in pieces now."""
         ...
 
     def put_rows(self, states: States, is_verify: bool) -> None:
@@ -116,6 +121,10 @@ class Carrier(Protocol):
 
     def give_up(self, reason: str) -> None:
         """End the connection, and with it all of its sessions."""
+        ...
+
+    def give_up_lanes(self, reason: str) -> None:
+        """The same, and have no lanes for a while."""
         ...
 
 
@@ -143,6 +152,8 @@ class LinkSession:
         self._answered: set[tuple[int, int]] = set()
         """Frames by epoch and position: those without a reply, and of this epoch those with one."""
         self._epoch = 0
+        self.is_in_pieces = False
+        """Whether its rows go in pieces over lanes: all without a reply, of one epoch, or none."""
         self._failure: CloudUnavailableError | None = None
         self._is_closed = False
         self._heard_s = 0.0
@@ -203,6 +214,8 @@ class LinkSession:
         if action.epoch != self._epoch:
             self._begin_epoch(action.epoch)
         await self._until(self._may_queue, self._patience.reply_s)
+        if not self._unanswered:
+            self.is_in_pieces = self._carrier.has_lanes and not action.is_verify
         states = States(
             session=self.session,
             epoch=action.epoch,
@@ -334,6 +347,9 @@ class LinkSession:
         if self._num_queued == 0:
             self._carrier.slowness.num_silences += 1
             reason = f"the cloud did not answer within {patience_s:g} s"
+            if self.is_in_pieces and self._unanswered:
+                # A piece may be lost, and then all that goes in pieces waits for it.
+                self._carrier.give_up_lanes(reason)
             raise SessionSilentError(reason) from error
         if self._carrier.num_events == num_link_events:
             self._carrier.slowness.num_silences += 1

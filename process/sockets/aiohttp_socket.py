@@ -13,8 +13,10 @@ from process.sockets.tcp import (
     SentSegments,
     num_received_bytes,
     num_unacknowledged_bytes,
+    send_window,
     sent_segments,
 )
+from process.sockets.windows import UNKNOWN_BYTES, Window
 
 WebSocket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse[bool]
 
@@ -70,6 +72,13 @@ class AiohttpSocket:
         if self._transport is None or self._transport.is_closing():
             return 0
         return self._transport.get_write_buffer_size()
+
+    def window(self) -> Window:
+        """See `Socket`."""
+        num_unsent = self.num_unsent_bytes()
+        if self._sock is None:
+            return Window(UNKNOWN_BYTES, num_unsent)
+        return send_window(self._sock, num_unsent)
 
     def progress(self) -> Progress:
         """See `Socket`; by the byte where the system tells, else what has come by the frame."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from process.sockets.pulse import Progress
 from process.sockets.socket import HEADER_BYTES
+from process.sockets.windows import UNKNOWN_BYTES, Window
 
 _ROOM_BYTES = 131_072
 
@@ -149,6 +150,10 @@ class MemorySocket:
     def num_unsent_bytes(self) -> int:
         """See `Socket`."""
         return self._out.num_unsent_bytes()
+
+    def window(self) -> Window:
+        """See `Socket`; it has no window, but its sender waits."""
+        return Window(UNKNOWN_BYTES, self._out.num_unsent_bytes())
 
     def progress(self) -> Progress:
         """See `Socket`."""

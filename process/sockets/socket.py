@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from process.sockets.pulse import Progress
+from process.sockets.windows import Window
 
 HEADER_BYTES = 14
 """The most that a WebSocket frame adds; a ping is no longer."""
@@ -45,6 +46,10 @@ class Socket(Protocol):
 
     def num_unsent_bytes(self) -> int:
         """What was handed over and waits in this process."""
+        ...
+
+    def window(self) -> Window:
+        """What it lets go now."""
         ...
 
     def progress(self) -> Progress:

@@ -68,7 +68,7 @@ def next_taker(
 
     Args:
         windows: Of the connections, in any order.
-        least_bytes: Less room than this is not worth a message.
+        least_bytes: Less room than this is not worth a message, unless it is a whole window.
         most_bytes: What the link is known to hold, infinite where nothing is known. More is under
             way only if the largest window alone allows it.
     """
@@ -79,4 +79,5 @@ def next_taker(
     num_under_way = sum(window.num_under_way for window in windows)
     left_bytes = max(most_bytes, largest + windows[taker].room_bytes - windows[taker].num_bytes)
     room_bytes = int(min(windows[taker].room_bytes, left_bytes - num_under_way))
-    return (taker, room_bytes) if room_bytes >= least_bytes else None
+    is_worth_it = room_bytes >= max(1, min(least_bytes, windows[taker].num_bytes))
+    return (taker, room_bytes) if is_worth_it else None

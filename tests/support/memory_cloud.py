@@ -4,6 +4,7 @@ Only the engine's thread has a twin, and its middle is made of integers.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ CONFIG = CoreConfig(
     credit_window_tokens=128,
     step_budget_tokens=16,
     verify_tokens=8,
+    max_lanes=16,
 )
 
 
@@ -124,7 +126,7 @@ class TimedSteps:
 
 
 class MemoryCloud:
-    """Serves sockets in memory; `changes` are of `CONFIG`."""
+    """Serves sockets in memory; `changes` are of `CONFIG`, and a device has so many connections."""
 
     def __init__(
         self,
@@ -132,10 +134,12 @@ class MemoryCloud:
         row_s: float = 0.0,
         load_s: float = 1.0,
         patience: Patience | None = None,
+        connections: int | None = 1,
         **changes: Any,
     ) -> None:
         self._clock = asyncio.get_running_loop().time
         self.network = MemoryNetwork(self)
+        self._num_connections = connections
         config = CloudConfig(Path("unused"), secret=SECRET.decode())
         self._reception = make_reception(config, self._clock)
         self.steps = TimedSteps(fixed_s, row_s, load_s)
@@ -146,6 +150,7 @@ class MemoryCloud:
             patience or Patience(),
             EngineRhythm(load_s=load_s),
             self._clock,
+            random.Random(4),
         )
 
     async def start(self) -> None:
@@ -153,6 +158,7 @@ class MemoryCloud:
 
     def make_link(self, **changes: object) -> Link:
         """A device's link to it, not yet started."""
+        changes.setdefault("connections", self._num_connections)
         return link_to(FakeCloud().config(**changes), self.network)
 
     async def serve(self, socket: Socket) -> None:

@@ -27,9 +27,14 @@ class _FaultyWay(Direct):
         super().__init__()
         self._network = network
         self._is_up = is_up
+        self._number = network.num_dials - 1
 
     def carry(self, frame: bytes, arrive: Callable[[bytes], None]) -> None:
         network = self._network
+        delay_s = network.delay_s(self._number)
+        if delay_s:
+            loop, now = asyncio.get_running_loop(), arrive
+            arrive = lambda each: loop.call_later(delay_s, now, each)  # noqa: E731
         if frame:
             (network.up if self._is_up else network.down).append(frame)
         passed = network.passes(self._is_up, frame) if frame else [frame]
@@ -48,6 +53,8 @@ class MemoryNetwork:
         self.is_silent = False
         self.fails: Exception | None = None
         self.hangs = False
+        self.delay_s: Callable[[int], float] = lambda number: 0.0
+        """What frames take on the connection of each attempt, which are numbered from 0."""
         self.passes: Passes = lambda is_up, frame: [frame]
         self.up: list[bytes] = []
         self.down: list[bytes] = []
@@ -75,6 +82,11 @@ class MemoryNetwork:
     def swallow(self, should: Callable[[Message], bool]) -> None:
         """Lose some messages from here on."""
         self.passes = lambda is_up, frame: [] if should(decode(frame)) else [frame]
+
+    def cut_one(self, number: int) -> None:
+        """Close the connection of this attempt, if it is there."""
+        if 2 * number < len(self._ends):
+            self._ends[2 * number].cut()
 
     def cut(self) -> None:
         """Close every connection; both ends learn of it at once."""

@@ -62,15 +62,18 @@ def test_what_is_dealt_fits_its_window_and_the_link_or_the_largest_window(window
         return
     index, num_bytes = taker
     largest = max(window.num_bytes + SEGMENT_BYTES + window.num_bytes for window in windows)
-    assert least <= num_bytes <= windows[index].room_bytes
+    assert min(least, windows[index].num_bytes) <= num_bytes <= windows[index].room_bytes
     assert sum(window.num_under_way for window in windows) + num_bytes <= max(most, largest)
 
 
-@given(windows=windows)
-def test_an_idle_connection_always_takes_something(windows):
-    idle = Window(FIRST, 0, 0.05)
-    if not any(window.num_under_way for window in windows):
-        assert next_taker([*windows, idle], 4096, 0.0) is not None
+@given(
+    sizes=st.lists(st.integers(0, 100_000), max_size=16),
+    last=st.integers(1, 100_000),
+    most=st.floats(0, 1e6),
+)
+def test_of_idle_connections_one_always_takes_something(sizes, last, most):
+    windows = [Window(size, 0, 0.05) for size in (*sizes, last)]
+    assert next_taker(windows, 4096, most) is not None
 
 
 @pytest.mark.parametrize(
