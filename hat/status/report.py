@@ -70,7 +70,9 @@ def _link(found: Samples) -> str:
     up = rate(found.value("hat_link_uplink_bytes_per_second"))
     down = rate(found.value("hat_link_downlink_bytes_per_second"))
     made = count(found.count("hat_link_num_connections"), "connection")
-    return f"{state}; {delay} there and back, {up} up, {down} down; {made} so far"
+    num_lanes = found.count("hat_link_num_lanes")
+    lanes = f", {num_lanes:,.0f} further ones for prompts now" if num_lanes else ""
+    return f"{state}; {delay} there and back, {up} up, {down} down; {made} so far{lanes}"
 
 
 def _times(found: Samples, histogram: str) -> str:

@@ -50,6 +50,7 @@ class FakeGenerator:
     num_waiting = 0
     status: LinkStatus = LinkStatus(True)  # noqa: RUF009
     num_connections = 1
+    num_lanes = 3
 
     @property
     def monitor(self) -> "FakeGenerator":

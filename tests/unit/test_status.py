@@ -114,6 +114,7 @@ async def test_both_sides_are_shown_with_what_they_say_of_themselves() -> None:
     words = {name: text.strip() for name, text in lines.items()}
     assert words["model"] == "story"
     link = "connected; 20 ms there and back, 8.00 Mbit/s up, - down; 1 connection so far"
+    link += ", 3 further ones for prompts now"
     assert words["link"] == link
     assert words["requests"] == "0 running, 0 waiting; 1 answered, 0 left early, 0 failed"
     assert words["drafts"] == "5 of 8 (62 %) accepted; 3.50 tokens per round"
