@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from bench.sim.world.text import RowNumbers
 from bench.sim.world.times import NO_OVERHEADS, Overheads, StepTime
 from cloud_server.core.actions import (
+    DropCopy,
     Identity,
     OpenSequence,
     ReleaseSequence,
+    RestoreSequence,
+    SaveSequence,
     SequenceHandle,
     Step,
     StepOutcome,
@@ -64,6 +67,7 @@ class SimMiddle:
     def __init__(self, row_items: int) -> None:
         self._row_items = row_items
         self.sequences: dict[SequenceHandle, RowNumbers] = {}
+        self._copies: dict[SequenceHandle, RowNumbers] = {}
 
     def run(self, step: Step) -> tuple[Payload, ...]:
         """The wanted rows of each item, in the wire's number format."""
@@ -73,12 +77,26 @@ class SimMiddle:
                     self._open(command)
                 case ReleaseSequence():
                     del self.sequences[command.handle]
+                case SaveSequence():
+                    self._save(command)
+                case RestoreSequence():
+                    self._restore(command)
+                case DropCopy():
+                    self._copies.pop(command.handle, None)
         return tuple(self._deep(item) for item in step.items)
 
     def _open(self, command: OpenSequence) -> None:
         forked = None if command.fork_of is None else self.sequences[command.fork_of]
         numbers = RowNumbers() if forked is None else forked.fork(command.fork_tokens)
         self.sequences[command.handle] = numbers
+
+    def _save(self, command: SaveSequence) -> None:
+        self._copies[command.handle] = self.sequences[command.handle].fork(command.end)
+        if command.is_last:
+            del self.sequences[command.handle]
+
+    def _restore(self, command: RestoreSequence) -> None:
+        self.sequences[command.handle] = self._copies[command.source].fork(command.end)
 
     def _deep(self, item: StepWork) -> Payload:
         stride = self._row_items

@@ -64,7 +64,38 @@ class ReleaseSequence:
     handle: SequenceHandle
 
 
-Command = OpenSequence | ReleaseSequence
+@dataclass(frozen=True, slots=True)
+class SaveSequence:
+    """Copy positions `[begin, end)` of a sequence to host memory, behind those copied before.
+
+    With `is_last` the sequence is released then; `handle` names its copy from here on. A copy that
+    cannot be made puts `handle` into the outcome's `failed_opens`.
+    """
+
+    handle: SequenceHandle
+    begin: int
+    end: int
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSequence:
+    """Put positions `[begin, end)` of the copy named `source` behind those a sequence holds."""
+
+    handle: SequenceHandle
+    source: SequenceHandle
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropCopy:
+    """Forget what was copied of a sequence, if anything was."""
+
+    handle: SequenceHandle
+
+
+Command = OpenSequence | ReleaseSequence | SaveSequence | RestoreSequence | DropCopy
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +140,14 @@ class Step:
         """Rows of all items together."""
         return sum(item.num_rows for item in self.items)
 
+    @property
+    def num_copied_tokens(self) -> int:
+        """Positions that go to host memory and come back from there."""
+        copies = (
+            each for each in self.commands if isinstance(each, SaveSequence | RestoreSequence)
+        )
+        return sum(copy.end - copy.begin for copy in copies)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -123,13 +162,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What a step gave. `seconds` is the engine's time for the forward alone.
+    """What a step gave. `seconds` is the engine's time for the forward alone, `copy_s` that for
+    copies to host memory and back.
 
     `results` has one entry per item: its wanted deep rows, packed RAW in the link's dtype, or a
-    refusal. `failed_opens` names the sequences that could not be opened (an item of such a
-    sequence has a refusal as well).
+    refusal. `failed_opens` names the sequences that could not be opened or copied (an item of such
+    a sequence has a refusal as well).
     """
 
     results: tuple[Payload | Refusal, ...]
     seconds: float
     failed_opens: tuple[tuple[SequenceHandle, Refusal], ...] = ()
+    copy_s: float = 0.0

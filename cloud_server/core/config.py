@@ -32,6 +32,8 @@ class CoreConfig:
     """KV positions of one session."""
     block_tokens: int = 1
     """Reservations take whole blocks of so many KV positions."""
+    host_tokens: int = 0
+    """KV positions of idle sessions that may be kept in host memory, outside the engine."""
     credential: bytes = b""
     """What a device must say; empty lets every device in."""
     max_sessions: int = 256
@@ -74,6 +76,7 @@ class CoreConfig:
             raise ValueError(f"expected a fingerprint of {FINGERPRINT_BYTES} bytes, got {got}")
         self._check_least("max_context_tokens", 1)
         self._check_least("block_tokens", 1)
+        self._check_least("host_tokens", 0)
         self._check_least("max_sessions", 1)
         self._check_least("max_connections", 1)
         self._check_least("max_frame_tokens", 1)
@@ -137,3 +140,12 @@ class CoreFigures:
     retry_after_s: float
     """What a device refused now would be told."""
     is_draining: bool
+    num_saved_sessions: int = 0
+    """Sessions in host memory, or on the way there or back."""
+    host_tokens: int = 0
+    """KV positions there."""
+    host_capacity_tokens: int = 0
+    saves: int = 0
+    restores: int = 0
+    dropped_copies: int = 0
+    """Sessions so far that ended there because others needed the memory."""

@@ -10,6 +10,8 @@ from cloud_server.core.actions import (
     Identity,
     OpenSequence,
     Refusal,
+    RestoreSequence,
+    SaveSequence,
     Step,
     StepOutcome,
 )
@@ -166,7 +168,7 @@ class CloudCore:
                     self._take_piece(link, message, now)
         except RemoteProtocolError as error:
             self._fault_connection(link, error.code, error.message, now)
-        return self._links.take_actions()
+        return self._settled(now)
 
     def _take_piece(self, lane: Link, piece: Piece, now: float) -> None:
         """What is wrong with it is the fault of the connection that it is a part of."""
@@ -190,19 +192,21 @@ class CloudCore:
         link = self._links.get(connection)
         if link is not None:
             self._forget(link, now)
-        return self._links.take_actions()
+        return self._settled(now)
 
     @property
     def has_work(self) -> bool:
         """Whether `next_step` would give a step."""
         if self._sessions.restart_s is not None:
             return False
-        return self._steps.num_commands > 0 or self._scheduler.has_work
+        is_copying = self._sessions.homes.has_work
+        return is_copying or self._steps.num_commands > 0 or self._scheduler.has_work
 
     def next_step(self, now: float) -> Step | None:
         """The next turn of the engine thread. May be called while earlier steps still run."""
         if not self.has_work:
             return None
+        self._sessions.advance(self._scheduler.has_work)
         work = []
         for grant in self._scheduler.plan(self._pace.budget_tokens):
             session = self._sessions.table.get(grant.handle)
@@ -217,6 +221,7 @@ class CloudCore:
         pieces = self._steps.end(step, outcome)
         num_tokens = step.num_tokens
         self._pace.observe(num_tokens, outcome.seconds)
+        self._sessions.saver.observe(step, outcome)
         for (session, piece), result in zip(pieces, outcome.results, strict=True):
             if isinstance(result, Refusal):
                 self._sessions.refuse(session.handle, result)
@@ -226,7 +231,7 @@ class CloudCore:
         for handle, refusal in outcome.failed_opens:
             self._sessions.refuse(handle, refusal)
         self._give_back_pieces(pieces)
-        return self._links.take_actions()
+        return self._settled(now)
 
     def step_failed(self, step: Step, reason: str, now: float) -> list[Action]:
         """The engine raised: every session of the step is ended with INTERNAL; others go on.
@@ -236,12 +241,12 @@ class CloudCore:
         pieces = self._steps.end_failed(step)
         refusal = Refusal(FaultCode.INTERNAL, reason)
         for command in step.commands:
-            if isinstance(command, OpenSequence):
+            if isinstance(command, OpenSequence | SaveSequence | RestoreSequence):
                 self._sessions.refuse(command.handle, refusal)
         for session, _ in pieces:
             self._sessions.refuse(session.handle, refusal)
         self._give_back_pieces(pieces)
-        return self._links.take_actions()
+        return self._settled(now)
 
     def engine_lost(self, reason: str, restart_s: float) -> list[Action]:
         """The engine and all its caches are gone; a new one is expected in about `restart_s`.
@@ -253,7 +258,7 @@ class CloudCore:
         pieces = self._steps.abandon()
         for session in list(self._sessions.table):
             self._sessions.refuse(session.handle, Refusal(FaultCode.INTERNAL, reason))
-        self._steps.forget_commands()
+        self._sessions.forget_engine()
         self._give_back_pieces(pieces)
         return self._links.take_actions()
 
@@ -270,7 +275,7 @@ class CloudCore:
         quiet = self._links.quiet(now, self._config.quiet_s)
         for link in quiet if self.is_draining else ():
             self._fault_connection(link, FaultCode.DRAINING, "the cloud stops", now)
-        return self._links.take_actions()
+        return self._settled(now)
 
     def drain(self) -> None:
         """Refuse new sessions from here on and let the running ones finish."""
@@ -313,8 +318,19 @@ class CloudCore:
             saved_bytes=self._sessions.num_saved_bytes,
             step_budget_tokens=self._pace.budget_tokens,
             retry_after_s=self._sessions.retry_s,
+            num_saved_sessions=self._sessions.homes.num_copies,
+            host_tokens=self._sessions.homes.held_tokens,
+            host_capacity_tokens=self._config.host_tokens,
+            saves=self._sessions.homes.num_saved,
+            restores=self._sessions.homes.num_restored,
+            dropped_copies=self._sessions.num_dropped_copies,
             is_draining=self.is_draining,
         )
+
+    def _settled(self, now: float) -> list[Action]:
+        """What is to be done, once whoever can come back from host memory does."""
+        self._sessions.settle(now)
+        return self._links.take_actions()
 
     def _greet(self, link: Link, hello: Hello, now: float) -> None:
         """Answer a Hello; a device that fits is in if there is room for its connection.

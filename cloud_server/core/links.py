@@ -79,7 +79,7 @@ class Links:
     def quiet(self, now: float, least_s: float) -> list[Link]:
         """The sockets with nothing to do for so long; to be asked about once a second."""
         for link in self:
-            if any(session.is_running or session.is_waiting for session in link.sessions.values()):
+            if not all(session.is_quiet for session in link.sessions.values()):
                 link.busy_s = now
         quiet = (link for link in self if link.wire.phase is not Phase.LANE)
         return [link for link in quiet if now - max(link.busy_s, link.connected_s) >= least_s]

@@ -3,14 +3,17 @@
 Sessions that have lost their socket go first, the longest lost before others. Then who holds less
 may take from who holds more, and only what lies idle: nothing has run in it for `quiet_s`, or ever.
 The largest holder loses first, and never so much that it would hold less than the newcomer; where
-the end of one session is enough, no second one ends.
+one session is enough, no second one goes.
 Identities are compared with each other; devices of one identity, such as those behind one address,
 are compared by connection.
+
+Where only positions are short, a session may go to host memory instead of ending. Then the idle
+sessions of the newcomer's own connection may give way to it too, the longest idle one first.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ from cloud_server.core.actions import SequenceHandle
 from cloud_server.core.admission import AdmissionError
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.links import Link, Links
+from cloud_server.core.saving.saver import Saver
 from cloud_server.core.scheduling.kv_accounting import KvAccounting
 from cloud_server.core.session import Session
 from cloud_server.core.session_table import SessionTable
@@ -50,6 +54,31 @@ class _Candidate(NamedTuple):
     name: object
 
 
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A session that asks for a place in the engine."""
+
+    link: Link
+    max_tokens: int
+    is_new: bool = True
+    """Whether it also needs a place among the sessions: one in host memory has that."""
+    source: Session | None = None
+    """What it begins as a copy of, which stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivingWay:
+    """Who makes room: some sessions end, and others need only leave the engine."""
+
+    ending: list[Session] = field(default_factory=list)
+    leaving: list[Session] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Session]:
+        """Both."""
+        return self.ending + self.leaving
+
+
 class Room:
     """The cloud's places and positions, and who has them."""
 
@@ -60,31 +89,36 @@ class Room:
         table: SessionTable,
         tally: Tally,
         links: Links,
+        saver: Saver,
     ) -> None:
         self._config = config
         self._accounting = accounting
         self._table = table
         self._tally = tally
         self._links = links
+        self._saver = saver
 
-    def victims(self, link: Link, max_tokens: int, now: float) -> list[Session]:
-        """The sessions whose end makes room for a new one of so many positions.
+    def giving_way(self, newcomer: Newcomer, now: float) -> GivingWay:
+        """The sessions whose going makes room for a newcomer.
 
         Raises:
-            AdmissionError: their end would not be enough, or its identity has its share; none is
-                to be ended then.
+            AdmissionError: that would not be enough, or its identity has its share; none is to go
+                then.
         """
-        charge, capacity = self._accounting.charge(max_tokens), self._accounting.capacity_tokens
+        charge = self._accounting.charge(newcomer.max_tokens)
+        capacity = self._accounting.capacity_tokens
         if charge > capacity:
             reason = f"expected at most {capacity} tokens of capacity, got {charge}"
             raise AdmissionError(FaultCode.CAPACITY, reason, can_retry=False)
-        own = self._own_victims(link, charge, now)
-        num_freed = sum(self._accounting.charge(victim.max_tokens) for victim in own)
+        own = self._own_victims(newcomer, charge, now)
+        num_freed = sum(self._accounting.held(victim.handle) for victim in own.all)
         num_free_tokens = self._accounting.free_tokens + num_freed
-        num_sessions = len(self._table) - len(own)
-        need = _Need(num_sessions + 1 - self._config.max_sessions, charge - num_free_tokens)
-        others = self._taken((each for each in self._table.lost() if each not in own), need)
-        others += self._taken_idle(link, charge, need, now, self._links, without=own)
+        num_sessions = len(self._table) - len(own.ending)
+        num_places = num_sessions + newcomer.is_new - self._config.max_sessions
+        need = _Need(num_places, charge - num_free_tokens)
+        others = self._taken((each for each in self._table.lost() if each not in own.all), need)
+        others += self._taken_idle(newcomer.link, charge, need, now, self._links, own.all)
+        others += self._taken_to_save(newcomer, need, now, [*own.all, *others])
         if need.num_tokens > 0:
             num_free_tokens = charge - need.num_tokens
             reason = f"expected at most {num_free_tokens} free tokens, got {charge}"
@@ -92,22 +126,24 @@ class Room:
         if need.num_sessions > 0:
             reason = f"expected fewer than {self._config.max_sessions} sessions, got {num_sessions}"
             raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
-        return own + others
+        theirs = self._divided(others, num_places)
+        return GivingWay(own.ending + theirs.ending, own.leaving + theirs.leaving)
 
-    def _own_victims(self, link: Link, charge: int, now: float) -> list[Session]:
-        """An identity's own sessions whose end keeps it within its share."""
+    def _own_victims(self, newcomer: Newcomer, charge: int, now: float) -> GivingWay:
+        """An identity's own sessions whose going keeps it within its share."""
+        link = newcomer.link
         if self._links.is_alone(link.identity):
-            return []
+            return GivingWay()
         most_sessions = self._config.most_sessions(is_alone=False)
         most_tokens = self._config.most_tokens(is_alone=False)
         held = self._tally.of_identity(link.identity)
-        need = _Need(
-            held.num_sessions + 1 - most_sessions, held.reserved_tokens + charge - most_tokens
-        )
+        num_places = held.num_sessions + newcomer.is_new - most_sessions
+        need = _Need(num_places, held.reserved_tokens + charge - most_tokens)
         lost = (each for each in self._table.lost() if each.identity == link.identity)
         own_links = [each for each in self._links if each.identity == link.identity]
         victims = self._taken(lost, need)
         victims += self._taken_idle(link, charge, need, now, own_links)
+        victims += self._taken_to_save(newcomer, need, now, victims)
         if need.num_tokens > 0:
             reason = (
                 f"expected at most {most_tokens} tokens of one address, got {need.num_tokens} more"
@@ -116,16 +152,52 @@ class Room:
         if need.num_sessions > 0:
             reason = f"expected at most {most_sessions} sessions of one address"
             raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
-        return victims
+        return self._divided(victims, num_places)
+
+    def _divided(self, victims: Sequence[Session], num_places: int) -> GivingWay:
+        """Whose place is needed has to end, and so has what is not worth a copy."""
+        num_ending = max(0, num_places)
+        ending = list(victims[:num_ending])
+        leaving: list[Session] = []
+        for session in victims[num_ending:]:
+            can_leave = self._saver.is_away(session) or self._saver.can_save(session)
+            (leaving if can_leave else ending).append(session)
+        return GivingWay(ending, leaving)
+
+    def _taken_to_save(
+        self, newcomer: Newcomer, need: _Need, now: float, without: Sequence[Session]
+    ) -> list[Session]:
+        """Idle sessions of its own connection that can go to host memory, the longest idle first,
+        if so the positions that are short are to be had."""
+        if need.num_sessions > 0 or need.num_tokens <= 0:
+            return []
+        taken: list[Session] = []
+        left_tokens = self._saver.savable_tokens
+        left_tokens -= sum(map(self._saver.copied_tokens, without))
+        own = newcomer.link.sessions.values()
+        for session in sorted(own, key=lambda each: (each.quiet_since_s, each.handle)):
+            copied_tokens = self._saver.copied_tokens(session)
+            is_spared = session is newcomer.source or session in without
+            if need.num_tokens <= 0 or is_spared or copied_tokens > left_tokens:
+                continue
+            if self._is_idle(session, now) and self._saver.can_save(session):
+                need.num_tokens -= self._accounting.held(session.handle)
+                left_tokens -= copied_tokens
+                taken.append(session)
+        return taken
 
     def _taken(self, candidates: Iterable[Session], need: _Need) -> list[Session]:
-        """As many of the first candidates as it takes."""
+        """As many of the first candidates as it takes; of no use is who has none of what is
+        short."""
         taken: list[Session] = []
         for session in candidates:
             if need.is_met:
                 break
+            num_tokens = self._accounting.held(session.handle)
+            if need.num_sessions <= 0 and not num_tokens:
+                continue
             need.num_sessions -= 1
-            need.num_tokens -= self._accounting.charge(session.max_tokens)
+            need.num_tokens -= num_tokens
             taken.append(session)
         return taken
 
@@ -157,9 +229,7 @@ class Room:
         )
 
     def _is_enough(self, session: Session, need: _Need) -> bool:
-        return need.num_sessions <= 1 and need.num_tokens <= self._accounting.charge(
-            session.max_tokens
-        )
+        return need.num_sessions <= 1 and need.num_tokens <= self._accounting.held(session.handle)
 
     def _spared(
         self, candidates: Iterable[_Candidate], newcomer: int, measure: _Measure
@@ -169,9 +239,8 @@ class Room:
         for each in candidates:
             if -each.minus_excess - taken[each.name] > newcomer:
                 is_tokens = measure is _tokens
-                taken[each.name] += (
-                    self._accounting.charge(each.session.max_tokens) if is_tokens else 1
-                )
+                num_held = self._accounting.held(each.session.handle)
+                taken[each.name] += num_held if is_tokens else 1
                 yield each.session
 
     def _rivals(
@@ -190,7 +259,8 @@ class Room:
 
     def _is_idle(self, session: Session, now: float) -> bool:
         is_long = now - session.quiet_since_s >= self._config.quiet_s
-        return session.is_quiet and (is_long or not session.has_run)
+        is_quiet = session.is_quiet and not session.num_holds
+        return is_quiet and (is_long or not session.has_run)
 
 
 def _tokens(holding: Holding) -> int:

@@ -5,6 +5,7 @@ The rules are those of docs/wire-protocol.md, W16 to W19 (epochs and positions) 
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 
 from cloud_server.core.actions import ConnectionId, Identity, Owner, SequenceHandle, StepWork
 from wire.errors import FaultCode, RemoteProtocolError
@@ -60,6 +61,16 @@ class PieceDone:
     batch_tokens: int
 
 
+class Home(Enum):
+    """Where the cache of a session is."""
+
+    ENGINE = "in the engine, or nowhere yet and to be opened with its first rows"
+    AWAITED = "nowhere or in host memory; its place in the engine is being cleared"
+    RETURNING = "on its way from host memory into its place in the engine"
+    LEAVING = "on its way from the engine to host memory"
+    HOST = "in host memory"
+
+
 class Session:
     """One sequence. The core calls it for every frame, step, socket taken up or lost.
 
@@ -85,6 +96,9 @@ class Session:
         self.taps: tuple[int, ...] = ()
         """After how many of the engine's layers its Replies have further rows."""
         self.num_queued_tokens = 0
+        self.home = Home.ENGINE
+        self.num_holds = 0
+        """Copies of it that are still to be made, before which no row of it may run."""
         self._epoch = 0
         self._queue: deque[_QueuedFrame] = deque()
         self._max_pieces = max_pieces
@@ -119,9 +133,13 @@ class Session:
     def is_waiting(self) -> bool:
         """Whether it has rows that may be in the next step."""
         frame = self._head()
-        if frame is None or len(self._running) >= self._max_pieces:
+        if frame is None or len(self._running) >= self._max_pieces or not self._may_run:
             return False
         return not self._running or self._start_of(frame) == self._running[-1].end
+
+    @property
+    def _may_run(self) -> bool:
+        return self.home is Home.ENGINE and not self.num_holds
 
     @property
     def num_head_tokens(self) -> int:

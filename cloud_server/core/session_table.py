@@ -62,11 +62,12 @@ class SessionTable:
         return session
 
     def remove(self, session: Session) -> None:
-        """End a session; its reservation comes back."""
+        """End a session; its reservation, if it has one, comes back."""
         del self._sessions[session.handle]
         del self._by_key[sha256(session.key).digest()]
         self._detached_s.pop(session.handle, None)
-        self._accounting.release(session.handle)
+        if self._accounting.held(session.handle):
+            self._accounting.release(session.handle)
 
     def mark_detached(self, session: Session, now: float) -> None:
         """Its socket is lost; from now on it waits for another."""

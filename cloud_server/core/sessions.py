@@ -1,6 +1,6 @@
 """Sessions from their Open to their end: whose they are, what waits, who gives way."""
 
-from cloud_server.core.actions import OpenSequence, Owner, Refusal, SequenceHandle
+from cloud_server.core.actions import Owner, Refusal, SequenceHandle
 from cloud_server.core.admission import AdmissionError, check_demand, fork_source, taps_of
 from cloud_server.core.config import (
     MAX_CONNECTION_FRAMES,
@@ -8,11 +8,13 @@ from cloud_server.core.config import (
     CoreConfig,
 )
 from cloud_server.core.links import Link, Links
-from cloud_server.core.room import Room
+from cloud_server.core.room import GivingWay, Newcomer, Room
+from cloud_server.core.saving.homes import Homes
+from cloud_server.core.saving.saver import Saver
 from cloud_server.core.scheduling.kv_accounting import KvAccounting
 from cloud_server.core.scheduling.pace import Pace
 from cloud_server.core.scheduling.scheduler import Scheduler
-from cloud_server.core.session import Piece, PieceDone, Session
+from cloud_server.core.session import Home, Piece, PieceDone, Session
 from cloud_server.core.session_table import SessionTable
 from cloud_server.core.step_book import StepBook
 from cloud_server.core.tally import Tally
@@ -48,8 +50,15 @@ class Sessions:
         self._codecs = codecs
         self.accounting = KvAccounting(config.capacity_tokens, config.block_tokens)
         self.table = SessionTable(self.accounting, config.steps_in_flight)
-        self.tally = Tally(self.accounting.charge)
-        self._room = Room(config, self.accounting, self.table, self.tally, links)
+        self.tally = Tally(self.accounting.held)
+        self.homes = Homes(self.accounting, steps, config.host_tokens)
+        self.saver = Saver(config, self.homes, pace)
+        self._room = Room(config, self.accounting, self.table, self.tally, links, self.saver)
+        self._wanted: dict[SequenceHandle, float] = {}
+        """Sessions in host memory with rows to run, and since when."""
+        self._has_room_changed = False
+        self.num_dropped_copies = 0
+        """Sessions that ended in host memory because others were in need of it."""
         self.num_dropped_tokens = 0
         """Rows that a newer epoch of their session made stale before they ran."""
         self.num_saved_bytes = 0
@@ -106,6 +115,9 @@ class Sessions:
             return
         self.num_dropped_tokens += num_dropped
         self.offer(session)
+        if session.home in {Home.LEAVING, Home.HOST}:
+            self._wanted.setdefault(session.handle, now)
+            self._has_room_changed = True
         self._links.give_back(link.connection, num_dropped)
         reason = self._too_many_frames(link, session)
         if reason is not None:
@@ -148,9 +160,35 @@ class Sessions:
     def end(self, session: Session) -> None:
         """End a session, whatever the reason; its engine sequence goes in the next step."""
         self._detach(session)
+        self._wanted.pop(session.handle, None)
+        self.homes.end(session)
         self.table.remove(session)
         self.tally.forget(session)
-        self._steps.release(session.handle)
+        self._has_room_changed = True
+
+    def advance(self, has_rows: bool) -> None:
+        """Have the next step copy what it may between engine and host memory."""
+        for session in self.homes.advance(self.saver.step_tokens(has_rows)):
+            if self.table.get(session.handle) is session:
+                self.offer(session)
+
+    def settle(self, now: float) -> None:
+        """After a change: fetch back the sessions in host memory that have rows to run, in the
+        order in which those came, as far as there is room."""
+        if not self._has_room_changed:
+            return
+        self._has_room_changed = False
+        for handle in list(self._wanted):
+            session = self.table.get(handle)
+            if session is None or session.is_quiet:
+                del self._wanted[handle]
+            elif session.home is Home.HOST:
+                self._fetch(session, now)
+
+    def forget_engine(self) -> None:
+        """The engine is gone, and every session has been ended."""
+        self._steps.forget_commands()
+        self.homes.forget_all()
 
     def lose(self, link: Link, now: float) -> None:
         """A socket is gone; its sessions wait for another."""
@@ -162,6 +200,7 @@ class Sessions:
         """End the sessions that have waited too long for a socket, or for their first rows on a
         socket that is as silent."""
         ttl_s = self._config.session_ttl_s
+        self._expire_wanted(now)
         for session in self.table.expired(now, ttl_s):
             self.end(session)
         for session in self.table.unused(now, ttl_s):
@@ -172,6 +211,51 @@ class Sessions:
                 reason = f"expected rows within {ttl_s:g} s"
                 self.refuse(session.handle, Refusal(FaultCode.DEADLINE_EXCEEDED, reason))
 
+    def _expire_wanted(self, now: float) -> None:
+        """End the sessions in host memory whose rows have waited too long for room."""
+        deadline_s = self._config.queue_deadline_s
+        self._has_room_changed = bool(self._wanted) or self._has_room_changed
+        for handle, since_s in list(self._wanted.items()):
+            if now - since_s > deadline_s:
+                reason = f"expected room within {deadline_s:g} s"
+                self.refuse(handle, Refusal(FaultCode.CAPACITY, reason))
+
+    def _fetch(self, session: Session, now: float) -> None:
+        """Bring a session back from host memory, if there is room."""
+        link = self._links.get(session.connection)
+        assert link is not None, "rows wait for a socket's sessions alone"
+        newcomer = Newcomer(link, session.max_tokens, is_new=False)
+        try:
+            self._make_room(self._room.giving_way(newcomer, now))
+        except AdmissionError:
+            return
+        self._wanted.pop(session.handle, None)
+        self.accounting.reserve(session.handle, session.max_tokens)
+        self.homes.come_back(session)
+        self.offer(session)
+
+    def _make_room(self, way: GivingWay) -> None:
+        reason = "it was idle, and another device had less"
+        for session in way.ending:
+            self.refuse(session.handle, Refusal(FaultCode.CAPACITY, reason))
+        for session in way.leaving:
+            dropped = [] if self.saver.is_away(session) else self.homes.dropped_for(session)
+            if dropped is None:
+                self.refuse(session.handle, Refusal(FaultCode.CAPACITY, reason))
+                continue
+            for handle in dropped:
+                self.num_dropped_copies += 1
+                full = "it was idle, and host memory was needed"
+                self.refuse(handle, Refusal(FaultCode.CAPACITY, full))
+            self._leave_engine(session)
+
+    def _leave_engine(self, session: Session) -> None:
+        if self.saver.is_away(session):
+            self.homes.turn_back(session)
+        else:
+            self.homes.leave(session)
+        self.tally.note(session)
+
     def _begin(self, link: Link, message: Open, now: float) -> Session:
         source = fork_source(message, link.sessions)
         if self.is_draining:
@@ -180,15 +264,13 @@ class Sessions:
             raise AdmissionError(FaultCode.INTERNAL, "the engine restarts")
         check_demand(self._config, message, self._steps.num_commands)
         self._check_wait(link)
-        for victim in self._room.victims(link, message.max_tokens, now):
-            reason = "it was idle, and another device had less"
-            self.refuse(victim.handle, Refusal(FaultCode.CAPACITY, reason))
+        newcomer = Newcomer(link, message.max_tokens, source=source)
+        self._make_room(self._room.giving_way(newcomer, now))
         session = self.table.add(message.key, message.max_tokens)
         session.cached_tokens = message.fork_tokens
-        fork_of = None if source is None else source.handle
-        self._steps.open(
-            OpenSequence(session.handle, session.max_tokens, fork_of, message.fork_tokens)
-        )
+        self.homes.open(session, source, message.fork_tokens)
+        if source is not None:
+            self.offer(source)
         return session
 
     def _check_wait(self, link: Link) -> None:

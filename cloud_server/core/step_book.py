@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from cloud_server.core.actions import (
     Command,
+    DropCopy,
     OpenSequence,
     Refusal,
     ReleaseSequence,
+    RestoreSequence,
+    SaveSequence,
     SequenceHandle,
     Step,
     StepOutcome,
@@ -64,6 +67,15 @@ class StepBook:
         else:
             self._commands[ReleaseSequence, handle] = ReleaseSequence(handle)
 
+    def copy(self, command: SaveSequence | RestoreSequence) -> None:
+        """Have positions copied with the next step, after all that was asked for before."""
+        self._order(command.handle)
+        self._commands[type(command), command.handle] = command
+
+    def drop_copy(self, handle: SequenceHandle) -> None:
+        """Have a copy in host memory forgotten, after what was asked for before."""
+        self._commands[DropCopy, handle] = DropCopy(handle)
+
     def begin(self, work: Sequence[tuple[Running, StepWork]]) -> Step:
         """The next step, with the oldest commands and all that its rows need."""
         self._num_steps += 1
@@ -83,7 +95,9 @@ class StepBook:
         if not self._commands:
             return ()
         keys = list(self._commands)
-        needed = {(OpenSequence, item.handle) for item in items} & self._commands.keys()
+        opened = {(OpenSequence, item.handle) for item in items} & self._commands.keys()
+        # Whoever asked for copies has said how many this step may make.
+        needed = opened | {key for key in keys if key[0] in {SaveSequence, RestoreSequence}}
         num_commands = MAX_COMMANDS
         if needed:
             last = max(place for place, key in enumerate(keys) if key in needed)
@@ -111,17 +125,20 @@ class StepBook:
         return self._pop(step)
 
     def end_failed(self, step: Step) -> tuple[Running, ...]:
-        """The pieces of a step that raised; its releases are asked for again.
+        """The pieces of a step that raised; what it was to free is asked for again.
 
         Raises:
             ValueError: it is not the oldest one.
         """
         pieces = self._pop(step)
         # First of all: sequences to be opened next may count on their room.
-        releases = [each for each in step.commands if isinstance(each, ReleaseSequence)]
-        again: dict[tuple[type[Command], SequenceHandle], Command] = {
-            (ReleaseSequence, each.handle): each for each in releases
-        }
+        again: dict[tuple[type[Command], SequenceHandle], Command] = {}
+        for each in step.commands:
+            match each:
+                case ReleaseSequence() | SaveSequence(is_last=True):
+                    again[ReleaseSequence, each.handle] = ReleaseSequence(each.handle)
+                case DropCopy():
+                    again[DropCopy, each.handle] = each
         self._commands = {**again, **self._commands}
         return pieces
 

@@ -47,10 +47,10 @@ class _Part(NamedTuple):
 
 
 class Tally:
-    """The sums over all live sessions. `charge` is what a reservation of so many tokens takes."""
+    """The sums over all live sessions. `held` is what a sequence has reserved."""
 
-    def __init__(self, charge: Callable[[int], int]) -> None:
-        self._charge = charge
+    def __init__(self, held: Callable[[SequenceHandle], int]) -> None:
+        self._held = held
         self._parts: dict[SequenceHandle, _Part] = {}
         self._identities: dict[Identity, Holding] = {}
         self._connections: dict[ConnectionId, Holding] = {}
@@ -95,7 +95,7 @@ class Tally:
         return _Part(
             session.identity,
             session.connection,
-            self._charge(session.max_tokens),
+            self._held(session.handle),
             session.num_queued_tokens,
             session.num_queued_frames,
             session.is_waiting,

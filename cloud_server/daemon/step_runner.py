@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_server.core.actions import (
+    DropCopy,
     OpenSequence,
     Refusal,
     ReleaseSequence,
+    RestoreSequence,
+    SaveSequence,
     SequenceHandle,
     Step,
     StepOutcome,
@@ -14,7 +17,9 @@ from cloud_server.core.actions import (
 )
 from cloud_server.engines.engine import (
     EngineFullError,
+    HostCopy,
     MiddleEngine,
+    PendingCopy,
     PendingRows,
     PipelinedEngine,
     Rows,
@@ -38,6 +43,7 @@ class StepRunner:
         self._wire = wire
         self._clock = clock
         self._sequences: dict[SequenceHandle, SequenceId] = {}
+        self._copies: dict[SequenceHandle, list[HostCopy]] = {}
 
     def run(self, step: Step) -> StepOutcome:
         """Begin a step and wait for its end, with what `begin` and `RunningStep.finish` raise."""
@@ -52,6 +58,8 @@ class StepRunner:
             Exception: whatever the engine raised; nothing is known about the step's sequences then.
         """
         failed_opens: dict[SequenceHandle, Refusal] = {}
+        copied_from_s = self._clock()
+        copies: list[PendingCopy] = []
         for command in step.commands:
             match command:
                 case OpenSequence():
@@ -60,12 +68,21 @@ class StepRunner:
                         failed_opens[command.handle] = refusal
                 case ReleaseSequence():
                     self._release(command.handle)
+                case _:
+                    self._copy(command, copies, failed_opens)
         prepared = [self._prepare(work, failed_opens) for work in step.items]
         items = [item for item in prepared if isinstance(item, StepItem)]
         started_s = self._clock()
         rows = _begin(self._engine, items)
         return RunningStep(
-            prepared, rows, tuple(failed_opens.items()), self._wire, started_s, self._clock
+            prepared=prepared,
+            rows=rows,
+            failed_opens=tuple(failed_opens.items()),
+            copies=copies,
+            wire=self._wire,
+            copied_from_s=copied_from_s,
+            started_s=started_s,
+            clock=self._clock,
         )
 
     def _open(self, command: OpenSequence, failed: dict[SequenceHandle, Refusal]) -> Refusal | None:
@@ -79,8 +96,67 @@ class StepRunner:
             sequence = self._engine.open(command.max_tokens, source, command.fork_tokens)
         except EngineFullError as error:
             return Refusal(FaultCode.CAPACITY, str(error))
+        self._release(command.handle)
         self._sequences[command.handle] = sequence
         return None
+
+    def _copy(
+        self,
+        command: SaveSequence | RestoreSequence | DropCopy,
+        pending: list[PendingCopy],
+        failed: dict[SequenceHandle, Refusal],
+    ) -> None:
+        """Begin what is to be copied, which `pending` gets; a failure ends that session alone."""
+        try:
+            match command:
+                case SaveSequence():
+                    pending += self._save(command)
+                case RestoreSequence():
+                    pending += self._restore(command)
+                case DropCopy():
+                    pending += self._drop(command.handle)
+        except (EngineFullError, LookupError) as error:
+            refusal = Refusal(FaultCode.CAPACITY, f"it could not be copied: {error}")
+            failed.setdefault(command.handle, refusal)
+            if isinstance(command, RestoreSequence):
+                # Rows that are on their way already must not meet a sequence that is short.
+                self._release(command.handle)
+
+    def _save(self, command: SaveSequence) -> list[PendingCopy]:
+        pending: list[PendingCopy] = []
+        if command.begin == 0:
+            pending += self._drop(command.handle)
+            self._copies[command.handle] = []
+        sequence = self._opened(command.handle)
+        try:
+            copy = self._engine.save(sequence, command.begin, command.end)
+        finally:
+            if command.is_last:
+                self._release(command.handle)
+        self._copies[command.handle].append(copy)
+        return [*pending, copy]
+
+    def _restore(self, command: RestoreSequence) -> list[PendingCopy]:
+        sequence = self._opened(command.handle)
+        pending: list[PendingCopy] = []
+        done = command.begin
+        for copy in self._copies.get(command.source, ()):
+            end = min(copy.end, command.end)
+            if copy.begin <= done < end:
+                pending.append(self._engine.restore(sequence, copy, done, end))
+                done = end
+        if done < command.end:
+            raise LookupError(f"its copy ends at {done}, not at {command.end}")
+        return pending
+
+    def _drop(self, handle: SequenceHandle) -> list[PendingCopy]:
+        return [self._engine.drop(copy) for copy in self._copies.pop(handle, ())]
+
+    def _opened(self, handle: SequenceHandle) -> SequenceId:
+        sequence = self._sequences.get(handle)
+        if sequence is None:
+            raise LookupError("its sequence could not be opened")
+        return sequence
 
     def _release(self, handle: SequenceHandle) -> None:
         sequence = self._sequences.pop(handle, None)
@@ -114,23 +190,29 @@ class RunningStep:
     prepared: list[StepItem | Refusal]
     rows: PendingRows
     failed_opens: tuple[tuple[SequenceHandle, Refusal], ...]
+    copies: Sequence[PendingCopy]
     wire: Dtype
+    copied_from_s: float
     started_s: float
     clock: Clock
 
     def finish(self) -> StepOutcome:
-        """Wait for the rows and pack them.
+        """Wait for copies and rows, and pack these.
 
         Raises:
             Exception: whatever the engine raised.
         """
+        for copy in self.copies:
+            copy.wait()
+        copied_s = self.clock() if self.copies else self.started_s
         deep = iter(self.rows.wait())
-        seconds = self.clock() - self.started_s
+        seconds = self.clock() - copied_s
         results: list[Payload | Refusal] = [
             item if isinstance(item, Refusal) else _packed(next(deep), self.wire)
             for item in self.prepared
         ]
-        return StepOutcome(tuple(results), seconds, self.failed_opens)
+        copy_s = copied_s - self.copied_from_s if self.copies else 0.0
+        return StepOutcome(tuple(results), seconds, self.failed_opens, copy_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,20 @@ class Extent(Protocol):
         ...
 
 
+class Copied(Protocol):
+    """Which positions of a sequence a copy has, `[begin, end)`."""
+
+    @property
+    def begin(self) -> int:
+        """The first one."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Behind the last one."""
+        ...
+
+
 def check_items(
     batch: Sequence[StepItem],
     extent_of: Callable[[SequenceId], Extent],
@@ -53,6 +67,38 @@ def check_items(
             raise ValueError(
                 f"rows end at {end}, the sequence was opened for {extent.max_tokens} positions"
             )
+
+
+def check_save(extent: Extent, begin: int, end: int, block_tokens: int) -> None:
+    """Return if a sequence's positions `[begin, end)` can be copied to host memory.
+
+    Raises:
+        ValueError: it does not hold them, they are none, or they begin within a block.
+    """
+    if not 0 <= begin < end <= extent.length:
+        raise ValueError(f"cannot save [{begin}, {end}): the sequence holds {extent.length}")
+    if begin % block_tokens:
+        raise ValueError(f"expected a begin in blocks of {block_tokens} tokens, got {begin}")
+
+
+def check_restore(extent: Extent, copy: Copied, begin: int, end: int, block_tokens: int) -> None:
+    """Return if positions `[begin, end)` of a copy can go on where a sequence ends.
+
+    Raises:
+        ValueError: they do not go on there or begin within a block, the copy has them not, or the
+            sequence may not.
+    """
+    if begin != extent.length or not copy.begin <= begin < end <= copy.end:
+        raise ValueError(
+            f"cannot restore [{begin}, {end}) of a copy of [{copy.begin}, {copy.end}): the sequence"
+            f" holds {extent.length}"
+        )
+    if begin % block_tokens:
+        raise ValueError(f"expected a begin in blocks of {block_tokens} tokens, got {begin}")
+    if end > extent.max_tokens:
+        raise ValueError(
+            f"the copy ends at {end}, the sequence was opened for {extent.max_tokens} positions"
+        )
 
 
 def check_opening(

@@ -45,6 +45,32 @@ class StepItem:
         return self.want.num_rows(len(self.rows))
 
 
+class PendingCopy(Protocol):
+    """Positions on their way to host memory or back."""
+
+    def wait(self) -> None:
+        """Return once they are there; from any one thread, in begun order with steps.
+
+        Raises:
+            EngineLostError: the engine has to be loaded again.
+        """
+        ...
+
+
+class HostCopy(PendingCopy, Protocol):
+    """Positions `[begin, end)` of a sequence in host memory."""
+
+    @property
+    def begin(self) -> int:
+        """The first position."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Behind the last position."""
+        ...
+
+
 class MiddleEngine(Protocol):
     """The middle layers with a KV cache per sequence; used from one thread only.
 
@@ -82,6 +108,24 @@ class MiddleEngine(Protocol):
 
     def release(self, sequence: SequenceId) -> None:
         """Forget a sequence and free its cache."""
+        ...
+
+    def save(self, sequence: SequenceId, begin: int, end: int) -> HostCopy:
+        """Begin to copy positions `[begin, end)` to host memory, where they stay whatever becomes
+        of the sequence. `begin` is a multiple of `block_tokens`.
+
+        Raises:
+            EngineFullError: there is no host memory for it.
+        """
+        ...
+
+    def restore(self, sequence: SequenceId, copy: HostCopy, begin: int, end: int) -> PendingCopy:
+        """Begin to put positions `[begin, end)` of a copy behind those that the sequence holds,
+        which are `begin`, a multiple of `block_tokens`."""
+        ...
+
+    def drop(self, copy: HostCopy) -> PendingCopy:
+        """Begin to free a copy's memory."""
         ...
 
 

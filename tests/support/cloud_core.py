@@ -8,9 +8,13 @@ from cloud_server.core.actions import (
     Action,
     CloseConnection,
     ConnectionId,
+    DropCopy,
     Identity,
     OpenSequence,
     Refusal,
+    ReleaseSequence,
+    RestoreSequence,
+    SaveSequence,
     Send,
     SequenceHandle,
     Step,
@@ -101,12 +105,16 @@ class PrefixEngine:
     while the next one was under way already: then `may_be_full` is to be set.
     """
 
-    def __init__(self, capacity_tokens: int) -> None:
+    def __init__(self, capacity_tokens: int, host_tokens: int = 0) -> None:
         self._capacity_tokens = capacity_tokens
+        self._host_tokens = host_tokens
         self._max_tokens: dict[SequenceHandle, int] = {}
         self.cached: dict[SequenceHandle, list[Row]] = {}
         self.refused: set[SequenceHandle] = set()
         self.may_be_full = False
+        self.copies: dict[SequenceHandle, list[Row]] = {}
+        """What lies in host memory."""
+        self.refused_copies: set[SequenceHandle] = set()
 
     def perform(self, step: Step, seconds: float = 0.01) -> StepOutcome:
         """Do the commands, then the items; items of `refused` sequences are refused."""
@@ -120,12 +128,45 @@ class PrefixEngine:
                     failed.append((command.handle, Refusal(FaultCode.CAPACITY, "full")))
                     continue
                 self._open(command)
+            elif isinstance(command, ReleaseSequence):
+                self._release(command.handle)
             else:
-                self._max_tokens.pop(command.handle, None)
-                self.cached.pop(command.handle, None)
+                refusal = self._copy(command)
+                failed += [] if refusal is None else [(command.handle, refusal)]
         assert len({item.handle for item in step.items}) == len(step.items), "one item each"
+        assert sum(map(len, self.copies.values())) <= self._host_tokens or self.may_be_full
         results = tuple(self._run(item) for item in step.items)
         return StepOutcome(results, seconds, tuple(failed))
+
+    def _release(self, handle: SequenceHandle) -> None:
+        self._max_tokens.pop(handle, None)
+        self.cached.pop(handle, None)
+
+    def _copy(self, command: SaveSequence | RestoreSequence | DropCopy) -> Refusal | None:
+        """Perform it, or refuse where an earlier step had failed or this one is told to."""
+        match command:
+            case DropCopy(handle):
+                self.copies.pop(handle, None)
+                return None
+            case SaveSequence(handle, begin, end, is_last):
+                kept = self.copies.setdefault(handle, []) if begin else []
+                cached = self.cached.get(handle, [])
+                is_whole = len(kept) == begin < end <= len(cached)
+                assert is_whole or self.may_be_full, "what is cached, piece by piece"
+                self.copies[handle] = [*kept, *cached[begin:end]]
+                if is_last:
+                    assert end == len(cached) or self.may_be_full, "all of it"
+                    self._release(handle)
+            case RestoreSequence(handle, source, begin, end):
+                kept, cached = self.copies.get(source, []), self.cached.get(handle, [])
+                is_whole = len(cached) == begin < end <= len(kept)
+                assert is_whole or self.may_be_full, "what was copied, piece by piece"
+                if is_whole:
+                    self.cached[handle] += kept[begin:end]
+        if is_whole and handle not in self.refused_copies:
+            return None
+        self.cached.pop(handle, None)
+        return Refusal(FaultCode.CAPACITY, "not copied")
 
     def _has_room(self, command: OpenSequence) -> bool:
         num_tokens = sum(self._max_tokens.values()) + command.max_tokens
@@ -162,8 +203,8 @@ class Cloud:
 
     def __init__(self, config: CoreConfig = CONFIG) -> None:
         self.core = CloudCore(config)
-        self.engine = PrefixEngine(config.capacity_tokens)
-        self._capacity_tokens = config.capacity_tokens
+        self.engine = PrefixEngine(config.capacity_tokens, config.host_tokens)
+        self._config = config
         self.devices: dict[ConnectionId, DeviceConnection] = {}
         self.closed: set[ConnectionId] = set()
         self.inbox: dict[ConnectionId, list[Message]] = {}
@@ -246,7 +287,7 @@ class Cloud:
 
     def lose_engine(self, restart_s: float) -> None:
         """The engine is gone with what it held; the next one is empty."""
-        self.engine = PrefixEngine(self._capacity_tokens)
+        self.engine = PrefixEngine(self._config.capacity_tokens, self._config.host_tokens)
         self._take(self.core.engine_lost("lost", restart_s))
 
     def run_all(self, most_steps: int = 1000) -> int:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,18 @@ from wire.numbers import NUMPY_DTYPES
 
 POISON = -1234.0
 """A first number of a step's rows that makes the step raise."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowsCopy:
+    """Positions `[begin, end)` of a sequence."""
+
+    begin: int
+    end: int
+    rows: Rows
+
+    def wait(self) -> None:
+        """See `PendingCopy`."""
 
 
 class FakeMiddleEngine:
@@ -33,6 +46,8 @@ class FakeMiddleEngine:
         self.num_longest = 0
         """How often a sequence came to the end of the context."""
         self.rows: dict[SequenceId, Rows] = {}
+        self.copies: list[RowsCopy] = []
+        """What lies in host memory."""
         self._reserved: dict[SequenceId, int] = {}
         self._num_opened = 0
 
@@ -65,6 +80,25 @@ class FakeMiddleEngine:
         """See `MiddleEngine.release`."""
         del self.rows[sequence]
         del self._reserved[sequence]
+
+    def save(self, sequence: SequenceId, begin: int, end: int) -> "RowsCopy":
+        """See `MiddleEngine.save`."""
+        assert end <= len(self.rows[sequence])
+        copy = RowsCopy(begin, end, self.rows[sequence][begin:end])
+        self.copies.append(copy)
+        return copy
+
+    def restore(self, sequence: SequenceId, copy: "RowsCopy", begin: int, end: int) -> "RowsCopy":
+        """See `MiddleEngine.restore`."""
+        assert len(self.rows[sequence]) == begin >= copy.begin
+        part = copy.rows[begin - copy.begin : end - copy.begin]
+        self.rows[sequence] = np.concatenate([self.rows[sequence], part])
+        return copy
+
+    def drop(self, copy: "RowsCopy") -> "RowsCopy":
+        """See `MiddleEngine.drop`."""
+        self.copies.remove(copy)
+        return copy
 
     def load(self, bundle: Bundle, config: CloudConfig) -> LoadedEngine:
         """An `EngineLoader` that gives this engine."""

@@ -5,6 +5,7 @@ output layers hashes once more over its own cache. All numbers are below 2**16, 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,6 +42,18 @@ def shallow_rows(token_ids: Sequence[int], position: int) -> Rows:
     return rows
 
 
+@dataclass(frozen=True, eq=False)
+class FakeCopy:
+    """Positions `[begin, end)` of a session, in host memory."""
+
+    begin: int
+    end: int
+    states: list[int]
+
+    def wait(self) -> None:
+        """See `PendingCopy`."""
+
+
 class FakeMiddle:
     """The middle of one session: a state per cached position."""
 
@@ -65,6 +78,14 @@ class FakeMiddle:
         copy = FakeMiddle()
         copy.states = self.states[:num_tokens]
         return copy
+
+    def save(self, begin: int, end: int) -> "FakeCopy":
+        assert end <= len(self.states)
+        return FakeCopy(begin, end, self.states[begin:end])
+
+    def restore(self, copy: "FakeCopy", begin: int, end: int) -> None:
+        assert len(self.states) == begin >= copy.begin
+        self.states += copy.states[begin - copy.begin : end - copy.begin]
 
 
 class FakeDeviceEngine:

@@ -132,6 +132,8 @@ class NumpyWorkers:
         self.send_error: Exception | None = None
         self.result_error: Exception | None = None
         self.plans: list[StepPlan] = []
+        self.kept: dict[int, NDArray[Any]] = {}
+        """Copies in host memory, blocks of rows."""
         # Block 0 is for padding: to read it or to write it is to be noticed.
         self._cache = np.full((num_blocks + 1, block_tokens, hidden_size), np.nan)
         self._block_tokens = block_tokens
@@ -142,6 +144,20 @@ class NumpyWorkers:
             raise self.send_error
         self.plans.append(plan)
         return NumpyAnswer(self, self._run(plan, np.concatenate(rows)))
+
+    def save(self, copy: int, blocks: NDArray[Any]) -> "NumpyAnswer":
+        """See `Workers.save`."""
+        self.kept[copy] = self._cache[blocks]
+        return NumpyAnswer(self, blocks)
+
+    def restore(self, copy: int, first: int, blocks: NDArray[Any]) -> "NumpyAnswer":
+        """See `Workers.restore`."""
+        self._cache[blocks] = self.kept[copy][first : first + len(blocks)]
+        return NumpyAnswer(self, blocks)
+
+    def drop(self, copy: int) -> "NumpyAnswer":
+        """See `Workers.drop`."""
+        return NumpyAnswer(self, self.kept.pop(copy))
 
     def _run(self, plan: StepPlan, shallow: NDArray[Any]) -> NDArray[Any]:
         sources, targets = plan.copies[:, 0], plan.copies[:, 1]

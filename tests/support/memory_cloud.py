@@ -24,7 +24,7 @@ from cloud_server.engines.engine import EngineLostError, Rows, SequenceId, StepI
 from device_runtime.link.link import Link
 from process.sockets.socket import Socket
 from tests.support.fake_cloud import FINGERPRINT, MODEL, SECRET, FakeCloud, link_to
-from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeMiddle
+from tests.support.fake_model import HIDDEN_SIZE, MAX_CONTEXT_TOKENS, FakeCopy, FakeMiddle
 from tests.support.memory_link import MemoryNetwork
 from wire.messages import Dtype, Want
 
@@ -73,6 +73,16 @@ class IntegerMiddle:
 
     def release(self, sequence: SequenceId) -> None:
         del self.sequences[sequence]
+
+    def save(self, sequence: SequenceId, begin: int, end: int) -> FakeCopy:
+        return self.sequences[sequence].save(begin, end)
+
+    def restore(self, sequence: SequenceId, copy: FakeCopy, begin: int, end: int) -> FakeCopy:
+        self.sequences[sequence].restore(copy, begin, end)
+        return copy
+
+    def drop(self, copy: FakeCopy) -> FakeCopy:
+        return copy
 
     def _run(self, item: StepItem) -> Rows:
         deep = self.sequences[item.sequence].step(item.rows, item.position)

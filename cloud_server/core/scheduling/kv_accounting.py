@@ -33,6 +33,14 @@ class KvAccounting:
         """What a reservation of so many positions takes."""
         return -(-max_tokens // self._block_tokens) * self._block_tokens
 
+    def whole_blocks(self, num_tokens: int) -> int:
+        """So many positions, or fewer: those that fill blocks."""
+        return num_tokens // self._block_tokens * self._block_tokens
+
+    def held(self, handle: SequenceHandle) -> int:
+        """What a sequence has reserved, in positions; 0 without a reservation."""
+        return self._reservations.get(handle, 0)
+
     def reserve(self, handle: SequenceHandle, max_tokens: int) -> None:
         """Set `max_tokens` positions aside for a sequence until it is released.
 

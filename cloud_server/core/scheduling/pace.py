@@ -29,7 +29,8 @@ class Pace:
         self._target_s = config.target_step_s
         self._most_tokens = config.step_budget_tokens
         self._times = StepTimes()
-        self._least_step_s = 0.0
+        self.least_step_s = 0.0
+        """What a step of few rows takes; 0 before the first."""
         self.budget_tokens = self._most_tokens
         if self._target_s > 0:
             self.budget_tokens = min(_FIRST_TOKENS, self._most_tokens)
@@ -43,7 +44,7 @@ class Pace:
             self._observe_least(seconds)
         # Below twice the time of the least step there is little to win, and much to lose: half of
         # every step would be what each costs, however few its rows.
-        limit_s = max(self._target_s, 2 * self._least_step_s)
+        limit_s = max(self._target_s, 2 * self.least_step_s)
         before = self.budget_tokens
         if seconds > limit_s:
             fitting = max(int(num_tokens * limit_s / seconds), before // _CHANGE, 1)
@@ -63,6 +64,6 @@ class Pace:
         return suggest_retry_s(num_queued_tokens, self.budget_tokens, self._times)
 
     def _observe_least(self, seconds: float) -> None:
-        is_less = self._least_step_s == 0 or seconds < self._least_step_s
-        past_s = seconds if is_less else self._least_step_s
-        self._least_step_s = _PAST_WEIGHT * past_s + (1 - _PAST_WEIGHT) * seconds
+        is_less = self.least_step_s == 0 or seconds < self.least_step_s
+        past_s = seconds if is_less else self.least_step_s
+        self.least_step_s = _PAST_WEIGHT * past_s + (1 - _PAST_WEIGHT) * seconds

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 
 import torch
 
-from cloud_server.engines.checks import check_items, check_opening
-from cloud_server.engines.engine import EngineFullError, Rows, SequenceId, StepItem
+from cloud_server.engines.checks import check_items, check_opening, check_restore, check_save
+from cloud_server.engines.engine import (
+    EngineFullError,
+    HostCopy,
+    PendingCopy,
+    Rows,
+    SequenceId,
+    StepItem,
+)
 from cloud_server.engines.torch.attention import plan_blocks
-from cloud_server.engines.torch.kv_slab import KvShape, KvSlab
+from cloud_server.engines.torch.kv_slab import KvShape, KvSlab, SavedKv
 from cloud_server.engines.torch.layer import LayerSettings, MiddleLayer, Ragged, Span
 from cloud_server.engines.torch.rows import rows_of, tensor_of
 from wire.messages import Dtype
@@ -92,6 +99,34 @@ class TorchMiddleEngine:
         """
         self._reserved_tokens -= self._slab(sequence).max_tokens
         del self._slabs[sequence]
+
+    @torch.inference_mode()
+    def save(self, sequence: SequenceId, begin: int, end: int) -> SavedKv:
+        """See `MiddleEngine.save`; it is made before this returns.
+
+        Raises:
+            ValueError: no such sequence, or not such positions.
+        """
+        slab = self._slab(sequence)
+        check_save(slab, begin, end, self.block_tokens)
+        return slab.saved(begin, end)
+
+    @torch.inference_mode()
+    def restore(self, sequence: SequenceId, copy: HostCopy, begin: int, end: int) -> PendingCopy:
+        """See `MiddleEngine.restore`; it is done before this returns.
+
+        Raises:
+            ValueError: no such sequence, or positions that do not follow on what it holds.
+        """
+        slab = self._slab(sequence)
+        check_restore(slab, copy, begin, end, self.block_tokens)
+        assert isinstance(copy, SavedKv), "it came from here"
+        slab.put_back(copy, begin, end)
+        return copy
+
+    def drop(self, copy: HostCopy) -> PendingCopy:
+        """See `MiddleEngine.drop`: its memory goes with the last reference to it."""
+        return copy
 
     @torch.inference_mode()
     def step(self, batch: Sequence[StepItem]) -> list[Rows]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from cloud_server.engines.engine import EngineFullError
+
 _LADDER_START_TOKENS = 256
 _LADDER_FACTOR = 4
 """A slab grows 256, 1024, 4096, ...: a token is moved less than 0.34 times on average."""
@@ -42,6 +44,19 @@ def slab_tokens(num_tokens: int, max_tokens: int) -> int:
     return min(size, max_tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class SavedKv:
+    """Positions `[begin, end)` of a slab in host memory, laid out as in the slab; a `HostCopy`."""
+
+    begin: int
+    end: int
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def wait(self) -> None:
+        """See `PendingCopy.wait`: it was made at once."""
+
+
 class KvSlab:
     """Keys and values of one sequence, all layers. Positions `[0, length)` are valid."""
 
@@ -66,6 +81,31 @@ class KvSlab:
         self._copy_from(source._sides, num_tokens)
         self.length = num_tokens
 
+    def saved(self, begin: int, end: int) -> SavedKv:
+        """A copy of positions `[begin, end)` in host memory.
+
+        Raises:
+            EngineFullError: there is none for it.
+        """
+        parts = self._parts(self._sides, begin, end)
+        try:
+            host = [torch.empty(part.shape, dtype=part.dtype) for part in parts]
+        except RuntimeError as error:  # what torch raises where memory is refused
+            raise EngineFullError(f"no host memory for {end - begin} positions") from error
+        for target, part in zip(host, parts, strict=True):
+            target.copy_(part)
+        return SavedKv(begin, end, host[0], host[1])
+
+    def put_back(self, saved: SavedKv, begin: int, end: int) -> None:
+        """Take positions `[begin, end)` of a copy behind those that are valid."""
+        self.reserve(end)
+        sides = (saved.keys, saved.values)
+        sources = self._parts(sides, begin - saved.begin, end - saved.begin)
+        targets = self._parts(self._sides, begin, end)
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source)
+        self.length = end
+
     def write(
         self, layer: int, position: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,9 +128,18 @@ class KvSlab:
         self._layers = list(zip(by_feature.unbind(), values.unbind(), strict=True))
 
     def _copy_from(self, sides: tuple[torch.Tensor, torch.Tensor], num_tokens: int) -> None:
-        key_axis = 3 if self._shape.transposed else 2
-        for axis, source, target in zip((key_axis, 2), sides, self._sides, strict=True):
-            target.narrow(axis, 0, num_tokens).copy_(source.narrow(axis, 0, num_tokens))
+        targets = self._parts(self._sides, 0, num_tokens)
+        for target, source in zip(targets, self._parts(sides, 0, num_tokens), strict=True):
+            target.copy_(source)
+
+    def _parts(
+        self, sides: tuple[torch.Tensor, torch.Tensor], begin: int, end: int
+    ) -> list[torch.Tensor]:
+        """Keys and values of positions `[begin, end)`, as views."""
+        axes = (3 if self._shape.transposed else 2, 2)
+        return [
+            side.narrow(axis, begin, end - begin) for axis, side in zip(axes, sides, strict=True)
+        ]
 
 
 def _sides(shape: KvShape, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:

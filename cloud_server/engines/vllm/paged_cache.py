@@ -103,6 +103,23 @@ class PagedCache:
         self._num_reserved -= found.reserved_blocks
         del self._sequences[sequence]
 
+    def blocks_of(self, sequence: SequenceId, begin: int, end: int) -> tuple[int, ...]:
+        """The blocks that hold a sequence's positions `[begin, end)`, which begin one."""
+        return tuple(
+            self._find(sequence).blocks[begin // self.block_tokens : self._blocks_for(end)]
+        )
+
+    def grow(self, sequence: SequenceId, end: int) -> tuple[int, ...]:
+        """Let a sequence hold positions up to `end`, which are about to be written whole blocks at
+        a time behind those that it holds, which fill theirs; the blocks for them."""
+        found = self._find(sequence)
+        num_before = len(found.blocks)
+        assert found.length == num_before * self.block_tokens, "what it holds fills its blocks"
+        while len(found.blocks) < self._blocks_for(end):
+            found.blocks.append(self._take())
+        found.length = end
+        return tuple(found.blocks[num_before:])
+
     def place(self, spans: Sequence[Span]) -> Placement:
         """Truncate each sequence to its span's start and make room for the rows.
 

@@ -74,6 +74,39 @@ class ProcessWorkers:
         self._shared.put(slot, step, rows)
         return _SlotAnswer(slot, step, self._shared, self)
 
+    def save(self, copy: int, blocks: NDArray[Any]) -> Answer:
+        """See `Workers.save`.
+
+        Raises:
+            ConnectionError: the workers are gone.
+        """
+        return self._call_all("hat_save", copy, blocks)
+
+    def restore(self, copy: int, first: int, blocks: NDArray[Any]) -> Answer:
+        """See `Workers.restore`.
+
+        Raises:
+            ConnectionError: the workers are gone.
+        """
+        return self._call_all("hat_restore", copy, first, blocks)
+
+    def drop(self, copy: int) -> Answer:
+        """See `Workers.drop`.
+
+        Raises:
+            ConnectionError: the workers are gone.
+        """
+        return self._call_all("hat_drop", copy)
+
+    def _call_all(self, method: str, *arguments: Any) -> Answer:
+        """Have every worker run a method; the answer comes when all of them have."""
+        if self.are_lost:
+            raise ConnectionError("a worker has ended")
+        future = self._executor.collective_rpc(
+            method, timeout=_STEP_TIMEOUT_S, args=arguments, non_block=True
+        )
+        return _CallAnswer(future, self)
+
     def _fits(self, plan: StepPlan, shared: SharedRows) -> bool:
         """Whether a slot is free and has room for what comes back: taps may be more than the rows
         of any step."""
@@ -118,16 +151,15 @@ class ProcessWorkers:
 
 @dataclass(frozen=True, slots=True)
 class _CallAnswer:
-    """Rows that come as what a call returns."""
+    """Rows, or word of a copy, that come as what a call returns."""
 
     future: Any
     workers: ProcessWorkers
 
-    def result(self) -> NDArray[Any]:
+    def result(self) -> Any:
         """See `Answer.result`."""
         with self.workers.watched():
-            rows: NDArray[Any] = self.future.result()
-        return rows
+            return self.future.result()
 
     def release(self) -> None:
         """See `Answer.release`."""

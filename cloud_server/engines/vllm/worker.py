@@ -39,6 +39,7 @@ class HatWorkerExtension:
     _hat_started_s = 0.0
     _hat_model_s = 0.0
     _hat_rows: WorkerRows | None = None
+    _hat_copies: dict[int, list[torch.Tensor]] | None = None
 
     def hat_facts(self) -> WorkerFacts:
         """What this worker is; called once, before the first step.
@@ -172,6 +173,34 @@ class HatWorkerExtension:
     def hat_model_s(self) -> float:
         """Seconds of the last step from the model's call to its rows on the host."""
         return self._hat_model_s
+
+    def hat_save(self, copy: int, blocks: NDArray[Any]) -> None:
+        """Keep this worker's part of KV blocks in host memory, under a number."""
+        with self._hat_all_or_none(), torch.inference_mode():
+            places = _on(blocks, self.model_runner.device)
+            self._hat_kept()[copy] = [
+                cache.index_select(_block_dim(cache, self.model_runner), places).cpu()
+                for cache in self._hat_caches()
+            ]
+
+    def hat_restore(self, copy: int, first: int, blocks: NDArray[Any]) -> None:
+        """Write what was kept into these blocks, from its own block `first` on."""
+        with self._hat_all_or_none(), torch.inference_mode():
+            places = _on(blocks, self.model_runner.device)
+            for cache, kept in zip(self._hat_caches(), self._hat_kept()[copy], strict=True):
+                dim = _block_dim(cache, self.model_runner)
+                part = kept.narrow(dim, first, len(blocks)).to(cache.device)
+                cache.index_copy_(dim, places, part)
+
+    def hat_drop(self, copy: int) -> None:
+        """Forget what was kept under a number."""
+        self._hat_kept().pop(copy, None)
+
+    def _hat_kept(self) -> dict[int, list[torch.Tensor]]:
+        """What was kept, layer by layer."""
+        if self._hat_copies is None:
+            self._hat_copies = {}
+        return self._hat_copies
 
     def _hat_caches(self) -> list[torch.Tensor]:
         """The KV cache of every layer of this stage."""
