@@ -95,6 +95,13 @@ class CloudConfig:
         "KV cache over all sessions, in tokens; left out: what the memory allows.",
         maximum=1 << 40,
     )
+    host_cache_gib: float | None = setting(
+        None,
+        "Memory of this machine, in GiB, for idle sessions whose room in the KV cache others need; "
+        "left out: half of what is free; 0: they end instead.",
+        0,
+        1 << 20,
+    )
     max_context_tokens: int | None = tokens(None, "Longest session; left out: the model's context.")
     max_sessions: int = count(256, "Most sessions at once.")
     max_connections: int = count(256, "Most devices at once.")

@@ -36,9 +36,13 @@ def wire_dtype(config: CloudConfig, manifest: Manifest) -> Dtype:
 
 
 def core_settings(
-    config: CloudConfig, manifest: Manifest, engine: MiddleEngine, scales: ChannelScales
+    config: CloudConfig,
+    manifest: Manifest,
+    engine: MiddleEngine,
+    scales: ChannelScales,
+    host_tokens: int = 0,
 ) -> CoreConfig:
-    """What the core is to be told."""
+    """What the core is to be told; `host_tokens` is how much of idle sessions fits host memory."""
     dtype = wire_dtype(config, manifest)
     row_bytes = engine.hidden_size * ITEM_BYTES[dtype]
     affordable_tokens = max(1, _MAX_FRAME_BYTES // row_bytes)
@@ -52,6 +56,7 @@ def core_settings(
         capacity_tokens=engine.capacity_tokens,
         max_context_tokens=engine.max_context_tokens,
         block_tokens=engine.block_tokens,
+        host_tokens=host_tokens,
         credential=(config.secret or "").encode(),
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,

@@ -12,8 +12,9 @@ from cloud_server.daemon.engine_thread import EngineThread
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception, server_tls
 from cloud_server.engines.engine import steps_in_flight
+from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
-from cloud_server.engines.sizing import gib
+from cloud_server.engines.sizing import HostDemand, choose_host_tokens, gib
 from cloud_server.number_format import NAMES
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
@@ -105,7 +106,10 @@ class CloudServer:
         rhythm = EngineRhythm(
             steps_in_flight(loaded.engine), max(_LEAST_LOAD_S, self._clock() - started_s)
         )
-        settings = core_settings(self._config, self._bundle.manifest, loaded.engine, self._scales)
+        host_tokens = self._host_tokens(loaded)
+        settings = core_settings(
+            self._config, self._bundle.manifest, loaded.engine, self._scales, host_tokens
+        )
         self.daemon = CloudDaemon(
             settings,
             self._engine,
@@ -115,7 +119,7 @@ class CloudServer:
             self._clock,
             self._randomness,
         )
-        _log.info("%s", self._announcement(loaded))
+        _log.info("%s", self._announcement(loaded, host_tokens))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new sessions and let the running ones finish, for some time at most."""
@@ -142,19 +146,35 @@ class CloudServer:
     def _load_engine(self) -> LoadedEngine:
         return self._loader(self._bundle, self._config)
 
-    def _announcement(self, loaded: LoadedEngine) -> str:
+    def _host_tokens(self, loaded: LoadedEngine) -> int:
+        """How many positions of idle sessions to keep in host memory.
+
+        Raises:
+            StartError: there is less of it than was asked for.
+        """
+        demand = HostDemand(
+            gib=self._config.host_cache_gib,
+            bytes_per_token=loaded.kv_bytes_per_token,
+            useful_tokens=self._config.max_sessions * loaded.engine.max_context_tokens,
+            kv_host_bytes=loaded.kv_host_bytes,
+        )
+        return choose_host_tokens(demand, available_bytes())
+
+    def _announcement(self, loaded: LoadedEngine, host_tokens: int) -> str:
         manifest, engine = self._bundle.manifest, loaded.engine
         first = manifest.num_input_layers
         name = self._config.congestion_control
         congestion = "" if name is None else f", congestion control {name}"
         kv_bytes = engine.capacity_tokens * loaded.kv_bytes_per_token
+        host_bytes = host_tokens * loaded.kv_bytes_per_token
+        kept = f"{host_tokens} more in host memory ({gib(host_bytes)})" if host_tokens else "no more"
         return (
             f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
             f" of {manifest.shape.num_layers}, hidden {engine.hidden_size}, "
             f"{NAMES[engine.dtype]}, rows in {NAMES[wire_dtype(self._config, manifest)]} "
             f"({_CODECS[self._config.wire_codec]}); "
             f"{loaded.description}; "
-            f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), "
+            f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), of idle sessions {kept}, "
             f"context {engine.max_context_tokens}; devices connect to {self.url}{congestion}"
         )
 

@@ -81,6 +81,9 @@ class Sessions:
             if known is not None and known.max_tokens == message.max_tokens:
                 self._take_up(link, message.session, known, now)
                 known.taps = taps
+                if known.home is Home.HOST:
+                    # Its device is about to use it: the way back begins before rows are here.
+                    self._fetch(known, now)
                 return
             if known is not None:
                 self._tell_replaced(known)
@@ -221,9 +224,9 @@ class Sessions:
                 self.refuse(handle, Refusal(FaultCode.CAPACITY, reason))
 
     def _fetch(self, session: Session, now: float) -> None:
-        """Bring a session back from host memory, if there is room."""
+        """Bring a session with a socket back from host memory, if there is room."""
         link = self._links.get(session.connection)
-        assert link is not None, "rows wait for a socket's sessions alone"
+        assert link is not None, "it has a socket"
         newcomer = Newcomer(link, session.max_tokens, is_new=False)
         try:
             self._make_room(self._room.giving_way(newcomer, now))

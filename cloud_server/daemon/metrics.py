@@ -35,10 +35,20 @@ class Metrics:
         self._batch_tokens = self._histogram("batch_tokens", "Rows of one step.", _BATCH_TOKENS)
         self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
         self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
-        self._dropped_tokens = self._counter(
-            "dropped_tokens", "Rows that their device took back before they ran."
-        )
-        self._num_dropped_counted = 0
+        self._counted = {
+            "saved_bytes": self._counter(
+                "received_saved_bytes", "Bytes that coded rows from devices took less than RAW ones."
+            ),
+            "dropped_tokens": self._counter(
+                "dropped_tokens", "Rows that their device took back before they ran."
+            ),
+            "saves": self._counter("host_saves", "Idle sessions that went to host memory."),
+            "restores": self._counter("host_restores", "Sessions filled from host memory."),
+            "dropped_copies": self._counter(
+                "host_drops", "Sessions that ended in host memory, which others needed."
+            ),
+        }
+        self._last: dict[str, int] = dict.fromkeys(self._counted, 0)
         self.failed_steps = self._counter("failed_steps", "Steps that raised.")
         self.lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
         self.received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
@@ -46,10 +56,6 @@ class Metrics:
         self.sent_saved_bytes = self._counter(
             "sent_saved_bytes", "Bytes that coded rows to devices took less than RAW ones."
         )
-        self._received_saved_bytes = self._counter(
-            "received_saved_bytes", "Bytes that coded rows from devices took less than RAW ones."
-        )
-        self._num_saved_counted = 0
         self._faults = Counter(
             "faults", "Faults sent.", ["code"], namespace=_PREFIX, registry=self._registry
         )
@@ -83,13 +89,16 @@ class Metrics:
                 "lanes": figures.num_lanes,
                 "sessions": figures.num_sessions,
                 "detached_sessions": figures.num_detached_sessions,
+                "host_sessions": figures.num_saved_sessions,
+                "host_cache_tokens": figures.host_tokens,
+                "host_cache_capacity_tokens": figures.host_capacity_tokens,
             }
             for name, value in values.items():
                 self._gauges[name].set(value)
-            self._dropped_tokens.inc(figures.dropped_tokens - self._num_dropped_counted)
-            self._num_dropped_counted = figures.dropped_tokens
-            self._received_saved_bytes.inc(figures.saved_bytes - self._num_saved_counted)
-            self._num_saved_counted = figures.saved_bytes
+            for name, counter in self._counted.items():
+                so_far: int = getattr(figures, name)
+                counter.inc(so_far - self._last[name])
+                self._last[name] = so_far
         return generate_latest(self._registry)
 
     def _is_verification(self, item: StepWork) -> bool:
@@ -111,6 +120,9 @@ _GAUGES = {
     "queued_tokens": "Rows that wait for a step.",
     "connections": "Devices connected.",
     "lanes": "Further sockets of devices, which carry pieces of prompts.",
-    "sessions": "Sessions that hold a KV cache.",
+    "sessions": "Sessions that hold a KV cache, here or in host memory.",
     "detached_sessions": "Sessions that wait for their device to come back.",
+    "host_sessions": "Idle sessions in host memory, or on the way there or back.",
+    "host_cache_tokens": "KV positions in host memory.",
+    "host_cache_capacity_tokens": "KV positions that it may hold.",
 }

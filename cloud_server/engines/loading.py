@@ -14,7 +14,9 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """`description` names engine, device and threads; `kv_bytes_per_token` is for people.
+    """`description` names engine, device and threads; `kv_bytes_per_token` is what a position takes
+    over all workers, in the engine and in host memory. `kv_host_bytes` is what the engine's own KV
+    cache may still take of this machine's memory.
 
     `close` ends what the engine has started beside it, such as processes.
     """
@@ -23,6 +25,7 @@ class LoadedEngine:
     description: str
     kv_bytes_per_token: int
     close: Callable[[], None] = _nothing
+    kv_host_bytes: int = 0
 
 
 EngineLoader = Callable[[Bundle, CloudConfig], LoadedEngine]

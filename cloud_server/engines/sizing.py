@@ -9,6 +9,10 @@ _KV_SHARE = 0.5
 """Of the memory that the weights leave: the rest is for rows, scores, sockets, and a moving slab,
 which exists twice for a moment."""
 
+_HOST_SHARE = 0.5
+"""Of the host memory that weights and KV cache leave: for idle sessions. The rest is for sockets,
+rows, and whatever else runs on the machine."""
+
 _GIB = 1 << 30
 
 
@@ -39,6 +43,38 @@ def choose_capacity(demand: KvDemand, free_bytes: int) -> int:
     if affordable_tokens < 1:
         raise StartError(f"no memory for a KV cache: {gib(free_bytes)} are free")
     return min(affordable_tokens, demand.useful_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class HostDemand:
+    """What host memory is asked to hold of idle sessions. `gib` None: what it allows.
+
+    `useful_tokens`: more would never be used. `kv_host_bytes`: what the engine's own KV cache may
+    still take of it.
+    """
+
+    gib: float | None
+    bytes_per_token: int
+    useful_tokens: int
+    kv_host_bytes: int = 0
+
+
+def choose_host_tokens(demand: HostDemand, free_bytes: int) -> int:
+    """How many positions of idle sessions to keep in host memory, of which so much is free.
+
+    Raises:
+        StartError: what was asked for does not fit.
+    """
+    left_bytes = max(0, free_bytes - demand.kv_host_bytes)
+    num_bytes = int(left_bytes * _HOST_SHARE)
+    if demand.gib is not None:
+        num_bytes = int(demand.gib * _GIB)
+        if num_bytes > left_bytes:
+            raise StartError(
+                f"host_cache_gib {demand.gib:g}: {gib(left_bytes)} of memory are free beside the KV "
+                "cache"
+            )
+    return min(num_bytes // demand.bytes_per_token, demand.useful_tokens)
 
 
 def least_kv_bytes(demand: KvDemand, context_tokens: int) -> int:

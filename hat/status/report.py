@@ -52,6 +52,7 @@ def _cloud(now: SideStatus, before: SideStatus | None) -> Iterator[Line]:
     capacity = found.count("hat_cloud_kv_cache_capacity_tokens")
     used = found.count("hat_cloud_kv_cache_usage_perc") * capacity
     yield "KV cache", f"{share(used, capacity)} tokens"
+    yield "host", _host_memory(found)
     rows_each = number(found.mean("hat_cloud_batch_tokens"))
     yield "steps", f"{_times(found, 'hat_cloud_step_seconds')}; {rows_each} rows each"
     prompts = f"{found.count('hat_cloud_prefill_tokens_total'):,.0f} of prompts"
@@ -73,6 +74,17 @@ def _link(found: Samples) -> str:
     num_lanes = found.count("hat_link_num_lanes")
     lanes = f", {num_lanes:,.0f} further ones for prompts now" if num_lanes else ""
     return f"{state}; {delay} there and back, {up} up, {down} down; {made} so far{lanes}"
+
+
+def _host_memory(found: Samples) -> str:
+    """Idle sessions that have left the KV cache."""
+    kept = count(found.count("hat_cloud_host_sessions"), "idle session")
+    used = found.count("hat_cloud_host_cache_tokens")
+    in_all = share(used, found.count("hat_cloud_host_cache_capacity_tokens"))
+    saved = f"{found.count('hat_cloud_host_saves_total'):,.0f} saved"
+    restored = f"{found.count('hat_cloud_host_restores_total'):,.0f} brought back"
+    dropped = f"{found.count('hat_cloud_host_drops_total'):,.0f} dropped"
+    return f"{kept}, {in_all} tokens; {saved}, {restored}, {dropped}"
 
 
 def _times(found: Samples, histogram: str) -> str:

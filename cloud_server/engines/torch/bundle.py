@@ -53,7 +53,12 @@ def load_torch_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     plan = _plan(bundle, config)
     limits = _limits(plan, config)
     engine = build_engine(plan, limits, _layer_tensors(bundle, plan))
-    return LoadedEngine(engine, _description(plan, threads), plan.kv_shape.bytes_per_token)
+    kv_bytes = plan.kv_shape.bytes_per_token
+    # On a processor the cache grows as it is used.
+    kv_host_bytes = engine.capacity_tokens * kv_bytes if plan.device.type == "cpu" else 0
+    return LoadedEngine(
+        engine, _description(plan, threads), kv_bytes, kv_host_bytes=kv_host_bytes
+    )
 
 
 def default_threads() -> int:

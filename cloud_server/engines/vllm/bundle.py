@@ -42,8 +42,13 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     shape, kv_bytes = _checked(bundle, config)
     started = start_engine(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
     _log.info("vLLM is up: %s", _facts_line(started))
+    kv_host_bytes = started.engine.capacity_tokens * kv_bytes if is_cpu_build() else 0
     return LoadedEngine(
-        started.engine, _description(config, started), kv_bytes, close=started.close
+        started.engine,
+        _description(config, started),
+        kv_bytes,
+        close=started.close,
+        kv_host_bytes=kv_host_bytes,
     )
 
 
