@@ -167,7 +167,9 @@ class CloudServer:
         congestion = "" if name is None else f", congestion control {name}"
         kv_bytes = engine.capacity_tokens * loaded.kv_bytes_per_token
         host_bytes = host_tokens * loaded.kv_bytes_per_token
-        kept = f"{host_tokens} more in host memory ({gib(host_bytes)})" if host_tokens else "no more"
+        kept = (
+            f"{host_tokens} more in host memory ({gib(host_bytes)})" if host_tokens else "no more"
+        )
         return (
             f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
             f" of {manifest.shape.num_layers}, hidden {engine.hidden_size}, "

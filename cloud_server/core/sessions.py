@@ -229,7 +229,8 @@ class Sessions:
         assert link is not None, "it has a socket"
         newcomer = Newcomer(link, session.max_tokens, is_new=False)
         try:
-            self._make_room(self._room.giving_way(newcomer, now))
+            with self.homes.spared(session):
+                self._make_room(self._room.giving_way(newcomer, now))
         except AdmissionError:
             return
         self._wanted.pop(session.handle, None)
@@ -267,8 +268,11 @@ class Sessions:
             raise AdmissionError(FaultCode.INTERNAL, "the engine restarts")
         check_demand(self._config, message, self._steps.num_commands)
         self._check_wait(link)
+        if source is not None and not self.homes.can_fork(source):
+            raise AdmissionError(FaultCode.CAPACITY, "the session to fork is not there yet")
         newcomer = Newcomer(link, message.max_tokens, source=source)
-        self._make_room(self._room.giving_way(newcomer, now))
+        with self.homes.spared(source):
+            self._make_room(self._room.giving_way(newcomer, now))
         session = self.table.add(message.key, message.max_tokens)
         session.cached_tokens = message.fork_tokens
         self.homes.open(session, source, message.fork_tokens)

@@ -71,8 +71,8 @@ def choose_host_tokens(demand: HostDemand, free_bytes: int) -> int:
         num_bytes = int(demand.gib * _GIB)
         if num_bytes > left_bytes:
             raise StartError(
-                f"host_cache_gib {demand.gib:g}: {gib(left_bytes)} of memory are free beside the KV "
-                "cache"
+                f"host_cache_gib {demand.gib:g}: {gib(left_bytes)} of memory are free beside the "
+                "KV cache"
             )
     return min(num_bytes // demand.bytes_per_token, demand.useful_tokens)
 

@@ -1,96 +1,24 @@
 """What every middle engine must keep, whatever it is made of."""
 
 import contextlib
-import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 
-from cloud_server.engines.engine import EngineFullError, MiddleEngine, PipelinedEngine, StepItem
+from cloud_server.engines.engine import EngineFullError, PipelinedEngine, StepItem
 from tests.support.middle_engines import (
     CAPACITY_TOKENS,
     ENGINES,
     as_rows,
+    assert_near,
+    family_of,
     random_rows,
     run_one,
     shortened_engine,
 )
-from tests.support.middle_models import (
-    FAMILIES,
-    MAX_CONTEXT,
-    NUM_MIDDLE_LAYERS,
-    SCALED_ROPES,
-    MiddleModel,
-    make_middle_model,
-)
-from tests.support.vllm_engines import HEAD_DIM, has_vllm
+from tests.support.middle_models import FAMILIES, MAX_CONTEXT, NUM_MIDDLE_LAYERS
 from wire.messages import Dtype, Want
 from wire.numbers import NUMPY_DTYPES
-
-
-def assert_near(rows: NDArray[Any], expected: NDArray[Any]) -> None:
-    """Equal but for the order of float32 additions, whose error grows with the largest number."""
-    largest = max(1.0, float(np.abs(expected).max(initial=0.0)))
-    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=4e-6 * largest)
-
-
-Models = Callable[[str], MiddleModel]
-
-
-@pytest.fixture(scope="module")
-def made() -> Callable[[str, int], MiddleModel]:
-    return functools.cache(lambda family, head_dim: make_middle_model(family, head_dim=head_dim))
-
-
-@pytest.fixture
-def models(engine_name: str, made: Callable[[str, int], MiddleModel]) -> Models:
-    def model(family: str) -> MiddleModel:
-        if family not in _families_of(engine_name):
-            pytest.skip(f"{engine_name} does not run {family}, or runs it elsewhere in this file")
-        return made(family, HEAD_DIM if engine_name.startswith("vllm") else 8)
-
-    return model
-
-
-def _families_of(engine_name: str) -> tuple[str, ...]:
-    """The embedded engine has no experts; vLLM has windows in all layers or none and ropes of its
-    own, and every family runs in one worker, two of them in several."""
-    if engine_name == "vllm-tp1":
-        return tuple(family for family in FAMILIES if family not in {"qwen2", *SCALED_ROPES})
-    if engine_name.startswith("vllm"):
-        return ("qwen2-plain", "qwen3-moe")
-    return tuple(family for family in FAMILIES if family != "qwen3-moe")
-
-
-_NEEDS = {
-    **{
-        name: [pytest.mark.skipif(not has_vllm(), reason="needs vLLM: make test-vllm")]
-        for name in ENGINES
-        if name.startswith("vllm")
-    },
-    "torch-cuda": [
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-    ],
-}
-
-
-@pytest.fixture(params=[pytest.param(name, marks=_NEEDS.get(name, [])) for name in ENGINES])
-def engine_name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def engine(engine_name: str, models: Models) -> MiddleEngine:
-    return ENGINES[engine_name](models(_family_of(engine_name)), Dtype.FP32)
-
-
-def _family_of(engine_name: str) -> str:
-    return "qwen2-plain" if engine_name.startswith("vllm") else "qwen2"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,7 +58,7 @@ def test_a_prompt_in_chunks_equals_the_prompt_whole(engine_name, models, family,
 
 
 def test_a_long_sequence_keeps_its_cache_as_it_grows(engine, engine_name, models):
-    shallow, deep = models(_family_of(engine_name)).rows(MAX_CONTEXT, seed=3)
+    shallow, deep = models(family_of(engine_name)).rows(MAX_CONTEXT, seed=3)
     rows = as_rows(shallow, Dtype.FP32)
     sequence = engine.open(MAX_CONTEXT)
     for position in range(0, MAX_CONTEXT, 240):
@@ -144,12 +72,12 @@ def test_taps_are_the_rows_after_so_many_layers_and_change_nothing_else(
 ):
     if not engine.takes_taps:
         pytest.skip(f"{engine_name} gives no taps")
-    shallow, deep = models(_family_of(engine_name)).rows(12, seed=3)
+    shallow, deep = models(family_of(engine_name)).rows(12, seed=3)
     rows = as_rows(shallow, Dtype.FP32)
     plain, tapped, other = (engine.open(20) for _ in range(3))
     taps = (1, NUM_MIDDLE_LAYERS - 1)
     expected = [run_one(engine, plain, 0, rows)]
-    expected += [_rows_after(models(_family_of(engine_name)), rows, tap) for tap in taps]
+    expected += [_rows_after(models(family_of(engine_name)), rows, tap) for tap in taps]
     answers = engine.step(
         [
             StepItem(other, 0, rows[:5], Want.ALL),

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 
 from cloud_server.engines.engine import EngineFullError, HostCopy, MiddleEngine, StepItem
-from tests.contract.test_middle_engine import (  # noqa: F401 (fixtures)
-    assert_near,
-    engine,
-    engine_name,
-    made,
-    models,
-)
-from tests.support.middle_engines import CAPACITY_TOKENS, random_rows, run_one
+from tests.support.middle_engines import CAPACITY_TOKENS, assert_near, random_rows, run_one
 from wire.messages import Want
 
 NUM_ROWS = 150

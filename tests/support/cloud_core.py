@@ -41,6 +41,8 @@ from wire.messages import (
 )
 
 ROW_BYTES = 4
+COPY_S = 0.0005
+"""Of a position to host memory, or back."""
 FINGERPRINT = b"f" * 32
 HELLO = Hello(1, 1, FINGERPRINT, 2, 6, 1, 0b111, 0b1, b"")
 CONFIG = CoreConfig(
@@ -136,7 +138,7 @@ class PrefixEngine:
         assert len({item.handle for item in step.items}) == len(step.items), "one item each"
         assert sum(map(len, self.copies.values())) <= self._host_tokens or self.may_be_full
         results = tuple(self._run(item) for item in step.items)
-        return StepOutcome(results, seconds, tuple(failed))
+        return StepOutcome(results, seconds, tuple(failed), COPY_S * step.num_copied_tokens)
 
     def _release(self, handle: SequenceHandle) -> None:
         self._max_tokens.pop(handle, None)
@@ -174,7 +176,9 @@ class PrefixEngine:
         return num_tokens <= self._capacity_tokens
 
     def _open(self, command: OpenSequence) -> None:
-        assert command.handle not in self._max_tokens, "a handle is opened once"
+        if self.may_be_full:
+            self._release(command.handle)
+        assert command.handle not in self._max_tokens, "a handle is opened once at a time"
         self._max_tokens[command.handle] = command.max_tokens
         self.cached[command.handle] = []
         if command.fork_of is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,3 +104,14 @@ def random_rows(engine: MiddleEngine, num_rows: int, seed: int) -> NDArray[np.ge
     generator = np.random.default_rng(seed)
     rows = generator.standard_normal((num_rows, engine.hidden_size)).astype(np.float32)
     return rows.astype(NUMPY_DTYPES[engine.dtype])
+
+
+def assert_near(rows: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Equal but for the order of float32 additions, whose error grows with the largest number."""
+    largest = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=4e-6 * largest)
+
+
+def family_of(engine_name: str) -> str:
+    """The model that an engine is tried with where any will do."""
+    return "qwen2-plain" if engine_name.startswith("vllm") else "qwen2"

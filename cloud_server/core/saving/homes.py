@@ -6,6 +6,7 @@ another one leaves may have to wait until that one has left: its sequence is ope
 run, when the engine has the room. Sessions wait for it in the order in which they were let in.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -102,6 +103,12 @@ class Homes:
             command = OpenSequence(handle, max_tokens, fork_of.handle, fork_tokens)
         self._await(_Awaited(session, command, fork_of, copy if fork_tokens else None))
 
+    def can_fork(self, source: Session) -> bool:
+        """Whether a session may begin as a copy of this one. It may not while that waits to be made
+        of one that is over: the engine would have to keep what is counted as free."""
+        origin, _ = self._origin(source)
+        return origin is None or origin.handle not in self._over
+
     def come_back(self, session: Session) -> None:
         """A session in host memory has a reservation again: have it filled from its copy."""
         command = OpenSequence(session.handle, session.max_tokens)
@@ -127,13 +134,7 @@ class Homes:
     def end(self, session: Session) -> None:
         """Forget a session, wherever it is, before its reservation is given back."""
         copy = self._copies.get(session.handle)
-        if session.home is Home.LEAVING:
-            assert copy is not None, "it is being made"
-            if not copy.num_readers:
-                del self._transfers[session.handle]
-                self._leaving_tokens -= self._accounting.charge(session.max_tokens)
-                self._steps.release(session.handle)
-        elif session.home is not Home.HOST:
+        if session.home not in {Home.LEAVING, Home.HOST}:
             self._quit_engine(session)
         if copy is not None:
             copy.is_kept = False
@@ -174,6 +175,18 @@ class Homes:
     def savable_tokens(self) -> int:
         """How much of host memory can be had, if all that nobody waits for is dropped."""
         return self._host_tokens - self.held_tokens + sum(each.num_tokens for each in self._kept())
+
+    @contextlib.contextmanager
+    def spared(self, session: Session | None) -> Iterator[None]:
+        """While room is made for a session, what it is to be filled from is not dropped."""
+        copy = None if session is None else self._origin(session)[1]
+        if copy is not None:
+            copy.num_readers += 1
+        try:
+            yield
+        finally:
+            if copy is not None:
+                copy.num_readers -= 1
 
     def is_copyable(self, session: Session) -> bool:
         """Whether the engine holds something of a session that may be copied."""
@@ -333,10 +346,14 @@ class Homes:
             self._drop_if_unread(copy)
 
     def _drop_if_unread(self, copy: _Copy) -> None:
-        """Free a copy that nobody needs any more."""
+        """Free a copy that nobody needs any more, or stop making it."""
         handle = copy.session.handle
-        if copy.is_kept or copy.num_readers or self._copies.get(handle) is not copy:
+        if copy.is_kept or copy.num_readers:
             return
+        if not copy.is_whole:
+            del self._transfers[handle]
+            self._leaving_tokens -= self._accounting.charge(copy.session.max_tokens)
+            self._steps.release(handle)
         del self._copies[handle]
         self.held_tokens -= self._accounting.charge(copy.num_tokens)
         self._steps.drop_copy(handle)

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from cloud_server.core.actions import Identity, SequenceHandle
 
-_LEAST_TOKENS = 32
-"""So few rows are sent again in one small frame; to copy them is not worth a step's attention."""
-
 _FAST_LINK_BYTES_PER_S = 12.5e6
 """100 Mbit/s: who replays over a slower uplink gains more by a copy than is counted here."""
 
@@ -29,11 +26,13 @@ _PAST_WEIGHT = 0.8
 class CopyPace:
     """How long copies take by measure, and how many positions one step may copy.
 
-    A step copies whole blocks of `block_tokens`, one at least.
+    A step copies whole blocks of `block_tokens`, one at least. Up to `few_tokens` rows are sent
+    again in one frame that goes first; to copy them is not worth a step's attention.
     """
 
-    def __init__(self, block_tokens: int) -> None:
+    def __init__(self, block_tokens: int, few_tokens: int) -> None:
         self._block_tokens = block_tokens
+        self._few_tokens = few_tokens
         self._token_s: float | None = None
         self._most_tokens = _FIRST_TOKENS
 
@@ -56,7 +55,7 @@ class CopyPace:
     def is_worth(self, num_tokens: int, row_bytes: int, run_s: float) -> bool:
         """Whether to copy so many positions out and back takes no longer than to send their rows
         again, over a fast link, and to compute them again, which takes `run_s`."""
-        if num_tokens < _LEAST_TOKENS:
+        if num_tokens <= self._few_tokens:
             return False
         upload_s = num_tokens * row_bytes / _FAST_LINK_BYTES_PER_S
         return 2 * num_tokens * (self._token_s or 0.0) <= upload_s + run_s

@@ -29,7 +29,7 @@ class Saver:
         self._most_copy_s = (config.target_step_s or _TARGET_STEP_S) / _SHARE_OF_TARGET
         self._homes = homes
         self._pace = pace
-        self._copies = CopyPace(config.block_tokens)
+        self._copies = CopyPace(config.block_tokens, config.verify_tokens)
 
     def observe(self, step: Step, outcome: StepOutcome) -> None:
         """Learn from a step that ran."""

@@ -56,9 +56,7 @@ def load_torch_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     kv_bytes = plan.kv_shape.bytes_per_token
     # On a processor the cache grows as it is used.
     kv_host_bytes = engine.capacity_tokens * kv_bytes if plan.device.type == "cpu" else 0
-    return LoadedEngine(
-        engine, _description(plan, threads), kv_bytes, kv_host_bytes=kv_host_bytes
-    )
+    return LoadedEngine(engine, _description(plan, threads), kv_bytes, kv_host_bytes=kv_host_bytes)
 
 
 def default_threads() -> int:
