@@ -41,6 +41,7 @@ class FakeMiddleEngine:
         self.capacity_tokens = capacity
         self.max_context_tokens = context
         self.fails_always = False
+        self.has_host_memory = True
         self.may_step = threading.Event()
         self.may_step.set()
         self.num_longest = 0
@@ -83,6 +84,8 @@ class FakeMiddleEngine:
 
     def save(self, sequence: SequenceId, begin: int, end: int) -> "RowsCopy":
         """See `MiddleEngine.save`."""
+        if not self.has_host_memory:
+            raise EngineFullError("no host memory")
         assert end <= len(self.rows[sequence])
         copy = RowsCopy(begin, end, self.rows[sequence][begin:end])
         self.copies.append(copy)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from cloud_server.core.actions import (
+    DropCopy,
     OpenSequence,
     Refusal,
     ReleaseSequence,
+    RestoreSequence,
+    SaveSequence,
     SequenceHandle,
     Step,
     StepWork,
@@ -168,3 +171,53 @@ def test_numbers_beyond_a_format_are_refused_by_its_name(engine_dtype, wire, row
     assert isinstance(refusal, Refusal)
     assert refusal.code is FaultCode.BAD_FRAME
     assert "within 65504 either way in FP16 rows" in refusal.message
+
+
+def _saved(runner: StepRunner, rows: np.ndarray) -> None:
+    """A sequence that has left in two pieces, as A."""
+    runner.run(Step(1, (OpenSequence(A, 40),), (_work(A, 0, rows),)))
+    runner.run(Step(2, (SaveSequence(A, 0, 8, is_last=False),), ()))
+    runner.run(Step(3, (SaveSequence(A, 8, len(rows), is_last=True),), ()))
+
+
+def test_a_sequence_leaves_and_comes_back_in_pieces_of_any_size(runner, engine):
+    rows = _rows(30)
+    _saved(runner, rows[:20])
+    assert (engine.num_sequences, len(engine.copies)) == (0, 2)
+    runner.run(Step(4, (OpenSequence(A, 40), RestoreSequence(A, A, 0, 5)), ()))
+    commands = (RestoreSequence(A, A, 5, 20), DropCopy(A))
+    outcome = runner.run(Step(5, commands, (_work(A, 20, rows[20:]),)))
+    np.testing.assert_array_equal(_deep(outcome.results[0], 10), deep_rows(rows)[20:])
+    assert engine.copies == []
+    # The clock ticks when the step begins, before its forward, when copies are there, and after.
+    assert (outcome.copy_s, outcome.seconds) == (2, 1)
+
+
+def test_another_sequence_begins_as_a_copy_that_stays(runner, engine):
+    rows = _rows(30)
+    _saved(runner, rows[:20])
+    commands = (OpenSequence(B, 40), RestoreSequence(B, A, 0, 11))
+    outcome = runner.run(Step(4, commands, (_work(B, 11, rows[11:15]),)))
+    np.testing.assert_array_equal(_deep(outcome.results[0], 4), deep_rows(rows)[11:15])
+    assert len(engine.copies) == 2
+
+
+def test_a_copy_that_cannot_be_made_or_is_not_there_ends_its_session_alone(runner, engine):
+    rows = _rows(5)
+    engine.has_host_memory = False
+    opened = (OpenSequence(A, 40), OpenSequence(B, 40))
+    runner.run(Step(1, opened, (_work(A, 0, rows), _work(B, 0, rows))))
+    saved = runner.run(Step(2, (SaveSequence(A, 0, 5, is_last=True),), (_work(B, 5, rows),)))
+    ((handle, refusal),) = saved.failed_opens
+    assert (handle, refusal.code) == (A, FaultCode.CAPACITY)
+    _deep(saved.results[0], 5)
+    assert engine.num_sequences == 1, "its room is free all the same"
+    commands = (OpenSequence(A, 40), RestoreSequence(A, A, 0, 5))
+    restored = runner.run(Step(3, commands, (_work(A, 5, rows), _work(B, 10, rows))))
+    assert [handle for handle, _ in restored.failed_opens] == [A]
+    assert isinstance(restored.results[0], Refusal)
+    _deep(restored.results[1], 5)
+    late = runner.run(Step(4, (), (_work(A, 5, rows), _work(B, 15, rows))))
+    assert isinstance(late.results[0], Refusal), "rows that were on their way already"
+    _deep(late.results[1], 5)
+    assert engine.num_sequences == 1

@@ -192,6 +192,38 @@ def test_forks_cuts_and_rewrites_read_the_right_rows(engine):
     np.testing.assert_array_equal(run(engine, fork, 13, late[13:], Want.LAST), sums(late)[-1:])
 
 
+def test_what_was_saved_comes_back_into_other_blocks(engine, workers):
+    text = rows(10)
+    source = engine.open(16)
+    run(engine, source, 0, text, Want.NONE)
+    fork = engine.open(16, source, 6)
+    copies = [engine.save(source, 0, 8), engine.save(source, 8, 10)]
+    engine.release(source)
+    run(engine, engine.open(12), 0, rows(12, seed=1))
+    back = engine.open(16)
+    for copy, begin, end in ((copies[0], 0, 4), (copies[0], 4, 8), (copies[1], 8, 10)):
+        engine.restore(back, copy, begin, end).wait()
+    whole = np.concatenate([text, rows(3, seed=2)])
+    np.testing.assert_array_equal(run(engine, back, 10, whole[10:]), sums(whole)[10:])
+    other = np.concatenate([text[:6], rows(3, seed=3)])
+    np.testing.assert_array_equal(run(engine, fork, 6, other[6:]), sums(other)[6:])
+    for copy in copies:
+        engine.drop(copy).wait()
+    assert workers.kept == {}
+
+
+def test_workers_of_which_one_could_not_copy_are_a_lost_engine(engine, workers):
+    sequence = engine.open(8)
+    run(engine, sequence, 0, rows(5))
+    copy = engine.save(sequence, 0, 5)
+    workers.result_error = MemoryError("planted")
+    with pytest.raises(EngineLostError, match="MemoryError"):
+        copy.wait()
+    for begin in (1, 3):
+        with pytest.raises(ValueError, match="blocks of 4"):
+            engine.save(sequence, begin, 5)
+
+
 def test_a_step_may_have_so_many_rows_and_no_more(engine, workers):
     one, two = engine.open(20), engine.open(20)
     batch = [StepItem(one, 0, rows(12), Want.ALL), StepItem(two, 0, rows(12), Want.ALL)]
