@@ -37,7 +37,8 @@ class Metrics:
         self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
         self._counted = {
             "saved_bytes": self._counter(
-                "received_saved_bytes", "Bytes that coded rows from devices took less than RAW ones."
+                "received_saved_bytes",
+                "Bytes that coded rows from devices took less than RAW ones.",
             ),
             "dropped_tokens": self._counter(
                 "dropped_tokens", "Rows that their device took back before they ran."
