@@ -6,9 +6,13 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from process.sockets.congestion import (
+    congestion_control,
+    is_slow_after_pause,
+    slow_start_after_idle,
+)
 from process.sockets.windows import UNKNOWN_BYTES, Window, after_pause
 
 if sys.platform == "linux":
@@ -100,23 +104,12 @@ def send_window(sock: Any, num_waiting: int) -> Window:
 
 
 def _restarts_after_pause(sock: Any) -> bool:
-    """Whether the system shrinks the connection's window after a pause; true if it does not tell.
-
-    Source: Linux's `tcp_slow_start_after_idle_check`; of its algorithms, bbr alone is exempt.
-    """
-    try:
-        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-    except (OSError, AttributeError):
-        name = b""
-    return not name.startswith(b"bbr") and _slow_start_after_idle()
+    """Whether the system shrinks its window after a pause; true if it does not tell."""
+    return is_slow_after_pause(congestion_control(sock), _slow_start_after_idle()) is not False
 
 
-@functools.cache
-def _slow_start_after_idle() -> bool:
-    try:
-        return Path("/proc/sys/net/ipv4/tcp_slow_start_after_idle").read_text().strip() != "0"
-    except OSError:
-        return True
+# Asked before every piece that is sent.
+_slow_start_after_idle = functools.cache(slow_start_after_idle)
 
 
 def keep_unsent_short(sock: Any, num_bytes: int) -> None:
