@@ -9,7 +9,6 @@ end it first.
 """
 
 import contextlib
-import gc
 import heapq
 import math
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench.link.namespaces import End, kill_all_in, new_namespace, run
+from bench.link.namespaces import End, kill_all_in, new_namespace, run, run_before_others
 from bench.link.netem import commands
 from bench.link.shaped_link import LinkError, LinkKind, RelayFigures
 from bench.link.shaper import Shaper, shaper_pairs
@@ -72,7 +71,7 @@ def main() -> None:
     except (LinkError, OSError) as error:
         sys.exit(str(error))
     try:
-        _run_before_others()
+        run_before_others()
         relay = _Relay(lanes)
         movers = _Movers(orders, namespaces)
         _say(namespaces)
@@ -119,13 +118,6 @@ class _Movers:
 
 def _say(answer: object) -> None:
     print(msgspec.json.encode(answer).decode(), flush=True)
-
-
-def _run_before_others() -> None:
-    """Be scheduled at once when a packet is due, whatever the cloud and the devices compute."""
-    gc.disable()
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ of the process that made it: it is gone with that file and the last process in i
 import contextlib
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import struct
@@ -158,6 +159,14 @@ def kill_all_in(namespaces: Sequence[str]) -> None:
             is_inside = (process / "ns" / "net").stat().st_ino in ours
             if is_inside and int(process.name) != os.getpid():
                 os.kill(int(process.name), signal.SIGKILL)
+
+
+def run_before_others() -> None:
+    """Have this process scheduled at once when something is due, whatever else computes, if it may;
+    for programs that are punctual and compute little."""
+    gc.disable()
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def run(argv: Sequence[str], text: str = "") -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from statistics import median
 
 import click
 import msgspec
@@ -24,9 +25,17 @@ def main() -> None:
 @click.option("--sizes", default="160000,2000000", show_default=True, metavar="BYTES,...")
 @click.option("--pauses", default="1,10,60", show_default=True, metavar="S,...")
 @click.option("--tries", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--least", is_flag=True, help="Print the least of the tries, not their median.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON of all tries.")
 def first_chunk(
-    arms: str, rtts: str, rates: str, sizes: str, pauses: str, tries: int, out: Path | None
+    arms: str,
+    rtts: str,
+    rates: str,
+    sizes: str,
+    pauses: str,
+    tries: int,
+    least: bool,
+    out: Path | None,
 ) -> None:
     """Time of the first chunk after a pause against a warm one, in ms, and their ratio."""
     names = arms.split(",")
@@ -49,7 +58,7 @@ def first_chunk(
         raise click.ClickException(str(error)) from error
     if out is not None:
         out.write_bytes(msgspec.json.encode(result))
-    click.echo(table(result))
+    click.echo(table(result, min if least else median))
 
 
 @main.command("contest")

@@ -11,6 +11,8 @@ import struct
 import sys
 import time
 
+from bench.link.namespaces import run_before_others
+
 PART = struct.Struct("<III")
 """Before each part: the message's number, the part's bytes, the whole message's."""
 
@@ -93,4 +95,5 @@ def _read(connection: socket.socket, parts: Parts) -> bool:
 
 
 if __name__ == "__main__":
+    run_before_others()
     serve(sys.argv[1])

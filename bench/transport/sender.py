@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from bench.link.namespaces import run_before_others
 from bench.transport.receiver import ARRIVED, PART
 
 _NOBODY = 65_534
@@ -105,7 +106,8 @@ def _arrived_s(sock: socket.socket, number: int) -> float:
 
 
 def become_nobody() -> None:
-    """Go on without root's rights, if this process has them."""
+    """Go on without root's rights, if this process has them, but be punctual."""
+    run_before_others()
     if os.geteuid() == 0:
         # Loaded when an address is looked up, from files that only root may read here and there.
         importlib.import_module("encodings.idna")

@@ -84,6 +84,8 @@ def test_the_table_holds_medians_and_their_ratio_to_warm() -> None:
         "| up=20mbit | 160,000 | one | 90 | 180 (2.00) | 79 |",
         "| up=20mbit | 160,000 | bbr | 90 | 90 (1.00) | 79 |",
     ]
+    least = table(FirstChunks(machine=(), chunks=tuple(_chunks())), min).splitlines()
+    assert least[2] == "| up=20mbit | 160,000 | one | 10 | 10 (1.00) | 79 |"
 
 
 def test_the_contest_counts_what_was_never_answered_as_the_longest() -> None:
