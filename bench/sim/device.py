@@ -34,6 +34,7 @@ def make_ways(
     rate changes."""
     loop = asyncio.get_running_loop()
     up, down = legs(spec, frame_s)
+    up = replace(up, is_slow_after_pause=scenario.devices[number].is_slow_after_pause)
     seeds = [f"{scenario.seed}/{way}/{number}" for way in ("up", "down")]
     is_tcp_seen = scenario.link.kind in _BETWEEN_NAMESPACES and spec.is_shaped
     if not is_tcp_seen and spec.trace is None:

@@ -41,7 +41,8 @@ class DeviceSpec:
     """One device: its times, its link, and its slow modes.
 
     Every `mode_requests` requests its times are multiplied with another of `modes`. `whole` is
-    the whole model on the device, for the arm that runs it there.
+    the whole model on the device, for the arm that runs it there. `is_slow_after_pause` says
+    whether the device's TCP begins slowly again after a pause.
     """
 
     times: DeviceTimes
@@ -50,6 +51,7 @@ class DeviceSpec:
     modes: tuple[float, ...] = (1.0,)
     mode_requests: int = 5
     whole: LinearTime | None = None
+    is_slow_after_pause: bool = True
 
 
 @dataclass(frozen=True, slots=True)

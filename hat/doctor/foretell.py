@@ -227,6 +227,7 @@ def _asked(
                 ),
                 _link_spec(link),
                 Overheads(request_s=world.request_s, emission_s=world.piece_s),
+                is_slow_after_pause=link.is_slow_after_pause is not False,
             ),
         ),
         cloud=CloudSpec(

@@ -111,6 +111,32 @@ def test_one_message_takes_its_bytes_with_headers_and_the_way(
     assert came_s == pytest.approx(on_wire / rate + delay_s)
 
 
+@pytest.mark.parametrize(("is_slow", "num_round_trips"), [(True, 2), (False, 0)])
+def test_after_a_pause_a_window_begins_anew_unless_the_device_knows_none(
+    is_slow: bool, num_round_trips: int
+) -> None:
+    spec, num_bytes = LinkSpec(1e9, None, delay_s=0.05), 14_480 * 5
+
+    async def run() -> list[float]:
+        loop = asyncio.get_running_loop()
+        leg = replace(legs(spec)[0], is_slow_after_pause=is_slow)
+        way = TcpWay(loop, leg, Shaper(directions(spec)[0], Luck.seeded("0")))
+        trips_s = []
+        for _ in range(4):
+            came = asyncio.Event()
+            begin_s = loop.time()
+            way.carry(bytes(num_bytes), lambda _, came=came: came.set())
+            await came.wait()
+            trips_s.append(loop.time() - begin_s)
+            await asyncio.sleep(10.0)
+        return trips_s
+
+    first_s, _, *later_s = run_virtual(run)
+    assert first_s == pytest.approx(0.05 + 2 * 0.1, abs=2e-3)
+    expected_s = 0.05 + num_round_trips * 0.1
+    assert later_s == pytest.approx([expected_s] * 2, abs=2e-3)
+
+
 def test_a_window_begins_with_ten_segments_and_doubles() -> None:
     spec = LinkSpec(1e9, None, delay_s=0.05)
     header = websocket_bytes(14_480, is_masked=True) - 14_480

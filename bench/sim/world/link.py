@@ -51,6 +51,8 @@ class Leg:
     loss: float
     is_masked: bool
     late_s: float
+    is_slow_after_pause: bool = True
+    """Whether TCP begins with a small window again after a pause."""
 
 
 def legs(spec: LinkSpec, frame_s: float = 0.0) -> tuple[Leg, Leg]:

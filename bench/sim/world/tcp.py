@@ -1,7 +1,7 @@
 """One direction of a device's link by TCP segments: a window that grows, a queue that overflows.
 
 The link is `bench.link.shaper.Shaper`, the object that shapes live links too; what is modelled
-here is the sender: slow start from ten segments, again after an idle time, congestion avoidance
+here is the sender: slow start from ten segments, again after a pause, congestion avoidance
 after the first loss, and each lost segment sent again a round trip later (selective
 acknowledgements), or after a timeout when nothing behind it was acknowledged. Acknowledgements
 come one delay after a segment, cost no rate, and are not lost.
@@ -87,7 +87,8 @@ class TcpWay:
     def carry(self, frame: bytes, arrive: Arrive) -> None:
         self._take_acknowledgements()
         idle_s = self._loop.time() - self._last_sent_s
-        if self._in_flight_bytes == 0 and idle_s > self._timeout_s:
+        is_pause = self._in_flight_bytes == 0 and idle_s > self._timeout_s
+        if is_pause and self._leg.is_slow_after_pause:
             self._window_bytes = min(self._window_bytes, _INITIAL_WINDOW_BYTES)
         num_bytes = websocket_bytes(len(frame), self._leg.is_masked)
         self._queue.append(_Message(frame, arrive, num_bytes))
