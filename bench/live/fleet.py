@@ -112,6 +112,14 @@ class Fleet:
                 urls = [f"http://127.0.0.1:{port}" for port, _ in started]
         return Devices(tuple(urls), tuple(clouds), tuple(child for _, child in started))
 
+    async def start_cloud(self, arm: Arm) -> Cloud:
+        """An arm's cloud alone, at its end of the first link.
+
+        Raises:
+            LiveError: it did not start.
+        """
+        return await self._cloud(arm, self._links[0], at_device=None)
+
     def cloud_url(self, cloud: Cloud) -> str:
         """Where the first device's end of its link finds a cloud at the other end."""
         link = self._links[0]
