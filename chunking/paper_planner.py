@@ -36,7 +36,7 @@ class PaperPlanner:
             return self.first_tokens
         waiting_s = estimates.cloud_queue_s or 0.0
         for num_tokens in range(self.min_tokens, self.max_tokens, self.grid_tokens):
-            upload_s = num_tokens * estimates.token_bytes / bytes_per_s
+            upload_s = num_tokens * estimates.sent_token_bytes / bytes_per_s
             if upload_s >= waiting_s + step.of(num_tokens) / self.pipeline_length:
                 return num_tokens
         return self.max_tokens

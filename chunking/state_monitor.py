@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from chunking.averages import Average, MovingAverage, RobustAverage
+from chunking.coding import Coding
 from chunking.estimates import Estimates
 from chunking.line_estimator import LineEstimator
 from chunking.link_estimator import LinkEstimator, Measured
@@ -26,11 +27,17 @@ class AnsweredFrame:
 class StateMonitor:
     """Takes measurements, and gives `Estimates` at any moment. Clock readings are passed in.
 
-    `is_robust` False smooths everything as the paper does.
+    `is_robust` False smooths everything as the paper does. With `always_codes` rows that can be
+    coded are, whatever that brings.
     """
 
-    def __init__(self, is_robust: bool = True) -> None:
+    def __init__(self, is_robust: bool = True, always_codes: bool = False) -> None:
         self._is_robust = is_robust
+        self._always_codes = always_codes
+        self._coding = LineEstimator(self._average)
+        self._coded_share = self._average()
+        self.can_code = False
+        """Whether both sides of the present connection speak a codec."""
         self.link = LinkEstimator(is_robust)
         self._cloud_step = LineEstimator(self._average)
         self._prefill = LineEstimator(self._average)
@@ -47,6 +54,7 @@ class StateMonitor:
             cloud_step=self._cloud_step.line,
             prefill=self._prefill.line,
             draft_token_s=self._draft_token_s.value,
+            coding=self._known_coding(),
         )
 
     def on_reply(self, key: Hashable, answered: AnsweredFrame, now: float) -> None:
@@ -61,10 +69,21 @@ class StateMonitor:
         """The input submodel took so long for a chunk."""
         self._prefill.add(num_tokens, seconds)
 
+    def on_coded(self, num_tokens: int, seconds: float, share: float) -> None:
+        """Coding the rows of so many tokens took so long, and left this share of their bytes."""
+        self._coding.add(num_tokens, seconds)
+        self._coded_share.add(share)
+
     def on_draft(self, num_tokens: int, seconds: float) -> None:
         """Drafting so many tokens took so long."""
         if num_tokens > 0:
             self._draft_token_s.add(seconds / num_tokens)
+
+    def _known_coding(self) -> Coding | None:
+        line, share = self._coding.line, self._coded_share.value
+        if not self.can_code or line is None or share is None:
+            return None
+        return Coding(line, share, self._always_codes)
 
     def _average(self) -> Average:
         return RobustAverage() if self._is_robust else MovingAverage()

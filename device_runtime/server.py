@@ -47,6 +47,7 @@ from process.program.exposure import is_loopback
 from process.world import World
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.manifest_file import MANIFEST_FILE
+from wire.messages import Codec
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ async def serve_device(
         stack.callback(listener.close)
         access = _access(config, listener)
         bundle = load_bundle(config.bundle, "device", config.verify_weights)
-        monitor = StateMonitor(is_robust=config.chunking != "paper")
+        monitor = StateMonitor(config.chunking != "paper", config.wire_codec == "exact")
         link = Link(link_config(config, bundle), world.clock, world.randomness, monitor, dial)
         engine = await asyncio.to_thread(load_engine, config)
         runtime = Runtime(
@@ -156,7 +157,14 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         congestion_control=config.congestion_control,
         connections=config.connections,
         patience=_patience(config),
+        codec=_codec(config),
     )
+
+
+def _codec(config: DeviceConfig) -> Codec:
+    if config.wire_codec == "raw":
+        return Codec.RAW
+    return Codec.PADDED if config.pad_frames else Codec.EXACT
 
 
 def _patience(config: DeviceConfig) -> Patience:

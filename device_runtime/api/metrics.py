@@ -142,6 +142,12 @@ class Metrics:
         self._stale = self._counter("stale_rows", "As many of them as were of no use.")
         self._bytes_up = self._counter("uplink_bytes", "Bytes sent to the cloud.")
         self._bytes_down = self._counter("downlink_bytes", "Bytes received from the cloud.")
+        self._saved_up = self._counter(
+            "uplink_saved_bytes", "Bytes that coded rows to the cloud took less than RAW ones."
+        )
+        self._saved_down = self._counter(
+            "downlink_saved_bytes", "Bytes that coded rows from the cloud took less than RAW ones."
+        )
         self._phase_s = Counter(
             "hat_phase_seconds",
             "Time of generations by what it went to; see `seconds` in the `hat` field of answers.",
@@ -166,6 +172,8 @@ class Metrics:
         self._stale.inc(stats.num_stale_rows)
         self._bytes_up.inc(stats.bytes_up)
         self._bytes_down.inc(stats.bytes_down)
+        self._saved_up.inc(stats.saved_up)
+        self._saved_down.inc(stats.saved_down)
         phases = phases_of(stats)
         for phase in _PHASES:
             self._phase_s.labels(self._model_name, phase).inc(getattr(phases, phase))

@@ -44,6 +44,9 @@ class GenerationStats:
     """The sizes that the prompt was cut into, each with what was known at that moment."""
     bytes_up: int = 0
     bytes_down: int = 0
+    saved_up: int = 0
+    saved_down: int = 0
+    """Bytes that coded rows took less than RAW ones."""
     queue_s: float = 0.0
     """Waiting for a turn."""
     open_s: float = 0.0

@@ -9,7 +9,7 @@ from device_runtime.link.proxies import Proxy
 from process.errors import StartError
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.limits import MAX_LANES
-from wire.messages import Ability, Dtype, Hello
+from wire.messages import Ability, Codec, Dtype, Hello
 from wire.numbers import SUPPORTED_CODECS, TAPPED_CODECS
 
 CLOSE_S = 2.0
@@ -60,10 +60,12 @@ class LinkConfig:
     secret: bytes = field(default=b"", repr=False)
     ca_file: Path | None = None
     proxy: Proxy | None = None
+    codec: Codec = Codec.RAW
+    """What rows may be in besides RAW, where the cloud speaks it."""
     congestion_control: str | None = None
+    """Of each connection; None: the kernel's own."""
     connections: int | None = 1
     """Sockets at once; None: as many as the link is worth."""
-    """Of each connection; None: the kernel's own."""
     patience: Patience = field(default_factory=Patience)
 
     @property
@@ -82,7 +84,7 @@ class LinkConfig:
             num_layers=self.model.num_layers,
             hidden_size=self.model.hidden_size,
             dtypes=1 << Dtype.FP32 | 1 << Dtype.FP16 | 1 << Dtype.BF16,
-            codecs=(TAPPED_CODECS if wants_taps else SUPPORTED_CODECS) | lanes,
+            codecs=(TAPPED_CODECS if wants_taps else SUPPORTED_CODECS) | 1 << self.codec | lanes,
             credential=self.secret,
         )
 

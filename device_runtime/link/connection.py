@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 
 from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import CLOSE_S, Patience
 from device_runtime.link.lanes import LanePlan, Lanes
 from device_runtime.link.meter import LinkMeter
@@ -20,6 +21,7 @@ from process.sockets.heartbeat import until_silent
 from process.sockets.socket import Socket
 from process.world import Clock, Randomness
 from wire.codec import decode, encode
+from wire.coding.row_codecs import NO_CODECS, row_codecs
 from wire.connection import DeviceConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import KEY_BYTES
@@ -91,6 +93,7 @@ class LinkConnection:
         self._is_given_up = asyncio.Event()
         self._given_up_for = ""
         self.dtype = Dtype.FP32
+        self.coding = LinkCoding(NO_CODECS, meter.monitor, clock)
         self._taps = 0
         self.num_events = 0
         self.slowness = slowness
@@ -111,6 +114,9 @@ class LinkConnection:
             reason = f"expected Welcome, got {type(welcome).__name__}"
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self.dtype = welcome.dtype
+        assert self._rules.rows is not None, "a Welcome came"
+        codecs = row_codecs(self._rules.rows, welcome.tables)
+        self.coding = LinkCoding(codecs, self._meter.monitor, self._clock)
         self._taps = taps if welcome.codecs >> Codec.TAPPED & 1 else 0
         self._outbox = Outbox(welcome.credit_limit_tokens)
         return welcome
@@ -341,7 +347,10 @@ class LinkConnection:
     async def _read_all(self) -> None:
         while True:
             message, num_bytes = await self._read()
-            self._hand_out(message, num_bytes)
+            if isinstance(message, Reply):
+                await self._hand_out_reply(message, num_bytes)
+            else:
+                self._hand_out(message)
 
     async def _read(self) -> tuple[Message, int]:
         """The next message, checked against the rules, and the bytes of its frame."""
@@ -361,17 +370,20 @@ class LinkConnection:
             raise RefusedError(message)
         return message, len(frame)
 
-    def _hand_out(self, message: Message, num_bytes: int) -> None:
+    async def _hand_out_reply(self, reply: Reply, num_bytes: int) -> None:
+        """Give a reply with plain rows to its session, if that is not over."""
+        if self._lanes is not None:
+            self._lanes.answered((reply.session, reply.epoch, reply.position))
+        plain = await self.coding.plain(reply, self._rules.num_taps(reply.session))
+        if (session := self._sessions.get(reply.session)) is not None:
+            session.take_reply(plain, num_bytes, len(plain.payload) - len(reply.payload))
+
+    def _hand_out(self, message: Message) -> None:
         """Give a message to its session; one that is over wants nothing any more."""
         match message:
             case Opened():
                 if (session := self._sessions.get(message.session)) is not None:
                     session.take_opened(message.cached_tokens)
-            case Reply():
-                if self._lanes is not None:
-                    self._lanes.answered((message.session, message.epoch, message.position))
-                if (session := self._sessions.get(message.session)) is not None:
-                    session.take_reply(message, num_bytes)
             case Fault():
                 if (session := self._sessions.pop(message.session, None)) is not None:
                     self._outbox.discard(message.session)

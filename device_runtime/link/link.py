@@ -261,7 +261,11 @@ class Link:
         self._connected.set()
         if self.taps and not welcome.codecs >> Codec.TAPPED & 1:
             _log.warning("%s", _NO_TAPS)
-        _log.info("connected to the cloud at %s, rows in %s", self._where, welcome.dtype.name)
+        codec = connection.coding.codec
+        coded = "" if codec is Codec.RAW else f", {codec.name} where that is sooner"
+        _log.info(
+            "connected to the cloud at %s, rows in %s%s", self._where, welcome.dtype.name, coded
+        )
 
     def _lane_plan(self, socket: Socket, welcome: Welcome) -> LanePlan:
         """How further sockets of a connection are made, and how many."""

@@ -1,6 +1,7 @@
 """Tells a `StateMonitor` what passes on one socket, and when."""
 
 from collections.abc import Callable
+from typing import Final
 
 from chunking.state_monitor import AnsweredFrame, StateMonitor
 from wire.messages import Message, Open, Opened, Reply, SessionId, States
@@ -12,7 +13,7 @@ class LinkMeter:
     """Of one connection; what the monitor learns outlives it. `clock` is monotonic, in seconds."""
 
     def __init__(self, monitor: StateMonitor, clock: Callable[[], float]) -> None:
-        self._monitor = monitor
+        self.monitor: Final = monitor
         self._clock = clock
         self._opens_s: dict[SessionId, float] = {}
 
@@ -21,7 +22,7 @@ class LinkMeter:
         match message:
             case States():
                 key = (message.session, message.epoch, message.position)
-                self._monitor.link.on_sent(key, num_bytes, self._clock())
+                self.monitor.link.on_sent(key, num_bytes, self._clock())
             case Open():
                 if len(self._opens_s) >= _MAX_TRACKED_OPENS:
                     del self._opens_s[next(iter(self._opens_s))]
@@ -41,14 +42,14 @@ class LinkMeter:
                     batch_tokens=message.batch_tokens,
                 )
                 key = (message.session, message.epoch, message.position)
-                self._monitor.on_reply(key, answered, self._clock())
+                self.monitor.on_reply(key, answered, self._clock())
             case Opened() if message.session in self._opens_s:
                 trip_s = self._clock() - self._opens_s.pop(message.session)
-                self._monitor.link.on_round_trip(trip_s)
+                self.monitor.link.on_round_trip(trip_s)
             case _:
                 pass
 
     def on_lost(self) -> None:
         """The socket is gone, and what was in flight with it."""
         self._opens_s.clear()
-        self._monitor.link.on_lost()
+        self.monitor.link.on_lost()

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import Patience
 from device_runtime.session.actions import ComputeAndSend
 from process.world import Clock
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Codec, Dtype, Fault, Open, Payload, Reply, SessionId, States
+from wire.messages import Dtype, Fault, Open, Payload, Reply, SessionId, States
 
 MAX_QUEUED_FRAMES = 2
 """Frames a session may have waiting: one is being written while the next is computed."""
@@ -43,6 +44,25 @@ class Slowness:
         """A reply came, so long after its frame was queued."""
         self.longest_wait_s = max(self.longest_wait_s, wait_s)
         self.num_silences = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Bytes of a session's frames, both ways, and what coded rows saved of them beside RAW ones."""
+
+    up: int = 0
+    down: int = 0
+    saved_up: int = 0
+    saved_down: int = 0
+
+    def since(self, before: "Carried") -> "Carried":
+        """What came after this much."""
+        return Carried(
+            self.up - before.up,
+            self.down - before.down,
+            self.saved_up - before.saved_up,
+            self.saved_down - before.saved_down,
+        )
 
 
 class LinkLostError(CloudUnavailableError):
@@ -91,6 +111,7 @@ class Carrier(Protocol):
 
     dtype: Dtype
     num_events: int
+    coding: LinkCoding
     slowness: Slowness
 
     @property
@@ -139,6 +160,9 @@ class LinkSession:
         self.name = SessionName(request.key, request.max_tokens)
         self.bytes_up = 0
         self.bytes_down = 0
+        self.saved_up = 0
+        self.saved_down = 0
+        """Bytes that coded rows took less than RAW ones."""
         self._carrier = carrier
         self._patience = patience
         self._clock = clock
@@ -159,6 +183,11 @@ class LinkSession:
         self._heard_s = 0.0
         """When anything last happened to it, by the loop's clock, as `_asked_s` has it."""
         self._changed = asyncio.Event()
+
+    @property
+    def carried(self) -> Carried:
+        """What was sent and received until now."""
+        return Carried(self.bytes_up, self.bytes_down, self.saved_up, self.saved_down)
 
     @property
     def dtype(self) -> Dtype:
@@ -213,6 +242,8 @@ class LinkSession:
         """
         if action.epoch != self._epoch:
             self._begin_epoch(action.epoch)
+        num_rows = len(action.token_ids)
+        coded, codec = await self._carrier.coding.coded(payload, num_rows, action.is_verify)
         await self._until(self._may_queue, self._patience.reply_s)
         if not self._unanswered:
             self.is_in_pieces = self._carrier.has_lanes and not action.is_verify
@@ -220,12 +251,13 @@ class LinkSession:
             session=self.session,
             epoch=action.epoch,
             position=action.position,
-            num_rows=len(action.token_ids),
+            num_rows=num_rows,
             dtype=self.dtype,
-            codec=Codec.RAW,
+            codec=codec,
             want=action.want,
-            payload=payload,
+            payload=coded,
         )
+        self.saved_up += len(payload) - len(coded)
         self._num_queued += 1
         self._unanswered.append((action.epoch, action.position))
         self._asked_s.append(asyncio.get_running_loop().time())
@@ -252,6 +284,7 @@ class LinkSession:
     def continues(self, lost: "LinkSession") -> None:
         """Take over what another has counted: it is the same session in the cloud."""
         self.bytes_up, self.bytes_down = lost.bytes_up, lost.bytes_down
+        self.saved_up, self.saved_down = lost.saved_up, lost.saved_down
 
     def take_opened(self, cached_tokens: int) -> None:
         """The cloud has the session."""
@@ -264,15 +297,17 @@ class LinkSession:
         self._num_queued -= 1
         self._happened()
 
-    def take_reply(self, reply: Reply, num_bytes: int) -> None:
+    def take_reply(self, reply: Reply, num_bytes: int, saved_bytes: int = 0) -> None:
         """A reply came; one that came before, or is of an epoch that is over, changes nothing.
 
-        A repeated frame is answered again, wherever it was repeated (rules W17, W25).
+        Its rows are RAW by now, and took `saved_bytes` less on the way. A repeated frame is
+        answered again, wherever it was repeated (rules W17, W25).
 
         Raises:
             RemoteProtocolError: every frame already has its reply.
         """
         self.bytes_down += num_bytes
+        self.saved_down += saved_bytes
         frame = (reply.epoch, reply.position)
         if not self._unanswered or frame != self._unanswered[0]:
             if frame in self._answered or reply.epoch < self._epoch:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from device_runtime.engines.engine import DeviceEngine, SequenceId, Workers
 from device_runtime.link.link import Link
-from device_runtime.link.session import LinkSession, SessionName, SessionRefusedError
+from device_runtime.link.session import Carried, LinkSession, SessionName, SessionRefusedError
 from device_runtime.session.running_texts import Run
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import NO_SESSION, Fault
@@ -59,7 +59,7 @@ class Place:
         self.is_written = False
         """Whether it may outlive the program."""
         self.next_epoch = 1
-        self.bytes_before = (0, 0)
+        self.carried_before = Carried()
         """What earlier generations sent and received here."""
         self.run: Run[Place] | None = None
         """The generation that has it, as others see it that would share its prompt."""
@@ -96,10 +96,9 @@ class Place:
         return is_there and not self._link.is_leaving
 
     @property
-    def num_bytes(self) -> tuple[int, int]:
+    def carried(self) -> Carried:
         """What this generation has sent and received here."""
-        up, down = self.bytes_before
-        return self.stream.bytes_up - up, self.stream.bytes_down - down
+        return self.stream.carried.since(self.carried_before)
 
     @property
     def max_frame_tokens(self) -> int:

@@ -115,7 +115,7 @@ class Places:
         place.is_kept, place.next_epoch = True, next_epoch
         place.is_written = is_remembered and self._shelf is not None
         place.continued()
-        place.bytes_before = (place.stream.bytes_up, place.stream.bytes_down)
+        place.carried_before = place.stream.carried
         if not place.is_alive or self._link.limits is None:
             place.release()
             return

@@ -129,7 +129,9 @@ class Recorder:
 
     def carried(self, place: Place) -> None:
         """All is sent and received."""
-        self._stats.bytes_up, self._stats.bytes_down = place.num_bytes
+        carried, stats = place.carried, self._stats
+        stats.bytes_up, stats.bytes_down = carried.up, carried.down
+        stats.saved_up, stats.saved_down = carried.saved_up, carried.saved_down
 
     def ended(self) -> None:
         """The generation is over."""

@@ -44,7 +44,9 @@ async def _ids_and_row_bytes(folder: Path, engine: str, wire: str) -> tuple[list
     """The greedy ids, and the bytes of each row that went up, headers apart."""
 
     cloud = {"dtype": engine, "wire_dtype": wire}
-    async with running_stack(folder, {"drafter": "none", "chunk_tokens": 0}, cloud) as stack:
+    async with running_stack(
+        folder, {"drafter": "none", "chunk_tokens": 0, "wire_codec": "raw"}, cloud
+    ) as stack:
         request = GenerationRequest(PROMPT, NUM_TOKENS, GREEDY)
         ids, stats = await generate_with_stats(stack.runtime, request)
     num_frames = stats.num_chunks + stats.num_rounds

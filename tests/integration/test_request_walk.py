@@ -24,7 +24,11 @@ CHAT = {
 async def test_a_request_passes_through_the_files_that_its_walk_names(tmp_path):
     bundles = split_for_serving(STORIES, tmp_path / "split", 1)
     with files_that_run() as (files, forget):
-        async with running_stack(bundles) as stack, aiohttp.ClientSession() as http:
+        # Whether rows are coded, and by which files, is decided by what was measured.
+        async with (
+            running_stack(bundles, {"wire_codec": "raw"}) as stack,
+            aiohttp.ClientSession() as http,
+        ):
             url = f"{stack.device.url}/v1/chat/completions"
             for _ in range(2):
                 # Of the second, nothing happens for the first time.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device_runtime.link.session import SessionName, SessionRefusedError
+from device_runtime.link.session import Carried, SessionName, SessionRefusedError
 from device_runtime.runtime.place import Place
 from device_runtime.runtime.places import Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits
@@ -27,7 +27,7 @@ class Stream:
 
     is_live = True
     is_lost = False
-    bytes_up = bytes_down = 0
+    carried = Carried()
 
     def __init__(self, max_tokens: int, fork_tokens: int) -> None:
         self.name = SessionName(bytes(16), max_tokens)

@@ -8,7 +8,7 @@ import pytest
 
 from device_runtime.engines.engine import Workers
 from device_runtime.link.link import Link
-from device_runtime.link.session import LinkSession, SessionName
+from device_runtime.link.session import Carried, LinkSession, SessionName
 from device_runtime.runtime.place import Place
 from device_runtime.runtime.places import Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits
@@ -24,7 +24,7 @@ class Stream:
     is_live = True
     is_lost = False
     name = SessionName(bytes(16), 20)
-    bytes_up = bytes_down = 0
+    carried = Carried()
 
     def __init__(self) -> None:
         self.closed_s: float | None = None

@@ -79,6 +79,10 @@ class RowCodecs:
         return reply if payload is None else replace(reply, codec=codec, payload=payload)
 
 
+NO_CODECS: Final = RowCodecs({}, {}, 1)
+"""Of a connection on which rows are RAW."""
+
+
 def with_raw(states: States, payload: Payload) -> States:
     """A frame with its RAW payload."""
     if states.codec is Codec.RAW:

@@ -1,0 +1,80 @@
+"""Rows of one connection on their way out and in: coded where that is sooner, and plain again."""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+from chunking.state_monitor import StateMonitor
+from process.world import Aside, Clock
+from wire.coding.row_codecs import ASIDE_BYTES, RowCodecs
+from wire.messages import Codec, Payload, Reply
+
+_TRY_EVERY = 64
+"""Of so many frames that are not coded because that would take longer, one is all the same: what is
+known of it may be old, or may have come from a moment when the machine was busy."""
+
+
+class LinkCoding:
+    """Codes frames in the agreed codec; `monitor` says which of them, and learns from each.
+
+    `aside` makes a call that takes long, somewhere else.
+    """
+
+    def __init__(
+        self,
+        codecs: RowCodecs,
+        monitor: StateMonitor,
+        clock: Clock,
+        aside: Aside = asyncio.to_thread,
+    ) -> None:
+        self._codecs: Final = codecs
+        agreed = (codec for codec in (Codec.PADDED, Codec.EXACT) if codec in codecs.up)
+        self._codec = next(agreed, Codec.RAW)
+        self._monitor = monitor
+        self._clock = clock
+        self._aside = aside
+        self._num_plain = 0
+        monitor.can_code = self._codec is not Codec.RAW
+
+    @property
+    def codec(self) -> Codec:
+        """What frames are in where that is sooner."""
+        return self._codec
+
+    async def coded(
+        self, payload: Payload, num_rows: int, is_verify: bool
+    ) -> tuple[Payload, Codec]:
+        """A RAW payload as it should travel, and its codec."""
+        if self._codec is Codec.RAW or not self._may_code(len(payload), num_rows, is_verify):
+            return payload, Codec.RAW
+        work = partial(self._encode, payload, num_rows)
+        is_long = len(payload) > ASIDE_BYTES
+        coded, seconds = await self._aside(work) if is_long else work()
+        if coded is None:
+            self._monitor.on_coded(num_rows, seconds, 1.0)
+            return payload, Codec.RAW
+        self._monitor.on_coded(num_rows, seconds, len(coded) / len(payload))
+        return coded, self._codec
+
+    async def plain(self, reply: Reply, num_taps: int | None) -> Reply:
+        """A Reply with RAW rows; as it is where its session is over and nobody wants it.
+
+        Raises:
+            RemoteProtocolError: there are no rows in it.
+        """
+        if reply.codec in (Codec.RAW, Codec.TAPPED) or num_taps is None:
+            return reply
+        work = partial(self._codecs.raw_reply, reply, num_taps)
+        is_long = reply.num_rows * (1 + num_taps) * self._codecs.row_bytes > ASIDE_BYTES
+        return await self._aside(work) if is_long else work()
+
+    def _may_code(self, num_bytes: int, num_rows: int, is_verify: bool) -> bool:
+        if self._monitor.estimates(num_bytes // num_rows).codes(num_rows, is_verify):
+            return True
+        self._num_plain += 1
+        return self._num_plain % _TRY_EVERY == 0
+
+    def _encode(self, payload: Payload, num_rows: int) -> tuple[bytes | None, float]:
+        started_s = self._clock()
+        coded = self._codecs.up[self._codec].encode(payload, num_rows)
+        return coded, self._clock() - started_s
