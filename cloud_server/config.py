@@ -123,8 +123,9 @@ class CloudConfig:
     step_budget_tokens: int = tokens(512, "Most rows in one step of the engine.")
     target_step_s: float = seconds(
         0.25,
-        "Seconds that a step should take at the most: somebody who decodes beside a long prompt "
-        "waits about two of them. Steps get as few rows as that takes; 0: no such target.",
+        "Seconds that a step should take at the most: steps get as few rows as that takes. While "
+        "somebody decodes, prompts fill them only so far that he waits about half as long again; "
+        "0: no such target, and no such limit.",
     )
     max_frame_tokens: int = tokens(
         512, "Most rows in one frame of a device, which holds up what is behind it on its socket."

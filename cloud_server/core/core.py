@@ -208,7 +208,8 @@ class CloudCore:
             return None
         self._sessions.advance(self._scheduler.has_work)
         work = []
-        for grant in self._scheduler.plan(self._pace.budget_tokens):
+        beside_tokens = self._sessions.beside.step_tokens(now)
+        for grant in self._scheduler.plan(self._pace.budget_tokens, beside_tokens):
             session = self._sessions.table.get(grant.handle)
             assert session is not None, "only live sessions wait"
             piece, item = session.start(grant.num_rows, now)
@@ -221,7 +222,7 @@ class CloudCore:
         pieces = self._steps.end(step, outcome)
         num_tokens = step.num_tokens
         self._pace.observe(num_tokens, outcome.seconds)
-        self._sessions.saver.observe(step, outcome)
+        self._sessions.observe(step, outcome)
         for (session, piece), result in zip(pieces, outcome.results, strict=True):
             if isinstance(result, Refusal):
                 self._sessions.refuse(session.handle, result)

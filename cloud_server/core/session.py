@@ -119,6 +119,10 @@ class Session:
         """Whether nothing of it runs or waits; `quiet_since_s` says since when."""
         return not self._queue and not self._running
 
+    def away_s(self, now: float) -> float | None:
+        """For how long it has been without work; None while it has some, or never had."""
+        return now - self.quiet_since_s if self.is_quiet and self.has_run else None
+
     @property
     def num_queued_frames(self) -> int:
         """Frames that are not wholly computed."""

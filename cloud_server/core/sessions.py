@@ -1,6 +1,6 @@
 """Sessions from their Open to their end: whose they are, what waits, who gives way."""
 
-from cloud_server.core.actions import Owner, Refusal, SequenceHandle
+from cloud_server.core.actions import Owner, Refusal, SequenceHandle, Step, StepOutcome
 from cloud_server.core.admission import AdmissionError, check_demand, fork_source, taps_of
 from cloud_server.core.config import (
     MAX_CONNECTION_FRAMES,
@@ -11,6 +11,7 @@ from cloud_server.core.links import Link, Links
 from cloud_server.core.room import GivingWay, Newcomer, Room
 from cloud_server.core.saving.homes import Homes
 from cloud_server.core.saving.saver import Saver
+from cloud_server.core.scheduling.beside import Beside
 from cloud_server.core.scheduling.kv_accounting import KvAccounting
 from cloud_server.core.scheduling.pace import Pace
 from cloud_server.core.scheduling.scheduler import Scheduler
@@ -20,7 +21,7 @@ from cloud_server.core.step_book import StepBook
 from cloud_server.core.tally import Tally
 from wire.coding.row_codecs import RowCodecs, Unpacked, with_raw
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Fault, Open, Opened, SessionId, States
+from wire.messages import Fault, Open, Opened, SessionId, States, Want
 
 _MAX_REASON_CHARACTERS = 200
 """Of an engine's words in a Fault; well below the protocol's bound in bytes."""
@@ -53,6 +54,7 @@ class Sessions:
         self.tally = Tally(self.accounting.held)
         self.homes = Homes(self.accounting, steps, config.host_tokens)
         self.saver = Saver(config, self.homes, pace)
+        self.beside = Beside(config.target_step_s, config.step_budget_tokens)
         self._room = Room(config, self.accounting, self.table, self.tally, links, self.saver)
         self._wanted: dict[SequenceHandle, float] = {}
         """Sessions in host memory with rows to run, and since when."""
@@ -110,6 +112,7 @@ class Sessions:
             elif isinstance(unpacked, RemoteProtocolError):
                 raise unpacked
             self.num_saved_bytes += len(unpacked) - len(states.payload)
+            away_s = session.away_s(now)
             num_dropped = session.accept(with_raw(states, unpacked), now, states.codec)
         except RemoteProtocolError as error:
             self._links.give_back(link.connection, states.num_rows)
@@ -118,6 +121,8 @@ class Sessions:
             return
         self.num_dropped_tokens += num_dropped
         self.offer(session)
+        if session.is_waiting and session.is_verification(self._config.verify_tokens):
+            self.beside.note_round(away_s, now)
         if session.home in {Home.LEAVING, Home.HOST}:
             self._wanted.setdefault(session.handle, now)
             self._has_room_changed = True
@@ -168,6 +173,14 @@ class Sessions:
         self.table.remove(session)
         self.tally.forget(session)
         self._has_room_changed = True
+
+    def observe(self, step: Step, outcome: StepOutcome) -> None:
+        """Learn from what a step took."""
+        self.saver.observe(step, outcome)
+        most = self._config.verify_tokens
+        verified = (item for item in step.items if item.want is not Want.NONE)
+        num_verified = sum(item.num_rows for item in verified if item.num_rows <= most)
+        self.beside.observe(num_verified, step.num_tokens - num_verified, outcome.seconds)
 
     def advance(self, has_rows: bool) -> None:
         """Have the next step copy what it may between engine and host memory."""

@@ -185,8 +185,9 @@ class Scheduler:
         self._verifications.withdraw(owner, handle)
         self._chunks.withdraw(owner, handle)
 
-    def plan(self, budget_tokens: int) -> list[Grant]:
-        """The next step's rows, at most one grant per sequence; they wait no longer.
+    def plan(self, budget_tokens: int, beside_tokens: int | None = None) -> list[Grant]:
+        """The next step's rows, at most one grant per sequence; they wait no longer. Prompts, but
+        for their share, fill a step up to `beside_tokens` only, if that is said.
 
         Within the budget, but for one verification and prefill's share beside it, which always
         fit: a budget may be as small as one row, and both kinds go on.
@@ -195,6 +196,7 @@ class Scheduler:
             raise ValueError(f"expected a budget of at least 1 token, got {budget_tokens}")
         share = min(max(1, budget_tokens // _CHUNK_SHARE), self._chunks.num_tokens)
         grants = self._verifications.take(max(1, budget_tokens - share), self._verify_tokens)
-        num_left = budget_tokens - sum(grant.num_rows for grant in grants)
-        quantum_tokens = max(1, budget_tokens // _CHUNK_TURNS)
+        chunk_budget = min(budget_tokens, beside_tokens or budget_tokens)
+        num_left = chunk_budget - sum(grant.num_rows for grant in grants)
+        quantum_tokens = max(1, chunk_budget // _CHUNK_TURNS)
         return grants + self._chunks.take(max(share, num_left), quantum_tokens)
