@@ -13,7 +13,6 @@ rows of both in one step save.
 import argparse
 import heapq
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -308,6 +307,34 @@ def _bundle(path: Path | None) -> Iterator[Bundle]:
 
 def main() -> None:
     """Measure and print a table."""
+    chosen = _chosen()
+    lines = machine_lines()
+    with _bundle(chosen.bundle) as bundle:
+        config = CloudConfig(
+            bundle.path,
+            engine=chosen.engine,
+            max_context_tokens=_CONTEXT,
+            capacity_tokens=(chosen.decoders + 2) * _CONTEXT,
+            identity_share=1.0,
+            threads=chosen.threads if chosen.engine == "torch" else None,
+            vllm_args=chosen.vllm_args if chosen.engine == "vllm" else None,
+        )
+        loaded = load_chosen_engine(bundle, config)
+        try:
+            rows = _measured(chosen, config, bundle, loaded.engine)
+        finally:
+            loaded.close()
+    print("\n".join(lines))
+    print(f"{loaded.description}; {chosen.decoders} sessions decode, 5 rows a round; ms")
+    print(
+        "| target s | away | share quiet | round P50 quiet | P99 | P50 beside | P99 | "
+        "prompt alone | beside | round P99 ratio | prompt ratio | least at 1.5 |"
+    )
+    print("|" + "---|" * 12)
+    print("\n".join(rows))
+
+
+def _chosen() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", help="folder of hat split; else random")
     parser.add_argument("--engine", choices=("torch", "vllm"), default="torch")
@@ -319,45 +346,25 @@ def main() -> None:
     parser.add_argument("--decoders", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=5)
     parser.add_argument("--quiet-s", type=float, default=4.0)
-    chosen = parser.parse_args()
-    lines = machine_lines()
+    return parser.parse_args()
+
+
+def _measured(
+    chosen: argparse.Namespace, config: CloudConfig, bundle: Bundle, engine: MiddleEngine
+) -> list[str]:
+    """A row for each setting."""
     rows = []
-    with _bundle(chosen.bundle) as bundle:
-        config = CloudConfig(
-            bundle.path,
-            engine=chosen.engine,
-            max_context_tokens=_CONTEXT,
-            capacity_tokens=(chosen.decoders + 2) * _CONTEXT,
-            identity_share=1.0,
+    for target_s, away_ms in itertools.product(chosen.target_step_s, chosen.away_ms):
+        settings = core_settings(config, bundle.manifest, engine, read_channel_scales(bundle))
+        load = Load(
+            num_decoders=chosen.decoders,
+            away_s=away_ms / 1000,
+            uplink_rows_per_s=chosen.uplink_rows_per_s,
         )
-        if chosen.engine == "torch":
-            config = replace(config, threads=chosen.threads)
-        else:
-            json.loads(chosen.vllm_args)
-            config = replace(config, vllm_args=chosen.vllm_args)
-        loaded = load_chosen_engine(bundle, config)
-        try:
-            for target_s, away_ms in itertools.product(chosen.target_step_s, chosen.away_ms):
-                scales = read_channel_scales(bundle)
-                settings = core_settings(config, bundle.manifest, loaded.engine, scales)
-                settings = replace(settings, target_step_s=target_s)
-                load = Load(
-                    num_decoders=chosen.decoders,
-                    away_s=away_ms / 1000,
-                    uplink_rows_per_s=chosen.uplink_rows_per_s,
-                )
-                result = measure(settings, loaded.engine, load, chosen.prompts, chosen.quiet_s)
-                rows.append(_row(f"{target_s:g}", load, result))
-        finally:
-            loaded.close()
-    print("\n".join(lines))
-    print(f"{loaded.description}; {chosen.decoders} sessions decode, 5 rows a round; ms")
-    print(
-        "| target s | away | share quiet | round P50 quiet | P99 | P50 beside | P99 | "
-        "prompt alone | beside | round P99 ratio | prompt ratio | least at 1.5 |"
-    )
-    print("|" + "---|" * 12)
-    print("\n".join(rows))
+        settings = replace(settings, target_step_s=target_s)
+        result = measure(settings, engine, load, chosen.prompts, chosen.quiet_s)
+        rows.append(_row(f"{target_s:g}", load, result))
+    return rows
 
 
 if __name__ == "__main__":
