@@ -95,9 +95,15 @@ class StepBook:
         if not self._commands:
             return ()
         keys = list(self._commands)
-        opened = {(OpenSequence, item.handle) for item in items} & self._commands.keys()
-        # Whoever asked for copies has said how many this step may make.
-        needed = opened | {key for key in keys if key[0] in {SaveSequence, RestoreSequence}}
+        handles = {item.handle for item in items}
+        # Rows may write over what is still to be copied from their sequence. And whoever asked for
+        # copies in host memory has said how many this step may make.
+        needed = {
+            key
+            for key, command in self._commands.items()
+            if isinstance(command, SaveSequence | RestoreSequence)
+            or (isinstance(command, OpenSequence) and {command.handle, command.fork_of} & handles)
+        }
         num_commands = MAX_COMMANDS
         if needed:
             last = max(place for place, key in enumerate(keys) if key in needed)

@@ -81,6 +81,14 @@ def test_rows_find_their_sequence_open_however_many_were_asked_for_before() -> N
     assert _handles(book, _rows_of(2 * MAX_COMMANDS)) == list(range(2 * MAX_COMMANDS + 1))
 
 
+def test_a_copy_is_made_before_rows_of_its_source_that_may_write_over_it() -> None:
+    book = StepBook(4)
+    for number in range(2 * MAX_COMMANDS):
+        book.open(_opening(number, fork_of=99))
+    book.open(_opening(50, fork_of=7))
+    assert _handles(book, _rows_of(7)) == [*range(2 * MAX_COMMANDS), 50]
+
+
 def test_a_sequence_is_opened_once_the_room_that_it_counts_on_is_free() -> None:
     book = StepBook(4)
     for number in range(3 * MAX_COMMANDS):
