@@ -21,7 +21,7 @@ from device_runtime.session.running_texts import Run
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import NO_SESSION, Fault
 
-_MADE_AT_ONCE = 256
+_MADE_AT_ONCE = 128
 """Tokens of one call on the engine, between which others have their turn."""
 
 
@@ -140,30 +140,39 @@ class Place:
         """Whether the engine has all that the session is known to hold."""
         return self._remembered is None
 
+    @property
+    def num_remembered_tokens(self) -> int:
+        """The length of the text of which the engine's caches are still to be made."""
+        return 0 if self._remembered is None else len(self._remembered.text)
+
     async def make_again(self, num_tokens: int) -> bool:
         """Fill the engine's caches with the first tokens of a remembered text.
 
         False if the cloud says meanwhile that it has lost them. Others may do the same at once.
         """
-        text = self._remembered.text if self._remembered is not None else np.empty(0, np.int64)
-        num_tokens = min(num_tokens, len(text))
+        while not self.is_released and self._num_made_tokens < num_tokens and not self.is_made:
+            num_held = None if self._stream is None else self._stream.num_cached_tokens
+            if num_held is not None and num_held < num_tokens:
+                return False
+            await self.make_some(num_tokens)
+        return not self.is_released
 
-        def make_some(engine: DeviceEngine) -> None:
-            start = self._num_made_tokens
-            if start >= num_tokens or self.is_released:
+    async def make_some(self, num_tokens: int) -> None:
+        """Bring them a piece nearer to that."""
+
+        def make(engine: DeviceEngine) -> None:
+            remembered, start = self._remembered, self._num_made_tokens
+            if remembered is None or start >= num_tokens or self.is_released:
                 return
             if self._sequence is None:
                 self._sequence = engine.open()
-            ids = text[start : min(start + _MADE_AT_ONCE, num_tokens)]
+            ids = remembered.text[start : min(start + _MADE_AT_ONCE, num_tokens)]
             engine.input_rows(self._sequence, ids.tolist(), start)
             self._num_made_tokens = start + len(ids)
+            if self._num_made_tokens == len(remembered.text):
+                self._remembered = None
 
-        while self._num_made_tokens < num_tokens and not self.is_released:
-            num_held = self.stream.num_cached_tokens
-            if num_held is not None and num_held < num_tokens:
-                return False
-            await self.workers.run(make_some)
-        return not self.is_released
+        await self.workers.run(make)
 
     def continued(self) -> None:
         """Its text is another one from now on, all of which the engine has."""

@@ -49,6 +49,7 @@ class Places:
             lambda place: place.is_live, self._changed.set
         )
         self._shelf = shelf
+        self._preparing: asyncio.Task[None] | None = None
 
     @property
     def are_written(self) -> bool:
@@ -162,9 +163,22 @@ class Places:
             asyncio.get_running_loop().call_later(left_s + 0.01, self.expire)
         if len(self._kept):
             _log.info("%d kept sessions of an earlier run may be taken up", len(self._kept))
+            self._preparing = asyncio.create_task(self._prepare(), name="kept sessions")
+
+    async def _prepare(self) -> None:
+        """Make the device's side of what was restored, while nobody wants anything else."""
+        for place in reversed(self._kept.places):
+            while not place.is_made and not place.is_released:
+                await place.make_some(place.num_remembered_tokens)
+                while len(self._running):
+                    self._changed.clear()
+                    await self._changed.wait()
 
     async def close(self) -> None:
         """Give up everything but what may outlive the program, which the cloud keeps."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
         for place in self._kept.clear():
             if place.is_written:
                 place.leave_to_cloud()
@@ -280,6 +294,7 @@ class Places:
         if not is_usable:
             kept.release()
             return None
+        kept.continued()
         kept.run, run.place = run, kept
         return kept
 

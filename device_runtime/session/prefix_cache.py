@@ -117,10 +117,14 @@ class PrefixCache(Generic[Place]):
         self._kept = [kept for kept in self._kept if kept not in gone]
         return [kept.place for kept in gone]
 
+    @property
+    def places(self) -> list[Place]:
+        """All that is kept, the most recently used last."""
+        return [kept.place for kept in self._kept]
+
     def clear(self) -> list[Place]:
         """Take out everything."""
-        places = [kept.place for kept in self._kept]
-        self._kept = []
+        places, self._kept = self.places, []
         return places
 
     @property

@@ -114,12 +114,13 @@ async def test_a_new_run_takes_up_what_the_old_one_left(num_new):
         _, stats = await answered(it, wanted)
         assert stats.num_reused_tokens == len(PROMPT) + 10
         assert sent(cloud, States, num_up)[0].position == len(PROMPT) + 10
-        assert it.engine.num_input_tokens == len(wanted.prompt_ids) + num_new - 1
+        num_made_again = len(PROMPT) + 39
+        assert it.engine.num_input_tokens == num_made_again + 2 + num_new - 1
         assert it.num_kept == len(shelf.records) == it.engine.num_open == 1
 
 
 @virtual
-async def test_nothing_is_asked_of_the_cloud_before_a_prompt_wants_it():
+async def test_while_nobody_asks_the_device_gets_ready_and_the_cloud_hears_nothing():
     cloud, shelf = LastingCloud(), MemoryShelf()
     async with run_of(cloud, shelf) as it:
         await answered(it, request(PROMPT, 5))
@@ -127,11 +128,24 @@ async def test_nothing_is_asked_of_the_cloud_before_a_prompt_wants_it():
     async with run_of(cloud, shelf) as it:
         await asyncio.sleep(10.0)
         assert sent(cloud, Open, num_up) == []
-        assert it.engine.num_open == 0
+        assert it.engine.num_input_tokens == len(PROMPT) + 4, "its own side is made ready"
         await asyncio.sleep(50.0)
         assert shelf.records == {}, "the cloud need not have it any more"
         _, stats = await answered(it, request([*PROMPT, 1], 5))
         assert stats.num_reused_tokens == 0
+
+
+@virtual
+async def test_who_asks_does_not_wait_until_all_that_was_left_is_ready(monkeypatch):
+    monkeypatch.setattr(place_module, "_MADE_AT_ONCE", 1)
+    cloud, shelf = LastingCloud(), MemoryShelf()
+    async with run_of(cloud, shelf) as it:
+        await answered(it, request(PROMPT, 70))
+    async with run_of(cloud, shelf) as it:
+        await answered(it, request([9, 9, 9], 3))
+        assert 0 < it.engine.num_input_tokens < 20
+        await asyncio.sleep(10.0)
+        assert it.engine.num_input_tokens == 5 + len(PROMPT) + 69
 
 
 @virtual
@@ -146,18 +160,14 @@ async def test_a_cloud_that_was_exchanged_gets_the_whole_prompt():
 
 
 @virtual
-async def test_what_the_cloud_has_lost_is_not_computed_to_the_end():
+async def test_what_the_cloud_has_lost_is_not_computed_to_the_end(monkeypatch):
+    monkeypatch.setattr(place_module, "_MADE_AT_ONCE", 2)
     shelf, engine = MemoryShelf(), FakeDeviceEngine()
     async with run_of(LastingCloud(), shelf) as it:
         await answered(it, request(PROMPT, 5))
-    made_at_once = place_module._MADE_AT_ONCE
-    place_module._MADE_AT_ONCE = 2
-    try:
-        async with run_of(LastingCloud(), shelf, engine=engine) as it:
-            await answered(it, request([*PROMPT, 1], 5))
-    finally:
-        place_module._MADE_AT_ONCE = made_at_once
-    assert engine.num_input_tokens < 2 * len(PROMPT)
+    async with run_of(LastingCloud(), shelf, engine=engine) as it:
+        await answered(it, request([*PROMPT, 1], 5))
+        assert engine.num_input_tokens < 2 * len(PROMPT)
 
 
 @virtual
