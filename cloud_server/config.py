@@ -77,6 +77,9 @@ class CloudConfig:
         "What rows on the link may be in, as devices choose: exact is shorter and gives the same "
         "bits again; raw: as they are, always.",
     )
+    allow_lossy_codecs: bool = setting(
+        False, "Let devices whose operators ask for it round rows to 8 or 6 bits: answers change."
+    )
     threads: int | None = engine_threads()
     secret: str | None = link_secret()
     tls_certificate: Path | None = setting(

@@ -7,8 +7,9 @@ from cloud_server.engines.engine import MiddleEngine, steps_in_flight
 from cloud_server.number_format import FORMATS, wire_format
 from submodels.bundle.coding_file import ChannelScales
 from submodels.manifest import Manifest
+from wire.coding.lossy import LOSSY_ABILITIES, kept_channels
 from wire.coding.row_codecs import EXACT_CODECS
-from wire.coding.tables import Centres, centres_of
+from wire.coding.tables import Centres, centres_of, write_sections
 from wire.limits import ITEM_BYTES
 from wire.messages import Codec, Dtype
 
@@ -68,7 +69,7 @@ def core_settings(
         target_step_s=config.target_step_s,
         steps_in_flight=steps_in_flight(engine),
         takes_taps=engine.takes_taps,
-        codecs=1 << Codec.RAW | (0 if config.wire_codec == "raw" else EXACT_CODECS),
+        codecs=_codecs(config),
         tables=_tables(scales, dtype),
         verify_tokens=verify_tokens(config),
         session_ttl_s=config.session_ttl_s,
@@ -76,8 +77,15 @@ def core_settings(
     )
 
 
+def _codecs(config: CloudConfig) -> int:
+    exact = 0 if config.wire_codec == "raw" else EXACT_CODECS
+    return 1 << Codec.RAW | exact | (LOSSY_ABILITIES if config.allow_lossy_codecs else 0)
+
+
 def _tables(scales: ChannelScales, dtype: Dtype) -> bytes:
     """What codecs need to know of the model; nothing where the split has not measured it."""
     if not scales.up or not scales.down:
         return b""
-    return Centres(centres_of(scales.up, dtype), centres_of(scales.down, dtype)).tables
+    centres = Centres(centres_of(scales.up, dtype), centres_of(scales.down, dtype))
+    kept = kept_channels(scales.up_largest, scales.down_largest)
+    return centres.tables + write_sections(kept.sections)

@@ -165,6 +165,7 @@ class CloudServer:
         first = manifest.num_input_layers
         name = self._config.congestion_control
         congestion = "" if name is None else f", congestion control {name}"
+        lossy = ", or LOSSY where a device asks for it" if self._config.allow_lossy_codecs else ""
         kv_bytes = engine.capacity_tokens * loaded.kv_bytes_per_token
         host_bytes = host_tokens * loaded.kv_bytes_per_token
         kept = (
@@ -174,7 +175,7 @@ class CloudServer:
             f"serving {manifest.model_name}: layers [{first}, {first + manifest.num_middle_layers})"
             f" of {manifest.shape.num_layers}, hidden {engine.hidden_size}, "
             f"{NAMES[engine.dtype]}, rows in {NAMES[wire_dtype(self._config, manifest)]} "
-            f"({_CODECS[self._config.wire_codec]}); "
+            f"({_CODECS[self._config.wire_codec]}{lossy}); "
             f"{loaded.description}; "
             f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), of idle sessions {kept}, "
             f"context {engine.max_context_tokens}; devices connect to {self.url}{congestion}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from numpy.typing import NDArray
 
 from submodels.bundle.cloud_config import cloud_config
 from submodels.bundle.coding_file import ChannelScales, write_channel_scales
@@ -224,13 +225,24 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
 def _measured(source: _Source, options: SplitOptions, device: Path, cloud: Path) -> ChannelScales:
     """How large the numbers of each channel are, on a short text; one layer at a time."""
     from submodels.calibration.passing import rows_on_the_link
-    from submodels.calibration.scales import channel_scales
+    from submodels.calibration.scales import channel_scales, largest_channels
     from submodels.calibration.text import calibration_ids
 
     shape = source.model.shape
     ids = calibration_ids(device, shape.vocab_size, shape.max_context_tokens)
     up, down = rows_on_the_link(device, cloud, shape, _middle(source, options), ids)
-    return ChannelScales(up=channel_scales(up), down=channel_scales(down))
+    stands_out = largest_channels if source.rotation is None else _none
+    return ChannelScales(
+        up=channel_scales(up),
+        down=channel_scales(down),
+        up_largest=stands_out(up),
+        down_largest=stands_out(down),
+    )
+
+
+def _none(rows: NDArray[Any]) -> tuple[int, ...]:
+    """In a rotated basis no channel is larger than the others."""
+    return ()
 
 
 def _middle(source: _Source, options: SplitOptions) -> range:

@@ -164,6 +164,11 @@ class CloudConnection:
         self._credit: Final = CreditGiver(window_tokens)
         self._last_session = NO_SESSION
 
+    @property
+    def codecs(self) -> int:
+        """The set of codecs and abilities that both sides know, once a Hello has come."""
+        return self._rows.codecs
+
     def was_opened(self, session: SessionId) -> bool:
         """Whether the number was used for a session here, live or not (rule W15)."""
         return NO_SESSION < session <= self._last_session

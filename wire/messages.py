@@ -32,13 +32,16 @@ class Codec(IntEnum):
 
     TAPPED is RAW as well, and of Replies alone: behind each deep row stand the rows of the same
     position at the depths that the session's Open asked for. EXACT gives RAW's bits again from
-    fewer bytes, PADDED from a number of bytes that does not depend on them (`wire.coding`). 1 is
+    fewer bytes, PADDED from a number of bytes that does not depend on them, INT8 and INT6 give
+    numbers that are only near (`wire.coding`). 1 is
     reserved: it was that of rows that branch, and no other codec gets the number.
     """
 
     RAW = 0
     TAPPED = 2
     EXACT = 3
+    INT8 = 4
+    INT6 = 5
     PADDED = 6
 
 
@@ -47,6 +50,9 @@ class Ability(IntEnum):
 
     LANES = 8
     """Further sockets of a device carry pieces of messages (rule W44)."""
+    INT8_REPLIES = 9
+    INT6_REPLIES = 10
+    """Replies are in this lossy codec (rule W43)."""
 
 
 class Want(IntEnum):

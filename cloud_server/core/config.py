@@ -136,6 +136,8 @@ class CoreFigures:
     """Rows so far that a newer epoch made stale before they ran."""
     saved_bytes: int
     """What coded rows so far took less than RAW ones."""
+    lossy_tokens: int
+    """Rows that came in a lossy codec."""
     step_budget_tokens: int
     retry_after_s: float
     """What a device refused now would be told."""

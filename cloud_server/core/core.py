@@ -317,6 +317,7 @@ class CloudCore:
             queued_tokens=total.num_queued_tokens,
             dropped_tokens=self._sessions.num_dropped_tokens,
             saved_bytes=self._sessions.num_saved_bytes,
+            lossy_tokens=self._sessions.num_lossy_tokens,
             step_budget_tokens=self._pace.budget_tokens,
             retry_after_s=self._sessions.retry_s,
             num_saved_sessions=self._sessions.homes.num_copies,

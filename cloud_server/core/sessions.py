@@ -19,6 +19,7 @@ from cloud_server.core.session import Home, Piece, PieceDone, Session
 from cloud_server.core.session_table import SessionTable
 from cloud_server.core.step_book import StepBook
 from cloud_server.core.tally import Tally
+from wire.coding.lossy import FORMATS, reply_codec
 from wire.coding.row_codecs import RowCodecs, Unpacked, with_raw
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Fault, Open, Opened, SessionId, States, Want
@@ -65,6 +66,8 @@ class Sessions:
         """Rows that a newer epoch of their session made stale before they ran."""
         self.num_saved_bytes = 0
         """What coded rows took less than RAW ones."""
+        self.num_lossy_tokens = 0
+        """Rows that came in a lossy codec."""
         self.is_draining = False
         self.restart_s: float | None = None
 
@@ -113,6 +116,7 @@ class Sessions:
                 raise unpacked
             self.num_saved_bytes += len(unpacked) - len(states.payload)
             away_s = session.away_s(now)
+            self.num_lossy_tokens += states.num_rows if states.codec in FORMATS else 0
             num_dropped = session.accept(with_raw(states, unpacked), now, states.codec)
         except RemoteProtocolError as error:
             self._links.give_back(link.connection, states.num_rows)
@@ -149,7 +153,7 @@ class Sessions:
         reply = session.finish(piece, done, now)
         link = self._links.get(session.connection)
         if reply is not None and link is not None:
-            self._links.send(link, reply, piece.codec)
+            self._links.send(link, reply, reply_codec(piece.codec, link.wire.codecs))
         self.offer(session)
 
     def refuse(self, handle: SequenceHandle, refusal: Refusal) -> None:

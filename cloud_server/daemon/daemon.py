@@ -26,6 +26,7 @@ from cloud_server.daemon.steps import Steps
 from process.quiet_log import QuietLog
 from process.world import Aside, Clock, Randomness
 from wire.codec import encode
+from wire.coding.lossy import FORMATS
 from wire.coding.row_codecs import ASIDE_BYTES, Unpacked
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES, KEY_BYTES, MAX_TAPS
@@ -293,6 +294,7 @@ class CloudDaemon:
             raw_bytes = len(message.payload)
             message = self._core.codecs.coded_reply(message, codec)
             self._metrics.sent_saved_bytes.inc(raw_bytes - len(message.payload))
+            self._metrics.sent_lossy_tokens.inc(message.num_rows * (message.codec in FORMATS))
         frame = encode(message)
         self._metrics.sent_bytes.inc(len(frame))
         return frame

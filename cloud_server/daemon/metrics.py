@@ -40,6 +40,9 @@ class Metrics:
                 "received_saved_bytes",
                 "Bytes that coded rows from devices took less than RAW ones.",
             ),
+            "lossy_tokens": self._counter(
+                "received_lossy_tokens", "Rows from devices in a codec that rounds them."
+            ),
             "dropped_tokens": self._counter(
                 "dropped_tokens", "Rows that their device took back before they ran."
             ),
@@ -56,6 +59,9 @@ class Metrics:
         self.sent_bytes = self._counter("sent_bytes", "Bytes of frames to devices.")
         self.sent_saved_bytes = self._counter(
             "sent_saved_bytes", "Bytes that coded rows to devices took less than RAW ones."
+        )
+        self.sent_lossy_tokens = self._counter(
+            "sent_lossy_tokens", "Rows to devices in a codec that rounds them."
         )
         self._faults = Counter(
             "faults", "Faults sent.", ["code"], namespace=_PREFIX, registry=self._registry

@@ -1,6 +1,6 @@
 """The codecs that are compared: what a receiver makes of rows, and how many bytes they took."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -56,7 +56,7 @@ def codecs_under_test(
         dtype: The wire's number format.
         hidden_size: Numbers in a row.
         scales: What the bundles know of their channels; nothing leaves out codecs that need it.
-        num_kept: Channels that the last arms send as they are, the largest of each direction.
+        num_kept: Channels that the last arms send as they are, of those that stand out.
     """
     name = dtype.name.lower()
     raw = _passage(None, dtype)
@@ -67,18 +67,12 @@ def codecs_under_test(
     for name, form in _INTEGERS.items():
         plain = _passage(IntegerCoder(form, dtype, hidden_size), dtype)
         codecs.append(CodecUnderTest(name, plain, plain))
-    if num_kept and scales.up and scales.down:
+    kept = [sorted(each[:num_kept]) for each in (scales.up_largest, scales.down_largest)]
+    if all(kept):
         for name, form in _INTEGERS.items():
-            kept = [largest_channels(each, num_kept) for each in (scales.up, scales.down)]
             ways = [_passage(IntegerCoder(form, dtype, hidden_size, k), dtype) for k in kept]
             codecs.append(CodecUnderTest(f"{name}, {len(kept[0])} channels exact", *ways))
     return tuple(codecs)
-
-
-def largest_channels(scales: Sequence[float], num: int) -> tuple[int, ...]:
-    """The `num` channels with the largest numbers, in order."""
-    by_size = sorted(range(len(scales)), key=lambda channel: -scales[channel])
-    return tuple(sorted(by_size[:num]))
 
 
 def _passage(coder: _Coder | None, dtype: Dtype) -> Passage:

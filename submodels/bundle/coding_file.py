@@ -21,6 +21,9 @@ class ChannelScales(msgspec.Struct, frozen=True, kw_only=True):
 
     up: tuple[float, ...] = ()
     down: tuple[float, ...] = ()
+    up_largest: tuple[int, ...] = ()
+    """Channels that stand out, the largest first; none where the hidden states are rotated."""
+    down_largest: tuple[int, ...] = ()
 
 
 def write_channel_scales(cloud: Path, scales: ChannelScales) -> None:
@@ -45,4 +48,8 @@ def read_channel_scales(bundle: Bundle) -> ChannelScales:
             raise BundleError(f"{path}: expected {expected} channels, got {len(each)}")
         if any(not abs(scale) <= MAX_SCALE for scale in each):
             raise BundleError(f"{path}: expected scales within {MAX_SCALE:g} either way")
+    for channels in (scales.up_largest, scales.down_largest):
+        known = range(bundle.manifest.shape.hidden_size)
+        if len(set(channels)) < len(channels) or any(each not in known for each in channels):
+            raise BundleError(f"{path}: expected different channels below {known.stop}")
     return scales

@@ -13,6 +13,9 @@ from wire.messages import Dtype
 _PHASES: Final = np.linspace(-0.5, 0.5, 11, endpoint=False)
 """Centres are whole exponents: where they are rounded decides how many fit, so some are tried."""
 
+_MOST_LARGEST: Final = 16
+"""Channels that are named as the largest."""
+
 _LEAST: Final = 2.0**-100
 """Stands for zero, whose logarithm there is not."""
 
@@ -33,6 +36,18 @@ def channel_scales(rows: NDArray[Any]) -> tuple[float, ...]:
     phase = min(_PHASES, key=lambda phase: _num_bits(exponents, means + phase))
     clipped = np.clip(means + phase, -MAX_SCALE, MAX_SCALE)
     return tuple(round(float(scale), 2) for scale in clipped)
+
+
+def largest_channels(rows: NDArray[Any]) -> tuple[int, ...]:
+    """Of rows `[T, H]` in float32 the channels with the largest root mean square, largest first.
+
+    Each row counts alike. Rows that are not finite tell nothing: an empty result.
+    """
+    if not np.isfinite(rows).all():
+        return ()
+    power = np.square(rows, dtype=np.float64)
+    share = (power / np.maximum(power.sum(axis=1, keepdims=True), _LEAST)).sum(axis=0)
+    return tuple(np.argsort(-share, kind="stable")[:_MOST_LARGEST].tolist())
 
 
 def _num_bits(exponents: NDArray[np.uint8], scales: NDArray[Any]) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from wire.coding.exact import ExactCoder
+from wire.coding.lossy import lossy_coders
 from wire.coding.padded import PaddedCoder
 from wire.coding.tables import read_centres
 from wire.errors import FaultCode, RemoteProtocolError
@@ -96,12 +97,14 @@ def row_codecs(rows: RowLimits, tables: bytes) -> RowCodecs:
     Raises:
         RemoteProtocolError: BAD_FRAME for tables that are none, or of other rows.
     """
-    if not rows.codecs & EXACT_CODECS:
-        return RowCodecs({}, {}, rows.row_bytes)
-    centres = read_centres(tables, rows.hidden_size)
-    both = (ExactCoder(rows.dtype, each) for each in (centres.up, centres.down))
-    up, down = (_agreed(exact, rows) for exact in both)
-    return RowCodecs(up, down, rows.row_bytes)
+    up: dict[Codec, RowCodec] = {}
+    down: dict[Codec, RowCodec] = {}
+    if rows.codecs & EXACT_CODECS:
+        centres = read_centres(tables, rows.hidden_size)
+        for coders, each in ((up, centres.up), (down, centres.down)):
+            coders.update(_agreed(ExactCoder(rows.dtype, each), rows))
+    lossy_up, lossy_down = lossy_coders(rows, tables)
+    return RowCodecs(up | lossy_up, down | lossy_down, rows.row_bytes)
 
 
 EXACT_CODECS: Final = 1 << Codec.EXACT | 1 << Codec.PADDED
