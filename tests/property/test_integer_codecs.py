@@ -90,7 +90,7 @@ def test_another_length_is_refused(
     assume(len(payload) != num_rows * form.row_bytes(size, Dtype.BF16, 0))
     with pytest.raises(RemoteProtocolError) as caught:
         unpack_integers(payload, num_rows, size, form, Dtype.BF16)
-    assert caught.value.code is FaultCode.SHAPE_MISMATCH
+    assert caught.value.code is FaultCode.BAD_FRAME
 
 
 @given(

@@ -61,7 +61,7 @@ def opens(draw: st.DrawFn) -> Open:
     return Open(session, key, max_tokens, fork_of, fork_tokens, sum(1 << d for d in depths))
 
 
-CODED = (Codec.EXACT, Codec.PADDED)
+CODED = (Codec.EXACT, Codec.PADDED, Codec.INT8, Codec.INT6)
 
 
 @st.composite

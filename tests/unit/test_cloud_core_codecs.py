@@ -10,8 +10,9 @@ from cloud_server.core.actions import ConnectionId, Identity, Send, StepOutcome
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.core import CloudCore
 from wire.codec import encode
+from wire.coding.lossy import LOSSY_ABILITIES, Kept, asked
 from wire.coding.row_codecs import EXACT_CODECS, RowCodecs, row_codecs
-from wire.coding.tables import Centres
+from wire.coding.tables import Centres, write_sections
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import RowLimits
 from wire.messages import (
@@ -232,3 +233,57 @@ def test_what_was_saved_is_counted():
     states = coded(pair, rows(5), Codec.EXACT)
     pair.send(states)
     assert pair.core.figures().saved_bytes == len(rows(5)) - len(states.payload)
+
+
+LOSSY = dataclasses.replace(
+    CONFIG,
+    codecs=CODECS | LOSSY_ABILITIES,
+    tables=CONFIG.tables + write_sections(Kept((1,), (2, 3)).sections),
+)
+
+
+@pytest.mark.parametrize("codec", [Codec.INT8, Codec.INT6])
+def test_rounded_rows_are_answered_exactly_unless_replies_were_asked_for(codec):  # W42, W43
+    pair = Pair(CODECS | 1 << codec, config=LOSSY)
+    raw, answer = rows(5), rows(1, seed=1)
+    pair.send(coded(pair, raw, codec))
+    received = pair.run(answer)
+    came, sent = (np.frombuffer(each, ml_dtypes.bfloat16) for each in (received, raw))
+    assert received != raw
+    assert np.allclose(came.astype(float), sent.astype(float), atol=0.06 * np.abs(sent).max())
+    assert reply_of(pair)[1] is Codec.EXACT
+    assert pair.core.figures().lossy_tokens == 5
+
+
+@pytest.mark.parametrize("codec", [Codec.INT8, Codec.INT6])
+def test_replies_are_rounded_where_the_device_asked(codec):  # W43
+    pair = Pair(CODECS | asked(codec), config=LOSSY)
+    answer = rows(1, seed=1)
+    pair.send(coded(pair, rows(2), Codec.EXACT))
+    assert pair.run(answer) == rows(2)
+    reply, answered_in = reply_of(pair)
+    assert answered_in is codec
+    sent = pair.core.codecs.coded_reply(reply, answered_in)
+    assert sent.codec is codec
+    again = np.frombuffer(pair.codecs.raw_reply(sent, 0).payload, ml_dtypes.bfloat16)
+    exact = np.frombuffer(answer, ml_dtypes.bfloat16)
+    assert np.array_equal(again[[2, 3]], exact[[2, 3]])
+    assert not np.array_equal(again, exact)
+
+
+def test_a_cloud_that_allows_no_lossy_codecs_agrees_to_none():
+    pair = Pair(CODECS | LOSSY_ABILITIES)
+    assert pair.welcome.codecs & LOSSY_ABILITIES == 0
+    payload = Pair(CODECS | LOSSY_ABILITIES, config=LOSSY).codecs.up[Codec.INT8].encode(rows(2), 2)
+    assert payload is not None
+    pair.send(States(SESSION, 0, 0, 2, Dtype.BF16, Codec.INT8, Want.LAST, payload))
+    (fault,) = pair.messages()
+    assert isinstance(fault, Fault)
+    assert (fault.code, fault.session) == (FaultCode.BAD_FRAME, 0)
+
+
+def test_rounded_rows_of_another_length_end_their_session():
+    pair = Pair(CODECS | LOSSY_ABILITIES, config=LOSSY)
+    pair.send(States(SESSION, 0, 0, 2, Dtype.BF16, Codec.INT8, Want.LAST, b"\0" * 100))
+    (fault,) = [message for message in pair.messages() if isinstance(message, Fault)]
+    assert (fault.code, fault.session) == (FaultCode.BAD_FRAME, SESSION)

@@ -65,11 +65,16 @@ def test_the_document_lists_every_fault_code() -> None:  # W31
 
 def test_the_document_lists_every_codec_and_the_reserved_one() -> None:  # W36, W38, W40
     (line,) = re.findall(r"codec (0 .*?);", DOCUMENT)
-    assert line == "0 RAW, 1 reserved (W36), 2 TAPPED (W38), 3 EXACT, 6 PADDED (W40)"
+    assert (
+        line
+        == "0 RAW, 1 reserved (W36), 2 TAPPED (W38), 3 EXACT, 6 PADDED (W40), 4 INT8, 5 INT6 (W42)"
+    )
     assert {kind.name: kind.value for kind in messages.Codec} == {
         "RAW": 0,
         "TAPPED": 2,
         "EXACT": 3,
+        "INT8": 4,
+        "INT6": 5,
         "PADDED": 6,
     }
 

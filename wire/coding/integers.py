@@ -143,13 +143,13 @@ def unpack_integers(
     They take at most eight times the payload's bytes.
 
     Raises:
-        RemoteProtocolError: SHAPE_MISMATCH when the payload is not that many rows, BAD_FRAME when
-            a scale is negative or too large, or a kept number infinite or NaN.
+        RemoteProtocolError: BAD_FRAME when the payload is not that many rows, a scale is negative
+            or too large, or a kept number infinite or NaN.
     """
     expected_bytes = num_rows * form.row_bytes(hidden_size, dtype, len(kept))
     if len(payload) != expected_bytes:
         reason = f"expected {expected_bytes} payload bytes, got {len(payload)}"
-        raise RemoteProtocolError(FaultCode.SHAPE_MISMATCH, reason)
+        raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
     kept_bytes = num_rows * len(kept) * NUMPY_DTYPES[dtype].itemsize
     num_blocks = form.num_blocks(hidden_size)
     scales = np.frombuffer(payload, "<u2", num_rows * num_blocks, kept_bytes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
@@ -108,7 +109,7 @@ def _channels(section: bytes, hidden_size: int) -> tuple[int, ...]:
     if len(section) % 4 or len(section) > 4 * MAX_KEPT:
         raise _broken(f"at most {MAX_KEPT} channels of 4 bytes, got {len(section)} bytes")
     channels = tuple(np.frombuffer(section, "<u4").tolist())
-    if any(a >= b for a, b in zip(channels, (*channels[1:], hidden_size), strict=True)):
+    if any(low >= high for low, high in pairwise((*channels, hidden_size))):
         raise _broken(f"ascending channels below {hidden_size}, got {channels}")
     return channels
 
