@@ -103,6 +103,17 @@ class DeviceConfig:
         "What rows on the link are in: exact takes a third fewer bytes and gives the same bits "
         "again; auto: exact where the link is slower than that takes time; raw: as they are.",
     )
+    lossy_prompt: Literal["off", "int8", "int6"] = setting(
+        "off",
+        "Round the rows of prompts to so many bits, where the cloud allows it. This changes "
+        "answers; docs/codecs.md says by how much.",
+    )
+    lossy_up: Literal["off", "int8", "int6"] = setting(
+        "off", "The same for all other rows to the cloud. This changes answers."
+    )
+    lossy_down: Literal["off", "int8", "int6"] = setting(
+        "off", "The same for rows from the cloud, where it costs most. This changes answers."
+    )
     pad_frames: bool = setting(
         False,
         "Give coded rows a length that does not depend on what they hold; costs 7 % of them.",

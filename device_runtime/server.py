@@ -47,6 +47,7 @@ from process.program.exposure import is_loopback
 from process.world import World
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.manifest_file import MANIFEST_FILE
+from wire.coding.lossy import Rounding
 from wire.messages import Codec
 
 _log = logging.getLogger(__name__)
@@ -158,6 +159,14 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         connections=config.connections,
         patience=_patience(config),
         codec=_codec(config),
+        rounding=_rounding(config),
+    )
+
+
+def _rounding(config: DeviceConfig) -> Rounding:
+    names = {"off": None, "int8": Codec.INT8, "int6": Codec.INT6}
+    return Rounding(
+        prompt=names[config.lossy_prompt], up=names[config.lossy_up], down=names[config.lossy_down]
     )
 
 
@@ -242,6 +251,7 @@ def _service(
         created=int((bundle.path / MANIFEST_FILE).stat().st_mtime),
         fingerprint=manifest.fingerprint,
         eos_token_ids=manifest.eos_token_ids,
+        lossy_codecs=_rounding(config).named,
     )
     return Service(
         generator=runtime,

@@ -18,7 +18,9 @@ MIN_VERSION: Final = 1
 """The oldest version this package still speaks."""
 
 
-_WITH_TABLES: Final = 1 << Codec.EXACT | 1 << Codec.PADDED
+_WITH_TABLES: Final = sum(
+    1 << codec for codec in (Codec.EXACT, Codec.PADDED, Codec.INT8, Codec.INT6)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,8 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     the (i + 1)-th drafted token of a round. `drafted_by` has drafted and accepted tokens by
     drafter, but for rounds that were sent behind others or interrupted. `pipelined_rows` were
     sent behind a draft that was not decided yet, and `stale_rows` of them were of no use.
-    `saved_bytes_up` and `saved_bytes_down` are what coded rows took less than RAW ones.
+    `saved_bytes_up` and `saved_bytes_down` are what coded rows took less than RAW ones;
+    `lossy_rows_up` and `lossy_rows_down` were rounded.
     `link_delay_s` is the least time that a reply took beyond what the cloud spent on it, there
     and back; None without one. `first_token_s` counts from the request's way into the runtime;
     it is that of the quickest choice. `chunk_tokens` are the sizes of the chunks, choice after
@@ -106,6 +107,8 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     bytes_down: int
     saved_bytes_up: int
     saved_bytes_down: int
+    lossy_rows_up: int
+    lossy_rows_down: int
     recoveries: int
     link_delay_s: float | None
     first_token_s: float | None
@@ -157,6 +160,8 @@ def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
         bytes_down=sum(stats.bytes_down for stats in choices),
         saved_bytes_up=sum(stats.saved_up for stats in choices),
         saved_bytes_down=sum(stats.saved_down for stats in choices),
+        lossy_rows_up=sum(stats.lossy_up for stats in choices),
+        lossy_rows_down=sum(stats.lossy_down for stats in choices),
         recoveries=sum(stats.num_recoveries for stats in choices),
         link_delay_s=_rounded(min(delays, default=None)),
         first_token_s=_rounded(min(firsts, default=None)),

@@ -148,6 +148,12 @@ class Metrics:
         self._saved_down = self._counter(
             "downlink_saved_bytes", "Bytes that coded rows from the cloud took less than RAW ones."
         )
+        self._lossy_up = self._counter(
+            "uplink_lossy_rows", "Rows to the cloud in a codec that rounds them."
+        )
+        self._lossy_down = self._counter(
+            "downlink_lossy_rows", "Rows from the cloud in a codec that rounds them."
+        )
         self._phase_s = Counter(
             "hat_phase_seconds",
             "Time of generations by what it went to; see `seconds` in the `hat` field of answers.",
@@ -174,6 +180,8 @@ class Metrics:
         self._bytes_down.inc(stats.bytes_down)
         self._saved_up.inc(stats.saved_up)
         self._saved_down.inc(stats.saved_down)
+        self._lossy_up.inc(stats.lossy_up)
+        self._lossy_down.inc(stats.lossy_down)
         phases = phases_of(stats)
         for phase in _PHASES:
             self._phase_s.labels(self._model_name, phase).inc(getattr(phases, phase))

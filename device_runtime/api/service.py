@@ -1,5 +1,6 @@
 """What every handler needs, made once and passed down."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -17,7 +18,10 @@ from process.world import Clock
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The model as clients see it, by its id or an alias. `fingerprint` is the bundle's (hex)."""
+    """The model as clients see it, by its id or an alias. `fingerprint` is the bundle's (hex).
+
+    `lossy_codecs` says which rows may be rounded, if any: `prompt`, `up` or `down`.
+    """
 
     id: str
     root: str
@@ -25,6 +29,7 @@ class ModelCard:
     fingerprint: str
     eos_token_ids: tuple[int, ...] = ()
     aliases: tuple[str, ...] = ()
+    lossy_codecs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """GET /, /v1/models, /health, /ready and /metrics: what this is, and how it is."""
 
 from aiohttp import web
+from msgspec import UNSET
 
 from device_runtime.api.errors import unavailable
 from device_runtime.api.page.document import PAGE, page_response, wants_page
@@ -87,4 +88,5 @@ def _entry(service: Service, name: str) -> Model:
             name: SamplingDefault(value, service.sampling.sources.get(name, OPENAI))
             for name, value in service.sampling.values().items()
         },
+        lossy_codecs=dict(model.lossy_codecs) or UNSET,
     )

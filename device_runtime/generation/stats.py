@@ -47,6 +47,9 @@ class GenerationStats:
     saved_up: int = 0
     saved_down: int = 0
     """Bytes that coded rows took less than RAW ones."""
+    lossy_up: int = 0
+    lossy_down: int = 0
+    """Rows that a lossy codec rounded."""
     queue_s: float = 0.0
     """Waiting for a turn."""
     open_s: float = 0.0

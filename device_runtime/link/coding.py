@@ -6,8 +6,10 @@ from typing import Final
 
 from chunking.state_monitor import StateMonitor
 from process.world import Aside, Clock
-from wire.coding.row_codecs import ASIDE_BYTES, RowCodecs
-from wire.messages import Codec, Payload, Reply
+from wire.coding.lossy import NO_ROUNDING, Rounding
+from wire.coding.row_codecs import ASIDE_BYTES, RowCodecs, row_codecs
+from wire.limits import RowLimits
+from wire.messages import Codec, Payload, Reply, Welcome
 
 _TRY_EVERY = 64
 """Of so many frames that are not coded because that would take longer, one is all the same: what is
@@ -17,7 +19,8 @@ known of it may be old, or may have come from a moment when the machine was busy
 class LinkCoding:
     """Codes frames in the agreed codec; `monitor` says which of them, and learns from each.
 
-    `aside` makes a call that takes long, somewhere else.
+    Rows that `rounding` names are always rounded. `aside` makes a call that takes long, somewhere
+    else.
     """
 
     def __init__(
@@ -26,35 +29,50 @@ class LinkCoding:
         monitor: StateMonitor,
         clock: Clock,
         aside: Aside = asyncio.to_thread,
+        rounding: Rounding = NO_ROUNDING,
     ) -> None:
         self._codecs: Final = codecs
         agreed = (codec for codec in (Codec.PADDED, Codec.EXACT) if codec in codecs.up)
         self._codec = next(agreed, Codec.RAW)
+        self.rounding: Final = rounding
         self._monitor = monitor
         self._clock = clock
         self._aside = aside
         self._num_plain = 0
-        monitor.can_code = self._codec is not Codec.RAW
+        monitor.can_code = self._codec is not Codec.RAW or rounding.prompt is not None
 
     @property
     def codec(self) -> Codec:
         """What frames are in where that is sooner."""
         return self._codec
 
+    def agreed(self, rows: RowLimits, welcome: Welcome, rounding: Rounding) -> "LinkCoding":
+        """The one for a connection whose cloud has said what it speaks and allows.
+
+        Raises:
+            RemoteProtocolError: BAD_FRAME for tables that are none.
+        """
+        codecs, allowed = row_codecs(rows, welcome.tables), rounding.agreed(welcome.codecs)
+        return LinkCoding(codecs, self._monitor, self._clock, self._aside, allowed)
+
     async def coded(
         self, payload: Payload, num_rows: int, is_verify: bool
     ) -> tuple[Payload, Codec]:
         """A RAW payload as it should travel, and its codec."""
-        if self._codec is Codec.RAW or not self._may_code(len(payload), num_rows, is_verify):
+        rounded = self.rounding.up if is_verify else self.rounding.prompt
+        codec = self._codec if rounded is None else rounded
+        if codec is Codec.RAW:
             return payload, Codec.RAW
-        work = partial(self._encode, payload, num_rows)
+        if rounded is None and not self._may_code(len(payload), num_rows, is_verify):
+            return payload, Codec.RAW
+        work = partial(self._encode, codec, payload, num_rows)
         is_long = len(payload) > ASIDE_BYTES
         coded, seconds = await self._aside(work) if is_long else work()
-        if coded is None:
-            self._monitor.on_coded(num_rows, seconds, 1.0)
-            return payload, Codec.RAW
-        self._monitor.on_coded(num_rows, seconds, len(coded) / len(payload))
-        return coded, self._codec
+        share = 1.0 if coded is None else len(coded) / len(payload)
+        if codec is (self.rounding.prompt or self._codec):
+            # Chunks are planned by what is known of coding, so what codes prompts is what counts.
+            self._monitor.on_coded(num_rows, seconds, share)
+        return (payload, Codec.RAW) if coded is None else (coded, codec)
 
     async def plain(self, reply: Reply, num_taps: int | None) -> Reply:
         """A Reply with RAW rows; as it is where its session is over and nobody wants it.
@@ -74,7 +92,7 @@ class LinkCoding:
         self._num_plain += 1
         return self._num_plain % _TRY_EVERY == 0
 
-    def _encode(self, payload: Payload, num_rows: int) -> tuple[bytes | None, float]:
+    def _encode(self, codec: Codec, payload: Payload, num_rows: int) -> tuple[bytes | None, float]:
         started_s = self._clock()
-        coded = self._codecs.up[self._codec].encode(payload, num_rows)
+        coded = self._codecs.up[codec].encode(payload, num_rows)
         return coded, self._clock() - started_s

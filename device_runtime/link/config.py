@@ -7,6 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from device_runtime.link.proxies import Proxy
 from process.errors import StartError
+from wire.coding.lossy import Rounding
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.limits import MAX_LANES
 from wire.messages import Ability, Codec, Dtype, Hello
@@ -62,6 +63,8 @@ class LinkConfig:
     proxy: Proxy | None = None
     codec: Codec = Codec.RAW
     """What rows may be in besides RAW, where the cloud speaks it."""
+    rounding: Rounding = Rounding()
+    """Which rows may be rounded, where the cloud allows it."""
     congestion_control: str | None = None
     """Of each connection; None: the kernel's own."""
     connections: int | None = 1
@@ -76,6 +79,7 @@ class LinkConfig:
     def hello(self, wants_taps: bool = False, wants_lanes: bool = False) -> Hello:
         """The first frame of every connection."""
         lanes = wants_lanes << Ability.LANES
+        rows = TAPPED_CODECS if wants_taps else SUPPORTED_CODECS
         return Hello(
             min_version=MIN_VERSION,
             max_version=VERSION,
@@ -84,7 +88,7 @@ class LinkConfig:
             num_layers=self.model.num_layers,
             hidden_size=self.model.hidden_size,
             dtypes=1 << Dtype.FP32 | 1 << Dtype.FP16 | 1 << Dtype.BF16,
-            codecs=(TAPPED_CODECS if wants_taps else SUPPORTED_CODECS) | 1 << self.codec | lanes,
+            codecs=rows | 1 << self.codec | self.rounding.codecs | lanes,
             credential=self.secret,
         )
 

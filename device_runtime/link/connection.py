@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 
 from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.carried import came_down
 from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import CLOSE_S, Patience
 from device_runtime.link.lanes import LanePlan, Lanes
@@ -21,7 +22,8 @@ from process.sockets.heartbeat import until_silent
 from process.sockets.socket import Socket
 from process.world import Clock, Randomness
 from wire.codec import decode, encode
-from wire.coding.row_codecs import NO_CODECS, row_codecs
+from wire.coding.lossy import NO_ROUNDING
+from wire.coding.row_codecs import NO_CODECS
 from wire.connection import DeviceConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import KEY_BYTES
@@ -94,6 +96,8 @@ class LinkConnection:
         self._given_up_for = ""
         self.dtype = Dtype.FP32
         self.coding = LinkCoding(NO_CODECS, meter.monitor, clock)
+        self.rounding = NO_ROUNDING
+        """Which rows may be rounded if the cloud allows it; to be set before `handshake`."""
         self._taps = 0
         self.num_events = 0
         self.slowness = slowness
@@ -115,8 +119,7 @@ class LinkConnection:
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self.dtype = welcome.dtype
         assert self._rules.rows is not None, "a Welcome came"
-        codecs = row_codecs(self._rules.rows, welcome.tables)
-        self.coding = LinkCoding(codecs, self._meter.monitor, self._clock)
+        self.coding = self.coding.agreed(self._rules.rows, welcome, self.rounding)
         self._taps = taps if welcome.codecs >> Codec.TAPPED & 1 else 0
         self._outbox = Outbox(welcome.credit_limit_tokens)
         return welcome
@@ -376,7 +379,7 @@ class LinkConnection:
             self._lanes.answered((reply.session, reply.epoch, reply.position))
         plain = await self.coding.plain(reply, self._rules.num_taps(reply.session))
         if (session := self._sessions.get(reply.session)) is not None:
-            session.take_reply(plain, num_bytes, len(plain.payload) - len(reply.payload))
+            session.take_reply(plain, came_down(reply, plain, num_bytes))
 
     def _hand_out(self, message: Message) -> None:
         """Give a message to its session; one that is over wants nothing any more."""

@@ -37,6 +37,11 @@ _NO_TAPS = (
     "cloud with --engine torch, or another drafter"
 )
 
+_NO_ROUNDING = (
+    "this cloud allows no lossy codecs, so rows are as they would be without; its operator allows "
+    "them with --allow-lossy-codecs"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LinkLimits:
@@ -231,6 +236,7 @@ class Link:
                 stack.push_async_callback(connection.close_socket)
                 wants_lanes = self._config.most_lanes > 0 and self._lane_trust.allows(self._clock())
                 hello = self._config.hello(self.taps != 0, wants_lanes)
+                connection.rounding = self._config.rounding
                 welcome = await connection.handshake(hello, self.taps)
             self._up(connection, welcome)
             if welcome.lane_key:
@@ -261,11 +267,10 @@ class Link:
         self._connected.set()
         if self.taps and not welcome.codecs >> Codec.TAPPED & 1:
             _log.warning("%s", _NO_TAPS)
-        codec = connection.coding.codec
-        coded = "" if codec is Codec.RAW else f", {codec.name} where that is sooner"
-        _log.info(
-            "connected to the cloud at %s, rows in %s%s", self._where, welcome.dtype.name, coded
-        )
+        if connection.coding.rounding != self._config.rounding:
+            _log.warning("%s", _NO_ROUNDING)
+        rows = welcome.dtype.name + _told_codecs(connection)
+        _log.info("connected to the cloud at %s, rows in %s", self._where, rows)
 
     def _lane_plan(self, socket: Socket, welcome: Welcome) -> LanePlan:
         """How further sockets of a connection are made, and how many."""
@@ -320,3 +325,11 @@ def _is_broken_off(error: Exception) -> bool:
             return error.status in (0, 400)
         case _:
             return isinstance(error, OSError | aiohttp.ClientConnectionError)
+
+
+def _told_codecs(connection: LinkConnection) -> str:
+    """What rows are in besides the number format, for the log."""
+    codec, rounded = connection.coding.codec, connection.coding.rounding.named
+    coded = "" if codec is Codec.RAW else f", {codec.name} where that is sooner"
+    each = ", ".join(f"{way} in {name}" for way, name in rounded.items())
+    return coded + (f", LOSSY: {each}" if each else "")

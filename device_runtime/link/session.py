@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.carried import Carried, saved_up
 from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import Patience
 from device_runtime.session.actions import ComputeAndSend
@@ -44,25 +45,6 @@ class Slowness:
         """A reply came, so long after its frame was queued."""
         self.longest_wait_s = max(self.longest_wait_s, wait_s)
         self.num_silences = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """Bytes of a session's frames, both ways, and what coded rows saved of them beside RAW ones."""
-
-    up: int = 0
-    down: int = 0
-    saved_up: int = 0
-    saved_down: int = 0
-
-    def since(self, before: "Carried") -> "Carried":
-        """What came after this much."""
-        return Carried(
-            self.up - before.up,
-            self.down - before.down,
-            self.saved_up - before.saved_up,
-            self.saved_down - before.saved_down,
-        )
 
 
 class LinkLostError(CloudUnavailableError):
@@ -158,11 +140,8 @@ class LinkSession:
     def __init__(self, request: Open, carrier: Carrier, patience: Patience, clock: Clock) -> None:
         self.session = request.session
         self.name = SessionName(request.key, request.max_tokens)
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.saved_up = 0
-        self.saved_down = 0
-        """Bytes that coded rows took less than RAW ones."""
+        self.carried = Carried()
+        """What was sent and received until now."""
         self._carrier = carrier
         self._patience = patience
         self._clock = clock
@@ -183,11 +162,6 @@ class LinkSession:
         self._heard_s = 0.0
         """When anything last happened to it, by the loop's clock, as `_asked_s` has it."""
         self._changed = asyncio.Event()
-
-    @property
-    def carried(self) -> Carried:
-        """What was sent and received until now."""
-        return Carried(self.bytes_up, self.bytes_down, self.saved_up, self.saved_down)
 
     @property
     def dtype(self) -> Dtype:
@@ -257,7 +231,7 @@ class LinkSession:
             want=action.want,
             payload=coded,
         )
-        self.saved_up += len(payload) - len(coded)
+        self.carried += saved_up(payload, coded, codec, num_rows)
         self._num_queued += 1
         self._unanswered.append((action.epoch, action.position))
         self._asked_s.append(asyncio.get_running_loop().time())
@@ -283,8 +257,7 @@ class LinkSession:
 
     def continues(self, lost: "LinkSession") -> None:
         """Take over what another has counted: it is the same session in the cloud."""
-        self.bytes_up, self.bytes_down = lost.bytes_up, lost.bytes_down
-        self.saved_up, self.saved_down = lost.saved_up, lost.saved_down
+        self.carried = lost.carried
 
     def take_opened(self, cached_tokens: int) -> None:
         """The cloud has the session."""
@@ -293,21 +266,20 @@ class LinkSession:
 
     def take_sent(self, num_bytes: int) -> None:
         """The oldest queued frame was written."""
-        self.bytes_up += num_bytes
+        self.carried += Carried(up=num_bytes)
         self._num_queued -= 1
         self._happened()
 
-    def take_reply(self, reply: Reply, num_bytes: int, saved_bytes: int = 0) -> None:
+    def take_reply(self, reply: Reply, carried: Carried) -> None:
         """A reply came; one that came before, or is of an epoch that is over, changes nothing.
 
-        Its rows are RAW by now, and took `saved_bytes` less on the way. A repeated frame is
-        answered again, wherever it was repeated (rules W17, W25).
+        Its rows are RAW by now; `carried` is what its frame did. A repeated frame is answered
+        again, wherever it was repeated (rules W17, W25).
 
         Raises:
             RemoteProtocolError: every frame already has its reply.
         """
-        self.bytes_down += num_bytes
-        self.saved_down += saved_bytes
+        self.carried += carried
         frame = (reply.epoch, reply.position)
         if not self._unanswered or frame != self._unanswered[0]:
             if frame in self._answered or reply.epoch < self._epoch:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.engines.engine import DeviceEngine, SequenceId, Workers
+from device_runtime.link.carried import Carried
 from device_runtime.link.link import Link
-from device_runtime.link.session import Carried, LinkSession, SessionName, SessionRefusedError
+from device_runtime.link.session import LinkSession, SessionName, SessionRefusedError
 from device_runtime.session.running_texts import Run
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import NO_SESSION, Fault

@@ -132,6 +132,7 @@ class Recorder:
         carried, stats = place.carried, self._stats
         stats.bytes_up, stats.bytes_down = carried.up, carried.down
         stats.saved_up, stats.saved_down = carried.saved_up, carried.saved_down
+        stats.lossy_up, stats.lossy_down = carried.lossy_up, carried.lossy_down
 
     def ended(self) -> None:
         """The generation is over."""

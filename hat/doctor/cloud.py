@@ -160,8 +160,8 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
     context = context_of(measured, share)
     cost = Cost(
         seconds=clock() - begun_s,
-        bytes_up=session.bytes_up + answer_bytes[0],
-        bytes_down=session.bytes_down + answer_bytes[1],
+        bytes_up=session.carried.up + answer_bytes[0],
+        bytes_down=session.carried.down + answer_bytes[1],
         num_rows=measured.num_rows + check.num_prompt_tokens + check.num_tokens - 1,
     )
     return Reached(

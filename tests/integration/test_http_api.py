@@ -36,6 +36,19 @@ async def test_the_model_is_listed_and_found_by_its_name():
         assert isinstance(model["created"], int)
 
 
+async def test_rows_that_are_rounded_on_the_link_are_named_with_the_model():
+    card = ModelCard(MODEL, MODEL, 0, "ab" * 32, lossy_codecs={"prompt": "int6"})
+    found = []
+    for changes in ({"model": card}, {}):
+        async with (
+            story_server(**changes) as (client, _),
+            client.http.get(f"{client.url}/v1/models/{MODEL}") as response,
+        ):
+            found.append(await response.json())
+    assert found[0]["lossy_codecs"] == {"prompt": "int6"}
+    assert "lossy_codecs" not in found[1]
+
+
 async def test_a_chat_answer_ends_at_the_stop_token_with_exact_usage():
     status, document = await post(CHAT, {"model": MODEL, "messages": USER})
     assert status == 200

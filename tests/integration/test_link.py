@@ -42,8 +42,8 @@ async def test_rows_go_up_and_deep_rows_come_back():
         assert (reply.epoch, reply.position, reply.num_rows) == (1, 0, 2)
         deep = unpack_rows(reply.payload, 2, 4, reply.dtype)
         np.testing.assert_array_equal(deep[:, 0], next(iter(cloud.live.values())).states)
-        assert session.bytes_up == STATES.size + 2 * 4 * 4
-        assert session.bytes_down == REPLY.size + 2 * 4 * 4
+        assert session.carried.up == STATES.size + 2 * 4 * 4
+        assert session.carried.down == REPLY.size + 2 * 4 * 4
         session.close()
         await cloud.emptied()
 
@@ -185,10 +185,10 @@ async def test_rows_wait_for_credit_and_a_verification_goes_before_the_chunks_th
         cloud.going.clear()
         for session in sessions[:3]:
             await session.send(*rows(range(8), want=Want.NONE))
-        await until(lambda: sessions[0].bytes_up > 0)
+        await until(lambda: sessions[0].carried.up > 0)
         await sessions[3].send(*rows([1, 2], is_verify=True))
-        await until(lambda: sessions[3].bytes_up > 0)
-        assert sessions[1].bytes_up == sessions[2].bytes_up == 0
+        await until(lambda: sessions[3].carried.up > 0)
+        assert sessions[1].carried.up == sessions[2].carried.up == 0
         cloud.going.set()
         await asyncio.gather(*(session.reply() for session in sessions))
         assert [frame.num_rows for frame in cloud.frames] == [8, 2, 8, 8]

@@ -10,7 +10,7 @@ from cloud_server.core.actions import ConnectionId, Identity, Send, StepOutcome
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.core import CloudCore
 from wire.codec import encode
-from wire.coding.lossy import LOSSY_ABILITIES, Kept, asked
+from wire.coding.lossy import LOSSY_ABILITIES, Kept, Rounding
 from wire.coding.row_codecs import EXACT_CODECS, RowCodecs, row_codecs
 from wire.coding.tables import Centres, write_sections
 from wire.errors import FaultCode, RemoteProtocolError
@@ -257,7 +257,7 @@ def test_rounded_rows_are_answered_exactly_unless_replies_were_asked_for(codec):
 
 @pytest.mark.parametrize("codec", [Codec.INT8, Codec.INT6])
 def test_replies_are_rounded_where_the_device_asked(codec):  # W43
-    pair = Pair(CODECS | asked(codec), config=LOSSY)
+    pair = Pair(CODECS | Rounding(down=codec).codecs, config=LOSSY)
     answer = rows(1, seed=1)
     pair.send(coded(pair, rows(2), Codec.EXACT))
     assert pair.run(answer) == rows(2)

@@ -6,6 +6,7 @@ import pytest
 
 from chunking.state_monitor import AnsweredFrame, StateMonitor
 from device_runtime.link.coding import LinkCoding
+from wire.coding.lossy import NO_ROUNDING, Rounding
 from wire.coding.row_codecs import NO_CODECS, RowCodecs, row_codecs
 from wire.errors import RemoteProtocolError
 from wire.limits import RowLimits
@@ -28,11 +29,13 @@ def codecs(*agreed: Codec) -> RowCodecs:
 class Coding:
     """A coding whose clock moves by a second with each look, and what it did aside."""
 
-    def __init__(self, row_codecs: RowCodecs, always: bool = False) -> None:
+    def __init__(
+        self, row_codecs: RowCodecs, always: bool = False, rounding: Rounding = NO_ROUNDING
+    ) -> None:
         self.monitor = StateMonitor(always_codes=always)
         self.now = 0.0
         self.num_aside = 0
-        self.coding = LinkCoding(row_codecs, self.monitor, self._clock, self._aside)
+        self.coding = LinkCoding(row_codecs, self.monitor, self._clock, self._aside, rounding)
 
     def _clock(self) -> float:
         self.now += 1.0
@@ -135,3 +138,30 @@ async def test_a_reply_to_a_session_that_is_over_is_left_alone():
     assert await one.coding.plain(broken, None) is broken
     with pytest.raises(RemoteProtocolError):
         await one.coding.plain(broken, 0)
+
+
+async def test_rows_that_are_to_be_rounded_are_however_fast_the_link_is():
+    both = codecs(Codec.EXACT, Codec.INT8, Codec.INT6)
+    one = Coding(both, rounding=Rounding(prompt=Codec.INT6, up=Codec.INT8))
+    one.know(bytes_per_s=1e9)
+    for _ in range(3):
+        assert (await one.coding.coded(rows(5), 5, False))[1] is Codec.INT6
+        assert (await one.coding.coded(rows(5), 5, True))[1] is Codec.INT8
+
+
+async def test_chunks_are_planned_by_what_codes_prompts():
+    one = Coding(codecs(Codec.EXACT, Codec.INT6), rounding=Rounding(prompt=Codec.INT6))
+    await one.coding.coded(rows(5), 5, True)
+    assert one.monitor.estimates(ROW_BYTES).coding is None, "EXACT, as verifications are"
+    payload, _ = await one.coding.coded(rows(5), 5, False)
+    known = one.monitor.estimates(ROW_BYTES).coding
+    assert known is not None
+    assert known.share == len(payload) / len(rows(5)) == 6.5 / 16
+
+
+async def test_prompts_alone_may_be_rounded_where_nothing_else_is_coded():
+    one = Coding(codecs(Codec.INT8), rounding=Rounding(prompt=Codec.INT8))
+    assert one.coding.codec is Codec.RAW
+    assert one.monitor.can_code
+    assert (await one.coding.coded(rows(5), 5, True))[1] is Codec.RAW
+    assert (await one.coding.coded(rows(5), 5, False))[1] is Codec.INT8

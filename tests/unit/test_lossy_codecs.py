@@ -10,7 +10,7 @@ from wire.coding.lossy import (
     LOSSY_ABILITIES,
     LOSSY_CODECS,
     Kept,
-    asked,
+    Rounding,
     kept_channels,
     read_kept,
     reply_codec,
@@ -19,7 +19,7 @@ from wire.coding.row_codecs import EXACT_CODECS, row_codecs
 from wire.coding.tables import read_centres, write_sections
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import RowLimits
-from wire.messages import Codec, Dtype
+from wire.messages import Ability, Codec, Dtype
 
 HIDDEN = 96
 RAW = 1 << Codec.RAW
@@ -75,9 +75,9 @@ ALL = RAW | EXACT_CODECS | LOSSY_ABILITIES
 @pytest.mark.parametrize(
     ("frame", "codecs", "expected"),
     [
-        (Codec.EXACT, ALL & ~asked(Codec.INT6) | LOSSY_CODECS, Codec.INT8),
-        (Codec.RAW, RAW | asked(Codec.INT6), Codec.INT6),
-        (Codec.INT6, RAW | EXACT_CODECS | asked(Codec.INT8), Codec.INT8),
+        (Codec.EXACT, ALL & ~Rounding(down=Codec.INT6).codecs | LOSSY_CODECS, Codec.INT8),
+        (Codec.RAW, RAW | Rounding(down=Codec.INT6).codecs, Codec.INT6),
+        (Codec.INT6, RAW | EXACT_CODECS | Rounding(down=Codec.INT8).codecs, Codec.INT8),
         (Codec.INT8, RAW | EXACT_CODECS | LOSSY_CODECS, Codec.EXACT),
         (Codec.INT8, RAW | LOSSY_CODECS, Codec.RAW),
         (Codec.PADDED, RAW | EXACT_CODECS | LOSSY_CODECS, Codec.PADDED),
@@ -92,7 +92,16 @@ def test_replies_are_lossy_only_where_the_device_asked(  # W43
 
 
 def test_a_device_that_asks_for_nothing_has_no_bit_set() -> None:
-    assert asked(None) == 0
+    assert Rounding().codecs == 0
+    assert Rounding().named == {}
+
+
+def test_what_is_asked_for_is_agreed_whole_or_not_at_all() -> None:
+    wish = Rounding(prompt=Codec.INT6, down=Codec.INT8)
+    assert wish.codecs == 1 << Codec.INT6 | 1 << Codec.INT8 | 1 << Ability.INT8_REPLIES
+    assert wish.named == {"prompt": "int6", "down": "int8"}
+    assert wish.agreed(RAW | wish.codecs) == wish
+    assert wish.agreed(RAW | 1 << Codec.INT6) == Rounding()
 
 
 @pytest.mark.parametrize("codec", [Codec.INT8, Codec.INT6])

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from device_runtime.link.session import Carried, SessionName, SessionRefusedError
+from device_runtime.link.carried import Carried
+from device_runtime.link.session import SessionName, SessionRefusedError
 from device_runtime.runtime.place import Place
 from device_runtime.runtime.places import Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits

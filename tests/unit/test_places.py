@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 
 from device_runtime.engines.engine import Workers
+from device_runtime.link.carried import Carried
 from device_runtime.link.link import Link
-from device_runtime.link.session import Carried, LinkSession, SessionName
+from device_runtime.link.session import LinkSession, SessionName
 from device_runtime.runtime.place import Place
 from device_runtime.runtime.places import Places
 from device_runtime.session.prefix_cache import PrefixCacheLimits

@@ -90,9 +90,33 @@ def lossy_coders(
     return up, down
 
 
-def asked(codec: Codec | None) -> int:
-    """The bits of `codecs` with which a device asks for Replies in a lossy codec."""
-    return 0 if codec is None else 1 << codec | 1 << _REPLIES[codec]
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """Which rows a device's operator lets be rounded, each in which codec; None: not these."""
+
+    prompt: Codec | None = None
+    up: Codec | None = None
+    """Rows that are not of a prompt."""
+    down: Codec | None = None
+
+    @property
+    def codecs(self) -> int:
+        """As a Hello has them: the codecs, and the Replies that are asked for."""
+        bits = sum({1 << codec for codec in (self.prompt, self.up, self.down) if codec is not None})
+        return bits | (0 if self.down is None else 1 << _REPLIES[self.down])
+
+    @property
+    def named(self) -> dict[str, str]:
+        """For people and programs: `{"prompt": "int6"}`."""
+        each = {"prompt": self.prompt, "up": self.up, "down": self.down}
+        return {way: codec.name.lower() for way, codec in each.items() if codec is not None}
+
+    def agreed(self, codecs: int) -> "Rounding":
+        """What is left of it on a connection of these codecs: all or nothing."""
+        return self if self.codecs & codecs == self.codecs else Rounding()
+
+
+NO_ROUNDING: Final = Rounding()
 
 
 def reply_codec(frame_codec: Codec, codecs: int) -> Codec:

@@ -137,6 +137,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     parent: None = None
     max_model_len: int
     sampling_defaults: dict[str, SamplingDefault]
+    lossy_codecs: dict[str, str] | UnsetType = UNSET
+    """Which rows may be rounded on the link, if any; then answers are not quite the model's."""
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
