@@ -11,6 +11,7 @@ from bench.link.shaped_link import LinkError
 from bench.link.spec import LinkSpecError, parse_link_spec
 from bench.transport.beside import contest, tables
 from bench.transport.first_chunk import ARMS, Question, measure, table
+from bench.transport.uploader import Work
 
 
 @click.group()
@@ -78,14 +79,25 @@ def first_chunk(
 @click.option("--congestion", default="cubic,bbr", show_default=True, metavar="NAME,...")
 @click.option("--seconds", default=15.0, show_default=True, type=click.FloatRange(1.0))
 @click.option("--tries", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--urgent-bytes", default=8192, show_default=True, type=click.IntRange(1, 1 << 20))
+@click.option(
+    "--urgent-every", default=0.1, show_default=True, type=click.FloatRange(0.01), help="S."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON of all tries.")
 def contest_command(
-    links: tuple[str, ...], congestion: str, seconds: float, tries: int, out: Path | None
+    links: tuple[str, ...],
+    congestion: str,
+    seconds: float,
+    tries: int,
+    urgent_bytes: int,
+    urgent_every: float,
+    out: Path | None,
 ) -> None:
     """Congestion controls: uploads, urgent messages beside them, two uploads on one link."""
     try:
         specs = [parse_link_spec(link) for link in links]
-        result = contest(specs, congestion.split(","), seconds, tries)
+        like = Work(seconds=seconds, urgent_bytes=urgent_bytes, urgent_every_s=urgent_every)
+        result = contest(specs, congestion.split(","), like, tries)
     except (LinkError, LinkSpecError) as error:
         raise click.ClickException(str(error)) from error
     if out is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 import msgspec
+from msgspec.structs import replace
 
 from bench.link.opening import open_link
 from bench.link.shaped_link import LinkError, LinkKind, ShapedLink
@@ -48,9 +49,10 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def contest(
-    links: Sequence[LinkSpec], congestions: Sequence[str], seconds: float, num_tries: int
+    links: Sequence[LinkSpec], congestions: Sequence[str], like: Work, num_tries: int
 ) -> Contest:
-    """Each congestion control alone, with one connection and with two, and each two side by side.
+    """Each congestion control without an upload, with one over the same connection and over
+    another, and each two uploads side by side; for the rest, works are as `like`.
 
     Raises:
         LinkError: no links between namespaces can be opened here, or a program ended.
@@ -58,10 +60,12 @@ def contest(
     beside: list[Beside] = []
     shared: list[Shared] = []
     for spec in links:
-        works = {"idle link": Work(seconds=seconds, has_bulk=False, congestion=congestions[0])}
+        works: dict[str, Work] = {}
+        for name in congestions:
+            works[f"{name}, no upload"] = replace(like, congestion=name, has_bulk=False)
         for name in congestions:
             for is_apart in (False, True):
-                work = Work(seconds=seconds, congestion=name, is_urgent_apart=is_apart)
+                work = replace(like, congestion=name, is_urgent_apart=is_apart)
                 works[f"{name}, {2 if is_apart else 1}"] = work
         found: dict[str, list[Uploaded]] = {arm: [] for arm in works}
         pairs = [(a, b) for i, a in enumerate(congestions) for b in congestions[i:]]
@@ -71,7 +75,7 @@ def contest(
                 (result,) = _at_once(spec, seed, [work])
                 found[arm].append(result)
             for pair in pairs:
-                sides = [Work(seconds=seconds, congestion=n, urgent_every_s=0.0) for n in pair]
+                sides = [replace(like, congestion=n, urgent_every_s=0.0) for n in pair]
                 first, second = _at_once(spec, seed, sides)
                 both[pair].append((first, second))
         text = link_text(spec)
@@ -103,7 +107,10 @@ def _started(link: ShapedLink, port: str, work: Work) -> tuple[subprocess.Popen[
 
 
 def tables(result: Contest) -> Iterator[str]:
-    """Urgent messages beside uploads; shares of a link that two uploads share."""
+    """Urgent messages beside uploads; shares of a link that two uploads share.
+
+    A link without an upload is that of the first congestion control.
+    """
     heads = ("link", "upload", "upload, Mbit/s", "urgent: p50, ms", "p99", "p99 / idle link's")
     yield _row(heads)
     yield "|---" * len(heads) + "|"

@@ -9,6 +9,7 @@ from bench.transport.beside import contest
 from bench.transport.first_chunk import ARMS, NEW, Question, measure
 from bench.transport.places import Arm, running, sockets_arm
 from bench.transport.sender import SocketsWay
+from bench.transport.uploader import Work
 
 _REASON = reason_against(LinkKind.TAP)
 pytestmark = [
@@ -53,13 +54,13 @@ def test_a_cloud_program_that_does_not_start_is_an_error() -> None:
 
 
 def test_uploads_leave_room_for_each_other_and_urgent_messages_are_answered() -> None:
-    result = contest([_SPEC], ["reno"], 1.5, 1)
+    result = contest([_SPEC], ["reno"], Work(seconds=1.5), 1)
     by_arm = {each.arm: each.tries[0] for each in result.beside}
-    assert list(by_arm) == ["idle link", "reno, 1", "reno, 2"]
+    assert list(by_arm) == ["reno, no upload", "reno, 1", "reno, 2"]
     for arm, found in by_arm.items():
         assert found.num_unanswered == 0
         assert min(found.urgent_s) >= _SPEC.rtt_s
-        assert (found.bulk_bytes_per_s > 0) == (arm != "idle link")
+        assert (found.bulk_bytes_per_s > 0) == (arm != "reno, no upload")
         assert found.bulk_bytes_per_s <= 2.5e6
     ((first, second),) = result.shared[0].tries
     assert first.bulk_bytes_per_s + second.bulk_bytes_per_s <= 2.5e6

@@ -97,7 +97,7 @@ def test_the_contest_counts_what_was_never_answered_as_the_longest() -> None:
             congestion="bbr",
         )
 
-    idle = Beside(link="l", arm="idle link", tries=(uploaded(0.04, 0.04),))
+    idle = Beside(link="l", arm="cubic, no upload", tries=(uploaded(0.04, 0.04),))
     busy = Beside(link="l", arm="bbr, 1", tries=(uploaded(0.05, 0.2, num_unanswered=9),))
     assert busy.urgent_s == [0.05] + [0.2] * 10
     shared = Shared(link="l", arms=("bbr", "cubic"), tries=((uploaded(), uploaded()),))
