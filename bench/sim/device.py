@@ -27,14 +27,31 @@ _BETWEEN_NAMESPACES = ("tap", "netem")
 _NO_TIMES = DeviceTimes(NO_TIME, NO_TIME, 0.0, 0.0)
 
 
+SharedLink = tuple[Shaper, Shaper]
+"""The bottleneck up and the one down, of all devices."""
+
+
+def shared_link(scenario: Scenario) -> SharedLink:
+    """What all devices of a scenario are behind."""
+    there, back = directions(scenario.devices[0].link)
+    lucks = [Luck.seeded(f"{scenario.seed}/{way}/all") for way in ("up", "down")]
+    return Shaper(there, lucks[0]), Shaper(back, lucks[1])
+
+
 def make_ways(
-    spec: LinkSpec, scenario: Scenario, number: int, frame_s: float = 0.0
+    spec: LinkSpec,
+    scenario: Scenario,
+    number: int,
+    frame_s: float = 0.0,
+    shared: SharedLink | None = None,
 ) -> tuple[Way, Way]:
-    """Up and down a device's link; by segments where live links show TCP's own dynamics, or the
-    rate changes."""
+    """Up and down a device's link; by segments where live links show TCP's own dynamics, the rate
+    changes, or others share it."""
     loop = asyncio.get_running_loop()
     up, down = legs(spec, frame_s)
     up = replace(up, is_slow_after_pause=scenario.devices[number].is_slow_after_pause)
+    if shared is not None:
+        return TcpWay(loop, up, shared[0]), TcpWay(loop, down, shared[1])
     seeds = [f"{scenario.seed}/{way}/{number}" for way in ("up", "down")]
     is_tcp_seen = scenario.link.kind in _BETWEEN_NAMESPACES and spec.is_shaped
     if not is_tcp_seen and spec.trace is None:
@@ -50,8 +67,15 @@ class Device:
     """One device, which connects when it is made. `edge` is the link to users, where that is one:
     with a model that is wholly in the cloud the runtime stands beside it."""
 
-    def __init__(self, scenario: Scenario, number: int, replicas: Sequence[Replica]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        number: int,
+        replicas: Sequence[Replica],
+        shared: SharedLink | None = None,
+    ) -> None:
         self.scenario = scenario
+        self._shared = shared
         self.spec = scenario.devices[number]
         self._number = number
         self._replicas = replicas
@@ -95,7 +119,7 @@ class Device:
     @contextlib.asynccontextmanager
     async def _dial(self) -> AsyncIterator[MemorySocket]:
         replica = least_loaded(self._replicas)
-        ways = make_ways(self._link_spec, self.scenario, self._number, self._frame_s)
+        ways = make_ways(self._link_spec, self.scenario, self._number, self._frame_s, self._shared)
         near, far = memory_pair(*ways)
         serving = replica.accept(far, f"device {self._number + 1}")
         try:

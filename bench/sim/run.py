@@ -9,7 +9,7 @@ from typing import Any
 from bench.records import Cell, RequestRecord
 from bench.sim.asking import Asking
 from bench.sim.cloud import CloudSpec, Replica
-from bench.sim.device import Device
+from bench.sim.device import Device, shared_link
 from bench.sim.open_end import OpenEnd
 from bench.sim.scenario import Request, Scenario, Trouble
 from bench.sim.world.times import Overheads
@@ -35,6 +35,7 @@ class _Run:
         cloud = _cloud_of(scenario)
         self._replicas = [Replica(cloud) for _ in range(scenario.num_replicas)]
         self._devices: dict[int, Device] = {}
+        self._shared = shared_link(scenario) if scenario.is_link_shared else None
         self._tasks: set[asyncio.Task[None]] = set()
         self._records: list[RequestRecord] = []
         self._over: asyncio.Future[None] = self._loop.create_future()
@@ -112,7 +113,7 @@ class _Run:
         """Make a request's device, the first time it is wanted."""
         number = request.device
         if number not in self._devices:
-            self._devices[number] = Device(self._scenario, number, self._replicas)
+            self._devices[number] = Device(self._scenario, number, self._replicas, self._shared)
 
     def _break(self, trouble: Trouble) -> None:
         for replica in self._replicas:

@@ -83,8 +83,10 @@ class OpenLoad:
 class Scenario:
     """One cell. `setting` and the records are what its results are filed under.
 
-    With `open_load` the run ends when it has settled, not with the last of `requests`, whose
-    numbers are their places; of each answer only the first piece and the end are kept.
+    With `is_link_shared` all devices are behind one bottleneck each way, the first one's: TCP's
+    segments of all of them queue there in the order in which they come. With `open_load` the run
+    ends when it has settled, not with the last of `requests`, whose numbers are their places; of
+    each answer only the first piece and the end are kept.
     """
 
     arm: SimArm
@@ -99,6 +101,7 @@ class Scenario:
     seed: int
     draft_limits: DraftLimits = _PAPER_DRAFTS
     num_replicas: int = 1
+    is_link_shared: bool = False
     open_load: OpenLoad | None = None
     num_timelines: int = 0
     repeat: int = 0
