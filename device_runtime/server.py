@@ -212,8 +212,9 @@ def _shelf(config: DeviceConfig, bundle: Bundle, world: World) -> DiskShelf | No
         why = "output layers are on this device" if boot else "this system does not name its boots"
         _log.warning("kept_sessions_folder: nothing is kept over a restart, since %s", why)
         return None
-    served = (bundle.manifest.fingerprint, config.weights, link_url(config.cloud))
-    identity = Identity((*served, boot, str(folder.resolve())))
+    # All that decides which rows went up, and to whom.
+    served = (bundle.manifest.fingerprint, config.weights, config.wire_codec)
+    identity = Identity((*served, link_url(config.cloud), boot, str(folder.resolve())))
     return DiskShelf(folder, identity, world.unix_clock)
 
 

@@ -71,6 +71,7 @@ async def _measure(chosen: argparse.Namespace, link: ShapedLink) -> list[Answere
                 cloud_url=fleet.cloud_url(cloud),
                 talks=_talks(chosen),
                 answer_tokens=chosen.answer_tokens,
+                pause_s=chosen.pause,
                 folder=f"{folder}/kept",
             )
             child = await fleet.start_client(0, _TALK, take)
@@ -155,6 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=1000, help="of the first turn")
     parser.add_argument("--turn-tokens", type=int, default=40, help="of each later one")
     parser.add_argument("--answer-tokens", type=int, default=24)
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds before each later turn")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--talks", type=int, default=3, help="conversations")
     parser.add_argument("--dtype", default="float32", help="of layers and rows; auto: the bundle's")

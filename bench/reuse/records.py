@@ -26,6 +26,8 @@ class Job(msgspec.Struct):
     cloud_url: str
     talks: list[Talk]
     answer_tokens: int
+    pause_s: float
+    """Before each turn but the first, as somebody reads and writes."""
     folder: str
     """Where kept sessions outlive the device."""
 

@@ -153,6 +153,7 @@ async def _converse(job: Job, arm: str, number: int) -> None:
             elif turn > 0 and arm == RESTARTED:
                 await stack.aclose()
                 device = await stack.enter_async_context(_device(job, arm))
+            await asyncio.sleep(job.pause_s if turn > 0 else 0.0)
             text += said
             answered = await device.ask(arm, number, turn, list(text), job.answer_tokens)
             text += answered.answer

@@ -20,7 +20,18 @@ def test_each_arm_says_the_same_and_sends_what_it_must(
     bundles, out = split_for_serving(MODEL_FOLDER, tmp_path / "m1", 1), tmp_path / "out.json"
     link = ["--link", "up=2mbit,down=100mbit,rtt=4ms", "--link-kind", "tcp"]
     sizes = ["--tokens", str(NUM_TOKENS), "--turn-tokens", str(NUM_TURN_TOKENS)]
-    few = ["--answer-tokens", "6", "--turns", "3", "--talks", "1", "--out", str(out)]
+    few = [
+        "--answer-tokens",
+        "6",
+        "--turns",
+        "3",
+        "--talks",
+        "1",
+        "--pause",
+        "0",
+        "--out",
+        str(out),
+    ]
     monkeypatch.setattr(sys, "argv", ["reuse", str(bundles), *link, *sizes, *few])
     assert main() == 0
     answers = msgspec.json.decode(out.read_bytes(), type=list[Answered])
