@@ -209,3 +209,25 @@ def test_quantities_have_three_digits_and_a_unit() -> None:
     ]
     assert [num_bytes(x) for x in (812, 62_100, 1.24e6)] == ["812 B", "62.1 kB", "1.24 MB"]
     assert [rate(x) for x in (None, 1e12, 12_400)] == ["-", "over 10 Gbit/s", "99.2 kbit/s"]
+
+
+def test_a_cloud_shows_its_idle_sessions_in_host_memory() -> None:
+    from hat.status.asking import SideStatus
+
+    metrics = {
+        "hat_cloud_host_sessions": ("gauge", 2),
+        "hat_cloud_host_cache_tokens": ("gauge", 1508),
+        "hat_cloud_host_cache_capacity_tokens": ("gauge", 6032),
+        "hat_cloud_host_saves_total": ("counter", 8),
+        "hat_cloud_host_restores_total": ("counter", 6),
+        "hat_cloud_host_drops_total": ("counter", 1),
+    }
+    page = "".join(f"# TYPE {n} {kind}\n{n} {value}\n" for n, (kind, value) in metrics.items())
+    side = SideStatus("cloud", "http://x", 1.0, True, None, parse_samples(page))
+    (line,) = [each for each in report(side, None).splitlines() if each.startswith("  host")]
+    assert (
+        line.split()
+        == (
+            "host 2 idle sessions, 1,508 of 6,032 (25 %) tokens; 8 saved, 6 brought back, 1 dropped"
+        ).split()
+    )
