@@ -213,7 +213,8 @@ def _shelf(config: DeviceConfig, bundle: Bundle, world: World) -> DiskShelf | No
         _log.warning("kept_sessions_folder: nothing is kept over a restart, since %s", why)
         return None
     # All that decides which rows went up, and to whom.
-    served = (bundle.manifest.fingerprint, config.weights, config.wire_codec)
+    rounded = ",".join(f"{way}={codec}" for way, codec in _rounding(config).named.items())
+    served = (bundle.manifest.fingerprint, config.weights, config.wire_codec, rounded)
     identity = Identity((*served, link_url(config.cloud), boot, str(folder.resolve())))
     return DiskShelf(folder, identity, world.unix_clock)
 

@@ -301,6 +301,23 @@ async def test_five_turns_with_a_restart_before_each_say_the_same_and_send_what_
     assert len(list(folder.glob("*.kept"))) == 1
 
 
+async def test_what_was_made_of_rounded_rows_is_not_gone_on_from_once_they_are_exact(
+    bundles, tmp_path
+):
+    exact = {"kept_sessions_folder": tmp_path / "kept", "drafter": "none"}
+    rounded = exact | {"lossy_prompt": "int8"}
+    prompt, *_ = turns()
+    num_sent = []
+    async with serve_cloud(cloud_config(bundles[0], {"allow_lossy_codecs": True})) as cloud:
+        for settings in (rounded, rounded, exact):
+            async with connected_device(bundles[0], cloud.url, settings) as device:
+                wanted = GenerationRequest(prompt, 4, GREEDY, frozenset())
+                _, stats = await generate_with_stats(device.runtime, wanted)
+                num_sent.append(sum(chunk.num_tokens for chunk in stats.chunks))
+    assert num_sent[0] == num_sent[2] == len(prompt)
+    assert num_sent[1] < len(prompt) // 2
+
+
 async def test_with_output_layers_nothing_is_kept_and_the_log_says_so(bundles, tmp_path, caplog):
     settings = {"kept_sessions_folder": tmp_path / "kept"}
     async with (
