@@ -153,6 +153,10 @@ class Places:
             return
         now, unix_s = self._clock(), self._shelf.unix_clock()
         for record in self._shelf.load():
+            if len(record.ids) > self._workers.engine.max_context_tokens:
+                # It was written with a longer context.
+                self._shelf.drop(record.key)
+                continue
             name = SessionName(record.key, record.max_tokens)
             place = Place(self._workers, self._link, Remembered(name, record.ids))
             place.is_kept = place.is_written = True

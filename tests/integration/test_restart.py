@@ -149,6 +149,20 @@ async def test_who_asks_does_not_wait_until_all_that_was_left_is_ready(monkeypat
 
 
 @virtual
+async def test_a_text_longer_than_the_context_is_now_is_given_up():
+    cloud, shelf = LastingCloud(), MemoryShelf()
+    async with run_of(cloud, shelf) as it:
+        await answered(it, request(PROMPT, 40))
+    engine = FakeDeviceEngine()
+    engine.max_context_tokens = 40
+    async with run_of(cloud, shelf, engine=engine) as it:
+        assert shelf.records == {}
+        assert it.num_kept == 0
+        _, stats = await answered(it, request([*PROMPT, 1], 5))
+        assert stats.num_reused_tokens == 0
+
+
+@virtual
 async def test_a_cloud_that_was_exchanged_gets_the_whole_prompt():
     shelf = MemoryShelf()
     async with run_of(LastingCloud(), shelf) as it:
