@@ -21,10 +21,11 @@ from submodels.random_models import RandomModel, make_random_model
 from submodels.rotation.rotated import rotated_checkpoint
 from submodels.rotation.rotation import seeded_rotation
 from submodels.tensors.tensor_file import TensorFile
-from submodels.tensors.tensor_layout import EMBEDDING, Part
+from submodels.tensors.tensor_layout import EMBEDDING, Part, layer_name
 from tests.support.published_heads import HeadRecipe, make_head
 from tests.support.split_models import split
 
+_NORM = "post_attention_layernorm"
 STORIES = Path(__file__).parents[2] / "models" / "stories260k"
 
 
@@ -115,6 +116,19 @@ def test_a_published_head_is_refused(model: Path, tmp_path: Path) -> None:
     head = make_head(rotated.device.shape, HeadRecipe("eagle")).write(tmp_path / "head")
     with pytest.raises(AdapterError, match="rotated"):
         import_head(str(head), tmp_path / "out" / "device", tmp_path / "adapter")
+
+
+def test_public_weights_give_the_rotation_away(model: Path, tmp_path: Path) -> None:
+    """It is no defence, as the documents say: one least-squares solve finds the matrix."""
+    split(model, tmp_path / "plain", 1, dtype="float32")
+    split(model, tmp_path / "rotated", 1, rotation_seed=7)
+    gate, norm = (layer_name(0, f"{name}.weight") for name in ("mlp.gate_proj", _NORM))
+    plain, served = (
+        TensorFile(tmp_path / name / "cloud" / Part.MIDDLE.value) for name in ("plain", "rotated")
+    )
+    public = plain.read(gate) * plain.read(norm)
+    found = np.linalg.lstsq(public, served.read(gate), rcond=None)[0]
+    assert np.abs(found - seeded_rotation(64, 7).turn(np.eye(64))).max() < 1e-4
 
 
 @dataclass(frozen=True, slots=True)
