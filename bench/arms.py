@@ -48,7 +48,9 @@ _WHOLE_FRAMES = {"max_frame_tokens": ONE_SHOT_TOKENS, "target_step_s": 0.0}
 _ONE_STEP = {**_WHOLE_FRAMES, "step_budget_tokens": ONE_SHOT_TOKENS}
 _SARATHI = {**_WHOLE_FRAMES, "step_budget_tokens": SARATHI_CHUNK_TOKENS}
 _ONE_CHUNK = {"chunking": "fixed", "chunk_tokens": 0}
-_PLAIN = {**_ONE_CHUNK, "drafter": "none"}
+# What others have done, sends rows as they are.
+_RAW = {"wire_codec": "raw"}
+_PLAIN = {**_ONE_CHUNK, **_RAW, "drafter": "none"}
 _AHEAD = {"pipelining": "off", "draft_ahead": "auto"}
 # Passes ask the same prompts again, which a user does not.
 _ALONE = {"suffix_memory_tokens": 0}
@@ -96,7 +98,7 @@ ARMS = (
         "u-shape with Medusa-1 heads on the device, which draft the best guess of each in turn",
         "split",
         _ONE_STEP,
-        {**_ONE_CHUNK, "drafter": "medusa"},
+        {**_ONE_CHUNK, **_RAW, "drafter": "medusa"},
         needs="medusa.json",
     ),
     Arm(
@@ -107,7 +109,7 @@ ARMS = (
     Arm(
         "hat-paper",
         "hat with the paper's rule for chunks and its parallel drafting",
-        device={**_ALONE, **_AHEAD, "chunking": "paper"},
+        device={**_ALONE, **_AHEAD, **_RAW, "chunking": "paper"},
     ),
     Arm(
         "hat-no-chunking",

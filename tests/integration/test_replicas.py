@@ -31,7 +31,13 @@ ROW_BYTES = 64 * 4
 """Of stories260k in float32."""
 
 # One row per round and nothing reused: what crosses the link is the same in every run.
-PLAIN = {"drafter": "none", "chunk_tokens": 8, "kept_sessions": 0, "reconnect_timeout_s": 120.0}
+PLAIN = {
+    "drafter": "none",
+    "chunk_tokens": 8,
+    "kept_sessions": 0,
+    "reconnect_timeout_s": 120.0,
+    "wire_codec": "raw",
+}
 
 
 @pytest.fixture(scope="module")
