@@ -1,5 +1,6 @@
 """What the cloud's core asks of its shells: messages to send, and steps for the engine thread."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
@@ -40,7 +41,18 @@ class CloseConnection:
     connection: ConnectionId
 
 
-Action = Send | CloseConnection
+@dataclass(frozen=True, slots=True)
+class Unpack:
+    """Make a call that takes long, where nothing else waits for it, and tell the core.
+
+    What it gives or raises as RemoteProtocolError is to be told with `CloudCore.unpacked`.
+    """
+
+    connection: ConnectionId
+    call: Callable[[], Payload]
+
+
+Action = Send | CloseConnection | Unpack
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from cloud_server.core.actions import (
     Action,
@@ -23,15 +22,14 @@ from cloud_server.core.scheduling.scheduler import Scheduler
 from cloud_server.core.session import PieceDone
 from cloud_server.core.sessions import Sessions
 from cloud_server.core.step_book import Running, StepBook
-from wire.codec import Frame, MessageType
-from wire.coding.row_codecs import Unpacked, row_codecs
+from wire.codec import Frame
+from wire.coding.row_codecs import LEAST_ASIDE_BYTES, Unpacked, row_codecs
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello, check_join
 from wire.messages import (
     NO_SESSION,
     Close,
-    Codec,
     Fault,
     Hello,
     Join,
@@ -43,8 +41,6 @@ from wire.messages import (
 )
 
 __all__ = ["CloudCore", "CoreConfig", "CoreFigures"]
-
-_STATES = bytes([MessageType.STATES])
 
 
 class CloudCore:
@@ -72,6 +68,8 @@ class CloudCore:
         self._pace = Pace(config)
         self._links = Links()
         self._lanes = Lanes(config, self._links)
+        self._unpacking: dict[ConnectionId, float] = {}
+        """Connections whose next frame in pieces is made RAW elsewhere, and since when."""
         self._steps = StepBook(self._rows.row_bytes)
         self.codecs = row_codecs(self._rows, config.tables)
         """What codes rows on the links, as far as each speaks it."""
@@ -98,21 +96,10 @@ class CloudCore:
     def unpacking(self, connection: ConnectionId, frame: Frame) -> Callable[[], Payload] | None:
         """What makes a frame's coded rows RAW, if it has some that would be taken now.
 
-        None for all others: nothing is computed for a device that has no right to it. The call
-        raises RemoteProtocolError where the rows cannot be read.
+        None for all others. The call raises RemoteProtocolError where the rows cannot be read.
         """
         link = self._links.get(connection)
-        if link is None or not link.is_greeted or frame[:1] != _STATES:
-            return None
-        try:
-            message = link.decode(frame)
-        except RemoteProtocolError:
-            return None
-        if not isinstance(message, States) or message.session not in link.sessions:
-            return None
-        if message.codec is Codec.RAW or not link.wire.would_take(message):
-            return None
-        return partial(self.codecs.raw_states, message)
+        return None if link is None else link.unpacking_frame(frame, self.codecs)
 
     def receive_frame(
         self,
@@ -123,8 +110,7 @@ class CloudCore:
     ) -> list[Action]:
         """Decode one frame and take its message; a malformed or text one ends the connection.
 
-        `unpacked` is what the call of `unpacking` gave or raised, if there was one; else coded
-        rows are made RAW here.
+        `unpacked` is what the call of `unpacking` gave or raised, if there was one.
         """
         link = self._links.get(connection)
         if link is None:
@@ -182,10 +168,37 @@ class CloudCore:
         except RemoteProtocolError as error:
             self._fault_connection(link, error.code, error.message, now)
 
-    def _take_joined(self, link: Link, now: float) -> None:
-        for states in self._lanes.frames(link):
+    def _take_joined(self, link: Link, now: float, unpacked: Unpacked | None = None) -> None:
+        """Take the frames that are whole, in order; `unpacked` are the rows of the first.
+
+        Long coded ones are made RAW elsewhere, and those behind them wait.
+        """
+        while link.connection not in self._unpacking:
+            states = self._lanes.next_states(link)
+            if states is None:
+                return
+            is_long = unpacked is None and len(states.payload) >= LEAST_ASIDE_BYTES
+            call = link.unpacking(states, self.codecs) if is_long else None
+            if call is not None:
+                self._unpacking[link.connection] = now
+                self._links.unpack(link, call)
+                return
+            self._lanes.take(link)
             link.wire.receive(states)
-            self._sessions.take_states(link, states, now)
+            self._sessions.take_states(link, states, now, unpacked)
+            unpacked = None
+
+    def unpacked(self, connection: ConnectionId, unpacked: Unpacked) -> list[Action]:
+        """Take what the call of an `Unpack` gave, or the error that it raised."""
+        link = self._links.get(connection)
+        came_s = self._unpacking.pop(connection, 0.0)
+        if link is None:
+            return []
+        try:
+            self._take_joined(link, came_s, unpacked)
+        except RemoteProtocolError as error:
+            self._fault_connection(link, error.code, error.message, came_s)
+        return self._settled(came_s)
 
     def disconnect(self, connection: ConnectionId, now: float) -> list[Action]:
         """Forget a socket; its sessions wait `session_ttl_s` for another. Repeats are harmless."""

@@ -1,7 +1,6 @@
 """Further sockets of devices: which may join, and what their pieces become (rules W44 to W46)."""
 
 from collections import Counter
-from collections.abc import Iterator
 from hmac import compare_digest
 
 from cloud_server.core.actions import ConnectionId, Identity
@@ -70,24 +69,24 @@ class Lanes:
         """
         self._joiners[link.connection].put(piece)
 
-    def frames(self, link: Link) -> Iterator[States]:
-        """A connection's frames that are whole now and whose sessions have been opened, in order.
-
-        Each counts as taken once the next is asked for.
+    def next_states(self, link: Link) -> States | None:
+        """A connection's next frame, if it is whole now and its session has been opened.
 
         Raises:
-            RemoteProtocolError: BAD_FRAME when one is no States.
+            RemoteProtocolError: BAD_FRAME when it is no States.
         """
         joiner = self._joiners.get(link.connection)
-        while joiner is not None and (frame := joiner.next_frame) is not None:
-            message = decode(frame)
-            if not isinstance(message, States):
-                reason = f"expected States in pieces, got {type(message).__name__}"
-                raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
-            if not link.wire.was_opened(message.session):
-                return
-            joiner.take()
-            yield message
+        if joiner is None or (frame := joiner.next_frame) is None:
+            return None
+        message = decode(frame)
+        if not isinstance(message, States):
+            reason = f"expected States in pieces, got {type(message).__name__}"
+            raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
+        return message if link.wire.was_opened(message.session) else None
+
+    def take(self, link: Link) -> None:
+        """The next frame is dealt with."""
+        self._joiners[link.connection].take()
 
     def forget(self, link: Link) -> list[Link]:
         """A socket is gone; returns its lanes, which are to be closed as well."""

@@ -1,16 +1,20 @@
 """The sockets of the cloud's core: what is attached to each, and what is to be sent to them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
-from cloud_server.core.actions import Action, CloseConnection, ConnectionId, Identity, Send
+from cloud_server.core.actions import Action, CloseConnection, ConnectionId, Identity, Send, Unpack
 from cloud_server.core.session import Session
-from wire.codec import Frame, decode
+from wire.codec import Frame, MessageType, decode
+from wire.coding.row_codecs import RowCodecs
 from wire.connection import CloudConnection, Phase
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import MAX_HANDSHAKE_BYTES
-from wire.messages import Codec, Message, SessionId
+from wire.messages import Codec, Message, Payload, SessionId, States
+
+_STATES = bytes([MessageType.STATES])
 
 
 @dataclass(slots=True)
@@ -40,6 +44,22 @@ class Link:
             reason = f"expected a Hello of at most {MAX_HANDSHAKE_BYTES}, got {len(frame)}"
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         return decode(frame)
+
+    def unpacking(self, states: States, codecs: RowCodecs) -> Callable[[], Payload] | None:
+        """What makes coded rows RAW; None for RAW ones, and for those that would not be taken."""
+        if states.codec is Codec.RAW or states.session not in self.sessions:
+            return None
+        return partial(codecs.raw_states, states) if self.wire.would_take(states) else None
+
+    def unpacking_frame(self, frame: Frame, codecs: RowCodecs) -> Callable[[], Payload] | None:
+        """The same of a frame, whatever it holds."""
+        if not self.is_greeted or frame[:1] != _STATES:
+            return None
+        try:
+            message = self.decode(frame)
+        except RemoteProtocolError:
+            return None
+        return self.unpacking(message, codecs) if isinstance(message, States) else None
 
 
 class Links:
@@ -137,6 +157,10 @@ class Links:
         credit = link.wire.give_back(num_rows)
         if credit is not None and link.wire.phase is Phase.OPEN:
             self.send(link, credit)
+
+    def unpack(self, link: Link, call: Callable[[], Payload]) -> None:
+        """Have rows made RAW elsewhere."""
+        self._outbox.append(Unpack(link.connection, call))
 
     def take_actions(self) -> list[Action]:
         """What is to be done since the last call, in order."""

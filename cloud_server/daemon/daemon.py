@@ -17,6 +17,7 @@ from cloud_server.core.actions import (
     Send,
     Step,
     StepOutcome,
+    Unpack,
 )
 from cloud_server.core.config import CoreConfig, CoreFigures
 from cloud_server.core.core import CloudCore
@@ -27,10 +28,10 @@ from process.quiet_log import QuietLog
 from process.world import Aside, Clock, Randomness
 from wire.codec import encode
 from wire.coding.lossy import FORMATS
-from wire.coding.row_codecs import ASIDE_BYTES, Unpacked
+from wire.coding.row_codecs import ASIDE_BYTES, LEAST_ASIDE_BYTES, Unpacked
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES, KEY_BYTES, MAX_TAPS
-from wire.messages import NO_SESSION, Codec, Fault, Joined, Message, Reply, Welcome
+from wire.messages import NO_SESSION, Codec, Fault, Joined, Message, Payload, Reply, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +45,6 @@ _SPARE_BACKLOG_BYTES = 1 << 20
 """For messages without rows, above two windows of rows."""
 
 _LAST_WRITES_S = 2.0
-
-_LEAST_ASIDE_BYTES = ASIDE_BYTES // 2
-"""Coded rows are not shorter than half of RAW ones."""
 
 _RESTARTS_WITHOUT_A_STEP = 3
 """So many losses with no step between them: what is asked of the engine breaks it each time."""
@@ -93,6 +91,7 @@ class CloudDaemon:
     ) -> None:
         self._clock = clock
         self._aside = aside
+        self._unpacking: set[asyncio.Task[None]] = set()
         self._randomness = randomness
         if randomness is None:
             settings = replace(settings, max_lanes=0)
@@ -170,15 +169,21 @@ class CloudDaemon:
         Returns:
             None where there is nothing that would hold up the loop.
         """
-        if isinstance(frame, str) or len(frame) < _LEAST_ASIDE_BYTES:
+        if isinstance(frame, str) or len(frame) < LEAST_ASIDE_BYTES:
             return None
         unpack = self._core.unpacking(number, frame)
-        if unpack is None:
-            return None
+        return None if unpack is None else await self._unpacked(unpack)
+
+    async def _unpacked(self, unpack: Callable[[], Payload]) -> Unpacked:
         try:
             return await self._aside(unpack)
         except RemoteProtocolError as error:
             return error
+
+    async def _unpack(self, action: Unpack) -> None:
+        """Make rows RAW elsewhere, and tell the core."""
+        unpacked = await self._unpacked(action.call)
+        self._perform(self._core.unpacked(action.connection, unpacked))
 
     def receive(
         self,
@@ -261,6 +266,10 @@ class CloudDaemon:
             match action:
                 case Send():
                     self._send(action)
+                case Unpack():
+                    task = self._loop.create_task(self._unpack(action))
+                    self._unpacking.add(task)
+                    task.add_done_callback(self._unpacking.discard)
                 case CloseConnection():
                     connection = self._connections.get(action.connection)
                     if connection is not None:

@@ -20,6 +20,7 @@ from cloud_server.core.actions import (
     Step,
     StepOutcome,
     StepWork,
+    Unpack,
 )
 from cloud_server.core.core import CloudCore, CoreConfig
 from wire.codec import encode
@@ -331,6 +332,8 @@ class Cloud:
                     if connection in self.devices:
                         self.devices[connection].receive(message)
                     self.inbox[connection].append(message)
+                case Unpack():
+                    raise AssertionError("rows here are RAW")
                 case CloseConnection(connection):
                     self.closed.add(connection)
                     if connection in self.devices:

@@ -6,7 +6,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cloud_server.core.actions import ConnectionId, Identity, Send, StepOutcome
+from cloud_server.core.actions import (
+    Action,
+    ConnectionId,
+    Identity,
+    Send,
+    StepOutcome,
+    Unpack,
+)
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.core import CloudCore
 from wire.codec import encode
@@ -14,13 +21,16 @@ from wire.coding.lossy import LOSSY_ABILITIES, Kept, Rounding
 from wire.coding.row_codecs import EXACT_CODECS, RowCodecs, row_codecs
 from wire.coding.tables import Centres, write_sections
 from wire.errors import FaultCode, RemoteProtocolError
+from wire.lanes import Cutter
 from wire.limits import RowLimits
 from wire.messages import (
+    Ability,
     Codec,
     Credit,
     Dtype,
     Fault,
     Hello,
+    Join,
     Message,
     Open,
     Reply,
@@ -58,11 +68,18 @@ def rows(num_rows: int, seed: int = 0) -> bytes:
 class Pair:
     """A core and one device of it, which speaks so many codecs."""
 
-    def __init__(self, codecs: int = CODECS, taps: int = 0, config: CoreConfig = CONFIG) -> None:
+    def __init__(
+        self,
+        codecs: int = CODECS,
+        taps: int = 0,
+        config: CoreConfig = CONFIG,
+        lane_key: bytes = b"",
+        max_tokens: int = 64,
+    ) -> None:
         self.core = CloudCore(config)
         self.number = ConnectionId(1)
         self.sent: list[Send] = []
-        self._take(self.core.connect(self.number, 0.0, Identity("here")))
+        self._take(self.core.connect(self.number, 0.0, Identity("here"), lane_key))
         hello = Hello(1, 1, b"f" * 32, 1, config.num_layers, HIDDEN, 0b111, codecs, b"")
         self.send(hello)
         (welcome,) = self.messages()
@@ -70,7 +87,7 @@ class Pair:
         self.welcome = welcome
         limits = RowLimits(HIDDEN, welcome.dtype, welcome.max_frame_tokens, welcome.codecs)
         self.codecs: RowCodecs = row_codecs(limits, welcome.tables)
-        self.send(Open(SESSION, b"k" * 16, 64, taps=taps))
+        self.send(Open(SESSION, b"k" * 16, max_tokens, taps=taps))
         self.sent.clear()
 
     def send(self, message: Message, unpacked: object = None) -> None:
@@ -226,6 +243,69 @@ def test_nothing_is_read_for_who_has_no_right_to_it():
     pair.send(states)
     pair.send(states)  # the credit is used up
     assert pair.core.unpacking(pair.number, frame) is None
+
+
+WIDE = dataclasses.replace(CONFIG, max_frame_tokens=200, credit_window_tokens=400, max_lanes=2)
+LANE_KEY = b"l" * 16
+
+
+def laned_pair() -> tuple[Pair, ConnectionId]:
+    """A device with one further socket, whose frames may be long."""
+    config = dataclasses.replace(WIDE, capacity_tokens=400, max_context_tokens=400)
+    pair = Pair(CODECS | 1 << Ability.LANES, config=config, lane_key=LANE_KEY, max_tokens=400)
+    lane = ConnectionId(2)
+    pair.core.connect(lane, 0.0, Identity("here"))
+    pair.core.receive_frame(lane, encode(Join(1, LANE_KEY, b"")), 0.0)
+    return pair, lane
+
+
+def in_pieces(pair: Pair, lane: ConnectionId, sequence: int, states: States) -> list[Action]:
+    cutter, actions = Cutter(sequence, encode(states)), []
+    while cutter.num_left:
+        actions += pair.core.receive_frame(lane, encode(cutter.cut(60_000)), 1.0)
+    return actions
+
+
+def test_long_frames_in_pieces_are_read_elsewhere_and_those_behind_them_wait():
+    pair, lane = laned_pair()
+    first = coded(pair, rows(198), Codec.EXACT)
+    second = dataclasses.replace(coded(pair, rows(3, seed=2), Codec.EXACT), position=198)
+    (unpack,) = in_pieces(pair, lane, 0, first)
+    assert isinstance(unpack, Unpack)
+    assert in_pieces(pair, lane, 1, second) == []
+    assert not pair.core.has_work
+    pair.core.unpacked(unpack.connection, unpack.call())
+    assert pair.core.figures().queued_tokens == 201
+    taken = b""
+    while (step := pair.core.next_step(3.0)) is not None:
+        taken += b"".join(bytes(item.payload) for item in step.items)
+        answers = tuple(rows(item.num_wanted_rows) for item in step.items)
+        pair._take(pair.core.step_done(step, StepOutcome(answers, 0.01), 3.0))
+    assert taken == rows(198) + rows(3, seed=2)
+    replies = [message for message in pair.messages() if isinstance(message, Reply)]
+    assert [reply.position for reply in replies] == [0, 198]
+    assert replies[0].queue_s == 2.0  # reading counts as waiting
+
+
+def test_what_went_wrong_elsewhere_with_a_frame_in_pieces_ends_its_session():
+    pair, lane = laned_pair()
+    broken = dataclasses.replace(coded(pair, rows(198), Codec.EXACT), payload=b"\7" * 80_000)
+    (unpack,) = in_pieces(pair, lane, 0, broken)
+    assert isinstance(unpack, Unpack)
+    with pytest.raises(RemoteProtocolError) as raised:
+        unpack.call()
+    pair._take(pair.core.unpacked(unpack.connection, raised.value))
+    (fault,) = [message for message in pair.messages() if isinstance(message, Fault)]
+    assert (fault.code, fault.session) == (FaultCode.BAD_FRAME, SESSION)
+
+
+def test_what_was_read_for_a_device_that_left_meanwhile_is_forgotten():
+    pair, lane = laned_pair()
+    (unpack,) = in_pieces(pair, lane, 0, coded(pair, rows(198), Codec.EXACT))
+    assert isinstance(unpack, Unpack)
+    pair.core.disconnect(pair.number, 1.0)
+    assert pair.core.unpacked(unpack.connection, unpack.call()) == []
+    assert not pair.core.has_work
 
 
 def test_what_was_saved_is_counted():

@@ -16,6 +16,9 @@ ASIDE_BYTES: Final = 1 << 17
 """RAW rows of which no more than this are coded in some half a millisecond: an event loop does it
 at once. More are better left to a thread."""
 
+LEAST_ASIDE_BYTES: Final = ASIDE_BYTES // 2
+"""And coded ones: they are not shorter than half of RAW."""
+
 PADDED_SHARES: Final = {Dtype.BF16: (23, 32), Dtype.FP16: (29, 32), Dtype.FP32: (55, 64)}
 """Of RAW, which next to no row of a real model exceeds: in BF16 and FP16 single rows took at most
 0.706 and 0.882, and FP32 has the exponents of BF16."""
