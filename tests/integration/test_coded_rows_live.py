@@ -4,9 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.server import serve_cloud
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.generation.stats import GenerationStats
-from tests.support.stack import GREEDY, generate_with_stats, running_stack, split_for_serving
+from device_runtime.link.link import Link
+from tests.support.event_loop import until
+from tests.support.stack import (
+    GREEDY,
+    cloud_config,
+    connected_device,
+    generate_with_stats,
+    running_stack,
+    split_for_serving,
+)
+from tests.support.world import REAL
 
 MODELS = Path(__file__).parents[2] / "models"
 PROMPT = tuple(range(3, 203))
@@ -53,13 +64,45 @@ async def test_long_replies_come_coded_too(with_output_layers):
     assert stats.saved_down > 0.2 * raw.bytes_down
 
 
-async def test_padded_frames_have_lengths_that_rows_alone_decide(tmp_path):
-    # Rows of 64 numbers, as the other tests have, vary more than those of real models.
-    folder = split_for_serving(MODELS / "storybook-7m", tmp_path / "out", 1)
-    raw_ids, raw = await answer(folder, wire_codec="raw")
-    ids, stats = await answer(folder, wire_codec="exact", pad_frames=True)
+@pytest.fixture(scope="module")
+def storybook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of 256 numbers: of 64, as above, they vary more than those of real models."""
+    return split_for_serving(
+        MODELS / "storybook-7m", tmp_path_factory.mktemp("storybook") / "out", 1
+    )
+
+
+async def lanes_up(link: Link, num_lanes: int) -> None:
+    await until(lambda: link.num_lanes == num_lanes)
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+async def test_long_frames_come_coded_whole_and_in_pieces(storybook, connections):
+    # 600 rows are coded in about 200 kB, which device and cloud leave to threads.
+    whole = {"chunk_tokens": 0, "connections": connections}
+    cloud = {"dtype": "bfloat16", "wire_dtype": "bfloat16", "max_frame_tokens": 1024}
+    prompt = tuple(3 + place * 7 % 4000 for place in range(600))
+    answers = []
+    for codec in ("raw", "exact"):
+        device = {"drafter": "none", "wire_codec": codec, **whole}
+        settings = cloud_config(storybook, cloud)
+        async with (
+            serve_cloud(settings, REAL.clock, randomness=REAL.randomness) as server,
+            connected_device(storybook, server.url, device) as reached,
+        ):
+            await lanes_up(reached.link, connections - 1)
+            request = GenerationRequest(prompt, 8, GREEDY)
+            answers.append(await generate_with_stats(reached.runtime, request))
+    (raw_ids, raw), (ids, stats) = answers
     assert ids == raw_ids
-    _, again = await answer(folder, wire_codec="exact", pad_frames=True)
+    assert stats.bytes_up < 0.7 * raw.bytes_up
+
+
+async def test_padded_frames_have_lengths_that_rows_alone_decide(storybook):
+    raw_ids, raw = await answer(storybook, wire_codec="raw")
+    ids, stats = await answer(storybook, wire_codec="exact", pad_frames=True)
+    assert ids == raw_ids
+    _, again = await answer(storybook, wire_codec="exact", pad_frames=True)
     assert (stats.bytes_up, stats.bytes_down) == (again.bytes_up, again.bytes_down)
     row_bytes = 2 * 256
     num_rows = len(PROMPT) + NUM_TOKENS - 1

@@ -17,7 +17,7 @@ ASIDE_BYTES: Final = 1 << 17
 at once. More are better left to a thread."""
 
 LEAST_ASIDE_BYTES: Final = ASIDE_BYTES // 2
-"""And coded ones: they are not shorter than half of RAW."""
+"""And coded ones, which stand for about twice as many RAW bytes at the most."""
 
 PADDED_SHARES: Final = {Dtype.BF16: (23, 32), Dtype.FP16: (29, 32), Dtype.FP32: (55, 64)}
 """Of RAW, which next to no row of a real model exceeds: in BF16 and FP16 single rows took at most
