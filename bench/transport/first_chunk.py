@@ -14,7 +14,7 @@ from bench.link.opening import open_link
 from bench.link.shaped_link import LinkKind
 from bench.link.spec import LinkSpec, link_text
 from bench.machine import machine_lines
-from bench.transport.places import Arm, Sender, running, sockets_arm
+from bench.transport.places import Arm, Sender, device_arm, running, sockets_arm
 from bench.transport.sender import SocketsWay
 from chunking.ramp import INITIAL_WINDOW_BYTES, ramp_s
 
@@ -27,6 +27,9 @@ ARMS = {
         sockets_arm("reno", SocketsWay(congestion="reno")),
         sockets_arm("bbr", SocketsWay(congestion="bbr")),
         sockets_arm("setting", SocketsWay(), is_setting_off=True),
+        device_arm("device-one", "1"),
+        device_arm("device-two", "2"),
+        device_arm("device-auto", "auto"),
     )
 }
 """Ways to send; all without root's rights, but for the setting."""

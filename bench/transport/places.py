@@ -38,6 +38,12 @@ def sockets_arm(name: str, way: SocketsWay, *, is_setting_off: bool = False) -> 
     return Arm(name, words, is_setting_off=is_setting_off)
 
 
+def device_arm(name: str, connections: str) -> Arm:
+    """The device's own link to a real cloud without layers."""
+    words = ("bench.transport.device_sender", connections)
+    return Arm(name, words, cloud="bench.transport.device_cloud")
+
+
 class Sender:
     """A running pair of programs, which sends one message at a time."""
 

@@ -1,4 +1,4 @@
-"""How many further sockets a connection to the cloud is worth."""
+"""How many further sockets a connection to the cloud is worth, and how fast bytes go to them."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,15 @@ _LANES_AT_FIRST = 4
 """While nothing is known of the link's rate."""
 
 _HOLDS = 1.5
-"""Of the bandwidth-delay product: what may be under way. A link's buffer commonly holds as much as
-the product again; a rate that is estimated too low must not keep itself low."""
+"""Times the bandwidth-delay product: what may be under way. The buffer before a link commonly holds
+one such product."""
+
+_PACE = 2.0
+"""Times the known rate: what comes faster only lands in that buffer, which so is never more than
+three quarters full. A rate that was taken for too low does not keep itself low."""
+
+_AT_ONCE_S = 0.004
+"""Of the pace, in one piece; and as much is caught up after a late look."""
 
 _FIRST_DISTRUST_S = 30.0
 _LONGEST_DISTRUST_S = 3600.0
@@ -44,6 +51,27 @@ def useful_lanes(link: LinkSize, frame_bytes: int) -> int:
         return _LANES_AT_FIRST
     first_window_bytes = FIRST_WINDOW_SEGMENTS * SEGMENT_BYTES
     return max(1, min(MAX_LANES, math.ceil(min(frame_bytes, link.num_bytes) / first_window_bytes)))
+
+
+class Pace:
+    """Lets bytes go no faster than a link is known to carry them, and twice as fast."""
+
+    def __init__(self) -> None:
+        self._free_s = -math.inf
+
+    def most_bytes(self, link: LinkSize, now: float) -> int | None:
+        """What may go now; 0 while it is too early, None for any number."""
+        if link.uplink_bytes_per_s is None:
+            return None
+        at_once = _PACE * link.uplink_bytes_per_s * _AT_ONCE_S
+        least_bytes = FIRST_WINDOW_SEGMENTS * SEGMENT_BYTES
+        return 0 if now < self._free_s else max(least_bytes, int(at_once))
+
+    def sent(self, num_bytes: int, link: LinkSize, now: float) -> None:
+        """So many bytes were let go."""
+        if link.uplink_bytes_per_s is not None:
+            seconds = num_bytes / (_PACE * link.uplink_bytes_per_s)
+            self._free_s = max(self._free_s, now - _AT_ONCE_S) + seconds
 
 
 class LaneTrust:

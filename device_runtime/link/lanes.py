@@ -15,7 +15,7 @@ import aiohttp
 
 from device_runtime.link.config import CLOSE_S, Patience
 from device_runtime.link.dialing import Dial
-from device_runtime.link.lane_count import LinkSize, useful_lanes
+from device_runtime.link.lane_count import LinkSize, Pace, useful_lanes
 from process.sockets.heartbeat import until_silent
 from process.sockets.socket import Socket
 from process.sockets.windows import FIRST_WINDOW_SEGMENTS, SEGMENT_BYTES, next_taker
@@ -88,6 +88,7 @@ class Lanes:
         self._clock = clock
         self._on_broken = on_broken
         self._lanes: list[Lane] = []
+        self._pace = Pace()
         self._num_frames = 0
         self._num_arrived = 0
         self._sequences: dict[Hashable, int] = {}
@@ -142,16 +143,25 @@ class Lanes:
                 continue
             lane, room_bytes = taker
             lane.last_sequence = self._num_frames - 1
+            piece = encode(cutter.cut(room_bytes - PIECE_OVERHEAD_BYTES))
+            self._pace.sent(len(piece), self._plan.size(), self._clock())
             try:
-                await lane.socket.send(encode(cutter.cut(room_bytes - PIECE_OVERHEAD_BYTES)))
+                await lane.socket.send(piece)
             except ConnectionError:
                 self._on_broken()
                 raise
 
     def _next_taker(self, least_bytes: int) -> tuple[Lane, int] | None:
+        size = self._plan.size()
+        at_once = self._pace.most_bytes(size, self._clock())
+        if at_once == 0:
+            return None
         windows = [lane.socket.window() for lane in self._lanes]
-        taker = next_taker(windows, least_bytes, self._plan.size().num_bytes)
-        return None if taker is None else (self._lanes[taker[0]], taker[1])
+        taker = next_taker(windows, least_bytes, size.num_bytes)
+        if taker is None:
+            return None
+        index, room_bytes = taker
+        return self._lanes[index], room_bytes if at_once is None else min(room_bytes, at_once)
 
     async def _keep_one(self) -> None:
         """Open a lane and keep it until it breaks or is worn; then, or if it is refused, rest."""
