@@ -12,6 +12,8 @@ from bench.link.spec import LinkSpecError, parse_link_spec
 from bench.transport.beside import contest, tables
 from bench.transport.first_chunk import ARMS, Question, measure, table
 from bench.transport.uploader import Work
+from bench.transport.verifying import table as verified_table
+from bench.transport.verifying import verifying
 
 
 @click.group()
@@ -103,6 +105,33 @@ def contest_command(
     if out is not None:
         out.write_bytes(msgspec.json.encode(result))
     click.echo("\n".join(tables(result)))
+
+
+@main.command("verifying")
+@click.option(
+    "--link",
+    "links",
+    multiple=True,
+    default=(
+        "up=20mbit,down=50mbit,rtt=40ms",
+        "up=20mbit,down=50mbit,rtt=40ms,loss=1%",
+        "up=20mbit,down=50mbit,rtt=40ms,loss=5%",
+    ),
+    show_default=True,
+)
+@click.option("--seconds", default=15.0, show_default=True, type=click.FloatRange(1.0))
+@click.option("--tries", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON of all tries.")
+def verifying_command(links: tuple[str, ...], seconds: float, tries: int, out: Path | None) -> None:
+    """Our device's verifications beside a prompt's upload, by its number of connections."""
+    try:
+        specs = [parse_link_spec(link) for link in links]
+        result = verifying(specs, seconds, tries, lambda line: click.echo(line, err=True))
+    except (LinkError, LinkSpecError) as error:
+        raise click.ClickException(str(error)) from error
+    if out is not None:
+        out.write_bytes(msgspec.json.encode(result))
+    click.echo("\n".join(verified_table(result)))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Sender:
 
     def renew(self) -> None:
         """New connections."""
-        self._ask("new")
+        self.ask("new")
 
     def send(self, num_bytes: int) -> float:
         """Seconds from its first byte's sending to its last byte's coming.
@@ -60,9 +60,14 @@ class Sender:
         Raises:
             LinkError: the device's program ended.
         """
-        return float(self._ask(str(num_bytes)))
+        return float(self.ask(str(num_bytes)))
 
-    def _ask(self, line: str) -> str:
+    def ask(self, line: str) -> str:
+        """The answer to a line that the device's program knows.
+
+        Raises:
+            LinkError: it ended.
+        """
         device = self._device
         assert device.stdin is not None
         assert device.stdout is not None

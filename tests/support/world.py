@@ -28,4 +28,6 @@ def serve_cloud(
     patience: Patience | None = None,
 ) -> AbstractAsyncContextManager[CloudServer]:
     """A cloud on the real clock."""
-    return cloud_server.server.serve_cloud(config, REAL.clock, load_engine, patience)
+    return cloud_server.server.serve_cloud(
+        config, REAL.clock, load_engine, patience, REAL.randomness
+    )

@@ -1,0 +1,132 @@
+"""Prompts over several real sockets: the unsplit model's answers, with TLS and through proxies."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_server.server import CloudServer
+from device_runtime.config import DeviceConfig
+from device_runtime.generation.request import GenerationRequest
+from device_runtime.link.link import Link
+from device_runtime.link.proxies import proxy_for
+from device_runtime.server import link_config
+from device_runtime.session.actions import ComputeAndSend
+from submodels.bundle.bundle import load_bundle
+from tests.support.certificates import HAS_OPENSSL
+from tests.support.connect_proxy import ConnectProxy
+from tests.support.event_loop import until
+from tests.support.guarded import make_certificate
+from tests.support.reference import STORIES, first_difference, greedy, load_reference, story_prompts
+from tests.support.stack import (
+    GREEDY,
+    cloud_config,
+    connected_device,
+    gather_bounded,
+    generate_ids,
+    serve_cloud,
+    split_for_serving,
+)
+from tests.support.world import REAL
+from wire.messages import Want
+from wire.numbers import pack_rows
+
+MAX_TOKENS = 24
+STOP_IDS = frozenset({1, 2})
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return split_for_serving(STORIES, tmp_path_factory.mktemp("stories"), 1, 1)
+
+
+def figures(cloud: CloudServer) -> tuple[int, int]:
+    """Devices and lanes."""
+    assert cloud.daemon is not None
+    found = cloud.daemon.figures()
+    return found.num_connections, found.num_lanes
+
+
+@pytest.mark.parametrize(
+    "scheme", ["ws", pytest.param("wss", marks=pytest.mark.skipif(not HAS_OPENSSL, reason="none"))]
+)
+async def test_answers_over_several_sockets_are_the_unsplit_models(
+    bundles: Path, scheme: str, tmp_path: Path
+) -> None:
+    model = load_reference(STORIES)
+    cases = [(prompt, greedy(model, prompt, MAX_TOKENS)) for prompt in story_prompts(12)]
+    requests = [GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS) for prompt, _ in cases]
+    device = {"connections": 4, "chunk_tokens": 8, "drafter": "ngram"}
+    cloud = {}
+    if scheme == "wss":
+        certificate, key = make_certificate(tmp_path)
+        cloud = {"tls_certificate": certificate, "tls_key": key}
+        device["cloud_ca"] = certificate
+    async with (
+        serve_cloud(cloud_config(bundles, cloud)) as server,
+        connected_device(bundles, server.url, device) as running,
+    ):
+        await until(lambda: running.link.num_lanes == 3)
+        calls = [partial(generate_ids, running.runtime, request) for request in requests]
+        came = await gather_bounded(calls, 4)
+        assert figures(server) == (1, 3)
+        assert running.link.num_connections == 1
+    for (_, reference), ids in zip(cases, came, strict=True):
+        difference = first_difference(reference, ids)
+        assert difference is None or difference.is_tie
+
+
+@contextlib.asynccontextmanager
+async def proxied_link(bundles: Path) -> AsyncIterator[tuple[CloudServer, ConnectProxy, Link]]:
+    """A cloud, a proxy before it, and a link through that, not yet started."""
+    async with serve_cloud(cloud_config(bundles)) as server:
+        port = int(server.url.rpartition(":")[2])
+        async with ConnectProxy(port).running() as proxy:
+            value = f"http://127.0.0.1:{proxy.port}"
+            url = "ws://cloud.example:7700"
+            config = link_config(DeviceConfig(bundles, cloud=url), load_bundle(bundles, "device"))
+            config = replace(config, proxy=proxy_for(url, {"ALL_PROXY": value}), connections=3)
+            link = Link(config, REAL.clock, REAL.randomness)
+            link.start()
+            try:
+                yield server, proxy, link
+            finally:
+                await link.close()
+
+
+async def send_prompt(link: Link) -> None:
+    """Four rows and their reply."""
+    session = link.open(16)
+    rows = np.zeros((4, 64), np.float32)
+    action = ComputeAndSend(1, 0, (1, 2, 3, 4), Want.LAST, False)
+    await session.send(action, pack_rows(rows, session.dtype))
+    assert (await session.reply()).num_rows == 1
+    session.close()
+
+
+async def test_further_sockets_go_through_a_proxy_too(bundles: Path) -> None:
+    async with proxied_link(bundles) as (server, proxy, link):
+        await until(lambda: link.num_lanes == 2)
+        await send_prompt(link)
+        assert len(proxy.asked) == 3
+        assert figures(server) == (1, 2)
+
+
+async def test_a_proxy_that_lets_one_connection_through_leaves_one(
+    bundles: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with proxied_link(bundles) as (server, proxy, link):
+        await until(lambda: len(proxy.asked) == 1)
+        proxy.answer = b"HTTP/1.1 403 Forbidden\r\n\r\n"
+        await link.connected()
+        await until(lambda: len(proxy.asked) == 3)
+        await send_prompt(link)
+        assert (link.num_lanes, link.num_connections) == (0, 1)
+        assert figures(server) == (1, 0)
+    told = [r for r in caplog.records if "no further connection to the cloud" in r.getMessage()]
+    assert len(told) == 1
