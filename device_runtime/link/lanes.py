@@ -154,14 +154,13 @@ class Lanes:
     def _next_taker(self, least_bytes: int) -> tuple[Lane, int] | None:
         size = self._plan.size()
         at_once = self._pace.most_bytes(size, self._clock())
-        if at_once == 0:
-            return None
         windows = [lane.socket.window() for lane in self._lanes]
-        taker = next_taker(windows, least_bytes, size.num_bytes)
+        # What the largest window alone lets go is never held back: one connection would not be.
+        taker = next_taker(windows, least_bytes, 0.0 if at_once == 0 else size.num_bytes)
         if taker is None:
             return None
         index, room_bytes = taker
-        return self._lanes[index], room_bytes if at_once is None else min(room_bytes, at_once)
+        return self._lanes[index], min(room_bytes, at_once) if at_once else room_bytes
 
     async def _keep_one(self) -> None:
         """Open a lane and keep it until it breaks or is worn; then, or if it is refused, rest."""
