@@ -63,7 +63,8 @@ class _NoSteps:
 
 
 def _answer(item: StepWork) -> bytes:
-    return ARRIVED.pack(time.monotonic()).ljust(item.num_answer_rows * ROW_BYTES, b"\0")
+    num_bytes = item.num_answer_rows * ROW_BYTES
+    return ARRIVED.pack(time.monotonic()).ljust(num_bytes, b"\0")[:num_bytes]
 
 
 class _Serving:
