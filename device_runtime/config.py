@@ -123,7 +123,7 @@ class DeviceConfig:
         None, "Certificate authority (PEM) to trust for wss://; left out: the system's."
     )
     connections: int | None = setting(
-        1,
+        None,
         "Connections to the cloud at once: all but the first carry prompts, which so hold up no "
         "answers and start faster after a pause; left out: as many as the link is worth.",
         1,

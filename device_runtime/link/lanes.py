@@ -39,6 +39,10 @@ _CARE_S = 1.0
 _MAX_UNANSWERED = 1024
 """Frames whose replies are waited for; of some they never come, since their session was closed."""
 
+_SILENCES = 3.0
+"""Times the silence that the first socket may keep: what ends that one ends its lanes too, and a
+device with many is not to ping all day."""
+
 _RETRY_S = 30.0
 """After a lane that could not be opened."""
 
@@ -218,7 +222,7 @@ class Lanes:
         return False
 
     async def _until_silent(self, lane: Lane) -> bool:
-        await until_silent(lane.socket, self._patience.heartbeat_s, self._clock)
+        await until_silent(lane.socket, _SILENCES * self._patience.heartbeat_s, self._clock)
         lane.socket.abort()
         return False
 

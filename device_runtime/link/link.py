@@ -278,8 +278,9 @@ class Link:
 
         def size() -> LinkSize:
             known = self.monitor.link
-            round_trip_s = known.delay_s or socket.window().round_trip_s or None
-            return LinkSize(round_trip_s, known.uplink_bytes_per_s)
+            # A busy cloud's answers come late, and a system's acknowledgements may.
+            trips_s = [s for s in (known.delay_s, socket.window().round_trip_s) if s]
+            return LinkSize(min(trips_s, default=None), known.uplink_bytes_per_s)
 
         return LanePlan(
             dial=self._dial,

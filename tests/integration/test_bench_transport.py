@@ -1,5 +1,7 @@
 """First chunks and uploads over a real link between namespaces, which takes root."""
 
+from statistics import median
+
 import pytest
 
 from bench.link.opening import reason_against
@@ -10,6 +12,7 @@ from bench.transport.first_chunk import ARMS, NEW, Question, measure
 from bench.transport.places import Arm, running, sockets_arm
 from bench.transport.sender import SocketsWay
 from bench.transport.uploader import Work
+from bench.transport.verifying import table, verifying
 
 _REASON = reason_against(LinkKind.TAP)
 pytestmark = [
@@ -33,6 +36,25 @@ def test_a_message_takes_at_least_its_time_on_the_link_and_a_pause_is_seen() -> 
     assert found["four", NEW] < found["one", NEW]
     assert found["one", 1.0] > found["setting", 1.0]
     assert len(said) == len(arms) * 6
+
+
+def test_the_devices_own_link_is_as_fast_after_a_pause_as_before() -> None:
+    question = Question(sizes=(100_000,), pauses_s=(1.0,), num_tries=2)
+    arms = [ARMS["device-one"], ARMS["device-auto"]]
+    result = measure([_SPEC], arms, question, lambda line: None)
+    found = {(chunk.arm, chunk.pause_s): min(chunk.seconds) for chunk in result.chunks}
+    assert all(seconds >= 0.030 + 100_000 / 2.5e6 for seconds in found.values())
+    # One connection waits for two more round trips.
+    assert found["device-one", 1.0] >= 0.030 + 0.120
+    assert found["device-auto", 1.0] < found["device-one", 1.0]
+
+
+def test_verifications_are_answered_beside_an_upload_sooner_over_two_connections() -> None:
+    result = verifying([_SPEC], 1.5, 1, lambda line: None)
+    middle_s = {each.arm: median(each.seconds) for each in result.verified}
+    assert all(seconds >= _SPEC.rtt_s for each in result.verified for seconds in each.seconds)
+    assert middle_s["two"] < middle_s["one"]
+    assert len(list(table(result))) == 2 + len(middle_s)
 
 
 def test_a_way_that_the_kernel_refuses_ends_with_an_error() -> None:
