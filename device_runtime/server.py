@@ -156,7 +156,7 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         ca_file=config.cloud_ca,
         proxy=proxy_for(link_url(config.cloud), os.environ),
         congestion_control=config.congestion_control,
-        connections=config.connections,
+        connections=_connections(config),
         patience=_patience(config),
         codec=_codec(config),
         rounding=_rounding(config),
@@ -174,6 +174,12 @@ def _codec(config: DeviceConfig) -> Codec:
     if config.wire_codec == "raw":
         return Codec.RAW
     return Codec.PADDED if config.pad_frames else Codec.EXACT
+
+
+def _connections(config: DeviceConfig) -> int | None:
+    """One to a cloud on this machine, or behind a tunnel's end here: that way has no slow start."""
+    is_here = is_loopback(urlsplit(config.cloud).hostname or "")
+    return 1 if is_here and config.connections is None else config.connections
 
 
 def _patience(config: DeviceConfig) -> Patience:

@@ -130,3 +130,19 @@ async def test_a_proxy_that_lets_one_connection_through_leaves_one(
         assert figures(server) == (1, 0)
     told = [r for r in caplog.records if "no further connection to the cloud" in r.getMessage()]
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("cloud", "asked", "expected"),
+    [
+        ("ws://127.0.0.1:7700", None, 1),
+        ("ws://localhost:7700", 3, 3),
+        ("wss://cloud.example", None, None),
+        ("wss://cloud.example", 1, 1),
+    ],
+)
+def test_a_cloud_on_this_machine_is_given_one_connection_unless_more_are_asked_for(
+    bundles: Path, cloud: str, asked: int | None, expected: int | None
+) -> None:
+    config = DeviceConfig(bundles, cloud=cloud, connections=asked)
+    assert link_config(config, load_bundle(bundles, "device")).connections == expected
