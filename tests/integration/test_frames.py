@@ -48,10 +48,10 @@ class _Received:
         self.healthy_connections = {1}
         receive = daemon.receive
 
-        def counted(number: int, frame: Any) -> None:
+        def counted(number: int, frame: Any, *unpacked: Any) -> None:
             self.num_frames += number not in self.healthy_connections
             try:
-                receive(number, frame)
+                receive(number, frame, *unpacked)
             except Exception as error:
                 self.errors.append(error)
                 raise
