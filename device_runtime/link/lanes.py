@@ -44,7 +44,8 @@ _SILENCES = 3.0
 device with many is not to ping all day."""
 
 _RETRY_S = 30.0
-"""After a lane that could not be opened."""
+_LONGEST_RETRY_S = 3600.0
+"""After a lane that could not be opened: twice as long each time that none could be, up to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Lanes:
         self._sequences: dict[Hashable, int] = {}
         """Of frames without a reply."""
         self._told: set[str] = set()
+        self._num_refused = 0
+        """In a row."""
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -168,20 +171,22 @@ class Lanes:
 
     async def _keep_one(self) -> None:
         """Open a lane and keep it until it breaks or is worn; then, or if it is refused, rest."""
-        rest_s = _RETRY_S
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(self._patience.connect_s):
                     socket = await stack.enter_async_context(self._plan.dial())
                     stack.push_async_callback(_close, socket)
                     await self._join(socket)
+                self._num_refused = 0
                 if await self._keep(Lane(socket)):
-                    rest_s = 0.0
+                    return
         except _RefusedError as refused:
             self._say(f"the cloud takes no further connection of this device: {refused}")
         except (RemoteProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
             self._say(f"no further connection to the cloud: {type(error).__name__}")
-        await asyncio.sleep(rest_s)
+        doublings = min(16, self._num_refused // self._plan.most)
+        self._num_refused += 1
+        await asyncio.sleep(min(_LONGEST_RETRY_S, _RETRY_S * 2.0**doublings))
 
     def _say(self, words: str) -> None:
         """Once on each connection, since it is tried again and again."""

@@ -155,6 +155,23 @@ async def test_refused_lanes_leave_the_connection_as_it_is(answer: Any) -> None:
         assert not sent(it, Piece)
 
 
+async def test_who_is_always_refused_asks_more_and_more_seldom() -> None:  # W44
+    refusal = encode(Fault(FaultCode.UNKNOWN_SESSION, NO_SESSION, 0.0, "another replica"))
+
+    def passes(is_up: bool, frame: bytes) -> list[bytes]:
+        is_joined = not is_up and bool(frame) and isinstance(decode(frame), Joined)
+        return [refusal if is_joined else frame]
+
+    cloud = MemoryCloud(connections=3)
+    cloud.network.passes = passes
+    async with bench(cloud, **DEVICE) as it:
+        await asyncio.sleep(20.0)
+        assert len(sent(it, Join)) == 2
+        await asyncio.sleep(3600.0)
+        assert 8 <= len(sent(it, Join)) <= 18
+        assert it.link.num_connections == 1
+
+
 async def test_a_cloud_without_lanes_is_asked_once_and_used_with_one_connection() -> None:  # W44
     async with bench(MemoryCloud(connections=5, max_lanes=0), **DEVICE) as it:
         assert await it.ids(WANTED) == expected(WANTED)
