@@ -235,7 +235,7 @@ class CloudCore:
         pieces = self._steps.end(step, outcome)
         num_tokens = step.num_tokens
         self._pace.observe(num_tokens, outcome.seconds)
-        self._sessions.observe(step, outcome)
+        self._sessions.observe(step, outcome, now)
         for (session, piece), result in zip(pieces, outcome.results, strict=True):
             if isinstance(result, Refusal):
                 self._sessions.refuse(session.handle, result)

@@ -178,13 +178,14 @@ class Sessions:
         self.tally.forget(session)
         self._has_room_changed = True
 
-    def observe(self, step: Step, outcome: StepOutcome) -> None:
-        """Learn from what a step took."""
+    def observe(self, step: Step, outcome: StepOutcome, now: float) -> None:
+        """Learn from what a step took that has ended now."""
         self.saver.observe(step, outcome)
         most = self._config.verify_tokens
         verified = (item for item in step.items if item.want is not Want.NONE)
         num_verified = sum(item.num_rows for item in verified if item.num_rows <= most)
-        self.beside.observe(num_verified, step.num_tokens - num_verified, outcome.seconds)
+        num_chunk_tokens = step.num_tokens - num_verified
+        self.beside.observe(num_verified, num_chunk_tokens, outcome.seconds, now)
 
     def advance(self, has_rows: bool) -> None:
         """Have the next step copy what it may between engine and host memory."""

@@ -4,12 +4,16 @@ Somebody who decodes is away between a Reply and his next frame, for as long as 
 take. When he comes back beside a prompt, he waits for the step that runs, and then for his own,
 which has prompt rows too. With steps of S seconds his round takes up to `away + 2 S`, where it took
 `away + q` when q was a step of those who decode alone. It so lasts at most half as long again when
-`S = away / 4 + 3 q / 4`; those who are hardly away and share every step need `S = 1.5 q`, and the
-prompt then has a third of the engine at least.
+`S = away / 4 + 3 q / 4`; those who are hardly away and share every step need `S = 1.5 q`, which is
+the least, so that a prompt has a third of the engine. In between rounds take up to `away + 3 q`.
 """
 
 _ROUND_S = 1.0
 """Who is away for longer is not decoding, or so far away that a step's time does not matter."""
+
+_LEAST_BACK_S, _BACK_AWAYS = 0.05, 3
+"""Who has not come back after so long and so many usual absences decodes no more: the next prompt
+of somebody whose answer has ended goes on at full speed."""
 
 _FIRST_TOKENS = 16
 """Of prompts beside those who decode, on an engine that nothing is known of."""
@@ -45,8 +49,10 @@ class Beside:
         weight = _SLOW_WEIGHT if away_s > past_s else _PAST_WEIGHT
         self._away_s = weight * past_s + (1 - weight) * away_s
 
-    def observe(self, num_verified: int, num_chunk_tokens: int, seconds: float) -> None:
-        """Learn from a step with so many rows of verifications and of prompts."""
+    def observe(self, num_verified: int, num_chunk_tokens: int, seconds: float, now: float) -> None:
+        """Learn from a step with so many rows of verifications and of prompts, which ended now."""
+        if num_verified:
+            self._seen_s = now
         if num_chunk_tokens:
             self._steer(num_verified + num_chunk_tokens, seconds)
         elif num_verified:
@@ -58,7 +64,8 @@ class Beside:
         ever has alone."""
         if self._target_s == 0 or self._quiet_s is None or self._seen_s is None:
             return None
-        return self._tokens if now - self._seen_s <= _ROUND_S else None
+        back_s = min(_ROUND_S, _LEAST_BACK_S + _BACK_AWAYS * (self._away_s or 0.0))
+        return self._tokens if now - self._seen_s <= back_s else None
 
     @property
     def limit_s(self) -> float:
