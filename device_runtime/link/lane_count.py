@@ -40,7 +40,12 @@ class LinkSize:
         """What should be under way at once; infinite while it is not known."""
         if self.round_trip_s is None or self.uplink_bytes_per_s is None:
             return math.inf
-        return _HOLDS * self.round_trip_s * self.uplink_bytes_per_s
+        return _HOLDS * self.product_bytes
+
+    @property
+    def product_bytes(self) -> int:
+        """The bandwidth-delay product; 0 while it is not known."""
+        return int((self.round_trip_s or 0.0) * (self.uplink_bytes_per_s or 0.0))
 
 
 def useful_lanes(link: LinkSize, frame_bytes: int) -> int:

@@ -162,12 +162,14 @@ class Lanes:
         size = self._plan.size()
         at_once = self._pace.most_bytes(size, self._clock())
         windows = [lane.socket.window() for lane in self._lanes]
-        # What the largest window alone lets go is never held back: one connection would not be.
-        taker = next_taker(windows, least_bytes, 0.0 if at_once == 0 else size.num_bytes)
-        if taker is None:
+        if at_once == 0:
+            # Of the largest window, what the buffer before the link holds is never held back.
+            at_once = size.product_bytes - sum(window.num_under_way for window in windows)
+        taker = next_taker(windows, least_bytes, size.num_bytes)
+        if taker is None or (at_once is not None and at_once < least_bytes):
             return None
         index, room_bytes = taker
-        return self._lanes[index], min(room_bytes, at_once) if at_once else room_bytes
+        return self._lanes[index], room_bytes if at_once is None else min(room_bytes, at_once)
 
     async def _keep_one(self) -> None:
         """Open a lane and keep it until it breaks or is worn; then, or if it is refused, rest."""
