@@ -29,7 +29,7 @@ wrong, such as a cloud that cannot be reached or a secret that it refuses.
 """
 
 _FLAGS = ("engine", "weights", "threads", "drafter", "draft_weights", "chunking", "chunk_tokens")
-_LINK_FLAGS = ("secret", "cloud_ca")
+_LINK_FLAGS = ("secret", "cloud_ca", "congestion_control")
 
 _FOUND_WRONG = 1
 
