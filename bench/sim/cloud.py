@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bench.sim.world.coding import NO_SIM_CODING, CodecTimes, SimCoding
 from bench.sim.world.text import RowNumbers
 from bench.sim.world.times import NO_OVERHEADS, Overheads, StepTime
 from cloud_server.core.actions import (
@@ -40,6 +41,7 @@ class CloudSpec:
     core: CoreConfig
     num_stages: int = 1
     overheads: Overheads = NO_OVERHEADS
+    codec: CodecTimes | None = None
 
 
 def core_config(
@@ -204,13 +206,16 @@ class Replica:
         self.is_up = True
         self.middle = SimMiddle(spec.core.hidden_size)
         self._pipeline = SimPipeline(spec, self.middle, self.steps)
+        coding = NO_SIM_CODING if spec.codec is None else SimCoding(spec.codec)
         self.daemon = CloudDaemon(
-            spec.core,
+            replace(spec.core, codecs=coding.codecs),
             self._pipeline,
             Metrics(spec.core.verify_tokens),
             Patience(),
             EngineRhythm(spec.num_stages),
             self._loop.time,
+            aside=coding.aside,
+            make_codecs=coding.make,
         )
 
     async def _serve(self, socket: MemorySocket, identity: Identity) -> None:

@@ -11,15 +11,19 @@ from bench.link.shaper import Shaper, directions
 from bench.link.spec import LinkSpec
 from bench.sim.cloud import Replica, least_loaded
 from bench.sim.scenario import Scenario
+from bench.sim.world.coding import SimCoding
 from bench.sim.world.engine import SimEngine, SimWorkers
 from bench.sim.world.link import PlainWay, legs
 from bench.sim.world.tcp import TcpWay
 from bench.sim.world.times import NO_TIME, DeviceTimes
 from chunking.state_monitor import StateMonitor
+from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import LinkConfig, ModelIdentity
 from device_runtime.link.link import Link
 from device_runtime.runtime.runtime import Runtime
 from process.sockets.memory import MemorySocket, Way, memory_pair
+from wire.coding.row_codecs import NO_CODECS
+from wire.messages import Codec
 
 _BETWEEN_NAMESPACES = ("tap", "netem")
 """Kinds of live links that the kernel's TCP crosses as it would a real one."""
@@ -96,16 +100,23 @@ class Device:
         )
         self.workers = SimWorkers(self.engine, self.spec.overheads.thread_s)
         model = ModelIdentity(core.fingerprint, core.first_layer, core.num_layers, core.hidden_size)
-        self.link = Link(
-            LinkConfig("ws://cloud", model, patience=scenario.patience),
-            asyncio.get_running_loop().time,
-            self._draws,
-            StateMonitor(is_robust=arm.device.chunking != "paper"),
-            self._dial,
-        )
+        self.link = self._make_link(model)
         clock = self.workers.clock
         self.runtime = Runtime(self.workers, self.link, arm.device, clock, self._draws)
         self.runtime.start()
+
+    def _make_link(self, model: ModelIdentity) -> Link:
+        """Which codes rows if the scenario and the arm do."""
+        scenario, loop = self.scenario, asyncio.get_running_loop()
+        settings = scenario.arm.device
+        monitor = StateMonitor(is_robust=settings.chunking != "paper")
+        config = LinkConfig("ws://cloud", model, patience=scenario.patience)
+        coding = None
+        if scenario.codec is not None and settings.wire_codec != "raw":
+            config = replace(config, codec=Codec.EXACT)
+            own = SimCoding(scenario.codec)
+            coding = LinkCoding(NO_CODECS, monitor, loop.time, own.aside, make=own.make)
+        return Link(config, loop.time, self._draws, monitor, self._dial, coding)
 
     async def ready(self) -> None:
         """Wait until its program is there, and let its performance change where it is time."""

@@ -145,4 +145,5 @@ def _cloud_of(scenario: Scenario) -> CloudSpec:
     overheads = cloud.overheads
     if arm.where == "cloud":
         overheads = Overheads(hand_over_s=overheads.hand_over_s)
-    return replace(cloud, core=arm.core(cloud.core), overheads=overheads)
+    core = arm.core(cloud.core)
+    return replace(cloud, core=core, overheads=overheads, codec=scenario.codec)

@@ -9,6 +9,7 @@ from bench.records import LinkRecord, ModelRecord, WorkloadRecord
 from bench.sim.arms import SimArm
 from bench.sim.cloud import CloudSpec
 from bench.sim.world.acceptance import AcceptanceTable
+from bench.sim.world.coding import CodecTimes
 from bench.sim.world.times import NO_OVERHEADS, DeviceTimes, Overheads
 from bench.workloads.arrivals import CLOSED
 from chunking.cost import LinearTime
@@ -108,6 +109,8 @@ class Scenario:
     notes: tuple[str, ...] = ()
     troubles: tuple[Trouble, ...] = ()
     patience: Patience = field(default_factory=Patience)
+    codec: CodecTimes | None = None
+    """What both sides code rows with where that is sooner; None: rows are sent as they are."""
 
     @property
     def is_closed(self) -> bool:

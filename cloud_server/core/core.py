@@ -23,7 +23,7 @@ from cloud_server.core.session import PieceDone
 from cloud_server.core.sessions import Sessions
 from cloud_server.core.step_book import Running, StepBook
 from wire.codec import Frame
-from wire.coding.row_codecs import LEAST_ASIDE_BYTES, Unpacked, row_codecs
+from wire.coding.row_codecs import LEAST_ASIDE_BYTES, MakeCodecs, Unpacked, row_codecs
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello, check_join
@@ -50,7 +50,7 @@ class CloudCore:
     for what a device did: the device gets a Fault.
     """
 
-    def __init__(self, config: CoreConfig) -> None:
+    def __init__(self, config: CoreConfig, make_codecs: MakeCodecs = row_codecs) -> None:
         self._config = config
         self._rows = config.rows
         self._terms = CloudTerms(
@@ -71,7 +71,7 @@ class CloudCore:
         self._unpacking: dict[ConnectionId, float] = {}
         """Connections whose next frame in pieces is made RAW elsewhere, and since when."""
         self._steps = StepBook(self._rows.row_bytes)
-        self.codecs = row_codecs(self._rows, config.tables)
+        self.codecs = make_codecs(self._rows, config.tables)
         """What codes rows on the links, as far as each speaks it."""
         self._sessions = Sessions(
             config, self._links, self._scheduler, self._steps, self._pace, self.codecs

@@ -28,7 +28,13 @@ from process.quiet_log import QuietLog
 from process.world import Aside, Clock, Randomness
 from wire.codec import encode
 from wire.coding.lossy import FORMATS
-from wire.coding.row_codecs import ASIDE_BYTES, LEAST_ASIDE_BYTES, Unpacked
+from wire.coding.row_codecs import (
+    ASIDE_BYTES,
+    LEAST_ASIDE_BYTES,
+    MakeCodecs,
+    Unpacked,
+    row_codecs,
+)
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES, KEY_BYTES, MAX_TAPS
 from wire.messages import NO_SESSION, Codec, Fault, Joined, Message, Payload, Reply, Welcome
@@ -88,6 +94,7 @@ class CloudDaemon:
         clock: Clock,
         randomness: Randomness | None = None,
         aside: Aside = asyncio.to_thread,
+        make_codecs: MakeCodecs = row_codecs,
     ) -> None:
         self._clock = clock
         self._aside = aside
@@ -95,7 +102,7 @@ class CloudDaemon:
         self._randomness = randomness
         if randomness is None:
             settings = replace(settings, max_lanes=0)
-        self._core = CloudCore(settings)
+        self._core = CloudCore(settings, make_codecs)
         self._engine = engine
         self._metrics = metrics
         self._rhythm = rhythm

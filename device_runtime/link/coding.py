@@ -7,7 +7,7 @@ from typing import Final
 from chunking.state_monitor import StateMonitor
 from process.world import Aside, Clock
 from wire.coding.lossy import NO_ROUNDING, Rounding
-from wire.coding.row_codecs import ASIDE_BYTES, RowCodecs, row_codecs
+from wire.coding.row_codecs import ASIDE_BYTES, MakeCodecs, RowCodecs, row_codecs
 from wire.limits import RowLimits
 from wire.messages import Codec, Payload, Reply, Welcome
 
@@ -30,8 +30,10 @@ class LinkCoding:
         clock: Clock,
         aside: Aside = asyncio.to_thread,
         rounding: Rounding = NO_ROUNDING,
+        make: MakeCodecs = row_codecs,
     ) -> None:
         self._codecs: Final = codecs
+        self._make: Final = make
         agreed = (codec for codec in (Codec.PADDED, Codec.EXACT) if codec in codecs.up)
         self._codec = next(agreed, Codec.RAW)
         self.rounding: Final = rounding
@@ -52,8 +54,8 @@ class LinkCoding:
         Raises:
             RemoteProtocolError: BAD_FRAME for tables that are none.
         """
-        codecs, allowed = row_codecs(rows, welcome.tables), rounding.agreed(welcome.codecs)
-        return LinkCoding(codecs, self._monitor, self._clock, self._aside, allowed)
+        codecs, allowed = self._make(rows, welcome.tables), rounding.agreed(welcome.codecs)
+        return LinkCoding(codecs, self._monitor, self._clock, self._aside, allowed, self._make)
 
     async def coded(
         self, payload: Payload, num_rows: int, is_verify: bool
@@ -65,9 +67,10 @@ class LinkCoding:
             return payload, Codec.RAW
         if rounded is None and not self._may_code(len(payload), num_rows, is_verify):
             return payload, Codec.RAW
-        work = partial(self._encode, codec, payload, num_rows)
-        is_long = len(payload) > ASIDE_BYTES
-        coded, seconds = await self._aside(work) if is_long else work()
+        work = partial(self._codecs.up[codec].encode, payload, num_rows)
+        started_s = self._clock()
+        coded = await self._aside(work) if len(payload) > ASIDE_BYTES else work()
+        seconds = self._clock() - started_s
         share = 1.0 if coded is None else len(coded) / len(payload)
         if codec is (self.rounding.prompt or self._codec):
             # Chunks are planned by what is known of coding, so what codes prompts is what counts.
@@ -91,8 +94,3 @@ class LinkCoding:
             return True
         self._num_plain += 1
         return self._num_plain % _TRY_EVERY == 0
-
-    def _encode(self, codec: Codec, payload: Payload, num_rows: int) -> tuple[bytes | None, float]:
-        started_s = self._clock()
-        coded = self._codecs.up[codec].encode(payload, num_rows)
-        return coded, self._clock() - started_s

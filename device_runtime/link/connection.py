@@ -23,7 +23,6 @@ from process.sockets.socket import Socket
 from process.world import Clock, Randomness
 from wire.codec import decode, encode
 from wire.coding.lossy import NO_ROUNDING
-from wire.coding.row_codecs import NO_CODECS
 from wire.connection import DeviceConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import KEY_BYTES
@@ -77,6 +76,7 @@ class LinkConnection:
         slowness: Slowness,
         clock: Clock,
         randomness: Randomness,
+        coding: LinkCoding,
     ) -> None:
         self._clock = clock
         self._randomness = randomness
@@ -95,7 +95,7 @@ class LinkConnection:
         self._is_given_up = asyncio.Event()
         self._given_up_for = ""
         self.dtype = Dtype.FP32
-        self.coding = LinkCoding(NO_CODECS, meter.monitor, clock)
+        self.coding = coding
         self.rounding = NO_ROUNDING
         """Which rows may be rounded if the cloud allows it; to be set before `handshake`."""
         self._taps = 0

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from chunking.state_monitor import StateMonitor
+from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import LinkConfig, Patience, link_url
 from device_runtime.link.connection import LinkConnection, LostError, RefusedError
 from device_runtime.link.dialing import MAX_FRAME_TOKENS, Dial, Dialer
@@ -26,6 +27,7 @@ from device_runtime.link.session import (
 )
 from process.sockets.socket import Socket
 from process.world import Clock, Randomness
+from wire.coding.row_codecs import NO_CODECS
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES
 from wire.messages import Codec, Join, Welcome
@@ -66,7 +68,7 @@ class Link:
 
     `monitor` learns of the link over all of its connections. `clock` is the event loop's; the keys
     of sessions come from `randomness`, and so does what retries wait. `dial` opens its sockets,
-    None those of the cloud that the config names.
+    None those of the cloud that the config names. `coding` makes that of each connection.
 
     Raises:
         StartError: when made, for an address, CA file or proxy that cannot be used.
@@ -79,9 +81,11 @@ class Link:
         randomness: Randomness,
         monitor: StateMonitor | None = None,
         dial: Dial | None = None,
+        coding: LinkCoding | None = None,
     ) -> None:
         self._config = config
         self.monitor = StateMonitor() if monitor is None else monitor
+        self._coding = coding or LinkCoding(NO_CODECS, self.monitor, clock)
         self._where = urlsplit(link_url(config.url)).netloc
         self._dialer = Dialer(config)
         self._dial: Dial = dial or self._dialer
@@ -232,6 +236,7 @@ class Link:
                     self._slowness,
                     self._clock,
                     self._randomness,
+                    self._coding,
                 )
                 stack.push_async_callback(connection.close_socket)
                 wants_lanes = self._config.most_lanes > 0 and self._lane_trust.allows(self._clock())

@@ -16,7 +16,7 @@ from bench.records import Cell, Comparison, Run, read_run, write_run
 from bench.report.marked import write_between
 from bench.sim.run import simulate
 from bench.sim.scenario import Scenario
-from bench.sim.settings import far_clouds, paper, paper_table, scale, slow_links
+from bench.sim.settings import codecs, far_clouds, paper, paper_table, scale, slow_links
 from bench.sim.settings.hardware import SERVERS
 from bench.sim.settings.like import like_scenarios
 from bench.sim.settings.like_table import lines as like_lines
@@ -76,6 +76,12 @@ class _Numbers(click.ParamType[Any]):
     help="An 8B model whose cloud is 80 and 150 ms away: drafts sent on behind undecided ones.",
 )
 @click.option(
+    "--codecs",
+    "is_codecs",
+    is_flag=True,
+    help="An 8B model's rows as they are and coded exactly, of 30 and 1,000 devices.",
+)
+@click.option(
     "--like",
     "live_file",
     type=click.Path(path_type=Path),
@@ -109,8 +115,9 @@ class _Numbers(click.ParamType[Any]):
     "--table",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --8b and --far: also write the table between the lines <!-- bench-8b:begin --> and "
-    "<!-- bench-8b:end -->, with --far bench-far, of a Markdown file.",
+    help="With --8b, --far and --codecs: also write the table between the lines "
+    "<!-- bench-8b:begin --> and <!-- bench-8b:end -->, with --far bench-far, with --codecs "
+    "bench-codecs, of a Markdown file.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Result file.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -164,10 +171,12 @@ def sim(**chosen: Any) -> None:
         "--scale": (chosen["is_scale"], _scale),
         "--8b": (chosen["is_8b"], _slow_links),
         "--far": (chosen["is_far"], _far),
+        "--codecs": (chosen["is_codecs"], _codecs),
         "--like": (chosen["live_file"] is not None, _like),
     }
-    if chosen["table"] is not None and not (chosen["is_8b"] or chosen["is_far"]):
-        raise click.UsageError("--table goes with --8b and --far")
+    has_table = chosen["is_8b"] or chosen["is_far"] or chosen["is_codecs"]
+    if chosen["table"] is not None and not has_table:
+        raise click.UsageError("--table goes with --8b, --far and --codecs")
     wanted = [run for is_wanted, run in kinds.values() if is_wanted]
     if len(wanted) != 1:
         raise click.UsageError(f"give one of {', '.join(kinds)}")
@@ -211,6 +220,14 @@ def _far(chosen: Mapping[str, Any]) -> _Simulated:
     cells = _simulated(scenarios, len(scenarios), far_clouds.line)
     command = shlex.join([*_PROGRAM, *flags, "--seed", str(chosen["seed"])])
     return _Simulated(cells, flags, table=far_clouds.table(cells, command), mark=far_clouds.MARK)
+
+
+def _codecs(chosen: Mapping[str, Any]) -> _Simulated:
+    scenarios, flags = list(codecs.scenarios(chosen["seed"])), ["--codecs"]
+    click.echo(codecs.HEADER)
+    cells = _simulated(scenarios, len(scenarios), codecs.line)
+    command = shlex.join([*_PROGRAM, *flags, "--seed", str(chosen["seed"])])
+    return _Simulated(cells, flags, table=codecs.table(cells, command), mark=codecs.MARK)
 
 
 def _slow_links(chosen: Mapping[str, Any]) -> _Simulated:

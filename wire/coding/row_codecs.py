@@ -1,6 +1,6 @@
 """The codecs of one connection beside RAW, in both directions: RAW payloads in and out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -82,6 +82,9 @@ class RowCodecs:
         payload = coder.encode(reply.payload, num_rows) if coder and num_rows else None
         return reply if payload is None else replace(reply, codec=codec, payload=payload)
 
+
+MakeCodecs = Callable[[RowLimits, bytes], RowCodecs]
+"""What codes the rows of a connection, by their shape and a Welcome's tables: `row_codecs`."""
 
 NO_CODECS: Final = RowCodecs({}, {}, 1)
 """Of a connection on which rows are RAW."""

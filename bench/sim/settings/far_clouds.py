@@ -16,6 +16,7 @@ from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.sim.settings.hardware import H200, LLAMA_8B, ORIN, RooflineStep, device_times
 from bench.sim.settings.large_models import model_record
 from bench.sim.world.acceptance import AcceptanceTable
+from bench.sim.world.coding import EXACT_BF16
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
 
@@ -80,6 +81,7 @@ def scenario(arm: str, acceptance: float, link: str, seed: int) -> Scenario:
         acceptance=table,
         draft_limits=DraftLimits(0.0, _MAX_DRAFT_TOKENS),
         seed=seed,
+        codec=EXACT_BF16,
     )
 
 

@@ -23,6 +23,7 @@ from bench.sim.settings.hardware import A6000, LLAMA_8B, ORIN, RooflineStep, dev
 from bench.sim.settings.large_models import model_record
 from bench.sim.settings.like import counted
 from bench.sim.world.acceptance import NEVER, AcceptanceTable, geometric
+from bench.sim.world.coding import EXACT_BF16
 from bench.workloads.arrivals import CLOSED
 from device_runtime.engines.engine import DraftLimits
 
@@ -133,6 +134,7 @@ def _scenario(link: str, way: _Way, seed: int) -> Scenario:
         acceptance=way.acceptance,
         draft_limits=DraftLimits(0.6, most),
         seed=seed,
+        codec=EXACT_BF16,
         notes=(f"acceptance: {way.acceptance.source}",) if arm.has_drafts else (),
     )
 
