@@ -34,8 +34,16 @@ class Host(Protocol):
         ...
 
 
-Later = Callable[[], Awaitable[bytes]]
-"""Makes a frame when its turn has come."""
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A frame that is made when its turn has come."""
+
+    make: Callable[[], Awaitable[bytes]]
+    num_bytes: int
+    """What it is made of, and holds until then."""
+
+    def __len__(self) -> int:
+        return self.num_bytes
 
 
 class Connection:
@@ -62,10 +70,10 @@ class Connection:
     def send(self, frame: bytes | Later) -> bool:
         """Queue a frame; False when the device is given up because too much waits for it.
 
-        One that is made later counts as waiting from then on; frames behind it wait for it.
+        One that is made later counts with what it is made of; frames behind it wait for it.
         """
         self._outbox.append(frame)
-        self._backlog_bytes += len(frame) if isinstance(frame, bytes) else 0
+        self._backlog_bytes += len(frame)
         self._wake.set()
         if self._backlog_bytes <= self._limits.max_backlog_bytes:
             return True
@@ -112,11 +120,15 @@ class Connection:
                     self._wake.clear()
                     await self._wake.wait()
                     continue
-                frame = self._outbox.popleft()
-                if not isinstance(frame, bytes):
-                    frame = await frame()
-                    self._backlog_bytes += len(frame)
+                frame = await self._made(self._outbox.popleft())
                 self._handed_bytes += len(frame)
                 await self._socket.send(frame)
                 self._backlog_bytes -= len(frame)
             await self._socket.close()
+
+    async def _made(self, frame: bytes | Later) -> bytes:
+        if isinstance(frame, bytes):
+            return frame
+        made = await frame.make()
+        self._backlog_bytes += len(made) - len(frame)
+        return made

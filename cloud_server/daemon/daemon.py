@@ -6,8 +6,9 @@ Decides nothing: it tells the core what came, and does what the core answers.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cloud_server.core.actions import (
     Action,
@@ -21,7 +22,7 @@ from cloud_server.core.actions import (
 )
 from cloud_server.core.config import CoreConfig, CoreFigures
 from cloud_server.core.core import CloudCore
-from cloud_server.daemon.connection import Connection, SendLimits
+from cloud_server.daemon.connection import Connection, Later, SendLimits
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.steps import Steps
 from process.quiet_log import QuietLog
@@ -297,13 +298,14 @@ class CloudDaemon:
         if not connection.send(made or self._frame(message, action.codec)):
             _log.warning("connection %d cut: it does not read what it asked for", number)
 
-    def _made_later(self, message: Message, codec: Codec) -> Callable[[], Awaitable[bytes]] | None:
+    def _made_later(self, message: Message, codec: Codec) -> Later | None:
         """How to make the frame of a Reply of many rows, which takes time; None for all others."""
         if codec is Codec.RAW or not isinstance(message, Reply):
             return None
         if len(message.payload) <= ASIDE_BYTES:
             return None
-        return lambda: self._aside(lambda: self._frame(message, codec))
+        frame = partial(self._frame, message, codec)
+        return Later(lambda: self._aside(frame), len(message.payload))
 
     def _frame(self, message: Message, codec: Codec) -> bytes:
         if isinstance(message, Reply):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cloud_server.daemon.connection import Connection, SendLimits
+from cloud_server.daemon.connection import Connection, Later, SendLimits
 from process.sockets.memory import Direct, MemorySocket, memory_pair
 from wire.messages import Fault
 
@@ -84,6 +84,35 @@ async def test_too_long_a_backlog_cuts_the_connection() -> None:
     assert not connection.send(b"!")
     assert await far.receive() is None
     await connection.end(timeout_s=1.0)
+
+
+async def _never() -> bytes:
+    await asyncio.Event().wait()
+    raise AssertionError("nobody reads, so nothing is made")
+
+
+async def test_frames_that_are_made_later_are_a_backlog_until_then() -> None:
+    connection, _, _ = _make()
+    assert connection.send(Later(_never, num_bytes=60))
+    assert connection.send(Later(_never, num_bytes=40))
+    assert not connection.send(Later(_never, num_bytes=1))
+    await connection.end(timeout_s=5.0)
+
+
+async def test_a_frame_that_was_made_counts_with_what_it_has_become() -> None:
+    connection, far, way = _make()
+
+    async def make() -> bytes:
+        return bytes(10)
+
+    way.may_go.clear()
+    assert connection.send(Later(make, num_bytes=60))
+    await asyncio.sleep(1.0)
+    assert connection.send(bytes(90))
+    way.may_go.set()
+    connection.finish()
+    await connection.end(timeout_s=5.0)
+    assert await _all_of(far) == [bytes(10), bytes(90)]
 
 
 async def test_nothing_is_stalled_when_it_is_looked_at_for_the_first_time() -> None:
