@@ -320,9 +320,11 @@ class Places:
             return True
         self._kept.remove(origin)
         try:
-            return await origin.make_again(source.num_shared_tokens)
+            is_there = await origin.make_again(source.num_shared_tokens)
         finally:
             self._put(source.kept)
+        # Its time may have come meanwhile.
+        return is_there and not origin.is_released
 
     async def _fork(
         self, origin: Place, num_shared: int, num_reserved_tokens: int, run: Run[Place]

@@ -199,6 +199,22 @@ async def test_two_at_once_that_continue_it_after_a_restart_send_what_is_new():
 
 
 @virtual
+async def test_what_expires_while_it_is_made_ready_is_sent_again(monkeypatch):
+    monkeypatch.setattr(place_module, "_MADE_AT_ONCE", 1)
+    cloud, shelf = LastingCloud(), MemoryShelf()
+    async with run_of(cloud, shelf) as it:
+        await answered(it, request(PROMPT, 5))
+    [left] = shelf.records.values()
+    await asyncio.sleep(left.expires_unix_s - shelf.unix_clock() - 0.05)
+    async with run_of(cloud, shelf) as it:
+        assert it.num_kept == 1
+        # Longer than what is kept has reserved, so it would begin as a copy.
+        _, stats = await answered(it, request([*PROMPT, 1], 40))
+        assert stats.num_reused_tokens == 0
+        assert it.engine.num_open == it.num_kept == len(shelf.records) == 1
+
+
+@virtual
 async def test_a_request_that_is_not_to_be_stored_leaves_nothing_on_disk():
     cloud, shelf = LastingCloud(), MemoryShelf()
     async with run_of(cloud, shelf) as it:
