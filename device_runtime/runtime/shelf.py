@@ -128,7 +128,9 @@ class DiskShelf:
 
     def _read(self, path: Path) -> KeptText | None:
         try:
-            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            # A pipe would be waited for otherwise.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(path, flags), "rb") as file:
                 kept = decode(file.read(MAX_FILE_BYTES + 1))
             if self._path(kept.key) == path:
                 return kept
@@ -145,9 +147,14 @@ class DiskShelf:
         with suppress(FileNotFoundError):
             temporary.unlink()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(encode(kept))
-        os.replace(temporary, path)
+        try:
+            with open(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(encode(kept))
+            os.replace(temporary, path)
+        except OSError:
+            # A part of it is of no use, and on a full disk in the way of those to come.
+            self._remove(temporary)
+            raise
 
     def _remove(self, path: Path) -> bool:
         try:

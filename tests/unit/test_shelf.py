@@ -1,5 +1,6 @@
 """Kept sessions on disk: for their owner alone, whole or not at all, and removed when of no use."""
 
+import asyncio
 import logging
 import os
 from pathlib import Path
@@ -57,6 +58,33 @@ async def test_nobody_else_may_read_a_file_or_look_into_a_new_folder(tmp_path: P
     assert path.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
     assert record(1).key.hex() not in path.name
+
+
+async def test_what_is_written_in_part_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = shelf(tmp_path)
+
+    def refused(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", refused)
+        one.put(record(1))
+        assert await one.take(record(2).key), "it comes after that"
+    assert files(tmp_path) == []
+    assert "no space left on device" in caplog.text
+    one.put(record(1))
+    await one.close()
+    assert len(files(tmp_path)) == 1
+
+
+async def test_a_pipe_is_no_kept_session_and_is_not_waited_for(tmp_path: Path) -> None:
+    one = shelf(tmp_path)
+    os.mkfifo(tmp_path / "pipe.kept")
+    assert await asyncio.wait_for(asyncio.to_thread(one.load), 10.0) == []
+    assert files(tmp_path) == []
+    await one.close()
 
 
 async def test_what_is_dropped_or_taken_is_gone(tmp_path: Path) -> None:
