@@ -126,7 +126,9 @@ class Sessions:
         self.num_dropped_tokens += num_dropped
         self.offer(session)
         if session.is_waiting and session.is_verification(self._config.verify_tokens):
-            self.beside.note_round(away_s, now)
+            self.beside.note_round(session.handle, away_s, now)
+        else:
+            self.beside.forget(session.handle)
         if session.home in {Home.LEAVING, Home.HOST}:
             self._wanted.setdefault(session.handle, now)
             self._has_room_changed = True
@@ -176,16 +178,19 @@ class Sessions:
         self.homes.end(session)
         self.table.remove(session)
         self.tally.forget(session)
+        self.beside.forget(session.handle)
         self._has_room_changed = True
 
     def observe(self, step: Step, outcome: StepOutcome, now: float) -> None:
         """Learn from what a step took that has ended now."""
         self.saver.observe(step, outcome)
         most = self._config.verify_tokens
-        verified = (item for item in step.items if item.want is not Want.NONE)
-        num_verified = sum(item.num_rows for item in verified if item.num_rows <= most)
+        wanted = [item for item in step.items if item.want is not Want.NONE]
+        verified = [item for item in wanted if item.num_rows <= most]
+        num_verified = sum(item.num_rows for item in verified)
         num_chunk_tokens = step.num_tokens - num_verified
-        self.beside.observe(num_verified, num_chunk_tokens, outcome.seconds, now)
+        handles = [item.handle for item in verified]
+        self.beside.observe(handles, num_verified, num_chunk_tokens, outcome.seconds, now)
 
     def advance(self, has_rows: bool) -> None:
         """Have the next step copy what it may between engine and host memory."""

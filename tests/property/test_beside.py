@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.measures import percentile
+from cloud_server.core.actions import SequenceHandle
 from cloud_server.core.scheduling.beside import Beside
 from cloud_server.core.scheduling.pace import Pace
 from tests.support.cloud_core import CONFIG
 from tests.support.examples import at_most
 
 TARGET_S, MOST, ROUND_ROWS = 0.25, 512, 5
+ONE = SequenceHandle(1)
 PACED = replace(CONFIG, step_budget_tokens=MOST, target_step_s=TARGET_S)
 
 
@@ -52,7 +54,7 @@ def play(case: Case, has_prompt: bool, is_ruled: bool, num_steps: int = 800) -> 
         here = []
         while due and due[0][0] <= now:
             came_s, one = heapq.heappop(due)
-            beside.note_round(came_s - replied_s[one], came_s)
+            beside.note_round(SequenceHandle(one), came_s - replied_s[one], came_s)
             here.append(one)
         num_verified = ROUND_ROWS * len(here)
         budget = pace.budget_tokens
@@ -63,7 +65,8 @@ def play(case: Case, has_prompt: bool, is_ruled: bool, num_steps: int = 800) -> 
         now += seconds
         num_prompt_rows += num_chunk
         pace.observe(num_verified + num_chunk, seconds)
-        beside.observe(num_verified, num_chunk, seconds, now)
+        handles = [SequenceHandle(one) for one in here]
+        beside.observe(handles, num_verified, num_chunk, seconds, now)
         for one in here:
             rounds_s.append(now - replied_s[one])
             replied_s[one] = now
@@ -123,7 +126,17 @@ def test_the_next_prompt_of_somebody_whose_answer_has_ended_is_not_held_back():
     beside = Beside(TARGET_S, MOST)
     for number in range(20):
         now = 0.03 * number
-        beside.note_round(0.02, now)
-        beside.observe(ROUND_ROWS, 0, 0.01, now + 0.01)
+        beside.note_round(ONE, 0.02, now)
+        beside.observe([ONE], ROUND_ROWS, 0, 0.01, now + 0.01)
     assert beside.step_tokens(now + 0.05) is not None
     assert beside.step_tokens(now + 0.13) is None
+
+
+def test_who_sends_a_prompt_himself_does_not_hold_it_back():
+    beside = Beside(TARGET_S, MOST)
+    beside.note_round(ONE, 0.02, 0.0)
+    beside.observe([ONE], ROUND_ROWS, 0, 0.01, 0.01)
+    beside.forget(ONE)
+    assert beside.step_tokens(0.02) is None
+    beside.observe([ONE], ROUND_ROWS, 0, 0.01, 0.03)
+    assert beside.step_tokens(0.03) is None

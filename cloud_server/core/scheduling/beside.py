@@ -8,6 +8,10 @@ which has prompt rows too. With steps of S seconds his round takes up to `away +
 the least, so that a prompt has a third of the engine. In between rounds take up to `away + 3 q`.
 """
 
+from collections.abc import Iterable
+
+from cloud_server.core.actions import SequenceHandle
+
 _ROUND_S = 1.0
 """Who is away for longer is not decoding, or so far away that a step's time does not matter."""
 
@@ -37,22 +41,34 @@ class Beside:
         self._most_tokens = most_tokens
         self._away_s: float | None = None
         self._quiet_s: float | None = None
-        self._seen_s: float | None = None
+        self._seen_s: dict[SequenceHandle, float] = {}
+        """Who decodes, and when that was last seen; nobody whose latest frame is of a prompt."""
         self._tokens = min(_FIRST_TOKENS, most_tokens)
 
-    def note_round(self, away_s: float | None, now: float) -> None:
+    def note_round(self, handle: SequenceHandle, away_s: float | None, now: float) -> None:
         """A frame to verify came; its session had been without work for so long, or had some."""
-        self._seen_s = now
+        self._seen_s[handle] = now
         if away_s is None or away_s > _ROUND_S:
             return
         past_s = away_s if self._away_s is None else self._away_s
         weight = _SLOW_WEIGHT if away_s > past_s else _PAST_WEIGHT
         self._away_s = weight * past_s + (1 - weight) * away_s
 
-    def observe(self, num_verified: int, num_chunk_tokens: int, seconds: float, now: float) -> None:
-        """Learn from a step with so many rows of verifications and of prompts, which ended now."""
-        if num_verified:
-            self._seen_s = now
+    def forget(self, handle: SequenceHandle) -> None:
+        """A session ended, or has sent rows of a prompt: it does not wait for rounds."""
+        self._seen_s.pop(handle, None)
+
+    def observe(
+        self,
+        verified: Iterable[SequenceHandle],
+        num_verified: int,
+        num_chunk_tokens: int,
+        seconds: float,
+        now: float,
+    ) -> None:
+        """Learn from a step that ended now: whose rows it verified, how many these were, and how
+        many were of prompts."""
+        self._seen_s.update((one, now) for one in verified if one in self._seen_s)
         if num_chunk_tokens:
             self._steer(num_verified + num_chunk_tokens, seconds)
         elif num_verified:
@@ -62,10 +78,10 @@ class Beside:
     def step_tokens(self, now: float) -> int | None:
         """The rows up to which prompts may fill the next step; None while nobody decodes, or nobody
         ever has alone."""
-        if self._target_s == 0 or self._quiet_s is None or self._seen_s is None:
+        if self._target_s == 0 or self._quiet_s is None or not self._seen_s:
             return None
         back_s = min(_ROUND_S, _LEAST_BACK_S + _BACK_AWAYS * (self._away_s or 0.0))
-        return self._tokens if now - self._seen_s <= back_s else None
+        return self._tokens if now - max(self._seen_s.values()) <= back_s else None
 
     @property
     def limit_s(self) -> float:
