@@ -259,7 +259,6 @@ def _service(
         created=int((bundle.path / MANIFEST_FILE).stat().st_mtime),
         fingerprint=manifest.fingerprint,
         eos_token_ids=manifest.eos_token_ids,
-        lossy_codecs=_rounding(config).named,
     )
     return Service(
         generator=runtime,
@@ -272,6 +271,7 @@ def _service(
         max_side_by_side=config.max_num_seqs,
         access=access,
         sampling=_sampling(config, bundle),
+        lossy_codecs=lambda: link.lossy_codecs,
     )
 
 

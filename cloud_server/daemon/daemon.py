@@ -190,7 +190,15 @@ class CloudDaemon:
 
     async def _unpack(self, action: Unpack) -> None:
         """Make rows RAW elsewhere, and tell the core."""
-        unpacked = await self._unpacked(action.call)
+        try:
+            unpacked = await self._unpacked(action.call)
+        except (MemoryError, RuntimeError):
+            # No memory, or no thread: the core would wait for these rows for ever.
+            _log.exception("connection %d cut: its rows cannot be decoded", action.connection)
+            connection = self._connections.get(action.connection)
+            if connection is not None:
+                connection.abort()
+            return
         self._perform(self._core.unpacked(action.connection, unpacked))
 
     def receive(

@@ -1,6 +1,6 @@
 """What every handler needs, made once and passed down."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -18,10 +18,7 @@ from process.world import Clock
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The model as clients see it, by its id or an alias. `fingerprint` is the bundle's (hex).
-
-    `lossy_codecs` says which rows may be rounded, if any: `prompt`, `up` or `down`.
-    """
+    """The model as clients see it, by its id or an alias. `fingerprint` is the bundle's (hex)."""
 
     id: str
     root: str
@@ -29,7 +26,6 @@ class ModelCard:
     fingerprint: str
     eos_token_ids: tuple[int, ...] = ()
     aliases: tuple[str, ...] = ()
-    lossy_codecs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,6 +98,8 @@ class Service:
     drain: Drain = field(default_factory=Drain)
     text_work: TextWork = field(default_factory=TextWork)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    lossy_codecs: Callable[[], Mapping[str, str]] = dict
+    """Which rows are rounded on the link now, if any: `prompt`, `up` or `down`, and the codec."""
 
 
 SERVICE = web.AppKey("service", Service)

@@ -88,5 +88,5 @@ def _entry(service: Service, name: str) -> Model:
             name: SamplingDefault(value, service.sampling.sources.get(name, OPENAI))
             for name, value in service.sampling.values().items()
         },
-        lossy_codecs=dict(model.lossy_codecs) or UNSET,
+        lossy_codecs=dict(service.lossy_codecs()) or UNSET,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -99,6 +100,7 @@ class Link:
         self._slowness = Slowness()
         self._lane_trust = LaneTrust()
         self._lost_s: float | None = None
+        self._lossy_codecs: Mapping[str, str] = {}
         self._asked_for_tls: Refusal | None = None
         self._wants_tls = False
         self.taps = 0
@@ -129,6 +131,11 @@ class Link:
     def num_lanes(self) -> int:
         """Further sockets to the cloud that carry prompts now."""
         return 0 if self._connection is None else self._connection.num_lanes
+
+    @property
+    def lossy_codecs(self) -> Mapping[str, str]:
+        """Which rows are rounded and how, by agreement with the cloud of now, or of last."""
+        return self._lossy_codecs
 
     @property
     def is_leaving(self) -> bool:
@@ -272,6 +279,7 @@ class Link:
         self._connected.set()
         if self.taps and not welcome.codecs >> Codec.TAPPED & 1:
             _log.warning("%s", _NO_TAPS)
+        self._lossy_codecs = connection.coding.rounding.named
         if connection.coding.rounding != self._config.rounding:
             _log.warning("%s", _NO_ROUNDING)
         rows = welcome.dtype.name + _told_codecs(connection)
