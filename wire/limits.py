@@ -33,6 +33,9 @@ MAX_LANES = 16
 MAX_PIECE_BYTES = 65_536
 """The longest part of a frame that a Piece carries."""
 
+MAX_LANE_MESSAGE_BYTES = 64 + MAX_PIECE_BYTES
+"""No message of a lane is longer: the part of a frame, and the header before it."""
+
 MIN_PIECE_BYTES = 512
 """And the shortest, but for the last part of a frame: a frame is in so many pieces at most."""
 

@@ -160,10 +160,10 @@ class _Visitor:
         self._threshold = self._handler.hold_back(MAX_HANDSHAKE_BYTES)
         self._handler.doubt(visit.begun_s + reception.hello_timeout_s + _HELLO_GRACE_S)
 
-    def prove(self) -> None:
+    def prove(self, most_bytes: int | None = None) -> None:
         """See `Visitor`."""
         self._handler.prove()
-        self._threshold.open()
+        self._threshold.open(most_bytes)
 
     def say(self, reason: str) -> None:
         """See `Visitor`."""

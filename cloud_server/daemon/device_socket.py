@@ -16,7 +16,7 @@ from process.sockets.heartbeat import until_silent
 from process.sockets.socket import BrokenSocketError, Socket
 from process.sockets.tcp import TELLS_PROGRESS
 from wire.errors import FaultCode
-from wire.limits import MAX_HANDSHAKE_BYTES
+from wire.limits import MAX_HANDSHAKE_BYTES, MAX_LANE_MESSAGE_BYTES
 from wire.messages import Fault
 
 CLOSE_TIMEOUT_S = 2.0
@@ -38,8 +38,8 @@ class Visitor(Protocol):
         """Whose limits it counts against."""
         ...
 
-    def prove(self) -> None:
-        """It was welcomed: it may stay, and send messages of any length."""
+    def prove(self, most_bytes: int | None = None) -> None:
+        """It was welcomed: it may stay, and send longer messages, if only of so many bytes."""
         ...
 
     def say(self, reason: str) -> None:
@@ -58,7 +58,7 @@ class Guest:
     identity: Identity
     begun_s: float
 
-    def prove(self) -> None:
+    def prove(self, most_bytes: int | None = None) -> None:
         """Nothing was held back."""
 
     def say(self, reason: str) -> None:
@@ -107,7 +107,7 @@ class DeviceSocket:
 
     def greeted(self, is_lane: bool) -> None:
         """The core has welcomed the device, or joined the socket to its first one."""
-        self._visitor.prove()
+        self._visitor.prove(MAX_LANE_MESSAGE_BYTES if is_lane else None)
         if is_lane:
             self._turns.help()
             return

@@ -14,11 +14,13 @@ class FirstMessage:
     """Follows what a client sends up to the end of its first message.
 
     `max_bytes` bounds that message by the lengths that its frames announce, and twice that all
-    that comes before its end: pings and the headers of its frames.
+    that comes before its end: pings and the headers of its frames. `is_patient` leaves that out:
+    a message may follow any number of pings.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, is_patient: bool = False) -> None:
         self._max_bytes = max_bytes
+        self._is_patient = is_patient
         self._header = bytearray()
         self._num_left = 0
         self._num_taken = 0
@@ -26,7 +28,7 @@ class FirstMessage:
         self._is_last = False
         self.is_whole = False
 
-    def take(self, data: bytes) -> int:
+    def take(self, data: bytes | memoryview) -> int:
         """How many of these bytes to pass on: all, or those up to the end of the message.
 
         Raises:
@@ -45,7 +47,7 @@ class FirstMessage:
             if len(self._header) >= _LEAST_HEADER and len(self._header) == self._header_bytes:
                 self._begin_frame()
         self._num_taken += position
-        if self._num_taken > 2 * self._max_bytes:
+        if self._num_taken > 2 * self._max_bytes and not self._is_patient:
             raise TooLargeError
         return position
 
