@@ -64,10 +64,11 @@ class Places:
 
         One whose prompt continues a kept session is that session; else there is a copy of what is
         shared with a kept or a running one, which is waited for where that takes less time than to
-        send it; then an empty place, and another after all that is kept was given
-        up for it. A kept session whose connection is gone is taken up by its key. Each is given as
-        soon as the device's side is there, while the cloud is still asked for its own. Whoever asks
-        for the next has told this one that it is `refused`; whoever begins there awaits `confirm`.
+        send it; then an empty place, and others as long as what is kept can be given up for them,
+        half of it each time. A kept session whose connection is gone is taken up by its key. Each
+        is given as soon as the device's side is there, while the cloud is still asked for its own.
+        Whoever asks for the next has told this one that it is `refused`; whoever begins there
+        awaits `confirm`.
 
         Raises:
             CloudUnavailableError: no link.
@@ -85,8 +86,9 @@ class Places:
                 await self._drop_if_lost(source)
             yield (place := await self._open(num_reserved_tokens, run))
             assert place.refusal is not None
-            if place.refusal.code in _NO_ROOM and self.clear():
-                yield await self._open(num_reserved_tokens, run)
+            while place.refusal.code in _NO_ROOM and self._give_up_older_half():
+                yield (place := await self._open(num_reserved_tokens, run))
+                assert place.refusal is not None
         finally:
             if run.place is None or run.place.is_released:
                 run.end()
@@ -227,9 +229,9 @@ class Places:
         self.expire()
         self._expire_in_time()
 
-    def clear(self) -> bool:
-        """Give up everything kept; whether there was anything."""
-        places = self._kept.clear()
+    def _give_up_older_half(self) -> bool:
+        """Make room in the cloud; False when nothing is kept."""
+        places = self._kept.drop_older_half()
         for place in places:
             self._give_up(place)
         return bool(places)

@@ -128,6 +128,12 @@ class PrefixCache(Generic[Place]):
         """All that is kept, the most recently used last."""
         return [kept.place for kept in self._kept]
 
+    def drop_older_half(self) -> list[Place]:
+        """Take out the half that was not used for longer, rounded up."""
+        num_dropped = (len(self._kept) + 1) // 2
+        dropped, self._kept = self._kept[:num_dropped], self._kept[num_dropped:]
+        return [kept.place for kept in dropped]
+
     def clear(self) -> list[Place]:
         """Take out everything."""
         places, self._kept = self.places, []

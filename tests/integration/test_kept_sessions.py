@@ -90,6 +90,21 @@ async def test_kept_sessions_make_room_when_the_cloud_is_full(code):
         await it.freed(num_kept=1)
 
 
+async def test_no_more_kept_sessions_are_given_up_than_the_cloud_needs_room():
+    async with bench(kept=KEEP_SOME) as it:
+        texts = [request([first] * 5, 2) for first in (1, 2, 3)]
+        for text in texts:
+            await it.ids(text)
+        it.cloud.refuse_open = [fault(FaultCode.CAPACITY, 9.0)]
+        wanted = request([9, 9, 9, 9, 9], 2)
+        assert await it.ids(wanted) == expected(wanted)
+        assert it.num_kept == 2  # the newest of the three, and the new one
+        again = request([*texts[-1].prompt_ids, *expected(texts[-1])], 2)
+        generation = it.runtime.generate(again, "test")
+        assert [t.id async for emission in generation for t in emission.tokens] == expected(again)
+        assert generation.stats.num_reused_tokens > 0
+
+
 async def test_kept_sessions_are_given_up_as_soon_as_the_cloud_says_that_it_stops():
     async with bench(kept=KEEP_SOME, reconnect_timeout_s=0) as it:
         await it.ids(request([1, 2, 3, 4, 5], 2))

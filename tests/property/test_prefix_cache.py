@@ -124,3 +124,13 @@ def test_the_last_token_of_a_prompt_is_never_taken_from_the_cache():
     cache = make_cache()
     cache.keep(kept([1, 2, 3], Place(1)), 0.0)
     assert cache.find([1, 2, 3], 20).num_shared_tokens == 2
+
+
+def test_the_half_that_was_not_used_for_longer_is_given_up():
+    cache = make_cache(max_sessions=3)
+    places = [Place(number) for number in range(3)]
+    for number, place in enumerate(places):
+        cache.keep(kept([number] * 4, place), 0.0)
+    assert cache.drop_older_half() == places[:2]
+    assert cache.drop_older_half() == places[2:]
+    assert cache.drop_older_half() == []
