@@ -34,6 +34,7 @@ COMPOSE_FILES = sorted(DEPLOY.glob("compose*.yaml"))
 TEXTS = [DOCUMENT, *(path for path in DEPLOY.rglob("*") if path.is_file())]
 
 FOREIGN_FLAGS = {
+    "--away-ms",
     "--build",
     "--build-arg",
     "--chmod",
@@ -48,6 +49,7 @@ FOREIGN_FLAGS = {
     "--start-period",
     "--system",
     "--timeout",
+    "--uplink-rows-per-s",
     "--uid",
     "--user-group",
     "--wheel-dir",
