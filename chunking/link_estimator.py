@@ -9,7 +9,7 @@ queue behind one another reach it one transfer apart, whatever that shift is.
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from itertools import pairwise
+from math import inf
 from statistics import median
 
 from chunking.averages import Average, MovingAverage, RobustAverage
@@ -59,20 +59,14 @@ class _Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Coach:
-    """A frame of those that queue behind one another; its place is known by `number`."""
-
-    number: int
-    num_bytes: int
-    arrived_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Arrival:
-    """When a frame had reached the cloud and when it was answered, both one delay late."""
+    """When a frame had reached the cloud and when it was answered, both one delay late, its bytes,
+    and whether it had queued behind the one before it."""
 
     arrived_s: float
     answered_s: float
+    num_bytes: int
+    has_queued: bool
 
 
 class LinkEstimator:
@@ -95,7 +89,6 @@ class LinkEstimator:
         self._arrivals: dict[int, _Arrival] = {}
         self._num_sent = 0
         self._has_queued_sample = False
-        self._train: deque[_Coach] = deque(maxlen=_MAX_TRAIN)
 
     @property
     def uplink_bytes_per_s(self) -> float | None:
@@ -140,18 +133,19 @@ class LinkEstimator:
             return
         cloud_s = measured.queue_s + measured.compute_s
         download_s = measured.num_bytes * (self._downlink_s_per_byte.value or 0.0)
-        arrival = _Arrival(now - cloud_s - download_s, now)
+        arrived_s = now - cloud_s - download_s
+        starts_s = sent.sent_s + (self.delay_s or 0.0)
         previous = self._arrivals.get(sent.number - 1)
-        self._remember(sent.number, arrival)
+        has_queued = previous is not None and previous.arrived_s >= starts_s
+        self._remember(sent.number, _Arrival(arrived_s, now, sent.num_bytes, has_queued))
         if previous is None and sent.number > 1:
             return
-        own_wait_s = 0.0 if previous is None else previous.answered_s - arrival.arrived_s
+        own_wait_s = 0.0 if previous is None else previous.answered_s - arrived_s
         self._queue_s.add(max(0.0, measured.queue_s - max(0.0, own_wait_s)))
-        starts_s = sent.sent_s + (self.delay_s or 0.0)
-        if previous is not None and previous.arrived_s >= starts_s:
-            self._add_queued(sent, previous, arrival)
+        if has_queued:
+            self._add_queued(sent)
         else:
-            self._add_alone(sent, measured, arrival.arrived_s)
+            self._add_alone(sent, measured, arrived_s)
 
     def on_lost(self) -> None:
         """The socket is gone; no frame in flight will be answered."""
@@ -160,13 +154,9 @@ class LinkEstimator:
         # A new socket's first frame has no predecessor.
         self._num_sent = 0
 
-    def _add_queued(self, sent: _Sent, previous: _Arrival, arrival: _Arrival) -> None:
+    def _add_queued(self, sent: _Sent) -> None:
         """The frame was on the link right behind another."""
-        if not self._train or self._train[-1].number != sent.number - 1:
-            self._train.clear()
-            self._train.append(_Coach(sent.number - 1, 0, previous.arrived_s))
-        self._train.append(_Coach(sent.number, sent.num_bytes, arrival.arrived_s))
-        num_bytes, transfer_s = self._transfer()
+        num_bytes, transfer_s = self._transfer(sent.number)
         if self._is_robust and transfer_s < _MIN_SPAN_SHARE * (self.delay_s or 0.0):
             return
         if sent.num_bytes >= _MIN_RATE_BYTES:
@@ -177,16 +167,20 @@ class LinkEstimator:
             self._has_queued_sample = True
             self._uplink_s_per_byte.add(sample)
 
-    def _transfer(self) -> tuple[int, float]:
-        """Bytes, and the time they took, of the newest frames that queued behind one another.
+    def _transfer(self, newest: int) -> tuple[int, float]:
+        """Bytes, and the time they took, of this frame and those that queued before it.
 
         Of as few as tell something: see `_LEAST_SPAN_SHARE`.
         """
-        newest_s, num_bytes, span_s = self._train[-1].arrived_s, 0, 0.0
-        for before, coach in pairwise(reversed(self._train)):
-            num_bytes += before.num_bytes
-            span_s = newest_s - coach.arrived_s
-            if not self._is_robust or span_s >= _LEAST_SPAN_SHARE * (self.delay_s or 0.0):
+        least_s = _LEAST_SPAN_SHARE * (self.delay_s or 0.0) if self._is_robust else -inf
+        num_bytes, span_s = 0, 0.0
+        for number in range(newest, newest - _MAX_TRAIN, -1):
+            frame, before = self._arrivals[number], self._arrivals.get(number - 1)
+            if before is None or not frame.has_queued:
+                break
+            num_bytes += frame.num_bytes
+            span_s = self._arrivals[newest].arrived_s - before.arrived_s
+            if span_s >= least_s:
                 break
         return num_bytes, span_s
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.link.rates import Rate
+from bench.link.spec import FRAME_BYTES
+from chunking.ramp import SEGMENT_BYTES
 
-FRAME_SHARE = 1514 / 1448
+FRAME_SHARE = FRAME_BYTES / SEGMENT_BYTES
 """Bytes of Ethernet frames for one byte that TCP carries: what shaped rates count."""
 
 _ALONE = 0.7

@@ -184,6 +184,19 @@ def test_frames_that_come_at_once_behind_a_lost_segment_do_not_make_a_link_endle
         assert 0.3 * rate < found < 3 * rate
 
 
+def test_frames_of_a_socket_that_was_lost_are_no_part_of_the_next_ones_rate():
+    link, monitor = simulated(1e6, 0.04), StateMonitor()
+    link.open(monitor)
+    for _ in range(4):
+        burst(link, monitor, [20, 20])
+        monitor.link.on_lost()
+        # The third frame of a socket queues; on the one before, the second was the last that did.
+        burst(link, monitor, [20])
+        burst(link, monitor, [20, 20])
+        monitor.link.on_lost()
+        assert monitor.link.uplink_bytes_per_s == pytest.approx(1e6, rel=0.01)
+
+
 # Later than by the link's delay, with the frame's own transfer of 3 ms, tells of a slower link.
 @given(seed=st.integers(0, 2**32), late_s=st.floats(0.0, 0.036))
 @settings(max_examples=at_most(40))
