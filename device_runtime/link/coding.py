@@ -48,13 +48,13 @@ class LinkCoding:
         """What frames are in where that is sooner."""
         return self._codec
 
-    def agreed(self, rows: RowLimits, welcome: Welcome, rounding: Rounding) -> "LinkCoding":
-        """The one for a connection whose cloud has said what it speaks and allows.
+    def agreed(self, rows: RowLimits, welcome: Welcome) -> "LinkCoding":
+        """The one for a connection whose cloud has said what it speaks and allows of `rounding`.
 
         Raises:
             RemoteProtocolError: BAD_FRAME for tables that are none.
         """
-        codecs, allowed = self._make(rows, welcome.tables), rounding.agreed(welcome.codecs)
+        codecs, allowed = self._make(rows, welcome.tables), self.rounding.agreed(welcome.codecs)
         return LinkCoding(codecs, self._monitor, self._clock, self._aside, allowed, self._make)
 
     async def coded(

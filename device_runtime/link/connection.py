@@ -22,7 +22,6 @@ from process.sockets.heartbeat import until_silent
 from process.sockets.socket import Socket
 from process.world import Clock, Randomness
 from wire.codec import decode, encode
-from wire.coding.lossy import NO_ROUNDING
 from wire.connection import DeviceConnection
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import KEY_BYTES
@@ -96,8 +95,6 @@ class LinkConnection:
         self._given_up_for = ""
         self.dtype = Dtype.FP32
         self.coding = coding
-        self.rounding = NO_ROUNDING
-        """Which rows may be rounded if the cloud allows it; to be set before `handshake`."""
         self._taps = 0
         self.num_events = 0
         self.slowness = slowness
@@ -119,7 +116,7 @@ class LinkConnection:
             raise RemoteProtocolError(FaultCode.BAD_FRAME, reason)
         self.dtype = welcome.dtype
         assert self._rules.rows is not None, "a Welcome came"
-        self.coding = self.coding.agreed(self._rules.rows, welcome, self.rounding)
+        self.coding = self.coding.agreed(self._rules.rows, welcome)
         self._taps = taps if welcome.codecs >> Codec.TAPPED & 1 else 0
         self._outbox = Outbox(welcome.credit_limit_tokens)
         return welcome

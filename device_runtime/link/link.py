@@ -86,7 +86,9 @@ class Link:
     ) -> None:
         self._config = config
         self.monitor = StateMonitor() if monitor is None else monitor
-        self._coding = coding or LinkCoding(NO_CODECS, self.monitor, clock)
+        self._coding = coding or LinkCoding(
+            NO_CODECS, self.monitor, clock, rounding=config.rounding
+        )
         self._where = urlsplit(link_url(config.url)).netloc
         self._dialer = Dialer(config)
         self._dial: Dial = dial or self._dialer
@@ -248,7 +250,6 @@ class Link:
                 stack.push_async_callback(connection.close_socket)
                 wants_lanes = self._config.most_lanes > 0 and self._lane_trust.allows(self._clock())
                 hello = self._config.hello(self.taps != 0, wants_lanes)
-                connection.rounding = self._config.rounding
                 welcome = await connection.handshake(hello, self.taps)
             self._up(connection, welcome)
             if welcome.lane_key:
