@@ -2,17 +2,22 @@
 
 Everything that takes its time from the loop runs on it as it is: timeouts, sleeps, and shells that
 are given `loop.time` as their clock. Two runs are the same to the last bit as long as nothing else
-is random. Sockets of the system and threads do not exist for it: use `process.sockets.memory` and
-twins of the workers that let time pass. As trio's `MockClock`, but a loop of its own.
+is random: timers of one moment ring in the order in which they were set. Sockets of the system and
+threads do not exist for it: use `process.sockets.memory` and twins of the workers that let time
+pass. As trio's `MockClock`, but a loop of its own.
 """
 
 import asyncio
+import heapq
+import itertools
 import math
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from contextvars import Context
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class EndlessWaitError(RuntimeError):
@@ -25,11 +30,29 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, end_s: float = math.inf) -> None:
         self.end_s = end_s
         self._now_s = 0.0
+        self._numbers = itertools.count()
         super().__init__(_Jump(self))
 
     def time(self) -> float:
         """Seconds that have passed."""
         return self._now_s
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's, but timers of one moment ring in the order in which they were set.
+
+        asyncio's heap leaves that order open: a timer more, of something else, would change it.
+        """
+        timer = _Timer(when, callback, args, self, context)
+        timer.number = next(self._numbers)
+        heapq.heappush(vars(self)["_scheduled"], timer)
+        timer._scheduled = True
+        return timer
 
     def skip(self, seconds: float) -> None:
         """Let time pass without any timer, as on a machine that slept."""
@@ -50,6 +73,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     @_clock_resolution.setter
     def _clock_resolution(self, seconds: float) -> None:
         """Of the system's clock, which asyncio's own loop sets."""
+
+
+class _Timer(asyncio.TimerHandle):
+    """Knows how many were set before it."""
+
+    __slots__ = ("number",)
+
+    _scheduled: bool
+    number: int
+
+    def __lt__(self, other: asyncio.TimerHandle) -> bool:
+        assert isinstance(other, _Timer)
+        return (self.when(), self.number) < (other.when(), other.number)
 
 
 class _Jump(selectors.SelectSelector):
