@@ -50,6 +50,7 @@ class Places:
         )
         self._shelf = shelf
         self._preparing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def are_written(self) -> bool:
@@ -127,7 +128,7 @@ class Places:
         ids = np.asarray(text, dtype=np.int64)
         self._put(Kept(ids, place.name.max_tokens, place, now + idle_s))
         place.end_run()
-        asyncio.get_running_loop().call_later(idle_s + 0.01, self.expire)
+        self._expire_in_time()
 
     def _put(self, kept: Kept[Place]) -> None:
         if kept.place.is_written:
@@ -166,7 +167,7 @@ class Places:
             kept = Kept(record.ids, record.max_tokens, place, now + left_s)
             for dropped in self._kept.keep(kept, now):
                 self._give_up(dropped)
-            asyncio.get_running_loop().call_later(left_s + 0.01, self.expire)
+        self._expire_in_time()
         if len(self._kept):
             _log.info("%d kept sessions of an earlier run may be taken up", len(self._kept))
             self._preparing = asyncio.create_task(self._prepare(), name="kept sessions")
@@ -182,6 +183,8 @@ class Places:
 
     async def close(self) -> None:
         """Give up everything but what may outlive the program, which the cloud keeps."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._preparing is not None:
             self._preparing.cancel()
             await asyncio.gather(self._preparing, return_exceptions=True)
@@ -208,6 +211,23 @@ class Places:
         """Give up what was idle too long or lost its cloud side."""
         for place in self._kept.expire(self._clock()):
             self._give_up(place)
+
+    def _expire_in_time(self) -> None:
+        """Look again when the next one's time has come: one timer, however many are kept."""
+        wait_s = self._kept.next_expiry_s - self._clock() + 0.01
+        at_s = asyncio.get_running_loop().time() + wait_s
+        if self._timer is not None and self._timer.when() <= at_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if len(self._kept):
+            self._timer = asyncio.get_running_loop().call_at(at_s, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self.expire()
+        self._expire_in_time()
 
     def _give_up_older_half(self) -> bool:
         """Make room in the cloud; False when nothing is kept."""

@@ -1,5 +1,6 @@
 """Which finished sessions are kept, so that a conversation's next turn need not go up again."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -116,6 +117,11 @@ class PrefixCache(Generic[Place]):
         ]
         self._kept = [kept for kept in self._kept if kept not in gone]
         return [kept.place for kept in gone]
+
+    @property
+    def next_expiry_s(self) -> float:
+        """When the first of them is idle too long, by the same clock; never if nothing is kept."""
+        return min((kept.expires_s for kept in self._kept), default=math.inf)
 
     @property
     def places(self) -> list[Place]:

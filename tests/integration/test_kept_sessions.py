@@ -148,6 +148,24 @@ async def test_kept_sessions_end_before_the_cloud_forgets_them():
         await it.freed(num_kept=0)
 
 
+async def test_each_kept_session_ends_in_time_and_one_timer_is_enough_for_all():
+    async with bench(FakeCloud(session_ttl_s=60.0), kept=KEEP_SOME) as it:
+        loop = asyncio.get_running_loop()
+
+        def num_timers():
+            return sum(each._callback == it.runtime._places._on_time for each in loop._scheduled)
+
+        for number in range(3):
+            await it.ids(request([number] * 5, 2))
+            await asyncio.sleep(10.0)
+            assert num_timers() == 1
+        for num_left in (2, 1, 0):
+            await it.freed(num_kept=num_left + 1)
+            await asyncio.sleep(20.0 if num_left == 2 else 10.0)
+            await it.freed(num_kept=num_left)
+        assert num_timers() == 0
+
+
 async def test_closing_the_runtime_tells_the_cloud_that_its_sessions_are_over():
     async with bench(kept=KEEP_SOME) as it:
         await it.ids(request([1, 2, 3, 4, 5], 2))
