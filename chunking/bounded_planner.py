@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 from chunking.cost import IDLE, Backlog, PipelineTimes, ttft_bound_s, ttft_s
 from chunking.doubt import is_safe
-from chunking.hump import hump_chunks, uniform_chunks
+from chunking.hump import growing_tail_s, hump_chunks, uniform_chunks
 from chunking.planner import WAIT, Prefill
 
 _SLACK_SHARES = ((0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.1, 0.1))
 """How the slack is spent between front and end; which is best depends on the stages."""
+
+_TAIL_FACTORS = (1.25, 1.5, 2.0)
+"""Last chunks, as multiples of the smallest from which sizes grow backwards."""
 
 _UNIFORM_COUNTS = (2, 3, 4, 6, 8, 12, 16)
 """Equal chunks win where two stages are about equally slow."""
@@ -54,7 +57,7 @@ class BoundedPlanner:
     """
 
     slack: float = 0.015
-    min_gain: float = 0.5
+    min_gain: float = 0.25
     doubt: tuple[float, float] = (2.0, 0.15)
     max_chunk_tokens: int = 512
     max_chunk_s: float = 0.25
@@ -138,6 +141,10 @@ class BoundedPlanner:
         chunk_s = self.min_gain * times.cloud.fixed_s
         if chunk_s > slack_s:
             humps.append(hump_chunks(num_tokens, times, backlog, cap, (chunk_s, chunk_s)))
+        if (tail_s := growing_tail_s(times)) is not None:
+            head_s = 0.5 * slack_s
+            ends = [(head_s, factor * tail_s) for factor in _TAIL_FACTORS]
+            humps += [hump_chunks(num_tokens, times, backlog, cap, end) for end in ends]
         found = {cut for cut in humps if cut is not None}
         # Small ends save a little waiting, which a long fixed time of a step may outweigh.
         found |= {joined for cut in found for joined in _with_joined_ends(cut, cap)}

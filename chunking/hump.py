@@ -61,6 +61,19 @@ def hump_chunks(
     return None
 
 
+def growing_tail_s(times: PipelineTimes) -> float | None:
+    """What the smallest last chunk adds from which sizes grow backwards, in seconds.
+
+    A chunk's step has its fixed time, so below some size the cloud takes longer for a chunk than
+    the uplink for the next one, and the ramp from such an end does not rise. `None` if none does,
+    or if another stage than the uplink is the bottleneck.
+    """
+    cloud, spare_s = times.cloud, times.uplink_token_s - times.cloud.token_s
+    if Bottleneck.of(times) is not Bottleneck.UPLINK or spare_s <= 0.0:
+        return None
+    return cloud.token_s * cloud.fixed_s / spare_s
+
+
 def uniform_chunks(num_tokens: int, num_chunks: int) -> tuple[int, ...]:
     """Chunks that differ by one token at most, the larger ones first."""
     size, num_larger = divmod(num_tokens, num_chunks)

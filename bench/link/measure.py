@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from statistics import median
 
 import msgspec
 
@@ -25,8 +26,9 @@ _NUMBER = struct.Struct("<d")
 _ECHO_EVERY_S = 0.01
 _BLOCK_BYTES = 16_384
 _UNSENT_BYTES = 32_768
-_SETTLED_SHARE = 0.4
-"""The first part of a transfer is slow start and says little about the link."""
+_SETTLED_SHARES = 0.4, 0.7
+"""The first part of a transfer is slow start and says little about the link. From which moment on
+it is looked at matters where a segment was lost: what came behind that counts when it is whole."""
 
 
 class MeasuredLink(msgspec.Struct, frozen=True):
@@ -161,10 +163,14 @@ def _received_bytes_per_s(connection: socket.socket, duration_s: float) -> float
         moments.append((time.perf_counter(), num_bytes))
     if not moments:
         return 0.0
-    settled_s = moments[0][0] + duration_s * _SETTLED_SHARE
-    start = next((moment for moment in moments[:-1] if moment[0] >= settled_s), moments[0])
-    lasted_s = moments[-1][0] - start[0]
-    return (num_bytes - start[1]) / lasted_s if lasted_s > 0 else 0.0
+    first_s, last_s = (moments[0][0] + duration_s * share for share in _SETTLED_SHARES)
+    end_s = moments[-1][0]
+    starts = [each for each in moments[:-1] if first_s <= each[0] <= last_s and each[0] < end_s]
+    rates = [(num_bytes - before) / (end_s - start_s) for start_s, before in starts]
+    if rates:
+        return median(rates)
+    lasted_s = end_s - moments[0][0]
+    return (num_bytes - moments[0][1]) / lasted_s if lasted_s > 0 else 0.0
 
 
 def _prepared(connection: socket.socket) -> socket.socket:

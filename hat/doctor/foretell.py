@@ -36,6 +36,8 @@ _CAPACITY_TOKENS = 1 << 18
 _ROUND_ROWS = 16
 """More are a prompt's."""
 
+_QUEUE_BYTES = 1 << 30
+
 _WIRE_SHARE = (MSS_BYTES + PACKET_OVERHEAD_BYTES) / MSS_BYTES
 """A link's rate counts the headers of packets, and what was measured does not."""
 
@@ -248,9 +250,11 @@ def _asked(
 
 
 def _link_spec(link: LinkFindings) -> LinkSpec:
+    """With room for whole prompts before the link, which nobody has measured: in a short buffer a
+    flight's last segments are lost or not for the least of reasons, and a prompt waits for them."""
     rates = (link.up_bytes_per_s, link.down_bytes_per_s)
     up, down = (None if rate is None else rate * _WIRE_SHARE for rate in rates)
-    return LinkSpec(up, down, delay_s=link.delay_s / 2)
+    return LinkSpec(up, down, delay_s=link.delay_s / 2, queue_bytes=_QUEUE_BYTES)
 
 
 def _typical_prompt(requests: list[RequestRecord]) -> Prompt:
