@@ -281,7 +281,8 @@ class _Foretelling:
         return Advice("chunks", "adaptive", reason, "--chunking adaptive")
 
     def _of_pauses(self) -> Iterator[Advice]:
-        link, size = self._here.link, pauses.prompt_bytes(self._here.cloud)
+        link = self._here.link
+        size = pauses.prompt_bytes(link, self._here.cloud)
         lost_s = pauses.pause_s(link, size)
         if lost_s < _LITTLE * self._ttft_s:
             return

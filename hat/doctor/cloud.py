@@ -14,6 +14,7 @@ import aiohttp
 
 from bench.live.event_reader import ask
 from chunking.averages import RobustAverage
+from chunking.coding import Coding
 from chunking.cost import LinearTime
 from chunking.line_estimator import LineEstimator
 from device_runtime.config import DeviceConfig
@@ -36,6 +37,7 @@ from process.sockets.tcp import SentSegments
 from process.world import Clock, World
 from submodels.bundle.bundle import load_bundle
 from submodels.manifest import ModelShape
+from wire.limits import ITEM_BYTES
 from wire.numbers import pack_rows
 
 _CONNECT_S = 15.0
@@ -82,7 +84,7 @@ class CloudFindings:
 
 @dataclass(frozen=True, slots=True)
 class LinkFindings:
-    """The link. Rates are of rows; None: faster than could be measured."""
+    """The link. Rates are of bytes of rows; None: faster than could be measured."""
 
     delay_s: float
     """There and back for a frame of no bytes, what both programs add included."""
@@ -100,6 +102,9 @@ class LinkFindings:
     """Whether what goes up begins slowly again after a pause."""
     can_be_warm: bool = False
     """Whether this program could choose a congestion control that does not."""
+    coding: Coding | None = None
+    """What coding rows takes here and which share of their bytes it leaves; None: they go as they
+    are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
         limits = device.link.limits
         assert limits is not None, "it has been measured"
         check, answer_bytes = await _checked(device)
+        coding = device.link.monitor.estimates(0).coding
         segments, congestion = dial.segments(), dial.congestion_control()
     share = _MOST_SHARE * _attention_share(device.bundle.manifest.shape)
     context = context_of(measured, share)
@@ -170,6 +176,7 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
             congestion_control=congestion,
             is_slow_after_pause=is_slow_after_pause(congestion, slow_start_after_idle()),
             can_be_warm="bbr" in allowed_congestion_controls(),
+            coding=coding,
         ),
         CloudFindings(
             url=config.cloud,
@@ -177,7 +184,7 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
             context=context,
             queue_s=median(trip.queue_s for trip in measured.singles),
             row_format=session.dtype.name,
-            row_bytes=measured.singles[0].bytes_up,
+            row_bytes=rows.shape[1] * ITEM_BYTES[session.dtype],
             max_context_tokens=limits.max_context_tokens,
             max_frame_tokens=limits.max_frame_tokens,
         ),

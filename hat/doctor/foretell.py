@@ -18,9 +18,11 @@ from bench.sim.cloud import CloudSpec, core_config
 from bench.sim.run import simulate
 from bench.sim.scenario import DeviceSpec, Request, Scenario
 from bench.sim.world.acceptance import NEVER, AcceptanceTable, geometric
+from bench.sim.world.coding import CodecTimes
 from bench.sim.world.link import MSS_BYTES, PACKET_OVERHEAD_BYTES
 from bench.sim.world.times import DeviceTimes, Overheads
 from chunking.averages import RobustAverage
+from chunking.coding import DECODING_SHARE, Coding
 from chunking.cost import LinearTime
 from chunking.line_estimator import LineEstimator
 from cloud_server.core.actions import Step
@@ -244,6 +246,7 @@ def _asked(
         ),
         acceptance=NEVER if drafts is None else drafts.table,
         draft_limits=DraftLimits(0.0, 1) if drafts is None else drafts.limits,
+        codec=_codec(link.coding, cloud.row_bytes),
         seed=0,
     )
     return simulate(scenario).requests
@@ -255,6 +258,13 @@ def _link_spec(link: LinkFindings) -> LinkSpec:
     rates = (link.up_bytes_per_s, link.down_bytes_per_s)
     up, down = (None if rate is None else rate * _WIRE_SHARE for rate in rates)
     return LinkSpec(up, down, delay_s=link.delay_s / 2, queue_bytes=_QUEUE_BYTES)
+
+
+def _codec(coding: Coding | None, row_bytes: int) -> CodecTimes | None:
+    if coding is None:
+        return None
+    encode_byte_s = coding.time.token_s / row_bytes
+    return CodecTimes(coding.share, encode_byte_s, DECODING_SHARE * encode_byte_s)
 
 
 def _typical_prompt(requests: list[RequestRecord]) -> Prompt:

@@ -14,9 +14,10 @@ _CHUNK_BYTES = 160_000
 _PROMPT_TOKENS = 1000
 
 
-def prompt_bytes(cloud: CloudFindings) -> int:
-    """Of a prompt of 1,000 tokens."""
-    return _PROMPT_TOKENS * cloud.row_bytes
+def prompt_bytes(link: LinkFindings, cloud: CloudFindings) -> int:
+    """Of a prompt of 1,000 tokens, coded if rows are here."""
+    share = 1.0 if link.coding is None else link.coding.share
+    return round(share * _PROMPT_TOKENS * cloud.row_bytes)
 
 
 def pause_s(link: LinkFindings, size: int) -> float:
@@ -36,7 +37,7 @@ def told(link: LinkFindings, cloud: CloudFindings) -> str:
     if not link.is_slow_after_pause:
         why = REMEDY if link.congestion_control == REMEDY else f"{SETTING} is 0 here"
         return f"a pause costs nothing on the way up: {why}"
-    chunk_s, prompt_s = pause_s(link, _CHUNK_BYTES), pause_s(link, prompt_bytes(cloud))
+    chunk_s, prompt_s = pause_s(link, _CHUNK_BYTES), pause_s(link, prompt_bytes(link, cloud))
     return (
         f"after a pause {num_bytes(_CHUNK_BYTES)} up take {seconds(chunk_s)} longer and a prompt "
         f"of {_PROMPT_TOKENS:,} tokens {seconds(prompt_s)}: {link.congestion_control} begins slowly"

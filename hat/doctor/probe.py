@@ -1,7 +1,7 @@
 """A few frames of one session, and when their replies came."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from device_runtime.link.session import LinkSession
 from device_runtime.session.actions import ComputeAndSend
@@ -30,7 +30,8 @@ _PAIR_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """A frame and its reply; bytes are those of the rows. The cloud's own times are its word."""
+    """A frame and its reply; bytes are those of the rows as they went, coded or not. The cloud's
+    own times are its word."""
 
     num_rows: int
     position: int
@@ -117,19 +118,29 @@ class Frames:
             CloudUnavailableError: the cloud is gone, or has ended the session.
         """
         self._epoch += 1
-        sent_s = []
+        sent = []
+        before = self._session.carried
         for num_rows, position in frames:
             action = ComputeAndSend(self._epoch, position, (0,) * num_rows, want)
-            sent_s.append(self._clock())
-            await self._session.send(action, self._rows[: num_rows * self._row_bytes])
-        return [await self._trip(*frame, at_s) for frame, at_s in zip(frames, sent_s, strict=True)]
+            sent_s = self._clock()
+            bytes_up = await self._send(action, self._rows[: num_rows * self._row_bytes])
+            sent.append((num_rows, position, bytes_up, sent_s))
+        trips = [await self._trip(*each) for each in sent]
+        saved_bytes = self._session.carried.since(before).saved_down // len(trips)
+        return [replace(trip, bytes_down=trip.bytes_down - saved_bytes) for trip in trips]
 
-    async def _trip(self, num_rows: int, position: int, sent_s: float) -> Trip:
+    async def _send(self, action: ComputeAndSend, rows: Payload) -> int:
+        """The bytes that the rows take on their way."""
+        before = self._session.carried
+        await self._session.send(action, rows)
+        return len(rows) - self._session.carried.since(before).saved_up
+
+    async def _trip(self, num_rows: int, position: int, bytes_up: int, sent_s: float) -> Trip:
         reply = await self._session.reply()
         return Trip(
             num_rows=num_rows,
             position=position,
-            bytes_up=num_rows * self._row_bytes,
+            bytes_up=bytes_up,
             bytes_down=len(reply.payload),
             sent_s=sent_s,
             came_s=self._session.reply_came_s,

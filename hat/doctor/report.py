@@ -125,7 +125,12 @@ def _link(link: LinkFindings) -> list[str]:
         loss = "what is lost cannot be seen on this system"
     else:
         loss = f"{link.num_lost_segments} of {link.num_sent_segments:,} segments were sent again"
-    return [f"{delay} more; {rates}", loss]
+    lines = [f"{delay} more; {rates}", loss]
+    if link.coding is not None:
+        lines.append(
+            f"rows are coded to {link.coding.share:.0%} of their bytes where that is sooner"
+        )
+    return lines
 
 
 def _cloud(cloud: CloudFindings) -> list[str]:

@@ -18,6 +18,7 @@ from bench.sim.cloud import CloudSpec, Replica, core_config
 from bench.sim.device import Device
 from bench.sim.run import simulate
 from bench.sim.scenario import DeviceSpec, Request
+from bench.sim.world.coding import EXACT_BF16
 from bench.sim.world.link import MSS_BYTES, PACKET_OVERHEAD_BYTES
 from hat.doctor.cloud import CloudFindings, context_of, link_findings, steps_of
 from hat.doctor.foretell import Choice, Surroundings
@@ -54,7 +55,7 @@ def examined(world):
     """What the doctor's frames say of a simulated link and cloud."""
 
     async def run():
-        device = Device(world, 0, [Replica(world.cloud)])
+        device = Device(world, 0, [Replica(replace(world.cloud, codec=world.codec))])
         await device.link.connected()
         session = device.link.open(2048)
         await session.opened()
@@ -62,15 +63,17 @@ def examined(world):
         packed = pack_rows(rows, session.dtype)
         clock = asyncio.get_running_loop().time
         measured = await measure(Frames(session, packed, len(rows), clock), 2048)
+        coding = device.link.monitor.estimates(0).coding
         session.close()
         await device.runtime.close()
-        return measured, device.link.limits, ITEM_BYTES[session.dtype] * rows.shape[1]
+        row_bytes = ITEM_BYTES[session.dtype] * rows.shape[1]
+        return measured, device.link.limits, row_bytes, coding
 
     return run_virtual(run)
 
 
 def surroundings_of(world):
-    measured, limits, row_bytes = examined(world)
+    measured, limits, row_bytes, coding = examined(world)
     context = context_of(measured, most_share=1.0)
     cloud = CloudFindings(
         url="ws://cloud",
@@ -82,7 +85,8 @@ def surroundings_of(world):
         max_context_tokens=limits.max_context_tokens,
         max_frame_tokens=512,
     )
-    return Surroundings(link_findings(measured, None), cloud, CONTEXT_TOKENS)
+    link = replace(link_findings(measured, None), coding=coding)
+    return Surroundings(link, cloud, CONTEXT_TOKENS)
 
 
 def answers_in(world):
@@ -100,9 +104,10 @@ def answers_in(world):
 
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_what_is_foretold_from_some_frames_comes_within_a_tenth(link, cloud):
+@pytest.mark.parametrize("codec", [None, EXACT_BF16])
+def test_what_is_foretold_from_some_frames_comes_within_a_tenth(link, cloud, codec):
     # A buffer that holds a flight: what lost segments cost is not foretold.
-    world = world_of(f"{link},queue=500kb", CLOUDS[cloud])
+    world = replace(world_of(f"{link},queue=500kb", CLOUDS[cloud]), codec=codec)
     here = surroundings_of(world)
     outlook = here.outlook(Choice(DEVICE.input, DEVICE.output), SIZES)
     prompts_s, token_s = answers_in(world)
@@ -120,3 +125,13 @@ def test_the_link_is_found_as_it_is(link):
     assert found.up_bytes_per_s == pytest.approx(spec.uplink_bytes_per_s * rows_share, rel=0.1)
     assert found.down_bytes_per_s == pytest.approx(spec.downlink_bytes_per_s * rows_share, rel=0.3)
     assert found.delay_s == pytest.approx(spec.rtt_s, abs=0.002)
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_coded_rows_make_no_link_faster_than_it_is(link):
+    world = world_of(f"{link},queue=500kb", CLOUDS["a GPU"])
+    found = surroundings_of(replace(world, codec=EXACT_BF16)).link
+    rows_share = MSS_BYTES / (MSS_BYTES + PACKET_OVERHEAD_BYTES)
+    up_bytes_per_s = parse_link_spec(link).uplink_bytes_per_s * rows_share
+    assert found.up_bytes_per_s == pytest.approx(up_bytes_per_s, rel=0.1)
+    assert found.coding.share == pytest.approx(EXACT_BF16.share, rel=0.01)
