@@ -28,6 +28,7 @@ from device_runtime.api.service import AccessRules, ModelCard, Service
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.loading import load_engine
 from device_runtime.engines.thread import EngineThread
+from device_runtime.grammar.compiling import Grammars
 from device_runtime.link.config import (
     LinkConfig,
     ModelIdentity,
@@ -260,9 +261,10 @@ def _service(
         fingerprint=manifest.fingerprint,
         eos_token_ids=manifest.eos_token_ids,
     )
+    tokenizer = load_tokenizer(bundle.path)
     return Service(
         generator=runtime,
-        tokenizer=load_tokenizer(bundle.path),
+        tokenizer=tokenizer,
         template=load_chat_template(bundle.path),
         model=model,
         metrics=Metrics(model.id, runtime.admission, link, world.clock),
@@ -271,6 +273,7 @@ def _service(
         max_side_by_side=config.max_num_seqs,
         access=access,
         sampling=_sampling(config, bundle),
+        grammars=Grammars(tokenizer.as_json(), runtime.vocab_size, model.eos_token_ids),
         lossy_codecs=lambda: link.lossy_codecs,
     )
 

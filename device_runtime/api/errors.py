@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from device_runtime.generation.grammar import GrammarError
 from device_runtime.generation.request import CloudUnavailableError, OverloadedError
 
 # The words of OpenAI's API for kinds of errors; below 500 all others are the request's.
@@ -84,6 +85,8 @@ def as_api_error(error: Exception) -> ApiError | None:
             return error
         case CloudUnavailableError():
             return unavailable(error.reason, "cloud_unavailable", error.retry_after_s)
+        case GrammarError():
+            return ApiError(400, error.reason, code="grammar_failed")
         case OverloadedError():
             return ApiError(429, error.reason, code="overloaded", retry_after_s=error.retry_after_s)
         case _:

@@ -11,6 +11,7 @@ from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import SamplingDefaults
 from device_runtime.api.text_work import TextWork
 from device_runtime.generation.request import Generator
+from device_runtime.grammar.compiling import Grammars
 from device_runtime.text.chat_template import ChatTemplate
 from device_runtime.text.tokenizer import Tokenizer
 from process.world import Clock
@@ -98,6 +99,8 @@ class Service:
     drain: Drain = field(default_factory=Drain)
     text_work: TextWork = field(default_factory=TextWork)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    grammars: Grammars = field(default_factory=lambda: Grammars("", 0, ()))
+    """What compiles the grammars of answers."""
     lossy_codecs: Callable[[], Mapping[str, str]] = dict
     """Which rows are rounded on the link now, if any: `prompt`, `up` or `down`, and the codec."""
 

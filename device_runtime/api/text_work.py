@@ -25,17 +25,23 @@ class _Lane:
 
 
 class TextWork:
-    """Three lanes of threads: a long text holds up no short one, and a template no text.
+    """Four lanes of threads: a long text holds up no short one, and neither a template nor a
+    grammar a text.
 
     Each is bounded: what comes when its lane is full is refused, and may come again.
     """
 
     def __init__(
-        self, most_short: int = 256, most_long: int = 16, most_templates: int = 64
+        self,
+        most_short: int = 256,
+        most_long: int = 16,
+        most_templates: int = 64,
+        most_grammars: int = 32,
     ) -> None:
         self._short = _Lane(ThreadPoolExecutor(1, "short-text"), most_short)
         self._long = _Lane(ThreadPoolExecutor(1, "long-text"), most_long)
         self._templates = _Lane(ThreadPoolExecutor(2, "template"), most_templates)
+        self._grammars = _Lane(ThreadPoolExecutor(1, "grammar"), most_grammars)
 
     async def tokenize(self, num_characters: int, work: Callable[[], T]) -> T:
         """The result of `work`, which reads or writes texts of so many characters in all.
@@ -54,9 +60,17 @@ class TextWork:
         """
         return await _run(self._templates, work, "too many conversations wait for the template")
 
+    async def compile(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which compiles a grammar.
+
+        Raises:
+            OverloadedError: too much is waiting already.
+        """
+        return await _run(self._grammars, work, "too many grammars wait to be compiled")
+
     def close(self) -> None:
         """Take no more work, and drop what has not begun."""
-        for lane in (self._short, self._long, self._templates):
+        for lane in (self._short, self._long, self._templates, self._grammars):
             lane.threads.shutdown(wait=False, cancel_futures=True)
 
 

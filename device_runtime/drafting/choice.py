@@ -8,6 +8,7 @@ from device_runtime.config import DeviceConfig
 from device_runtime.drafting.adapter import AdapterDrafter
 from device_runtime.drafting.ahead import AheadSwitch
 from device_runtime.drafting.combined import CombinedDrafter, Guesser, Stepper, Target
+from device_runtime.drafting.forced import ForcedDrafter
 from device_runtime.drafting.medusa import Heads, MedusaDrafter
 from device_runtime.drafting.ngram import NGRAM_CHANCES, NgramGuesses
 from device_runtime.drafting.policy.kind import sampling_kind
@@ -75,7 +76,17 @@ class Drafters:
         return drafter_names(self._config, self._workers.engine.draft_limits)
 
     def drafting(self, sampler: Sampler, stop_token_ids: frozenset[int]) -> Drafting:
-        """The drafters that `drafter_names` names, for one generation."""
+        """The drafters that `drafter_names` names, for one generation.
+
+        What a grammar forces is drafted before all of them, also where none is named.
+        """
+        drafting = self._named(sampler, stop_token_ids)
+        if sampler.constraint is None:
+            return drafting
+        forced = ForcedDrafter(sampler.constraint, drafting.drafter, drafting.length)
+        return Drafting(forced, forced, {**drafting.drafted_by, "grammar": forced.counts})
+
+    def _named(self, sampler: Sampler, stop_token_ids: frozenset[int]) -> Drafting:
         names = self.names
         if not names:
             return Drafting(NoDrafter(), FixedDraftLength(0))
@@ -87,7 +98,8 @@ class Drafters:
         kind = sampling_kind(sampler.params)
         policy = DraftPolicy(self._lessons, num_steps, kind, self._pass_tokens(stepper))
         most = self._bounded(num_guesses + num_steps)
-        target = Target(sampler.is_penalised if kind.is_penalised else None, stop_token_ids)
+        is_penalised = sampler.is_penalised if kind.is_penalised else None
+        target = Target(is_penalised, stop_token_ids, sampler.constraint)
         combined = CombinedDrafter(policy, most, self._clock, guesser, stepper, target)
         counts: dict[str, DraftCounts] = {
             name: combined.guessed if name in ("suffix", "ngram") else combined.stepped

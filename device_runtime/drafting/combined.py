@@ -10,6 +10,7 @@ from device_runtime.drafting.guess import Guess
 from device_runtime.drafting.policy.policy import DraftPolicy, Outcome
 from device_runtime.drafting.protocol import Drafter
 from device_runtime.engines.engine import DeviceEngine, Rows, SequenceId, Workers
+from device_runtime.generation.grammar import Constraint
 from device_runtime.generation.stats import DraftCounts
 from device_runtime.session.actions import ComputeAndSend
 from process.world import Clock
@@ -52,13 +53,15 @@ class Stepper(Drafter, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is known of how the target chooses: the tokens it penalises, and those it ends with.
+    """What is known of how the target chooses: the tokens it penalises, those it ends with, and
+    the grammar that it follows.
 
     `is_penalised` says whether a token is, behind a draft; None: none ever is.
     """
 
     is_penalised: Callable[[int, Sequence[int]], bool] | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,9 @@ class CombinedDrafter:
         if self._guesser is None:
             return ()
         guesses, is_penalised = self._guesser.behind(begun), self._target.is_penalised
+        if self._target.constraint is not None:
+            tokens = [guess.token_id for guess in guesses]
+            guesses = guesses[: self._target.constraint.num_valid(begun, tokens)]
         if is_penalised is None:
             return guesses
         behind, told = list(begun), []

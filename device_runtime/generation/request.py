@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from device_runtime.generation.grammar import Grammar
 from device_runtime.generation.stats import GenerationStats
 
 FinishReason = Literal["stop", "length"]
@@ -41,7 +42,8 @@ class GenerationRequest:
     n most likely beside it. Stop tokens cannot be chosen before `min_tokens` tokens. The timeline
     of its work is kept if it `wants_timeline`. Drafts for later requests may be made of its text
     if it `is_remembered`. One that `is_let_in` waits for its turn however many
-    wait already: it belongs to a request whose first choice was admitted.
+    wait already: it belongs to a request whose first choice was admitted. With a `grammar` the
+    output follows it; where it allows nothing but an end, `min_tokens` forbids none.
     """
 
     prompt_ids: Sequence[int]
@@ -53,6 +55,7 @@ class GenerationRequest:
     wants_timeline: bool = False
     is_let_in: bool = False
     is_remembered: bool = True
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,15 +203,23 @@ class Driver:
         return actions
 
     def _decide(self, engine: DeviceEngine, action: Choose) -> list[Token]:
-        """On the engine's thread: walk the draft along the target's choices, and remember them."""
+        """On the engine's thread: walk the draft along the target's choices, and remember them.
+
+        Where the grammar leaves no choice, nobody looks at the model's.
+        """
         num_rows = len(action.draft) + 1
+        num_forced = 0 if self._sampler.wants_logprobs else self._sampler.num_forced(action.draft)
         deep = self._deep(engine, action.position)
-        logits = engine.logits(self._sequence, deep, action.position, num_rows)
+        logits = engine.logits(self._sequence, deep, action.position, num_rows - num_forced)
         decided: list[Token] = []
 
         def choose(index: int) -> int:
-            token_id = self._sampler.choose(logits[index])
-            decided.append(self._sampler.commit(token_id, logits[index]))
+            if index < num_forced:
+                decided.append(self._sampler.commit(action.draft[index], None))
+                return action.draft[index]
+            row = logits[index - num_forced]
+            token_id = self._sampler.choose(row)
+            decided.append(self._sampler.commit(token_id, row))
             return token_id
 
         token_ids = walk(action.draft, choose, self.session.stop_token_ids)

@@ -1,12 +1,13 @@
 """The target's choice at a position: logits in, one token out, the same for greedy and sampled.
 
 Order of processing, each step switched off by its default: logit bias; repetition, frequency and
-presence penalties; stop tokens forbidden before `min_tokens`; then, unless greedy, temperature,
-min_p, top_k, top_p. vLLM masks before it biases and penalises; minus infinity stays what it is
-under both, so the results are the same.
+presence penalties; what the grammar does not allow forbidden, and stop tokens before `min_tokens`;
+then, unless greedy, temperature, min_p, top_k, top_p. vLLM masks before it biases and penalises;
+minus infinity stays what it is under both, so the results are the same.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,8 @@ class Sampler:
             raise ValueError(f"logit_bias names a token outside [0, {vocab_size})")
         self._bias = np.array([bias[token] for token in sorted(bias)], dtype=np.float64)
         self._penalties = TokenPenalties(request.sampling, request.prompt_ids, vocab_size)
+        self.constraint = None if request.grammar is None else request.grammar.start()
+        """What the output may be. It is committed to with the tokens; for one thread at a time."""
 
     @property
     def params(self) -> SamplingParams:
@@ -62,6 +65,7 @@ class Sampler:
 
         Raises:
             LogitsError: a NaN or positive infinity among the logits, or no token left to choose.
+            GrammarError: the grammar cannot be followed any more.
         """
         if self._params.temperature == 0.0:
             return int(self._processed(logits, draft).argmax())
@@ -114,14 +118,29 @@ class Sampler:
         processed = self._processed(logits, draft)
         return candidates(processed.astype(np.float64, copy=False), self._params)
 
-    def commit(self, token_id: int, logits: Rows) -> Token:
+    def num_forced(self, draft: Sequence[int]) -> int:
+        """How many tokens at the beginning of a draft are the only ones that may stand there."""
+        if self.constraint is None or not draft:
+            return 0
+        pairs = zip(draft, self.constraint.forced(), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether `commit` needs the logits of tokens that were no choice."""
+        return self._num_logprobs is not None
+
+    def commit(self, token_id: int, logits: Rows | None) -> Token:
         """Add a chosen token to the text; `logits` `[V]` are those it was chosen from.
 
-        The log probabilities asked for come from these logits unmodified.
+        The log probabilities asked for come from these logits unmodified. None: of a token that a
+        grammar forced, where nobody wants log probabilities.
         """
         self._num_output_tokens += 1
         self._penalties.add(token_id)
-        if self._num_logprobs is None:
+        if self.constraint is not None:
+            self.constraint.commit(token_id)
+        if self._num_logprobs is None or logits is None:
             return Token(token_id)
         logprobs = log_probabilities(logits)
         return Token(token_id, float(logprobs[token_id]), most_likely(logprobs, self._num_logprobs))
@@ -138,17 +157,32 @@ class Sampler:
         processed: NDArray[np.float32] | NDArray[np.float64] = logits
         too_early = self._num_output_tokens + len(draft) < self._min_tokens
         masked = too_early and len(self._stop_ids) > 0
-        if masked or self._penalties.active or len(self._bias):
+        if masked or self._penalties.active or len(self._bias) or self.constraint is not None:
             changed = logits.astype(np.float64)
             changed[self._bias_ids] += self._bias
             self._penalties.apply(changed, draft)
-            if masked:
-                changed[self._stop_ids] = -np.inf
+            self._forbid(changed, draft, masked)
             top = float(changed.max())
             processed = changed
         if top == -np.inf:
             raise LogitsError("no token is left to choose: all are forbidden")
         return processed
+
+    def _forbid(self, logits: NDArray[np.float64], draft: Sequence[int], masked: bool) -> None:
+        """Leave what may be chosen: an end too early is one only where the grammar knows no more.
+
+        A bias may make an allowed token as unlikely as it likes: it stays allowed.
+        """
+        if self.constraint is None:
+            if masked:
+                logits[self._stop_ids] = -np.inf
+            return
+        allowed = self.constraint.allowed(draft)
+        if masked:
+            later = allowed.copy()
+            later[self._stop_ids] = False
+            allowed = later if later.any() else allowed
+        logits[~allowed] = -np.inf
 
 
 def log_probabilities(logits: Rows) -> NDArray[np.float64]:

@@ -54,6 +54,11 @@ class Tokenizer:
         self._anchor_ids = [] if self.is_byte_level else self._find_anchor()
         self._anchor_length = len(self.decode(self._anchor_ids))
 
+    def as_json(self) -> str:
+        """The tokenizer as its file has it."""
+        text: str = self._backend.to_str()
+        return text
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the special tokens its post-processor adds, or without.
 

@@ -32,6 +32,17 @@ OTHER = "Once upon a time, there was a little girl named"
 THE, FULL_STOP = 265, 426
 """Tokens that come often."""
 
+BALL = {
+    "type": "object",
+    "properties": {
+        "owner": {"type": "string", "maxLength": 12},
+        "colour": {"enum": ["red", "green", "dark blue"]},
+        "size": {"type": "integer", "minimum": 1, "maximum": 250},
+    },
+    "required": ["owner", "colour", "size"],
+    "additionalProperties": False,
+}
+
 EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "model": (MODEL,),
     "max_tokens": (1, 2, 5, 33),
@@ -54,7 +65,32 @@ EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "include_hat_stats": (True, "timeline", "rounds"),
     "store": (True, False),
     "add_special_tokens": (True, False),
+    "response_format": (
+        {"type": "text"},
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "ball", "strict": True, "schema": BALL}},
+    ),
+    "structured_outputs": ({"json": BALL, "whitespace_pattern": " ?"}, {"json_object": True}),
+    "guided_json": (BALL,),
+    "guided_regex": (r"( [a-z]{2,8}){3}\.",),
+    "guided_choice": ([" red ball.", " red car.", " dog"],),
+    "guided_grammar": ('root ::= " big " ("red" | "blue") root | " ball."',),
+    "guided_whitespace_pattern": (" ?",),
+    "grammar": ('root ::= ("red" | "big") " " root | "ball"',),
+    "json_schema": (BALL,),
 }
+FORMATS = (
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "grammar",
+    "json_schema",
+)
+"""Fields of which a request has one."""
+
 IN_CHAT: Mapping[str, tuple[Any, ...]] = {
     "messages": ([{"role": "user", "content": STORY}], [{"role": "user", "content": OTHER}]),
     "max_completion_tokens": (3, 21),
@@ -102,6 +138,8 @@ def whole_request(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         body["logprobs"] = True
     if body.get("echo"):
         body.pop("logprobs", None)
+    for name in [name for name in FORMATS if name in body][1:]:
+        del body[name]
     most = body.get("max_completion_tokens") or body["max_tokens"]
     body["min_tokens"] = min(body.get("min_tokens", 0), most)
     return body

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from device_runtime.api.errors import ApiError, invalid, unsupported
+from device_runtime.api.job.grammar import compiled
 from device_runtime.api.job.prompts import (
     check_ids,
     encode_chat,
@@ -23,8 +24,10 @@ from device_runtime.api.request.body import (
     CompletionRequest,
     StreamOptions,
 )
+from device_runtime.api.request.formats import wanted_of
 from device_runtime.api.request.sampling import sampling_params, seed_of_choice
 from device_runtime.api.service import ModelCard, Service
+from device_runtime.generation.grammar import Grammar
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.text.stop_strings import StopStrings
 
@@ -90,7 +93,8 @@ async def plan_chat(
         variables=request.template_variables,
     )
     check_ids(ids, service.generator.vocab_size, "messages")
-    choices = _choices(service, request, [ids], [""])
+    grammar = await compiled(service, request)
+    choices = _choices(service, request, [ids], [""], grammar)
     return Job(request_id, arrived_s, choices, len(ids), stream, bool(request.include_hat_stats))
 
 
@@ -115,7 +119,8 @@ async def plan_completion(
     if request.echo:
         pairs = zip(prompts, encoded, strict=True)
         echoes = [await text_of(service, prompt, ids) for prompt, ids in pairs]
-    choices = _choices(service, request, encoded, echoes)
+    grammar = await compiled(service, request)
+    choices = _choices(service, request, encoded, echoes, grammar)
     num_prompt_tokens = sum(map(len, encoded))
     wants_figures = bool(request.include_hat_stats)
     return Job(request_id, arrived_s, choices, num_prompt_tokens, stream, wants_figures)
@@ -126,6 +131,7 @@ def _choices(
     request: ChatRequest | CompletionRequest,
     prompts: Sequence[Sequence[int]],
     echoes: Sequence[str],
+    grammar: Grammar | None,
 ) -> tuple[Choice, ...]:
     """The choices of a request: `n` for each prompt, numbered through, as OpenAI's API does."""
     num_each = request.n or 1
@@ -135,7 +141,7 @@ def _choices(
     wants_rounds = request.include_hat_stats == ROUNDS
     choices: list[Choice] = []
     for prompt_ids, echo in zip(prompts, echoes, strict=True):
-        first = _generation(service, request, prompt_ids, sampling)
+        first = _generation(service, request, prompt_ids, sampling, grammar)
         for number in range(num_each):
             generation = first if number == 0 else _other(first, request.seed, number)
             # The queue has a place for the request or has none; what it asks for comes in turn.
@@ -149,6 +155,7 @@ def _generation(
     request: ChatRequest | CompletionRequest,
     prompt_ids: Sequence[int],
     sampling: SamplingParams,
+    grammar: Grammar | None,
 ) -> GenerationRequest:
     """The first choice of a prompt."""
     max_tokens = _max_new_tokens(request, len(prompt_ids), service.generator.max_context_tokens)
@@ -161,6 +168,7 @@ def _generation(
         num_logprobs=request.num_logprobs,
         wants_timeline=request.include_hat_stats in (TIMELINE, ROUNDS),
         is_remembered=request.store is not False,
+        grammar=grammar,
     )
 
 
@@ -209,7 +217,9 @@ def _stop_token_ids(request: CommonFields, model: ModelCard, vocab_size: int) ->
     ids = request.stop_token_ids or []
     if ids:
         check_ids(ids, vocab_size, "stop_token_ids")
-    return frozenset(ids) | (frozenset() if request.ignore_eos else set(model.eos_token_ids))
+    # Behind what a grammar allows there is nothing but an end.
+    goes_on = request.ignore_eos and wanted_of(request) is None
+    return frozenset(ids) | (frozenset() if goes_on else set(model.eos_token_ids))
 
 
 def _max_new_tokens(

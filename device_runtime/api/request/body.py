@@ -14,6 +14,7 @@ from aiohttp.http import HttpVersion11
 from msgspec import Meta, Struct
 
 from device_runtime.api.errors import ApiError, invalid
+from device_runtime.api.request.formats import FREE_FIELDS, FormatFields
 from device_runtime.api.request.json_body import (
     with_whole_characters,
     with_whole_numbers,
@@ -52,7 +53,7 @@ class StreamOptions(Struct, frozen=True):
     continuous_usage_stats: bool | None = None
 
 
-class CommonFields(Struct, frozen=True, kw_only=True):
+class CommonFields(FormatFields, frozen=True, kw_only=True):
     """Fields of both kinds of request."""
 
     model: str | None = None
@@ -181,8 +182,8 @@ RequestT = TypeVar("RequestT", bound=Struct)
 # A longer body can hold enough to keep streams and probes waiting while it is looked through.
 _LONG_BODY_BYTES = 32 << 10
 
-# What templates see is left as it came.
-_FREE_FIELDS = frozenset({"chat_template_kwargs"})
+# What templates see is left as it came, and so are schemas.
+_FREE_FIELDS = FREE_FIELDS | {"chat_template_kwargs"}
 
 
 async def read_request(request: web.Request, kind: type[RequestT], within_s: float) -> RequestT:

@@ -11,17 +11,9 @@ import msgspec
 
 from device_runtime.api.errors import unsupported
 
-# The values listed are neutral; null always is. Constraints on the output, other inputs than
-# text, other algorithms than sampling, and other outputs than the text and its log probabilities.
+# The values listed are neutral; null always is. Other inputs than text, other algorithms than
+# sampling, and other outputs than the text and its log probabilities.
 _IN_BOTH: Mapping[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "grammar": ("",),
-    "json_schema": ({},),
     "allowed_token_ids": (),
     "bad_words": ([],),
     "logits_processors": ([],),
@@ -60,7 +52,6 @@ _IN_CHAT: Mapping[str, tuple[Any, ...]] = {
 _IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"suffix": ("",)}
 
 _NEUTRAL_BESIDE: Mapping[str, Callable[[Any, Mapping[str, msgspec.Raw]], bool]] = {
-    "response_format": lambda value, _: isinstance(value, dict) and value.get("type") == "text",
     "best_of": lambda value, fields: bool(value == _value(fields, "n")),
     "tools": lambda _, fields: _value(fields, "tool_choice") == "none",
     "tool_choice": lambda value, fields: value == "auto" and not _value(fields, "tools"),

@@ -1,0 +1,137 @@
+"""Grammars as they are compiled: what is refused with which words, and what is kept."""
+
+import json
+
+import numpy as np
+import pytest
+
+from device_runtime.generation.grammar import GrammarError
+from device_runtime.generation.request import GenerationRequest, SamplingParams
+from device_runtime.grammar.compiling import MAX_CHARACTERS, Grammars
+from device_runtime.grammar.wanted import ANY_OBJECT, Json, OneOf, Regex, Written
+from device_runtime.sampling.noise import PositionNoise
+from device_runtime.sampling.sampler import Sampler
+from device_runtime.text.tokenizer import load_tokenizer
+from tests.support.reference import STORIES
+
+END, VOCAB_SIZE = 2, 512
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(STORIES)
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer):
+    return Grammars(tokenizer.as_json(), VOCAB_SIZE, (END,))
+
+
+def accepts(grammars, tokenizer, wanted, text):
+    """Whether the grammar lets some tokens say this text and then end."""
+    constraint, left, ids = grammars.compile(wanted).start(), text.encode(), []
+    while left:
+        allowed = (int(token) for token in np.flatnonzero(constraint.allowed(ids)))
+        said = {token: tokenizer.token_bytes(token) for token in allowed}
+        fitting = [token for token, own in said.items() if own and left.startswith(own)]
+        if not fitting:
+            return False
+        ids.append(max(fitting, key=lambda token: len(said[token])))
+        left = left[len(said[ids[-1]]) :]
+    return bool(constraint.allowed(ids)[END])
+
+
+def test_json_is_written_with_a_space_behind_commas_and_colons_and_nothing_else(
+    grammars, tokenizer
+):
+    value = {"a": 1, "b": [1, 2]}
+    assert accepts(grammars, tokenizer, ANY_OBJECT, json.dumps(value))
+    assert not accepts(grammars, tokenizer, ANY_OBJECT, json.dumps(value, indent=1))
+    flexible = Json({"type": "object"}, whitespace=r"[ \n]{0,9}")
+    assert accepts(grammars, tokenizer, flexible, json.dumps(value, indent=1))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (Json({"type": "strin"}), "strin"),
+        (Json({"$ref": "#/nope"}), "/nope"),
+        (Json({"properties": {"a": {"items": {"not": {"type": "null"}}}}}), "#/properties/a/items"),
+        (Json({"$defs": {"x": {"format": "?"}}, "$ref": "#/$defs/x"}), "?"),
+        (Json({"type": "integer", "minimum": 5, "maximum": 3}), "5"),
+        (Json({"description": "x" * MAX_CHARACTERS}), "characters"),
+        (Json(False), ""),
+        (Regex("[a-"), "regex"),
+        (Regex("a" * (MAX_CHARACTERS + 1)), "characters"),
+        (Written("start: nobody"), "nobody"),
+        (Written('root ::= "a" | nobody'), "nobody"),
+    ],
+)
+def test_what_cannot_be_held_to_is_refused_and_says_what(grammars, wanted, words):
+    with pytest.raises(GrammarError) as raised:
+        grammars.compile(wanted)
+    assert words in raised.value.reason
+    assert "\n" not in raised.value.reason
+    assert len(raised.value.reason) < 600
+
+
+def test_a_model_without_an_end_of_text_can_follow_no_grammar(tokenizer):
+    with pytest.raises(GrammarError, match="ends a text"):
+        Grammars(tokenizer.as_json(), VOCAB_SIZE, ()).compile(ANY_OBJECT)
+
+
+def test_what_was_compiled_is_kept_and_each_generation_walks_alone(grammars):
+    first = grammars.compile(OneOf(("yes", "no")))
+    assert grammars.compile(OneOf(("yes", "no"))) is first
+    one, other = first.start(), first.start()
+    token = int(np.flatnonzero(one.allowed())[0])
+    one.commit(token)
+    assert (other.allowed() == first.start().allowed()).all()
+
+
+def test_an_end_that_is_too_early_is_allowed_where_the_grammar_knows_no_more(grammars, tokenizer):
+    request = GenerationRequest(
+        [1],
+        9,
+        SamplingParams(temperature=0.0),
+        stop_token_ids=frozenset({END}),
+        min_tokens=8,
+        grammar=grammars.compile(Regex("ab*")),
+    )
+    sampler = Sampler(request, VOCAB_SIZE, PositionNoise(1))
+    logits = np.zeros(VOCAB_SIZE, dtype=np.float32)
+    logits[END] = 9.0
+    text = []
+    while len(text) < 9:
+        text.append(sampler.choose(logits))
+        sampler.commit(text[-1], logits)
+    assert END not in text[:8]
+    assert text[8] == END
+
+
+def test_where_nothing_but_an_end_is_allowed_it_may_be_early(grammars):
+    request = GenerationRequest(
+        [1],
+        9,
+        SamplingParams(temperature=0.0),
+        stop_token_ids=frozenset({END}),
+        min_tokens=8,
+        grammar=grammars.compile(OneOf(("a",))),
+    )
+    sampler = Sampler(request, VOCAB_SIZE, PositionNoise(1))
+    logits = np.zeros(VOCAB_SIZE, dtype=np.float32)
+    first = sampler.choose(logits)
+    sampler.commit(first, logits)
+    assert first != END
+    assert sampler.choose(logits) == END
+
+
+def test_bias_and_penalties_choose_among_what_is_allowed(grammars, tokenizer):
+    [token] = [i for i in range(VOCAB_SIZE) if tokenizer.token_bytes(i) == b"b"][:1]
+    sampling = SamplingParams(temperature=0.0, logit_bias={token: -100.0, END: 100.0})
+    request = GenerationRequest([1], 9, sampling, grammar=grammars.compile(Regex("[ab]c")))
+    sampler = Sampler(request, VOCAB_SIZE, PositionNoise(1))
+    logits = np.zeros(VOCAB_SIZE, dtype=np.float32)
+    chosen = sampler.choose(logits)
+    assert grammars.compile(Regex("[ab]c")).start().allowed()[chosen]
+    assert chosen not in (token, END)
