@@ -1,14 +1,15 @@
 """The endpoint as an aiohttp application."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 
 from aiohttp import hdrs, web
 
-from device_runtime.api.completions import chat_completions, completions
-from device_runtime.api.errors import ApiError
+from device_runtime.api.errors import ApiError, Envelope
 from device_runtime.api.manners.cors import add_cors_headers, add_headers, check_origin
 from device_runtime.api.manners.middleware import (
+    ENVELOPES,
     QUIET_LOG,
     REQUEST_ID,
     check_expectation,
@@ -20,6 +21,7 @@ from device_runtime.api.manners.middleware import (
     shape_errors,
 )
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
+from device_runtime.api.openai.routes import chat_completions, completions
 from device_runtime.api.page.document import PAGE, load_page
 from device_runtime.api.service import SERVICE, AccessRules, Service
 from device_runtime.api.status import about, get_model, health, list_models, metrics, ready
@@ -53,6 +55,9 @@ _ROUTES = (
 )
 
 
+_ENVELOPES: Mapping[str, Envelope] = {}
+
+
 def make_app(service: Service) -> web.Application:
     """All routes over one service."""
     max_body_bytes = _BODY_BYTES_BESIDE + (
@@ -64,6 +69,7 @@ def make_app(service: Service) -> web.Application:
     )
     app[SERVICE] = service
     app[PAGE] = load_page()
+    app[ENVELOPES] = _ENVELOPES
     app[QUIET_LOG] = QuietLog(_log, service.clock)
     app.on_response_prepare.append(add_headers)
     for method, path, handler in _ROUTES:

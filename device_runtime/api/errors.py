@@ -1,7 +1,7 @@
 """One shape for every refusal: `{"error": {message, type, param, code}}`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -56,6 +56,10 @@ class ApiError(Exception):
             "code": self.code,
         }
         return msgspec.json.encode({"error": error})
+
+
+Envelope = Callable[[ApiError], bytes]
+"""How an API writes an error down; `ApiError.encode` is OpenAI's way."""
 
 
 def invalid(param: str | None, message: str, code: str = "invalid_value") -> ApiError:

@@ -3,11 +3,11 @@
 from aiohttp import web
 from msgspec import UNSET
 
+from device_runtime.api.answer.sending import json_response
 from device_runtime.api.errors import unavailable
+from device_runtime.api.openai.messages import Model, ModelList, SamplingDefault
 from device_runtime.api.page.document import PAGE, page_response, wants_page
 from device_runtime.api.request.sampling import OPENAI
-from device_runtime.api.response.answering import json_response
-from device_runtime.api.response.messages import Model, ModelList, SamplingDefault
 from device_runtime.api.service import SERVICE, Service
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

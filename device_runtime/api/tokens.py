@@ -2,10 +2,10 @@
 
 from aiohttp import web
 
+from device_runtime.api.answer.sending import json_response
 from device_runtime.api.errors import invalid
 from device_runtime.api.job.prompts import encode_chat, encode_texts
 from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest, read_request
-from device_runtime.api.response.answering import json_response
 from device_runtime.api.service import SERVICE, Service
 
 

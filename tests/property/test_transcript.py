@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
+from device_runtime.api.answer.transcript import Piece, Transcript, join_pieces
 from device_runtime.api.job.plan import Choice
-from device_runtime.api.response.shape import join_pieces
-from device_runtime.api.response.transcript import Piece, Transcript
 from device_runtime.generation.request import Emission, GenerationRequest, SamplingParams, Token
 from device_runtime.text.detokenizer import make_detokenizer
 from device_runtime.text.stop_strings import StopStrings

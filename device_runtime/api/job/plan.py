@@ -4,7 +4,7 @@ Both kinds of request are planned here, in the order in which their faults are n
 stream's options, the prompts, and then what depends on the prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from device_runtime.api.errors import ApiError, invalid, unsupported
@@ -22,12 +22,12 @@ from device_runtime.api.request.body import (
     ChatRequest,
     CommonFields,
     CompletionRequest,
-    StreamOptions,
 )
 from device_runtime.api.request.formats import wanted_of
 from device_runtime.api.request.sampling import sampling_params, seed_of_choice
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.generation.grammar import Grammar
+from device_runtime.generation.parts import PlainReader, Reader
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.text.stop_strings import StopStrings
 
@@ -60,7 +60,7 @@ class Choice:
 class Job:
     """All choices of a request; `num_prompt_tokens` counts each prompt once.
 
-    `stream` None: the answer is one JSON document. `arrived_s` is the time on the metrics' clock.
+    An answer that is not streamed is one JSON document. `arrived_s` is on the metrics' clock.
     `wants_figures`: the answer says what it took.
     """
 
@@ -68,8 +68,10 @@ class Job:
     arrived_s: float
     choices: tuple[Choice, ...]
     num_prompt_tokens: int
-    stream: StreamOptions | None = None
+    is_streamed: bool = False
     wants_figures: bool = False
+    make_reader: Callable[[], Reader] = PlainReader
+    """For each choice, what finds out what its text is made of."""
 
 
 async def plan_chat(
@@ -82,7 +84,7 @@ async def plan_chat(
         OverloadedError: too many texts wait already.
     """
     service.model.check(request.model)
-    stream = _stream_mode(request)
+    check_stream(request)
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs: only allowed when logprobs is true")
     ids = await encode_chat(
@@ -95,7 +97,8 @@ async def plan_chat(
     check_ids(ids, service.generator.vocab_size, "messages")
     grammar = await compiled(service, request)
     choices = _choices(service, request, [ids], [""], grammar)
-    return Job(request_id, arrived_s, choices, len(ids), stream, bool(request.include_hat_stats))
+    is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
+    return Job(request_id, arrived_s, choices, len(ids), is_streamed, wants_figures)
 
 
 async def plan_completion(
@@ -108,7 +111,7 @@ async def plan_completion(
         OverloadedError: too many texts wait already.
     """
     service.model.check(request.model)
-    stream = _stream_mode(request)
+    check_stream(request)
     if request.echo and request.logprobs is not None:
         message = "logprobs with echo is not supported here: prompts have no log probabilities"
         raise unsupported("logprobs", message)
@@ -122,8 +125,8 @@ async def plan_completion(
     grammar = await compiled(service, request)
     choices = _choices(service, request, encoded, echoes, grammar)
     num_prompt_tokens = sum(map(len, encoded))
-    wants_figures = bool(request.include_hat_stats)
-    return Job(request_id, arrived_s, choices, num_prompt_tokens, stream, wants_figures)
+    is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
+    return Job(request_id, arrived_s, choices, num_prompt_tokens, is_streamed, wants_figures)
 
 
 def _choices(
@@ -179,18 +182,14 @@ def _other(first: GenerationRequest, seed: int | None, number: int) -> Generatio
     return replace(first, sampling=replace(first.sampling, seed=seed))
 
 
-def _stream_mode(request: CommonFields) -> StreamOptions | None:
-    """How to stream, or None for one document.
+def check_stream(request: CommonFields) -> None:
+    """Options of a stream are for streams.
 
     Raises:
-        ApiError: 400, options of a stream without a stream.
+        ApiError: 400.
     """
-    options = request.stream_options
-    if not request.stream:
-        if options is not None:
-            raise invalid("stream_options", "stream_options: only allowed when stream is true")
-        return None
-    return options or StreamOptions()
+    if request.stream_options is not None and not request.stream:
+        raise invalid("stream_options", "stream_options: only allowed when stream is true")
 
 
 def stop_strings(request: CommonFields) -> tuple[str, ...]:

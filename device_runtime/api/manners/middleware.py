@@ -5,15 +5,16 @@ import hmac
 import logging
 import re
 import uuid
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler
 
-from device_runtime.api.errors import ApiError, as_api_error, internal_error
+from device_runtime.api.answer.sending import IS_ANSWERED
+from device_runtime.api.errors import ApiError, Envelope, as_api_error, internal_error
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
 from device_runtime.api.page.document import wants_page
-from device_runtime.api.response.answering import IS_ANSWERED
 from device_runtime.api.service import SERVICE
 from process.program.logs import describe_error, with_fields
 from process.quiet_log import QuietLog
@@ -22,6 +23,9 @@ from process.quiet_log import QuietLog
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
 QUIET_LOG = web.AppKey("quiet_log", QuietLog)
+
+ENVELOPES = web.AppKey("envelopes", Mapping[str, Envelope])
+"""How errors are written below some paths; elsewhere as OpenAI does."""
 
 REQUEST_ID = "X-Request-ID"
 """The header with a request's name, both ways."""
@@ -67,16 +71,16 @@ async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResp
 
 @web.middleware
 async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every failure with the one envelope."""
+    """Answer every failure with the envelope of the API that was asked."""
     try:
         return await _found(request, handler)
     except web.HTTPException as error:
-        return error_response(_of_http(error))
+        return error_response(_of_http(error), _envelope(request))
     except Exception as error:
         known = as_api_error(error)
         if known is None:
             _logger.error("a request failed: %s", describe_error(error))
-        return error_response(known or internal_error())
+        return error_response(known or internal_error(), _envelope(request))
 
 
 @web.middleware
@@ -120,13 +124,20 @@ def new_name() -> str:
     return uuid.uuid4().hex
 
 
-def error_response(error: ApiError) -> web.Response:
+def error_response(error: ApiError, envelope: Envelope = ApiError.encode) -> web.Response:
     """An error as a response."""
     return web.Response(
-        body=error.encode(),
+        body=envelope(error),
         status=error.status,
         headers=error.headers,
         content_type="application/json",
+    )
+
+
+def _envelope(request: web.Request) -> Envelope:
+    envelopes = request.app[ENVELOPES]
+    return next(
+        (envelopes[path] for path in envelopes if request.path.startswith(path)), ApiError.encode
     )
 
 

@@ -5,11 +5,11 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
+from device_runtime.api.answer.shape import Counts
+from device_runtime.api.answer.transcript import Piece, Transcript, read_with
 from device_runtime.api.figures import HatFigures, figures_of
 from device_runtime.api.job.plan import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
-from device_runtime.api.response.messages import PromptTokensDetails, Usage
-from device_runtime.api.response.transcript import Piece, Transcript
 from device_runtime.api.service import Service
 from device_runtime.generation.stats import GenerationStats
 
@@ -84,7 +84,7 @@ class Answers:
         self._num_tokens[item.index] = item.num_tokens
         return item
 
-    def usage(self) -> Usage:
+    def counts(self) -> Counts:
         """Tokens of all prompts, and of all choices as far as their pieces were taken.
 
         Of a prompt so much was in the caches already as its first choice found there.
@@ -93,9 +93,7 @@ class Answers:
         num_cached = sum(
             self._stats[index].num_reused_tokens for index in firsts if index in self._stats
         )
-        num_prompt, num_generated = self._job.num_prompt_tokens, sum(self._num_tokens.values())
-        details = PromptTokensDetails(num_cached)
-        return Usage(num_prompt, num_generated, num_prompt + num_generated, details)
+        return Counts(self._job.num_prompt_tokens, sum(self._num_tokens.values()), num_cached)
 
     async def figures(self) -> HatFigures:
         """What all choices took together, once the last piece of each has been taken."""
@@ -126,6 +124,7 @@ class Answers:
     async def _generate(self, choice: Choice, timer: GenerationTimer) -> str:
         """Put the pieces of one choice into the queue; how it ended."""
         transcript = Transcript(choice, self._service.tokenizer)
+        reader = self._job.make_reader()
         request_id = self._job.request_id
         if len(self._job.choices) > 1:
             request_id = f"{request_id}-{choice.index}"
@@ -136,7 +135,7 @@ class Answers:
                 piece = transcript.push(emission)
                 timer.emitted(len(emission.tokens))
                 if piece is not None:
-                    await self._queue.put(piece)
+                    await self._queue.put(read_with(reader, piece))
                     if piece.finish_reason is not None:
                         self._told_all.add(choice.index)
                         return piece.finish_reason

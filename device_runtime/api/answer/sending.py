@@ -4,35 +4,23 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
-from msgspec import UNSET, UnsetType
 
+from device_runtime.api.answer.answers import Answers, StillSilentError
+from device_runtime.api.answer.shape import AnswerShape, Begun
+from device_runtime.api.answer.transcript import Piece, join_pieces
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.figures import timing_headers
 from device_runtime.api.job.plan import Job
-from device_runtime.api.response.answers import Answers, StillSilentError
-from device_runtime.api.response.messages import Answer, Usage
-from device_runtime.api.response.shape import AnswerShape, join_pieces, with_end
-from device_runtime.api.response.transcript import Piece
 from device_runtime.api.service import SERVICE, Service
 from process.listening.patient_handler import PatientHandler
 from process.program.logs import describe_error
 
-_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    # nginx would otherwise collect the events before passing them on.
-    "X-Accel-Buffering": "no",
-}
 IS_ANSWERED = web.RequestKey("is_answered", bool)
 """Set on a request whose stream has been sent to its end; the client may leave at once."""
-
-_PING = b": ping\n\n"
-_DONE = b"data: [DONE]\n\n"
 
 _logger = logging.getLogger(__name__)
 
@@ -48,15 +36,13 @@ async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.Stre
         ApiError, CloudUnavailableError, OverloadedError: before anything was sent.
     """
     service = request.app[SERVICE]
-    # What every document and event of the answer begins with, dated now.
-    begun = partial(
-        Answer,
-        id=f"{shape.prefix}-{job.request_id}",
+    begun = Begun(
+        request_id=job.request_id,
         created=int(service.unix_clock()),
         model=service.model.id,
         system_fingerprint=service.model.system_fingerprint,
     )
-    if job.stream is not None:
+    if job.is_streamed:
         return await _stream(request, job, shape, begun)
     pieces: dict[int, list[Piece]] = {choice.index: [] for choice in job.choices}
     with service.drain.request():
@@ -64,9 +50,9 @@ async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.Stre
             while (piece := await answers.next_piece()) is not None:
                 pieces[piece.index].append(piece)
             figures = await answers.figures()
-    choices = [shape.choice(join_pieces(parts)) for parts in pieces.values()]
-    shown = figures if job.wants_figures else UNSET
-    document = begun(object=shape.document, choices=choices, usage=answers.usage(), hat=shown)
+    wholes = [join_pieces(parts) for parts in pieces.values()]
+    shown = figures if job.wants_figures else None
+    document = shape.document(begun, wholes, answers.counts(), shown)
     return json_response(document, headers=timing_headers(figures))
 
 
@@ -79,7 +65,7 @@ def json_response(
 
 
 async def _stream(
-    request: web.Request, job: Job, shape: AnswerShape, begun: partial[Answer]
+    request: web.Request, job: Job, shape: AnswerShape, begun: Begun
 ) -> web.StreamResponse:
     """Send pieces as they are decided.
 
@@ -91,12 +77,11 @@ async def _stream(
         ApiError, CloudUnavailableError, OverloadedError: nothing was sent yet.
     """
     service = request.app[SERVICE]
-    events = _EventStream(request, service.timing.write_s)
+    events = _EventStream(request, shape, service.timing.write_s)
     try:
         with service.drain.request():
             async with Answers(service, job) as answers:
-                event = partial(begun, object=shape.event)
-                await _send_pieces(service, job, shape, event, answers, events)
+                await _send_pieces(service, job, shape, begun, answers, events)
     except ApiError as error:
         await events.fail(error)
     except ClientGoneError:
@@ -113,40 +98,31 @@ async def _send_pieces(
     service: Service,
     job: Job,
     shape: AnswerShape,
-    event: partial[Answer],
+    begun: Begun,
     answers: Answers,
     events: "_EventStream",
 ) -> None:
-    assert job.stream is not None
     while True:
         try:
             piece = await answers.next_piece(service.timing.ping_s)
         except StillSilentError:
-            await events.write(_PING)
+            await events.write(shape.ping)
             continue
         if piece is None:
             break
-        usage: Usage | UnsetType | None = UNSET
-        if job.stream.include_usage:
-            usage = answers.usage() if job.stream.continuous_usage_stats else None
-        parts = [
-            event(choices=[shape.part(part)], usage=usage, hat=part.rounds)
-            for part in with_end(piece)
-        ]
-        await events.write(b"".join(map(_encoded, parts)))
-    if job.stream.include_usage or job.wants_figures:
-        total = answers.usage() if job.stream.include_usage else UNSET
-        figures = await answers.figures() if job.wants_figures else UNSET
-        await events.write(_encoded(event(choices=[], usage=total, hat=figures)))
-    await events.write(_DONE)
+        if told := shape.piece(begun, piece, answers.counts):
+            await events.write(told)
+    figures = await answers.figures() if job.wants_figures else None
+    await events.write(shape.end(begun, answers.counts(), figures))
     await events.end()
 
 
 class _EventStream:
     """The response, begun with the first write."""
 
-    def __init__(self, request: web.Request, write_timeout_s: float) -> None:
-        self.response = web.StreamResponse(headers=_HEADERS)
+    def __init__(self, request: web.Request, shape: AnswerShape, write_timeout_s: float) -> None:
+        self.response = web.StreamResponse(headers=shape.headers)
+        self._shape = shape
         if request.version < HttpVersion11:
             # Without chunks only the end of the connection ends the stream, whatever was asked.
             self.response.headers[hdrs.CONNECTION] = "close"
@@ -163,7 +139,7 @@ class _EventStream:
         try:
             if not self.response.prepared:
                 await self.response.prepare(self._request)
-                self._fill_with(_PING)
+                self._fill_with(self._shape.ping)
             async with asyncio.timeout(self._write_timeout_s):
                 await self.response.write(data)
         except TimeoutError as error:
@@ -187,7 +163,7 @@ class _EventStream:
         if not self.response.prepared:
             raise error
         with suppress(ClientGoneError):
-            await self.write(b"data: " + error.encode() + b"\n\n")
+            await self.write(self._shape.failure(error))
             await self.end()
 
     def _fill_with(self, comment: bytes | None) -> None:
@@ -197,7 +173,3 @@ class _EventStream:
         protocol = self._request.protocol
         if isinstance(protocol, PatientHandler):
             protocol.fill_with(comment)
-
-
-def _encoded(event: Answer) -> bytes:
-    return b"data: " + msgspec.json.encode(event) + b"\n\n"

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from device_runtime.api.figures import HatFigures, RoundFigures
-from device_runtime.generation.request import FinishReason
+from device_runtime.generation.parts import AnswerEnd
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: AnswerEnd | None
 
 
 class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: AnswerEnd | None
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
@@ -97,7 +97,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: AnswerEnd | None
 
 
 ObjectKind = Literal["chat.completion", "chat.completion.chunk", "text_completion"]

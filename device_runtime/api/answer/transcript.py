@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from msgspec import UNSET, UnsetType
 
 from device_runtime.api.figures import RoundFigures, TokenText
 from device_runtime.api.job.plan import Choice
+from device_runtime.generation.parts import AnswerEnd, Part, Reader, joined
 from device_runtime.generation.request import Emission, FinishReason, Origin, Token
 from device_runtime.text.detokenizer import make_detokenizer
 from device_runtime.text.stop_strings import StopMatcher
@@ -35,9 +36,34 @@ class Piece:
     tokens: tuple[ScoredToken, ...]
     num_tokens: int
     is_first: bool
-    finish_reason: FinishReason | None = None
+    finish_reason: AnswerEnd | None = None
     rounds: RoundFigures | UnsetType = UNSET
     """What the rounds since the piece before decided, for choices that want it."""
+    parts: tuple[Part, ...] = ()
+    """What the text is made of, once that is read: text that may begin a mark comes later."""
+
+
+def read_with(reader: Reader, piece: Piece) -> Piece:
+    """The piece with what its text is made of."""
+    parts = [*reader.read(piece.text)]
+    if piece.finish_reason is None or piece.finish_reason == "tool_calls":
+        return replace(piece, parts=tuple(parts))
+    more, reason = reader.end(piece.finish_reason)
+    return replace(piece, parts=(*parts, *more), finish_reason=reason)
+
+
+def join_pieces(pieces: Sequence[Piece]) -> Piece:
+    """The pieces of one choice, at least one, as a single piece."""
+    last = pieces[-1]
+    return Piece(
+        index=last.index,
+        text="".join(piece.text for piece in pieces),
+        tokens=tuple(token for piece in pieces for token in piece.tokens),
+        num_tokens=last.num_tokens,
+        is_first=True,
+        finish_reason=last.finish_reason,
+        parts=joined(part for piece in pieces for part in piece.parts),
+    )
 
 
 class Transcript:

@@ -2,12 +2,19 @@
 
 from aiohttp import web
 
+from device_runtime.api.answer.sending import answer
 from device_runtime.api.job.plan import plan_chat, plan_completion
 from device_runtime.api.manners.middleware import request_id_of
-from device_runtime.api.request.body import ChatRequest, CompletionRequest, read_request
-from device_runtime.api.response.answering import answer
-from device_runtime.api.response.shape import ChatShape, CompletionShape
+from device_runtime.api.openai.shape import ChatShape, CompletionShape, OpenAIShape
+from device_runtime.api.request.body import (
+    ChatRequest,
+    CompletionRequest,
+    StreamOptions,
+    read_request,
+)
 from device_runtime.api.service import SERVICE
+
+_NO_OPTIONS = StreamOptions()
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -16,8 +23,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     arrived_s = service.metrics.clock()
     fields = await read_request(request, ChatRequest, service.timing.read_s)
     job = await plan_chat(service, fields, request_id_of(request), arrived_s)
-    has_logprobs = fields.num_logprobs is not None
-    return await answer(request, job, ChatShape(service.tokenizer, has_logprobs))
+    choices = ChatShape(service.tokenizer, fields.num_logprobs is not None)
+    return await answer(request, job, OpenAIShape(choices, fields.stream_options or _NO_OPTIONS))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -26,5 +33,5 @@ async def completions(request: web.Request) -> web.StreamResponse:
     arrived_s = service.metrics.clock()
     fields = await read_request(request, CompletionRequest, service.timing.read_s)
     job = await plan_completion(service, fields, request_id_of(request), arrived_s)
-    has_logprobs = fields.num_logprobs is not None
-    return await answer(request, job, CompletionShape(service.tokenizer, has_logprobs))
+    choices = CompletionShape(service.tokenizer, fields.num_logprobs is not None)
+    return await answer(request, job, OpenAIShape(choices, fields.stream_options or _NO_OPTIONS))

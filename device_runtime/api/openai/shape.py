@@ -1,12 +1,18 @@
 """The two ways of OpenAI's API to write an answer down: as the assistant's message, or as text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
-from msgspec import UNSET
+import msgspec
+from msgspec import UNSET, UnsetType
 
-from device_runtime.api.response.messages import (
+from device_runtime.api.answer.shape import COMMENT, EVENT_STREAM, Begun, Counts
+from device_runtime.api.answer.transcript import Piece
+from device_runtime.api.errors import ApiError
+from device_runtime.api.figures import HatFigures, RoundFigures
+from device_runtime.api.openai.messages import (
+    Answer,
     AnswerChoice,
     ChatChoice,
     ChatChunkChoice,
@@ -16,18 +22,23 @@ from device_runtime.api.response.messages import (
     CompletionChoice,
     CompletionLogprobs,
     ObjectKind,
+    PromptTokensDetails,
     TokenLogprob,
     TopLogprob,
+    Usage,
 )
-from device_runtime.api.response.transcript import Piece
+from device_runtime.api.request.body import StreamOptions
+from device_runtime.generation.parts import Words
 from device_runtime.generation.request import Token
 from device_runtime.text.tokenizer import Tokenizer
+
+_DONE = b"data: [DONE]\n\n"
 
 # JSON has no minus infinity; OpenAI's API says -9999 for "very unlikely".
 LOWEST_LOGPROB = -9999.0
 
 
-class AnswerShape(Protocol):
+class ChoiceShape(Protocol):
     """How the choices of one answer are written."""
 
     prefix: ClassVar[str]
@@ -45,6 +56,67 @@ class AnswerShape(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenAIShape:
+    """An `AnswerShape`: answers with choices, and streams of chunks that end with `[DONE]`."""
+
+    choices: ChoiceShape
+    options: StreamOptions
+    """Of a stream."""
+    headers: Mapping[str, str] = EVENT_STREAM
+    ping: bytes = COMMENT
+
+    def document(
+        self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None
+    ) -> Answer:
+        return self._answer(
+            begun,
+            self.choices.document,
+            [self.choices.choice(whole) for whole in wholes],
+            usage_of(counts),
+            figures or UNSET,
+        )
+
+    def piece(self, begun: Begun, piece: Piece, counts: Callable[[], Counts]) -> bytes:
+        usage: Usage | UnsetType | None = UNSET
+        if self.options.include_usage:
+            usage = usage_of(counts()) if self.options.continuous_usage_stats else None
+        kind = self.choices.event
+        return b"".join(
+            _event(self._answer(begun, kind, [self.choices.part(part)], usage, part.rounds))
+            for part in with_end(piece)
+        )
+
+    def end(self, begun: Begun, counts: Counts, figures: HatFigures | None) -> bytes:
+        if not self.options.include_usage and figures is None:
+            return _DONE
+        usage = usage_of(counts) if self.options.include_usage else UNSET
+        last = self._answer(begun, self.choices.event, [], usage, figures or UNSET)
+        return _event(last) + _DONE
+
+    def failure(self, error: ApiError) -> bytes:
+        return b"data: " + error.encode() + b"\n\n"
+
+    def _answer(
+        self,
+        begun: Begun,
+        kind: ObjectKind,
+        choices: Sequence[AnswerChoice],
+        usage: Usage | UnsetType | None,
+        hat: HatFigures | RoundFigures | UnsetType,
+    ) -> Answer:
+        return Answer(
+            id=f"{self.choices.prefix}-{begun.request_id}",
+            object=kind,
+            created=begun.created,
+            model=begun.model,
+            system_fingerprint=begun.system_fingerprint,
+            choices=choices,
+            usage=usage,
+            hat=hat,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ChatShape:
     """Answers as assistant messages."""
 
@@ -56,14 +128,14 @@ class ChatShape:
     has_logprobs: bool
 
     def choice(self, whole: Piece) -> ChatChoice:
-        message = ChatMessage(content=whole.text)
+        message = ChatMessage(content=_words(whole))
         return ChatChoice(whole.index, message, self._logprobs(whole), whole.finish_reason)
 
     def part(self, piece: Piece) -> ChatChunkChoice:
         """The first of a choice carries the role, so it never comes before a token."""
         if piece.finish_reason is not None:
             return ChatChunkChoice(piece.index, ChatDelta(), None, piece.finish_reason)
-        delta = ChatDelta(role="assistant" if piece.is_first else UNSET, content=piece.text)
+        delta = ChatDelta(role="assistant" if piece.is_first else UNSET, content=_words(piece))
         return ChatChunkChoice(piece.index, delta, self._logprobs(piece), None)
 
     def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
@@ -114,19 +186,6 @@ class CompletionShape:
         )
 
 
-def join_pieces(pieces: Sequence[Piece]) -> Piece:
-    """The pieces of one choice, at least one, as a single piece."""
-    last = pieces[-1]
-    return Piece(
-        index=last.index,
-        text="".join(piece.text for piece in pieces),
-        tokens=tuple(token for piece in pieces for token in piece.tokens),
-        num_tokens=last.num_tokens,
-        is_first=True,
-        finish_reason=last.finish_reason,
-    )
-
-
 def with_end(piece: Piece) -> Sequence[Piece]:
     """A piece as a stream sends it: the end of a choice stands alone, after its last text.
 
@@ -134,10 +193,25 @@ def with_end(piece: Piece) -> Sequence[Piece]:
     """
     if piece.finish_reason is None:
         return (piece,)
-    end = replace(piece, text="", tokens=(), is_first=False)
+    end = replace(piece, text="", parts=(), tokens=(), is_first=False)
     if not (piece.text or piece.tokens or piece.is_first):
         return (end,)
     return (replace(piece, finish_reason=None), replace(end, rounds=UNSET))
+
+
+def usage_of(counts: Counts) -> Usage:
+    """What `usage` says."""
+    num_all = counts.num_prompt + counts.num_generated
+    details = PromptTokensDetails(counts.num_cached)
+    return Usage(counts.num_prompt, counts.num_generated, num_all, details)
+
+
+def _words(piece: Piece) -> str:
+    return "".join(part.text for part in piece.parts if isinstance(part, Words))
+
+
+def _event(answer: Answer) -> bytes:
+    return b"data: " + msgspec.json.encode(answer) + b"\n\n"
 
 
 def _by_text(tokenizer: Tokenizer, token: Token) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Answers as they are generated: pieces of text, what they are parts of, and how they are sent."""

@@ -1,1 +1,0 @@
-"""From emissions to JSON and event streams."""
