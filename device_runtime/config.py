@@ -64,6 +64,13 @@ class DeviceConfig:
         "bundle's Medusa heads, or not at all; auto: by suffix and the adapter if there is "
         "one, in each round by what is seen to bring most.",
     )
+    tool_format: Literal[
+        "auto", "hermes", "qwen3-coder", "llama3", "mistral", "mistral-args", "generic"
+    ] = setting(
+        "auto",
+        "How the model writes calls of tools; auto: as its chat template says, and where that "
+        "knows of no tools as a list of JSON objects, which it is told (generic).",
+    )
     suffix_memory_tokens: int = tokens(
         262_144,
         "Tokens of earlier requests and answers that are kept in memory for drafts, about 60 bytes "

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from device_runtime.calling.reader import HalfCallError
 from device_runtime.generation.grammar import GrammarError
 from device_runtime.generation.request import CloudUnavailableError, OverloadedError
 
@@ -58,6 +59,12 @@ class ApiError(Exception):
         return msgspec.json.encode({"error": error})
 
 
+def half_call(error: HalfCallError) -> str:
+    """What an answer has to say that ended too early."""
+    which = "a tool call" if error.name is None else f"a call of the tool {error.name!r}"
+    return f"max_tokens ended the answer in the middle of {which}"
+
+
 Envelope = Callable[[ApiError], bytes]
 """How an API writes an error down; `ApiError.encode` is OpenAI's way."""
 
@@ -89,6 +96,8 @@ def as_api_error(error: Exception) -> ApiError | None:
             return error
         case CloudUnavailableError():
             return unavailable(error.reason, "cloud_unavailable", error.retry_after_s)
+        case HalfCallError():
+            return ApiError(400, half_call(error), code="tool_call_incomplete", param="max_tokens")
         case GrammarError():
             return ApiError(400, error.reason, code="grammar_failed")
         case OverloadedError():

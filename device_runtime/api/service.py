@@ -10,6 +10,7 @@ from device_runtime.api.errors import ApiError
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import SamplingDefaults
 from device_runtime.api.text_work import TextWork
+from device_runtime.calling.layouts import GENERIC, Layout
 from device_runtime.generation.request import Generator
 from device_runtime.grammar.compiling import Grammars
 from device_runtime.text.chat_template import ChatTemplate
@@ -101,6 +102,8 @@ class Service:
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     grammars: Grammars = field(default_factory=lambda: Grammars("", 0, ()))
     """What compiles the grammars of answers."""
+    call_layout: Layout = GENERIC
+    """How the model writes calls of tools."""
     lossy_codecs: Callable[[], Mapping[str, str]] = dict
     """Which rows are rounded on the link now, if any: `prompt`, `up` or `down`, and the codec."""
 

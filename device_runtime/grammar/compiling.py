@@ -17,10 +17,13 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from device_runtime.generation.grammar import Constraint, Grammar, GrammarError
 from device_runtime.grammar.matching import MatcherConstraint
-from device_runtime.grammar.wanted import Json, JsonSchemaText, OneOf, Regex, Wanted, Written
+from device_runtime.grammar.wanted import Json, JsonSchemaText, Lark, OneOf, Regex, Wanted, Written
 
 MAX_CHARACTERS = 65_536
 """Of a schema or grammar as it is written."""
+
+_MAX_OWN_CHARACTERS = 4 * MAX_CHARACTERS
+"""Of a grammar that this program wrote, for all tools of a request."""
 
 _KEPT = 32
 """Compiled grammars that are kept, since clients ask again and again for the same."""
@@ -128,6 +131,9 @@ def _grammar_text(wanted: Wanted) -> str:
             case Written(text):
                 _check_length(text)
                 return LLMatcher.grammar_from_lark(any_to_lark(text))
+            case Lark(text):
+                _check_length(text, _MAX_OWN_CHARACTERS)
+                return LLMatcher.grammar_from_lark(text)
     except GrammarError:
         raise
     except Exception as error:  # the library raises whatever its parsers raise
@@ -191,9 +197,9 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _check_length(text: str) -> None:
-    if len(text) > MAX_CHARACTERS:
-        raise GrammarError(f"expected at most {MAX_CHARACTERS} characters, got {len(text)}")
+def _check_length(text: str, most: int = MAX_CHARACTERS) -> None:
+    if len(text) > most:
+        raise GrammarError(f"expected at most {most} characters, got {len(text)}")
 
 
 def _first_line(text: str) -> str:

@@ -38,7 +38,14 @@ class Written:
     text: str
 
 
-Wanted = Json | Regex | OneOf | Written
+@dataclass(frozen=True, slots=True)
+class Lark:
+    """A grammar that this program wrote, with llguidance's additions to Lark's syntax."""
+
+    text: str
+
+
+Wanted = Json | Regex | OneOf | Written | Lark
 
 ANY_OBJECT = Json({"type": "object"})
 """What `json_object` means."""

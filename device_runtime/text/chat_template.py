@@ -59,6 +59,7 @@ class ChatTemplate:
             ChatTemplateError: it does not compile, or does not end.
         """
         self.is_plain = source is None
+        self.source = source
         self.forms: Mapping[str, ContentForm] = {}
         self._special_tokens = dict(special_tokens)
         self._now = now
@@ -80,6 +81,11 @@ class ChatTemplate:
         return frozenset({*_RESERVED_NAMES, *self._special_tokens})
 
     @property
+    def knows_tools(self) -> bool:
+        """Whether it tells the model of tools by itself."""
+        return self.source is not None and "tools" in self.source
+
+    @property
     def leaves_out(self) -> tuple[str, ...]:
         """Roles whose words the template never writes."""
         return tuple(role for role, form in self.forms.items() if form == "none")
@@ -89,6 +95,7 @@ class ChatTemplate:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> RenderedChat:
         """The conversation as the model was trained to read it; waits for another process.
 
@@ -99,6 +106,7 @@ class ChatTemplate:
             messages: Their content is a text, or a list of parts with a `text` each.
             add_generation_prompt: Whether the assistant's turn is opened.
             variables: Further names for the template.
+            tools: What may be called, as OpenAI's API has it; for a template that `knows_tools`.
 
         Raises:
             ChatTemplateError: the template refused the messages, failed on them, or took too much.
@@ -108,7 +116,10 @@ class ChatTemplate:
             text = "\n".join(message["content"] for message in shaped)
             return RenderedChat(text, add_special_tokens=True)
         try:
-            text = self._rendered(shaped, add_generation_prompt, variables or {})
+            offered = (
+                {"tools": [dict(tool) for tool in tools]} if self.knows_tools and tools else {}
+            )
+            text = self._rendered(shaped, add_generation_prompt, {**(variables or {}), **offered})
         except TemplateProcessError as error:
             raise ChatTemplateError(f"the model's chat template failed: {error}") from error
         return RenderedChat(text, add_special_tokens=False)

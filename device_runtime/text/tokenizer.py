@@ -83,6 +83,12 @@ class Tokenizer:
         """The text of tokens that follow others, so without what a beginning would strip."""
         return self.decode([*self._anchor_ids, *ids])[self._anchor_length :]
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The tokens of control, by their names."""
+        named = ((self._backend.id_to_token(id_), id_) for id_ in sorted(self._special_ids))
+        return {name: id_ for name, id_ in named if name}
+
     def is_special(self, token_id: int) -> bool:
         """Whether the token is a mark of control that text leaves out."""
         return token_id in self._special_ids

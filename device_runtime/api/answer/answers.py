@@ -123,8 +123,8 @@ class Answers:
 
     async def _generate(self, choice: Choice, timer: GenerationTimer) -> str:
         """Put the pieces of one choice into the queue; how it ended."""
-        transcript = Transcript(choice, self._service.tokenizer)
-        reader = self._job.make_reader()
+        transcript = Transcript(choice, self._service.tokenizer, self._job.shows_marks)
+        reader = self._job.make_reader(choice.index)
         request_id = self._job.request_id
         if len(self._job.choices) > 1:
             request_id = f"{request_id}-{choice.index}"

@@ -73,8 +73,9 @@ class Transcript:
     stop string is cut off with everything after it, and so are the tokens that begin there.
     """
 
-    def __init__(self, choice: Choice, tokenizer: Tokenizer) -> None:
+    def __init__(self, choice: Choice, tokenizer: Tokenizer, shows_marks: bool = False) -> None:
         self._choice = choice
+        self._shows_marks = shows_marks
         self._tokenizer = tokenizer
         self._detokenizer = make_detokenizer(tokenizer, choice.generation.prompt_ids)
         self._matcher = StopMatcher(choice.stops)
@@ -106,7 +107,7 @@ class Transcript:
         """Take one token; whether its text completed a stop string."""
         self._num_tokens += 1
         before = self._num_decoded
-        text = self._detokenizer.push(token.id)
+        text = self._decoded(token.id)
         self._num_decoded += len(text)
         if self._choice.generation.num_logprobs is not None or self._rounds is not None:
             own_text = self._tokenizer.token_bytes(token.id).decode(errors="replace")
@@ -117,6 +118,13 @@ class Transcript:
             if self._rounds is not None:
                 self._rounds.begin(offset, origin)
         return self._show(text)
+
+    def _decoded(self, token_id: int) -> str:
+        """The text that a token makes certain; a mark's name is read where marks are."""
+        text = self._detokenizer.push(token_id)
+        if self._shows_marks and self._tokenizer.is_special(token_id):
+            text += self._tokenizer.token_bytes(token_id).decode(errors="replace")
+        return text
 
     def _show(self, text: str) -> bool:
         """Pass decoded text on; whether it completed a stop string."""

@@ -6,8 +6,10 @@ stream's options, the prompts, and then what depends on the prompts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from device_runtime.api.errors import ApiError, invalid, unsupported
+from device_runtime.api.job.calls import call_reader
 from device_runtime.api.job.grammar import compiled
 from device_runtime.api.job.prompts import (
     check_ids,
@@ -23,8 +25,8 @@ from device_runtime.api.request.body import (
     CommonFields,
     CompletionRequest,
 )
-from device_runtime.api.request.formats import wanted_of
 from device_runtime.api.request.sampling import sampling_params, seed_of_choice
+from device_runtime.api.request.tool_fields import offer_of, plain_tools
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.generation.grammar import Grammar
 from device_runtime.generation.parts import PlainReader, Reader
@@ -56,6 +58,10 @@ class Choice:
     wants_rounds: bool = False
 
 
+def _plain_reader(_index: int) -> Reader:
+    return PlainReader()
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """All choices of a request; `num_prompt_tokens` counts each prompt once.
@@ -70,8 +76,10 @@ class Job:
     num_prompt_tokens: int
     is_streamed: bool = False
     wants_figures: bool = False
-    make_reader: Callable[[], Reader] = PlainReader
-    """For each choice, what finds out what its text is made of."""
+    make_reader: Callable[[int], Reader] = _plain_reader
+    """For each choice, by its index, what finds out what its text is made of."""
+    shows_marks: bool = False
+    """Whether that reads the names of tokens of control too."""
 
 
 async def plan_chat(
@@ -85,6 +93,7 @@ async def plan_chat(
     """
     service.model.check(request.model)
     check_stream(request)
+    offer = offer_of(request)
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs: only allowed when logprobs is true")
     ids = await encode_chat(
@@ -93,12 +102,17 @@ async def plan_chat(
         add_generation_prompt=request.add_generation_prompt is not False,
         add_special_tokens=request.add_special_tokens,
         variables=request.template_variables,
+        tools=() if offer is None else plain_tools(request),
     )
     check_ids(ids, service.generator.vocab_size, "messages")
-    grammar = await compiled(service, request)
+    grammar = await compiled(service, request, offer)
     choices = _choices(service, request, [ids], [""], grammar)
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
-    return Job(request_id, arrived_s, choices, len(ids), is_streamed, wants_figures)
+    job = Job(request_id, arrived_s, choices, len(ids), is_streamed, wants_figures)
+    if offer is None:
+        return job
+    reader = partial(call_reader, service.call_layout, offer, request_id)
+    return replace(job, make_reader=reader, shows_marks=True)
 
 
 async def plan_completion(
@@ -122,7 +136,7 @@ async def plan_completion(
     if request.echo:
         pairs = zip(prompts, encoded, strict=True)
         echoes = [await text_of(service, prompt, ids) for prompt, ids in pairs]
-    grammar = await compiled(service, request)
+    grammar = await compiled(service, request, None)
     choices = _choices(service, request, encoded, echoes, grammar)
     num_prompt_tokens = sum(map(len, encoded))
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
@@ -166,7 +180,9 @@ def _generation(
         prompt_ids=prompt_ids,
         max_tokens=max_tokens,
         sampling=sampling,
-        stop_token_ids=_stop_token_ids(request, service.model, service.generator.vocab_size),
+        stop_token_ids=_stop_token_ids(
+            request, service.model, service.generator.vocab_size, grammar is not None
+        ),
         min_tokens=_min_new_tokens(request, max_tokens),
         num_logprobs=request.num_logprobs,
         wants_timeline=request.include_hat_stats in (TIMELINE, ROUNDS),
@@ -207,7 +223,9 @@ def stop_strings(request: CommonFields) -> tuple[str, ...]:
     return stops
 
 
-def _stop_token_ids(request: CommonFields, model: ModelCard, vocab_size: int) -> frozenset[int]:
+def _stop_token_ids(
+    request: CommonFields, model: ModelCard, vocab_size: int, has_grammar: bool
+) -> frozenset[int]:
     """The request's stop tokens and, unless it ignores them, the model's ends of text.
 
     Raises:
@@ -217,7 +235,7 @@ def _stop_token_ids(request: CommonFields, model: ModelCard, vocab_size: int) ->
     if ids:
         check_ids(ids, vocab_size, "stop_token_ids")
     # Behind what a grammar allows there is nothing but an end.
-    goes_on = request.ignore_eos and wanted_of(request) is None
+    goes_on = request.ignore_eos and not has_grammar
     return frozenset(ids) | (frozenset() if goes_on else set(model.eos_token_ids))
 
 

@@ -3,14 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from device_runtime.api.errors import ApiError, invalid, unsupported
 from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
+from device_runtime.api.request.tool_fields import ToolCall
 from device_runtime.api.service import Service
+from device_runtime.calling.words import told_in_words
 from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, RenderedChat
 from device_runtime.text.detokenizer import whole_text
 from device_runtime.text.tokenizer import TextTooLongError, encode_within
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 Prompt = str | list[int]
 
@@ -115,10 +125,12 @@ async def encode_chat(
     add_generation_prompt: bool,
     add_special_tokens: bool | None,
     variables: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
     """Token ids of a conversation as the model was trained to read it.
 
-    `add_special_tokens` None: as the template needs it.
+    `add_special_tokens` None: as the template needs it. Tools are the template's to tell of; where
+    it knows of none, they are told in the system's words, and calls and results as text.
 
     Raises:
         ApiError: 400, a message or part that is not understood, refused by the template, or far
@@ -131,10 +143,12 @@ async def encode_chat(
         name = f"chat_template_kwargs.{min(reserved)}"
         raise invalid(name, f"{name} is not for the request to set")
     plain = [_plain_message(message, place) for place, message in enumerate(messages)]
+    if not template.knows_tools:
+        plain = told_in_words(plain, tools, service.call_layout)
     _check_words(template, plain)
 
     def render() -> RenderedChat:
-        return template.render(plain, add_generation_prompt, variables)
+        return template.render(plain, add_generation_prompt, variables, tools)
 
     try:
         chat = await service.text_work.render(render)
@@ -170,15 +184,44 @@ def _plain_message(message: Message, place: int) -> dict[str, Any]:
     if role is None:
         came = f"expected one of {', '.join(_ROLES)}, got {message.role[:40]!r}"
         raise invalid(f"{where}.role", f"{where}.role: {came}")
-    for name in ("tool_calls", "function_call", "audio"):
+    for name in ("function_call", "audio"):
         if getattr(message, name):
             raise unsupported(f"{where}.{name}", f"{where}.{name} is not supported here")
     plain: dict[str, Any] = {"role": role, "content": _content_of(message, where)}
     if message.name is not None:
         plain["name"] = message.name
+    if message.tool_calls:
+        if message.role != "assistant":
+            expected = f"{where}.tool_calls: only allowed in the assistant's messages"
+            raise invalid(f"{where}.tool_calls", expected)
+        calls = enumerate(message.tool_calls)
+        plain["tool_calls"] = [_plain_call(c, f"{where}.tool_calls[{n}]") for n, c in calls]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
     if message.reasoning_content is not None:
         plain["reasoning_content"] = message.reasoning_content
     return plain
+
+
+def _plain_call(call: ToolCall, where: str) -> dict[str, Any]:
+    """A call as templates know it: its arguments are an object.
+
+    Raises:
+        ApiError: 400, arguments that are none.
+    """
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = msgspec.json.decode(arguments) if arguments else {}
+        except msgspec.DecodeError:
+            arguments = None
+    elif arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        where = f"{where}.function.arguments"
+        raise invalid(where, f"{where}: expected a JSON object as a text")
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"type": "function", "id": call.id or "", "function": function}
 
 
 def _content_of(message: Message, where: str) -> str | list[dict[str, str]]:

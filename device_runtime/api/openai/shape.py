@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,6 +14,7 @@ from device_runtime.api.figures import HatFigures, RoundFigures
 from device_runtime.api.openai.messages import (
     Answer,
     AnswerChoice,
+    CalledFunction,
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
@@ -24,11 +25,13 @@ from device_runtime.api.openai.messages import (
     ObjectKind,
     PromptTokensDetails,
     TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
     TopLogprob,
     Usage,
 )
 from device_runtime.api.request.body import StreamOptions
-from device_runtime.generation.parts import Words
+from device_runtime.generation.parts import Call, Words
 from device_runtime.generation.request import Token
 from device_runtime.text.tokenizer import Tokenizer
 
@@ -62,8 +65,14 @@ class OpenAIShape:
     choices: ChoiceShape
     options: StreamOptions
     """Of a stream."""
-    headers: Mapping[str, str] = EVENT_STREAM
-    ping: bytes = COMMENT
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return EVENT_STREAM
+
+    @property
+    def ping(self) -> bytes:
+        return COMMENT
 
     def document(
         self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None
@@ -80,6 +89,9 @@ class OpenAIShape:
         usage: Usage | UnsetType | None = UNSET
         if self.options.include_usage:
             usage = usage_of(counts()) if self.options.continuous_usage_stats else None
+        if not (piece.parts or piece.tokens or piece.is_first or piece.finish_reason):
+            # Its text may begin a mark, so nothing of it is certain.
+            return b""
         kind = self.choices.event
         return b"".join(
             _event(self._answer(begun, kind, [self.choices.part(part)], usage, part.rounds))
@@ -128,14 +140,25 @@ class ChatShape:
     has_logprobs: bool
 
     def choice(self, whole: Piece) -> ChatChoice:
-        message = ChatMessage(content=_words(whole))
+        calls = [
+            ToolCall(id=call.id, function=CalledFunction(call.arguments, call.name))
+            for call in _calls(whole)
+        ]
+        words = _words(whole)
+        content = None if calls and not words else words
+        message = ChatMessage(content=content, tool_calls=calls or UNSET)
         return ChatChoice(whole.index, message, self._logprobs(whole), whole.finish_reason)
 
     def part(self, piece: Piece) -> ChatChunkChoice:
         """The first of a choice carries the role, so it never comes before a token."""
         if piece.finish_reason is not None:
             return ChatChunkChoice(piece.index, ChatDelta(), None, piece.finish_reason)
-        delta = ChatDelta(role="assistant" if piece.is_first else UNSET, content=_words(piece))
+        calls = [_grown(call) for call in _calls(piece)]
+        words: str | UnsetType | None = _words(piece)
+        if calls and not words:
+            words = None if piece.is_first else UNSET
+        role: Literal["assistant"] | UnsetType = "assistant" if piece.is_first else UNSET
+        delta = ChatDelta(role=role, content=words, tool_calls=calls or UNSET)
         return ChatChunkChoice(piece.index, delta, self._logprobs(piece), None)
 
     def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
@@ -204,6 +227,21 @@ def usage_of(counts: Counts) -> Usage:
     num_all = counts.num_prompt + counts.num_generated
     details = PromptTokensDetails(counts.num_cached)
     return Usage(counts.num_prompt, counts.num_generated, num_all, details)
+
+
+def _calls(piece: Piece) -> list[Call]:
+    return [part for part in piece.parts if isinstance(part, Call)]
+
+
+def _grown(call: Call) -> ToolCallDelta:
+    if not call.is_begin:
+        return ToolCallDelta(index=call.index, function=CalledFunction(call.arguments))
+    return ToolCallDelta(
+        index=call.index,
+        id=call.id,
+        type="function",
+        function=CalledFunction(call.arguments, call.name),
+    )
 
 
 def _words(piece: Piece) -> str:

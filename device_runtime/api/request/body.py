@@ -21,6 +21,7 @@ from device_runtime.api.request.json_body import (
     without_mark,
 )
 from device_runtime.api.request.refused_fields import check_refused
+from device_runtime.api.request.tool_fields import ToolCall, Tools
 from process.listening.patient_handler import unproven
 
 # Bounds on counts and lengths, checked while decoding, before anything is allocated for them.
@@ -28,6 +29,7 @@ MAX_N = 128
 MAX_PROMPTS = 64
 MAX_MESSAGES = 4096
 MAX_PARTS = 256
+MAX_CALLS = 512
 MAX_STOP_TOKEN_IDS = 256
 MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
@@ -87,13 +89,14 @@ class ContentPart(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """A message of a conversation. Tool calls are named so that they can be refused."""
+    """A message of a conversation. What is not supported is named so that it can be refused."""
 
     role: str
     content: str | Annotated[list[ContentPart], Meta(max_length=MAX_PARTS)] | None = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: Any = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_CALLS)] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
     audio: Any = None
 
@@ -110,6 +113,9 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     """So many are generated unless the client says how many; None: what the context holds."""
 
     messages: Messages
+    tools: Tools | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: _NumTokens | None = None
     logprobs: bool | None = None
     top_logprobs: _NumTopLogprobs | None = None
@@ -183,7 +189,7 @@ RequestT = TypeVar("RequestT", bound=Struct)
 _LONG_BODY_BYTES = 32 << 10
 
 # What templates see is left as it came, and so are schemas.
-_FREE_FIELDS = FREE_FIELDS | {"chat_template_kwargs"}
+_FREE_FIELDS = FREE_FIELDS | {"chat_template_kwargs", "tools"}
 
 
 async def read_request(request: web.Request, kind: type[RequestT], within_s: float) -> RequestT:

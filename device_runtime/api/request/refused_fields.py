@@ -35,8 +35,6 @@ _IN_BOTH: Mapping[str, tuple[Any, ...]] = {
     "return_token_ids": (False,),
 }
 _IN_CHAT: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none",),
     "functions": ([],),
     "function_call": ("none",),
     "modalities": (["text"],),
@@ -53,8 +51,6 @@ _IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"suffix": ("",)}
 
 _NEUTRAL_BESIDE: Mapping[str, Callable[[Any, Mapping[str, msgspec.Raw]], bool]] = {
     "best_of": lambda value, fields: bool(value == _value(fields, "n")),
-    "tools": lambda _, fields: _value(fields, "tool_choice") == "none",
-    "tool_choice": lambda value, fields: value == "auto" and not _value(fields, "tools"),
     "functions": lambda _, fields: _value(fields, "function_call") == "none",
     "function_call": lambda value, fields: value == "auto" and not _value(fields, "functions"),
 }
