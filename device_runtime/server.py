@@ -44,6 +44,7 @@ from device_runtime.runtime.shelf import DiskShelf, boot_id
 from device_runtime.session.kept_text import Identity
 from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.tokenizer import load_tokenizer
+from device_runtime.thinking.marks import marks_of
 from process.errors import StartError, system_reason
 from process.program.exposure import is_loopback
 from process.world import World
@@ -268,6 +269,7 @@ def _service(
         generator=runtime,
         tokenizer=tokenizer,
         template=template,
+        thought_marks=marks_of(template.source),
         call_layout=layout if config.tool_format == "auto" else LAYOUTS[config.tool_format],
         model=model,
         metrics=Metrics(model.id, runtime.admission, link, world.clock),
@@ -276,7 +278,9 @@ def _service(
         max_side_by_side=config.max_num_seqs,
         access=access,
         sampling=_sampling(config, bundle),
-        grammars=Grammars(tokenizer.as_json(), runtime.vocab_size, model.eos_token_ids),
+        grammars=Grammars(
+            tokenizer.as_json(), runtime.vocab_size, model.eos_token_ids, tokenizer.special_ids
+        ),
         lossy_codecs=lambda: link.lossy_codecs,
     )
 

@@ -15,6 +15,7 @@ from device_runtime.generation.request import Generator
 from device_runtime.grammar.compiling import Grammars
 from device_runtime.text.chat_template import ChatTemplate
 from device_runtime.text.tokenizer import Tokenizer
+from device_runtime.thinking.marks import Marks
 from process.world import Clock
 
 
@@ -104,6 +105,8 @@ class Service:
     """What compiles the grammars of answers."""
     call_layout: Layout = GENERIC
     """How the model writes calls of tools."""
+    thought_marks: Marks | None = None
+    """Between which the model thinks; None: it does not."""
     lossy_codecs: Callable[[], Mapping[str, str]] = dict
     """Which rows are rounded on the link now, if any: `prompt`, `up` or `down`, and the codec."""
 

@@ -6,6 +6,7 @@ from device_runtime.api.answer.sending import json_response
 from device_runtime.api.errors import invalid
 from device_runtime.api.job.prompts import encode_chat, encode_texts
 from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest, read_request
+from device_runtime.api.request.tool_fields import plain_tools
 from device_runtime.api.service import SERVICE, Service
 
 
@@ -45,13 +46,15 @@ async def _encode(service: Service, fields: TokenizeRequest) -> list[int]:
         add_special_tokens = fields.add_special_tokens is not False
         [ids] = await encode_texts(service, [fields.prompt], add_special_tokens, "prompt")
         return ids
-    return await encode_chat(
+    chat = await encode_chat(
         service,
         fields.messages or [],
         add_generation_prompt=fields.add_generation_prompt is not False,
         add_special_tokens=fields.add_special_tokens,
         variables=fields.chat_template_kwargs or {},
+        tools=plain_tools(fields),
     )
+    return chat.ids
 
 
 async def _texts(service: Service, ids: list[int]) -> list[str]:

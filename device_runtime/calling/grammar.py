@@ -1,15 +1,12 @@
 """The grammar of an answer that may call tools: words, then calls whose arguments fit."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from device_runtime.calling.layouts import Layout
 from device_runtime.calling.parameters import is_plain, parameter
 from device_runtime.calling.tools import Offer, Tool
-
-_JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+from device_runtime.grammar.lark import ANY_TEXT, json_of, literal, up_to
 
 
 def call_grammar(
@@ -26,15 +23,14 @@ def call_grammar(
         special_ids: Tokens of control by their names: a mark that is one of them is that token.
         instead: The schema of an answer that calls nothing; None: any words, also before calls.
     """
-    rules = [f"start: {_start(layout, offer, special_ids, instead)}", "TEXT: /(.|\\n)*/"]
+    begun, rule = up_to("begun", layout.begin, special_ids)
+    rules = [f"start: {_start(layout, offer, begun, special_ids, instead)}", ANY_TEXT, rule]
     if not layout.begin:
-        rules.append("UNMARKED: /[^{](.|\\n)*/")
-    if offer.choice == "auto" and layout.begin and _marked(layout, special_ids) is None:
-        rules.append(f"begun[lazy]: TEXT {_literal(layout.begin, special_ids)}")
+        rules = [rules[0], ANY_TEXT, "UNMARKED: /[^{](.|\\n)*/"]
     run, between = "call", layout.between
     if offer.in_parallel and offer.named is None and between is not None:
-        run = f"call ({_literal(between, special_ids)} call)*"
-    rules.append(f"calls: {run} {_literal(layout.end, special_ids)}")
+        run = f"call ({literal(between, special_ids)} call)*"
+    rules.append(f"calls: {run} {literal(layout.end, special_ids)}")
     tools = offer.callable
     rules.append(f"call: {' | '.join(f'tool{place}' for place in range(len(tools)))}")
     for place, tool in enumerate(tools):
@@ -50,47 +46,39 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
 def _start(
     layout: Layout,
     offer: Offer,
+    begun: str,
     special_ids: Mapping[str, int],
     instead: Mapping[str, Any] | bool | None,
 ) -> str:
-    begin = _literal(layout.begin, special_ids)
+    begin = literal(layout.begin, special_ids)
     if offer.choice == "required" or offer.named is not None:
         return f"{begin} calls"
     if instead is not None:
         schema = instead if isinstance(instead, Mapping) else {}
-        return f"{_json(schema)} | {begin} calls"
+        return f"{json_of(schema)} | {begin} calls"
     if not layout.begin:
         return '"" | UNMARKED | calls'
-    if (mark := _marked(layout, special_ids)) is not None:
-        return f"TEXT | TEXT {mark} calls"
-    return "TEXT | begun calls"
-
-
-def _marked(layout: Layout, special_ids: Mapping[str, int]) -> str | None:
-    """The beginning, if a token of control stands first in it."""
-    if any(layout.begin.startswith(name) for name in special_ids):
-        return _literal(layout.begin, special_ids)
-    return None
+    return f"TEXT | {begun} calls"
 
 
 def _tool_rules(
     layout: Layout, tool: Tool, place: int, special_ids: Mapping[str, int]
 ) -> Iterator[str]:
-    head = _literal(layout.head(tool.name), special_ids)
-    tail = _literal(layout.tail, special_ids)
+    head = literal(layout.head(tool.name), special_ids)
+    tail = literal(layout.tail, special_ids)
     schema = arguments_schema(tool)
     if layout.arguments == "json":
-        yield f"tool{place}: {head} {_json(schema)} {tail}"
+        yield f"tool{place}: {head} {json_of(schema)} {tail}"
         return
     names = []
     for number, (name, value) in enumerate(_properties(schema).items()):
         rule = f"tool{place}_{number}"
-        before, behind = (_literal(text, special_ids) for text in parameter(name))
+        before, behind = (literal(text, special_ids) for text in parameter(name))
         if is_plain(value):
             yield f"{rule}_text[lazy]: TEXT {behind}"
             yield f"{rule}: {before} {rule}_text"
         else:
-            yield f"{rule}: {before} {_json(_within(schema, value))} {behind}"
+            yield f"{rule}: {before} {json_of(_within(schema, value))} {behind}"
         is_required = name in schema.get("required", ())
         names.append(rule if is_required else f"{rule}?")
     yield f"tool{place}: {head} {' '.join(names)} {tail}"
@@ -105,22 +93,3 @@ def _within(schema: Mapping[str, Any], part: Any) -> dict[str, Any]:
     """A part of a schema as a schema of its own, with what it may refer to."""
     shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     return {**shared, **part} if isinstance(part, Mapping) else shared
-
-
-def _json(schema: Mapping[str, Any]) -> str:
-    return "%json " + json.dumps({**schema, "x-guidance": _JSON_LAYOUT})
-
-
-def _literal(text: str, special_ids: Mapping[str, int]) -> str:
-    """A text in a rule; tokens of control stand for themselves."""
-    if not text:
-        return ""
-    names = sorted((name for name in special_ids if name in text), key=len, reverse=True)
-    if not names:
-        return json.dumps(text)
-    pieces = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
-    return " ".join(
-        f"<[{special_ids[piece]}]>" if piece in special_ids else json.dumps(piece)
-        for piece in pieces
-        if piece
-    )

@@ -58,7 +58,9 @@ class CallReader:
 
     def end(self, reason: FinishReason) -> tuple[Sequence[Part], AnswerEnd]:
         is_whole = self._place is _In.TAIL and self._text == self._layout.tail + self._layout.end
-        if self._place in (_In.HEAD, _In.ARGUMENTS, _In.TAIL) and not is_whole:
+        is_half = self._place in (_In.HEAD, _In.ARGUMENTS, _In.TAIL) and not is_whole
+        is_begun = not self._layout.begin and self._may_begin and self._text and self._begins_call
+        if is_half or is_begun:
             raise HalfCallError(self._name)
         held, self._text = self._text, ""
         words = (Words(held),) if held and self._place is _In.WORDS else ()
@@ -101,14 +103,19 @@ class CallReader:
         """Calls without a mark begin the answer, or do not come."""
         text = self._text
         if self._may_begin and text:
-            if any(head.startswith(text) for head in self._heads):
-                return None
-            self._may_begin = False
             if any(text.startswith(head) for head in self._heads):
                 self._place = _In.HEAD
                 return ()
+            if self._begins_call:
+                return None
+            self._may_begin = False
         self._text = ""
         return (Words(text),) if text else None
+
+    @property
+    def _begins_call(self) -> bool:
+        """Whether the text may become the head of a call without a mark."""
+        return any(head.startswith(self._text) for head in self._heads)
 
     def _read_head(self) -> Sequence[Part] | None:
         for head, tool in self._heads.items():

@@ -16,8 +16,18 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from device_runtime.generation.grammar import Constraint, Grammar, GrammarError
+from device_runtime.grammar.lark import JSON_LAYOUT, behind_thoughts
 from device_runtime.grammar.matching import MatcherConstraint
-from device_runtime.grammar.wanted import Json, JsonSchemaText, Lark, OneOf, Regex, Wanted, Written
+from device_runtime.grammar.wanted import (
+    Json,
+    JsonSchemaText,
+    Lark,
+    OneOf,
+    Regex,
+    Thoughts,
+    Wanted,
+    Written,
+)
 
 MAX_CHARACTERS = 65_536
 """Of a schema or grammar as it is written."""
@@ -57,18 +67,26 @@ class Grammars:
         tokenizer_json: The tokenizer, as `tokenizer.json` has it.
         vocab_size: Of the model, which may know fewer or more tokens than the tokenizer.
         end_ids: The tokens that end an answer.
+        special_ids: Tokens of control by their names.
     """
 
-    def __init__(self, tokenizer_json: str, vocab_size: int, end_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        tokenizer_json: str,
+        vocab_size: int,
+        end_ids: tuple[int, ...],
+        special_ids: Mapping[str, int] | None = None,
+    ) -> None:
         self._tokenizer_json = tokenizer_json
         self._vocab_size = vocab_size
         self._end_ids = end_ids
+        self._special_ids = special_ids or {}
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
 
-    def compile(self, wanted: Wanted) -> Grammar:
-        """The grammar of what is wanted. Any thread may call this.
+    def compile(self, wanted: Wanted, thoughts: Thoughts | None = None) -> Grammar:
+        """The grammar of what is wanted, behind thoughts or not. Any thread may call this.
 
         Raises:
             GrammarError: it is too large, not understood, or asks for what cannot be held to.
@@ -76,6 +94,8 @@ class Grammars:
         if not self._end_ids:
             raise GrammarError("this model has no token that ends a text, which a grammar needs")
         text = _grammar_text(wanted)
+        if thoughts is not None:
+            text = behind_thoughts(text, thoughts, self._special_ids)
         with self._lock:
             if (kept := self._kept.get(text)) is not None:
                 self._kept.move_to_end(text)
@@ -141,10 +161,9 @@ def _grammar_text(wanted: Wanted) -> str:
 
 
 def _layout(whitespace: str | None) -> Any:
-    """Between the parts of a JSON text: what models see most, and no room to go round in."""
     if whitespace is not None:
         return {"whitespace_flexible": True, "whitespace_pattern": whitespace}
-    return {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return JSON_LAYOUT
 
 
 def _place_of_fault(schema: JsonSchemaText, limits: LLParserLimits) -> str | None:

@@ -45,6 +45,14 @@ class Lark:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Thoughts:
+    """Any text before what is wanted, between marks. `begin` None: the prompt has it."""
+
+    begin: str | None
+    end: str
+
+
 Wanted = Json | Regex | OneOf | Written | Lark
 
 ANY_OBJECT = Json({"type": "object"})

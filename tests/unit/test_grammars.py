@@ -8,7 +8,7 @@ import pytest
 from device_runtime.generation.grammar import GrammarError
 from device_runtime.generation.request import GenerationRequest, SamplingParams
 from device_runtime.grammar.compiling import MAX_CHARACTERS, Grammars
-from device_runtime.grammar.wanted import ANY_OBJECT, Json, OneOf, Regex, Written
+from device_runtime.grammar.wanted import ANY_OBJECT, Json, OneOf, Regex, Thoughts, Written
 from device_runtime.sampling.noise import PositionNoise
 from device_runtime.sampling.sampler import Sampler
 from device_runtime.text.tokenizer import load_tokenizer
@@ -27,9 +27,9 @@ def grammars(tokenizer):
     return Grammars(tokenizer.as_json(), VOCAB_SIZE, (END,))
 
 
-def accepts(grammars, tokenizer, wanted, text):
+def accepts(grammars, tokenizer, wanted, text, thoughts=None):
     """Whether the grammar lets some tokens say this text and then end."""
-    constraint, left, ids = grammars.compile(wanted).start(), text.encode(), []
+    constraint, left, ids = grammars.compile(wanted, thoughts).start(), text.encode(), []
     while left:
         allowed = (int(token) for token in np.flatnonzero(constraint.allowed(ids)))
         said = {token: tokenizer.token_bytes(token) for token in allowed}
@@ -135,3 +135,16 @@ def test_bias_and_penalties_choose_among_what_is_allowed(grammars, tokenizer):
     chosen = sampler.choose(logits)
     assert grammars.compile(Regex("[ab]c")).start().allowed()[chosen]
     assert chosen not in (token, END)
+
+
+@pytest.mark.parametrize("begin", ["<think>", None])
+@pytest.mark.parametrize("special", [{}, {"</s>": END}])
+def test_thoughts_stand_before_what_is_wanted(tokenizer, begin, special):
+    grammars = Grammars(tokenizer.as_json(), VOCAB_SIZE, (END,), special)
+    thoughts = Thoughts(begin, "</think>")
+    for wanted, answer in ((ANY_OBJECT, '{"a": [1]}'), (Regex("a+/b"), "aa/b"), (OneOf("x"), "x")):
+        thought = f"{begin or ''}so {{be}} it</think>\n\n"
+        assert accepts(grammars, tokenizer, wanted, thought + answer, thoughts)
+        assert accepts(grammars, tokenizer, wanted, answer, thoughts) is (begin is not None)
+        assert not accepts(grammars, tokenizer, wanted, thought + "no", thoughts)
+        assert not accepts(grammars, tokenizer, wanted, thought, thoughts)

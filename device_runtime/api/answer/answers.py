@@ -11,6 +11,7 @@ from device_runtime.api.figures import HatFigures, figures_of
 from device_runtime.api.job.plan import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
 from device_runtime.api.service import Service
+from device_runtime.generation.parts import Thought
 from device_runtime.generation.stats import GenerationStats
 
 # A slow reader lets its generations run this many pieces ahead and then holds them.
@@ -41,6 +42,8 @@ class Answers:
         self._told_all: set[int] = set()
         self._stats: dict[int, GenerationStats] = {}
         self._num_tokens: dict[int, int] = {}
+        self._num_thought: dict[int, int] = {}
+        """Up to the last piece with thoughts in it."""
         self._is_left = False
         self._is_failed = False
 
@@ -82,6 +85,8 @@ class Answers:
             raise item
         self._num_running -= item.finish_reason is not None
         self._num_tokens[item.index] = item.num_tokens
+        if any(isinstance(part, Thought) for part in item.parts):
+            self._num_thought[item.index] = item.num_tokens
         return item
 
     def counts(self) -> Counts:
@@ -93,7 +98,9 @@ class Answers:
         num_cached = sum(
             self._stats[index].num_reused_tokens for index in firsts if index in self._stats
         )
-        return Counts(self._job.num_prompt_tokens, sum(self._num_tokens.values()), num_cached)
+        num_thought = sum(self._num_thought.values()) if self._job.tells_thoughts else None
+        num_generated = sum(self._num_tokens.values())
+        return Counts(self._job.num_prompt_tokens, num_generated, num_cached, num_thought)
 
     async def figures(self) -> HatFigures:
         """What all choices took together, once the last piece of each has been taken."""

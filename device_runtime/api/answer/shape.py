@@ -19,8 +19,8 @@ class Counts:
     num_prompt: int
     num_generated: int
     num_cached: int
-    num_thought: int = 0
-    """Of the generated ones, those of thoughts."""
+    num_thought: int | None = None
+    """Of the generated ones, those of thoughts; None: the model does not think."""
 
 
 @dataclass(frozen=True, slots=True)

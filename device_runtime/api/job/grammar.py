@@ -8,21 +8,26 @@ from device_runtime.api.service import Service
 from device_runtime.calling.grammar import arguments_schema, call_grammar
 from device_runtime.calling.tools import Offer
 from device_runtime.generation.grammar import Grammar, GrammarError
-from device_runtime.grammar.wanted import Json, Lark, Wanted
+from device_runtime.grammar.wanted import Json, Lark, Thoughts, Wanted
+from device_runtime.thinking.marks import Marks, has_thought, is_thinking
 
 
-async def compiled(service: Service, fields: FormatFields, offer: Offer | None) -> Grammar | None:
+async def compiled(
+    service: Service, fields: FormatFields, offer: Offer | None, prompt: str
+) -> Grammar | None:
     """What a request wants its answers held to; None: nothing.
 
-    With tools an answer that calls none of them is held to the format.
+    With tools an answer that calls none of them is held to the format. A model that thinks may do
+    so before, unless the prompt has ended its thoughts already.
 
     Raises:
         ApiError: 400, a grammar that cannot be compiled; it says where.
         OverloadedError: too many grammars wait already.
     """
     found = wanted_of(fields)
+    thoughts = _thoughts(service.thought_marks, prompt)
     if offer is None:
-        return None if found is None else await _one(service, *found)
+        return None if found is None else await _one(service, *found, thoughts)
     for tool in offer.callable:
         await _one(service, tool.where, Json(arguments_schema(tool)))
     schema = None
@@ -34,11 +39,20 @@ async def compiled(service: Service, fields: FormatFields, offer: Offer | None) 
         await _one(service, param, wanted)
         schema = wanted.schema
     text = call_grammar(service.call_layout, offer, service.tokenizer.special_ids, schema)
-    return await _one(service, "tools", Lark(text))
+    return await _one(service, "tools", Lark(text), thoughts)
 
 
-async def _one(service: Service, param: str, wanted: Wanted) -> Grammar:
+def _thoughts(marks: Marks | None, prompt: str) -> Thoughts | None:
+    if marks is None or has_thought(marks, prompt):
+        return None
+    return Thoughts(None if is_thinking(marks, prompt) else marks.begin, marks.end)
+
+
+async def _one(
+    service: Service, param: str, wanted: Wanted, thoughts: Thoughts | None = None
+) -> Grammar:
     try:
-        return await service.text_work.compile(partial(service.grammars.compile, wanted))
+        compile_ = partial(service.grammars.compile, wanted, thoughts)
+        return await service.text_work.compile(compile_)
     except GrammarError as error:
         raise invalid(param, f"{param}: {error.reason}", code="invalid_grammar") from error

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from device_runtime.api.errors import ApiError, invalid, unsupported
-from device_runtime.api.job.calls import call_reader
 from device_runtime.api.job.grammar import compiled
 from device_runtime.api.job.prompts import (
     check_ids,
@@ -18,6 +17,7 @@ from device_runtime.api.job.prompts import (
     split_prompts,
     text_of,
 )
+from device_runtime.api.job.readers import reader_of
 from device_runtime.api.request.body import (
     ROUNDS,
     TIMELINE,
@@ -78,6 +78,8 @@ class Job:
     wants_figures: bool = False
     make_reader: Callable[[int], Reader] = _plain_reader
     """For each choice, by its index, what finds out what its text is made of."""
+    tells_thoughts: bool = False
+    """Whether the model may have thought, so that tokens of thoughts are counted."""
     shows_marks: bool = False
     """Whether that reads the names of tokens of control too."""
 
@@ -96,7 +98,7 @@ async def plan_chat(
     offer = offer_of(request)
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs: only allowed when logprobs is true")
-    ids = await encode_chat(
+    chat = await encode_chat(
         service,
         request.messages,
         add_generation_prompt=request.add_generation_prompt is not False,
@@ -104,15 +106,21 @@ async def plan_chat(
         variables=request.template_variables,
         tools=() if offer is None else plain_tools(request),
     )
-    check_ids(ids, service.generator.vocab_size, "messages")
-    grammar = await compiled(service, request, offer)
-    choices = _choices(service, request, [ids], [""], grammar)
+    check_ids(chat.ids, service.generator.vocab_size, "messages")
+    grammar = await compiled(service, request, offer, chat.text)
+    choices = _choices(service, request, [chat.ids], [""], grammar)
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
-    job = Job(request_id, arrived_s, choices, len(ids), is_streamed, wants_figures)
-    if offer is None:
-        return job
-    reader = partial(call_reader, service.call_layout, offer, request_id)
-    return replace(job, make_reader=reader, shows_marks=True)
+    return Job(
+        request_id,
+        arrived_s,
+        choices,
+        len(chat.ids),
+        is_streamed,
+        wants_figures,
+        make_reader=partial(reader_of, service, offer, chat.text, request_id),
+        tells_thoughts=service.thought_marks is not None,
+        shows_marks=offer is not None or service.thought_marks is not None,
+    )
 
 
 async def plan_completion(
@@ -136,7 +144,7 @@ async def plan_completion(
     if request.echo:
         pairs = zip(prompts, encoded, strict=True)
         echoes = [await text_of(service, prompt, ids) for prompt, ids in pairs]
-    grammar = await compiled(service, request, None)
+    grammar = await compiled(service, request, None, "")
     choices = _choices(service, request, encoded, echoes, grammar)
     num_prompt_tokens = sum(map(len, encoded))
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)

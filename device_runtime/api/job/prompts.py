@@ -1,6 +1,7 @@
 """Prompts as token ids, whatever form they came in."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,6 +24,14 @@ _ROLES = {
 }
 
 Prompt = str | list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A conversation's text, and its token ids."""
+
+    text: str
+    ids: list[int]
 
 
 def split_prompts(prompt: str | Sequence[str | int | list[int]]) -> list[Prompt]:
@@ -126,8 +135,8 @@ async def encode_chat(
     add_special_tokens: bool | None,
     variables: Mapping[str, Any],
     tools: Sequence[Mapping[str, Any]] = (),
-) -> list[int]:
-    """Token ids of a conversation as the model was trained to read it.
+) -> EncodedChat:
+    """A conversation as the model was trained to read it.
 
     `add_special_tokens` None: as the template needs it. Tools are the template's to tell of; where
     it knows of none, they are told in the system's words, and calls and results as text.
@@ -157,7 +166,7 @@ async def encode_chat(
     if add_special_tokens is None:
         add_special_tokens = chat.add_special_tokens
     [ids] = await encode_texts(service, [chat.text], add_special_tokens, "messages")
-    return ids
+    return EncodedChat(chat.text, ids)
 
 
 def _check_words(template: ChatTemplate, messages: Sequence[Mapping[str, Any]]) -> None:
@@ -198,8 +207,9 @@ def _plain_message(message: Message, place: int) -> dict[str, Any]:
         plain["tool_calls"] = [_plain_call(c, f"{where}.tool_calls[{n}]") for n, c in calls]
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
-    if message.reasoning_content is not None:
-        plain["reasoning_content"] = message.reasoning_content
+    thoughts = message.reasoning if message.reasoning is not None else message.reasoning_content
+    if thoughts is not None:
+        plain["reasoning_content"] = plain["reasoning"] = thoughts
     return plain
 
 

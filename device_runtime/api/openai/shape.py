@@ -22,6 +22,7 @@ from device_runtime.api.openai.messages import (
     ChatMessage,
     CompletionChoice,
     CompletionLogprobs,
+    CompletionTokensDetails,
     ObjectKind,
     PromptTokensDetails,
     TokenLogprob,
@@ -31,7 +32,7 @@ from device_runtime.api.openai.messages import (
     Usage,
 )
 from device_runtime.api.request.body import StreamOptions
-from device_runtime.generation.parts import Call, Words
+from device_runtime.generation.parts import Call, Thought, Words
 from device_runtime.generation.request import Token
 from device_runtime.text.tokenizer import Tokenizer
 
@@ -146,7 +147,13 @@ class ChatShape:
         ]
         words = _words(whole)
         content = None if calls and not words else words
-        message = ChatMessage(content=content, tool_calls=calls or UNSET)
+        thoughts = _thoughts(whole) or UNSET
+        message = ChatMessage(
+            content=content,
+            reasoning=thoughts,
+            reasoning_content=thoughts,
+            tool_calls=calls or UNSET,
+        )
         return ChatChoice(whole.index, message, self._logprobs(whole), whole.finish_reason)
 
     def part(self, piece: Piece) -> ChatChunkChoice:
@@ -154,11 +161,18 @@ class ChatShape:
         if piece.finish_reason is not None:
             return ChatChunkChoice(piece.index, ChatDelta(), None, piece.finish_reason)
         calls = [_grown(call) for call in _calls(piece)]
+        thoughts = _thoughts(piece) or UNSET
         words: str | UnsetType | None = _words(piece)
-        if calls and not words:
+        if (calls or thoughts) and not words:
             words = None if piece.is_first else UNSET
         role: Literal["assistant"] | UnsetType = "assistant" if piece.is_first else UNSET
-        delta = ChatDelta(role=role, content=words, tool_calls=calls or UNSET)
+        delta = ChatDelta(
+            role=role,
+            content=words,
+            reasoning=thoughts,
+            reasoning_content=thoughts,
+            tool_calls=calls or UNSET,
+        )
         return ChatChunkChoice(piece.index, delta, self._logprobs(piece), None)
 
     def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
@@ -225,8 +239,18 @@ def with_end(piece: Piece) -> Sequence[Piece]:
 def usage_of(counts: Counts) -> Usage:
     """What `usage` says."""
     num_all = counts.num_prompt + counts.num_generated
-    details = PromptTokensDetails(counts.num_cached)
-    return Usage(counts.num_prompt, counts.num_generated, num_all, details)
+    thought = counts.num_thought
+    return Usage(
+        counts.num_prompt,
+        counts.num_generated,
+        num_all,
+        PromptTokensDetails(counts.num_cached),
+        CompletionTokensDetails(thought) if thought is not None else UNSET,
+    )
+
+
+def _thoughts(piece: Piece) -> str:
+    return "".join(part.text for part in piece.parts if isinstance(part, Thought))
 
 
 def _calls(piece: Piece) -> list[Call]:

@@ -105,7 +105,16 @@ def offer_of(fields: ToolFields) -> Offer | None:
             return Offer(tools, "required", _named(choice, names), in_parallel=False)
 
 
-def plain_tools(fields: ToolFields) -> list[dict[str, Any]]:
+class _Offering(Protocol):
+    """What has tools."""
+
+    @property
+    def tools(self) -> list[ToolDefinition] | None:
+        """Which."""
+        ...
+
+
+def plain_tools(fields: _Offering) -> list[dict[str, Any]]:
     """The tools as chat templates know them."""
     return [
         {
