@@ -6,6 +6,9 @@ from functools import partial
 
 from aiohttp import hdrs, web
 
+from device_runtime.api.anthropic.routes import PATH as MESSAGES_PATH
+from device_runtime.api.anthropic.routes import count_tokens, messages
+from device_runtime.api.anthropic.shape import envelope as anthropic_envelope
 from device_runtime.api.errors import ApiError, Envelope
 from device_runtime.api.manners.cors import add_cors_headers, add_headers, check_origin
 from device_runtime.api.manners.middleware import (
@@ -46,6 +49,8 @@ _ROUTES = (
     (hdrs.METH_GET, "/v1/models/{model:.+}", get_model),
     (hdrs.METH_POST, "/v1/chat/completions", chat_completions),
     (hdrs.METH_POST, "/v1/completions", completions),
+    (hdrs.METH_POST, MESSAGES_PATH, messages),
+    (hdrs.METH_POST, f"{MESSAGES_PATH}/count_tokens", count_tokens),
     (hdrs.METH_POST, "/tokenize", tokenize),
     (hdrs.METH_POST, "/detokenize", detokenize),
     (hdrs.METH_GET, "/health", health),
@@ -55,7 +60,7 @@ _ROUTES = (
 )
 
 
-_ENVELOPES: Mapping[str, Envelope] = {}
+_ENVELOPES: Mapping[str, Envelope] = {MESSAGES_PATH: anthropic_envelope}
 
 
 def make_app(service: Service) -> web.Application:

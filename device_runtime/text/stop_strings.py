@@ -11,6 +11,8 @@ class Matched:
 
     text: str
     is_stopped: bool
+    stop: str = ""
+    """Which one."""
 
 
 class StopStrings:
@@ -97,7 +99,8 @@ class StopMatcher:
             num_matched = self._stops.matches[self._state]
             if num_matched:
                 self._held = ""
-                return Matched(text[: end - num_matched], is_stopped=True)
+                start = end - num_matched
+                return Matched(text[:start], is_stopped=True, stop=text[start:end])
         num_certain = len(text) - self._stops.depths[self._state]
         self._held = text[num_certain:]
         return Matched(text[:num_certain], is_stopped=False)

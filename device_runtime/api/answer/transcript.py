@@ -41,6 +41,8 @@ class Piece:
     """What the rounds since the piece before decided, for choices that want it."""
     parts: tuple[Part, ...] = ()
     """What the text is made of, once that is read: text that may begin a mark comes later."""
+    stop: str = ""
+    """The stop string that ended the answer, if one did."""
 
 
 def read_with(reader: Reader, piece: Piece) -> Piece:
@@ -63,6 +65,7 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
         is_first=True,
         finish_reason=last.finish_reason,
         parts=joined(part for piece in pieces for part in piece.parts),
+        stop=last.stop,
     )
 
 
@@ -84,6 +87,7 @@ class Transcript:
         self._text: list[str] = [choice.echo]
         self._unshown: list[ScoredToken] = []
         self._is_first = True
+        self._stop = ""
         self._rounds = _Rounds() if choice.wants_rounds else None
 
     def push(self, emission: Emission) -> Piece | None:
@@ -133,6 +137,7 @@ class Transcript:
             return False
         matched = self._matcher.push(text)
         self._text.append(matched.text)
+        self._stop = matched.stop
         return matched.is_stopped
 
     def _piece(self, reason: FinishReason | None, is_cut: bool = False) -> Piece | None:
@@ -147,7 +152,9 @@ class Transcript:
         self._num_shown += len(text) - (len(self._choice.echo) if self._is_first else 0)
         tokens = self._take_tokens(takes_all=reason is not None and not is_cut)
         is_first, self._is_first = self._is_first, False
-        return Piece(self._choice.index, text, tokens, self._num_tokens, is_first, reason, rounds)
+        num_tokens, stop = self._num_tokens, self._stop
+        index = self._choice.index
+        return Piece(index, text, tokens, num_tokens, is_first, reason, rounds, stop=stop)
 
     def _take_tokens(self, takes_all: bool) -> tuple[ScoredToken, ...]:
         """The tokens whose text begins in what has been shown."""

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from msgspec.structs import replace as replace_fields
+
 from device_runtime.api.errors import ApiError, invalid, unsupported
 from device_runtime.api.job.grammar import compiled
 from device_runtime.api.job.prompts import (
+    EncodedChat,
     check_ids,
     encode_chat,
     encode_prompts,
@@ -28,6 +31,7 @@ from device_runtime.api.request.body import (
 from device_runtime.api.request.sampling import sampling_params, seed_of_choice
 from device_runtime.api.request.tool_fields import offer_of, plain_tools
 from device_runtime.api.service import ModelCard, Service
+from device_runtime.calling.tools import Offer
 from device_runtime.generation.grammar import Grammar
 from device_runtime.generation.parts import PlainReader, Reader
 from device_runtime.generation.request import GenerationRequest, SamplingParams
@@ -85,9 +89,17 @@ class Job:
 
 
 async def plan_chat(
-    service: Service, request: ChatRequest, request_id: str, arrived_s: float
+    service: Service,
+    request: ChatRequest,
+    request_id: str,
+    arrived_s: float,
+    *,
+    cuts_length: bool = False,
 ) -> Job:
     """What a conversation asks for.
+
+    `cuts_length`: an answer may be shorter than asked for where the context has no room, as APIs
+    have it whose clients always ask for some number.
 
     Raises:
         ApiError: 400 or 404, naming the first field at fault.
@@ -98,16 +110,12 @@ async def plan_chat(
     offer = offer_of(request)
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "top_logprobs: only allowed when logprobs is true")
-    chat = await encode_chat(
-        service,
-        request.messages,
-        add_generation_prompt=request.add_generation_prompt is not False,
-        add_special_tokens=request.add_special_tokens,
-        variables=request.template_variables,
-        tools=() if offer is None else plain_tools(request),
-    )
+    chat = await encoded_chat(service, request, offer)
     check_ids(chat.ids, service.generator.vocab_size, "messages")
     grammar = await compiled(service, request, offer, chat.text)
+    room = service.generator.max_context_tokens - len(chat.ids)
+    if cuts_length and request.asked_tokens is not None and 0 < room < request.asked_tokens:
+        request = replace_fields(request, max_tokens=room, max_completion_tokens=None)
     choices = _choices(service, request, [chat.ids], [""], grammar)
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
     return Job(
@@ -120,6 +128,23 @@ async def plan_chat(
         make_reader=partial(reader_of, service, offer, chat.text, request_id),
         tells_thoughts=service.thought_marks is not None,
         shows_marks=offer is not None or service.thought_marks is not None,
+    )
+
+
+async def encoded_chat(service: Service, request: ChatRequest, offer: Offer | None) -> EncodedChat:
+    """The prompt of a conversation with the tools it offers.
+
+    Raises:
+        ApiError: 400, naming the message at fault.
+        OverloadedError: too many texts wait already.
+    """
+    return await encode_chat(
+        service,
+        request.messages,
+        add_generation_prompt=request.add_generation_prompt is not False,
+        add_special_tokens=request.add_special_tokens,
+        variables=request.template_variables,
+        tools=() if offer is None else plain_tools(request),
     )
 
 

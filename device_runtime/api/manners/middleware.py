@@ -30,6 +30,9 @@ ENVELOPES = web.AppKey("envelopes", Mapping[str, Envelope])
 REQUEST_ID = "X-Request-ID"
 """The header with a request's name, both ways."""
 
+API_KEY = "x-api-key"
+"""The header in which clients of Anthropic's API have the key."""
+
 _NAME = web.RequestKey("request_id", str)
 # Short and plain, since it is copied into headers and logs.
 _ACCEPTED_NAME = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -89,9 +92,11 @@ async def check_key(request: web.Request, handler: Handler) -> web.StreamRespons
     api_key = request.app[SERVICE].access.api_key
     if api_key is not None and request.path not in OPEN_PATHS and not wants_page(request):
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = request.headers.get(API_KEY, "")
         is_right = hmac.compare_digest(given.strip().encode(errors="replace"), api_key.encode())
-        if scheme.lower() != "bearer" or not is_right:
-            message = "expected the API key as `Authorization: Bearer KEY`"
+        if not is_right:
+            message = "expected the API key as `Authorization: Bearer KEY` or `x-api-key: KEY`"
             headers = {str(hdrs.WWW_AUTHENTICATE): "Bearer"}
             raise ApiError(401, message, code="invalid_api_key", headers=headers)
     return await handler(request)
