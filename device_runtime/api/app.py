@@ -26,6 +26,9 @@ from device_runtime.api.manners.middleware import (
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
 from device_runtime.api.openai.routes import chat_completions, completions
 from device_runtime.api.page.document import PAGE, load_page
+from device_runtime.api.responses.routes import PATH as RESPONSES_PATH
+from device_runtime.api.responses.routes import STORE, delete_response, get_response, responses
+from device_runtime.api.responses.store import ResponseStore
 from device_runtime.api.service import SERVICE, AccessRules, Service
 from device_runtime.api.status import about, get_model, health, list_models, metrics, ready
 from device_runtime.api.tokens import detokenize, tokenize
@@ -49,6 +52,9 @@ _ROUTES = (
     (hdrs.METH_GET, "/v1/models/{model:.+}", get_model),
     (hdrs.METH_POST, "/v1/chat/completions", chat_completions),
     (hdrs.METH_POST, "/v1/completions", completions),
+    (hdrs.METH_POST, RESPONSES_PATH, responses),
+    (hdrs.METH_GET, f"{RESPONSES_PATH}/{{id}}", get_response),
+    (hdrs.METH_DELETE, f"{RESPONSES_PATH}/{{id}}", delete_response),
     (hdrs.METH_POST, MESSAGES_PATH, messages),
     (hdrs.METH_POST, f"{MESSAGES_PATH}/count_tokens", count_tokens),
     (hdrs.METH_POST, "/tokenize", tokenize),
@@ -74,12 +80,15 @@ def make_app(service: Service) -> web.Application:
     )
     app[SERVICE] = service
     app[PAGE] = load_page()
+    app[STORE] = ResponseStore()
     app[ENVELOPES] = _ENVELOPES
     app[QUIET_LOG] = QuietLog(_log, service.clock)
     app.on_response_prepare.append(add_headers)
     for method, path, handler in _ROUTES:
-        add = app.router.add_get if method == hdrs.METH_GET else app.router.add_post
-        add(path, handler, expect_handler=leave_to_middleware)
+        if method == hdrs.METH_GET:
+            app.router.add_get(path, handler, expect_handler=leave_to_middleware)
+        else:
+            app.router.add_route(method, path, handler, expect_handler=leave_to_middleware)
     app.router.add_route(
         hdrs.METH_ANY, EVERYTHING_ELSE_PATTERN, nothing_here, expect_handler=leave_to_middleware
     )

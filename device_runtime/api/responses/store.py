@@ -1,0 +1,63 @@
+"""Responses that a later request may go on from; in memory, and only so many."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from device_runtime.api.responses.request import Item
+
+MAX_RESPONSES = 256
+MAX_CHARACTERS = 16 << 20
+"""Of all that is kept, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was said up to the end of a response, and the response as it was sent."""
+
+    items: Sequence[Item]
+    document: Mapping[str, Any]
+    num_characters: int
+
+
+class ResponseStore:
+    """The last ones; those that were used least recently go first."""
+
+    def __init__(
+        self, max_responses: int = MAX_RESPONSES, max_characters: int = MAX_CHARACTERS
+    ) -> None:
+        self._max_responses = max_responses
+        self._max_characters = max_characters
+        self._stored: OrderedDict[str, Stored] = OrderedDict()
+        self._num_characters = 0
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def get(self, response_id: str) -> Stored | None:
+        """The response of this id, if it is still there."""
+        stored = self._stored.get(response_id)
+        if stored is not None:
+            self._stored.move_to_end(response_id)
+        return stored
+
+    def put(self, response_id: str, stored: Stored) -> None:
+        """Keep a response; one that is too long by itself is not kept."""
+        self.delete(response_id)
+        if stored.num_characters > self._max_characters:
+            return
+        self._stored[response_id] = stored
+        self._num_characters += stored.num_characters
+        while (
+            len(self._stored) > self._max_responses or self._num_characters > self._max_characters
+        ):
+            _, oldest = self._stored.popitem(last=False)
+            self._num_characters -= oldest.num_characters
+
+    def delete(self, response_id: str) -> bool:
+        """Forget a response; whether it was there."""
+        stored = self._stored.pop(response_id, None)
+        if stored is not None:
+            self._num_characters -= stored.num_characters
+        return stored is not None
