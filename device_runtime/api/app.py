@@ -24,7 +24,11 @@ from device_runtime.api.manners.middleware import (
     shape_errors,
 )
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
-from device_runtime.api.openai.routes import chat_completions, completions
+from device_runtime.api.ollama.routes import PREFIX as OLLAMA_PREFIX
+from device_runtime.api.ollama.routes import chat as ollama_chat
+from device_runtime.api.ollama.routes import generate, running, show, tags, version
+from device_runtime.api.ollama.shape import envelope as ollama_envelope
+from device_runtime.api.openai.routes import chat_completions, completions, embeddings
 from device_runtime.api.page.document import PAGE, load_page
 from device_runtime.api.responses.routes import PATH as RESPONSES_PATH
 from device_runtime.api.responses.routes import STORE, delete_response, get_response, responses
@@ -57,6 +61,14 @@ _ROUTES = (
     (hdrs.METH_DELETE, f"{RESPONSES_PATH}/{{id}}", delete_response),
     (hdrs.METH_POST, MESSAGES_PATH, messages),
     (hdrs.METH_POST, f"{MESSAGES_PATH}/count_tokens", count_tokens),
+    (hdrs.METH_POST, f"{OLLAMA_PREFIX}chat", ollama_chat),
+    (hdrs.METH_POST, f"{OLLAMA_PREFIX}generate", generate),
+    (hdrs.METH_GET, f"{OLLAMA_PREFIX}tags", tags),
+    (hdrs.METH_GET, f"{OLLAMA_PREFIX}ps", running),
+    (hdrs.METH_POST, f"{OLLAMA_PREFIX}show", show),
+    (hdrs.METH_GET, f"{OLLAMA_PREFIX}version", version),
+    (hdrs.METH_POST, "/v1/embeddings", embeddings),
+    (hdrs.METH_POST, f"{OLLAMA_PREFIX}embed", embeddings),
     (hdrs.METH_POST, "/tokenize", tokenize),
     (hdrs.METH_POST, "/detokenize", detokenize),
     (hdrs.METH_GET, "/health", health),
@@ -66,7 +78,10 @@ _ROUTES = (
 )
 
 
-_ENVELOPES: Mapping[str, Envelope] = {MESSAGES_PATH: anthropic_envelope}
+_ENVELOPES: Mapping[str, Envelope] = {
+    MESSAGES_PATH: anthropic_envelope,
+    OLLAMA_PREFIX: ollama_envelope,
+}
 
 
 def make_app(service: Service) -> web.Application:

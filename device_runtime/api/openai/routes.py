@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from device_runtime.api.answer.sending import answer
+from device_runtime.api.errors import ApiError
 from device_runtime.api.job.plan import plan_chat, plan_completion
 from device_runtime.api.manners.middleware import request_id_of
 from device_runtime.api.openai.shape import ChatShape, CompletionShape, OpenAIShape
@@ -35,3 +36,16 @@ async def completions(request: web.Request) -> web.StreamResponse:
     job = await plan_completion(service, fields, request_id_of(request), arrived_s)
     choices = CompletionShape(service.tokenizer, fields.num_logprobs is not None)
     return await answer(request, job, OpenAIShape(choices, fields.stream_options or _NO_OPTIONS))
+
+
+async def embeddings(_request: web.Request) -> web.StreamResponse:
+    """Refused with the reason.
+
+    Raises:
+        ApiError: 501.
+    """
+    message = (
+        "embeddings are not served here: this model was made to write, its states are no good "
+        "embeddings, and the cloud sees half of it; use a small embedding model on the device"
+    )
+    raise ApiError(501, message, code="not_supported")

@@ -35,6 +35,11 @@ class ResponseStore:
     def __len__(self) -> int:
         return len(self._stored)
 
+    @property
+    def _is_full(self) -> bool:
+        is_long = self._num_characters > self._max_characters
+        return is_long or len(self._stored) > self._max_responses
+
     def get(self, response_id: str) -> Stored | None:
         """The response of this id, if it is still there."""
         stored = self._stored.get(response_id)
@@ -49,9 +54,7 @@ class ResponseStore:
             return
         self._stored[response_id] = stored
         self._num_characters += stored.num_characters
-        while (
-            len(self._stored) > self._max_responses or self._num_characters > self._max_characters
-        ):
+        while self._is_full:
             _, oldest = self._stored.popitem(last=False)
             self._num_characters -= oldest.num_characters
 

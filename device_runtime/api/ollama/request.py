@@ -1,0 +1,204 @@
+"""What clients of Ollama's API send, and the same as a conversation of the chat API's."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from device_runtime.api.errors import invalid, unsupported
+from device_runtime.api.request.body import MAX_MESSAGES, ChatRequest, CompletionRequest, Message
+from device_runtime.api.request.formats import JsonSchemaFormat, ResponseFormat
+from device_runtime.api.request.tool_fields import FunctionCall, ToolCall, Tools
+
+_TAG = ":latest"
+
+
+class Options(Struct, frozen=True):
+    """`options`; those about memory and hardware are not this request's to say."""
+
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    num_predict: Annotated[int, Meta(ge=-2, le=2**31 - 1)] | None = None
+    stop: str | list[Annotated[str, Meta(min_length=1)]] | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
+
+
+class Called(Struct, frozen=True):
+    """A function of an earlier call; its arguments are an object."""
+
+    name: str
+    arguments: Any = None
+
+
+class Call(Struct, frozen=True):
+    """A call in an earlier answer."""
+
+    function: Called
+    id: str | None = None
+
+
+class Turn(Struct, frozen=True):
+    """An entry of `messages`."""
+
+    role: str
+    content: str | None = None
+    images: Any = None
+    thinking: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class CommonFields(Struct, frozen=True, kw_only=True):
+    """Fields of both kinds of request. Answers are streamed unless told otherwise."""
+
+    model: str | None = None
+    stream: bool | None = None
+    format: Any = None
+    options: Options | None = None
+    think: bool | str | None = None
+    keep_alive: Any = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer comes in pieces."""
+        return self.stream is not False
+
+
+class OllamaChatRequest(CommonFields, frozen=True, kw_only=True):
+    """The body of POST /api/chat. Without messages a client only wants the model loaded."""
+
+    messages: Annotated[list[Turn], Meta(max_length=MAX_MESSAGES)] | None = None
+    tools: Tools | None = None
+
+
+class GenerateRequest(CommonFields, frozen=True, kw_only=True):
+    """The body of POST /api/generate."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    raw: bool | None = None
+    images: Any = None
+    context: Any = None
+
+
+class ShowRequest(Struct, frozen=True, kw_only=True):
+    """The body of POST /api/show."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None
+
+
+def plain_name(model: str | None) -> str | None:
+    """A model's name without the tag that clients of Ollama put behind it."""
+    return None if model is None else model.removesuffix(_TAG)
+
+
+def chat_of(request: OllamaChatRequest) -> ChatRequest:
+    """The same in the chat API's words.
+
+    Raises:
+        ApiError: 400, something that is not text, calls or results.
+    """
+    messages = [
+        _message(turn, f"messages[{place}]") for place, turn in enumerate(request.messages or ())
+    ]
+    return _chat(request, messages, request.tools)
+
+
+def prompt_of(request: GenerateRequest) -> ChatRequest | CompletionRequest:
+    """A text as one turn of a conversation, or as it is if it is raw.
+
+    Raises:
+        ApiError: 400, something that is not supported.
+    """
+    for name in ("suffix", "template", "images", "context"):
+        if getattr(request, name):
+            raise unsupported(name, f"{name} is not supported here; leave it out")
+    if request.raw:
+        chat = _chat(request, [Message("user", "")], None)
+        common = {name: getattr(chat, name) for name in _SHARED}
+        return CompletionRequest(prompt=request.prompt or "", add_special_tokens=False, **common)
+    messages = [Message("user", request.prompt or "")]
+    if request.system:
+        messages.insert(0, Message("system", request.system))
+    return _chat(request, messages, None)
+
+
+_SHARED = (
+    "model",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "response_format",
+    "stream",
+)
+
+
+def _chat(request: CommonFields, messages: Sequence[Message], tools: Tools | None) -> ChatRequest:
+    options = request.options or Options()
+    wanted = options.num_predict
+    thinks = request.think
+    return ChatRequest(
+        model=plain_name(request.model),
+        messages=list(messages),
+        tools=tools or None,
+        # A negative number is no bound.
+        max_tokens=wanted if wanted is not None and wanted > 0 else None,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        seed=options.seed,
+        stop=options.stop or None,
+        repetition_penalty=options.repeat_penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        response_format=_format(request.format),
+        reasoning_effort=thinks if isinstance(thinks, str) else None,
+        chat_template_kwargs=None if thinks is None else {"enable_thinking": bool(thinks)},
+        stream=request.is_streamed,
+    )
+
+
+def _format(given: Any) -> ResponseFormat | None:
+    if given is None or given == "":
+        return None
+    if given == "json":
+        return ResponseFormat("json_object")
+    if not isinstance(given, dict):
+        raise invalid("format", 'format: expected "json" or a JSON schema')
+    return ResponseFormat("json_schema", JsonSchemaFormat(schema=given))
+
+
+def _message(turn: Turn, where: str) -> Message:
+    if turn.images:
+        message = f"{where}.images: only text is supported here"
+        raise unsupported(f"{where}.images", message)
+    calls = [
+        ToolCall(FunctionCall(call.function.name, call.function.arguments or {}), call.id)
+        for call in turn.tool_calls or ()
+    ]
+    return Message(
+        turn.role,
+        turn.content or "",
+        name=turn.tool_name,
+        reasoning=turn.thinking,
+        tool_calls=calls or None,
+        tool_call_id=turn.tool_call_id,
+    )

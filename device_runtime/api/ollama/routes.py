@@ -1,0 +1,142 @@
+"""POST /api/chat, /api/generate and /api/show; GET /api/tags, /api/ps and /api/version."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from device_runtime.api.answer.sending import answer, json_response
+from device_runtime.api.errors import invalid
+from device_runtime.api.job.plan import plan_chat, plan_completion
+from device_runtime.api.manners.middleware import request_id_of
+from device_runtime.api.ollama.request import (
+    GenerateRequest,
+    OllamaChatRequest,
+    ShowRequest,
+    chat_of,
+    plain_name,
+    prompt_of,
+)
+from device_runtime.api.ollama.shape import OllamaShape
+from device_runtime.api.request.body import ChatRequest, read_request
+from device_runtime.api.service import SERVICE, Service
+
+PREFIX = "/api/"
+
+VERSION = "0.14.0"
+"""Of Ollama's API that is spoken here; clients look at it."""
+
+_FAMILY = "hat"
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """Continue a conversation."""
+    service = request.app[SERVICE]
+    arrived_s = service.metrics.clock()
+    fields = await read_request(request, OllamaChatRequest, service.timing.read_s)
+    if not fields.messages:
+        return _loaded(service, fields.model, {"message": {"role": "assistant", "content": ""}})
+    name = request_id_of(request)
+    job = await plan_chat(service, chat_of(fields), name, arrived_s, cuts_length=True)
+    return await answer(request, job, OllamaShape(True, service.unix_clock))
+
+
+async def generate(request: web.Request) -> web.StreamResponse:
+    """Answer a prompt, or continue it as it is."""
+    service = request.app[SERVICE]
+    arrived_s = service.metrics.clock()
+    fields = await read_request(request, GenerateRequest, service.timing.read_s)
+    if not fields.prompt:
+        return _loaded(service, fields.model, {"response": ""})
+    asked, name = prompt_of(fields), request_id_of(request)
+    if isinstance(asked, ChatRequest):
+        job = await plan_chat(service, asked, name, arrived_s, cuts_length=True)
+    else:
+        job = await plan_completion(service, asked, name, arrived_s)
+    return await answer(request, job, OllamaShape(False, service.unix_clock))
+
+
+async def tags(request: web.Request) -> web.Response:
+    """The model that is served, under each of its names."""
+    service = request.app[SERVICE]
+    return json_response({"models": [_listed(service, name) for name in service.model.names]})
+
+
+async def running(request: web.Request) -> web.Response:
+    """The same as running."""
+    service = request.app[SERVICE]
+    models = [
+        {**_listed(service, name), "expires_at": _date(service, far=True), "size_vram": 0}
+        for name in service.model.names
+    ]
+    return json_response({"models": models})
+
+
+async def show(request: web.Request) -> web.Response:
+    """What there is to know of the model."""
+    service = request.app[SERVICE]
+    fields = await read_request(request, ShowRequest, service.timing.read_s)
+    name = fields.model or fields.name
+    if name is None:
+        raise invalid("model", "model: this field is required", code="missing_field")
+    service.model.check(plain_name(name))
+    capabilities = ["completion", "tools"]
+    if service.thought_marks is not None:
+        capabilities.append("thinking")
+    return json_response(
+        {
+            "modelfile": "",
+            "parameters": "",
+            "template": service.template.source or "",
+            "details": _details(),
+            "model_info": {
+                "general.architecture": _FAMILY,
+                f"{_FAMILY}.context_length": service.generator.max_context_tokens,
+                f"{_FAMILY}.vocab_size": service.generator.vocab_size,
+            },
+            "capabilities": capabilities,
+            "modified_at": _date(service),
+        }
+    )
+
+
+async def version(_request: web.Request) -> web.Response:
+    """Which of Ollama's versions this speaks like."""
+    return json_response({"version": VERSION})
+
+
+def _loaded(service: Service, model: str | None, empty: dict[str, Any]) -> web.Response:
+    """The answer to who only wants the model in memory, where it is."""
+    service.model.check(plain_name(model))
+    created = datetime.fromtimestamp(service.unix_clock(), UTC).isoformat()
+    told = {"model": service.model.id, "created_at": created, **empty}
+    return json_response({**told, "done": True, "done_reason": "load"})
+
+
+def _listed(service: Service, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": _date(service),
+        "size": 0,
+        "digest": service.model.fingerprint,
+        "details": _details(),
+    }
+
+
+def _details() -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": _FAMILY,
+        "families": [_FAMILY],
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+
+
+def _date(service: Service, far: bool = False) -> str:
+    """When the bundle was made, or a day that is far away."""
+    if far:
+        return "2999-01-01T00:00:00Z"
+    return datetime.fromtimestamp(service.model.created, UTC).isoformat()
