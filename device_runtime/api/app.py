@@ -1,18 +1,17 @@
 """The endpoint as an aiohttp application."""
 
 import logging
-from collections.abc import Mapping
 from functools import partial
 
 from aiohttp import hdrs, web
 
-from device_runtime.api.anthropic.routes import PATH as MESSAGES_PATH
-from device_runtime.api.anthropic.routes import count_tokens, messages
-from device_runtime.api.anthropic.shape import envelope as anthropic_envelope
-from device_runtime.api.errors import ApiError, Envelope
+from device_runtime.api import status, tokens
+from device_runtime.api.anthropic import routes as anthropic
+from device_runtime.api.description.document import DESCRIPTION, describe
+from device_runtime.api.description.table import add_routes
+from device_runtime.api.errors import ApiError
 from device_runtime.api.manners.cors import add_cors_headers, add_headers, check_origin
 from device_runtime.api.manners.middleware import (
-    ENVELOPES,
     QUIET_LOG,
     REQUEST_ID,
     check_expectation,
@@ -24,18 +23,11 @@ from device_runtime.api.manners.middleware import (
     shape_errors,
 )
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE_PATTERN, nothing_here
-from device_runtime.api.ollama.routes import PREFIX as OLLAMA_PREFIX
-from device_runtime.api.ollama.routes import chat as ollama_chat
-from device_runtime.api.ollama.routes import generate, running, show, tags, version
-from device_runtime.api.ollama.shape import envelope as ollama_envelope
-from device_runtime.api.openai.routes import chat_completions, completions, embeddings
+from device_runtime.api.ollama import routes as ollama
+from device_runtime.api.openai import routes as openai
 from device_runtime.api.page.document import PAGE, load_page
-from device_runtime.api.responses.routes import PATH as RESPONSES_PATH
-from device_runtime.api.responses.routes import STORE, delete_response, get_response, responses
-from device_runtime.api.responses.store import ResponseStore
+from device_runtime.api.responses import routes as responses
 from device_runtime.api.service import SERVICE, AccessRules, Service
-from device_runtime.api.status import about, get_model, health, list_models, metrics, ready
-from device_runtime.api.tokens import detokenize, tokenize
 from process.listening.guard import Guard
 from process.listening.limits import Limits, default_max_connections, default_max_per_address
 from process.listening.patient_handler import PatientHandler
@@ -50,38 +42,7 @@ _log = logging.getLogger(__name__)
 _BODY_BYTES_PER_TOKEN = 16
 _BODY_BYTES_BESIDE = 1 << 20
 
-
-_ROUTES = (
-    (hdrs.METH_GET, "/v1/models", list_models),
-    (hdrs.METH_GET, "/v1/models/{model:.+}", get_model),
-    (hdrs.METH_POST, "/v1/chat/completions", chat_completions),
-    (hdrs.METH_POST, "/v1/completions", completions),
-    (hdrs.METH_POST, RESPONSES_PATH, responses),
-    (hdrs.METH_GET, f"{RESPONSES_PATH}/{{id}}", get_response),
-    (hdrs.METH_DELETE, f"{RESPONSES_PATH}/{{id}}", delete_response),
-    (hdrs.METH_POST, MESSAGES_PATH, messages),
-    (hdrs.METH_POST, f"{MESSAGES_PATH}/count_tokens", count_tokens),
-    (hdrs.METH_POST, f"{OLLAMA_PREFIX}chat", ollama_chat),
-    (hdrs.METH_POST, f"{OLLAMA_PREFIX}generate", generate),
-    (hdrs.METH_GET, f"{OLLAMA_PREFIX}tags", tags),
-    (hdrs.METH_GET, f"{OLLAMA_PREFIX}ps", running),
-    (hdrs.METH_POST, f"{OLLAMA_PREFIX}show", show),
-    (hdrs.METH_GET, f"{OLLAMA_PREFIX}version", version),
-    (hdrs.METH_POST, "/v1/embeddings", embeddings),
-    (hdrs.METH_POST, f"{OLLAMA_PREFIX}embed", embeddings),
-    (hdrs.METH_POST, "/tokenize", tokenize),
-    (hdrs.METH_POST, "/detokenize", detokenize),
-    (hdrs.METH_GET, "/health", health),
-    (hdrs.METH_GET, "/ready", ready),
-    (hdrs.METH_GET, "/metrics", metrics),
-    (hdrs.METH_GET, "/", about),
-)
-
-
-_ENVELOPES: Mapping[str, Envelope] = {
-    MESSAGES_PATH: anthropic_envelope,
-    OLLAMA_PREFIX: ollama_envelope,
-}
+_APIS = (openai.API, responses.API, anthropic.API, ollama.API, tokens.API, status.API)
 
 
 def make_app(service: Service) -> web.Application:
@@ -95,15 +56,10 @@ def make_app(service: Service) -> web.Application:
     )
     app[SERVICE] = service
     app[PAGE] = load_page()
-    app[STORE] = ResponseStore()
-    app[ENVELOPES] = _ENVELOPES
+    app[DESCRIPTION] = describe(_APIS, has_key=service.access.api_key is not None)
     app[QUIET_LOG] = QuietLog(_log, service.clock)
     app.on_response_prepare.append(add_headers)
-    for method, path, handler in _ROUTES:
-        if method == hdrs.METH_GET:
-            app.router.add_get(path, handler, expect_handler=leave_to_middleware)
-        else:
-            app.router.add_route(method, path, handler, expect_handler=leave_to_middleware)
+    add_routes(app, _APIS, leave_to_middleware)
     app.router.add_route(
         hdrs.METH_ANY, EVERYTHING_ELSE_PATTERN, nothing_here, expect_handler=leave_to_middleware
     )

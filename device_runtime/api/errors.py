@@ -19,6 +19,21 @@ _TYPES = {
 }
 
 
+class ErrorDetails(msgspec.Struct, frozen=True):
+    """What went wrong, for people and for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorDocument(msgspec.Struct, frozen=True):
+    """A refusal, as OpenAI's API has it."""
+
+    error: ErrorDetails
+
+
 class ApiError(Exception):
     """An answer that is an error. `param` names the field at fault, where there is one."""
 
@@ -50,13 +65,9 @@ class ApiError(Exception):
     def encode(self) -> bytes:
         """The envelope as JSON."""
         other = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {
-            "message": self.message,
-            "type": _TYPES.get(self.status, other),
-            "param": self.param,
-            "code": self.code,
-        }
-        return msgspec.json.encode({"error": error})
+        kind = _TYPES.get(self.status, other)
+        error = ErrorDetails(self.message, kind, self.param, self.code)
+        return msgspec.json.encode(ErrorDocument(error))
 
 
 def half_call(error: HalfCallError) -> str:
@@ -87,6 +98,15 @@ def unavailable(reason: str, code: str, retry_after_s: float) -> ApiError:
 def internal_error() -> ApiError:
     """A 500; what happened is in the log, not in the answer."""
     return ApiError(500, "internal error; the log has the details", code="internal_error")
+
+
+def no_embeddings() -> ApiError:
+    """A 501 with the reason."""
+    message = (
+        "embeddings are not served here: this model was made to write, its states are no good "
+        "embeddings, and the cloud sees half of it; use a small embedding model on the device"
+    )
+    return ApiError(501, message, code="not_supported")
 
 
 def as_api_error(error: Exception) -> ApiError | None:

@@ -1,40 +1,57 @@
-"""GET /, /v1/models, /health, /ready and /metrics: what this is, and how it is."""
+"""GET /, /openapi.json, /v1/models, /health, /ready and /metrics: what this is, and how it is."""
 
-from aiohttp import web
+from typing import Any, Literal, TypedDict
+
+from aiohttp import hdrs, web
 from msgspec import UNSET
 
 from device_runtime.api.answer.sending import json_response
+from device_runtime.api.description.document import DESCRIPTION, plain_path
+from device_runtime.api.description.table import JSON, MODEL_ERRORS, Api, Route, routes_of
 from device_runtime.api.errors import unavailable
 from device_runtime.api.openai.messages import Model, ModelList, SamplingDefault
 from device_runtime.api.page.document import PAGE, page_response, wants_page
 from device_runtime.api.request.sampling import OPENAI
 from device_runtime.api.service import SERVICE, Service
 
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PLAIN = "text/plain"
+_METRICS_TYPE = f"{_PLAIN}; version=0.0.4; charset=utf-8"
+_DESCRIPTION_PATH = "/openapi.json"
+
+
+class About(TypedDict):
+    """What answers here, where, and where that is described."""
+
+    what: str
+    model: str
+    endpoints: list[str]
+    description: str
+
+
+class Health(TypedDict):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class Readiness(TypedDict):
+    """A request would be served now."""
+
+    status: Literal["ready"]
 
 
 async def about(request: web.Request) -> web.Response:
     """What answers here: for a browser a page to chat with, for programs the routes."""
     if wants_page(request):
         return page_response(request.app[PAGE])
+    paths = (route.path for route in routes_of(request.app))
     return json_response(
         {
             "what": "hat: an OpenAI-compatible endpoint on the device; most of the model runs in "
             "the cloud, text and tokens stay here",
             "model": request.app[SERVICE].model.id,
-            "endpoints": [
-                "/v1/models",
-                "/v1/chat/completions",
-                "/v1/completions",
-                "/v1/responses",
-                "/v1/messages",
-                "/api/chat",
-                "/tokenize",
-                "/detokenize",
-                "/health",
-                "/ready",
-                "/metrics",
-            ],
+            "endpoints": list(dict.fromkeys(map(plain_path, paths))),
+            "description": _DESCRIPTION_PATH,
         },
         headers={"Vary": "Accept"},
     )
@@ -80,6 +97,11 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=body, headers={"Content-Type": _METRICS_TYPE})
 
 
+async def describe(request: web.Request) -> web.Response:
+    """This description (OpenAPI)."""
+    return web.Response(body=request.app[DESCRIPTION], content_type=JSON)
+
+
 def _entry(service: Service, name: str) -> Model:
     model = service.model
     return Model(
@@ -93,3 +115,18 @@ def _entry(service: Service, name: str) -> Model:
         },
         lossy_codecs=dict(service.lossy_codecs()) or UNSET,
     )
+
+
+API = Api(
+    "status",
+    (
+        Route(hdrs.METH_GET, "/v1/models", list_models, {JSON: ModelList}),
+        Route(hdrs.METH_GET, "/v1/models/{model:.+}", get_model, {JSON: Model}, None, MODEL_ERRORS),
+        # Probes carry no key, and what these two say is harmless.
+        Route(hdrs.METH_GET, "/health", health, {JSON: Health}, is_open=True),
+        Route(hdrs.METH_GET, "/ready", ready, {JSON: Readiness}, errors=(503,), is_open=True),
+        Route(hdrs.METH_GET, "/metrics", metrics, {_PLAIN: str}),
+        Route(hdrs.METH_GET, _DESCRIPTION_PATH, describe, {JSON: dict[str, Any]}),
+        Route(hdrs.METH_GET, "/", about, {JSON: About, "text/html": str}),
+    ),
+)

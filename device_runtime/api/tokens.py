@@ -1,13 +1,31 @@
 """POST /tokenize and /detokenize, as vLLM has them."""
 
-from aiohttp import web
+from typing import TypedDict
+
+from aiohttp import hdrs, web
 
 from device_runtime.api.answer.sending import json_response
+from device_runtime.api.description.table import JSON, MODEL_ERRORS, Api, Route
 from device_runtime.api.errors import invalid
 from device_runtime.api.job.prompts import encode_chat, encode_texts
 from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest, read_request
 from device_runtime.api.request.tool_fields import plain_tools
 from device_runtime.api.service import SERVICE, Service
+
+
+class Tokenized(TypedDict):
+    """The token ids of a text, and what each stands for if that was asked."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Detokenized(TypedDict):
+    """The text of token ids."""
+
+    prompt: str
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -65,3 +83,26 @@ async def _texts(service: Service, ids: list[int]) -> list[str]:
         return [token_bytes(token_id).decode(errors="replace") for token_id in ids]
 
     return await service.text_work.tokenize(len(ids), texts)
+
+
+API = Api(
+    "tokens",
+    (
+        Route(
+            hdrs.METH_POST,
+            "/tokenize",
+            tokenize,
+            {JSON: Tokenized},
+            TokenizeRequest,
+            (*MODEL_ERRORS, 503),
+        ),
+        Route(
+            hdrs.METH_POST,
+            "/detokenize",
+            detokenize,
+            {JSON: Detokenized},
+            DetokenizeRequest,
+            (*MODEL_ERRORS, 503),
+        ),
+    ),
+)

@@ -34,9 +34,9 @@ def head_and_error(came):
 @pytest.mark.parametrize(
     ("method", "path", "shown"),
     [
-        ("POST", "/v1/responses", "POST /v1/responses is not served here"),
-        ("POST", "/v1/messages?beta=true&key=abc", "POST /v1/messages is not served here"),
-        ("GET", "/api/tags", "GET /api/tags is not served here"),
+        ("POST", "/v1/moderations", "POST /v1/moderations is not served here"),
+        ("POST", "/v1/files?beta=true&key=abc", "POST /v1/files is not served here"),
+        ("GET", "/apis/tags", "GET /apis/tags is not served here"),
         ("PUT", "/" + "a" * 5000, "PUT /" + "a" * 99 + "... is not served here"),
         ("GET", "/%0a%1b", "GET /%0A%1B is not served here"),
     ],
@@ -57,7 +57,7 @@ async def test_the_server_as_a_whole_is_no_address():
         request = b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         status, _, error = head_and_error(await exchange(client, request))
     assert (status, error["code"]) == (404, "not_found")
-    assert error["message"].startswith("OPTIONS * is not served here; what is: GET /v1/models")
+    assert error["message"].startswith("OPTIONS * is not served here; what is: POST /v1/chat/comp")
 
 
 async def test_a_wrong_method_says_which_are_right():

@@ -5,13 +5,13 @@ import hmac
 import logging
 import re
 import uuid
-from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler
 
 from device_runtime.api.answer.sending import IS_ANSWERED
+from device_runtime.api.description.table import envelope_of, is_open
 from device_runtime.api.errors import ApiError, Envelope, as_api_error, internal_error
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
 from device_runtime.api.page.document import wants_page
@@ -19,13 +19,7 @@ from device_runtime.api.service import SERVICE
 from process.program.logs import describe_error, with_fields
 from process.quiet_log import QuietLog
 
-# Probes carry no key, and what these two say is harmless. So is the page, which asks for the key.
-OPEN_PATHS = frozenset({"/health", "/ready"})
-
 QUIET_LOG = web.AppKey("quiet_log", QuietLog)
-
-ENVELOPES = web.AppKey("envelopes", Mapping[str, Envelope])
-"""How errors are written below some paths; elsewhere as OpenAI does."""
 
 REQUEST_ID = "X-Request-ID"
 """The header with a request's name, both ways."""
@@ -78,19 +72,20 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
     try:
         return await _found(request, handler)
     except web.HTTPException as error:
-        return error_response(_of_http(error), _envelope(request))
+        return error_response(_of_http(error), envelope_of(request))
     except Exception as error:
         known = as_api_error(error)
         if known is None:
             _logger.error("a request failed: %s", describe_error(error))
-        return error_response(known or internal_error(), _envelope(request))
+        return error_response(known or internal_error(), envelope_of(request))
 
 
 @web.middleware
 async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let only those in who have the key, if there is one."""
     api_key = request.app[SERVICE].access.api_key
-    if api_key is not None and request.path not in OPEN_PATHS and not wants_page(request):
+    # The page is harmless, and asks for the key.
+    if api_key is not None and not is_open(request) and not wants_page(request):
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme.lower() != "bearer":
             given = request.headers.get(API_KEY, "")
@@ -136,13 +131,6 @@ def error_response(error: ApiError, envelope: Envelope = ApiError.encode) -> web
         status=error.status,
         headers=error.headers,
         content_type="application/json",
-    )
-
-
-def _envelope(request: web.Request) -> Envelope:
-    envelopes = request.app[ENVELOPES]
-    return next(
-        (envelopes[path] for path in envelopes if request.path.startswith(path)), ApiError.encode
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from aiohttp import hdrs, web
 
+from device_runtime.api.description.document import plain_path
+from device_runtime.api.description.table import routes_of
 from device_runtime.api.errors import ApiError
 
 EVERYTHING_ELSE = "/{path}"
@@ -31,18 +33,14 @@ async def nothing_here(request: web.Request) -> web.StreamResponse:
         message = f"{asked} is not allowed; allowed here: {methods_text}"
         headers = {str(hdrs.ALLOW): ",".join(sorted(allowed))}
         raise ApiError(405, message, code="method_not_allowed", headers=headers)
-    routes = ", ".join(_routes(request.app))
+    routes = ", ".join(
+        f"{route.method} {plain_path(route.path)}" for route in routes_of(request.app)
+    )
     raise ApiError(404, f"{asked} is not served here; what is: {routes}", code="not_found")
 
 
 def _resources(app: web.Application) -> Iterator[web.AbstractResource]:
     return (each for each in app.router.resources() if each.canonical != EVERYTHING_ELSE)
-
-
-def _routes(app: web.Application) -> Iterator[str]:
-    for resource in _resources(app):
-        methods = (each.method for each in resource if each.method != hdrs.METH_HEAD)
-        yield from (f"{method} {resource.canonical}" for method in methods)
 
 
 def _path(request: web.Request) -> str:

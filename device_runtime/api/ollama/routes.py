@@ -3,12 +3,29 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from device_runtime.api.answer.sending import answer, json_response
-from device_runtime.api.errors import invalid
+from device_runtime.api.description.table import (
+    ANSWER_ERRORS,
+    JSON,
+    LINES,
+    MODEL_ERRORS,
+    Api,
+    Route,
+)
+from device_runtime.api.errors import invalid, no_embeddings
 from device_runtime.api.job.plan import plan_chat, plan_completion
 from device_runtime.api.manners.middleware import request_id_of
+from device_runtime.api.ollama.documents import (
+    Generated,
+    OllamaError,
+    RunningModels,
+    Said,
+    ShownModel,
+    Tags,
+    Version,
+)
 from device_runtime.api.ollama.request import (
     GenerateRequest,
     OllamaChatRequest,
@@ -17,11 +34,9 @@ from device_runtime.api.ollama.request import (
     plain_name,
     prompt_of,
 )
-from device_runtime.api.ollama.shape import OllamaShape
+from device_runtime.api.ollama.shape import OllamaShape, envelope
 from device_runtime.api.request.body import ChatRequest, read_request
 from device_runtime.api.service import SERVICE, Service
-
-PREFIX = "/api/"
 
 VERSION = "0.14.0"
 """Of Ollama's API that is spoken here; clients look at it."""
@@ -105,6 +120,15 @@ async def version(_request: web.Request) -> web.Response:
     return json_response({"version": VERSION})
 
 
+async def embed(_request: web.Request) -> web.StreamResponse:
+    """Refused with the reason.
+
+    Raises:
+        ApiError: 501.
+    """
+    raise no_embeddings()
+
+
 def _loaded(service: Service, model: str | None, empty: dict[str, Any]) -> web.Response:
     """The answer to who only wants the model in memory, where it is."""
     service.model.check(plain_name(model))
@@ -140,3 +164,39 @@ def _date(service: Service, far: bool = False) -> str:
     if far:
         return "2999-01-01T00:00:00Z"
     return datetime.fromtimestamp(service.model.created, UTC).isoformat()
+
+
+_PREFIX = "/api/"
+
+API = Api(
+    "ollama",
+    (
+        Route(
+            hdrs.METH_POST,
+            f"{_PREFIX}chat",
+            chat,
+            {JSON: Said, LINES: str},
+            OllamaChatRequest,
+            ANSWER_ERRORS,
+        ),
+        Route(
+            hdrs.METH_POST,
+            f"{_PREFIX}generate",
+            generate,
+            {JSON: Generated, LINES: str},
+            GenerateRequest,
+            ANSWER_ERRORS,
+        ),
+        Route(hdrs.METH_GET, f"{_PREFIX}tags", tags, {JSON: Tags}),
+        Route(hdrs.METH_GET, f"{_PREFIX}ps", running, {JSON: RunningModels}),
+        Route(
+            hdrs.METH_POST, f"{_PREFIX}show", show, {JSON: ShownModel}, ShowRequest, MODEL_ERRORS
+        ),
+        Route(hdrs.METH_GET, f"{_PREFIX}version", version, {JSON: Version}),
+        Route(hdrs.METH_POST, f"{_PREFIX}embed", embed, {}, errors=(501,)),
+        Route(hdrs.METH_POST, f"{_PREFIX}embeddings", embed, {}, errors=(501,)),
+    ),
+    envelope,
+    OllamaError,
+    prefix=_PREFIX,
+)

@@ -1,11 +1,13 @@
 """POST /v1/chat/completions and /v1/completions."""
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from device_runtime.api.answer.sending import answer
-from device_runtime.api.errors import ApiError
+from device_runtime.api.description.table import ANSWER_ERRORS, EVENTS, JSON, Api, Route
+from device_runtime.api.errors import no_embeddings
 from device_runtime.api.job.plan import plan_chat, plan_completion
 from device_runtime.api.manners.middleware import request_id_of
+from device_runtime.api.openai.documents import ChatCompletion, TextCompletion
 from device_runtime.api.openai.shape import ChatShape, CompletionShape, OpenAIShape
 from device_runtime.api.request.body import (
     ChatRequest,
@@ -44,8 +46,28 @@ async def embeddings(_request: web.Request) -> web.StreamResponse:
     Raises:
         ApiError: 501.
     """
-    message = (
-        "embeddings are not served here: this model was made to write, its states are no good "
-        "embeddings, and the cloud sees half of it; use a small embedding model on the device"
-    )
-    raise ApiError(501, message, code="not_supported")
+    raise no_embeddings()
+
+
+API = Api(
+    "openai",
+    (
+        Route(
+            hdrs.METH_POST,
+            "/v1/chat/completions",
+            chat_completions,
+            {JSON: ChatCompletion, EVENTS: str},
+            ChatRequest,
+            ANSWER_ERRORS,
+        ),
+        Route(
+            hdrs.METH_POST,
+            "/v1/completions",
+            completions,
+            {JSON: TextCompletion, EVENTS: str},
+            CompletionRequest,
+            ANSWER_ERRORS,
+        ),
+        Route(hdrs.METH_POST, "/v1/embeddings", embeddings, {}, errors=(501,)),
+    ),
+)

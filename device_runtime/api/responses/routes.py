@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from device_runtime.api.answer.sending import answer, json_response
+from device_runtime.api.description.table import ANSWER_ERRORS, EVENTS, JSON, Api, Route
 from device_runtime.api.errors import ApiError
 from device_runtime.api.job.plan import plan_chat
 from device_runtime.api.manners.middleware import request_id_of
 from device_runtime.api.request.body import read_request
+from device_runtime.api.responses.documents import DeletedResponse, Response
 from device_runtime.api.responses.request import Item, ResponsesRequest, chat_of, items_of
 from device_runtime.api.responses.shape import ResponsesShape, response_id
 from device_runtime.api.responses.store import ResponseStore, Stored
 from device_runtime.api.service import SERVICE
-
-PATH = "/v1/responses"
 
 STORE = web.AppKey("responses", ResponseStore)
 
@@ -61,3 +61,33 @@ def _stored(store: ResponseStore, name: str, param: str | None) -> Stored:
         message = f"no response {name[:100]!r} is kept here: the last ones are, in memory"
         raise ApiError(404, message, code="response_not_found", param=param)
     return stored
+
+
+def _prepare(app: web.Application) -> None:
+    app[STORE] = ResponseStore()
+
+
+_PATH = "/v1/responses"
+
+API = Api(
+    "responses",
+    (
+        Route(
+            hdrs.METH_POST,
+            _PATH,
+            responses,
+            {JSON: Response, EVENTS: str},
+            ResponsesRequest,
+            ANSWER_ERRORS,
+        ),
+        Route(hdrs.METH_GET, f"{_PATH}/{{id}}", get_response, {JSON: Response}, errors=(404,)),
+        Route(
+            hdrs.METH_DELETE,
+            f"{_PATH}/{{id}}",
+            delete_response,
+            {JSON: DeletedResponse},
+            errors=(404,),
+        ),
+    ),
+    prepare=_prepare,
+)

@@ -1,0 +1,1 @@
+"""What is served, as tables, and their description for programs (OpenAPI)."""
