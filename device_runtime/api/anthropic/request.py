@@ -42,7 +42,7 @@ _Blocks = Annotated[list[Block], Meta(max_length=MAX_PARTS)]
 class Turn(Struct, frozen=True):
     """An entry of `messages`."""
 
-    role: str
+    role: Annotated[str, Meta(extra_json_schema={"enum": ["user", "assistant", "system"]})]
     content: str | _Blocks
 
 

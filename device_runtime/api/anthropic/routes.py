@@ -1,5 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens."""
 
+from typing import Any
+
 from aiohttp import hdrs, web
 
 from device_runtime.api.answer.sending import answer, json_response
@@ -50,7 +52,7 @@ API = Api(
             hdrs.METH_POST,
             _PATH,
             messages,
-            {JSON: MessageDocument, EVENTS: str},
+            {JSON: MessageDocument, EVENTS: Any},
             MessagesRequest,
             ANSWER_ERRORS,
         ),

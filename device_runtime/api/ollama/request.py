@@ -45,7 +45,7 @@ class Call(Struct, frozen=True):
 class Turn(Struct, frozen=True):
     """An entry of `messages`."""
 
-    role: str
+    role: Annotated[str, Meta(extra_json_schema={"enum": ["system", "user", "assistant", "tool"]})]
     content: str | None = None
     images: Any = None
     thinking: str | None = None

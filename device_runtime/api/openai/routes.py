@@ -1,5 +1,7 @@
 """POST /v1/chat/completions and /v1/completions."""
 
+from typing import Any
+
 from aiohttp import hdrs, web
 
 from device_runtime.api.answer.sending import answer
@@ -56,7 +58,7 @@ API = Api(
             hdrs.METH_POST,
             "/v1/chat/completions",
             chat_completions,
-            {JSON: ChatCompletion, EVENTS: str},
+            {JSON: ChatCompletion, EVENTS: Any},
             ChatRequest,
             ANSWER_ERRORS,
         ),
@@ -64,7 +66,7 @@ API = Api(
             hdrs.METH_POST,
             "/v1/completions",
             completions,
-            {JSON: TextCompletion, EVENTS: str},
+            {JSON: TextCompletion, EVENTS: Any},
             CompletionRequest,
             ANSWER_ERRORS,
         ),

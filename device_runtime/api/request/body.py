@@ -46,6 +46,11 @@ _NumTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _NumTopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
 _Stop = Annotated[str, Meta(min_length=1)]
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+# Checked where messages are read, with more to say about it; here it is only described.
+_Role = Annotated[
+    str,
+    Meta(extra_json_schema={"enum": ["system", "developer", "user", "assistant", "tool"]}),
+]
 
 
 class StreamOptions(Struct, frozen=True):
@@ -91,7 +96,7 @@ class ContentPart(Struct, frozen=True):
 class Message(Struct, frozen=True):
     """A message of a conversation. What is not supported is named so that it can be refused."""
 
-    role: str
+    role: _Role
     content: str | Annotated[list[ContentPart], Meta(max_length=MAX_PARTS)] | None = None
     name: str | None = None
     reasoning: str | None = None

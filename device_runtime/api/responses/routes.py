@@ -76,7 +76,7 @@ API = Api(
             hdrs.METH_POST,
             _PATH,
             responses,
-            {JSON: Response, EVENTS: str},
+            {JSON: Response, EVENTS: Any},
             ResponsesRequest,
             ANSWER_ERRORS,
         ),
