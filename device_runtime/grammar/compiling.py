@@ -7,7 +7,7 @@ belong into a thread.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from device_runtime.generation.grammar import Constraint, Grammar, GrammarError
 from device_runtime.grammar.lark import JSON_LAYOUT, behind_thoughts
 from device_runtime.grammar.matching import MatcherConstraint
+from device_runtime.grammar.schemas import SHARED, Path, laid_out, parts, pointer
 from device_runtime.grammar.wanted import (
     Json,
     JsonSchemaText,
@@ -39,13 +40,8 @@ _KEPT = 32
 """Compiled grammars that are kept, since clients ask again and again for the same."""
 
 _MOST_TRIES = 200
-"""Compilations of parts, to find the one at fault."""
-
-_SHARED = ("$defs", "definitions")
-_NAMED = frozenset({"properties", "patternProperties", *_SHARED})
-_SINGLE = frozenset({"items", "additionalProperties", "contains", "not"})
-_LISTED = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-"""Where in a schema other schemas stand."""
+_MOST_SEARCHED = 8 * MAX_CHARACTERS
+"""Compilations of parts, to find the one at fault, and the characters of all these parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,9 @@ class Grammars:
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=limits)
         if matcher.is_error():
             reason = _first_line(matcher.get_error())
-            place = _place_of_fault(wanted.schema, limits) if isinstance(wanted, Json) else None
+            place = (
+                _place_of_fault(wanted.schema, reason, limits) if isinstance(wanted, Json) else None
+            )
             raise GrammarError(reason if place is None else f"{reason} (at {place})")
         compiled = CompiledGrammar(matcher, self._vocab_size, self._end_ids)
         with self._lock:
@@ -138,9 +136,10 @@ def _grammar_text(wanted: Wanted) -> str:
     try:
         match wanted:
             case Json(schema, whitespace):
-                written = msgspec.json.encode(schema).decode()
-                _check_length(written)
-                return LLMatcher.grammar_from_json_schema(written, overrides=_layout(whitespace))
+                _check_length(msgspec.json.encode(schema).decode())
+                if isinstance(schema, Mapping):
+                    schema = laid_out(schema, _layout(whitespace))
+                return LLMatcher.grammar_from_json_schema(msgspec.json.encode(schema).decode())
             case Regex(pattern):
                 _check_length(pattern)
                 return LLMatcher.grammar_from_regex(pattern)
@@ -160,60 +159,37 @@ def _grammar_text(wanted: Wanted) -> str:
         raise GrammarError(_first_line(str(error))) from error
 
 
-def _layout(whitespace: str | None) -> Any:
+def _layout(whitespace: str | None) -> Mapping[str, Any]:
     if whitespace is not None:
         return {"whitespace_flexible": True, "whitespace_pattern": whitespace}
     return JSON_LAYOUT
 
 
-def _place_of_fault(schema: JsonSchemaText, limits: LLParserLimits) -> str | None:
-    """The smallest part of a schema that cannot be compiled by itself, as a JSON pointer.
+def _place_of_fault(schema: JsonSchemaText, reason: str, limits: LLParserLimits) -> str | None:
+    """The smallest part of a schema that fails by itself for this reason, as a JSON pointer.
 
-    None where only the whole is at fault, or nothing was found in `_MOST_TRIES` tries.
+    None where only the whole does, or nothing was found in as many tries as are allowed.
     """
     if not isinstance(schema, Mapping):
         return None
-    shared = {name: schema[name] for name in _SHARED if name in schema}
-    tries = iter(range(_MOST_TRIES))
+    shared = {name: schema[name] for name in SHARED if name in schema}
+    num_tries = num_characters = 0
 
     def is_wrong(part: Mapping[str, Any]) -> bool:
+        nonlocal num_tries, num_characters
+        if num_tries >= _MOST_TRIES or num_characters >= _MOST_SEARCHED:
+            return False
         text = _grammar_text(Json({**shared, **part}))
-        return next(tries, None) is not None and bool(
-            LLMatcher.validate_grammar(text, None, limits=limits)
-        )
+        num_tries, num_characters = num_tries + 1, num_characters + len(text)
+        return _first_line(LLMatcher.validate_grammar(text, None, limits=limits)) == reason
 
-    pointer, part = "#", schema
+    path: Path = ()
+    part: Mapping[str, Any] = schema
     while True:
-        wrong = (found for found in _parts(part) if is_wrong(found[1]))
-        below = next(wrong, None)
+        below = next((found for found in parts(part) if is_wrong(found[1])), None)
         if below is None:
-            return None if pointer == "#" else pointer
-        pointer, part = f"{pointer}/{below[0]}", below[1]
-
-
-def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The schemas within one, with their pointers from it."""
-    for name, value in schema.items():
-        key = _escaped(name)
-        if isinstance(value, Mapping):
-            if name in _NAMED:
-                yield from (
-                    (f"{key}/{_escaped(each)}", part)
-                    for each, part in value.items()
-                    if isinstance(part, Mapping)
-                )
-            elif name in _SINGLE:
-                yield key, value
-        elif isinstance(value, list) and name in _LISTED:
-            yield from (
-                (f"{key}/{place}", part)
-                for place, part in enumerate(value)
-                if isinstance(part, Mapping)
-            )
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
+            return pointer(path) if path else None
+        path, part = path + below[0], below[1]
 
 
 def _check_length(text: str, most: int = MAX_CHARACTERS) -> None:

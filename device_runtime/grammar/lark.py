@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from device_runtime.grammar.schemas import laid_out
 from device_runtime.grammar.wanted import Thoughts
 
 ANY_TEXT = "TEXT: /(.|\\n)*/"
@@ -31,7 +32,7 @@ def literal(text: str, special_ids: Mapping[str, int]) -> str:
 
 def json_of(schema: Mapping[str, Any]) -> str:
     """A JSON text that fits a schema, in a rule."""
-    return "%json " + json.dumps({**schema, "x-guidance": JSON_LAYOUT})
+    return "%json " + json.dumps(laid_out(schema, JSON_LAYOUT))
 
 
 def up_to(name: str, mark: str, special_ids: Mapping[str, int]) -> tuple[str, str]:

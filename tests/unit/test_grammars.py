@@ -59,6 +59,24 @@ def test_json_is_written_with_a_space_behind_commas_and_colons_and_nothing_else(
         (Json({"properties": {"a": {"items": {"not": {"type": "null"}}}}}), "#/properties/a/items"),
         (Json({"$defs": {"x": {"format": "?"}}, "$ref": "#/$defs/x"}), "?"),
         (Json({"type": "integer", "minimum": 5, "maximum": 3}), "5"),
+        (
+            Json({"anyOf": [{"type": "null"}, {"properties": {"a/b": {"not": {}}}}]}),
+            "#/anyOf/1/properties/a~1b",
+        ),
+        (
+            Json(
+                {
+                    "properties": {
+                        "a": {"type": "null"},
+                        "b": {"$ref": "#/properties/a"},
+                        "c": {"uniqueItems": True},
+                    }
+                }
+            ),
+            "#/properties/c",
+        ),
+        (Json({"x-guidance": {"lenient": True}, "items": {"not": {}}}), "#/items"),
+        (Json({"oneOf": [{"type": "integer"}, {"type": "number"}]}), "oneOf"),
         (Json({"description": "x" * MAX_CHARACTERS}), "characters"),
         (Json(False), ""),
         (Regex("[a-"), "regex"),
@@ -73,6 +91,13 @@ def test_what_cannot_be_held_to_is_refused_and_says_what(grammars, wanted, words
     assert words in raised.value.reason
     assert "\n" not in raised.value.reason
     assert len(raised.value.reason) < 600
+
+
+def test_what_a_client_says_to_the_library_changes_nothing(grammars, tokenizer):
+    said = {"whitespace_flexible": True, "lenient": True, "nonsense": 5}
+    wanted = Json({"type": "object", "x-guidance": said})
+    assert accepts(grammars, tokenizer, wanted, '{"a": 1}')
+    assert not accepts(grammars, tokenizer, wanted, '{ "a": 1}')
 
 
 def test_a_model_without_an_end_of_text_can_follow_no_grammar(tokenizer):
