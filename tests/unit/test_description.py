@@ -57,7 +57,7 @@ def references(value: Any) -> Iterator[str]:
 def test_an_api_is_its_table():
     document = described(FIFTH)
     [operation] = document["paths"]["/x/{n}"].values()
-    assert operation["operationId"] == "fifth_multiply"
+    assert operation["operationId"] == "post_x_n"
     assert operation["summary"] == "Multiply a text."
     assert [each["name"] for each in operation["parameters"]] == ["n"]
     assert operation["requestBody"]["content"][JSON]["schema"]["$ref"].endswith("/Wanted")
@@ -86,6 +86,8 @@ async def test_every_route_is_described_and_every_name_in_it_is_there():
     }
     told = {(method, path) for path, of in document["paths"].items() for method in of}
     assert told == routes
+    operations = [each for of in document["paths"].values() for each in of.values()]
+    assert len({each["operationId"] for each in operations}) == len(operations)
     names = document["components"]["schemas"]
     assert {ref.rpartition("/")[2] for ref in references(document)} <= names.keys()
     assert all(re.fullmatch(r"[\w.-]+", name) for name in names)

@@ -86,7 +86,7 @@ class _Schemas:
 
     def _operation(self, api: Api, route: Route) -> dict[str, Any]:
         operation: dict[str, Any] = {
-            "operationId": f"{api.name}_{route.handler.__name__}",
+            "operationId": _name(route),
             "tags": [api.name],
             "summary": _summary(route),
             "responses": self._responses(api, route),
@@ -125,6 +125,11 @@ class _Schemas:
         return {
             content_type: {"schema": self._schemas[type_]} for content_type, type_ in types.items()
         }
+
+
+def _name(route: Route) -> str:
+    """Method and path in a form that can be a name: no other operation has both."""
+    return re.sub(r"\W+", "_", f"{route.method.lower()}{plain_path(route.path)}").rstrip("_")
 
 
 def _summary(route: Route) -> str:
