@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
+from msgspec.structs import replace as replace_fields
 
 from device_runtime.api.answer.sending import answer, json_response
 from device_runtime.api.description.table import (
@@ -135,6 +136,11 @@ async def embed(_request: web.Request) -> web.StreamResponse:
         ApiError: 501.
     """
     raise no_embeddings()
+
+
+def _named(service: Service, fields: FieldsT) -> FieldsT:
+    """The request with the model's name as it is served."""
+    return replace_fields(fields, model=served_name(fields.model, service.model.names))
 
 
 def _loaded(service: Service, model: str | None, empty: dict[str, Any]) -> web.Response:
