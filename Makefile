@@ -59,6 +59,7 @@ test: check
 	$(BIN)/pytest -m 'alone and not exhaustive'
 	PYTHONPATH=$(OPENAI_2) $(BIN)/python -c 'import openai; assert openai.__version__[:2] == "2."'
 	PYTHONPATH=$(OPENAI_2) $(BIN)/pytest tests/integration/test_openai_client.py \
+	  tests/integration/test_openai_responses_client.py \
 	  tests/integration/test_http_end_to_end.py::$(OPENAI_STORY)
 
 # Which lines of the pure folders no unit or property test runs.

@@ -62,24 +62,16 @@ class ApiError(Exception):
             return self._headers
         return self._headers | {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
+    @property
+    def kind(self) -> str:
+        """What OpenAI's API calls errors of this status."""
+        other = "server_error" if self.status >= 500 else "invalid_request_error"
+        return _TYPES.get(self.status, other)
+
     def encode(self) -> bytes:
         """The envelope as JSON."""
-        other = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = _TYPES.get(self.status, other)
-        error = ErrorDetails(self.message, kind, self.param, self.code)
+        error = ErrorDetails(self.message, self.kind, self.param, self.code)
         return msgspec.json.encode(ErrorDocument(error))
-
-
-class TooLongError(ApiError):
-    """A 400: a prompt, or a prompt and what is to be generated, is longer than the context.
-
-    `num_tokens`: at least so many came; of a text that is far too long only a part is counted.
-    """
-
-    def __init__(self, param: str, message: str, num_tokens: int, max_tokens: int) -> None:
-        super().__init__(400, message, code="context_length_exceeded", param=param)
-        self.num_tokens = num_tokens
-        self.max_tokens = max_tokens
 
 
 def half_call(error: HalfCallError) -> str:

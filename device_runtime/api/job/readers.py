@@ -14,10 +14,14 @@ from device_runtime.thinking.reader import ThoughtReader
 def reader_of(
     service: Service, offer: Offer | None, prompt: str, request_id: str, index: int
 ) -> Reader:
-    """That of the choice of this index, which answers this prompt; ids are the request's own."""
+    """That of the choice of this index, which answers this prompt.
+
+    Ids of calls are the request's own, and the prompt's: a client may name all requests of a
+    conversation alike, and its calls must not be mistaken for each other.
+    """
     reader: Reader = PlainReader()
     if offer is not None:
-        reader = _call_reader(service.call_layout, offer, f"{request_id}/{index}")
+        reader = _call_reader(service.call_layout, offer, f"{request_id}/{index}/{prompt}")
     marks = service.thought_marks
     if marks is None:
         return reader

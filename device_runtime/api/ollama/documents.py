@@ -68,7 +68,6 @@ class RunningModel(ListedModel):
 
     expires_at: str
     size_vram: int
-    context_length: int
 
 
 class RunningModels(TypedDict):

@@ -27,6 +27,7 @@ class Response(TypedDict):
     id: str
     object: Literal["response"]
     created_at: int
+    completed_at: int | None
     status: Literal["in_progress", "completed", "incomplete", "failed"]
     error: dict[str, Any] | None
     incomplete_details: dict[str, Any] | None
@@ -48,3 +49,10 @@ class DeletedResponse(TypedDict):
     id: str
     object: Literal["response"]
     deleted: Literal[True]
+
+
+class InputTokens(TypedDict):
+    """How long a conversation is for the model."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int

@@ -1,20 +1,22 @@
 """The items of an answer, as they begin, grow and end."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from device_runtime.generation.parts import Call, Part, Thought, Words
 
 Event = dict[str, Any]
+Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class OutputItem:
-    """One item of the output, and the events of its life."""
+    """One item of the output, and the events of its life. `name` is the response's own."""
 
     def __init__(self, part: Part, place: int, name: str) -> None:
         self.part = part
         self._place = place
         self._text = ""
+        self._status: Status = "in_progress"
         kind = {Words: "msg", Thought: "rs", Call: "fc"}[type(part)]
         self._id = f"{kind}_{name}_{place}"
 
@@ -45,8 +47,9 @@ class OutputItem:
             case Call():
                 yield self._event("response.function_call_arguments.delta", delta=text)
 
-    def end(self) -> Iterator[Event]:
-        """All of it came."""
+    def end(self, status: Status) -> Iterator[Event]:
+        """All of it came, or all there will be."""
+        self._status = status
         match self.part:
             case Words():
                 more: Mapping[str, Any] = {"content_index": 0, "logprobs": []}
@@ -59,13 +62,13 @@ class OutputItem:
                 yield self._event(done, arguments=self._text, name=self.part.name)
         if not isinstance(self.part, Call):
             yield self._part_event("response.content_part.done", self._content(self._text))
-        yield self._event("response.output_item.done", item=self.whole("completed"))
+        yield self._event("response.output_item.done", item=self.whole())
 
-    def whole(self, status: str) -> Event:
+    def whole(self) -> Event:
         """The item as it is now."""
-        return self._item(status, self._text)
+        return self._item(self._status, self._text)
 
-    def _item(self, status: str, text: str) -> Event:
+    def _item(self, status: Status, text: str) -> Event:
         match self.part:
             case Words():
                 content = [self._content(text)] if text or status != "in_progress" else []

@@ -2,13 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from device_runtime.api.responses.request import Item
 
 MAX_RESPONSES = 256
-MAX_CHARACTERS = 16 << 20
+MAX_BYTES = 16 << 20
 """Of all that is kept, as JSON."""
 
 
@@ -18,26 +18,27 @@ class Stored:
 
     items: Sequence[Item]
     document: Mapping[str, Any]
-    num_characters: int
+    num_bytes: int
+    own_items: Mapping[str, Item] = field(default_factory=dict)
+    """Those of its output, by their ids."""
 
 
 class ResponseStore:
     """The last ones; those that were used least recently go first."""
 
-    def __init__(
-        self, max_responses: int = MAX_RESPONSES, max_characters: int = MAX_CHARACTERS
-    ) -> None:
+    def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
         self._max_responses = max_responses
-        self._max_characters = max_characters
+        self._max_bytes = max_bytes
         self._stored: OrderedDict[str, Stored] = OrderedDict()
-        self._num_characters = 0
+        self._num_bytes = 0
+        self._items: dict[str, Item] = {}
 
     def __len__(self) -> int:
         return len(self._stored)
 
     @property
     def _is_full(self) -> bool:
-        is_long = self._num_characters > self._max_characters
+        is_long = self._num_bytes > self._max_bytes
         return is_long or len(self._stored) > self._max_responses
 
     def get(self, response_id: str) -> Stored | None:
@@ -47,20 +48,26 @@ class ResponseStore:
             self._stored.move_to_end(response_id)
         return stored
 
+    def item(self, item_id: str) -> Item | None:
+        """The item of this id, if the response that it is of is still there."""
+        return self._items.get(item_id)
+
     def put(self, response_id: str, stored: Stored) -> None:
         """Keep a response; one that is too long by itself is not kept."""
         self.delete(response_id)
-        if stored.num_characters > self._max_characters:
+        if stored.num_bytes > self._max_bytes:
             return
         self._stored[response_id] = stored
-        self._num_characters += stored.num_characters
+        self._items.update(stored.own_items)
+        self._num_bytes += stored.num_bytes
         while self._is_full:
-            _, oldest = self._stored.popitem(last=False)
-            self._num_characters -= oldest.num_characters
+            self.delete(next(iter(self._stored)))
 
     def delete(self, response_id: str) -> bool:
         """Forget a response; whether it was there."""
         stored = self._stored.pop(response_id, None)
         if stored is not None:
-            self._num_characters -= stored.num_characters
+            self._num_bytes -= stored.num_bytes
+            for item_id in stored.own_items:
+                self._items.pop(item_id, None)
         return stored is not None
