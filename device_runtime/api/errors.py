@@ -74,6 +74,18 @@ class ApiError(Exception):
         return msgspec.json.encode(ErrorDocument(error))
 
 
+class TooLongError(ApiError):
+    """A 400: a prompt, or a prompt and what is to be generated, is longer than the context.
+
+    `num_tokens`: at least so many came; of a text that is far too long only a part is counted.
+    """
+
+    def __init__(self, param: str, message: str, num_tokens: int, max_tokens: int) -> None:
+        super().__init__(400, message, code="context_length_exceeded", param=param)
+        self.num_tokens = num_tokens
+        self.max_tokens = max_tokens
+
+
 def half_call(error: HalfCallError) -> str:
     """What an answer has to say that ended too early."""
     which = "a tool call" if error.name is None else f"a call of the tool {error.name!r}"

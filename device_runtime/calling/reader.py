@@ -148,7 +148,7 @@ class CallReader:
             another = layout.tail + layout.between
             if text.startswith(another):
                 self._text = text[len(another) :]
-                self._place = _In.HEAD
+                self._place, self._name = _In.HEAD, None
                 return ()
             if another.startswith(text):
                 # The end may be the beginning of what stands between two calls.

@@ -30,6 +30,7 @@ class MessageUsage(TypedDict):
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
+    output_tokens_details: NotRequired[dict[str, int]]
 
 
 class MessageDocument(TypedDict):
@@ -40,7 +41,9 @@ class MessageDocument(TypedDict):
     role: Literal["assistant"]
     model: str
     content: list[AnswerBlock]
-    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_reason: Literal[
+        "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+    ]
     stop_sequence: str | None
     usage: MessageUsage
     hat: NotRequired[dict[str, Any]]

@@ -5,8 +5,9 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from device_runtime.api.answer.sending import answer, json_response
+from device_runtime.api.anthropic.chat import chat_of
 from device_runtime.api.anthropic.documents import AnthropicError, CountedTokens, MessageDocument
-from device_runtime.api.anthropic.request import CountRequest, MessagesRequest, chat_of
+from device_runtime.api.anthropic.request import CountRequest, MessagesRequest
 from device_runtime.api.anthropic.shape import MessagesShape, envelope
 from device_runtime.api.description.table import (
     ANSWER_ERRORS,
@@ -30,7 +31,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     fields = await read_request(request, MessagesRequest, service.timing.read_s)
     name = request_id_of(request)
     job = await plan_chat(service, chat_of(fields), name, arrived_s, cuts_length=True)
-    return await answer(request, job, MessagesShape())
+    return await answer(request, job, MessagesShape(fields.max_tokens))
 
 
 async def count_tokens(request: web.Request) -> web.Response:

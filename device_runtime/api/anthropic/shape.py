@@ -7,8 +7,10 @@ import msgspec
 
 from device_runtime.api.answer.shape import EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
-from device_runtime.api.errors import ApiError
+from device_runtime.api.anthropic.chat import PLACES
+from device_runtime.api.errors import ApiError, TooLongError
 from device_runtime.api.figures import HatFigures
+from device_runtime.api.request.places import told_in
 from device_runtime.generation.parts import AnswerEnd, Call, Part, Thought, Words
 
 _ERROR_TYPES = {
@@ -27,17 +29,31 @@ _REASONS: Mapping[AnswerEnd | None, str] = {
 }
 
 
+_SIGNATURE = "unsigned"
+"""Some clients leave thoughts without a signature out of what they send back."""
+
+
 def envelope(error: ApiError) -> bytes:
-    """An error in Anthropic's words; below 500 all others are the request's."""
+    """An error in Anthropic's words; below 500 all others are the request's.
+
+    By the words "prompt is too long" clients know that they have to shorten a conversation.
+    """
     other = "api_error" if error.status >= 500 else "invalid_request_error"
     kind = _ERROR_TYPES.get(error.status, other)
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": error.message}})
+    message = told_in(error, PLACES)
+    if isinstance(error, TooLongError):
+        message = f"prompt is too long: {error.num_tokens} tokens > {error.max_tokens} maximum"
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
 
 
 class MessagesShape:
-    """An `AnswerShape`. Blocks follow each other: a part of another kind begins the next one."""
+    """An `AnswerShape`. Blocks follow each other: a part of another kind begins the next one.
 
-    def __init__(self) -> None:
+    `asked_tokens`: an answer that ended before them for want of room says so.
+    """
+
+    def __init__(self, asked_tokens: int) -> None:
+        self._asked_tokens = asked_tokens
         self._num_blocks = 0
         self._open: Part | None = None
         self._end: Piece | None = None
@@ -56,7 +72,7 @@ class MessagesShape:
         [whole] = wholes
         blocks = [_whole_block(part) for part in whole.parts]
         told = {} if figures is None else {"hat": figures}
-        return {**_message(begun, blocks, counts), **_ending(whole), **told}
+        return {**_message(begun, blocks, counts), **self._ending(whole), **told}
 
     def piece(self, begun: Begun, piece: Piece, counts: Callable[[], Counts]) -> bytes:
         events: list[Mapping[str, Any]] = []
@@ -72,8 +88,8 @@ class MessagesShape:
     def end(self, begun: Begun, counts: Counts, figures: HatFigures | None) -> bytes:
         assert self._end is not None, "the last piece came"
         told = {} if figures is None else {"hat": figures}
-        delta = {"type": "message_delta", "delta": _ending(self._end), "usage": _usage(counts)}
-        return _event({**delta, **told}) + _event({"type": "message_stop"})
+        delta = {"type": "message_delta", "delta": self._ending(self._end)}
+        return _event({**delta, "usage": _usage(counts), **told}) + _event({"type": "message_stop"})
 
     def failure(self, error: ApiError) -> bytes:
         return b"event: error\ndata: " + envelope(error) + b"\n\n"
@@ -96,9 +112,20 @@ class MessagesShape:
 
     def _close(self) -> Iterator[Mapping[str, Any]]:
         if self._open is not None:
+            if isinstance(self._open, Thought):
+                signed = {"type": "signature_delta", "signature": _SIGNATURE}
+                yield {"type": "content_block_delta", "index": self._num_blocks, "delta": signed}
             yield {"type": "content_block_stop", "index": self._num_blocks}
             self._num_blocks += 1
             self._open = None
+
+    def _ending(self, piece: Piece) -> dict[str, str | None]:
+        if piece.stop and piece.finish_reason == "stop":
+            return {"stop_reason": "stop_sequence", "stop_sequence": piece.stop}
+        reason = _REASONS[piece.finish_reason]
+        if piece.finish_reason == "length" and piece.num_tokens < self._asked_tokens:
+            reason = "model_context_window_exceeded"
+        return {"stop_reason": reason, "stop_sequence": None}
 
 
 def _message(begun: Begun, blocks: Sequence[Any], counts: Counts) -> dict[str, Any]:
@@ -114,21 +141,17 @@ def _message(begun: Begun, blocks: Sequence[Any], counts: Counts) -> dict[str, A
     }
 
 
-def _usage(counts: Counts) -> dict[str, int]:
+def _usage(counts: Counts) -> dict[str, Any]:
     """Tokens that were cached are counted apart from the others."""
-    return {
+    usage: dict[str, Any] = {
         "input_tokens": counts.num_prompt - counts.num_cached,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": counts.num_cached,
         "output_tokens": counts.num_generated,
     }
-
-
-def _ending(piece: Piece) -> dict[str, str | None]:
-    reason = _REASONS[piece.finish_reason]
-    if piece.stop and piece.finish_reason == "stop":
-        return {"stop_reason": "stop_sequence", "stop_sequence": piece.stop}
-    return {"stop_reason": reason, "stop_sequence": None}
+    if counts.num_thought is not None:
+        usage["output_tokens_details"] = {"thinking_tokens": counts.num_thought}
+    return usage
 
 
 def _empty_block(part: Part) -> dict[str, Any]:
@@ -146,7 +169,7 @@ def _whole_block(part: Part) -> dict[str, Any]:
         case Words(text):
             return {"type": "text", "text": text}
         case Thought(text):
-            return {"type": "thinking", "thinking": text, "signature": ""}
+            return {"type": "thinking", "thinking": text, "signature": _SIGNATURE}
         case Call():
             given = msgspec.json.decode(part.arguments or "{}")
             return {"type": "tool_use", "id": part.id, "name": part.name, "input": given}

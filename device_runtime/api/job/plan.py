@@ -7,10 +7,11 @@ stream's options, the prompts, and then what depends on the prompts.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from msgspec.structs import replace as replace_fields
 
-from device_runtime.api.errors import ApiError, invalid, unsupported
+from device_runtime.api.errors import TooLongError, invalid, unsupported
 from device_runtime.api.job.grammar import compiled
 from device_runtime.api.job.prompts import (
     EncodedChat,
@@ -44,6 +45,8 @@ MAX_STOP_CHARACTERS = 32_768
 """Characters of all stop strings of a request: what is prepared for them grows with this."""
 
 NO_STOPS = StopStrings(())
+
+RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,8 @@ async def plan_chat(
     chat = await encoded_chat(service, request, offer)
     check_ids(chat.ids, service.generator.vocab_size, "messages")
     grammar = await compiled(service, request, offer, chat.text)
-    room = service.generator.max_context_tokens - len(chat.ids)
-    if cuts_length and request.asked_tokens is not None and 0 < room < request.asked_tokens:
-        request = replace_fields(request, max_tokens=room, max_completion_tokens=None)
+    if cuts_length:
+        request = _cut(request, service.generator.max_context_tokens - len(chat.ids))
     choices = _choices(service, request, [chat.ids], [""], grammar)
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
     return Job(
@@ -149,9 +151,14 @@ async def encoded_chat(service: Service, request: ChatRequest, offer: Offer | No
 
 
 async def plan_completion(
-    service: Service, request: CompletionRequest, request_id: str, arrived_s: float
+    service: Service,
+    request: CompletionRequest,
+    request_id: str,
+    arrived_s: float,
+    *,
+    cuts_length: bool = False,
 ) -> Job:
-    """What texts to be continued ask for.
+    """What texts to be continued ask for; `cuts_length` as in a conversation.
 
     Raises:
         ApiError: 400 or 404, naming the first field at fault.
@@ -170,10 +177,21 @@ async def plan_completion(
         pairs = zip(prompts, encoded, strict=True)
         echoes = [await text_of(service, prompt, ids) for prompt, ids in pairs]
     grammar = await compiled(service, request, None, "")
+    if cuts_length:
+        request = _cut(request, service.generator.max_context_tokens - max(map(len, encoded)))
     choices = _choices(service, request, encoded, echoes, grammar)
     num_prompt_tokens = sum(map(len, encoded))
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
     return Job(request_id, arrived_s, choices, num_prompt_tokens, is_streamed, wants_figures)
+
+
+def _cut(request: RequestT, room: int) -> RequestT:
+    """The same, asking for no more tokens than there is room for; no room at all is an error."""
+    if request.asked_tokens is None or not 0 < room < request.asked_tokens:
+        return request
+    if isinstance(request, ChatRequest):
+        return replace_fields(request, max_tokens=room, max_completion_tokens=None)
+    return replace_fields(request, max_tokens=room)
 
 
 def _choices(
@@ -284,17 +302,21 @@ def _max_new_tokens(
     asked, room = request.asked_tokens, max_context_tokens - num_prompt_tokens
     limit = f"This model's maximum context length is {max_context_tokens} tokens."
     if room < 1:
-        raise _too_long(
+        raise TooLongError(
             request.prompt_field,
             f"{limit} However, your prompt resulted in {num_prompt_tokens} tokens and one more "
             "is needed for the completion. Please reduce the length of the prompt.",
+            num_prompt_tokens,
+            max_context_tokens,
         )
     if asked is not None and asked > room:
-        raise _too_long(
+        raise TooLongError(
             request.prompt_field,
             f"{limit} However, you requested {num_prompt_tokens + asked} tokens "
             f"({num_prompt_tokens} in the prompt, {asked} in the completion). "
             "Please reduce the length of the prompt or completion.",
+            num_prompt_tokens + asked,
+            max_context_tokens,
         )
     return asked or min(room, request.default_tokens or room)
 
@@ -324,7 +346,3 @@ def _check_num_choices(num_prompts: int, num_each: int) -> None:
             f"expected at most {MAX_CHOICES} choices in all, "
             f"got {num_prompts} prompts with {num_each} each",
         )
-
-
-def _too_long(param: str, message: str) -> ApiError:
-    return invalid(param, message, code="context_length_exceeded")

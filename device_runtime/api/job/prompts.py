@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from device_runtime.api.errors import ApiError, invalid, unsupported
+from device_runtime.api.errors import ApiError, TooLongError, invalid, unsupported
 from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
 from device_runtime.api.request.tool_fields import ToolCall
 from device_runtime.api.service import Service
@@ -183,7 +183,7 @@ def _far_too_long(max_tokens: int, num_tokens: int, param: str) -> ApiError:
         f"This model's maximum context length is {max_tokens} tokens. However, the first part of "
         f"your prompt alone has {num_tokens} tokens. Please reduce the length of the prompt."
     )
-    return invalid(param, message, code="context_length_exceeded")
+    return TooLongError(param, message, num_tokens, max_tokens)
 
 
 def _plain_message(message: Message, place: int) -> dict[str, Any]:

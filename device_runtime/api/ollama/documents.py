@@ -68,6 +68,7 @@ class RunningModel(ListedModel):
 
     expires_at: str
     size_vram: int
+    context_length: int
 
 
 class RunningModels(TypedDict):

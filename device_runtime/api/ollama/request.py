@@ -1,16 +1,28 @@
 """What clients of Ollama's API send, and the same as a conversation of the chat API's."""
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 
 from device_runtime.api.errors import invalid, unsupported
 from device_runtime.api.request.body import MAX_MESSAGES, ChatRequest, CompletionRequest, Message
 from device_runtime.api.request.formats import JsonSchemaFormat, ResponseFormat
+from device_runtime.api.request.places import Places
 from device_runtime.api.request.tool_fields import FunctionCall, ToolCall, Tools
 
+PLACES: Places = {
+    re.compile(r"stop(?=:)"): "options.stop",
+    re.compile(r"response_format\.json_schema\.schema"): "format",
+    re.compile("max_tokens(?= ended)"): "num_predict",
+}
+"""Fields of the chat API as this one calls them."""
+
 _TAG = ":latest"
+
+_OTHER_SAMPLERS = {"mirostat": 0, "tfs_z": 1, "typical_p": 1}
+"""Options of other ways to sample, with the value that means nothing."""
 
 
 class Options(Struct, frozen=True):
@@ -26,6 +38,9 @@ class Options(Struct, frozen=True):
     repeat_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
+    mirostat: float | None = None
+    tfs_z: float | None = None
+    typical_p: float | None = None
 
 
 class Called(Struct, frozen=True):
@@ -62,7 +77,7 @@ class CommonFields(Struct, frozen=True, kw_only=True):
     format: Any = None
     options: Options | None = None
     think: bool | str | None = None
-    keep_alive: Any = None
+    logprobs: bool | None = None
 
     @property
     def is_streamed(self) -> bool:
@@ -97,9 +112,15 @@ class ShowRequest(Struct, frozen=True, kw_only=True):
     verbose: bool | None = None
 
 
-def plain_name(model: str | None) -> str | None:
-    """A model's name without the tag that clients of Ollama put behind it."""
-    return None if model is None else model.removesuffix(_TAG)
+class RawPrompt(CompletionRequest, frozen=True, kw_only=True):
+    """A text that is continued as it is, for as long as there is room."""
+
+    default_tokens: ClassVar[int | None] = None
+
+
+def served_name(model: str | None, names: Sequence[str]) -> str | None:
+    """A model's name without the tag that clients of Ollama put behind it, unless it has one."""
+    return model if model is None or model in names else model.removesuffix(_TAG)
 
 
 def chat_of(request: OllamaChatRequest) -> ChatRequest:
@@ -124,9 +145,11 @@ def prompt_of(request: GenerateRequest) -> ChatRequest | CompletionRequest:
         if getattr(request, name):
             raise unsupported(name, f"{name} is not supported here; leave it out")
     if request.raw:
+        if request.system:
+            raise invalid("system", "system: not allowed beside raw, which is sent as it is")
         chat = _chat(request, [Message("user", "")], None)
         common = {name: getattr(chat, name) for name in _SHARED}
-        return CompletionRequest(prompt=request.prompt or "", add_special_tokens=False, **common)
+        return RawPrompt(prompt=request.prompt or "", **common)
     messages = [Message("user", request.prompt or "")]
     if request.system:
         messages.insert(0, Message("system", request.system))
@@ -147,15 +170,17 @@ _SHARED = (
     "frequency_penalty",
     "response_format",
     "stream",
+    "include_hat_stats",
 )
 
 
 def _chat(request: CommonFields, messages: Sequence[Message], tools: Tools | None) -> ChatRequest:
     options = request.options or Options()
+    _check(request, options)
     wanted = options.num_predict
     thinks = request.think
     return ChatRequest(
-        model=plain_name(request.model),
+        model=request.model,
         messages=list(messages),
         tools=tools or None,
         # A negative number is no bound.
@@ -173,7 +198,20 @@ def _chat(request: CommonFields, messages: Sequence[Message], tools: Tools | Non
         reasoning_effort=thinks if isinstance(thinks, str) else None,
         chat_template_kwargs=None if thinks is None else {"enable_thinking": bool(thinks)},
         stream=request.is_streamed,
+        # Every answer says how long its parts took.
+        include_hat_stats=True,
     )
+
+
+def _check(request: CommonFields, options: Options) -> None:
+    """Refuse what would change the answer and is not there."""
+    for name, neutral in _OTHER_SAMPLERS.items():
+        if getattr(options, name) not in (None, neutral):
+            where = f"options.{name}"
+            message = f"{where} is not supported here; leave it out or send {neutral}"
+            raise unsupported(where, message)
+    if request.logprobs:
+        raise unsupported("logprobs", "logprobs is not supported here; /v1/chat/completions has it")
 
 
 def _format(given: Any) -> ResponseFormat | None:

@@ -1,9 +1,10 @@
 """POST /api/chat, /api/generate and /api/show; GET /api/tags, /api/ps and /api/version."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
+from msgspec.structs import replace as replace_fields
 
 from device_runtime.api.answer.sending import answer, json_response
 from device_runtime.api.description.table import (
@@ -27,12 +28,13 @@ from device_runtime.api.ollama.documents import (
     Version,
 )
 from device_runtime.api.ollama.request import (
+    CommonFields,
     GenerateRequest,
     OllamaChatRequest,
     ShowRequest,
     chat_of,
-    plain_name,
     prompt_of,
+    served_name,
 )
 from device_runtime.api.ollama.shape import OllamaShape, envelope
 from device_runtime.api.request.body import ChatRequest, read_request
@@ -43,12 +45,14 @@ VERSION = "0.14.0"
 
 _FAMILY = "hat"
 
+FieldsT = TypeVar("FieldsT", bound=CommonFields)
+
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
     service = request.app[SERVICE]
     arrived_s = service.metrics.clock()
-    fields = await read_request(request, OllamaChatRequest, service.timing.read_s)
+    fields = _named(service, await read_request(request, OllamaChatRequest, service.timing.read_s))
     if not fields.messages:
         return _loaded(service, fields.model, {"message": {"role": "assistant", "content": ""}})
     name = request_id_of(request)
@@ -60,14 +64,14 @@ async def generate(request: web.Request) -> web.StreamResponse:
     """Answer a prompt, or continue it as it is."""
     service = request.app[SERVICE]
     arrived_s = service.metrics.clock()
-    fields = await read_request(request, GenerateRequest, service.timing.read_s)
+    fields = _named(service, await read_request(request, GenerateRequest, service.timing.read_s))
     if not fields.prompt:
         return _loaded(service, fields.model, {"response": ""})
     asked, name = prompt_of(fields), request_id_of(request)
     if isinstance(asked, ChatRequest):
         job = await plan_chat(service, asked, name, arrived_s, cuts_length=True)
     else:
-        job = await plan_completion(service, asked, name, arrived_s)
+        job = await plan_completion(service, asked, name, arrived_s, cuts_length=True)
     return await answer(request, job, OllamaShape(False, service.unix_clock))
 
 
@@ -81,7 +85,12 @@ async def running(request: web.Request) -> web.Response:
     """The same as running."""
     service = request.app[SERVICE]
     models = [
-        {**_listed(service, name), "expires_at": _date(service, far=True), "size_vram": 0}
+        {
+            **_listed(service, name),
+            "expires_at": _date(service, far=True),
+            "size_vram": 0,
+            "context_length": service.generator.max_context_tokens,
+        }
         for name in service.model.names
     ]
     return json_response({"models": models})
@@ -94,7 +103,7 @@ async def show(request: web.Request) -> web.Response:
     name = fields.model or fields.name
     if name is None:
         raise invalid("model", "model: this field is required", code="missing_field")
-    service.model.check(plain_name(name))
+    service.model.check(served_name(name, service.model.names))
     capabilities = ["completion", "tools"]
     if service.thought_marks is not None:
         capabilities.append("thinking")
@@ -129,9 +138,14 @@ async def embed(_request: web.Request) -> web.StreamResponse:
     raise no_embeddings()
 
 
+def _named(service: Service, fields: FieldsT) -> FieldsT:
+    """The request with the model's name as it is served."""
+    return replace_fields(fields, model=served_name(fields.model, service.model.names))
+
+
 def _loaded(service: Service, model: str | None, empty: dict[str, Any]) -> web.Response:
     """The answer to who only wants the model in memory, where it is."""
-    service.model.check(plain_name(model))
+    service.model.check(model)
     created = datetime.fromtimestamp(service.unix_clock(), UTC).isoformat()
     told = {"model": service.model.id, "created_at": created, **empty}
     return json_response({**told, "done": True, "done_reason": "load"})

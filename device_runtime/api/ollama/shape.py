@@ -10,6 +10,8 @@ from device_runtime.api.answer.shape import Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
 from device_runtime.api.figures import HatFigures
+from device_runtime.api.ollama.request import PLACES
+from device_runtime.api.request.places import told_in
 from device_runtime.generation.parts import Call, Part, Thought, Words, joined
 
 _HEADERS: Mapping[str, str] = {
@@ -21,7 +23,7 @@ _HEADERS: Mapping[str, str] = {
 
 def envelope(error: ApiError) -> bytes:
     """An error in Ollama's words."""
-    return msgspec.json.encode({"error": error.message})
+    return msgspec.json.encode({"error": told_in(error, PLACES)})
 
 
 class OllamaShape:
@@ -34,7 +36,6 @@ class OllamaShape:
         self._is_chat = is_chat
         self._clock = clock
         self._began_s = clock()
-        self._first_s: float | None = None
         self._calls: list[Part] = []
         self._end: Piece | None = None
 
@@ -44,20 +45,16 @@ class OllamaShape:
 
     @property
     def ping(self) -> bytes:
-        # White space between lines is none of them.
-        return b"\n"
+        # White space before the next line's object; an empty line would be no JSON to clients.
+        return b" "
 
     def document(
         self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None
     ) -> object:
         [whole] = wholes
-        self._first_s = self._clock()
-        told = self._told(begun, whole.parts)
-        return {**told, **self._ending(whole, counts)}
+        return {**self._told(begun, whole.parts), **self._ending(whole, counts, figures)}
 
     def piece(self, begun: Begun, piece: Piece, counts: Callable[[], Counts]) -> bytes:
-        if self._first_s is None:
-            self._first_s = self._clock()
         said: list[Part] = [part for part in piece.parts if not isinstance(part, Call)]
         self._calls += [part for part in piece.parts if isinstance(part, Call)]
         if piece.finish_reason is not None:
@@ -67,7 +64,7 @@ class OllamaShape:
 
     def end(self, begun: Begun, counts: Counts, figures: HatFigures | None) -> bytes:
         assert self._end is not None, "the last piece came"
-        return _line({**self._told(begun, ()), **self._ending(self._end, counts)})
+        return _line({**self._told(begun, ()), **self._ending(self._end, counts, figures)})
 
     def failure(self, error: ApiError) -> bytes:
         return envelope(error) + b"\n"
@@ -88,18 +85,19 @@ class OllamaShape:
             message["tool_calls"] = calls
         return {**told, "message": message, "done": False}
 
-    def _ending(self, piece: Piece, counts: Counts) -> dict[str, Any]:
-        now_s = self._clock()
-        first_s = now_s if self._first_s is None else self._first_s
+    def _ending(self, piece: Piece, counts: Counts, figures: HatFigures | None) -> dict[str, Any]:
+        total = _nanoseconds(self._clock() - self._began_s)
+        first_s = None if figures is None else figures.first_token_s
+        prompt = total if first_s is None else min(total, _nanoseconds(first_s))
         return {
             "done": True,
             "done_reason": "length" if piece.finish_reason == "length" else "stop",
-            "total_duration": _nanoseconds(now_s - self._began_s),
+            "total_duration": total,
             "load_duration": 0,
             "prompt_eval_count": counts.num_prompt,
-            "prompt_eval_duration": _nanoseconds(first_s - self._began_s),
+            "prompt_eval_duration": prompt,
             "eval_count": counts.num_generated,
-            "eval_duration": _nanoseconds(now_s - first_s),
+            "eval_duration": total - prompt,
         }
 
 

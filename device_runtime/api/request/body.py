@@ -196,7 +196,13 @@ RequestT = TypeVar("RequestT", bound=Struct)
 _LONG_BODY_BYTES = 32 << 10
 
 # What templates see is left as it came, and so are schemas.
-_FREE_FIELDS = FREE_FIELDS | {"chat_template_kwargs", "tools"}
+_FREE_FIELDS = FREE_FIELDS | {
+    "chat_template_kwargs",
+    "format",
+    "output_config",
+    "output_format",
+    "tools",
+}
 
 
 async def read_request(request: web.Request, kind: type[RequestT], within_s: float) -> RequestT:
