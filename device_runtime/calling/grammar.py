@@ -68,7 +68,7 @@ def _tool_rules(
     tail = literal(layout.tail, special_ids)
     schema = arguments_schema(tool)
     if layout.arguments == "json":
-        yield f"tool{place}: {head} {json_of(schema)} {tail}"
+        yield f"tool{place}: {head} {json_of(schema, not tool.is_strict)} {tail}"
         return
     names = []
     for number, (name, value) in enumerate(_properties(schema).items()):
@@ -78,7 +78,8 @@ def _tool_rules(
             yield f"{rule}_text[lazy]: TEXT {behind}"
             yield f"{rule}: {before} {rule}_text"
         else:
-            yield f"{rule}: {before} {json_of(_within(schema, value))} {behind}"
+            own = json_of(_within(schema, value), not tool.is_strict)
+            yield f"{rule}: {before} {own} {behind}"
         is_required = name in schema.get("required", ())
         names.append(rule if is_required else f"{rule}?")
     yield f"tool{place}: {head} {' '.join(names)} {tail}"

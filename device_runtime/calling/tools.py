@@ -14,6 +14,8 @@ class Tool:
     """A JSON schema of the arguments, which are an object."""
     where: str
     description: str = ""
+    is_strict: bool = False
+    """Whether what no grammar can hold to is a fault in its schema; else it is passed over."""
 
 
 @dataclass(frozen=True, slots=True)

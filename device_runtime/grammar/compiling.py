@@ -135,10 +135,10 @@ def _limits() -> LLParserLimits:
 def _grammar_text(wanted: Wanted) -> str:
     try:
         match wanted:
-            case Json(schema, whitespace):
+            case Json(schema, whitespace, is_lenient):
                 _check_length(msgspec.json.encode(schema).decode())
                 if isinstance(schema, Mapping):
-                    schema = laid_out(schema, _layout(whitespace))
+                    schema = laid_out(schema, _layout(whitespace), is_lenient)
                 return LLMatcher.grammar_from_json_schema(msgspec.json.encode(schema).decode())
             case Regex(pattern):
                 _check_length(pattern)

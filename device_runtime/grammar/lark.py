@@ -30,9 +30,9 @@ def literal(text: str, special_ids: Mapping[str, int]) -> str:
     )
 
 
-def json_of(schema: Mapping[str, Any]) -> str:
-    """A JSON text that fits a schema, in a rule."""
-    return "%json " + json.dumps(laid_out(schema, JSON_LAYOUT))
+def json_of(schema: Mapping[str, Any], is_lenient: bool = False) -> str:
+    """A JSON text that fits a schema, in a rule; `is_lenient` as of what is wanted."""
+    return "%json " + json.dumps(laid_out(schema, JSON_LAYOUT, is_lenient))
 
 
 def up_to(name: str, mark: str, special_ids: Mapping[str, int]) -> tuple[str, str]:

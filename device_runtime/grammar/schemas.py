@@ -1,6 +1,7 @@
 """JSON schemas as the grammar library takes them: their parts, layout, and unions it can prove."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,23 @@ _MOST_HOPS = 16
 Path = tuple[str, ...]
 
 
-def laid_out(schema: Mapping[str, Any], layout: Mapping[str, Any]) -> dict[str, Any]:
+_LOOKS_AROUND = re.compile(r"\(\?<?[=!]")
+"""In a pattern what no automaton follows."""
+
+
+def laid_out(
+    schema: Mapping[str, Any], layout: Mapping[str, Any], is_lenient: bool = False
+) -> dict[str, Any]:
     """A schema whose JSON is written in this layout.
 
+    What a lenient one says that cannot be held to is passed over; all else is followed.
     What a client says under the library's own keyword is left out: some of it would let through
     what the schema forbids.
     """
-    return {**united(schema), "x-guidance": dict(layout)}
+    result = united(schema)
+    if is_lenient:
+        result = _without_looks(result, 0)
+    return {**result, "x-guidance": {**layout, "lenient": is_lenient}}
 
 
 def united(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,18 +75,40 @@ def _united(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> d
     if depth >= _MOST_DEPTH:
         return changed
     for path, part in parts(schema):
-        inner = _united(part, root, depth + 1)
-        if len(path) == 1:
-            changed[path[0]] = inner
-            continue
-        holder = changed[path[0]]
-        if holder is schema[path[0]]:
-            holder = changed[path[0]] = holder.copy()
-        holder[int(path[1]) if isinstance(holder, list) else path[1]] = inner
+        _put(changed, schema, path, _united(part, root, depth + 1))
     options = schema.get("oneOf")
     if "anyOf" in schema or not isinstance(options, list) or not _exclude(options, root):
         return changed
     return {("anyOf" if name == "oneOf" else name): value for name, value in changed.items()}
+
+
+def _without_looks(schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """A schema without patterns that look around, also those of names."""
+    pattern = schema.get("pattern")
+    is_looking = isinstance(pattern, str) and _LOOKS_AROUND.search(pattern)
+    changed = {name: schema[name] for name in schema if name != "pattern" or not is_looking}
+    named = changed.get("patternProperties")
+    if isinstance(named, Mapping):
+        kept = {name: named[name] for name in named if not _LOOKS_AROUND.search(name)}
+        changed["patternProperties"] = kept
+    if depth >= _MOST_DEPTH:
+        return changed
+    for path, part in parts(changed):
+        _put(changed, schema, path, _without_looks(part, depth + 1))
+    return changed
+
+
+def _put(
+    changed: dict[str, Any], schema: Mapping[str, Any], path: Path, inner: Mapping[str, Any]
+) -> None:
+    """Put a part in, into a copy of what holds it in the schema that is being changed."""
+    if len(path) == 1:
+        changed[path[0]] = inner
+        return
+    holder = changed[path[0]]
+    if holder is schema[path[0]]:
+        holder = changed[path[0]] = holder.copy()
+    holder[int(path[1]) if isinstance(holder, list) else path[1]] = inner
 
 
 def _exclude(options: Sequence[Any], root: Mapping[str, Any]) -> bool:

@@ -11,10 +11,12 @@ JsonSchemaText = Mapping[str, Any] | bool
 @dataclass(frozen=True, slots=True)
 class Json:
     """A JSON text that fits a schema. `whitespace` between its parts is a pattern; None: as
-    `json.dumps` writes it, a space behind each comma and colon and nothing else."""
+    `json.dumps` writes it, a space behind each comma and colon and nothing else. What a lenient
+    one says that cannot be held to is passed over."""
 
     schema: JsonSchemaText
     whitespace: str | None = None
+    is_lenient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

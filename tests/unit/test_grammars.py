@@ -173,3 +173,32 @@ def test_thoughts_stand_before_what_is_wanted(tokenizer, begin, special):
         assert accepts(grammars, tokenizer, wanted, answer, thoughts) is (begin is not None)
         assert not accepts(grammars, tokenizer, wanted, thought + "no", thoughts)
         assert not accepts(grammars, tokenizer, wanted, thought, thoughts)
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "misses"),
+    [
+        ({"type": "object", "propertyNames": {"minLength": 2}}, {"c": 1}, []),
+        ({"items": {"type": "null"}, "type": "array", "uniqueItems": True}, [None, None], [1]),
+        ({"type": "string", "pattern": "^(?!x)y"}, "xy", 1),
+        ({"type": "string", "format": "color-of-mind"}, "blue", None),
+        ({"not": {"type": "null"}, "type": "boolean"}, True, "x"),
+        ({"type": "object", "patternProperties": {"^(?=a)": {"type": "null"}}}, {"b": 1}, 1),
+    ],
+)
+def test_what_a_lenient_schema_cannot_hold_to_is_passed_over(
+    grammars, tokenizer, schema, fits, misses
+):
+    whole = {"type": "object", "properties": {"a": schema, "b": {"type": "null"}}}
+    with pytest.raises(GrammarError):
+        grammars.compile(Json(whole))
+    lenient = Json(whole, is_lenient=True)
+    assert accepts(grammars, tokenizer, lenient, json.dumps({"a": fits, "b": None}))
+    assert not accepts(grammars, tokenizer, lenient, json.dumps({"a": misses, "b": None}))
+    assert not accepts(grammars, tokenizer, lenient, json.dumps({"a": fits, "b": 1}))
+
+
+def test_a_lenient_schema_that_is_none_is_a_fault(grammars):
+    for schema in ({"type": 3}, {"$ref": "#/$defs/x"}):
+        with pytest.raises(GrammarError):
+            grammars.compile(Json({"properties": {"a": schema}}, is_lenient=True))

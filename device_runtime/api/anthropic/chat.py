@@ -88,7 +88,9 @@ def _tools(offers: Sequence[ToolOffer] | None) -> list[ToolDefinition]:
         if offer.name is None:
             where = f"{where}.name"
             raise invalid(where, f"{where}: this field is required", "missing_field")
-        function = FunctionDefinition(offer.name, offer.description, offer.input_schema)
+        function = FunctionDefinition(
+            offer.name, offer.description, offer.input_schema, offer.strict
+        )
         tools.append(ToolDefinition(function))
     return tools
 

@@ -39,6 +39,7 @@ class ToolOffer(Struct, frozen=True):
     description: str | None = None
     input_schema: Any = None
     type: str | None = None
+    strict: bool | None = None
 
 
 class ToolChoice(Struct, frozen=True):

@@ -29,7 +29,8 @@ async def compiled(
     if offer is None:
         return None if found is None else await _one(service, *found, thoughts)
     for tool in offer.callable:
-        await _one(service, tool.where, Json(arguments_schema(tool)))
+        arguments = Json(arguments_schema(tool), is_lenient=not tool.is_strict)
+        await _one(service, tool.where, arguments)
     schema = None
     if found is not None:
         param, wanted = found

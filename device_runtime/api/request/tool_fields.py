@@ -15,7 +15,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
 
 class FunctionDefinition(Struct, frozen=True):
-    """A function that may be called. `strict` or not, arguments fit `parameters`."""
+    """A function that may be called. Arguments fit `parameters`; what of those cannot be held to is
+    passed over, unless it is `strict`."""
 
     name: str
     description: str | None = None
@@ -145,7 +146,8 @@ def _tool(given: ToolDefinition, where: str) -> Tool:
     parameters = {} if given.function.parameters is None else given.function.parameters
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise invalid(where, f"{where}: expected a JSON schema of an object")
-    return Tool(given.function.name, parameters, where, given.function.description or "")
+    description, is_strict = given.function.description or "", bool(given.function.strict)
+    return Tool(given.function.name, parameters, where, description, is_strict)
 
 
 def _named(choice: Any, names: list[str]) -> str:
