@@ -71,6 +71,11 @@ class DeviceConfig:
         "How the model writes calls of tools; auto: as its chat template says, and where that "
         "knows of no tools as a list of JSON objects, which it is told (generic).",
     )
+    sanitize_control_tokens: bool = setting(
+        False,
+        "Whether what users and tools say in a conversation is kept from being read as control "
+        "tokens, such as an end of turn; by itself it is read as transformers and vLLM read it.",
+    )
     suffix_memory_tokens: int = tokens(
         262_144,
         "Tokens of earlier requests and answers that are kept in memory for drafts, about 60 bytes "

@@ -43,6 +43,7 @@ from device_runtime.runtime.runtime import Runtime
 from device_runtime.runtime.shelf import DiskShelf, boot_id
 from device_runtime.session.kept_text import Identity
 from device_runtime.text.chat_template import load_chat_template
+from device_runtime.text.control_tokens import ControlTokens
 from device_runtime.text.tokenizer import load_tokenizer
 from device_runtime.thinking.marks import marks_of
 from process.errors import StartError, system_reason
@@ -281,6 +282,7 @@ def _service(
         grammars=Grammars(
             tokenizer.as_json(), runtime.vocab_size, model.eos_token_ids, tokenizer.special_ids
         ),
+        control_tokens=ControlTokens(tokenizer) if config.sanitize_control_tokens else None,
         lossy_codecs=lambda: link.lossy_codecs,
     )
 

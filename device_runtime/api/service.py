@@ -14,6 +14,7 @@ from device_runtime.calling.layouts import GENERIC, Layout
 from device_runtime.generation.request import Generator
 from device_runtime.grammar.compiling import Grammars
 from device_runtime.text.chat_template import ChatTemplate
+from device_runtime.text.control_tokens import ControlTokens
 from device_runtime.text.tokenizer import Tokenizer
 from device_runtime.thinking.marks import Marks
 from process.world import Clock
@@ -107,6 +108,8 @@ class Service:
     """How the model writes calls of tools."""
     thought_marks: Marks | None = None
     """Between which the model thinks; None: it does not."""
+    control_tokens: ControlTokens | None = None
+    """Those that the text of users is kept free of; None: it may hold what it likes."""
     lossy_codecs: Callable[[], Mapping[str, str]] = dict
     """Which rows are rounded on the link now, if any: `prompt`, `up` or `down`, and the codec."""
 

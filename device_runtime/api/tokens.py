@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from device_runtime.api.answer.sending import json_response
 from device_runtime.api.description.table import JSON, MODEL_ERRORS, Api, Route
 from device_runtime.api.errors import invalid
-from device_runtime.api.job.prompts import encode_chat, encode_texts
+from device_runtime.api.job.prompts import encode_chat, encode_texts, opening_of
 from device_runtime.api.request.body import DetokenizeRequest, TokenizeRequest, read_request
 from device_runtime.api.request.tool_fields import plain_tools
 from device_runtime.api.service import SERVICE, Service
@@ -67,7 +67,7 @@ async def _encode(service: Service, fields: TokenizeRequest) -> list[int]:
     chat = await encode_chat(
         service,
         fields.messages or [],
-        add_generation_prompt=fields.add_generation_prompt is not False,
+        opening=opening_of(fields),
         add_special_tokens=fields.add_special_tokens,
         variables=fields.chat_template_kwargs or {},
         tools=plain_tools(fields),

@@ -20,7 +20,8 @@ class SamplingParams:
 
     `top_k` 0 and `top_p` 1.0 and `min_p` 0.0 switch these filters off. Presence and frequency
     penalties count generated tokens, the repetition penalty also the prompt's (as vLLM does).
-    `seed` None draws one. `logit_bias` maps token id to an addend.
+    `seed` None draws one. `logit_bias` maps token id to an addend. Of `allowed_token_ids` alone the
+    output is made (None: of any), and none of the rows of tokens in `bad_words` is in it.
     """
 
     temperature: float = 1.0
@@ -32,6 +33,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True, slots=True)

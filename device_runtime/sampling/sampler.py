@@ -1,9 +1,9 @@
 """The target's choice at a position: logits in, one token out, the same for greedy and sampled.
 
 Order of processing, each step switched off by its default: logit bias; repetition, frequency and
-presence penalties; what the grammar does not allow forbidden, and stop tokens before `min_tokens`;
-then, unless greedy, temperature, min_p, top_k, top_p. vLLM masks before it biases and penalises;
-minus infinity stays what it is under both, so the results are the same.
+presence penalties; what the grammar does not allow forbidden, what the request bans, and stop
+tokens before `min_tokens`; then, unless greedy, temperature, min_p, top_k, top_p. vLLM masks before
+it biases and penalises; minus infinity stays what it is under both, so the results are the same.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from device_runtime.engines.engine import Rows
 from device_runtime.generation.request import GenerationRequest, SamplingParams, Token
+from device_runtime.sampling.bans import TokenBans
 from device_runtime.sampling.filters import Candidates, candidates
 from device_runtime.sampling.penalties import TokenPenalties
 
@@ -48,6 +49,7 @@ class Sampler:
             raise ValueError(f"logit_bias names a token outside [0, {vocab_size})")
         self._bias = np.array([bias[token] for token in sorted(bias)], dtype=np.float64)
         self._penalties = TokenPenalties(request.sampling, request.prompt_ids, vocab_size)
+        self._bans = TokenBans(request.sampling, vocab_size)
         self.constraint = None if request.grammar is None else request.grammar.start()
         """What the output may be. It is committed to with the tokens; for one thread at a time."""
 
@@ -119,8 +121,11 @@ class Sampler:
         return candidates(processed.astype(np.float64, copy=False), self._params)
 
     def num_forced(self, draft: Sequence[int]) -> int:
-        """How many tokens at the beginning of a draft are the only ones that may stand there."""
-        if self.constraint is None or not draft:
+        """How many tokens at the beginning of a draft are the only ones that may stand there.
+
+        With bans none is: the text that a grammar forces may be written in other tokens.
+        """
+        if self.constraint is None or not draft or self._bans.active:
             return 0
         pairs = zip(draft, self.constraint.forced(), strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -138,6 +143,7 @@ class Sampler:
         """
         self._num_output_tokens += 1
         self._penalties.add(token_id)
+        self._bans.add(token_id)
         if self.constraint is not None:
             self.constraint.commit(token_id)
         if self._num_logprobs is None or logits is None:
@@ -157,7 +163,8 @@ class Sampler:
         processed: NDArray[np.float32] | NDArray[np.float64] = logits
         too_early = self._num_output_tokens + len(draft) < self._min_tokens
         masked = too_early and len(self._stop_ids) > 0
-        if masked or self._penalties.active or len(self._bias) or self.constraint is not None:
+        forbids = masked or self._bans.active or self.constraint is not None
+        if forbids or self._penalties.active or len(self._bias):
             changed = logits.astype(np.float64)
             changed[self._bias_ids] += self._bias
             self._penalties.apply(changed, draft)
@@ -169,19 +176,24 @@ class Sampler:
         return processed
 
     def _forbid(self, logits: NDArray[np.float64], draft: Sequence[int], masked: bool) -> None:
-        """Leave what may be chosen: an end too early is one only where the grammar knows no more.
+        """Leave what may be chosen. Where nothing would be left, a wish gives way.
 
-        A bias may make an allowed token as unlikely as it likes: it stays allowed.
+        First `min_tokens`, then bad words, then the allowed tokens; the grammar never does. A bias
+        may make an allowed token as unlikely as it likes: it stays allowed.
         """
-        if self.constraint is None:
+        if self.constraint is None and not self._bans.active:
             if masked:
                 logits[self._stop_ids] = -np.inf
             return
-        allowed = self.constraint.allowed(draft)
-        if masked:
-            later = allowed.copy()
-            later[self._stop_ids] = False
-            allowed = later if later.any() else allowed
+        if self.constraint is None:
+            allowed = np.ones(self._vocab_size, dtype=np.bool_)
+        else:
+            allowed = self.constraint.allowed(draft)
+        too_early = (self._stop_ids,) if masked else ()
+        for forbidden in (*self._bans.forbidden(draft), *too_early):
+            left = allowed.copy()
+            left[forbidden] = False
+            allowed = left if left.any() else allowed
         logits[~allowed] = -np.inf
 
 

@@ -1,6 +1,7 @@
 """A conversation as one text, by the model's own template."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from device_runtime.text.content_forms import ContentForm, Message, find_forms, in_form
+from device_runtime.text.continued import UnwrittenError, cut_at_mark, with_mark
 from device_runtime.text.template_process import (
     TemplateEndlessError,
     TemplateLimits,
@@ -19,6 +21,9 @@ from submodels.checkpoint.special_tokens import TOKENIZER_CONFIG_FILE, named_spe
 from submodels.errors import BundleError
 
 _RESERVED_NAMES = ("messages", "add_generation_prompt", "tools", "documents")
+
+DEVELOPER = "developer"
+"""A role beside the system's that some models were trained on."""
 
 TEMPLATE_FILE = "chat_template.jinja"
 PROCESSOR_TEMPLATE_FILE = "chat_template.json"
@@ -69,7 +74,7 @@ class ChatTemplate:
         self._processes = TemplateProcesses(source, limits or TemplateLimits())
         try:
             self._processes.compile()
-            self.forms = find_forms(self._probed)
+            self.forms = find_forms(self._probed, _named_roles(source))
         except TemplateEndlessError as error:
             raise ChatTemplateError(f"the chat template does not end: {error}") from error
         except TemplateProcessError as error:
@@ -86,9 +91,15 @@ class ChatTemplate:
         return self.source is not None and "tools" in self.source
 
     @property
+    def knows_developer(self) -> bool:
+        """Whether a developer's words are something else to it than the system's."""
+        return self.forms.get(DEVELOPER, "none") != "none"
+
+    @property
     def leaves_out(self) -> tuple[str, ...]:
         """Roles whose words the template never writes."""
-        return tuple(role for role, form in self.forms.items() if form == "none")
+        roles = (role for role, form in self.forms.items() if form == "none")
+        return tuple(role for role in roles if role != DEVELOPER)
 
     def render(
         self,
@@ -96,6 +107,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        continues: bool = False,
     ) -> RenderedChat:
         """The conversation as the model was trained to read it; waits for another process.
 
@@ -107,22 +119,39 @@ class ChatTemplate:
             add_generation_prompt: Whether the assistant's turn is opened.
             variables: Further names for the template.
             tools: What may be called, as OpenAI's API has it; for a template that `knows_tools`.
+            continues: Whether the text ends with the last message's own, which is not closed.
 
         Raises:
             ChatTemplateError: the template refused the messages, failed on them, or took too much.
         """
         shaped = [in_form(m, self.forms.get(m.get("role", ""), "text")) for m in messages]
+        if continues:
+            shaped[-1] = with_mark(shaped[-1])
+        text = self._text(shaped, add_generation_prompt and not continues, variables, tools)
+        if continues:
+            try:
+                text = cut_at_mark(text)
+            except UnwrittenError as error:
+                reason = "the model's chat template does not write the last message as it is"
+                raise ChatTemplateError(reason) from error
+        return RenderedChat(text, add_special_tokens=self._processes is None)
+
+    def _text(
+        self,
+        shaped: Sequence[Message],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any] | None,
+        tools: Sequence[Mapping[str, Any]],
+    ) -> str:
         if self._processes is None:
-            text = "\n".join(message["content"] for message in shaped)
-            return RenderedChat(text, add_special_tokens=True)
+            return "\n".join(message["content"] for message in shaped)
         try:
             offered = (
                 {"tools": [dict(tool) for tool in tools]} if self.knows_tools and tools else {}
             )
-            text = self._rendered(shaped, add_generation_prompt, {**(variables or {}), **offered})
+            return self._rendered(shaped, add_generation_prompt, {**(variables or {}), **offered})
         except TemplateProcessError as error:
             raise ChatTemplateError(f"the model's chat template failed: {error}") from error
-        return RenderedChat(text, add_special_tokens=False)
 
     def close(self) -> None:
         """End the processes that render."""
@@ -148,6 +177,11 @@ class ChatTemplate:
         names |= {**variables, **self._special_tokens}
         names |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         return self._processes.render(names, self._now().isoformat())
+
+
+def _named_roles(source: str) -> Sequence[str]:
+    """Roles that not every template has; one that names none of them may still write any."""
+    return (DEVELOPER,) if re.search(rf"""['"]{DEVELOPER}['"]""", source) else ()
 
 
 def has_chat_template(folder: Path) -> bool:

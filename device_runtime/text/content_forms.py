@@ -26,19 +26,23 @@ def in_form(message: Message, form: ContentForm) -> dict[str, Any]:
     return {**message, "content": content}
 
 
-def find_forms(render: Render) -> Mapping[str, ContentForm]:
-    """For each role the form in which its words reach the prompt.
+def find_forms(render: Render, more_roles: Sequence[str] = ()) -> Mapping[str, ContentForm]:
+    """For each role the form in which its words reach the prompt; `more_roles` are like the system.
 
     A template may loop over parts and find none in a text, which says nothing and is no error.
-    One that refuses every probe is taken to read texts, as most do.
+    One that refuses every probe is taken to read texts, as most do; of a role beyond the usual ones
+    that it knows none.
     """
     user = _form_of("user", ((), ("system",), ("user", "assistant")), (), "text", render)
     other: ContentForm = "text" if user == "none" else user
-    return {
+    forms = {
         "user": user,
         "assistant": _form_of("assistant", (("user",),), ("user",), other, render),
-        "system": _form_of("system", ((),), ("user",), other, render),
     }
+    forms["system"] = _form_of("system", ((),), ("user",), other, render)
+    for role in more_roles:
+        forms[role] = _form_of(role, ((),), ("user",), other, render, "none")
+    return forms
 
 
 def _form_of(
@@ -47,6 +51,7 @@ def _form_of(
     end: Sequence[str],
     form_of_others: ContentForm,
     render: Render,
+    if_refused: ContentForm = "text",
 ) -> ContentForm:
     was_rendered = False
     for form in _FORMS:
@@ -61,7 +66,7 @@ def _form_of(
             if text is not None and _MARK in text.lower():
                 return form
             was_rendered = was_rendered or text is not None
-    return "none" if was_rendered else "text"
+    return "none" if was_rendered else if_refused
 
 
 def _message(role: str, words: str, form: ContentForm) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from submodels.bundle.model_files import model_files
 from submodels.checkpoint.special_tokens import TOKENIZER_FILE
 from submodels.errors import BundleError
 
+_MARK = re.compile(r"<\S+>|\[\S+\]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 MANY_TOKENS = 2_000
@@ -50,6 +51,12 @@ class Tokenizer:
         self._has_byte_fallback = "ByteFallback" in steps
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(id_ for id_, token in added.items() if token.special)
+        self.control_ids: dict[str, int] = {
+            token.content: id_
+            for id_, token in sorted(added.items())
+            if len(token.content) > 1 and (token.special or _MARK.fullmatch(token.content))
+        }
+        """Tokens that text may be read as although they are no words: special ones, and marks."""
         self._byte_of_character = _byte_of_character() if self.is_byte_level else {}
         self._anchor_ids = [] if self.is_byte_level else self._find_anchor()
         self._anchor_length = len(self.decode(self._anchor_ids))

@@ -27,11 +27,18 @@ def marks_of(template: str | None) -> Marks | None:
     return next((marks for marks in _KNOWN if marks.end in template), None)
 
 
-def is_thinking(marks: Marks, prompt: str) -> bool:
-    """Whether an answer to this prompt begins in the middle of thoughts."""
+def is_thinking(marks: Marks, prompt: str, begun: str = "") -> bool:
+    """Whether an answer to this prompt begins in the middle of thoughts.
+
+    `begun` is what the answer said already, at the end of the prompt.
+    """
+    if begun.strip():
+        return begun.rfind(marks.begin) > begun.rfind(marks.end)
     return prompt.rstrip().endswith(marks.begin)
 
 
-def has_thought(marks: Marks, prompt: str) -> bool:
+def has_thought(marks: Marks, prompt: str, begun: str = "") -> bool:
     """Whether the prompt has closed the thoughts of the answer already, so that there are none."""
+    if begun.strip():
+        return not is_thinking(marks, prompt, begun)
     return prompt.rstrip().endswith(marks.end)

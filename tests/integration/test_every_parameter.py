@@ -43,6 +43,8 @@ BALL = {
     "additionalProperties": False,
 }
 
+GIVE = {"type": "function", "function": {"name": "give", "parameters": BALL}}
+
 EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "model": (MODEL,),
     "max_tokens": (1, 2, 5, 33),
@@ -60,6 +62,8 @@ EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "stop": (".", [" red", "was", "\n"]),
     "stop_token_ids": ([FULL_STOP, 381], [THE]),
     "ignore_eos": (True,),
+    "allowed_token_ids": ([THE, FULL_STOP, *range(270, 420, 3)], [THE]),
+    "bad_words": (["big", "red ball", "dog"],),
     "stream": (True,),
     "stream_options": ({"include_usage": True, "continuous_usage_stats": True},),
     "include_hat_stats": (True, "timeline", "rounds"),
@@ -96,7 +100,11 @@ IN_CHAT: Mapping[str, tuple[Any, ...]] = {
     "max_completion_tokens": (3, 21),
     "logprobs": (True,),
     "top_logprobs": (0, 4),
+    "tools": ([GIVE],),
+    "tool_choice": ("auto", "none", "required", {"type": "function", "function": {"name": "give"}}),
+    "parallel_tool_calls": (False,),
     "add_generation_prompt": (False,),
+    "continue_final_message": (True, False),
     "chat_template_kwargs": ({"enable_thinking": False},),
     "reasoning_effort": ("low",),
 }
@@ -136,9 +144,15 @@ def whole_request(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         body["stream"] = True
     if path == CHAT and "top_logprobs" in body:
         body["logprobs"] = True
+    if body.get("tool_choice"):
+        body.setdefault("tools", [GIVE])
+    if body.get("continue_final_message"):
+        body["messages"] = [*body["messages"], {"role": "assistant", "content": "Tom had"}]
     if body.get("echo"):
         body.pop("logprobs", None)
-    for name in [name for name in FORMATS if name in body][1:]:
+    # Beside tools an answer is held to a schema alone.
+    num_formats = 0 if body.get("tools") else 1
+    for name in [name for name in FORMATS if name in body][num_formats:]:
         del body[name]
     most = body.get("max_completion_tokens") or body["max_tokens"]
     body["min_tokens"] = min(body.get("min_tokens", 0), most)

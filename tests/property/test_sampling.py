@@ -28,6 +28,8 @@ params = st.builds(
     frequency_penalty=st.sampled_from([0.0, 0.3, -0.2]),
     repetition_penalty=st.sampled_from([1.0, 1.3, 0.8]),
     logit_bias=st.dictionaries(token_ids, st.sampled_from([-100.0, -1.25, 2.5]), max_size=3),
+    allowed_token_ids=st.none() | st.lists(token_ids, min_size=1, max_size=VOCAB_SIZE),
+    bad_words=st.lists(st.lists(token_ids, min_size=1, max_size=3), max_size=3),
 )
 requests = st.builds(
     GenerationRequest,

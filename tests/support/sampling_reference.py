@@ -1,7 +1,7 @@
 """Sampling as one would write it on a blackboard: loops over Python floats, one rule a line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from device_runtime.generation.request import GenerationRequest
@@ -10,7 +10,7 @@ from device_runtime.generation.request import GenerationRequest
 def processed(
     logits: Sequence[float], request: GenerationRequest, output: Sequence[int]
 ) -> list[float]:
-    """Logits after bias, penalties and the mask of stop tokens."""
+    """Logits after bias, penalties, bans and the mask of stop tokens."""
     params = request.sampling
     values = [float(value) for value in logits]
     for token, addend in params.logit_bias.items():
@@ -22,9 +22,29 @@ def processed(
             values[token] = values[token] / factor if values[token] > 0 else values[token] * factor
         if times:
             values[token] -= params.frequency_penalty * times + params.presence_penalty
-        if token in request.stop_token_ids and len(output) < request.min_tokens:
-            values[token] = -math.inf
+    for forbidden in _forbidden(request, list(output)):
+        left = [-math.inf if t in forbidden else value for t, value in enumerate(values)]
+        if max(left) > -math.inf or not _has_bans(request):
+            values = left
     return values
+
+
+def _has_bans(request: GenerationRequest) -> bool:
+    return request.sampling.allowed_token_ids is not None or len(request.sampling.bad_words) > 0
+
+
+def _forbidden(request: GenerationRequest, output: list[int]) -> Iterator[set[int]]:
+    """What is forbidden, each kind unless nothing would be left."""
+    allowed = request.sampling.allowed_token_ids
+    if allowed is not None:
+        yield set(range(1000)) - {*allowed}
+    ends = set()
+    for word in request.sampling.bad_words:
+        for cut in range(len(output) + 1):
+            if output[cut:] == list(word[:-1]):
+                ends.add(word[-1])
+    yield ends
+    yield set(request.stop_token_ids) if len(output) < request.min_tokens else set()
 
 
 def distribution(

@@ -52,6 +52,10 @@ def refusal(kind, **fields):
         ("stop", 5),
         ("stop_token_ids", [-1]),
         ("ignore_eos", "yes"),
+        ("allowed_token_ids", []),
+        ("allowed_token_ids", [-1]),
+        ("bad_words", ["dog", ""]),
+        ("bad_words", [str(place) for place in range(257)]),
         ("stream", 1),
         ("stream_options", True),
     ],
@@ -74,6 +78,7 @@ def test_a_value_of_a_wrong_type_or_out_of_range_is_refused_by_the_fields_name(k
         (ChatRequest, "messages", "hi"),
         (ChatRequest, "max_completion_tokens", 0),
         (ChatRequest, "chat_template_kwargs", []),
+        (ChatRequest, "continue_final_message", "yes"),
         (CompletionRequest, "logprobs", 21),
         (CompletionRequest, "logprobs", -1),
         (CompletionRequest, "logprobs", True),
@@ -97,20 +102,15 @@ def test_an_error_about_a_range_says_what_came():
 @pytest.mark.parametrize(
     ("kind", "name", "value", "neutral"),
     [
-        (ChatRequest, "tools", [{"type": "function"}], []),
-        (ChatRequest, "tool_choice", "required", "none"),
         (ChatRequest, "functions", [{}], []),
-        (ChatRequest, "response_format", {"type": "json_object"}, {"type": "text"}),
         (ChatRequest, "modalities", ["audio"], ["text"]),
         (ChatRequest, "audio", {"voice": "x"}, None),
         (ChatRequest, "prediction", {"type": "content"}, None),
-        (ChatRequest, "continue_final_message", True, False),
         (ChatRequest, "best_of", 2, 1),
         (CompletionRequest, "best_of", 2, 1),
         (CompletionRequest, "suffix", "end", ""),
         (CompletionRequest, "logits_processors", ["x"], []),
         (CompletionRequest, "use_beam_search", True, False),
-        (CompletionRequest, "guided_json", {}, None),
         (CompletionRequest, "prompt_logprobs", 1, None),
     ],
 )
@@ -151,8 +151,8 @@ BOTH_WAYS = [(0, 1), (1, 0)]
 @pytest.mark.parametrize(
     ("kind", "one", "other"),
     [
-        (ChatRequest, ("tools", [{}]), ("tool_choice", "required")),
-        (ChatRequest, ("tools", [{}]), ("response_format", {"type": "json_object"})),
+        (ChatRequest, ("functions", [{}]), ("audio", {"voice": "x"})),
+        (ChatRequest, ("prediction", {"type": "content"}), ("best_of", 2)),
         (CompletionRequest, ("suffix", "end"), ("best_of", 2)),
     ],
 )
@@ -166,14 +166,9 @@ def test_of_several_refused_fields_the_first_of_the_request_is_named(kind, one, 
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        (ChatRequest, {"tools": [{"type": "function"}], "tool_choice": "none"}),
-        (ChatRequest, {"tool_choice": "none", "tools": [{"type": "function"}]}),
-        (ChatRequest, {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}),
-        (ChatRequest, {"tools": None, "tool_choice": "auto", "parallel_tool_calls": False}),
         (ChatRequest, {"tool_choice": None, "parallel_tool_calls": None}),
         (ChatRequest, {"functions": [{"name": "f"}], "function_call": "none"}),
         (ChatRequest, {"function_call": "auto"}),
-        (ChatRequest, {"response_format": {"type": "text", "extra": None}}),
         (CompletionRequest, {"best_of": 3, "n": 3}),
         (CompletionRequest, {"best_of": 2.0, "n": 2}),
         (CompletionRequest, {"tools": [{}], "messages": []}),
@@ -189,10 +184,6 @@ def test_what_says_that_nothing_changes_is_taken(kind, fields):
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"tools": [{}], "tool_choice": "auto"}, "tools"),
-        ({"tools": [{}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"functions": [{}], "function_call": {"name": "f"}}, "functions"),
         ({"best_of": 3, "n": 2}, "best_of"),
         ({"response_format": "text"}, "response_format"),

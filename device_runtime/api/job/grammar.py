@@ -3,6 +3,7 @@
 from functools import partial
 
 from device_runtime.api.errors import invalid
+from device_runtime.api.job.prompts import EncodedChat
 from device_runtime.api.request.formats import FormatFields, wanted_of
 from device_runtime.api.service import Service
 from device_runtime.calling.grammar import arguments_schema, call_grammar
@@ -13,7 +14,7 @@ from device_runtime.thinking.marks import Marks, has_thought, is_thinking
 
 
 async def compiled(
-    service: Service, fields: FormatFields, offer: Offer | None, prompt: str
+    service: Service, fields: FormatFields, offer: Offer | None, chat: EncodedChat | None
 ) -> Grammar | None:
     """What a request wants its answers held to; None: nothing.
 
@@ -25,7 +26,8 @@ async def compiled(
         OverloadedError: too many grammars wait already.
     """
     found = wanted_of(fields)
-    thoughts = _thoughts(service.thought_marks, prompt)
+    # A text to be continued has none: nobody has told the model to think.
+    thoughts = None if chat is None else _thoughts(service.thought_marks, chat)
     if offer is None:
         return None if found is None else await _one(service, *found, thoughts)
     for tool in offer.callable:
@@ -43,10 +45,11 @@ async def compiled(
     return await _one(service, "tools", Lark(text), thoughts)
 
 
-def _thoughts(marks: Marks | None, prompt: str) -> Thoughts | None:
-    if marks is None or has_thought(marks, prompt):
+def _thoughts(marks: Marks | None, chat: EncodedChat) -> Thoughts | None:
+    if marks is None or has_thought(marks, chat.text, chat.begun):
         return None
-    return Thoughts(None if is_thinking(marks, prompt) else marks.begin, marks.end)
+    begin = None if is_thinking(marks, chat.text, chat.begun) else marks.begin
+    return Thoughts(begin, marks.end)
 
 
 async def _one(

@@ -12,16 +12,17 @@ from typing import TypeVar
 from msgspec.structs import replace as replace_fields
 
 from device_runtime.api.errors import TooLongError, invalid, unsupported
-from device_runtime.api.job.grammar import compiled
 from device_runtime.api.job.prompts import (
     EncodedChat,
     check_ids,
     encode_chat,
     encode_prompts,
+    opening_of,
     split_prompts,
     text_of,
 )
 from device_runtime.api.job.readers import reader_of
+from device_runtime.api.job.rules import Rules, rules_of
 from device_runtime.api.request.body import (
     ROUNDS,
     TIMELINE,
@@ -115,10 +116,10 @@ async def plan_chat(
         raise invalid("top_logprobs", "top_logprobs: only allowed when logprobs is true")
     chat = await encoded_chat(service, request, offer)
     check_ids(chat.ids, service.generator.vocab_size, "messages")
-    grammar = await compiled(service, request, offer, chat.text)
+    rules = await rules_of(service, request, offer, chat)
     if cuts_length:
         request = _cut(request, service.generator.max_context_tokens - len(chat.ids))
-    choices = _choices(service, request, [chat.ids], [""], grammar)
+    choices = _choices(service, request, [chat.ids], [""], rules)
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
     return Job(
         request_id,
@@ -127,7 +128,7 @@ async def plan_chat(
         len(chat.ids),
         is_streamed,
         wants_figures,
-        make_reader=partial(reader_of, service, offer, chat.text, request_id),
+        make_reader=partial(reader_of, service, offer, chat, request_id),
         tells_thoughts=service.thought_marks is not None,
         shows_marks=offer is not None or service.thought_marks is not None,
     )
@@ -143,7 +144,7 @@ async def encoded_chat(service: Service, request: ChatRequest, offer: Offer | No
     return await encode_chat(
         service,
         request.messages,
-        add_generation_prompt=request.add_generation_prompt is not False,
+        opening=opening_of(request),
         add_special_tokens=request.add_special_tokens,
         variables=request.template_variables,
         tools=() if offer is None else plain_tools(request),
@@ -176,10 +177,10 @@ async def plan_completion(
     if request.echo:
         pairs = zip(prompts, encoded, strict=True)
         echoes = [await text_of(service, prompt, ids) for prompt, ids in pairs]
-    grammar = await compiled(service, request, None, "")
+    rules = await rules_of(service, request, None, None)
     if cuts_length:
         request = _cut(request, service.generator.max_context_tokens - max(map(len, encoded)))
-    choices = _choices(service, request, encoded, echoes, grammar)
+    choices = _choices(service, request, encoded, echoes, rules)
     num_prompt_tokens = sum(map(len, encoded))
     is_streamed, wants_figures = bool(request.stream), bool(request.include_hat_stats)
     return Job(request_id, arrived_s, choices, num_prompt_tokens, is_streamed, wants_figures)
@@ -199,17 +200,18 @@ def _choices(
     request: ChatRequest | CompletionRequest,
     prompts: Sequence[Sequence[int]],
     echoes: Sequence[str],
-    grammar: Grammar | None,
+    rules: Rules,
 ) -> tuple[Choice, ...]:
     """The choices of a request: `n` for each prompt, numbered through, as OpenAI's API does."""
     num_each = request.n or 1
     _check_num_choices(len(prompts), num_each)
     stops = StopStrings(stop_strings(request))
     sampling = sampling_params(request, service.generator.vocab_size, service.sampling)
+    sampling = replace(sampling, bad_words=rules.bad_words)
     wants_rounds = request.include_hat_stats == ROUNDS
     choices: list[Choice] = []
     for prompt_ids, echo in zip(prompts, echoes, strict=True):
-        first = _generation(service, request, prompt_ids, sampling, grammar)
+        first = _generation(service, request, prompt_ids, sampling, rules.grammar)
         for number in range(num_each):
             generation = first if number == 0 else _other(first, request.seed, number)
             # The queue has a place for the request or has none; what it asks for comes in turn.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -11,7 +11,13 @@ from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
 from device_runtime.api.request.tool_fields import ToolCall
 from device_runtime.api.service import Service
 from device_runtime.calling.words import told_in_words
-from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError, RenderedChat
+from device_runtime.text.chat_template import (
+    DEVELOPER,
+    ChatTemplate,
+    ChatTemplateError,
+    RenderedChat,
+)
+from device_runtime.text.control_tokens import ControlTokenError
 from device_runtime.text.detokenizer import whole_text
 from device_runtime.text.tokenizer import TextTooLongError, encode_within
 
@@ -28,10 +34,59 @@ Prompt = str | list[int]
 
 @dataclass(frozen=True, slots=True)
 class EncodedChat:
-    """A conversation's text, and its token ids."""
+    """A conversation's text, and its token ids; `begun` is what the answer has said already."""
 
     text: str
     ids: list[int]
+    begun: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the answer to a conversation begins: as a turn of its own, or where the last one ends."""
+
+    is_prompted: bool = True
+    """Whether the template opens the assistant's turn."""
+    continues: bool = False
+    """Whether the last message goes on instead."""
+
+
+class OpeningFields(Protocol):
+    """The fields of a request that say so."""
+
+    @property
+    def messages(self) -> Sequence[Message] | None:
+        """The conversation."""
+        ...
+
+    @property
+    def add_generation_prompt(self) -> bool | None:
+        """Whether a turn is opened; None: it is, unless the last message goes on."""
+        ...
+
+    @property
+    def continue_final_message(self) -> bool | None:
+        """Whether the last message goes on."""
+        ...
+
+
+def opening_of(fields: OpeningFields) -> Opening:
+    """How the answer begins.
+
+    Raises:
+        ApiError: 400, both are wanted, or there is nothing of the assistant's to go on with.
+    """
+    if not fields.continue_final_message:
+        return Opening(fields.add_generation_prompt is not False)
+    name = "continue_final_message"
+    if fields.add_generation_prompt:
+        raise invalid(name, f"{name}: not together with add_generation_prompt")
+    last = fields.messages[-1] if fields.messages else None
+    if last is None or last.role != "assistant" or last.tool_calls:
+        expected = "expected a last message of the assistant, without calls"
+        came = "none" if last is None else "calls" if last.tool_calls else repr(last.role[:40])
+        raise invalid(name, f"{name}: {expected}, got {came}")
+    return Opening(is_prompted=False, continues=True)
 
 
 def split_prompts(prompt: str | Sequence[str | int | list[int]]) -> list[Prompt]:
@@ -131,7 +186,7 @@ async def encode_chat(
     service: Service,
     messages: Sequence[Message],
     *,
-    add_generation_prompt: bool,
+    opening: Opening,
     add_special_tokens: bool | None,
     variables: Mapping[str, Any],
     tools: Sequence[Mapping[str, Any]] = (),
@@ -151,13 +206,13 @@ async def encode_chat(
     if reserved:
         name = f"chat_template_kwargs.{min(reserved)}"
         raise invalid(name, f"{name} is not for the request to set")
-    plain = [_plain_message(message, place) for place, message in enumerate(messages)]
+    plain = await _plain_messages(service, messages)
     if not template.knows_tools:
         plain = told_in_words(plain, tools, service.call_layout)
     _check_words(template, plain)
 
     def render() -> RenderedChat:
-        return template.render(plain, add_generation_prompt, variables, tools)
+        return template.render(plain, opening.is_prompted, variables, tools, opening.continues)
 
     try:
         chat = await service.text_work.render(render)
@@ -166,7 +221,32 @@ async def encode_chat(
     if add_special_tokens is None:
         add_special_tokens = chat.add_special_tokens
     [ids] = await encode_texts(service, [chat.text], add_special_tokens, "messages")
-    return EncodedChat(chat.text, ids)
+    return EncodedChat(chat.text, ids, _text_of(plain[-1]) if opening.continues else "")
+
+
+async def _plain_messages(service: Service, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages as templates know them; what users say without control tokens, if so set."""
+    roles = _ROLES
+    if service.template.knows_developer:
+        roles = {**_ROLES, DEVELOPER: DEVELOPER}
+    plain = [_plain_message(message, place, roles) for place, message in enumerate(messages)]
+    control = service.control_tokens
+    if control is None:
+        return plain
+
+    def without() -> list[dict[str, Any]]:
+        return [control.without_in(message) for message in plain]
+
+    num_characters = sum(len(_text_of(message)) for message in plain)
+    try:
+        return await service.text_work.tokenize(num_characters, without)
+    except ControlTokenError as error:
+        raise invalid("messages", f"messages: {error}") from error
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
 def _check_words(template: ChatTemplate, messages: Sequence[Mapping[str, Any]]) -> None:
@@ -186,10 +266,10 @@ def _far_too_long(max_tokens: int, num_tokens: int, param: str) -> ApiError:
     return TooLongError(param, message, num_tokens, max_tokens)
 
 
-def _plain_message(message: Message, place: int) -> dict[str, Any]:
+def _plain_message(message: Message, place: int, roles: Mapping[str, str]) -> dict[str, Any]:
     """The message as templates know it: its content is a text, or parts that are texts."""
     where = f"messages[{place}]"
-    role = _ROLES.get(message.role)
+    role = roles.get(message.role)
     if role is None:
         came = f"expected one of {', '.join(_ROLES)}, got {message.role[:40]!r}"
         raise invalid(f"{where}.role", f"{where}.role: {came}")
@@ -239,7 +319,7 @@ def _content_of(message: Message, where: str) -> str | list[dict[str, str]]:
         return message.content
     if message.content is None:
         if message.role == "assistant":
-            return ""
+            return message.refusal or ""
         raise invalid(f"{where}.content", f"{where}.content: expected text, got null")
     parts = enumerate(message.content)
     texts = [_part_text(part, f"{where}.content[{place}]") for place, part in parts]
@@ -247,6 +327,8 @@ def _content_of(message: Message, where: str) -> str | list[dict[str, str]]:
 
 
 def _part_text(part: ContentPart, where: str) -> str:
+    if part.type == "refusal" and part.refusal is not None:
+        return part.refusal
     if part.type != "text":
         message = f"{where}.type: expected 'text', got {part.type[:40]!r}; only text is supported"
         raise unsupported(f"{where}.type", message)

@@ -2,6 +2,7 @@
 
 from hashlib import blake2b
 
+from device_runtime.api.job.prompts import EncodedChat
 from device_runtime.api.service import Service
 from device_runtime.calling.layouts import Layout
 from device_runtime.calling.reader import CallReader
@@ -12,7 +13,7 @@ from device_runtime.thinking.reader import ThoughtReader
 
 
 def reader_of(
-    service: Service, offer: Offer | None, prompt: str, request_id: str, index: int
+    service: Service, offer: Offer | None, chat: EncodedChat, request_id: str, index: int
 ) -> Reader:
     """That of the choice of this index, which answers this prompt.
 
@@ -21,11 +22,11 @@ def reader_of(
     """
     reader: Reader = PlainReader()
     if offer is not None:
-        reader = _call_reader(service.call_layout, offer, f"{request_id}/{index}/{prompt}")
+        reader = _call_reader(service.call_layout, offer, f"{request_id}/{index}/{chat.text}")
     marks = service.thought_marks
     if marks is None:
         return reader
-    return ThoughtReader(marks, is_thinking(marks, prompt), reader)
+    return ThoughtReader(marks, is_thinking(marks, chat.text, chat.begun), reader)
 
 
 def _call_reader(layout: Layout, offer: Offer, name: str) -> CallReader:

@@ -32,6 +32,8 @@ MAX_PARTS = 256
 MAX_CALLS = 512
 MAX_STOP_TOKEN_IDS = 256
 MAX_LOGIT_BIASES = 1024
+MAX_ALLOWED_TOKEN_IDS = 1 << 18
+MAX_BAD_WORDS = 256
 MAX_TOP_LOGPROBS = 20
 MAX_TEMPLATE_VARIABLES = 64
 
@@ -51,6 +53,9 @@ _Role = Annotated[
     str,
     Meta(extra_json_schema={"enum": ["system", "developer", "user", "assistant", "tool"]}),
 ]
+_AllowedIds = Annotated[list[_TokenId], Meta(min_length=1, max_length=MAX_ALLOWED_TOKEN_IDS)]
+_BadWord = Annotated[str, Meta(min_length=1, max_length=256)]
+_BadWords = Annotated[list[_BadWord], Meta(max_length=MAX_BAD_WORDS)]
 
 
 class StreamOptions(Struct, frozen=True):
@@ -79,6 +84,8 @@ class CommonFields(FormatFields, frozen=True, kw_only=True):
     stop: _Stop | list[_Stop] | None = None
     stop_token_ids: Annotated[list[_TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
+    allowed_token_ids: _AllowedIds | None = None
+    bad_words: _BadWords | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_hat_stats: bool | Literal["timeline", "rounds"] | None = None
@@ -87,10 +94,11 @@ class CommonFields(FormatFields, frozen=True, kw_only=True):
 
 
 class ContentPart(Struct, frozen=True):
-    """A part of a message's content; only text is understood."""
+    """A part of a message's content; only text is understood, that of a refusal too."""
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class Message(Struct, frozen=True):
@@ -99,6 +107,7 @@ class Message(Struct, frozen=True):
     role: _Role
     content: str | Annotated[list[ContentPart], Meta(max_length=MAX_PARTS)] | None = None
     name: str | None = None
+    refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_CALLS)] | None = None
@@ -126,6 +135,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: _NumTopLogprobs | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
     reasoning_effort: str | None = None
 
@@ -179,6 +189,7 @@ class TokenizeRequest(Struct, frozen=True, kw_only=True):
     tools: Tools | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
     return_token_strs: bool | None = None
 

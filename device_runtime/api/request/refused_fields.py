@@ -14,8 +14,6 @@ from device_runtime.api.errors import unsupported
 # The values listed are neutral; null always is. Other inputs than text, other algorithms than
 # sampling, and other outputs than the text and its log probabilities.
 _IN_BOTH: Mapping[str, tuple[Any, ...]] = {
-    "allowed_token_ids": (),
-    "bad_words": ([],),
     "logits_processors": ([],),
     "best_of": (1,),
     "use_beam_search": (False,),
@@ -41,10 +39,8 @@ _IN_CHAT: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
-    "verbosity": ("medium",),
     "documents": ([],),
     "chat_template": (),
-    "continue_final_message": (False,),
     "echo": (False,),
 }
 _IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"suffix": ("",)}

@@ -93,7 +93,7 @@ def sampling_params(
     """How a prompt's first choice is sampled; fields left out have the server's defaults.
 
     Raises:
-        ApiError: 400, a wrong key or value of `logit_bias`.
+        ApiError: 400, a wrong key or value of `logit_bias`, or a token id that is none.
     """
     return SamplingParams(
         temperature=_or(request.temperature, defaults.temperature),
@@ -105,6 +105,7 @@ def sampling_params(
         frequency_penalty=_or(request.frequency_penalty, 0.0),
         repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
         logit_bias=logit_biases(request.logit_bias or {}, vocab_size),
+        allowed_token_ids=_allowed(request.allowed_token_ids, vocab_size),
     )
 
 
@@ -150,6 +151,13 @@ def _checked(name: str, value: object) -> float:
 
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
+
+
+def _allowed(ids: Sequence[int] | None, vocab_size: int) -> Sequence[int] | None:
+    if ids and max(ids) >= vocab_size:
+        expected = f"expected token ids below {vocab_size}, got {max(ids)}"
+        raise invalid("allowed_token_ids", f"allowed_token_ids: {expected}")
+    return ids
 
 
 def _bias(key: str, value: Any, vocab_size: int) -> tuple[int, float]:
