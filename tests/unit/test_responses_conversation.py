@@ -266,3 +266,14 @@ def test_shorter_conversations_begin_with_what_the_user_says():
     left = [[message.content for message in each] for each in shortened(messages)]
     assert left == [["s", "u2", "s2", "a2", "u3"], ["s", "u3"]]
     assert shortened(messages[:3]) == []
+
+
+def test_a_schema_is_left_as_it_came_where_numbers_are_read():
+    schema = {"const": 2.0, "multipleOf": 0.5}
+    request = request_of(
+        "Hi", max_output_tokens=16.0, text={"format": {"type": "x", "schema": schema}}
+    )
+    assert request.max_output_tokens == 16
+    assert request.text is not None
+    assert request.text.format is not None
+    assert isinstance(request.text.format.schema["const"], float)

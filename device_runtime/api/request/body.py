@@ -212,6 +212,7 @@ _FREE_FIELDS = FREE_FIELDS | {
     "format",
     "output_config",
     "output_format",
+    "text",
     "tools",
 }
 
