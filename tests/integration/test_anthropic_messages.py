@@ -229,6 +229,23 @@ async def test_counted_tokens_are_those_of_usage(more: dict[str, Any]) -> None:
     assert counted == {"input_tokens": told["usage"]["input_tokens"]}
 
 
+async def test_an_answer_that_has_begun_goes_on() -> None:
+    generator = scripted("warm.")
+    turns = [*ASKED["messages"], {"role": "assistant", "content": "It is"}]
+    async with serving(thinking_service(generator)) as client:
+        status, told = await client.post(MESSAGES, {**ASKED, "messages": turns})
+        assert status == 200, told
+        _, counted = await client.post(f"{MESSAGES}/count_tokens", {"messages": turns})
+        call = {"type": "tool_use", "id": "a", "name": "add", "input": SUM}
+        turns = [*ASKED["messages"], {"role": "assistant", "content": [call]}]
+        status, fault = await client.post(MESSAGES, {**ASKED, "messages": turns})
+    assert counted == {"input_tokens": told["usage"]["input_tokens"]}
+    prompt = story_tokenizer().decode(list(generator.requests[0].prompt_ids))
+    assert prompt == "[user] How warm is it?\n[assistant] It is"
+    assert status == 400
+    assert fault["error"]["message"].startswith("messages: expected a last message of the assist")
+
+
 async def test_cached_tokens_are_counted_apart() -> None:
     generator = scripted("Hello.")
     generate = generator.generate

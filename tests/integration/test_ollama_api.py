@@ -104,6 +104,15 @@ async def test_a_prompt_is_answered_or_continued() -> None:
     assert list(generator.requests[1].prompt_ids) == story_tokenizer().encode(raw, True)
 
 
+async def test_an_answer_that_has_begun_goes_on() -> None:
+    generator = scripted("warm.")
+    turns = [*ASKED["messages"], {"role": "assistant", "content": "It is"}]
+    async with serving(thinking_service(generator)) as client:
+        await lines(client, CHAT, {**ASKED, "messages": turns})
+    prompt = story_tokenizer().decode(list(generator.requests[0].prompt_ids))
+    assert prompt == "[user] How warm is it?\n[assistant] It is"
+
+
 @pytest.mark.parametrize("fields", [{}, {"raw": True}])
 @pytest.mark.parametrize("num_predict", [None, -1, 99_999])
 async def test_an_answer_may_be_as_long_as_there_is_room(

@@ -148,6 +148,14 @@ def test_a_prompt_is_a_turn_or_a_text() -> None:
     assert raw.prompt == "Once"
 
 
+def test_an_answer_that_has_begun_goes_on() -> None:
+    begun = {"role": "assistant", "content": "It is"}
+    assert asked(messages=[USER, begun]).continue_final_message is True
+    called = {**begun, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    assert asked(messages=[USER, called]).continue_final_message is None
+    assert asked().continue_final_message is None
+
+
 def test_a_tag_is_no_part_of_a_name_unless_it_is_served_with_it() -> None:
     assert served_name("m:latest", ("m",)) == "m"
     assert served_name("m:latest", ("m:latest",)) == "m:latest"

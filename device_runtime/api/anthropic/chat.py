@@ -23,6 +23,7 @@ PLACES: Places = {
     re.compile(r"tools\[(\d+)\]\.function\.parameters"): r"tools[\1].input_schema",
     re.compile(r"tools\[(\d+)\]\.function"): r"tools[\1]",
     re.compile(r"stop(?=:)"): "stop_sequences",
+    re.compile(r"continue_final_message(?=:)"): "messages",
     re.compile(r"response_format\.json_schema\.schema"): "output_config.format.schema",
 }
 """Fields of the chat API as this one calls them."""
@@ -45,6 +46,8 @@ def chat_of(request: CountRequest) -> ChatRequest:
     chat = ChatRequest(
         model=request.model,
         messages=messages_of(request),
+        # An answer that the client has begun goes on.
+        continue_final_message=request.messages[-1].role == "assistant" or None,
         tools=_tools(request.tools) or None,
         tool_choice=_choice(request.tool_choice),
         parallel_tool_calls=_is_parallel(request.tool_choice),
@@ -54,7 +57,6 @@ def chat_of(request: CountRequest) -> ChatRequest:
     )
     if not isinstance(request, MessagesRequest):
         return chat
-    _check_end(request)
     return msgspec.structs.replace(
         chat,
         max_tokens=request.max_tokens,
@@ -65,14 +67,6 @@ def chat_of(request: CountRequest) -> ChatRequest:
         stream=request.stream,
         include_hat_stats=request.include_hat_stats,
     )
-
-
-def _check_end(request: MessagesRequest) -> None:
-    """An answer that the client has begun is not gone on with, so it must not look like that."""
-    if request.messages[-1].role == "assistant":
-        where = f"messages[{len(request.messages) - 1}].role"
-        message = f"{where}: expected user at the end; an answer that has begun is not continued"
-        raise unsupported(where, message)
 
 
 def _tools(offers: Sequence[ToolOffer] | None) -> list[ToolDefinition]:

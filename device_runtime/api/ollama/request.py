@@ -182,6 +182,8 @@ def _chat(request: CommonFields, messages: Sequence[Message], tools: Tools | Non
     return ChatRequest(
         model=request.model,
         messages=list(messages),
+        # An answer that the client has begun goes on.
+        continue_final_message=_has_begun(messages[-1]) or None,
         tools=tools or None,
         # A negative number is no bound.
         max_tokens=wanted if wanted is not None and wanted > 0 else None,
@@ -201,6 +203,10 @@ def _chat(request: CommonFields, messages: Sequence[Message], tools: Tools | Non
         # Every answer says how long its parts took.
         include_hat_stats=True,
     )
+
+
+def _has_begun(last: Message) -> bool:
+    return last.role == "assistant" and not last.tool_calls
 
 
 def _check(request: CommonFields, options: Options) -> None:
