@@ -300,6 +300,31 @@ async def test_a_length_that_has_no_room_is_shortened_and_sampling_is_told() -> 
     assert document["frequency_penalty"] == 0
 
 
+@pytest.mark.parametrize(
+    "fields", [{"include": ["message.output_text.logprobs"]}, {"top_logprobs": 2}]
+)
+async def test_log_probabilities_come_with_the_words(fields: dict[str, Any]) -> None:
+    [message] = (await ask("Hello.", **fields))["output"]
+    [part] = message["content"]
+    entries = part["logprobs"]
+    assert "".join(entry["token"] for entry in entries) == "Hello."
+    assert [entry["logprob"] for entry in entries[:2]] == [-0.25, -0.5]
+    num_top = fields.get("top_logprobs", 0)
+    assert all(len(entry["top_logprobs"]) == num_top for entry in entries)
+    events = await stream("Hello.", **fields)
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert [entry for event in deltas for entry in event["logprobs"]] == entries
+    assert events[-1]["response"]["output"][0]["content"] == [part]
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+async def test_log_probabilities_are_of_words_alone(thinks: bool) -> None:
+    tools = {} if thinks else {"tools": TOOLS}
+    async with client_of(scripted("Hello."), thinks=thinks) as client:
+        status, answer = await client.post(PATH, {"input": "Hi", "top_logprobs": 1, **tools})
+    assert (status, answer["error"]["param"]) == (400, "top_logprobs")
+
+
 async def test_truncation_leaves_out_first_turns_where_it_is_asked_for() -> None:
     generator = scripted("Hello.")
     turns = [{"role": "developer", "content": "Rules"}]

@@ -66,7 +66,7 @@ def _preflight_answer(request: web.Request) -> web.Response:
     asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
     allowed = asked if _HEADER_NAMES.fullmatch(asked) else "Authorization, Content-Type"
     headers = {
-        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, OPTIONS",
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE, OPTIONS",
         hdrs.ACCESS_CONTROL_ALLOW_HEADERS: allowed,
         hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_AGE_S),
     }

@@ -1,8 +1,9 @@
 """The items of an answer, as they begin, grow and end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from device_runtime.api.responses.logprobs import Entry
 from device_runtime.generation.parts import Call, Part, Thought, Words
 
 Event = dict[str, Any]
@@ -16,6 +17,7 @@ class OutputItem:
         self.part = part
         self._place = place
         self._text = ""
+        self._logprobs: list[Entry] = []
         self._status: Status = "in_progress"
         kind = {Words: "msg", Thought: "rs", Call: "fc"}[type(part)]
         self._id = f"{kind}_{name}_{place}"
@@ -32,15 +34,20 @@ class OutputItem:
         if not isinstance(self.part, Call):
             yield self._part_event("response.content_part.added", self._content(""))
 
-    def grow(self, part: Part) -> Iterator[Event]:
-        """More of it came."""
+    def score(self, logprobs: Sequence[Entry]) -> None:
+        """Tokens of it without text, at its end."""
+        self._logprobs += logprobs
+
+    def grow(self, part: Part, logprobs: Sequence[Entry] = ()) -> Iterator[Event]:
+        """More of it came, with the log probabilities of its tokens where they are wanted."""
+        self._logprobs += logprobs
         text = part.arguments if isinstance(part, Call) else part.text
         self._text += text
         if not text:
             return
         match part:
             case Words():
-                more: Mapping[str, Any] = {"content_index": 0, "logprobs": []}
+                more: Mapping[str, Any] = {"content_index": 0, "logprobs": list(logprobs)}
                 yield self._event("response.output_text.delta", delta=text, **more)
             case Thought():
                 yield self._event("response.reasoning_text.delta", delta=text, content_index=0)
@@ -52,7 +59,7 @@ class OutputItem:
         self._status = status
         match self.part:
             case Words():
-                more: Mapping[str, Any] = {"content_index": 0, "logprobs": []}
+                more: Mapping[str, Any] = {"content_index": 0, "logprobs": self._logprobs}
                 yield self._event("response.output_text.done", text=self._text, **more)
             case Thought():
                 done = "response.reasoning_text.done"
@@ -101,7 +108,8 @@ class OutputItem:
     def _content(self, text: str) -> Event:
         if isinstance(self.part, Thought):
             return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        logprobs = self._logprobs if text else []
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
     def _part_event(self, kind: str, part: Event) -> Event:
         return self._event(kind, content_index=0, part=part)

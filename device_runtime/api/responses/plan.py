@@ -65,6 +65,8 @@ def chat_of(request: ResponsesRequest, items: Sequence[Placed]) -> ChatRequest:
         repetition_penalty=request.repetition_penalty,
         seed=request.seed,
         response_format=_format(request.text),
+        logprobs=request.wants_logprobs or None,
+        top_logprobs=request.top_logprobs or None,
         reasoning_effort=effort,
         chat_template_kwargs=variables or None,
         stream=request.stream,
@@ -82,6 +84,10 @@ async def plan_response(
         ApiError: 400 or 404, naming the first field at fault, as the chat API calls it.
         OverloadedError: too many texts wait already.
     """
+    if request.wants_logprobs and (chat.tools or service.thought_marks is not None):
+        where = "top_logprobs" if request.top_logprobs else "include"
+        message = "log probabilities are of words alone: not beside tools, nor of who thinks"
+        raise unsupported(where, f"{where}: {message}")
     whole, error = await _planned(service, chat, name, arrived_s)
     shorter = shortened(chat.messages) if request.truncation == "auto" else []
     most = service.generator.max_context_tokens // 4

@@ -9,6 +9,7 @@ from device_runtime.api.request.body import (
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_TEMPLATE_VARIABLES,
+    MAX_TOP_LOGPROBS,
     StreamOptions,
 )
 from device_runtime.api.request.tool_fields import MAX_TOOLS
@@ -90,6 +91,10 @@ class Reasoning(Struct, frozen=True):
 Items = Annotated[list[Item], Meta(max_length=MAX_MESSAGES)]
 
 
+LOGPROBS = "message.output_text.logprobs"
+"""The value of `include` that asks for log probabilities."""
+
+
 class ResponsesRequest(Struct, frozen=True, kw_only=True):
     """The body of POST /v1/responses."""
 
@@ -117,7 +122,7 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     include: list[str] | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -131,9 +136,10 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
     prompt_cache_key: str | None = None
     include_hat_stats: bool | Literal["timeline", "rounds"] | None = None
 
-
-LOGPROBS = "message.output_text.logprobs"
-"""The value of `include` that asks for log probabilities."""
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether words come with log probabilities."""
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
 
 def check_supported(request: ResponsesRequest) -> None:
@@ -150,10 +156,5 @@ def check_supported(request: ResponsesRequest) -> None:
             raise unsupported(name, f"{name} is not supported here; {instead}")
     if request.background:
         raise unsupported("background", "background is not supported here; leave it out")
-    if request.top_logprobs:
-        raise unsupported("top_logprobs", "top_logprobs is not supported here; leave it out")
-    if LOGPROBS in (request.include or ()):
-        message = f"include: {LOGPROBS} is not supported here; chat completions have logprobs"
-        raise unsupported("include", message)
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options: only allowed when stream is true")

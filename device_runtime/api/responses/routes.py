@@ -45,9 +45,8 @@ async def responses(request: web.Request) -> web.StreamResponse:
         name = response_id(new_name())
         keep = _Keeping(request.app[STORE], name, fields, items)
         sampling = job.choices[0].generation.sampling
-        return await answer(
-            request, job, ResponsesShape(fields, name, sampling, service.unix_clock, keep)
-        )
+        shape = ResponsesShape(fields, name, sampling, service.tokenizer, service.unix_clock, keep)
+        return await answer(request, job, shape)
     except (ApiError, HalfCallError, GrammarError) as error:
         known = as_api_error(error)
         assert known is not None, "these are known"

@@ -9,11 +9,13 @@ from device_runtime.api.answer.shape import COMMENT, EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
 from device_runtime.api.figures import HatFigures
+from device_runtime.api.responses.logprobs import entries_of
 from device_runtime.api.responses.output import Event, OutputItem, Status
 from device_runtime.api.responses.plan import in_own_words
 from device_runtime.api.responses.request import Reasoning, ResponsesRequest, TextOptions
 from device_runtime.generation.parts import Words
 from device_runtime.generation.request import SamplingParams
+from device_runtime.text.tokenizer import Tokenizer
 from process.world import Clock
 
 
@@ -29,6 +31,7 @@ class ResponsesShape:
         request: What was asked.
         name: The response's id.
         sampling: How it is sampled, which a request need not say.
+        tokenizer: What its tokens say, for log probabilities.
         unix_clock: For the date of its end.
         on_whole: Gets the finished document, before it is sent.
     """
@@ -38,12 +41,14 @@ class ResponsesShape:
         request: ResponsesRequest,
         name: str,
         sampling: SamplingParams,
+        tokenizer: Tokenizer,
         unix_clock: Clock,
         on_whole: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._request = request
         self._name = name
         self._sampling = sampling
+        self._tokenizer = tokenizer
         self._unix_clock = unix_clock
         self._on_whole = on_whole
         self._items: list[OutputItem] = []
@@ -104,13 +109,17 @@ class ResponsesShape:
         if piece.finish_reason is not None and not self._items and not parts:
             # An answer of nothing is a message without words.
             parts = (Words(""),)
+        scored = list(entries_of(self._tokenizer, piece.tokens))
         for part in parts:
             if not (self._is_open and self._items[-1].takes(part)):
                 yield from self._close("completed")
                 self._items.append(OutputItem(part, len(self._items), self._item_name))
                 self._is_open = True
                 yield from self._items[-1].begin()
-            yield from self._items[-1].grow(part)
+            yield from self._items[-1].grow(part, scored)
+            scored = []
+        if self._items:
+            self._items[-1].score(scored)
         if piece.finish_reason is not None:
             yield from self._close("incomplete" if _is_cut(piece) else "completed")
             self._end = piece
@@ -166,7 +175,7 @@ class ResponsesShape:
             "top_p": sampling.top_p,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
-            "top_logprobs": 0,
+            "top_logprobs": asked.top_logprobs or 0,
             "text": _text_options(asked.text),
             "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
             # Those that the model was told of.
