@@ -13,7 +13,7 @@ Entry = dict[str, Any]
 
 
 def entries_of(tokenizer: Tokenizer, scored: Sequence[ScoredToken]) -> Iterator[Entry]:
-    """Entries with their alternatives, most likely first. Half a character has bytes and no text."""
+    """Entries with alternatives, most likely first. Half a character has bytes and no text."""
     for each in scored:
         top = [_entry(tokenizer, *pair) for pair in each.token.top]
         yield {**_entry(tokenizer, each.token.id, each.token.logprob), "top_logprobs": top}
