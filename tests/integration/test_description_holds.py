@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.api_server import story_server
+from tests.integration.test_thinking import scripted, service_of
+from tests.support.api_server import serving
 
 SEED = 14
 NUM_EXAMPLES = 8
@@ -36,7 +37,7 @@ checks.ensure_resource_availability.enabled = false
 async def test_schemathesis_finds_no_difference(tmp_path: Path) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG)
-    async with story_server() as (client, _):
+    async with serving(service_of(scripted("<think>\nHm, 4.\n</think>\n\nFour."))) as client:
         async with client.http.get(f"{client.url}/openapi.json") as response:
             description = msgspec.json.decode(await response.read())
         options = ["run", f"{client.url}/openapi.json", "--seed", str(SEED)]
