@@ -143,6 +143,8 @@ def _prepare(app: web.Application) -> None:
 
 
 _PATH = "/v1/responses"
+# The name of another route is no id.
+_ONE = _PATH + "/{id:(?!input_tokens$)[^/]+}"
 
 API = Api(
     "responses",
@@ -163,10 +165,10 @@ API = Api(
             ResponsesRequest,
             (*MODEL_ERRORS, 429),
         ),
-        Route(hdrs.METH_GET, f"{_PATH}/{{id}}", get_response, {JSON: Response}, errors=(404,)),
+        Route(hdrs.METH_GET, _ONE, get_response, {JSON: Response}, errors=(404,)),
         Route(
             hdrs.METH_DELETE,
-            f"{_PATH}/{{id}}",
+            _ONE,
             delete_response,
             {JSON: DeletedResponse},
             errors=(404,),
