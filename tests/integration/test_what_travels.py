@@ -1,8 +1,11 @@
 """What a listener between device and cloud, or the cloud itself, gets to see."""
 
 import asyncio
+import json
+import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -10,15 +13,38 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from tests.support.frame_relay import FrameRelay, frame_relay
+from tests.support.frame_search import assert_no_ids, assert_no_words, long_words
 from tests.support.reference import STORIES
 from tests.support.stack import cloud_config, connected_device, serve_cloud, split_for_serving
 from wire.codec import decode
-from wire.messages import Close, Hello, Open, Reply, States
+from wire.messages import Close, Hello, Open, Reply, States, Want
 
 TURNS = ("Once upon a time, there was a little girl named Lily.", "Then she found a big red ball.")
-ID_FORMATS = ("<H", ">H", "<I", ">I", "<Q", ">Q", "<B")
-RUN = 3
-"""So many token ids in a row are no accident, in any of the formats."""
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"unit_of_temperature": {"const": "fahrenheit"}},
+            "required": ["unit_of_temperature"],
+            "additionalProperties": False,
+        },
+    },
+}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "diagnosis_of_the_patient": {"enum": ["influenza", "pneumonia"]},
+        "medication_and_its_dose": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["diagnosis_of_the_patient", "medication_and_its_dose"],
+    "additionalProperties": False,
+}
+FORM = {"type": "json_schema", "json_schema": {"name": "anamnesis", "schema": SCHEMA}}
+BIAS = {"1": 5}
+"""To the end."""
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +87,73 @@ def test_every_frame_is_a_message_of_the_protocol(
 
 def test_no_frame_holds_a_word_of_the_text(conversation: tuple[FrameRelay, list[str]]) -> None:
     relay, texts = conversation
-    seen = b"\0".join([*relay.up, *relay.down])
-    words = {word.strip(".,!?\"'") for text in texts for word in text.split()}
-    long_words = {word for word in words if len(word) >= 4}
-    assert len(long_words) > 10
-    for word in long_words:
-        for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
-            assert word.encode(encoding) not in seen, word
+    assert len(long_words(texts)) > 10
+    assert_no_words(relay, texts)
 
 
 def test_no_frame_holds_token_ids_in_a_row(conversation: tuple[FrameRelay, list[str]]) -> None:
     relay, texts = conversation
     tokenizer = Tokenizer.from_file(str(STORIES / "tokenizer.json"))
-    seen = b"\0".join([*relay.up, *relay.down])
     for text in texts:
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        for start in range(len(ids) - RUN + 1):
-            run = ids[start : start + RUN]
-            for format_ in ID_FORMATS:
-                if format_ == "<B" and max(run) > 255:
-                    continue
-                packed = b"".join(struct.pack(format_, token) for token in run)
-                # Three zero-padded small numbers are too common among floats to mean anything.
-                if len(set(packed)) > RUN:
-                    assert packed not in seen, (format_, run)
+        assert_no_ids(relay, tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+@pytest.fixture(scope="module")
+def held(bundles: Path) -> tuple[FrameRelay, list[dict[str, Any]]]:
+    return asyncio.run(_hold(bundles))
+
+
+async def _hold(bundles: Path) -> tuple[FrameRelay, list[dict[str, Any]]]:
+    """A call of a tool, its result, and an answer in a form, through a relay."""
+    answers: list[dict[str, Any]] = []
+    async with (
+        serve_cloud(cloud_config(bundles)) as cloud,
+        frame_relay(cloud.url) as relay,
+        connected_device(bundles, relay.url, {"secret": None, "drafter": "none"}) as device,
+        aiohttp.ClientSession() as client,
+    ):
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi."}]
+        asked = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+        for more in (asked, {"response_format": FORM}):
+            body = {"messages": messages, "max_tokens": 100, "seed": 3, "logit_bias": BIAS, **more}
+            async with client.post(f"{device.url}/v1/chat/completions", json=body) as response:
+                answers.append(await response.json())
+            assert response.status == 200, answers
+            message = answers[-1]["choices"][0]["message"]
+            messages.append({key: value for key, value in message.items() if value is not None})
+            for call in message.get("tool_calls") or ():
+                result = {"role": "tool", "tool_call_id": call["id"], "content": "cloudless"}
+                messages.append(result)
+    return relay, answers
+
+
+def test_no_frame_holds_a_word_of_a_tool_or_a_schema(
+    held: tuple[FrameRelay, list[dict[str, Any]]],
+) -> None:
+    relay, answers = held
+    [first, second] = [answer["choices"][0]["message"] for answer in answers]
+    [call] = first["tool_calls"]
+    assert call["function"]["name"] == TOOL["function"]["name"]
+    assert json.loads(call["function"]["arguments"])["unit_of_temperature"] == "fahrenheit"
+    form = json.loads(second["content"])
+    assert set(form) == set(SCHEMA["properties"])
+    told = [json.dumps(each) for each in (TOOL, FORM, first, form)]
+    assert_no_words(relay, [re.sub(r"\W+", " ", text) for text in told] + told)
+    tokenizer = Tokenizer.from_file(str(STORIES / "tokenizer.json"))
+    for text in told:
+        assert_no_ids(relay, tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_a_long_run_of_what_is_forced_goes_up_in_one_frame(
+    held: tuple[FrameRelay, list[dict[str, Any]]],
+) -> None:
+    relay, answers = held
+    frames = [decode(frame) for frame in relay.up]
+    rows = [each.num_rows for each in frames if isinstance(each, States) and each.want is Want.ALL]
+    num_tokens = sum(answer["usage"]["completion_tokens"] for answer in answers)
+    # The row that goes up with a run is of the token before it.
+    assert sum(each >= 9 for each in rows) >= 3, rows
+    assert len(rows) < num_tokens / 10
 
 
 def test_the_search_would_find_ids_and_words_if_they_travelled(
