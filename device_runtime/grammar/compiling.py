@@ -5,6 +5,7 @@ tokens are prepared once, with the first grammar. Both let Python's interpreter 
 belong into a thread.
 """
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from device_runtime.generation.grammar import Constraint, Grammar, GrammarError
 from device_runtime.grammar.lark import JSON_LAYOUT, behind_thoughts
 from device_runtime.grammar.matching import MatcherConstraint
-from device_runtime.grammar.schemas import SHARED, Path, laid_out, parts, pointer
+from device_runtime.grammar.schemas import SHARED, Path, is_deeper_than, laid_out, parts, pointer
 from device_runtime.grammar.wanted import (
     Json,
     JsonSchemaText,
@@ -36,8 +37,19 @@ MAX_CHARACTERS = 65_536
 _MAX_OWN_CHARACTERS = 4 * MAX_CHARACTERS
 """Of a grammar that this program wrote, for all tools of a request."""
 
+MAX_LEVELS = 100
+"""Of objects and lists in one another in a schema. The library reads 128, and adds some."""
+
+_TOO_DEEP = f"it is nested too deeply: expected at most {MAX_LEVELS} levels"
+
+MAX_RULES = 1_000
+"""Of a written grammar: what compiling takes grows with their cube, to a second or two here."""
+
 _KEPT = 32
 """Compiled grammars that are kept, since clients ask again and again for the same."""
+
+_RULE = re.compile(r"^[ \t]*[?!]?[\w-]+[^\n:\"/]*:", re.MULTILINE)
+"""The beginning of a rule, in both syntaxes."""
 
 _MOST_TRIES = 200
 _MOST_SEARCHED = 8 * MAX_CHARACTERS
@@ -122,7 +134,7 @@ class Grammars:
 def _limits() -> LLParserLimits:
     """What compiling and following a grammar may take. A lexer state takes 1 to 2 kB."""
     return LLParserLimits(
-        max_items_in_row=2_000,
+        max_items_in_row=10_000,
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=200_000,
         step_max_items=50_000,
@@ -135,11 +147,8 @@ def _limits() -> LLParserLimits:
 def _grammar_text(wanted: Wanted) -> str:
     try:
         match wanted:
-            case Json(schema, whitespace, is_lenient):
-                _check_length(msgspec.json.encode(schema).decode())
-                if isinstance(schema, Mapping):
-                    schema = laid_out(schema, _layout(whitespace), is_lenient)
-                return LLMatcher.grammar_from_json_schema(msgspec.json.encode(schema).decode())
+            case Json():
+                return LLMatcher.grammar_from_json_schema(_schema_text(wanted))
             case Regex(pattern):
                 _check_length(pattern)
                 return LLMatcher.grammar_from_regex(pattern)
@@ -149,20 +158,30 @@ def _grammar_text(wanted: Wanted) -> str:
                 return LLMatcher.grammar_from_lark(f"start: {options}")
             case Written(text):
                 _check_length(text)
+                _check_rules(text)
                 return LLMatcher.grammar_from_lark(any_to_lark(text))
             case Lark(text):
                 _check_length(text, _MAX_OWN_CHARACTERS)
                 return LLMatcher.grammar_from_lark(text)
     except GrammarError:
         raise
+    except RecursionError as error:
+        raise GrammarError(_TOO_DEEP) from error
     except Exception as error:  # the library raises whatever its parsers raise
         raise GrammarError(_first_line(str(error))) from error
 
 
-def _layout(whitespace: str | None) -> Mapping[str, Any]:
-    if whitespace is not None:
-        return {"whitespace_flexible": True, "whitespace_pattern": whitespace}
-    return JSON_LAYOUT
+def _schema_text(wanted: Json) -> str:
+    schema = wanted.schema
+    _check_length(msgspec.json.encode(schema).decode())
+    if is_deeper_than(schema, MAX_LEVELS):
+        raise GrammarError(_TOO_DEEP)
+    if isinstance(schema, Mapping):
+        layout: Mapping[str, Any] = JSON_LAYOUT
+        if wanted.whitespace is not None:
+            layout = {"whitespace_flexible": True, "whitespace_pattern": wanted.whitespace}
+        schema = laid_out(schema, layout, wanted.is_lenient)
+    return msgspec.json.encode(schema).decode()
 
 
 def _place_of_fault(schema: JsonSchemaText, reason: str, limits: LLParserLimits) -> str | None:
@@ -195,6 +214,12 @@ def _place_of_fault(schema: JsonSchemaText, reason: str, limits: LLParserLimits)
 def _check_length(text: str, most: int = MAX_CHARACTERS) -> None:
     if len(text) > most:
         raise GrammarError(f"expected at most {most} characters, got {len(text)}")
+
+
+def _check_rules(text: str) -> None:
+    num_rules = sum(1 for _ in _RULE.finditer(text))
+    if num_rules > MAX_RULES:
+        raise GrammarError(f"expected at most {MAX_RULES} rules, got {num_rules}")
 
 
 def _first_line(text: str) -> str:

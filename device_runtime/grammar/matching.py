@@ -55,6 +55,7 @@ class MatcherConstraint:
             return
         self._go(())
         if not self._matcher.consume_token(token_id):
+            self._check()
             raise GrammarError("the grammar of the answer does not allow what was chosen")
 
     def _is_whole(self, draft: Sequence[int]) -> bool:

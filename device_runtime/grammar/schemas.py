@@ -65,6 +65,22 @@ def parts(schema: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]
                     yield (name, str(place)), part
 
 
+def is_deeper_than(value: Any, most: int) -> bool:
+    """Whether a value of JSON has more levels of objects and lists in one another."""
+    level = [value]
+    for _ in range(most + 1):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, Mapping):
+                inner += each.values()
+            elif isinstance(each, list):
+                inner += each
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
 def pointer(path: Path) -> str:
     """A way into a schema as a JSON pointer."""
     return "#" + "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)

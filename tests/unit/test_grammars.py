@@ -93,6 +93,115 @@ def test_what_cannot_be_held_to_is_refused_and_says_what(grammars, wanted, words
     assert len(raised.value.reason) < 600
 
 
+def _shared(number, how):
+    last = {"type": "object", "properties": {"x": {"type": "string"}}}
+    names = {f"a{place}": how({"$ref": f"#/$defs/a{place + 1}"}) for place in range(number)}
+    return Json({"$defs": {**names, f"a{number}": last}, "$ref": "#/$defs/a0"})
+
+
+def _deep(depth):
+    schema = {"type": "null"}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return Json(schema)
+
+
+def _optional(number):
+    return Json({"properties": {f"p{place}": {"type": "null"} for place in range(number)}})
+
+
+HOSTILE = {
+    "deep": _deep(95),
+    "deeper": _deep(180),
+    "deeper than Python": _deep(5000),
+    "references, twice each": _shared(30, lambda ref: {"properties": {"a": ref, "b": ref}}),
+    "references, all of twice": _shared(30, lambda ref: {"allOf": [ref, ref]}),
+    "references, any of twice": _shared(30, lambda ref: {"anyOf": [ref, {"items": ref}]}),
+    "references, one of twice": _shared(30, lambda ref: {"oneOf": [ref, {"items": ref}]}),
+    "a chain of references": _shared(1000, lambda ref: ref),
+    "a circle": Json({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
+    "products of unions": Json(
+        {
+            "allOf": [
+                {"anyOf": [{"required": [f"{a}{b}"], "type": "object"} for b in range(4)]}
+                for a in range(12)
+            ]
+        }
+    ),
+    "patterns of exponents": Json({"pattern": "(a|b)*a(a|b){400}", "type": "string"}),
+    "patterns of stars": Json({"pattern": "^((a*)*)*$", "type": "string"}),
+    "patterns of repetitions": Json({"pattern": "((a{1,999}){1,999}){1,999}"}),
+    "patterns at once": Json({"allOf": [{"pattern": f"a.{{{n}}}b"} for n in range(9)]}),
+    "a pattern of a language of its own": Json({"pattern": "(?<=a)b\\1"}),
+    "lengths": Json({"type": "string", "minLength": 999_999, "maxLength": 10**9}),
+    "items": Json({"items": {"minItems": 9_999}, "minItems": 99_999, "type": "array"}),
+    "numbers": Json({"type": "number", "minimum": -1e308, "maximum": 1e308, "multipleOf": 1e-300}),
+    "a prime": Json({"type": "integer", "multipleOf": 999_999_937}),
+    "many choices": Json({"enum": [f"value {place}" for place in range(4_000)]}),
+    "many that may be left out": _optional(2_000),
+    "references to elsewhere": Json({"$ref": "file:///etc/passwd"}),
+    "references by address": Json({"$ref": "http://localhost:1/x", "$id": "http://localhost:1/"}),
+    "half a character": Json({"enum": ["\ud800"]}),
+    "parentheses": Written("start: " + "(" * 20_000 + '"a"' + ")" * 20_000),
+    "parentheses of llama.cpp's": Written("root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000),
+    "repetitions": Written('start: (("a"{0,99}){0,99}){0,99}'),
+    "repetitions of llama.cpp's": Written('root ::= ("a"{1,99999} "b"){1,99999}'),
+    "recursion to the left": Written('start: start start | "a" | '),
+    "many rules": Written("\n".join(f"r{n} ::= r{n + 1} r{n + 1}" for n in range(3_000))),
+    "nested groups": Regex("(" * 20_000 + "a" + ")" * 20_000),
+    "all letters": Regex(r"\p{L}{1,999}\w{1,999}"),
+    "a written grammar that reads files": Written('start: %json {"$ref": "file:///etc/passwd"}'),
+}
+
+
+def refusal(grammars, wanted):
+    """Why it cannot be compiled, or followed for some tokens; None if it can."""
+    try:
+        constraint = grammars.compile(wanted).start()
+        for _ in range(30):
+            constraint.forced()
+            allowed = [int(token) for token in np.flatnonzero(constraint.allowed()) if token != END]
+            if not allowed:
+                break
+            constraint.commit(allowed[len(allowed) // 2])
+    except GrammarError as error:
+        return error.reason
+    return None
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_hostile_is_followed_or_refused_in_a_line(grammars, name):
+    reason = refusal(grammars, HOSTILE[name])
+    if reason is not None:
+        assert 0 < len(reason) < 600
+        assert "\n" not in reason
+        assert "does not allow" not in reason
+        assert "recursion" not in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deep", None),
+        ("deeper", "100 levels"),
+        ("deeper than Python", "100 levels"),
+        ("parentheses of llama.cpp's", "nested too deeply"),
+        ("many rules", "1000 rules"),
+        ("references, twice each", None),
+        ("a chain of references", None),
+        ("products of unions", "too large"),
+        ("lengths", None),
+        ("items", None),
+        ("many choices", None),
+        ("many that may be left out", None),
+        ("references to elsewhere", "etc/passwd"),
+    ],
+)
+def test_which_of_it_is_refused(grammars, name, words):
+    reason = refusal(grammars, HOSTILE[name])
+    assert reason is None if words is None else words in reason
+
+
 def test_what_a_client_says_to_the_library_changes_nothing(grammars, tokenizer):
     said = {"whitespace_flexible": True, "lenient": True, "nonsense": 5}
     wanted = Json({"type": "object", "x-guidance": said})
