@@ -42,11 +42,12 @@ class GenerationRequest:
     """One sequence to generate. Generation ends at a stop token or after `max_tokens` tokens.
 
     `num_logprobs` None asks for no log probabilities; 0 for the chosen token's alone; n for the
-    n most likely beside it. Stop tokens cannot be chosen before `min_tokens` tokens. The timeline
-    of its work is kept if it `wants_timeline`. Drafts for later requests may be made of its text
-    if it `is_remembered`. One that `is_let_in` waits for its turn however many
-    wait already: it belongs to a request whose first choice was admitted. With a `grammar` the
-    output follows it; where it allows nothing but an end, `min_tokens` forbids none.
+    n most likely beside it. `num_prompt_logprobs` asks the same of the prompt's tokens, all of
+    which then go up: nothing that is cached is used. Stop tokens cannot be chosen before
+    `min_tokens` tokens. The timeline of its work is kept if it `wants_timeline`. Drafts for later
+    requests may be made of its text if it `is_remembered`. One that `is_let_in` waits for its turn
+    however many wait already: it belongs to a request whose first choice was admitted. With a
+    `grammar` the output follows it; where it allows nothing but an end, `min_tokens` forbids none.
     """
 
     prompt_ids: Sequence[int]
@@ -55,6 +56,7 @@ class GenerationRequest:
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
     wants_timeline: bool = False
     is_let_in: bool = False
     is_remembered: bool = True
@@ -71,6 +73,14 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedToken:
+    """A token of a prompt. `rank`: so many tokens are as likely in its place, or more."""
+
+    token: Token
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class Emission:
     """The tokens decided in one round. The last one of a request carries a finish reason.
 
@@ -83,6 +93,8 @@ class Emission:
     """Tokens that were drafted for the round."""
     num_accepted: int = 0
     """So many of them lead `tokens`."""
+    prompt: tuple[RankedToken, ...] | None = None
+    """All tokens of the prompt but the first, in the first emission, if they were asked for."""
 
     def origin(self, index: int) -> Origin:
         """How the token at this place of the round came about."""

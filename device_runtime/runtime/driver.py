@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 import numpy as np
 
 from device_runtime.drafting.protocol import Drafter
 from device_runtime.engines.engine import DeviceEngine, Rows, TappedEngine
-from device_runtime.generation.request import CloudUnavailableError, Emission, Token
+from device_runtime.generation.request import CloudUnavailableError, Emission, RankedToken, Token
 from device_runtime.link.session import LinkSession
 from device_runtime.runtime.outage import Outage
 from device_runtime.runtime.place import Place
@@ -23,10 +24,14 @@ from device_runtime.session.actions import (
     Emit,
     FeedOutput,
     Reopen,
+    Score,
 )
 from device_runtime.session.session import Session
 from wire.messages import Payload, Reply
 from wire.numbers import RowRangeError, pack_rows, unpack_reply
+
+_SCORED_AT_ONCE = 32
+"""Rows of one call on the engine; a row's logits are a number for each token there is."""
 
 
 class Driver:
@@ -95,7 +100,7 @@ class Driver:
         What a reply has just brought is not in the engine's caches before it was taken in there.
         """
         run = self.place.run
-        is_taken_in = not isinstance(following, FeedOutput | Choose | Reopen)
+        is_taken_in = not isinstance(following, FeedOutput | Score | Choose | Reopen)
         if run is not None and is_taken_in:
             run.settle(self.session.num_settled_tokens)
 
@@ -133,6 +138,8 @@ class Driver:
                 return await self._await_reply()
             case FeedOutput():
                 return await self._feed_output(action)
+            case Score():
+                return await self._score(action)
             case Choose():
                 return await self._choose(action)
             case Draft():
@@ -191,6 +198,28 @@ class Driver:
         self._recorder.fed(started_s)
         return []
 
+    async def _score(self, action: Score) -> list[Action]:
+        """A few rows at a time: others have their turn between, and logits take much memory."""
+        started_s = self._clock()
+        num_rows = len(action.next_ids)
+        deep = await self._workers.run(lambda engine: self._deep(engine, action.position, num_rows))
+        scored: list[RankedToken] = []
+        for start in range(0, num_rows, _SCORED_AT_ONCE):
+            scored += await self._workers.run(partial(self._ranked, action, deep, start))
+        self._recorder.fed(started_s)
+        self.session.prompt_scores.take(action.position, scored)
+        return []
+
+    def _ranked(
+        self, action: Score, deep: Rows, start: int, engine: DeviceEngine
+    ) -> list[RankedToken]:
+        """On the engine's thread: the tokens behind some of the rows."""
+        rows = deep[start : start + _SCORED_AT_ONCE]
+        logits = engine.logits(self._sequence, rows, action.position + start, len(rows))
+        ids = action.next_ids[start : start + _SCORED_AT_ONCE]
+        pairs = zip(ids, logits, strict=True)
+        return [self._sampler.ranked(token_id, row) for token_id, row in pairs]
+
     async def _choose(self, action: Choose) -> list[Action]:
         started_s = self._clock()
         tokens = await self._workers.run(lambda engine: self._decide(engine, action))
@@ -226,14 +255,16 @@ class Driver:
         self._drafter.decided(token_ids, deep[len(deep) - num_rows + len(token_ids) - 1])
         return decided
 
-    def _deep(self, engine: DeviceEngine, position: int) -> Rows:
-        """On the engine's thread: the deep rows `[T, H]` that came last, at `position`.
+    def _deep(self, engine: DeviceEngine, position: int, num_rows: int | None = None) -> Rows:
+        """On the engine's thread: of the deep rows that came last those from `position` on.
 
-        Rows of other depths that came with them are the adapter's.
+        Rows of other depths that came with them are the adapter's. None: all `[T, H]` from there.
         """
         reply = self._reply
         assert reply is not None, "rows come before logits"
-        rows = unpack_reply(reply, engine.hidden_size).astype(np.float32)
+        start = position - (reply.cached_tokens - reply.num_rows)
+        end = None if num_rows is None else start + num_rows
+        rows = unpack_reply(reply, engine.hidden_size)[start:end].astype(np.float32)
         if rows.shape[1] > 1:
             assert isinstance(engine, TappedEngine), "it asked for them"
             engine.take_taps(self._sequence, rows[:, 1:], position)

@@ -58,7 +58,7 @@ class Places:
         return self._shelf is not None
 
     async def candidates(
-        self, prompt_ids: Sequence[int], num_reserved_tokens: int
+        self, prompt_ids: Sequence[int], num_reserved_tokens: int, *, goes_up_whole: bool = False
     ) -> AsyncGenerator[Place]:
         """Places that may grow to `num_reserved_tokens` positions, the best first.
 
@@ -68,13 +68,15 @@ class Places:
         half of it each time. A kept session whose connection is gone is taken up by its key. Each
         is given as soon as the device's side is there, while the cloud is still asked for its own.
         Whoever asks for the next has told this one that it is `refused`; whoever begins there
-        awaits `confirm`.
+        awaits `confirm`. Of a prompt that `goes_up_whole` nothing is looked for.
 
         Raises:
             CloudUnavailableError: no link.
         """
         self.expire()
-        source = await self._source(prompt_ids, num_reserved_tokens)
+        source = None
+        if not goes_up_whole:
+            source = await self._source(prompt_ids, num_reserved_tokens)
         run = self._running.begin(prompt_ids)
         try:
             if source is not None:

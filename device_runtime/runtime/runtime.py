@@ -246,7 +246,12 @@ class Runtime:
         # The last token is chosen and never computed.
         num_new = num_new_tokens(request, self.max_context_tokens)
         num_reserved = len(request.prompt_ids) + num_new - 1
-        async with aclosing(self._places.candidates(request.prompt_ids, num_reserved)) as places:
+        candidates = self._places.candidates(
+            request.prompt_ids,
+            num_reserved,
+            goes_up_whole=request.num_prompt_logprobs is not None,
+        )
+        async with aclosing(candidates) as places:
             async for place in places:
                 try:
                     driver = self._driver(request, place, sampler, outage, recorder)

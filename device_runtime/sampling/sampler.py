@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.engines.engine import Rows
-from device_runtime.generation.request import GenerationRequest, SamplingParams, Token
+from device_runtime.generation.request import (
+    GenerationRequest,
+    RankedToken,
+    SamplingParams,
+    Token,
+)
 from device_runtime.sampling.bans import TokenBans
 from device_runtime.sampling.filters import Candidates, candidates
 from device_runtime.sampling.penalties import TokenPenalties
@@ -42,6 +47,7 @@ class Sampler:
         self._num_output_tokens = 0
         self._min_tokens = request.min_tokens
         self._num_logprobs = request.num_logprobs
+        self._num_prompt_logprobs = request.num_prompt_logprobs or 0
         self._stop_ids = _ids(token for token in request.stop_token_ids if token < vocab_size)
         bias = request.sampling.logit_bias
         self._bias_ids = _ids(bias)
@@ -150,6 +156,13 @@ class Sampler:
             return Token(token_id)
         logprobs = log_probabilities(logits)
         return Token(token_id, float(logprobs[token_id]), most_likely(logprobs, self._num_logprobs))
+
+    def ranked(self, token_id: int, logits: Rows) -> RankedToken:
+        """A token of the prompt, with what the model thought of it: logits `[V]` of its place."""
+        logprobs = log_probabilities(logits)
+        top = most_likely(logprobs, self._num_prompt_logprobs)
+        own = float(logprobs[token_id])
+        return RankedToken(Token(token_id, own, top), int((logprobs >= own).sum()))
 
     def _processed(
         self, logits: Rows, draft: Sequence[int]

@@ -37,8 +37,20 @@ class FeedOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """Look up how likely the prompt's own tokens are, for `PromptScores`; needs no answer.
+
+    The deep rows just received, from `position` on, are followed by the tokens `next_ids`, one
+    each. They go through the output layers on the way, as with `FeedOutput`.
+    """
+
+    position: int
+    next_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Choose:
-    """Choose tokens from the deep rows just received, the first of which is at `position`.
+    """Choose tokens from the deep rows just received, from the one at `position` on.
 
     The last `len(draft) + 1` rows give the target's choices after `draft[:0]`, `draft[:1]` and so
     on (`acceptance.walk`). Answered by `on_chosen`.
@@ -74,4 +86,4 @@ class Reopen:
     """
 
 
-Action = ComputeAndSend | AwaitReply | FeedOutput | Choose | Draft | Emit | Reopen
+Action = ComputeAndSend | AwaitReply | FeedOutput | Score | Choose | Draft | Emit | Reopen

@@ -38,6 +38,7 @@ from device_runtime.session.actions import (
 )
 from device_runtime.session.draft_length import DraftLength
 from device_runtime.session.pipelining import FixedPipelining, Pipelining, RoundOutcome
+from device_runtime.session.prompt_scores import PromptScores
 from device_runtime.session.rounds import Frame, Round, Window, until_stop
 from wire.messages import Reply, Want
 
@@ -130,6 +131,7 @@ class Session:
         self.num_accepted = 0
         """Drafted tokens that the round decided last has kept."""
         self._num_valid_tokens = 0
+        self.prompt_scores = PromptScores(request)
 
     @property
     def text(self) -> Sequence[int]:
@@ -165,10 +167,14 @@ class Session:
         first_row = frame.position + frame.num_tokens - reply.num_rows
         self._queue_s = reply.queue_s
         self.num_settled_tokens = min(frame.position + frame.num_tokens, self._num_prompt_tokens)
+        scores = self.prompt_scores.scored_by(first_row, frame.position + frame.num_tokens)
         if frame.decides:
             self.phase = Phase.CHOOSING
-            return [Choose(first_row, self.rounds.draft)]
-        feed: list[Action] = [FeedOutput(first_row)] if reply.num_rows else []
+            num_scored = sum(len(score.next_ids) for score in scores)
+            return [*scores, Choose(first_row + num_scored, self.rounds.draft)]
+        feed: list[Action] = [*scores]
+        if reply.num_rows and not scores:
+            feed = [FeedOutput(first_row)]
         if self.phase is Phase.VERIFYING:
             return [*feed, self._await_oldest()]
         self._expect(Phase.PREFILLING)
@@ -189,7 +195,8 @@ class Session:
         self._text.extend(token.id for token in tokens)
         reason = self._finish_reason()
         is_hit = self._end_round(num_accepted, now)
-        emit = Emit(Emission(tuple(tokens), reason, len(draft), num_accepted))
+        told = self.prompt_scores.told()
+        emit = Emit(Emission(tuple(tokens), reason, len(draft), num_accepted, told))
         if reason is None and is_hit:
             self.phase = Phase.VERIFYING
             return [emit, self._next_behind(num_waiting_replies)]
@@ -289,7 +296,7 @@ class Session:
         self._num_sent_tokens += num_tokens
         is_last = num_tokens == num_remaining
         want = Want.LAST if is_last and not self._is_in_round else Want.NONE
-        if self._limits.feeds_output_layers:
+        if self._limits.feeds_output_layers or self.prompt_scores.are_wanted:
             want = Want.ALL
         return self._send(position, tuple(self._text[position : position + num_tokens]), want)
 

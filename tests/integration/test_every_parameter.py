@@ -62,6 +62,10 @@ EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "stop": (".", [" red", "was", "\n"]),
     "stop_token_ids": ([FULL_STOP, 381], [THE]),
     "ignore_eos": (True,),
+    "prompt_logprobs": (0, 3),
+    "skip_special_tokens": (False,),
+    "include_stop_str_in_output": (True,),
+    "return_token_ids": (True,),
     "allowed_token_ids": ([THE, FULL_STOP, *range(270, 420, 3)], [THE]),
     "bad_words": (["big", "red ball", "dog"],),
     "stream": (True,),
@@ -113,6 +117,7 @@ IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "logprobs": (0, 4),
     "echo": (True,),
 }
+SCORED = {"echo": True, "logprobs": 2}
 KINDS = {CHAT: EVERYWHERE | IN_CHAT, COMPLETIONS: EVERYWHERE | IN_COMPLETIONS}
 
 
@@ -148,13 +153,13 @@ def whole_request(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         body.setdefault("tools", [GIVE])
     if body.get("continue_final_message"):
         body["messages"] = [*body["messages"], {"role": "assistant", "content": "Tom had"}]
-    if body.get("echo"):
-        body.pop("logprobs", None)
+    if body.get("stream"):
+        body.pop("prompt_logprobs", None)
     # Beside tools an answer is held to a schema alone.
     num_formats = 0 if body.get("tools") else 1
     for name in [name for name in FORMATS if name in body][num_formats:]:
         del body[name]
-    most = body.get("max_completion_tokens") or body["max_tokens"]
+    most = body.get("max_completion_tokens") or body["max_tokens"] or 1
     body["min_tokens"] = min(body.get("min_tokens", 0), most)
     return body
 
@@ -229,6 +234,16 @@ def test_a_parameter_alone_says_the_same_through_every_drafter(
     devices: EveryDrafter, path: str, fields: Mapping[str, Any], temperature: int
 ) -> None:
     check(devices, path, {"temperature": temperature, **fields})
+
+
+def test_a_scored_prompt_says_the_same_through_every_drafter(devices: EveryDrafter) -> None:
+    for fields in (
+        SCORED,
+        {**SCORED, "stream": True},
+        {**SCORED, "max_tokens": 0, "min_tokens": 0},
+    ):
+        for prompt in (STORY, [STORY, OTHER]):
+            check(devices, COMPLETIONS, {**fields, "prompt": prompt, "temperature": 0})
 
 
 @st.composite

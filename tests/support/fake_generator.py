@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from chunking.estimates import Estimates
-from device_runtime.generation.request import Emission, GenerationRequest, Token
+from device_runtime.generation.request import Emission, GenerationRequest, RankedToken, Token
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.generation.timeline import Timeline
 from device_runtime.link.link import LinkStatus
@@ -110,7 +110,8 @@ class FakeGenerator:
             if is_stop or is_last or len(tokens) == self.tokens_per_round:
                 reason = "stop" if is_stop else "length" if is_last else None
                 num_accepted = min(self.num_drafted, len(tokens) - 1)
-                yield Emission(tuple(tokens), reason, self.num_drafted, num_accepted)
+                prompt = self._prompt(request) if place < self.tokens_per_round else None
+                yield Emission(tuple(tokens), reason, self.num_drafted, num_accepted, prompt)
                 tokens = []
             if is_stop:
                 return
@@ -120,6 +121,18 @@ class FakeGenerator:
             await self.gates[place].wait()
         if place in self.errors:
             raise self.errors[place]
+
+    def _prompt(self, request: GenerationRequest) -> tuple[RankedToken, ...] | None:
+        """The token at place p of a prompt is -p likely, and p others are likelier."""
+        num_top = request.num_prompt_logprobs
+        if num_top is None:
+            return None
+        return tuple(
+            RankedToken(
+                Token(id_, -float(place), tuple((n, -n / 8) for n in range(num_top))), place
+            )
+            for place, id_ in enumerate(request.prompt_ids[1:], 1)
+        )
 
     def _token(self, token_id: int, place: int, request: GenerationRequest) -> Token:
         if request.num_logprobs is None:

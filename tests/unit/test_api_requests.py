@@ -25,7 +25,6 @@ def refusal(kind, **fields):
         ("n", "2"),
         ("n", 1.5),
         ("n", True),
-        ("max_tokens", 0),
         ("max_tokens", -1),
         ("max_tokens", 2**31),
         ("max_tokens", 10**30),
@@ -55,6 +54,8 @@ def refusal(kind, **fields):
         ("allowed_token_ids", []),
         ("allowed_token_ids", [-1]),
         ("bad_words", ["dog", ""]),
+        ("prompt_logprobs", -1),
+        ("skip_special_tokens", "no"),
         ("bad_words", [str(place) for place in range(257)]),
         ("stream", 1),
         ("stream_options", True),
@@ -73,6 +74,7 @@ def test_a_value_of_a_wrong_type_or_out_of_range_is_refused_by_the_fields_name(k
     ("kind", "name", "value"),
     [
         (ChatRequest, "logprobs", 3),
+        (ChatRequest, "max_tokens", 0),
         (ChatRequest, "top_logprobs", 21),
         (ChatRequest, "messages", []),
         (ChatRequest, "messages", "hi"),
@@ -111,7 +113,6 @@ def test_an_error_about_a_range_says_what_came():
         (CompletionRequest, "suffix", "end", ""),
         (CompletionRequest, "logits_processors", ["x"], []),
         (CompletionRequest, "use_beam_search", True, False),
-        (CompletionRequest, "prompt_logprobs", 1, None),
     ],
 )
 def test_fields_that_would_change_the_meaning_are_refused_unless_neutral(

@@ -1,17 +1,22 @@
 """All choices of a job, generated side by side; their pieces in the order they are decided."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from device_runtime.api.answer.shape import Counts
+from device_runtime.api.answer.told_prompt import PromptScores, prompt_scores
 from device_runtime.api.answer.transcript import Piece, Transcript, read_with
 from device_runtime.api.figures import HatFigures, figures_of
 from device_runtime.api.job.plan import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
 from device_runtime.api.service import Service
 from device_runtime.generation.parts import Thought
+from device_runtime.generation.request import RankedToken
 from device_runtime.generation.stats import GenerationStats
 
 # A slow reader lets its generations run this many pieces ahead and then holds them.
@@ -139,11 +144,22 @@ class Answers:
         self._stats[choice.index] = generation.stats
         async with aclosing(generation):
             async for emission in generation:
-                piece = transcript.push(emission)
-                timer.emitted(len(emission.tokens))
+                if emission.prompt is not None:
+                    transcript.prompt = await self._told(choice, emission.prompt)
+                told = emission
+                if choice.is_prompt_only:
+                    told = replace(emission, tokens=(), finish_reason="length")
+                piece = transcript.push(told)
+                timer.emitted(len(told.tokens))
                 if piece is not None:
                     await self._queue.put(read_with(reader, piece))
                     if piece.finish_reason is not None:
                         self._told_all.add(choice.index)
                         return piece.finish_reason
         raise RuntimeError("the generation ended without a finish reason")
+
+    async def _told(self, choice: Choice, ranked: Sequence[RankedToken]) -> PromptScores:
+        """What an answer says of its prompt, which takes a while to be put together."""
+        tokenizer, ids = self._service.tokenizer, choice.generation.prompt_ids
+        make = partial(prompt_scores, tokenizer, ids, ranked)
+        return await self._service.text_work.tokenize(len(ids), make)

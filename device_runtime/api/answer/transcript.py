@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from msgspec import UNSET, UnsetType
 
+from device_runtime.api.answer.told_prompt import PromptScores, ScoredToken
 from device_runtime.api.figures import RoundFigures, TokenText
 from device_runtime.api.job.plan import Choice
 from device_runtime.generation.parts import AnswerEnd, Part, Reader, joined
@@ -13,14 +14,6 @@ from device_runtime.generation.request import Emission, FinishReason, Origin, To
 from device_runtime.text.detokenizer import make_detokenizer
 from device_runtime.text.stop_strings import StopMatcher
 from device_runtime.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredToken:
-    """A token with log probabilities and the place in the answer where its text begins."""
-
-    token: Token
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +36,11 @@ class Piece:
     """What the text is made of, once that is read: text that may begin a mark comes later."""
     stop: str = ""
     """The stop string that ended the answer, if one did."""
+    token_ids: tuple[int, ...] = ()
+    """All tokens decided since the piece before, for choices that want them."""
+    prompt_ids: Sequence[int] = ()
+    prompt: PromptScores | None = None
+    """Both in the first piece, if they were asked for."""
 
 
 def read_with(reader: Reader, piece: Piece) -> Piece:
@@ -66,6 +64,9 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
         finish_reason=last.finish_reason,
         parts=joined(part for piece in pieces for part in piece.parts),
         stop=last.stop,
+        token_ids=tuple(id_ for piece in pieces for id_ in piece.token_ids),
+        prompt_ids=pieces[0].prompt_ids,
+        prompt=pieces[0].prompt,
     )
 
 
@@ -73,7 +74,8 @@ class Transcript:
     """The answer of one choice as it grows.
 
     A stop token counts as generated but has neither text nor log probabilities in the answer. A
-    stop string is cut off with everything after it, and so are the tokens that begin there.
+    stop string is cut off with everything after it, and so are the tokens that begin there. A
+    choice may want either.
     """
 
     def __init__(self, choice: Choice, tokenizer: Tokenizer, shows_marks: bool = False) -> None:
@@ -89,6 +91,9 @@ class Transcript:
         self._is_first = True
         self._stop = ""
         self._rounds = _Rounds() if choice.wants_rounds else None
+        self._token_ids: list[int] = []
+        self.prompt: PromptScores | None = None
+        """Told with the first piece; before the text of the answer if that repeats the prompt."""
 
     def push(self, emission: Emission) -> Piece | None:
         """What these tokens add, or None while nothing of it is certain.
@@ -98,18 +103,22 @@ class Transcript:
         reason = emission.finish_reason
         if self._rounds is not None:
             self._rounds.add(emission, is_first=self._num_tokens == 0)
-        for index, token in enumerate(_without_stop_token(emission)):
+        tokens = emission.tokens
+        if reason == "stop" and not self._choice.includes_stop:
+            tokens = tokens[:-1]
+        for index, token in enumerate(tokens):
             if self._append(token, emission.origin(index)):
                 return self._piece("stop", is_cut=True)
-        if reason == "stop":
-            self._num_tokens += 1
+        if reason == "stop" and not self._choice.includes_stop:
+            self._count(emission.tokens[-1])
+            self._end_scores(emission.tokens[-1])
         if reason is not None and self._show(self._detokenizer.flush()):
             return self._piece("stop", is_cut=True)
         return self._piece(reason)
 
     def _append(self, token: Token, origin: Origin) -> bool:
         """Take one token; whether its text completed a stop string."""
-        self._num_tokens += 1
+        self._count(token)
         before = self._num_decoded
         text = self._decoded(token.id)
         self._num_decoded += len(text)
@@ -123,10 +132,21 @@ class Transcript:
                 self._rounds.begin(offset, origin)
         return self._show(text)
 
+    def _count(self, token: Token) -> None:
+        self._num_tokens += 1
+        if self._choice.tells_ids:
+            self._token_ids.append(token.id)
+
+    def _end_scores(self, stop: Token) -> None:
+        """Behind a scored prompt every token has an entry, as programs that score texts expect."""
+        if self._choice.scores_echo:
+            self._unshown.append(ScoredToken(stop, self._num_decoded))
+
     def _decoded(self, token_id: int) -> str:
         """The text that a token makes certain; a mark's name is read where marks are."""
         text = self._detokenizer.push(token_id)
-        if self._shows_marks and self._tokenizer.is_special(token_id):
+        shows = self._shows_marks or self._choice.shows_special
+        if shows and self._tokenizer.is_special(token_id):
             text += self._tokenizer.token_bytes(token_id).decode(errors="replace")
         return text
 
@@ -137,6 +157,8 @@ class Transcript:
             return False
         matched = self._matcher.push(text)
         self._text.append(matched.text)
+        if self._choice.includes_stop:
+            self._text.append(matched.stop)
         self._stop = matched.stop
         return matched.is_stopped
 
@@ -153,8 +175,28 @@ class Transcript:
         tokens = self._take_tokens(takes_all=reason is not None and not is_cut)
         is_first, self._is_first = self._is_first, False
         num_tokens, stop = self._num_tokens, self._stop
-        index = self._choice.index
-        return Piece(index, text, tokens, num_tokens, is_first, reason, rounds, stop=stop)
+        ids, self._token_ids = tuple(self._token_ids), []
+        tells_ids = self._choice.tells_ids
+        return Piece(
+            self._choice.index,
+            text,
+            (*self._prompt_tokens(), *tokens) if is_first else tokens,
+            num_tokens,
+            is_first,
+            reason,
+            rounds,
+            stop=stop,
+            token_ids=ids,
+            prompt_ids=self._choice.generation.prompt_ids if is_first and tells_ids else (),
+            prompt=self.prompt if is_first else None,
+        )
+
+    def _prompt_tokens(self) -> tuple[ScoredToken, ...]:
+        """Those of a prompt that is repeated with them, whose text the answer begins with."""
+        if self.prompt is None or not self._choice.scores_echo:
+            return ()
+        end = len(self._choice.echo)
+        return tuple(replace(token, offset=min(token.offset, end)) for token in self.prompt.all)
 
     def _take_tokens(self, takes_all: bool) -> tuple[ScoredToken, ...]:
         """The tokens whose text begins in what has been shown."""
@@ -206,7 +248,3 @@ class _Rounds:
         if self._num_taken < end:
             yield TokenText(text[self._num_taken - start :], self._origin)
         self._num_taken = end
-
-
-def _without_stop_token(emission: Emission) -> Sequence[Token]:
-    return emission.tokens[:-1] if emission.finish_reason == "stop" else emission.tokens

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace as replace_fields
 
-from device_runtime.api.errors import TooLongError, invalid, unsupported
+from device_runtime.api.errors import TooLongError, invalid
 from device_runtime.api.job.prompts import (
     EncodedChat,
     check_ids,
@@ -64,6 +64,16 @@ class Choice:
     echo: str = ""
     is_first: bool = True
     wants_rounds: bool = False
+    shows_special: bool = False
+    """Whether tokens of control are text, by their names."""
+    includes_stop: bool = False
+    """Whether the stop string or token that ends the answer is part of it."""
+    tells_ids: bool = False
+    """Whether its pieces have the ids of its tokens."""
+    scores_echo: bool = False
+    """Whether the prompt's tokens are among those with log probabilities, and the last one is."""
+    is_prompt_only: bool = False
+    """Whether nothing of what is generated is told: the prompt is all that is asked about."""
 
 
 def _plain_reader(_index: int) -> Reader:
@@ -167,9 +177,8 @@ async def plan_completion(
     """
     service.model.check(request.model)
     check_stream(request)
-    if request.echo and request.logprobs is not None:
-        message = "logprobs with echo is not supported here: prompts have no log probabilities"
-        raise unsupported("logprobs", message)
+    if request.max_tokens == 0 and not request.echo:
+        raise invalid("max_tokens", "max_tokens: expected at least 1, and 0 only with echo, got 0")
     prompts = split_prompts(request.prompt)
     _check_num_choices(len(prompts), request.n or 1)
     encoded = await encode_prompts(service, prompts, request.add_special_tokens is not False)
@@ -208,7 +217,8 @@ def _choices(
     stops = StopStrings(stop_strings(request))
     sampling = sampling_params(request, service.generator.vocab_size, service.sampling)
     sampling = replace(sampling, bad_words=rules.bad_words)
-    wants_rounds = request.include_hat_stats == ROUNDS
+    if request.prompt_logprobs is not None and request.stream:
+        raise invalid("prompt_logprobs", "prompt_logprobs: not together with stream")
     choices: list[Choice] = []
     for prompt_ids, echo in zip(prompts, echoes, strict=True):
         first = _generation(service, request, prompt_ids, sampling, rules.grammar)
@@ -216,8 +226,32 @@ def _choices(
             generation = first if number == 0 else _other(first, request.seed, number)
             # The queue has a place for the request or has none; what it asks for comes in turn.
             generation = replace(generation, is_let_in=len(choices) > 0)
-            choices.append(Choice(len(choices), generation, stops, echo, number == 0, wants_rounds))
+            choices.append(_choice(request, len(choices), generation, stops, echo, number == 0))
     return tuple(choices)
+
+
+def _choice(
+    request: ChatRequest | CompletionRequest,
+    index: int,
+    generation: GenerationRequest,
+    stops: StopStrings,
+    echo: str,
+    is_first: bool,
+) -> Choice:
+    """One choice, told as the request wants it."""
+    return Choice(
+        index,
+        generation,
+        stops,
+        echo,
+        is_first,
+        wants_rounds=request.include_hat_stats == ROUNDS,
+        shows_special=request.skip_special_tokens is False,
+        includes_stop=bool(request.include_stop_str_in_output),
+        tells_ids=bool(request.return_token_ids),
+        scores_echo=request.is_echo_scored,
+        is_prompt_only=request.asked_tokens == 0,
+    )
 
 
 def _generation(
@@ -238,6 +272,7 @@ def _generation(
         ),
         min_tokens=_min_new_tokens(request, max_tokens),
         num_logprobs=request.num_logprobs,
+        num_prompt_logprobs=request.num_prompt_logprobs,
         wants_timeline=request.include_hat_stats in (TIMELINE, ROUNDS),
         is_remembered=request.store is not False,
         grammar=grammar,
@@ -301,7 +336,9 @@ def _max_new_tokens(
         ApiError: 400 `context_length_exceeded`: the prompt leaves no room, or not as much as
             was asked for. Nothing is ever cut silently.
     """
-    asked, room = request.asked_tokens, max_context_tokens - num_prompt_tokens
+    # To hear of a prompt alone takes one token, which nobody is told.
+    asked = 1 if request.asked_tokens == 0 else request.asked_tokens
+    room = max_context_tokens - num_prompt_tokens
     limit = f"This model's maximum context length is {max_context_tokens} tokens."
     if room < 1:
         raise TooLongError(

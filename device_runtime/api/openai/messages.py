@@ -61,9 +61,20 @@ class CompletionLogprobs(msgspec.Struct, frozen=True):
     """Log probabilities in the shape of completions: parallel lists."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(msgspec.Struct, frozen=True):
+    """A token at one place of a prompt, in vLLM's shape: so many tokens are as likely, or more."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
 class CalledFunction(msgspec.Struct, frozen=True):
@@ -109,6 +120,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: AnswerEnd | None
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +140,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: AnswerEnd | None
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
@@ -137,6 +150,9 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: AnswerEnd | None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 ObjectKind = Literal["chat.completion", "chat.completion.chunk", "text_completion"]
@@ -154,6 +170,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     choices: Sequence[AnswerChoice]
     usage: Usage | UnsetType | None = UNSET
     """In an event None says that the numbers come at the end."""
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: Sequence[int] | UnsetType = UNSET
+    """Both of chat; completions have them in each choice, as vLLM does."""
     hat: HatFigures | RoundFigures | UnsetType = UNSET
     """What the request took, if the client wants to know; in an event also what it decided."""
 

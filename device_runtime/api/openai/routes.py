@@ -10,6 +10,8 @@ from device_runtime.api.errors import no_embeddings
 from device_runtime.api.job.plan import plan_chat, plan_completion
 from device_runtime.api.manners.middleware import request_id_of
 from device_runtime.api.openai.documents import ChatCompletion, TextCompletion
+from device_runtime.api.openai.extras import WantedExtras
+from device_runtime.api.openai.logprobs import TokenTexts
 from device_runtime.api.openai.shape import ChatShape, CompletionShape, OpenAIShape
 from device_runtime.api.request.body import (
     ChatRequest,
@@ -28,7 +30,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     arrived_s = service.metrics.clock()
     fields = await read_request(request, ChatRequest, service.timing.read_s)
     job = await plan_chat(service, fields, request_id_of(request), arrived_s)
-    choices = ChatShape(service.tokenizer, fields.num_logprobs is not None)
+    choices = ChatShape(TokenTexts(service.tokenizer), _extras(fields))
     return await answer(request, job, OpenAIShape(choices, fields.stream_options or _NO_OPTIONS))
 
 
@@ -38,8 +40,13 @@ async def completions(request: web.Request) -> web.StreamResponse:
     arrived_s = service.metrics.clock()
     fields = await read_request(request, CompletionRequest, service.timing.read_s)
     job = await plan_completion(service, fields, request_id_of(request), arrived_s)
-    choices = CompletionShape(service.tokenizer, fields.num_logprobs is not None)
+    choices = CompletionShape(TokenTexts(service.tokenizer), _extras(fields))
     return await answer(request, job, OpenAIShape(choices, fields.stream_options or _NO_OPTIONS))
+
+
+def _extras(fields: ChatRequest | CompletionRequest) -> WantedExtras:
+    ids = bool(fields.return_token_ids)
+    return WantedExtras(fields.num_logprobs, fields.prompt_logprobs, ids)
 
 
 async def embeddings(_request: web.Request) -> web.StreamResponse:

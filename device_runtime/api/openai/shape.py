@@ -11,6 +11,8 @@ from device_runtime.api.answer.shape import COMMENT, EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
 from device_runtime.api.figures import HatFigures, RoundFigures
+from device_runtime.api.openai.extras import OfPrompt, WantedExtras
+from device_runtime.api.openai.logprobs import TokenTexts, chat_logprobs, completion_logprobs
 from device_runtime.api.openai.messages import (
     Answer,
     AnswerChoice,
@@ -25,21 +27,14 @@ from device_runtime.api.openai.messages import (
     CompletionTokensDetails,
     ObjectKind,
     PromptTokensDetails,
-    TokenLogprob,
     ToolCall,
     ToolCallDelta,
-    TopLogprob,
     Usage,
 )
 from device_runtime.api.request.body import StreamOptions
 from device_runtime.generation.parts import Call, Thought, Words
-from device_runtime.generation.request import Token
-from device_runtime.text.tokenizer import Tokenizer
 
 _DONE = b"data: [DONE]\n\n"
-
-# JSON has no minus infinity; OpenAI's API says -9999 for "very unlikely".
-LOWEST_LOGPROB = -9999.0
 
 
 class ChoiceShape(Protocol):
@@ -56,6 +51,10 @@ class ChoiceShape(Protocol):
 
     def part(self, piece: Piece) -> AnswerChoice:
         """A choice of an event: what it grew by, or its end, which stands alone."""
+        ...
+
+    def of_prompt(self, piece: Piece) -> OfPrompt:
+        """What the answer says of its prompt beside its choices, by the first piece of one."""
         ...
 
 
@@ -84,18 +83,29 @@ class OpenAIShape:
             [self.choices.choice(whole) for whole in wholes],
             usage_of(counts),
             figures or UNSET,
+            self.choices.of_prompt(wholes[0]),
         )
 
     def piece(self, begun: Begun, piece: Piece, counts: Callable[[], Counts]) -> bytes:
         usage: Usage | UnsetType | None = UNSET
         if self.options.include_usage:
             usage = usage_of(counts()) if self.options.continuous_usage_stats else None
-        if not (piece.parts or piece.tokens or piece.is_first or piece.finish_reason):
+        has_grown = piece.parts or piece.tokens or piece.token_ids or piece.is_first
+        if not has_grown and piece.finish_reason is None:
             # Its text may begin a mark, so nothing of it is certain.
             return b""
         kind = self.choices.event
         return b"".join(
-            _event(self._answer(begun, kind, [self.choices.part(part)], usage, part.rounds))
+            _event(
+                self._answer(
+                    begun,
+                    kind,
+                    [self.choices.part(part)],
+                    usage,
+                    part.rounds,
+                    self.choices.of_prompt(part),
+                )
+            )
             for part in with_end(piece)
         )
 
@@ -116,6 +126,7 @@ class OpenAIShape:
         choices: Sequence[AnswerChoice],
         usage: Usage | UnsetType | None,
         hat: HatFigures | RoundFigures | UnsetType,
+        prompt: OfPrompt | None = None,
     ) -> Answer:
         return Answer(
             id=f"{self.choices.prefix}-{begun.request_id}",
@@ -126,6 +137,8 @@ class OpenAIShape:
             choices=choices,
             usage=usage,
             hat=hat,
+            prompt_logprobs=UNSET if prompt is None else prompt.logprobs,
+            prompt_token_ids=UNSET if prompt is None else prompt.token_ids,
         )
 
 
@@ -137,8 +150,8 @@ class ChatShape:
     document: ClassVar[ObjectKind] = "chat.completion"
     event: ClassVar[ObjectKind] = "chat.completion.chunk"
 
-    tokenizer: Tokenizer
-    has_logprobs: bool
+    texts: TokenTexts
+    wanted: WantedExtras
 
     def choice(self, whole: Piece) -> ChatChoice:
         calls = [
@@ -154,12 +167,14 @@ class ChatShape:
             reasoning_content=thoughts,
             tool_calls=calls or UNSET,
         )
-        return ChatChoice(whole.index, message, self._logprobs(whole), whole.finish_reason)
+        ids = self.wanted.ids_of(whole)
+        return ChatChoice(whole.index, message, self._logprobs(whole), whole.finish_reason, ids)
 
     def part(self, piece: Piece) -> ChatChunkChoice:
         """The first of a choice carries the role, so it never comes before a token."""
+        ids = self.wanted.ids_of(piece)
         if piece.finish_reason is not None:
-            return ChatChunkChoice(piece.index, ChatDelta(), None, piece.finish_reason)
+            return ChatChunkChoice(piece.index, ChatDelta(), None, piece.finish_reason, ids)
         calls = [_grown(call) for call in _calls(piece)]
         thoughts = _thoughts(piece) or UNSET
         words: str | UnsetType | None = _words(piece)
@@ -173,22 +188,15 @@ class ChatShape:
             reasoning_content=thoughts,
             tool_calls=calls or UNSET,
         )
-        return ChatChunkChoice(piece.index, delta, self._logprobs(piece), None)
+        return ChatChunkChoice(piece.index, delta, self._logprobs(piece), None, ids)
+
+    def of_prompt(self, piece: Piece) -> OfPrompt:
+        return self.wanted.of_prompt(self.texts, piece)
 
     def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
-        """One entry per token, with its bytes, since half a character has no text."""
-        if not self.has_logprobs:
+        if self.wanted.num_logprobs is None:
             return None
-        return ChatLogprobs([self._entry(scored.token) for scored in piece.tokens])
-
-    def _entry(self, token: Token) -> TokenLogprob:
-        tokenizer = self.tokenizer
-        top = [
-            TopLogprob(_text(tokenizer, id_), _finite(logprob), list(tokenizer.token_bytes(id_)))
-            for id_, logprob in token.top
-        ]
-        own_bytes = list(tokenizer.token_bytes(token.id))
-        return TokenLogprob(_text(tokenizer, token.id), _finite(token.logprob), own_bytes, top)
+        return chat_logprobs(self.texts, piece.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,28 +207,35 @@ class CompletionShape:
     document: ClassVar[ObjectKind] = "text_completion"
     event: ClassVar[ObjectKind] = "text_completion"
 
-    tokenizer: Tokenizer
-    has_logprobs: bool
+    texts: TokenTexts
+    wanted: WantedExtras
 
     def choice(self, whole: Piece) -> CompletionChoice:
-        return CompletionChoice(whole.index, whole.text, self._logprobs(whole), whole.finish_reason)
+        prompt = self.wanted.of_prompt(self.texts, whole)
+        return CompletionChoice(
+            whole.index,
+            whole.text,
+            self._logprobs(whole),
+            whole.finish_reason,
+            prompt.logprobs,
+            prompt.token_ids,
+            self.wanted.ids_of(whole),
+        )
 
     def part(self, piece: Piece) -> CompletionChoice:
         if piece.finish_reason is not None:
-            return CompletionChoice(piece.index, "", None, piece.finish_reason)
+            ids = self.wanted.ids_of(piece)
+            return CompletionChoice(piece.index, "", None, piece.finish_reason, token_ids=ids)
         return self.choice(piece)
 
+    def of_prompt(self, piece: Piece) -> OfPrompt:
+        """Nothing: it is told in the choices."""
+        return OfPrompt()
+
     def _logprobs(self, piece: Piece) -> CompletionLogprobs | None:
-        """Parallel lists; the chosen token is always among the alternatives."""
-        if not self.has_logprobs:
+        if self.wanted.num_logprobs is None:
             return None
-        tokenizer, tokens = self.tokenizer, [scored.token for scored in piece.tokens]
-        return CompletionLogprobs(
-            tokens=[_text(tokenizer, token.id) for token in tokens],
-            token_logprobs=[_finite(token.logprob) for token in tokens],
-            top_logprobs=[_by_text(tokenizer, token) for token in tokens],
-            text_offset=[scored.offset for scored in piece.tokens],
-        )
+        return completion_logprobs(self.texts, piece.tokens, self.wanted.num_logprobs)
 
 
 def with_end(piece: Piece) -> Sequence[Piece]:
@@ -233,7 +248,7 @@ def with_end(piece: Piece) -> Sequence[Piece]:
     end = replace(piece, text="", parts=(), tokens=(), is_first=False)
     if not (piece.text or piece.tokens or piece.is_first):
         return (end,)
-    return (replace(piece, finish_reason=None), replace(end, rounds=UNSET))
+    return (replace(piece, finish_reason=None), replace(end, rounds=UNSET, token_ids=()))
 
 
 def usage_of(counts: Counts) -> Usage:
@@ -274,19 +289,3 @@ def _words(piece: Piece) -> str:
 
 def _event(answer: Answer) -> bytes:
     return b"data: " + msgspec.json.encode(answer) + b"\n\n"
-
-
-def _by_text(tokenizer: Tokenizer, token: Token) -> dict[str, float]:
-    """Alternatives by their text; of several with one text the most likely counts."""
-    by_text: dict[str, float] = {}
-    for id_, logprob in (*token.top, (token.id, token.logprob)):
-        by_text.setdefault(_text(tokenizer, id_), _finite(logprob))
-    return by_text
-
-
-def _text(tokenizer: Tokenizer, token_id: int) -> str:
-    return tokenizer.token_bytes(token_id).decode(errors="replace")
-
-
-def _finite(logprob: float | None) -> float:
-    return LOWEST_LOGPROB if logprob is None else max(logprob, LOWEST_LOGPROB)

@@ -86,6 +86,10 @@ class CommonFields(FormatFields, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     allowed_token_ids: _AllowedIds | None = None
     bad_words: _BadWords | None = None
+    prompt_logprobs: _NumTopLogprobs | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    return_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_hat_stats: bool | Literal["timeline", "rounds"] | None = None
@@ -150,6 +154,16 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same of the prompt."""
+        return self.prompt_logprobs
+
+    @property
+    def is_echo_scored(self) -> bool:
+        """Whether log probabilities are those of the prompt too, as they cannot be here."""
+        return False
+
+    @property
     def template_variables(self) -> dict[str, Any]:
         """What the template is told; the effort by its own name, unless it is told already."""
         variables = dict(self.chat_template_kwargs or {})
@@ -165,6 +179,8 @@ class CompletionRequest(CommonFields, frozen=True, kw_only=True):
     default_tokens: ClassVar[int | None] = 16
     """As OpenAI has it for completions; chat has none."""
 
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """0 asks about the prompt alone."""
     prompt: str | Annotated[list[str | _TokenId | list[_TokenId]], Meta(min_length=1)]
     logprobs: _NumTopLogprobs | None = None
     echo: bool | None = None
@@ -178,6 +194,18 @@ class CompletionRequest(CommonFields, frozen=True, kw_only=True):
     def num_logprobs(self) -> int | None:
         """How many alternatives of each token; None: no log probabilities at all."""
         return self.logprobs
+
+    @property
+    def is_echo_scored(self) -> bool:
+        """Whether log probabilities are those of the prompt too: it is part of the text."""
+        return bool(self.echo) and self.logprobs is not None
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """How many alternatives of each token of the prompt; None: nobody asks."""
+        if not self.is_echo_scored:
+            return self.prompt_logprobs
+        return max(self.logprobs or 0, self.prompt_logprobs or 0)
 
 
 class TokenizeRequest(Struct, frozen=True, kw_only=True):

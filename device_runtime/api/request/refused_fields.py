@@ -24,13 +24,9 @@ _IN_BOTH: Mapping[str, tuple[Any, ...]] = {
     "mirostat": (0,),
     "xtc_probability": (0,),
     "dry_multiplier": (0,),
-    "prompt_logprobs": (),
     "prompt_embeds": (),
     "truncate_prompt_tokens": (),
-    "skip_special_tokens": (True,),
-    "include_stop_str_in_output": (False,),
     "return_tokens_as_token_ids": (False,),
-    "return_token_ids": (False,),
 }
 _IN_CHAT: Mapping[str, tuple[Any, ...]] = {
     "functions": ([],),
