@@ -117,8 +117,8 @@ async def test_errors_are_the_packages_own_kinds():
             await ask(client, max_tokens=5000)
         assert bad.value.code == "context_length_exceeded"
         with pytest.raises(openai.BadRequestError) as refused:
-            await ask(client, tools=[{"type": "function", "function": {"name": "f"}}])
-        assert (refused.value.param, refused.value.code) == ("tools", "unsupported_parameter")
+            await ask(client, modalities=["audio"])
+        assert (refused.value.param, refused.value.code) == ("modalities", "unsupported_parameter")
 
 
 async def test_a_wrong_key_is_an_authentication_error():

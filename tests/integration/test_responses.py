@@ -251,7 +251,7 @@ async def test_a_cloud_that_is_lost_in_the_middle_fails_the_response_which_is_no
         ({"tools": [*TOOLS, TOOLS[0]]}, "tools[2].name", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"model": "gpt-5"}, "model", "model_not_found"),
-        ({"skip_special_tokens": False}, "skip_special_tokens", "unsupported_parameter"),
+        ({"use_beam_search": True}, "use_beam_search", "unsupported_parameter"),
         ({"input": "long " * 9000}, "input", "context_length_exceeded"),
     ],
 )

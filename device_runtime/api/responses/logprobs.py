@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from device_runtime.api.answer.transcript import ScoredToken
+from device_runtime.api.answer.told_prompt import ScoredToken
 from device_runtime.text.tokenizer import Tokenizer
 
 # JSON has no minus infinity; OpenAI's API says -9999 for "very unlikely".
