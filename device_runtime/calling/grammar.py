@@ -8,6 +8,9 @@ from device_runtime.calling.parameters import is_plain, parameter
 from device_runtime.calling.tools import Offer, Tool
 from device_runtime.grammar.lark import ANY_TEXT, json_of, literal, up_to
 
+MAX_CALLS = 16
+"""In one answer: a small model may say the same call again and again until its context is full."""
+
 
 def call_grammar(
     layout: Layout,
@@ -29,7 +32,7 @@ def call_grammar(
         rules = [rules[0], ANY_TEXT, "UNMARKED: /[^{](.|\\n)*/"]
     run, between = "call", layout.between
     if offer.in_parallel and offer.named is None and between is not None:
-        run = f"call ({literal(between, special_ids)} call)*"
+        run = f"call ({literal(between, special_ids)} call){{0,{MAX_CALLS - 1}}}"
     rules.append(f"calls: {run} {literal(layout.end, special_ids)}")
     tools = offer.callable
     rules.append(f"call: {' | '.join(f'tool{place}' for place in range(len(tools)))}")
