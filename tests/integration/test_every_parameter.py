@@ -43,7 +43,14 @@ BALL = {
     "additionalProperties": False,
 }
 
-GIVE = {"type": "function", "function": {"name": "give", "parameters": BALL}}
+GIVEN = {
+    "type": "object",
+    "properties": {"what": {"enum": ["ball", "car"]}},
+    "required": ["what"],
+    "additionalProperties": False,
+}
+GIVE = {"type": "function", "function": {"name": "give", "parameters": GIVEN}}
+HALF_CALL = "tool_call_incomplete"
 
 EVERYWHERE: Mapping[str, tuple[Any, ...]] = {
     "model": (MODEL,),
@@ -151,6 +158,11 @@ def whole_request(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         body["logprobs"] = True
     if body.get("tool_choice"):
         body.setdefault("tools", [GIVE])
+    if body.get("tools"):
+        # Telling of tools takes most of the context of this model, and a call much of the rest.
+        body |= {"messages": [{"role": "user", "content": "Tom"}], "max_tokens": 90}
+        for name in ("stream", "stream_options", "max_completion_tokens", "continue_final_message"):
+            body.pop(name, None)
     if body.get("continue_final_message"):
         body["messages"] = [*body["messages"], {"role": "assistant", "content": "Tom had"}]
     if body.get("stream"):
@@ -208,9 +220,10 @@ def check(devices: EveryDrafter, path: str, fields: Mapping[str, Any]) -> dict[s
     body = whole_request(path, fields)
     answers = devices.answers(path, body)
     plain = answers["none"]
-    assert plain.status == 200, (body, plain.error)
+    is_half = body.get("tools") and (plain.error or {}).get("code") == HALF_CALL
+    assert plain.status == 200 or is_half, (body, plain.error)
     for drafter, answer in answers.items():
-        assert answer.status == 200, (drafter, body, answer.error)
+        assert answer.status == plain.status, (drafter, body, answer.error)
         assert len(answer.told) == len(plain.told)
         pairs = zip(plain.told, answer.told, strict=True)
         compared = [same_choice(one, other, "stop" in body) for one, other in pairs]
