@@ -65,11 +65,18 @@ class DeviceConfig:
         "one, in each round by what is seen to bring most.",
     )
     tool_format: Literal[
-        "auto", "hermes", "qwen3-coder", "llama3", "mistral", "mistral-args", "generic"
+        "auto",
+        "hermes",
+        "qwen3-coder",
+        "llama3",
+        "mistral",
+        "mistral-tekken",
+        "mistral-args",
+        "generic",
     ] = setting(
         "auto",
-        "How the model writes calls of tools; auto: as its chat template says, and where that "
-        "knows of no tools as a list of JSON objects, which it is told (generic).",
+        "How the model writes calls of tools; auto: as its chat template writes them, and where "
+        "that knows of none as a list of JSON objects, which it is told (generic).",
     )
     sanitize_control_tokens: bool = setting(
         False,

@@ -25,7 +25,8 @@ from device_runtime.api.manners.origins import is_host_pattern
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import FILE, SamplingDefaults, sampling_defaults
 from device_runtime.api.service import AccessRules, ModelCard, Service
-from device_runtime.calling.layouts import LAYOUTS, layout_of
+from device_runtime.calling.layouts import LAYOUTS
+from device_runtime.calling.probing import find_calls
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.loading import load_engine
 from device_runtime.engines.thread import EngineThread
@@ -265,13 +266,14 @@ def _service(
         eos_token_ids=manifest.eos_token_ids,
     )
     tokenizer, template = load_tokenizer(bundle.path), load_chat_template(bundle.path)
-    layout = layout_of(template.source)
+    layout, telling = find_calls(template)
     return Service(
         generator=runtime,
         tokenizer=tokenizer,
         template=template,
         thought_marks=marks_of(template.source),
         call_layout=layout if config.tool_format == "auto" else LAYOUTS[config.tool_format],
+        telling=telling,
         model=model,
         metrics=Metrics(model.id, runtime.admission, link, world.clock),
         clock=world.clock,

@@ -11,6 +11,7 @@ from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import SamplingDefaults
 from device_runtime.api.text_work import TextWork
 from device_runtime.calling.layouts import GENERIC, Layout
+from device_runtime.calling.probing import IN_WORDS, Telling
 from device_runtime.generation.request import Generator
 from device_runtime.grammar.compiling import Grammars
 from device_runtime.text.chat_template import ChatTemplate
@@ -106,6 +107,8 @@ class Service:
     """What compiles the grammars of answers."""
     call_layout: Layout = GENERIC
     """How the model writes calls of tools."""
+    telling: Telling = IN_WORDS
+    """How it is told of them."""
     thought_marks: Marks | None = None
     """Between which the model thinks; None: it does not."""
     control_tokens: ControlTokens | None = None

@@ -4,15 +4,23 @@ Sources: the chat templates that come with the models, and what their makers doc
 """
 
 import json
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from device_runtime.calling.parameters import written_parameters
+
+OWN_ID = "[a-zA-Z0-9]{9}"
+"""An id that a model writes into its call. Clients are given another: its own may come twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A run of calls is `begin`, calls with `between` between them, and `end`.
+    """A run of calls is `begin`, `opening`, calls with `between` between them, and `end`.
 
-    A call is its head with the tool's name, its arguments, and `tail`.
+    A call is its head with the tool's name, its arguments, and `tail`. Who writes `begin` has
+    begun a call, and everything behind it follows.
     """
 
     name: str
@@ -23,38 +31,80 @@ class Layout:
     between: str | None
     """None: an answer holds one call."""
     end: str
+    opening: str = ""
     arguments: Literal["json", "xml"] = "json"
     """xml: a `<parameter=NAME>` for each, with what it is as plain text."""
+    id_behind_name: tuple[str, str] | None = None
+    id_behind_arguments: tuple[str, str] | None = None
+    """What stands around an id of the model's own, which may be there or not."""
     id_prefix: str = "call_"
     id_digits: int = 24
 
     def head(self, name: str) -> str:
         """Of a call of the tool of this name."""
+        return f"{self._named(name)}{self.after_name}"
+
+    def head_pattern(self, name: str) -> str:
+        """A regular expression of the head, with an id or without."""
+        own_id = id_pattern(self.id_behind_name)
+        return re.escape(self._named(name)) + own_id + re.escape(self.after_name)
+
+    def written(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        """Calls as the model writes them."""
+        between = self.between if self.between is not None else "\n"
+        texts = (f"{self.head(name)}{self._shown(values)}{self.tail}" for name, values in calls)
+        return f"{self.begin}{self.opening}{between.join(texts)}{self.end}"
+
+    def pattern(self, name: str, values: Mapping[str, Any]) -> str:
+        """A regular expression of one call, with the model's own ids or without."""
+        return (
+            re.escape(self.begin + self.opening)
+            + self.head_pattern(name)
+            + re.escape(self._shown(values))
+            + id_pattern(self.id_behind_arguments)
+            + re.escape(self.tail + self.end)
+        )
+
+    def _named(self, name: str) -> str:
         shown = json.dumps(name)[1:-1] if self.before_name.endswith('"') else name
-        return f"{self.before_name}{shown}{self.after_name}"
+        return f"{self.before_name}{shown}"
+
+    def _shown(self, values: Mapping[str, Any]) -> str:
+        if self.arguments == "xml":
+            return written_parameters(values)
+        return json.dumps(values, ensure_ascii=False)
+
+
+def id_pattern(around: tuple[str, str] | None) -> str:
+    """A regular expression of a model's own id between these texts, or of nothing."""
+    if around is None:
+        return ""
+    before, behind = map(re.escape, around)
+    return f"(?:{before}{OWN_ID}{behind})?"
 
 
 HERMES = Layout(
     name="hermes",
-    begin="<tool_call>\n",
-    before_name='{"name": "',
+    begin="<tool_call>",
+    before_name='\n{"name": "',
     after_name='", "arguments": ',
     tail="}",
-    between="\n</tool_call>\n<tool_call>\n",
+    between="\n</tool_call>\n<tool_call>",
     end="\n</tool_call>",
 )
-"""Hermes 2 and later, Qwen2.5, Qwen3."""
+"""Hermes 2 and later, Qwen2.5, Qwen3, QwQ, SmolLM3, Granite 4."""
 
 QWEN3_CODER = Layout(
     name="qwen3-coder",
-    begin="<tool_call>\n",
-    before_name="<function=",
+    begin="<tool_call>",
+    before_name="\n<function=",
     after_name=">\n",
     tail="</function>",
-    between="\n</tool_call>\n<tool_call>\n",
+    between="\n</tool_call>\n<tool_call>",
     end="\n</tool_call>",
     arguments="xml",
 )
+"""Qwen3-Coder, Qwen3.5 and later, Nemotron 3."""
 
 LLAMA3 = Layout(
     name="llama3",
@@ -69,9 +119,11 @@ LLAMA3 = Layout(
 
 MISTRAL = Layout(
     name="mistral",
-    begin="[TOOL_CALLS] [",
+    begin="[TOOL_CALLS]",
+    opening=" [",
     before_name='{"name": "',
     after_name='", "arguments": ',
+    id_behind_arguments=(', "id": "', '"'),
     tail="}",
     between=", ",
     end="]",
@@ -80,10 +132,14 @@ MISTRAL = Layout(
 )
 """Mistral's tokenizers 1 to 3; the templates want ids of nine letters and digits."""
 
+MISTRAL_TEKKEN = replace(MISTRAL, name="mistral-tekken", opening="[")
+"""The same with the tokenizer that puts no space before words: Mistral Nemo and later."""
+
 MISTRAL_ARGS = Layout(
     name="mistral-args",
     begin="[TOOL_CALLS]",
     before_name="",
+    id_behind_name=("[CALL_ID]", ""),
     after_name="[ARGS]",
     tail="",
     between="[TOOL_CALLS]",
@@ -95,7 +151,8 @@ MISTRAL_ARGS = Layout(
 
 GENERIC = Layout(
     name="generic",
-    begin="<tool_call>[",
+    begin="<tool_call>",
+    opening="[",
     before_name='{"name": "',
     after_name='", "arguments": ',
     tail="}",
@@ -105,21 +162,14 @@ GENERIC = Layout(
 """SmolLM2, and models whose template knows of no tools: they are told in the system's words."""
 
 LAYOUTS = {
-    layout.name: layout for layout in (HERMES, QWEN3_CODER, LLAMA3, MISTRAL, MISTRAL_ARGS, GENERIC)
+    layout.name: layout
+    for layout in (
+        HERMES,
+        QWEN3_CODER,
+        LLAMA3,
+        MISTRAL,
+        MISTRAL_TEKKEN,
+        MISTRAL_ARGS,
+        GENERIC,
+    )
 }
-
-AUTO = "auto"
-"""The setting that looks at the model's template."""
-
-
-def layout_of(template: str | None) -> Layout:
-    """How the model of this chat template writes calls; None: it has none."""
-    if template is None or "tools" not in template:
-        return GENERIC
-    if "[TOOL_CALLS]" in template:
-        return MISTRAL_ARGS if "[ARGS]" in template else MISTRAL
-    if "<tool_call>" in template:
-        return QWEN3_CODER if "<function=" in template else HERMES
-    if '"parameters": ' in template or "<|python_tag|>" in template:
-        return LLAMA3
-    return GENERIC

@@ -5,11 +5,16 @@ is; everything else is JSON, and so is a value that may be either.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _OPEN, _NAMED, _CLOSE = "<parameter=", ">\n", "\n</parameter>\n"
 _END = "</function>"
+
+_NARROWING = frozenset(
+    {"pattern", "format", "minLength", "maxLength", "anyOf", "oneOf", "allOf", "not", "$ref"}
+)
+"""What a schema of a string may say that plain text is not held to."""
 
 
 class XmlArguments:
@@ -40,10 +45,39 @@ class XmlArguments:
 
 
 def is_plain(schema: object) -> bool:
-    """Whether a parameter stands as plain text: its schema says it is a string, and no more."""
-    return isinstance(schema, Mapping) and schema.get("type") == "string"
+    """Whether a parameter stands as plain text: its schema says a string, or which, and no more.
+
+    A string that has to fit something else, such as a pattern, stands as JSON, which can be held
+    to it.
+    """
+    if not isinstance(schema, Mapping) or schema.get("type") != "string":
+        return False
+    if schema.keys() & _NARROWING:
+        return False
+    return all(isinstance(text, str) and _CLOSE not in text for text in texts_of(schema) or ())
+
+
+def texts_of(schema: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The texts that a plain parameter may be; None: any."""
+    if "const" in schema:
+        return [schema["const"]]
+    texts = schema.get("enum")
+    return texts if isinstance(texts, list) else None
 
 
 def parameter(name: str) -> tuple[str, str]:
     """What stands before a parameter and behind it."""
     return f"{_OPEN}{name}{_NAMED}", _CLOSE
+
+
+def written_parameters(values: Mapping[str, Any]) -> str:
+    """Arguments as plain text."""
+    return "".join(
+        f"{before}{_text(values[name])}{behind}"
+        for name in values
+        for before, behind in (parameter(name),)
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

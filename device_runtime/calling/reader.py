@@ -1,9 +1,10 @@
 """Calls in an answer's text, as it grows: words until the mark, then names and arguments."""
 
+import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from device_runtime.calling.layouts import Layout
+from device_runtime.calling.layouts import Layout, id_pattern
 from device_runtime.calling.parameters import XmlArguments
 from device_runtime.calling.tools import Offer
 from device_runtime.generation.parts import AnswerEnd, Call, Part, Words
@@ -37,7 +38,11 @@ class CallReader:
 
     def __init__(self, layout: Layout, offer: Offer, make_id: Callable[[int], str]) -> None:
         self._layout = layout
-        self._heads = {layout.head(tool.name): tool for tool in offer.callable}
+        self._heads = [layout.head(tool.name) for tool in offer.callable]
+        self._patterns = [
+            (re.compile(layout.head_pattern(tool.name)), tool) for tool in offer.callable
+        ]
+        self._own_id = re.compile(id_pattern(layout.id_behind_arguments))
         self._make_id = make_id
         self._place = _In.WORDS
         self._text = ""
@@ -118,9 +123,12 @@ class CallReader:
         return any(head.startswith(self._text) for head in self._heads)
 
     def _read_head(self) -> Sequence[Part] | None:
-        for head, tool in self._heads.items():
-            if self._text.startswith(head):
-                self._text = self._text[len(head) :]
+        opening = self._layout.opening if self._num_calls == 0 else ""
+        if not self._text.startswith(opening):
+            return None
+        for pattern, tool in self._patterns:
+            if head := pattern.match(self._text, len(opening)):
+                self._text = self._text[head.end() :]
                 self._place, self._name = _In.ARGUMENTS, tool.name
                 self._json = JsonEnd()
                 if self._layout.arguments == "xml":
@@ -144,6 +152,8 @@ class CallReader:
     def _read_tail(self) -> Sequence[Part] | None:
         """What is behind the arguments: another call, or the end of all."""
         layout, text = self._layout, self._text
+        if (own_id := self._own_id.match(text)) is not None:
+            text = self._text = text[own_id.end() :]
         if layout.between is not None:
             another = layout.tail + layout.between
             if text.startswith(another):

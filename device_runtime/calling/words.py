@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from device_runtime.calling.layouts import Layout
+from device_runtime.calling.parameters import parameter
 
 Message = Mapping[str, Any]
 
@@ -12,22 +13,40 @@ _RESULT = "<tool_response>\n{}\n</tool_response>"
 
 
 def told_in_words(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], layout: Layout
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    layout: Layout,
+    has_system: bool = True,
 ) -> list[dict[str, Any]]:
     """The conversation without calls and results, which become text, and with the tools told.
+
+    Results are the user's, together with what the user says behind them: many templates want the
+    user and the assistant to take turns.
 
     Args:
         messages: As templates know them.
         tools: As OpenAI's API has them; none: nothing is told.
         layout: How the model is to write calls.
+        has_system: Whether the template lets the system speak; else the user's first words tell.
     """
-    told = [_as_text(message, layout) for message in messages]
+    told: list[dict[str, Any]] = []
+    is_result = False
+    for message in messages:
+        plain = _as_text(message, layout)
+        if is_result and plain["role"] == "user":
+            told[-1]["content"] = _joined(told[-1]["content"], plain["content"], "\n")
+        else:
+            told.append(plain)
+        is_result = message["role"] == "tool"
     if not tools:
         return told
     words = _instructions(tools, layout)
-    if told and told[0]["role"] == "system":
-        return [{**told[0], "content": _behind(told[0]["content"], words)}, *told[1:]]
-    return [{"role": "system", "content": words}, *told]
+    teller = "system" if has_system else "user"
+    if told and told[0]["role"] == teller:
+        first = told[0]["content"]
+        content = _joined(first, words) if has_system else _joined(words, first)
+        return [{**told[0], "content": content}, *told[1:]]
+    return [{"role": teller, "content": words}, *told]
 
 
 def _as_text(message: Message, layout: Layout) -> dict[str, Any]:
@@ -35,24 +54,18 @@ def _as_text(message: Message, layout: Layout) -> dict[str, Any]:
     if message["role"] == "tool":
         return {"role": "user", "content": _RESULT.format(_text(message["content"]))}
     if calls := message.get("tool_calls"):
-        plain["content"] = _behind(plain["content"], _written(calls, layout))
+        functions = [call["function"] for call in calls]
+        written = layout.written([(each["name"], each["arguments"]) for each in functions])
+        plain["content"] = _joined(plain["content"], written)
     return plain
-
-
-def _written(calls: Sequence[Mapping[str, Any]], layout: Layout) -> str:
-    """Calls as the model would have written them."""
-    texts = []
-    for call in calls:
-        function = call["function"]
-        arguments = json.dumps(function["arguments"], ensure_ascii=False)
-        texts.append(f"{layout.head(function['name'])}{arguments}{layout.tail}")
-    between = layout.between if layout.between is not None else "\n"
-    return f"{layout.begin}{between.join(texts)}{layout.end}"
 
 
 def _instructions(tools: Sequence[Mapping[str, Any]], layout: Layout) -> str:
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    example = f"{layout.head('NAME')}{{ARGUMENTS}}{layout.tail}"
+    arguments = "VALUE".join(parameter("ARGUMENT"))
+    if layout.arguments == "json":
+        arguments = "{ARGUMENTS}"
+    example = f"{layout.opening}{layout.head('NAME')}{arguments}{layout.tail}"
     return (
         "You may call these tools; each is given by its name, what it does, and a JSON schema of "
         f"its arguments:\n<tools>\n{listed}\n</tools>\n"
@@ -62,9 +75,12 @@ def _instructions(tools: Sequence[Mapping[str, Any]], layout: Layout) -> str:
     )
 
 
-def _behind(content: str | Sequence[Mapping[str, Any]], words: str) -> str:
-    text = _text(content)
-    return f"{text}\n\n{words}" if text else words
+def _joined(
+    content: str | Sequence[Mapping[str, Any]],
+    other: str | Sequence[Mapping[str, Any]],
+    between: str = "\n\n",
+) -> str:
+    return between.join(text for text in (_text(content), _text(other)) if text)
 
 
 def _text(content: str | Sequence[Mapping[str, Any]]) -> str:

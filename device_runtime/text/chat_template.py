@@ -86,11 +86,6 @@ class ChatTemplate:
         return frozenset({*_RESERVED_NAMES, *self._special_tokens})
 
     @property
-    def knows_tools(self) -> bool:
-        """Whether it tells the model of tools by itself."""
-        return self.source is not None and "tools" in self.source
-
-    @property
     def knows_developer(self) -> bool:
         """Whether a developer's words are something else to it than the system's."""
         return self.forms.get(DEVELOPER, "none") != "none"
@@ -118,7 +113,7 @@ class ChatTemplate:
             messages: Their content is a text, or a list of parts with a `text` each.
             add_generation_prompt: Whether the assistant's turn is opened.
             variables: Further names for the template.
-            tools: What may be called, as OpenAI's API has it; for a template that `knows_tools`.
+            tools: What may be called, as OpenAI's API has it; for a template that knows of tools.
             continues: Whether the text ends with the last message's own, which is not closed.
 
         Raises:
@@ -146,9 +141,7 @@ class ChatTemplate:
         if self._processes is None:
             return "\n".join(message["content"] for message in shaped)
         try:
-            offered = (
-                {"tools": [dict(tool) for tool in tools]} if self.knows_tools and tools else {}
-            )
+            offered = {"tools": [dict(tool) for tool in tools]} if tools else {}
             return self._rendered(shaped, add_generation_prompt, {**(variables or {}), **offered})
         except TemplateProcessError as error:
             raise ChatTemplateError(f"the model's chat template failed: {error}") from error

@@ -40,18 +40,7 @@ SUM = {"a": 1, "b": -2.5}
 
 def written(layout: Layout, *calls: tuple[str, dict[str, Any]]) -> str:
     """Calls as a model of this family writes them."""
-
-    def arguments(values: dict[str, Any]) -> str:
-        if layout.arguments == "json":
-            return json.dumps(values)
-        lines = []
-        for name, value in values.items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            lines.append(f"<parameter={name}>\n{text}\n</parameter>\n")
-        return "".join(lines)
-
-    texts = [layout.head(name) + arguments(values) + layout.tail for name, values in calls]
-    return layout.begin + (layout.between or "").join(texts) + layout.end
+    return layout.written(calls)
 
 
 def ids_of(text: str) -> list[int]:

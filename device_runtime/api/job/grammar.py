@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from device_runtime.api.errors import invalid
+from device_runtime.api.errors import ApiError, invalid
 from device_runtime.api.job.prompts import EncodedChat
 from device_runtime.api.request.formats import FormatFields, wanted_of
 from device_runtime.api.service import Service
@@ -30,9 +30,6 @@ async def compiled(
     thoughts = None if chat is None else _thoughts(service.thought_marks, chat)
     if offer is None:
         return None if found is None else await _one(service, *found, thoughts)
-    for tool in offer.callable:
-        arguments = Json(arguments_schema(tool), is_lenient=not tool.is_strict)
-        await _one(service, tool.where, arguments)
     schema = None
     if found is not None:
         param, wanted = found
@@ -41,8 +38,19 @@ async def compiled(
             raise invalid(param, message)
         await _one(service, param, wanted)
         schema = wanted.schema
-    text = call_grammar(service.call_layout, offer, service.tokenizer.special_ids, schema)
-    return await _one(service, "tools", Lark(text), thoughts)
+    special_ids = service.tokenizer.special_ids
+    try:
+        text = call_grammar(service.call_layout, offer, special_ids, schema)
+    except GrammarError as error:
+        raise invalid("tools", error.reason, code="invalid_grammar") from error
+    try:
+        return await _one(service, "tools", Lark(text), thoughts)
+    except ApiError:
+        # Which of them is at fault is looked for only then: there may be hundreds.
+        for tool in offer.callable:
+            arguments = Json(arguments_schema(tool), is_lenient=not tool.is_strict)
+            await _one(service, tool.where, arguments)
+        raise
 
 
 def _thoughts(marks: Marks | None, chat: EncodedChat) -> Thoughts | None:

@@ -10,6 +10,7 @@ from device_runtime.api.errors import ApiError, TooLongError, invalid, unsupport
 from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
 from device_runtime.api.request.tool_fields import ToolCall
 from device_runtime.api.service import Service
+from device_runtime.calling.history import for_template
 from device_runtime.calling.words import told_in_words
 from device_runtime.text.chat_template import (
     DEVELOPER,
@@ -207,12 +208,11 @@ async def encode_chat(
         name = f"chat_template_kwargs.{min(reserved)}"
         raise invalid(name, f"{name} is not for the request to set")
     plain = await _plain_messages(service, messages)
-    if not template.knows_tools:
-        plain = told_in_words(plain, tools, service.call_layout)
-    _check_words(template, plain)
+    told, tools = _told(service, plain, tools)
+    _check_words(template, told)
 
     def render() -> RenderedChat:
-        return template.render(plain, opening.is_prompted, variables, tools, opening.continues)
+        return template.render(told, opening.is_prompted, variables, tools, opening.continues)
 
     try:
         chat = await service.text_work.render(render)
@@ -247,6 +247,18 @@ async def _plain_messages(service: Service, messages: Sequence[Message]) -> list
 def _text_of(message: Mapping[str, Any]) -> str:
     content = message["content"]
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+
+def _told(
+    service: Service,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+    """Messages and tools as the template is to have them."""
+    telling, layout = service.telling, service.call_layout
+    if telling.by_template is None:
+        return told_in_words(messages, tools, layout, telling.has_system), ()
+    return for_template(messages, layout, telling.by_template), tools
 
 
 def _check_words(template: ChatTemplate, messages: Sequence[Mapping[str, Any]]) -> None:

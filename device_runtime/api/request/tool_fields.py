@@ -77,6 +77,15 @@ class _NamedTool(Struct, frozen=True):
     function: _NamedFunction
 
 
+class _Allowed(Struct, frozen=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[_NamedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
+class _AllowedTools(Struct, frozen=True):
+    allowed_tools: _Allowed
+
+
 def offer_of(fields: ToolFields) -> Offer | None:
     """What an answer may call; None: nothing.
 
@@ -102,8 +111,24 @@ def offer_of(fields: ToolFields) -> Offer | None:
             return None
         case "required":
             return Offer(tools, "required", None, in_parallel)
+        case {"type": "allowed_tools"}:
+            return _allowed(choice, tools, in_parallel)
         case _:
             return Offer(tools, "required", _named(choice, names), in_parallel=False)
+
+
+def _allowed(choice: Any, tools: tuple[Tool, ...], in_parallel: bool) -> Offer:
+    """Some of the tools; the model is told of all, so that its prompt stays the same."""
+    try:
+        allowed = msgspec.convert(choice, _AllowedTools).allowed_tools
+    except msgspec.ValidationError as error:
+        expected = 'expected {"mode": "auto" or "required", "tools": [...]}'
+        where = "tool_choice.allowed_tools"
+        raise invalid(where, f"{where}: {expected}") from error
+    names = [tool.name for tool in tools]
+    wanted = {_of_offered(each.function.name, names) for each in allowed.tools}
+    some = tuple(tool for tool in tools if tool.name in wanted)
+    return Offer(some, allowed.mode, None, in_parallel)
 
 
 class _Offering(Protocol):
@@ -156,6 +181,10 @@ def _named(choice: Any, names: list[str]) -> str:
     except msgspec.ValidationError as error:
         expected = 'expected "none", "auto", "required" or {"type": "function", "function": ...}'
         raise invalid("tool_choice", f"tool_choice: {expected}") from error
+    return _of_offered(name, names)
+
+
+def _of_offered(name: str, names: list[str]) -> str:
     if name not in names:
         raise invalid("tool_choice", f"tool_choice: expected one of tools, got {name[:128]!r}")
     return name
