@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from device_runtime.calling.layouts import OWN_ID, Layout
-from device_runtime.calling.parameters import is_plain, parameter, texts_of
+from device_runtime.calling.parameters import form_of, is_plain, parameter, texts_of
 from device_runtime.calling.tools import Offer, Tool
 from device_runtime.generation.grammar import GrammarError
 from device_runtime.grammar.lark import ANY_TEXT, json_of, literal, up_to
@@ -101,14 +101,16 @@ def _tool_rules(
     if tool.is_strict and (spread := sorted(schema.keys() & _SPREAD)):
         reason = f"{tool.where}: {spread[0]} cannot be held to in this model's form of calls"
         raise GrammarError(reason)
-    properties = {**dict.fromkeys(schema.get("required", ()), True), **_properties(schema)}
+    properties = dict(_properties(schema))
+    for name in schema.get("required", ()):
+        properties.setdefault(name, True)
     for number, (name, value) in enumerate(properties.items()):
         rule = f"tool{place}_{number}"
         before, behind = (literal(text, special_ids) for text in parameter(name))
         if is_plain(value) and (texts := texts_of(value)) is not None:
             options = " | ".join(literal(text, special_ids) or '""' for text in texts)
             yield f"{rule}: {before} ({options}) {behind}"
-        elif is_plain(value):
+        elif form_of(value) != "json":
             yield f"{rule}_text[lazy]: TEXT {behind}"
             yield f"{rule}: {before} {rule}_text"
         else:

@@ -1,12 +1,12 @@
 """Arguments that are written one by one as plain text, and what they are as JSON.
 
 `<parameter=NAME>`, a line break, what it is, a line break and `</parameter>`. A string stands as it
-is; everything else is JSON, and so is a value that may be either.
+is, also where it may be nothing or where anything goes; everything else is JSON.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 _OPEN, _NAMED, _CLOSE = "<parameter=", ">\n", "\n</parameter>\n"
 _END = "</function>"
@@ -15,6 +15,12 @@ _NARROWING = frozenset(
     {"pattern", "format", "minLength", "maxLength", "anyOf", "oneOf", "allOf", "not", "$ref"}
 )
 """What a schema of a string may say that plain text is not held to."""
+
+
+_SILENT = frozenset({"title", "description", "default", "examples", "deprecated"})
+"""What a schema may say without a meaning for what fits it."""
+
+Form = Literal["text", "nullable", "any", "json"]
 
 
 class XmlArguments:
@@ -39,12 +45,46 @@ class XmlArguments:
         return told, text, False
 
     def _value(self, name: str, value: str) -> str:
-        if is_plain(self._properties.get(name)):
-            return json.dumps(value, ensure_ascii=False)
-        return value
+        return _as_json(form_of(self._properties.get(name, True)), value)
 
 
-def is_plain(schema: object) -> bool:
+def _as_json(form: Form, text: str) -> str:
+    if form == "json" or (form == "nullable" and text == "null"):
+        return text
+    if form == "any":
+        try:
+            json.loads(text)
+        except ValueError:
+            pass
+        else:
+            return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def form_of(schema: object) -> Form:
+    """How a parameter of this schema is written.
+
+    text: as it is, a string. nullable: the same, but `null` is nothing. any: JSON if it is JSON,
+    else a string. json: as JSON, which can be held to the schema.
+    """
+    if schema is True or (isinstance(schema, Mapping) and not schema.keys() - _SILENT):
+        return "any"
+    if is_plain(schema):
+        return "text"
+    if not isinstance(schema, Mapping) or schema.keys() & {"enum", "const"}:
+        return "json"
+    if schema.get("type") in (["string", "null"], ["null", "string"]):
+        return "json" if schema.keys() & _NARROWING else "nullable"
+    options = schema.get("anyOf")
+    if isinstance(options, list) and len(options) == 2 and {"type": "null"} in options:
+        [other] = [each for each in options if each != {"type": "null"}] or [None]
+        is_text = is_plain(other) and texts_of(other) is None
+        if is_text and not schema.keys() - _SILENT - {"anyOf"}:
+            return "nullable"
+    return "json"
+
+
+def is_plain(schema: object) -> TypeGuard[Mapping[str, Any]]:
     """Whether a parameter stands as plain text: its schema says a string, or which, and no more.
 
     A string that has to fit something else, such as a pattern, stands as JSON, which can be held

@@ -5,8 +5,20 @@ from typing import Any
 
 import pytest
 
-from device_runtime.calling.layouts import GENERIC, HERMES, LAYOUTS, LLAMA3, QWEN3_CODER, Layout
+from device_runtime.calling.grammar import call_grammar
+from device_runtime.calling.layouts import (
+    GENERIC,
+    HERMES,
+    LAYOUTS,
+    LLAMA3,
+    MISTRAL,
+    MISTRAL_ARGS,
+    QWEN3_CODER,
+    Layout,
+)
+from device_runtime.calling.tools import Offer, Tool
 from device_runtime.grammar.compiling import Grammars
+from device_runtime.grammar.wanted import Lark
 from tests.support.api_server import CHAT, EOS, USER, Client, make_service, serving
 from tests.support.fake_generator import FakeGenerator, always
 from tests.support.tokenizers import story_tokenizer
@@ -269,3 +281,85 @@ async def test_a_model_whose_template_knows_no_tools_is_told_in_words() -> None:
     assert "It is sunny." in prompt
     assert json.dumps(ROME) in prompt
     assert "The weather of a city." in prompt
+
+
+ALLOWED = {
+    "type": "allowed_tools",
+    "allowed_tools": {
+        "mode": "required",
+        "tools": [{"type": "function", "function": {"name": "add"}}],
+    },
+}
+
+
+async def test_some_of_the_tools_may_be_allowed_and_all_are_told() -> None:
+    generator = await seen({"tools": [WEATHER, ADD], "tool_choice": ALLOWED}, GENERIC)
+    [request] = generator.requests
+    assert request.grammar is not None
+    for text, fits in (
+        (written(GENERIC, ("add", SUM)), True),
+        (written(GENERIC, ("add", SUM), ("add", SUM)), True),
+        (written(GENERIC, ("get_weather", ROME)), False),
+        ("Hello", False),
+    ):
+        ids = ids_of(text)
+        assert (request.grammar.start().num_valid((), ids) == len(ids)) is fits
+    assert "get_weather" in story_tokenizer().decode(list(request.prompt_ids))
+
+
+@pytest.mark.parametrize(
+    "allowed", [None, {"mode": "none", "tools": []}, {"mode": "auto", "tools": []}]
+)
+async def test_allowed_tools_that_say_nothing_are_named(allowed: Any) -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    async with serving(service_of(scripted("Hello"), HERMES)) as client:
+        body = {"messages": USER, "tools": [ADD], "tool_choice": choice}
+        status, answer = await client.post(CHAT, body)
+    assert status == 400
+    assert answer["error"]["param"] == "tool_choice.allowed_tools"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
+async def test_arguments_hold_to_enums_and_have_no_property_that_is_not_listed(
+    layout: Layout,
+) -> None:
+    properties = {"unit": {"type": "string", "enum": ["C", "F"]}, "note": {"type": "string"}}
+    parameters = {"type": "object", "properties": properties, "required": ["unit"]}
+    tool = {"type": "function", "function": {"name": "heat", "parameters": parameters}}
+    [request] = (await seen({"tools": [tool], "tool_choice": "required"}, layout)).requests
+    assert request.grammar is not None
+    for values, fits in (
+        ({"unit": "C"}, True),
+        ({"unit": "F", "note": "größe"}, True),
+        ({"unit": "K"}, False),
+        ({"unit": "C", "other": 1}, False),
+        ({"note": "x"}, False),
+    ):
+        ids = ids_of(written(layout, ("heat", values)))
+        assert (request.grammar.start().num_valid((), ids) == len(ids)) is fits, values
+
+
+def test_a_mark_of_qwen_begins_a_call_whatever_follows_it() -> None:
+    grammars = Grammars(story_tokenizer().as_json(), 512, (EOS,))
+    text = call_grammar(HERMES, Offer((Tool("add", {}, "tools"),)), {})
+    constraint = grammars.compile(Lark(text)).start()
+    ids = ids_of('Look: <tool_call>{"name"')
+    assert constraint.num_valid((), ids) == len(ids_of("Look: <tool_call>"))
+
+
+@pytest.mark.parametrize("layout", [MISTRAL, MISTRAL_ARGS], ids=lambda layout: layout.name)
+async def test_a_models_own_id_is_passed_over(layout: Layout) -> None:
+    text = written(layout, ("add", SUM), ("add", SUM))
+    text = text.replace("}}", '}, "id": "abcdef012"}').replace("[ARGS]", "[CALL_ID]abcdef012[ARGS]")
+    async with serving(service_of(scripted(text), layout)) as client:
+        body = {"messages": USER, "tools": [ADD], "tool_choice": "required"}
+        status, answer = await client.post(CHAT, body)
+        assert status == 200, answer
+    first, second = answer["choices"][0]["message"]["tool_calls"]
+    assert json.loads(first["function"]["arguments"]) == SUM
+    assert first["id"] != second["id"]
+    grammars = Grammars(story_tokenizer().as_json(), 512, (EOS,))
+    offer = Offer((Tool("add", ADD["function"]["parameters"], "tools"),))  # type: ignore[index]
+    ids = ids_of(text)
+    constraint = grammars.compile(Lark(call_grammar(layout, offer, {}))).start()
+    assert constraint.num_valid((), ids) == len(ids)
