@@ -11,9 +11,9 @@ import pytest
 from device_runtime.api.service import AccessRules
 from device_runtime.calling.layouts import HERMES
 from device_runtime.generation.request import CloudUnavailableError
-from tests.integration.test_anthropic_messages import LOOK
 from tests.integration.test_thinking import service_of as thinking_service
 from tests.integration.test_tool_calls import ROME, ids_of, scripted, service_of, written
+from tests.support.anthropic_events import LOOK
 from tests.support.api_server import EOS, MODEL, make_service, serving
 from tests.support.fake_generator import FakeGenerator, always
 
