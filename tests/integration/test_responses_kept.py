@@ -101,3 +101,13 @@ async def test_a_deleted_response_is_gone_and_what_went_on_from_it_is_not() -> N
             assert status == expected_status
         async with client.http.get(f"{client.url}{PATH}/{second['id']}?stream=true") as response:
             assert (await response.json())["error"]["param"] == "stream"
+
+
+async def test_a_response_that_is_there_cannot_be_cancelled_and_no_other_either() -> None:
+    async with client_of(scripted("Hello.")) as client:
+        _, first = await client.post(PATH, {"input": "Hi"})
+        status, answer = await client.post(f"{PATH}/{first['id']}/cancel", b"")
+        assert status == 400
+        assert "Cannot cancel a synchronous response" in answer["error"]["message"]
+        status, answer = await client.post(f"{PATH}/resp_none/cancel", b"")
+        assert (status, answer["error"]["code"]) == (404, "response_not_found")

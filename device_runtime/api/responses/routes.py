@@ -81,6 +81,17 @@ async def delete_response(request: web.Request) -> web.Response:
     return json_response({"id": name, "object": "response", "deleted": True})
 
 
+async def cancel_response(request: web.Request) -> web.Response:
+    """Refused: only responses in the background can be cancelled, and there are none.
+
+    Raises:
+        ApiError: 400, or 404 where there is no such response.
+    """
+    _stored(request.app[STORE], request.match_info["id"], None)
+    message = "Cannot cancel a synchronous response: its client leaves, and it ends"
+    raise ApiError(400, message, code="invalid_request", param="id")
+
+
 class _Keeping:
     """Keeps a finished response, unless its request does not want that."""
 
@@ -133,7 +144,8 @@ def _referred(store: ResponseStore, given: Placed) -> Placed:
 def _stored(store: ResponseStore, name: str, param: str | None) -> Stored:
     stored = store.get(name)
     if stored is None:
-        message = f"no response {name[:100]!r} is kept here: the last ones are, in memory"
+        kept = "the last ones are kept here, in memory, unless store was false"
+        message = f"Response with id {name[:100]!r} not found: {kept}"
         raise ApiError(404, message, code="response_not_found", param=param)
     return stored
 
@@ -173,6 +185,7 @@ API = Api(
             {JSON: DeletedResponse},
             errors=(404,),
         ),
+        Route(hdrs.METH_POST, f"{_PATH}/{{id}}/cancel", cancel_response, {}, errors=(400, 404)),
     ),
     prepare=_prepare,
 )
