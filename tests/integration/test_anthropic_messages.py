@@ -8,6 +8,7 @@ import pytest
 
 from device_runtime.api.service import Timing
 from device_runtime.calling.layouts import HERMES
+from device_runtime.text.chat_template import ChatTemplate
 from tests.integration.test_thinking import service_of as thinking_service
 from tests.integration.test_tool_calls import ROME, SUM, ids_of, scripted, service_of, written
 from tests.support.anthropic_events import (
@@ -104,6 +105,25 @@ async def test_a_turn_as_claude_code_asks_for_it() -> None:
     for arguments, fits in (({"metadata": {"a": 1}, "count": 1}, True), ({"count": 0}, False)):
         ids = ids_of(written(HERMES, ("TaskUpdate", arguments)))
         assert (grammar.start().num_valid((), ids) == len(ids)) is fits
+
+
+async def test_a_template_may_not_let_the_system_speak_between_turns() -> None:
+    strict = (
+        "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}] {{ m.content }}\n"
+        "{% endfor %}"
+    )
+    turns = [*ASKED["messages"], {"role": "system", "content": "It is June."}]
+    generator = scripted("Warm.")
+    service = replace(service_of(generator, HERMES), template=ChatTemplate(strict, {}))
+    async with serving(service) as client:
+        body = {**ASKED, "messages": turns, "system": "Be brief."}
+        status, told = await client.post(MESSAGES, body)
+        assert status == 200, told
+        _, counted = await client.post(f"{MESSAGES}/count_tokens", {**body, "max_tokens": None})
+    assert counted == {"input_tokens": told["usage"]["input_tokens"]}
+    prompt = story_tokenizer().decode(list(generator.requests[0].prompt_ids))
+    assert prompt.startswith("[system] Be brief.\n[user] How warm is it?\nIt is June.")
 
 
 async def test_an_empty_answer_is_a_message_without_blocks() -> None:

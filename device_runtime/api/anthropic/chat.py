@@ -32,8 +32,8 @@ _EFFORTS = {"xhigh": "high", "max": "high"}
 """Those that no template knows."""
 
 
-def chat_of(request: CountRequest) -> ChatRequest:
-    """The same in the chat API's words.
+def chat_of(request: CountRequest, folds_system: bool = False) -> ChatRequest:
+    """The same in the chat API's words; `folds_system` as of its messages.
 
     Raises:
         ApiError: 400, something that is not text, calls or results.
@@ -45,7 +45,7 @@ def chat_of(request: CountRequest) -> ChatRequest:
     effort = None if request.output_config is None else request.output_config.effort
     chat = ChatRequest(
         model=request.model,
-        messages=messages_of(request),
+        messages=messages_of(request, folds_system),
         # An answer that the client has begun goes on.
         continue_final_message=request.messages[-1].role == "assistant" or None,
         tools=_tools(request.tools) or None,

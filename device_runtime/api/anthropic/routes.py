@@ -1,6 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -17,11 +18,15 @@ from device_runtime.api.description.table import (
     Api,
     Route,
 )
-from device_runtime.api.job.plan import encoded_chat, plan_chat
+from device_runtime.api.errors import ApiError
+from device_runtime.api.job.plan import Job, encoded_chat, plan_chat
+from device_runtime.api.job.prompts import EncodedChat
 from device_runtime.api.manners.middleware import request_id_of
-from device_runtime.api.request.body import read_request
+from device_runtime.api.request.body import ChatRequest, read_request
 from device_runtime.api.request.tool_fields import offer_of
 from device_runtime.api.service import SERVICE
+
+T = TypeVar("T")
 
 
 async def messages(request: web.Request) -> web.StreamResponse:
@@ -30,7 +35,11 @@ async def messages(request: web.Request) -> web.StreamResponse:
     arrived_s = service.metrics.clock()
     fields = await read_request(request, MessagesRequest, service.timing.read_s)
     name = request_id_of(request)
-    job = await plan_chat(service, chat_of(fields), name, arrived_s, cuts_length=True)
+
+    async def plan(chat: ChatRequest) -> Job:
+        return await plan_chat(service, chat, name, arrived_s, cuts_length=True)
+
+    job = await _understood(fields, plan)
     return await answer(request, job, MessagesShape(fields.max_tokens))
 
 
@@ -39,9 +48,26 @@ async def count_tokens(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     fields = await read_request(request, CountRequest, service.timing.read_s)
     service.model.check(fields.model)
-    asked = chat_of(fields)
-    chat = await encoded_chat(service, asked, offer_of(asked))
+
+    async def encode(chat: ChatRequest) -> EncodedChat:
+        return await encoded_chat(service, chat, offer_of(chat))
+
+    chat = await _understood(fields, encode)
     return json_response({"input_tokens": len(chat.ids)})
+
+
+async def _understood(fields: CountRequest, use: Callable[[ChatRequest], Awaitable[T]]) -> T:
+    """What comes of a request.
+
+    Claude Code lets the system speak between turns; to a template that does not, the user says it.
+    """
+    try:
+        return await use(chat_of(fields))
+    except ApiError as error:
+        has_system = any(turn.role == "system" for turn in fields.messages)
+        if error.code != "chat_template_failed" or not has_system:
+            raise
+    return await use(chat_of(fields, folds_system=True))
 
 
 _PATH = "/v1/messages"

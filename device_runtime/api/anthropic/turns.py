@@ -11,16 +11,18 @@ from device_runtime.api.request.body import Message
 from device_runtime.api.request.tool_fields import FunctionCall, ToolCall
 
 
-def messages_of(request: CountRequest) -> list[Message]:
+def messages_of(request: CountRequest, folds_system: bool = False) -> list[Message]:
     """The conversation; turns of one side that follow each other are one.
+
+    `folds_system`: what the system says between turns becomes the user's.
 
     Raises:
         ApiError: 400, something that is not text, calls or results.
     """
-    return _joined(_messages(request))
+    return _joined(_messages(request, folds_system))
 
 
-def _messages(request: CountRequest) -> Iterator[Message]:
+def _messages(request: CountRequest, folds_system: bool) -> Iterator[Message]:
     if request.system is not None and (system := _text(request.system, "system")):
         yield Message("system", system)
     for place, turn in enumerate(request.messages):
@@ -28,12 +30,13 @@ def _messages(request: CountRequest) -> Iterator[Message]:
         if turn.role not in ("user", "assistant", "system"):
             came = f"expected user or assistant, got {turn.role[:40]!r}"
             raise invalid(f"{where}.role", f"{where}.role: {came}")
+        role = "user" if folds_system and turn.role == "system" else turn.role
         if isinstance(turn.content, str):
-            yield Message(turn.role, turn.content)
+            yield Message(role, turn.content)
         elif turn.role == "assistant":
             yield _said(turn.content, f"{where}.content")
         else:
-            yield from _asked(turn.role, turn.content, f"{where}.content")
+            yield from _asked(role, turn.content, f"{where}.content")
 
 
 def _joined(messages: Iterable[Message]) -> list[Message]:
