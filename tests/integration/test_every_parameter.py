@@ -117,7 +117,8 @@ IN_CHAT: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (False,),
     "continue_final_message": (True, False),
     "chat_template_kwargs": ({"enable_thinking": False},),
-    "reasoning_effort": ("low",),
+    "reasoning_effort": ("low", "none"),
+    "enable_thinking": (True, False),
 }
 IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "prompt": (STORY, OTHER, [1, THE, 400, 428], [STORY, OTHER]),

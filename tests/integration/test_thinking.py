@@ -131,3 +131,25 @@ async def test_a_schema_holds_the_answer_and_not_the_thoughts(
         constraint = request.grammar.start()
         is_whole = constraint.num_valid((), ids) == len(ids) and bool(constraint.allowed(ids)[EOS])
         assert is_whole is fits, text
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_closed"),
+    [
+        ({}, False),
+        ({"enable_thinking": False}, True),
+        ({"enable_thinking": True, "reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "none"}, True),
+        ({"reasoning_effort": "low"}, False),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "enable_thinking": True}, True),
+    ],
+)
+async def test_whether_to_think_reaches_the_template(
+    fields: dict[str, Any], is_closed: bool
+) -> None:
+    generator = scripted("Four.")
+    async with serving(service_of(generator)) as client:
+        status, document = await client.post(CHAT, {"messages": USER, **fields})
+    assert status == 200, document
+    prompt = story_tokenizer().decode(list(generator.requests[0].prompt_ids))
+    assert prompt.endswith("<think></think>") is is_closed

@@ -148,7 +148,9 @@ def langchain__bind_tools() -> Any:
 
 
 def _langchain_structured(method: str) -> Any:
-    made = langchain_model().with_structured_output(Trip, method=method).invoke("Rome, 2 days. JSON")
+    made = (
+        langchain_model().with_structured_output(Trip, method=method).invoke("Rome, 2 days. JSON")
+    )
     assert isinstance(made, Trip), made
     return made
 
@@ -375,7 +377,7 @@ def main() -> None:
             told = "ok: " + " ".join(str(made).split())[:80]
         except ImportError as error:
             told = f"not installed: {error}"[:120]
-        except Exception as error:  # whatever a client raises is the result
+        except Exception as error:  # noqa: BLE001  (whatever a client raises is the result)
             num_failed += 1
             told = f"FAILED: {type(error).__name__}: " + " ".join(str(error).split())[:200]
         print(f"| {client} | {version} | {what} | {told.replace('|', '/')} |", flush=True)

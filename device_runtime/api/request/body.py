@@ -142,6 +142,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
     reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
 
     @property
     def asked_tokens(self) -> int | None:
@@ -165,8 +166,15 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
 
     @property
     def template_variables(self) -> dict[str, Any]:
-        """What the template is told; the effort by its own name, unless it is told already."""
+        """What the template is told of thoughts by the fields' names, unless it is told already.
+
+        Most templates know a switch and no effort, so no effort turns it off.
+        """
         variables = dict(self.chat_template_kwargs or {})
+        if self.enable_thinking is not None:
+            variables.setdefault("enable_thinking", self.enable_thinking)
+        if self.reasoning_effort == "none":
+            variables.setdefault("enable_thinking", False)
         if self.reasoning_effort is not None:
             variables.setdefault("reasoning_effort", self.reasoning_effort)
         return variables
