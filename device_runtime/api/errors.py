@@ -122,7 +122,9 @@ def no_embeddings() -> ApiError:
         "embeddings are not served here: this model was made to write, its states are no good "
         "embeddings, and the cloud sees half of it; use a small embedding model on the device"
     )
-    return ApiError(501, message, code="not_supported")
+    # OpenAI's and Anthropic's clients try again whatever is 500 and above, unless they are told.
+    headers = {"x-should-retry": "false"}
+    return ApiError(501, message, code="not_supported", headers=headers)
 
 
 def as_api_error(error: Exception) -> ApiError | None:

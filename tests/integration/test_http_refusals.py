@@ -213,3 +213,11 @@ async def test_refusals_fill_no_log_and_quote_nobody(method, path, headers, expe
                 assert response.status == expected
     assert 20 <= len(caplog.records) <= 40
     assert not any(word in caplog.text for word in ("evil", "secret", "aaaa", "Bearer"))
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/embeddings"])
+async def test_embeddings_are_refused_once_and_for_all(path):
+    async with story_server() as (client, _), client.http.post(client.url + path) as response:
+        assert response.status == 501
+        assert response.headers["x-should-retry"] == "false"
+        assert "embeddings are not served here" in await response.text()
