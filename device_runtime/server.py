@@ -282,7 +282,11 @@ def _service(
         access=access,
         sampling=_sampling(config, bundle),
         grammars=Grammars(
-            tokenizer.as_json(), runtime.vocab_size, model.eos_token_ids, tokenizer.special_ids
+            tokenizer.as_json(),
+            runtime.vocab_size,
+            model.eos_token_ids,
+            tokenizer.special_ids,
+            world.clock,
         ),
         control_tokens=ControlTokens(tokenizer) if config.sanitize_control_tokens else None,
         lossy_codecs=lambda: link.lossy_codecs,

@@ -8,7 +8,7 @@ belong into a thread.
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from device_runtime.grammar.wanted import (
     Wanted,
     Written,
 )
+from process.world import Clock
 
 MAX_CHARACTERS = 65_536
 """Of a schema or grammar as it is written."""
@@ -53,7 +54,8 @@ _RULE = re.compile(r"^[ \t]*[?!]?[\w-]+[^\n:\"/]*:", re.MULTILINE)
 
 _MOST_TRIES = 200
 _MOST_SEARCHED = 8 * MAX_CHARACTERS
-"""Compilations of parts, to find the one at fault, and the characters of all these parts."""
+_MOST_SEARCH_S = 0.5
+"""Compilations of parts, to find the one at fault: their number, characters, and time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Grammars:
         vocab_size: Of the model, which may know fewer or more tokens than the tokenizer.
         end_ids: The tokens that end an answer.
         special_ids: Tokens of control by their names.
+        clock: Bounds the search for the part at fault; None: only its tries are counted.
     """
 
     def __init__(
@@ -84,11 +87,13 @@ class Grammars:
         vocab_size: int,
         end_ids: tuple[int, ...],
         special_ids: Mapping[str, int] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._tokenizer_json = tokenizer_json
         self._vocab_size = vocab_size
         self._end_ids = end_ids
         self._special_ids = special_ids or {}
+        self._clock = clock or (lambda: 0.0)
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
@@ -113,9 +118,12 @@ class Grammars:
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=limits)
         if matcher.is_error():
             reason = _first_line(matcher.get_error())
-            place = (
-                _place_of_fault(wanted.schema, reason, limits) if isinstance(wanted, Json) else None
-            )
+            place = None
+            if isinstance(wanted, Json):
+                ends_s = self._clock() + _MOST_SEARCH_S
+                place = _place_of_fault(
+                    wanted.schema, reason, limits, lambda: self._clock() > ends_s
+                )
             raise GrammarError(reason if place is None else f"{reason} (at {place})")
         compiled = CompiledGrammar(matcher, self._vocab_size, self._end_ids)
         with self._lock:
@@ -184,7 +192,9 @@ def _schema_text(wanted: Json) -> str:
     return msgspec.json.encode(schema).decode()
 
 
-def _place_of_fault(schema: JsonSchemaText, reason: str, limits: LLParserLimits) -> str | None:
+def _place_of_fault(
+    schema: JsonSchemaText, reason: str, limits: LLParserLimits, is_over: Callable[[], bool]
+) -> str | None:
     """The smallest part of a schema that fails by itself for this reason, as a JSON pointer.
 
     None where only the whole does, or nothing was found in as many tries as are allowed.
@@ -196,7 +206,7 @@ def _place_of_fault(schema: JsonSchemaText, reason: str, limits: LLParserLimits)
 
     def is_wrong(part: Mapping[str, Any]) -> bool:
         nonlocal num_tries, num_characters
-        if num_tries >= _MOST_TRIES or num_characters >= _MOST_SEARCHED:
+        if num_tries >= _MOST_TRIES or num_characters >= _MOST_SEARCHED or is_over():
             return False
         text = _grammar_text(Json({**shared, **part}))
         num_tries, num_characters = num_tries + 1, num_characters + len(text)

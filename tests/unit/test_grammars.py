@@ -209,6 +209,21 @@ def test_what_a_client_says_to_the_library_changes_nothing(grammars, tokenizer):
     assert not accepts(grammars, tokenizer, wanted, '{ "a": 1}')
 
 
+def test_the_search_for_a_fault_ends_in_time(tokenizer):
+    wanted = Json({"properties": {"a": {"items": {"not": {}}}}})
+    moments = iter([0.0, 0.1, 0.1, 0.2, 9.0, 9.0, 9.0])
+    grammars = Grammars(tokenizer.as_json(), VOCAB_SIZE, (END,), clock=lambda: next(moments))
+    with pytest.raises(GrammarError, match="not") as raised:
+        grammars.compile(wanted)
+    assert next(moments) == 9.0
+    assert "#/properties/a" in raised.value.reason
+    slow = iter([0.0, 9.0])
+    grammars = Grammars(tokenizer.as_json(), VOCAB_SIZE, (END,), clock=lambda: next(slow))
+    with pytest.raises(GrammarError, match="not") as raised:
+        grammars.compile(wanted)
+    assert "#" not in raised.value.reason
+
+
 def test_a_model_without_an_end_of_text_can_follow_no_grammar(tokenizer):
     with pytest.raises(GrammarError, match="ends a text"):
         Grammars(tokenizer.as_json(), VOCAB_SIZE, ()).compile(ANY_OBJECT)
