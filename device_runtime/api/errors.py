@@ -89,7 +89,8 @@ class TooLongError(ApiError):
 def half_call(error: HalfCallError) -> str:
     """What an answer has to say that ended too early."""
     which = "a tool call" if error.name is None else f"a call of the tool {error.name!r}"
-    return f"max_tokens ended the answer in the middle of {which}"
+    what = "max_tokens" if error.reason == "length" else "a stop string"
+    return f"{what} ended the answer in the middle of {which}"
 
 
 Envelope = Callable[[ApiError], bytes]
@@ -135,7 +136,8 @@ def as_api_error(error: Exception) -> ApiError | None:
         case CloudUnavailableError():
             return unavailable(error.reason, "cloud_unavailable", error.retry_after_s)
         case HalfCallError():
-            return ApiError(400, half_call(error), code="tool_call_incomplete", param="max_tokens")
+            param = "max_tokens" if error.reason == "length" else "stop"
+            return ApiError(400, half_call(error), code="tool_call_incomplete", param=param)
         case GrammarError():
             return ApiError(400, error.reason, code="grammar_failed")
         case OverloadedError():

@@ -12,11 +12,15 @@ from device_runtime.generation.request import FinishReason
 
 
 class HalfCallError(Exception):
-    """An answer ended in the middle of a call; `name` is the tool's, once that was there."""
+    """An answer ended in the middle of a call; `name` is the tool's, once that was there.
 
-    def __init__(self, name: str | None) -> None:
+    `reason`: a length that ran out, or a stop; behind a grammar only a stop of the request's own.
+    """
+
+    def __init__(self, name: str | None, reason: FinishReason = "length") -> None:
         super().__init__("an answer ended in the middle of a call")
         self.name = name
+        self.reason = reason
 
 
 class _In(Enum):
@@ -62,11 +66,15 @@ class CallReader:
         return parts
 
     def end(self, reason: FinishReason) -> tuple[Sequence[Part], AnswerEnd]:
-        is_whole = self._place is _In.TAIL and self._text == self._layout.tail + self._layout.end
+        # Of a whole call the mark behind it may be missing: it may be a stop of the request's.
+        tail, end = self._layout.tail, self._layout.end
+        is_whole = self._place is _In.TAIL and self._text == tail + end
+        if reason == "stop" and self._place is _In.TAIL and self._text.startswith(tail):
+            is_whole = is_whole or end.startswith(self._text[len(tail) :])
         is_half = self._place in (_In.HEAD, _In.ARGUMENTS, _In.TAIL) and not is_whole
         is_begun = not self._layout.begin and self._may_begin and self._text and self._begins_call
         if is_half or is_begun:
-            raise HalfCallError(self._name)
+            raise HalfCallError(self._name, reason)
         held, self._text = self._text, ""
         words = (Words(held),) if held and self._place is _In.WORDS else ()
         is_called = self._num_calls > 0 and reason == "stop"

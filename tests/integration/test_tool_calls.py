@@ -363,3 +363,18 @@ async def test_a_models_own_id_is_passed_over(layout: Layout) -> None:
     ids = ids_of(text)
     constraint = grammars.compile(Lark(call_grammar(layout, offer, {}))).start()
     assert constraint.num_valid((), ids) == len(ids)
+
+
+async def test_a_stop_string_within_a_call_is_named_and_one_for_its_mark_does_no_harm() -> None:
+    text = written(HERMES, ("get_weather", ROME))
+    status, answer = await ask(text, stop=["Rome"])
+    assert status == 400
+    assert answer["error"]["param"] == "stop"
+    assert "stop" in answer["error"]["message"]
+    assert "get_weather" in answer["error"]["message"]
+    status, answer = await ask(text, stop=["</tool_call>"])
+    assert status == 200, answer
+    [choice] = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    [call] = choice["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == ROME
