@@ -28,7 +28,7 @@ checks.not_a_server_error.expected-statuses = ["4xx", "501"]
 
 [[operations]]
 # With `"store": false` there is none to get.
-include-path = "/v1/responses/{id}"
+include-path-regex = "^/v1/responses/.id."
 checks.ensure_resource_availability.enabled = false
 """
 
