@@ -14,6 +14,9 @@ _LISTED = frozenset({"items", "anyOf", "oneOf", "allOf", "prefixItems"})
 _MOST_DEPTH = 200
 """Of schemas in schemas; the library takes 128."""
 
+_NO_LEAP_SECOND = "^[^:]+:[^:]+:[0-5]"
+"""Of times: the library lets any minute have a 61st second, validators hardly any."""
+
 _MOST_HOPS = 16
 """Of a reference to a reference to a reference."""
 
@@ -92,6 +95,8 @@ def _united(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> d
         return changed
     for path, part in parts(schema):
         _put(changed, schema, path, _united(part, root, depth + 1))
+    if schema.get("format") in ("time", "date-time") and "pattern" not in schema:
+        changed["pattern"] = _NO_LEAP_SECOND
     options = schema.get("oneOf")
     if "anyOf" in schema or not isinstance(options, list) or not _exclude(options, root):
         return changed

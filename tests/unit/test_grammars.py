@@ -209,6 +209,12 @@ def test_what_a_client_says_to_the_library_changes_nothing(grammars, tokenizer):
     assert not accepts(grammars, tokenizer, wanted, '{ "a": 1}')
 
 
+def test_a_minute_has_sixty_seconds(grammars, tokenizer):
+    wanted = Json({"type": "string", "format": "date-time"})
+    assert accepts(grammars, tokenizer, wanted, '"2026-03-14T12:30:59Z"')
+    assert not accepts(grammars, tokenizer, wanted, '"2026-03-14T12:30:60Z"')
+
+
 def test_the_search_for_a_fault_ends_in_time(tokenizer):
     wanted = Json({"properties": {"a": {"items": {"not": {}}}}})
     moments = iter([0.0, 0.1, 0.1, 0.2, 9.0, 9.0, 9.0])
