@@ -120,11 +120,12 @@ def _shrinking(times: PipelineTimes, slack_s: float) -> Iterator[float]:
         if size == float("inf"):
             continue
         if bottleneck is Bottleneck.UPLINK:
-            size = _quotient(uplink_s * int(size) - cloud.fixed_s, cloud.token_s)
+            # Where the fixed time is longer than the upload, the quotient may be -infinity.
+            size = max(1.0, _quotient(uplink_s * int(size) - cloud.fixed_s, cloud.token_s))
         else:
             step_s = times.device.of(int(size))
             to_cloud = _quotient(step_s - cloud.fixed_s, cloud.token_s)
-            size = min(_quotient(step_s, uplink_s), to_cloud)
+            size = max(1.0, min(_quotient(step_s, uplink_s), to_cloud))
 
 
 def _quotient(seconds: float, per_token_s: float) -> float:

@@ -35,17 +35,6 @@ calls = st.lists(st.tuples(st.sampled_from(["look", "add"]), arguments), max_siz
 cuts = st.lists(st.integers(0, 400), max_size=8)
 
 
-def call_text(layout: Layout, name: str, values: dict[str, object]) -> str:
-    text = json.dumps(values)
-    if layout.arguments == "xml":
-        text = "".join(
-            f"<parameter={key}>\n{value if isinstance(value, str) else json.dumps(value)}"
-            "\n</parameter>\n"
-            for key, value in values.items()
-        )
-    return layout.head(name) + text + layout.tail
-
-
 def read(reader: Reader, text: str, places: list[int]) -> tuple[tuple[Part, ...], str]:
     borders = [0, *sorted({place for place in places if place < len(text)}), len(text)]
     parts = [part for begin, end in pairwise(borders) for part in reader.read(text[begin:end])]
@@ -76,8 +65,7 @@ def test_parts_are_the_same_however_the_text_is_cut(
         before = ""
     answer = before
     if called:
-        texts = [call_text(layout, name, values) for name, values in called]
-        answer += layout.begin + (layout.between or "").join(texts) + layout.end
+        answer += layout.written(called)
     begin = "" if is_thinking else THINK.begin
     text = f"{begin}{thought}{THINK.end}\n\n{answer}"
 
@@ -107,9 +95,9 @@ def test_a_text_without_marks_is_all_words(text: str, places: list[int]) -> None
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
 @given(data=st.data())
 def test_whatever_is_cut_off_a_call_is_half_of_one(layout: Layout, data: st.DataObject) -> None:
-    text = layout.begin + call_text(layout, "look", {"city": "Rome"}) + layout.end
-    least = len(layout.begin) + len(layout.head("look"))
-    length = data.draw(st.integers(least, len(text) - 1))
+    text = layout.written([("look", {"city": "Rome"})])
+    arguments = text.index("Rome")
+    length = data.draw(st.integers(arguments, arguments + len("Rome")))
     with pytest.raises(HalfCallError) as raised:
         read(caller(layout)(), text[:length], [])
     assert raised.value.name == "look"
