@@ -7,7 +7,7 @@ from enum import Enum
 from device_runtime.calling.layouts import Layout, id_pattern
 from device_runtime.calling.parameters import XmlArguments
 from device_runtime.calling.tools import Offer
-from device_runtime.generation.parts import AnswerEnd, Call, Part, Words
+from device_runtime.generation.parts import AnswerEnd, Call, Part, Words, overlap
 from device_runtime.generation.request import FinishReason
 
 
@@ -104,7 +104,7 @@ class CallReader:
             self._place = _In.HEAD
             before = text[:place].rstrip()
             return (Words(before),) if before else ()
-        num_sure = len(text) - _overlap(text, layout.begin)
+        num_sure = len(text) - overlap(text, layout.begin)
         # White space before a call is the call's.
         num_sure = len(text[:num_sure].rstrip())
         if num_sure == 0:
@@ -208,11 +208,3 @@ class JsonEnd:
                 if self._depth == 0:
                     return place + 1, True
         return len(text), False
-
-
-def _overlap(text: str, mark: str) -> int:
-    """How many characters at the text's end begin the mark."""
-    for length in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:length]):
-            return length
-    return 0

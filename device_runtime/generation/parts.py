@@ -84,3 +84,11 @@ def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
             case _:
                 whole.append(part)
     return tuple(whole)
+
+
+def overlap(text: str, mark: str) -> int:
+    """How many characters at the text's end begin the mark."""
+    for length in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:length]):
+            return length
+    return 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from device_runtime.generation.parts import AnswerEnd, Part, Reader, Thought
+from device_runtime.generation.parts import AnswerEnd, Part, Reader, Thought, overlap
 from device_runtime.generation.request import FinishReason
 from device_runtime.thinking.marks import Marks
 
@@ -59,7 +59,7 @@ class ThoughtReader:
             # White space between thoughts and answer is of neither, also if it comes later.
             self._inner = _Stripped(self._inner)
             return self._told(text[:place].rstrip())
-        num_sure = len(text) - _overlap(text, end)
+        num_sure = len(text) - overlap(text, end)
         num_sure = len(text[:num_sure].rstrip())
         self._text = text[num_sure:]
         return self._told(text[:num_sure])
@@ -88,11 +88,3 @@ class _Stripped:
 
     def end(self, reason: FinishReason) -> tuple[Sequence[Part], AnswerEnd]:
         return self._inner.end(reason)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """How many characters at the text's end begin the mark."""
-    for length in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:length]):
-            return length
-    return 0
