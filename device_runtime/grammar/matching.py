@@ -1,6 +1,7 @@
 """A way through a grammar by llguidance's matcher, which walks with drafts and walks back."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 from llguidance import LLMatcher
@@ -66,9 +67,7 @@ class MatcherConstraint:
         if any(token in self._end_ids for token in draft):
             return False
         pairs = zip(self._ahead, draft, strict=False)
-        num_same = next((n for n, (a, b) in enumerate(pairs) if a != b), None)
-        if num_same is None:
-            num_same = min(len(self._ahead), len(draft))
+        num_same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if num_same < len(self._ahead):
             self._matcher.rollback(len(self._ahead) - num_same)
             del self._ahead[num_same:]
