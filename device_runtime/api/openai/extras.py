@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 
+from device_runtime.api.answer.logprobs import TokenTexts
 from device_runtime.api.answer.transcript import Piece
-from device_runtime.api.openai.logprobs import TokenTexts, prompt_logprobs
+from device_runtime.api.openai.logprobs import prompt_logprobs
 from device_runtime.api.openai.messages import PromptLogprobs
 
 

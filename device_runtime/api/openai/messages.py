@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from device_runtime.api.answer.logprobs import TokenLogprob
 from device_runtime.api.figures import HatFigures, RoundFigures
 from device_runtime.generation.parts import AnswerEnd
 
@@ -31,23 +32,6 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
     """Of a model that thinks."""
-
-
-class TopLogprob(msgspec.Struct, frozen=True):
-    """An alternative at one place of a chat answer."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(msgspec.Struct, frozen=True):
-    """A token of a chat answer with its alternatives, most likely first."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(msgspec.Struct, frozen=True):

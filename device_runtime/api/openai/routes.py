@@ -4,6 +4,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from device_runtime.api.answer.logprobs import TokenTexts
 from device_runtime.api.answer.sending import answer
 from device_runtime.api.description.table import ANSWER_ERRORS, EVENTS, JSON, Api, Route
 from device_runtime.api.errors import no_embeddings
@@ -11,7 +12,6 @@ from device_runtime.api.job.plan import plan_chat, plan_completion
 from device_runtime.api.manners.middleware import request_id_of
 from device_runtime.api.openai.documents import ChatCompletion, TextCompletion
 from device_runtime.api.openai.extras import WantedExtras
-from device_runtime.api.openai.logprobs import TokenTexts
 from device_runtime.api.openai.shape import ChatShape, CompletionShape, OpenAIShape
 from device_runtime.api.request.body import (
     ChatRequest,

@@ -7,12 +7,13 @@ from typing import ClassVar, Literal, Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from device_runtime.api.answer.logprobs import TokenTexts
 from device_runtime.api.answer.shape import COMMENT, EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
 from device_runtime.api.figures import HatFigures, RoundFigures
 from device_runtime.api.openai.extras import OfPrompt, WantedExtras
-from device_runtime.api.openai.logprobs import TokenTexts, chat_logprobs, completion_logprobs
+from device_runtime.api.openai.logprobs import chat_logprobs, completion_logprobs
 from device_runtime.api.openai.messages import (
     Answer,
     AnswerChoice,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from device_runtime.api.responses.logprobs import Entry
+from device_runtime.api.answer.logprobs import TokenLogprob
 from device_runtime.generation.parts import Call, Part, Thought, Words
 
 Event = dict[str, Any]
@@ -17,7 +17,7 @@ class OutputItem:
         self.part = part
         self._place = place
         self._text = ""
-        self._logprobs: list[Entry] = []
+        self._logprobs: list[TokenLogprob] = []
         self._status: Status = "in_progress"
         kind = {Words: "msg", Thought: "rs", Call: "fc"}[type(part)]
         self._id = f"{kind}_{name}_{place}"
@@ -34,11 +34,11 @@ class OutputItem:
         if not isinstance(self.part, Call):
             yield self._part_event("response.content_part.added", self._content(""))
 
-    def score(self, logprobs: Sequence[Entry]) -> None:
+    def score(self, logprobs: Sequence[TokenLogprob]) -> None:
         """Tokens of it without text, at its end."""
         self._logprobs += logprobs
 
-    def grow(self, part: Part, logprobs: Sequence[Entry] = ()) -> Iterator[Event]:
+    def grow(self, part: Part, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[Event]:
         """More of it came, with the log probabilities of its tokens where they are wanted."""
         self._logprobs += logprobs
         text = part.arguments if isinstance(part, Call) else part.text

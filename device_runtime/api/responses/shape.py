@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
+from device_runtime.api.answer.logprobs import TokenTexts, entry_of
 from device_runtime.api.answer.shape import COMMENT, EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
 from device_runtime.api.figures import HatFigures
-from device_runtime.api.responses.logprobs import entries_of
 from device_runtime.api.responses.output import Event, OutputItem, Status
 from device_runtime.api.responses.plan import in_own_words
 from device_runtime.api.responses.request import Reasoning, ResponsesRequest, TextOptions
@@ -48,7 +48,7 @@ class ResponsesShape:
         self._request = request
         self._name = name
         self._sampling = sampling
-        self._tokenizer = tokenizer
+        self._texts = TokenTexts(tokenizer)
         self._unix_clock = unix_clock
         self._on_whole = on_whole
         self._items: list[OutputItem] = []
@@ -109,7 +109,7 @@ class ResponsesShape:
         if piece.finish_reason is not None and not self._items and not parts:
             # An answer of nothing is a message without words.
             parts = (Words(""),)
-        scored = list(entries_of(self._tokenizer, piece.tokens))
+        scored = [entry_of(self._texts, scored.token) for scored in piece.tokens]
         for part in parts:
             if not (self._is_open and self._items[-1].takes(part)):
                 yield from self._close("completed")
