@@ -30,6 +30,8 @@ class ChunkChooser:
         planner: Who decides.
         estimates: What is known at the moment of the call.
         clock: Monotonic, in seconds.
+        reply_came_s: When the last reply that was taken had come, by the same clock; it may lie
+            long before now, for the device computes a chunk and takes replies behind it.
         max_frame_tokens: The longest chunk that is sent, whatever the planner says.
     """
 
@@ -38,11 +40,13 @@ class ChunkChooser:
         planner: Planner,
         estimates: Callable[[], Estimates],
         clock: Callable[[], float],
+        reply_came_s: Callable[[], float],
         max_frame_tokens: int,
     ) -> None:
         self._planner = planner
         self._estimates = estimates
         self._clock = clock
+        self._reply_came_s = reply_came_s
         self._max_frame_tokens = max_frame_tokens
         self._in_flight: deque[_InFlight] = deque()
         self._sent: list[int] = []
@@ -54,7 +58,7 @@ class ChunkChooser:
     def next_chunk_tokens(self, prefill: Prefill) -> int:
         """The planner's answer to this prompt and the state of link and cloud now."""
         now, estimates = self._clock(), self._estimates()
-        self._take_answered(prefill.num_in_flight, estimates, now)
+        self._take_answered(prefill.num_in_flight, estimates)
         backlog, next_reply_s = self._backlog(estimates, now)
         known = replace(
             prefill,
@@ -78,13 +82,13 @@ class ChunkChooser:
             self._sent.clear()
         return tuple(self._sent)
 
-    def _take_answered(self, num_in_flight: int, estimates: Estimates, now: float) -> None:
+    def _take_answered(self, num_in_flight: int, estimates: Estimates) -> None:
         """Forget the chunks that were answered; the last answer tells when stages were free."""
         times = estimates.times()
         while len(self._in_flight) > num_in_flight:
             answered = self._in_flight.popleft()
             if times is not None:
-                self._done_s = now - times.delay_s
+                self._done_s = self._reply_came_s() - times.delay_s
                 self._sent_s = self._done_s - times.cloud.of(answered.num_tokens)
 
     def _backlog(self, estimates: Estimates, now: float) -> tuple[Backlog, float]:

@@ -321,6 +321,7 @@ class Runtime:
             _planner(self._config),
             lambda: self._known(dtype),
             self._clock,
+            lambda: place.stream.reply_came_s,
             limits.max_frame_tokens,
         )
 

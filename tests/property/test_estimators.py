@@ -267,17 +267,27 @@ def send_prompt(
 
     After `change[0]` tokens the uplink has the rate `change[1]`.
     """
+    came_s = [0.0]
     chooser = ChunkChooser(
-        planner, lambda: monitor.estimates(TOKEN_BYTES), lambda: link.now, max_frame_tokens=4096
+        planner,
+        lambda: monitor.estimates(TOKEN_BYTES),
+        lambda: link.now,
+        lambda: came_s[0],
+        max_frame_tokens=4096,
     )
+
+    def take_oldest() -> None:
+        came_s[0] = waiting[0].comes_s
+        link.take(waiting.pop(0), monitor)
+
     begun_s, left, waiting = link.now, num_tokens, []
     while left:
         if waiting and waiting[0].comes_s <= link.now:
-            link.take(waiting.pop(0), monitor)
+            take_oldest()
             continue
         chunk = chooser.next_chunk_tokens(Prefill(num_tokens, left, len(waiting)))
         if chunk == WAIT:
-            link.take(waiting.pop(0), monitor)
+            take_oldest()
             continue
         link.compute(chunk, monitor)
         if change is not None and num_tokens - left >= change[0]:
@@ -294,6 +304,7 @@ def send_prompt(
 )
 @settings(max_examples=at_most(40))
 @example(mbit_per_s=40.0, num_tokens=2048, delay_s=0.01)
+@example(mbit_per_s=54.0, num_tokens=1033, delay_s=0.0)
 def test_a_second_prompt_is_near_the_bound_on_what_the_first_has_taught(
     mbit_per_s, num_tokens, delay_s
 ):
@@ -306,7 +317,7 @@ def test_a_second_prompt_is_near_the_bound_on_what_the_first_has_taught(
     times = monitor.estimates(TOKEN_BYTES).times()
     assert times is not None
     assert sum(chunks) == num_tokens
-    assert took_s <= 1.1 * ttft_bound_s(num_tokens, times) + 0.01
+    assert took_s <= 1.1 * ttft_bound_s(num_tokens, times) + 0.005
 
 
 @pytest.mark.parametrize(

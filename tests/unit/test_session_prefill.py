@@ -79,8 +79,10 @@ KNOWN = Estimates(
 
 def test_a_chooser_tells_what_is_on_its_way_and_records_what_was_chosen():
     planner = ScriptedPlanner([10, 4, 7, 3])
-    clock = [100.0]
-    chooser = ChunkChooser(planner, lambda: KNOWN, lambda: clock[0], max_frame_tokens=5)
+    clock, came = [100.0], [0.0]
+    chooser = ChunkChooser(
+        planner, lambda: KNOWN, lambda: clock[0], lambda: came[0], max_frame_tokens=5
+    )
     assert chooser.next_chunk_tokens(Prefill(20, 20, 0)) == 5
     assert chooser.next_chunk_tokens(Prefill(20, 15, 1)) == 4
     first, second = planner.told
@@ -89,18 +91,19 @@ def test_a_chooser_tells_what_is_on_its_way_and_records_what_was_chosen():
     assert (second.backlog.device_s, second.backlog.uplink_s) == (2.5, 3.0)
     assert (second.backlog.cloud_s, second.next_reply_s) == (5.0, 6.0)
     # The first was answered after 6 s; the second has been computed and sent, and is in the cloud.
-    clock[0] = 106.0
+    came[0] = 106.0
+    clock[0] = 106.5
     chooser.next_chunk_tokens(Prefill(20, 11, 1))
     third = planner.told[-1].backlog
     assert (third.device_s, third.uplink_s) == (0.0, 0.0)
-    assert third.cloud_s == 1.0
+    assert third.cloud_s == 0.5
     assert [choice.num_tokens for choice in chooser.choices] == [5, 4, 5]
     assert all(choice.estimates == KNOWN for choice in chooser.choices)
 
 
 def test_a_chooser_tells_what_was_sent_and_forgets_it_when_the_prompt_is_sent_anew():
     planner = ScriptedPlanner([4, 9, 6, 3])
-    chooser = ChunkChooser(planner, lambda: KNOWN, lambda: 1.0, max_frame_tokens=8)
+    chooser = ChunkChooser(planner, lambda: KNOWN, lambda: 1.0, lambda: 1.0, max_frame_tokens=8)
     chooser.next_chunk_tokens(Prefill(20, 20, 0))
     chooser.next_chunk_tokens(Prefill(20, 16, 1))
     chooser.next_chunk_tokens(Prefill(20, 20, 0))
