@@ -10,10 +10,8 @@ from device_runtime.calling.layouts import (
     GENERIC,
     HERMES,
     LAYOUTS,
-    LLAMA3,
     MISTRAL,
     MISTRAL_ARGS,
-    QWEN3_CODER,
     Layout,
 )
 from device_runtime.calling.tools import Offer, Tool
@@ -95,28 +93,6 @@ async def test_calls_are_told_as_openai_tells_them(layout: Layout) -> None:
     assert all(call["type"] == "function" for call in told)
     assert len({call["id"] for call in told}) == len(calls)
     assert all(call["id"].startswith(layout.id_prefix) for call in told)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
-async def test_a_stream_tells_a_call_piece_by_piece(layout: Layout) -> None:
-    words = "" if layout is LLAMA3 else "Let me look."
-    text = f"{words} {written(layout, ('get_weather', ROME))}" if words else ""
-    text = text or written(layout, ("get_weather", ROME))
-    async with serving(service_of(scripted(text), layout)) as client:
-        chunks = await client.chunks(CHAT, {"messages": USER, "tools": [WEATHER]})
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert deltas[0]["role"] == "assistant"
-    assert "".join(delta.get("content") or "" for delta in deltas) == words
-    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
-    first, *others = calls
-    assert first["function"]["name"] == "get_weather"
-    assert first["index"] == 0
-    assert first["id"]
-    assert all("id" not in call and "name" not in call["function"] for call in others)
-    assert len(others) > (0 if layout is QWEN3_CODER else 5)
-    arguments = "".join(call["function"]["arguments"] for call in calls)
-    assert json.loads(arguments) == ROME
-    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
 async def test_words_alone_are_words() -> None:

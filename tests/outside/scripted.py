@@ -32,7 +32,8 @@ _CALLS: list[tuple[str, dict[str, Any]]] = [
     ("json", ROME),
     ("json_tool_call", ROME),
 ]
-_RESULTS = ("<tool_response>", "It is 21 degrees")
+_RESULTS = ("<tool_response>\n", "It is 21 degrees")
+"""What is said of tools names the mark too, but puts nothing behind it."""
 
 
 def texts(has_result: bool) -> list[str]:

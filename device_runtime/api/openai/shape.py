@@ -1,6 +1,6 @@
 """The two ways of OpenAI's API to write an answer down: as the assistant's message, or as text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
@@ -33,7 +33,7 @@ from device_runtime.api.openai.messages import (
     Usage,
 )
 from device_runtime.api.request.body import StreamOptions
-from device_runtime.generation.parts import Call, Thought, Words
+from device_runtime.generation.parts import Call, Thought, Words, joined
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -107,7 +107,7 @@ class OpenAIShape:
                     self.choices.of_prompt(part),
                 )
             )
-            for part in with_end(piece)
+            for part in _told_apart(piece)
         )
 
     def end(self, begun: Begun, counts: Counts, figures: HatFigures | None) -> bytes:
@@ -239,17 +239,23 @@ class CompletionShape:
         return completion_logprobs(self.texts, piece.tokens, self.wanted.num_logprobs)
 
 
-def with_end(piece: Piece) -> Sequence[Piece]:
-    """A piece as a stream sends it: the end of a choice stands alone, after its last text.
+def _told_apart(piece: Piece) -> Iterator[Piece]:
+    """A piece as a stream sends it: one call in an event at most, and a choice's end alone.
 
-    Many clients take a chunk with a finish reason to be empty, as OpenAI's is.
+    Some clients read only the first call of an event, and many take one with a finish reason to be
+    empty, as OpenAI's is.
     """
-    if piece.finish_reason is None:
-        return (piece,)
-    end = replace(piece, text="", parts=(), tokens=(), is_first=False)
-    if not (piece.text or piece.tokens or piece.is_first):
-        return (end,)
-    return (replace(piece, finish_reason=None), replace(end, rounds=UNSET, token_ids=()))
+    calls = _calls(piece)
+    rest = replace(piece, text="", parts=(), tokens=(), is_first=False)
+    is_end = piece.finish_reason is not None
+    if not is_end or piece.parts or piece.text or piece.tokens or piece.is_first:
+        said = [part for part in piece.parts if not isinstance(part, Call)]
+        yield replace(piece, parts=(*said, *calls[:1]), finish_reason=None)
+        rest = replace(rest, rounds=UNSET, token_ids=())
+    for call in calls[1:]:
+        yield replace(rest, parts=(call,), finish_reason=None)
+    if is_end:
+        yield rest
 
 
 def usage_of(counts: Counts) -> Usage:
@@ -270,7 +276,8 @@ def _thoughts(piece: Piece) -> str:
 
 
 def _calls(piece: Piece) -> list[Call]:
-    return [part for part in piece.parts if isinstance(part, Call)]
+    """What each call grew by, as one."""
+    return [part for part in joined(piece.parts) if isinstance(part, Call)]
 
 
 def _grown(call: Call) -> ToolCallDelta:
