@@ -1,6 +1,7 @@
 """`python -m tests.outside.scripted PORT`: the endpoint over a model that says the right thing.
 
-Of a few texts it says the first that the request's grammar allows, behind results words first.
+Of a few texts it says the first that the request's grammar allows, behind results words first;
+where none is allowed, some text that is.
 So clients are seen to work where the words of a small model would fail them.
 """
 
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from device_runtime.api.app import make_runner
 from device_runtime.calling.layouts import GENERIC
+from device_runtime.generation.grammar import Constraint
 from device_runtime.generation.request import GenerationRequest
 from device_runtime.grammar.compiling import Grammars
 from tests.integration.test_tool_calls import ids_of
@@ -30,10 +32,16 @@ _CALLS: list[tuple[str, dict[str, Any]]] = [
     ("final_result", ROME),
     ("final_answer", {"answer": WORDS}),
     ("json", ROME),
+    ("Weather-get_weather", ROME),
     ("json_tool_call", ROME),
 ]
+_STEP = {"next_thought": "", "next_tool_name": "get_weather", "next_tool_args": ROME}
+"""What DSPy asks for where any object of JSON is allowed."""
 _RESULTS = ("<tool_response>\n", "It is 21 degrees")
 """What is said of tools names the mark too, but puts nothing behind it."""
+_CLOSING = '"}]0tfn,: '
+"""Of what JSON is made of, the first that may come ends it soonest."""
+_MAX_TOKENS = 2000
 
 
 def texts(has_result: bool) -> list[str]:
@@ -53,11 +61,26 @@ def answer(request: GenerationRequest) -> Sequence[int]:
     if request.grammar is None:
         # Clients that ask for JSON in words alone, since they know nothing of the endpoint.
         return [*ids_of(json.dumps(ROME) if "JSON object" in prompt else WORDS), EOS]
-    for text in texts(has_result):
+    step = [json.dumps(_STEP)] if "next_tool_name" in prompt else []
+    for text in (*step, *texts(has_result)):
         constraint, ids = request.grammar.start(), ids_of(text)
         if constraint.num_valid((), ids) == len(ids) and constraint.allowed(ids)[EOS]:
             return [*ids, EOS]
-    return [*ids_of("{"), EOS]
+    return any_text(request.grammar.start())
+
+
+def any_text(constraint: Constraint) -> list[int]:
+    """The ids of some text that is allowed: what is forced, and else what ends soonest."""
+    ids: list[int] = []
+    closing = ids_of(_CLOSING)
+    while len(ids) < _MAX_TOKENS:
+        allowed = constraint.allowed(ids)
+        if allowed[EOS]:
+            return [*ids, EOS]
+        forced = constraint.forced(ids)
+        first = next((token for token in closing if allowed[token]), int(allowed.argmax()))
+        ids += forced or [first]
+    return ids
 
 
 async def serve(port: int) -> None:

@@ -1,0 +1,1 @@
+"""What each client is asked to do."""
