@@ -50,7 +50,8 @@ def cached_bundle(cache: Path, name: str, path: Path, request: SplitRequest) -> 
     drafters = [
         _files(drafter) for drafter in (*companions(path, "adapter"), *companions(path, "medusa"))
     ]
-    identity = repr((FORMAT_VERSION, name, _files(path), drafters, request))
+    files = [*_files(path), *_base_files(path)]
+    identity = repr((FORMAT_VERSION, name, files, drafters, request))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     label = re.sub(r"[^\w.-]+", "-", Path(name).name)[:60].strip(".-") or "model"
     return cache / "bundles" / f"{label}-{digest}"
@@ -106,6 +107,21 @@ def _alone_in(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise CommandError(f"cannot keep bundles in {folder}: {error}") from error
         yield
+
+
+def _base_files(path: Path) -> list[tuple[str, int, int]]:
+    """Of an adapter, what it is merged into.
+
+    Raises:
+        UserError: it names none that can be had.
+    """
+    from submodels.checkpoint.other_forms import is_adapter
+
+    if not is_adapter(path):
+        return []
+    from submodels.checkpoint.lora.opening import base_of
+
+    return _files(base_of(path))
 
 
 def _files(model: Path) -> list[tuple[str, int, int]]:

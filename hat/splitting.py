@@ -33,6 +33,8 @@ class SplitRequest:
     dtype: SplitDtype
     onnx_weights: "tuple[OnnxWeights, ...]"
     wire_rotation: bool = False
+    base: str | None = None
+    """Of an adapter of PEFT: what to merge it into, if not what it names."""
 
 
 def model_path(model: str) -> Path:
@@ -71,6 +73,7 @@ def split_model(
         onnx_weights=request.onnx_weights,
         overwrite=overwrite,
         rotation_seed=_ROTATION_SEED if request.wire_rotation else None,
+        base=request.base,
     )
     with extras_explained(), Bars() as bars:
         result = split_checkpoint(options, _shown_on(bars))

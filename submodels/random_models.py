@@ -59,6 +59,11 @@ def make_random_model(model: RandomModel, folder: Path) -> None:
     name = FAMILIES[model.family].name
     config = getattr(transformers, f"{name}Config")(**_settings(model))
     network = getattr(transformers, f"{name}ForCausalLM")(config)
+    save_random(network, model, folder)
+
+
+def save_random(network: Any, model: RandomModel, folder: Path) -> None:
+    """Write a network of transformers with seeded weights, and a tokenizer beside it."""
     _randomize(network, model.seed)
     network = network.to(getattr(torch, model.dtype))
     shard_bytes = model.max_shard_bytes or 1 << 62

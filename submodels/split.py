@@ -17,6 +17,7 @@ from submodels.checkpoint.copying import Copied, Progress, copy_tensors
 from submodels.checkpoint.hub import model_name, resolve_model
 from submodels.checkpoint.opening import opened_checkpoint
 from submodels.checkpoint.staging import staged_folder
+from submodels.checkpoint.text_part import text_part
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
 from submodels.errors import CheckpointError, SplitError
 from submodels.manifest import (
@@ -46,6 +47,7 @@ _IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 class SplitOptions:
     """What to split and how. `model` is a folder, a GGUF file or a hub id.
 
+    `base` is what `model`, an adapter, is merged into; None takes what the adapter names.
     `num_input_layers` None is chosen by the model's depth. `dtype` "keep" leaves every tensor as
     it is; what a GGUF file holds in blocks becomes float32. `onnx_weights` names the ONNX files to
     make for the device; none makes the bundle usable by the torch engine only. `name` None takes
@@ -62,6 +64,7 @@ class SplitOptions:
     overwrite: bool = False
     name: str | None = None
     rotation_seed: int | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def split_checkpoint(options: SplitOptions, progress: Progress | None = None) ->
         SplitError: the model, the checkpoint, the layer counts or the target are refused.
     """
     try:
-        with opened_checkpoint(resolve_model(options.model)) as checkpoint:
+        with opened_checkpoint(resolve_model(options.model), options.base) as checkpoint:
             source = _read_source(checkpoint, options)
             with staged_folder(options.out, ("device", "cloud"), options.overwrite) as folder:
                 return _write(source, options, folder, progress or _silent)
@@ -121,7 +124,7 @@ def default_input_layers(num_layers: int) -> int:
 
 
 def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
-    config = read_json(checkpoint.folder / CONFIG_FILE)
+    config, checkpoint = text_part(read_json(checkpoint.folder / CONFIG_FILE), checkpoint)
     model = read_model(config)
     num_input_layers = options.num_input_layers
     if num_input_layers is None:

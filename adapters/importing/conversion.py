@@ -173,6 +173,10 @@ def _check_variant(head: PublishedHead, config: Mapping[str, Any]) -> None:
             raise AdapterError(
                 f"{head.path}: {key} is set, as in newer EAGLE heads, which are not supported"
             )
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if isinstance(rope, Mapping) and "dynamic" in (rope.get("rope_type"), rope.get("type")):
+        # A split ends the model's context where these frequencies would change, a head cannot.
+        raise AdapterError(f"{head.path}: rope type 'dynamic' is not supported")
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
     if kinds:
         raise AdapterError(f"{head.path}: layers of the kind {sorted(kinds)} are not supported")

@@ -22,6 +22,7 @@ Examples:
   hat split SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
   hat split owner/repository:Q4_K_M --dtype bfloat16 --out model
   hat split SmolLM2-135M-Instruct --wire-rotation --dtype bfloat16 --out rotated
+  hat split my-lora --base meta-llama/Llama-3.1-8B-Instruct --out my-llama
 
 Left out, --input-layers is 1 for models of up to 8 layers, 2 up to 36, and 3 beyond. More
 layers on the device make what travels harder to read, and the device slower.
@@ -83,13 +84,18 @@ class WeightsList(click.ParamType[tuple[str, ...]]):
     help="Rotate the hidden states, for codecs that round them (docs/codecs.md). No defence: who "
     "has the public weights undoes it. Adapters have to be trained for such a split.",
 )
+@click.option(
+    "--base",
+    metavar="MODEL",
+    help="Of an adapter of PEFT: the model to merge it into.  [default: the one that it names]",
+)
 @click.option("--force", is_flag=True, help="Replace bundles that DIR already holds.")
 def split(model: str, out: str, force: bool, **parameters: Any) -> None:
     """Split a checkpoint into a device and a cloud bundle.
 
     MODEL is a Hugging Face checkpoint folder, a GGUF file, or a hub id; owner/repository:Q4_K_M and
-    owner/repository/FILE.gguf are GGUF files of a hub. Tensors are copied one by one, so that a
-    model need not fit in memory.
+    owner/repository/FILE.gguf are GGUF files of a hub. A LoRA adapter of PEFT is merged into its
+    base. Tensors are copied one by one, so that a model need not fit in memory.
     """
     request = SplitRequest(
         parameters["input_layers"],
@@ -97,6 +103,7 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
         parameters["dtype"],
         parameters["onnx_weights"],
         parameters["wire_rotation"],
+        parameters["base"],
     )
     if not force and is_bundle_pair(Path(out)):
         raise CommandError(f"{out} holds bundles already; --force replaces them")

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from hat.verify.compare import Reference, Text
@@ -41,13 +47,8 @@ class UnsplitModel:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         place = place_for_transformers(model)
-        config = AutoConfig.from_pretrained(**place)
-        if "gguf_file" in place:
-            config.rope_parameters = _rope_of_gguf(model)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            **place, config=config, dtype=getattr(torch, dtype)
-        )
-        self._model: Any = loaded.eval()
+        rope = _rope_of_gguf(model) if "gguf_file" in place else None
+        self._model: Any = whole_model(place, getattr(torch, dtype), rope)
         self.stop_ids = _ends_of_text(place, self._model)
         # The checkpoint's own settings may hold penalties, which greedy must not mean.
         self._model.generation_config = GenerationConfig()
@@ -64,7 +65,8 @@ class UnsplitModel:
                 attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.long),
                 do_sample=False,
                 max_new_tokens=max_tokens,
-                use_cache=getattr(self._model.config, "sliding_window", None) != 1,
+                use_cache=getattr(self._model.config.get_text_config(), "sliding_window", None)
+                != 1,
                 return_dict_in_generate=True,
                 output_logits=True,
                 eos_token_id=sorted(self.stop_ids) or None,
@@ -97,6 +99,25 @@ class UnsplitModel:
         return beginnings
 
 
+def whole_model(
+    place: Mapping[str, Any], dtype: torch.dtype, rope: Mapping[str, Any] | None = None
+) -> Any:
+    """The model by the class that transformers has for it, also where it sees pictures as well.
+
+    `rope`: rotary parameters instead of those that transformers reads.
+
+    Raises:
+        OSError, ValueError, NotImplementedError: transformers cannot load it.
+    """
+    config = AutoConfig.from_pretrained(**place)
+    if rope is not None:
+        config.rope_parameters = dict(rope)
+    classes: Any = AutoModelForCausalLM
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        classes = AutoModelForImageTextToText
+    return classes.from_pretrained(**place, config=config, dtype=dtype).eval()
+
+
 def _rope_of_gguf(model: Path) -> dict[str, Any]:
     """The rotary parameters of a GGUF file, of which transformers would read the base only."""
     with opened_checkpoint(model) as checkpoint:
@@ -110,9 +131,10 @@ def _ends_of_text(place: Mapping[str, Any], model: Any) -> frozenset[int]:
     Nothing of ours takes part in it: a check that shares its assumptions finds nothing.
     """
     named = model.generation_config.eos_token_id
-    named = model.config.eos_token_id if named is None else named
+    config = model.config.get_text_config()
+    named = config.eos_token_id if named is None else named
     ids = set(named if isinstance(named, list) else [] if named is None else [named])
     own = AutoTokenizer.from_pretrained(**place).eos_token_id
     if own is not None:
         ids.add(own)
-    return frozenset(token_id for token_id in ids if token_id < model.config.vocab_size)
+    return frozenset(token_id for token_id in ids if token_id < config.vocab_size)

@@ -25,11 +25,15 @@ def cloud_config(
     """
     dropped = ("auto_map", "_name_or_path", "quantization_config")
     kept = {key: value for key, value in config.items() if key not in dropped}
+    kept = _plain_rope(kept, model)
+    if model.family.layers_of:
+        kept = _as_base(kept, model)
     narrowed = {
         **kept,
-        "architectures": [f"HatMiddle{model.family.architecture}"],
+        "architectures": [f"HatMiddle{model.family.computed_as.architecture}"],
         "num_hidden_layers": len(middle),
         "hat_first_layer": 0,
+        "hidden_act": model.shape.hidden_act,
         "vocab_size": UNUSED_VOCAB_SIZE,
         "tie_word_embeddings": False,
         "bos_token_id": None,
@@ -47,3 +51,46 @@ def cloud_config(
             # vLLM goes by these two, not by the layers' types.
             narrowed |= {"use_sliding_window": False, "sliding_window": None}
     return narrowed
+
+
+def _plain_rope(config: Mapping[str, Any], model: SourceModel) -> dict[str, Any]:
+    """With the rotary embedding as the model is served.
+
+    That is another one than the checkpoint's where frequencies would change with the length, and
+    where there are further axes for pictures.
+    """
+    loaded: Mapping[str, Any] = model.family.load_config(config).rope_parameters
+    served = {key: loaded[key] for key in model.rope_parameters if key in loaded}
+    served |= {"rope_type": model.rope_parameters["rope_type"]}
+    if served["rope_type"] == loaded.get("rope_type") and not model.family.layers_of:
+        return dict(config)
+    others = ("rope_scaling", "rope_theta", "rope_parameters")
+    return {**{k: v for k, v in config.items() if k not in others}, "rope_parameters": served}
+
+
+def _as_base(config: Mapping[str, Any], model: SourceModel) -> dict[str, Any]:
+    """The settings under the names that the family whose layers these are has for them."""
+    shape, base = model.shape, model.family.computed_as
+    windows = {window for window in shape.sliding_windows if window is not None}
+    settings: dict[str, Any] = {
+        "model_type": base.model_type,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "head_dim": shape.head_dim,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "hidden_act": shape.hidden_act,
+        "max_position_embeddings": shape.max_context_tokens,
+        "sliding_window": max(windows, default=None),
+        "rope_parameters": config["rope_parameters"],
+    }
+    if base.model_type == "llama":
+        # vLLM's Llama takes the one for projections in, the other for the one out of attention.
+        settings |= {"qkv_bias": shape.qkv_bias, "attention_bias": shape.output_bias}
+        settings["mlp_bias"] = shape.mlp_bias
+    elif base.model_type == "qwen3":
+        settings["attention_bias"] = shape.qkv_bias
+    if base.windows == "by layer":
+        settings |= {"use_sliding_window": bool(windows), "max_window_layers": shape.num_layers}
+    return settings

@@ -110,13 +110,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
             at odds with the index.
     """
     if (path / SINGLE_FILE).is_file():
-        return Checkpoint(path, path, MappingProxyType(_read_shard(path / SINGLE_FILE)))
+        return Checkpoint(path, path, MappingProxyType(read_shard(path / SINGLE_FILE)))
     if (path / INDEX_FILE).is_file():
         return Checkpoint(path, path, MappingProxyType(_read_shards(path)))
-    pickled = sorted(p.name for p in path.glob("*.bin"))
-    hint = f"; {pickled[0]} is pickled, convert it to safetensors first" if pickled else ""
-    hint = hint or "; of a hub's GGUF files name one, such as owner/model:Q4_K_M"
-    raise CheckpointError(f"expected {SINGLE_FILE} or {INDEX_FILE} in {path}{hint}")
+    raise CheckpointError(f"expected {SINGLE_FILE} or {INDEX_FILE} in {path}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,7 +143,7 @@ def _read_shards(path: Path) -> dict[str, ShardTensor]:
     for file_name in sorted({str(name) for name in weight_map.values()}):
         if Path(file_name).name != file_name:
             raise CheckpointError(f"{path / INDEX_FILE}: {file_name!r} is not a plain file name")
-        shard = _read_shard(path / file_name)
+        shard = read_shard(path / file_name)
         for name in shard.keys() & tensors.keys():
             raise CheckpointError(f"{name} is both in {tensors[name].path.name} and {file_name}")
         tensors |= shard
@@ -156,7 +153,12 @@ def _read_shards(path: Path) -> dict[str, ShardTensor]:
     return tensors
 
 
-def _read_shard(path: Path) -> dict[str, ShardTensor]:
+def read_shard(path: Path) -> dict[str, ShardTensor]:
+    """The tensors of one safetensors file, by name.
+
+    Raises:
+        CheckpointError: missing, truncated or corrupt.
+    """
     try:
         header = read_header(path)
     except TensorFileError as error:

@@ -23,13 +23,14 @@ _COPIED_FILES = (
     TOKENIZER_CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
     "added_tokens.json",
-    GENERATION_CONFIG_FILE,
     "chat_template.jinja",
     "chat_template.json",
     "vocab.json",
     "vocab.txt",
     "merges.txt",
 )
+TOKENIZER_FILES = (*_COPIED_FILES, "tokenizer.model")
+"""What a tokenizer may consist of; the last is of an older format, and is converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def copy_tokenizer(source: Path, device_folder: Path) -> None:
     Raises:
         CheckpointError: there is no tokenizer, or none that can be converted.
     """
-    for name in _COPIED_FILES:
+    for name in (*_COPIED_FILES, GENERATION_CONFIG_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, device_folder / name)
     if not (device_folder / TOKENIZER_FILE).is_file():
@@ -57,34 +58,39 @@ def special_tokens(source: Path, config: Mapping[str, Any], vocab_size: int) -> 
     """The special ids that the model's files name.
 
     generation_config.json has precedence over config.json. The tokenizer's own end of text ends
-    an answer as well: of a fine-tune, often only its files were changed. So has vLLM it.
+    an answer as well: of a fine-tune, often only its files were changed. So has vLLM it. Ids beyond
+    the vocabulary, which transformers lets pass, never come and are left out.
 
     Raises:
-        CheckpointError: something that is not an id of the vocabulary, or a file that cannot be
-            read.
+        CheckpointError: something that is no id, ends of which none can come, or a file that cannot
+            be read.
     """
     path = source / GENERATION_CONFIG_FILE
     generation = read_json(path) if path.is_file() else {}
-    bos = _ids("bos_token_id", generation, config, vocab_size)
-    eos = _ids("eos_token_id", generation, config, vocab_size)
+    bos = _ids("bos_token_id", generation, config)
+    named = _ids("eos_token_id", generation, config)
     try:
         own = tokenizer_eos_id(ModelFiles(source))
     except BundleError as error:
         raise CheckpointError(str(error)) from error
-    if own is not None and own < vocab_size:
-        eos = (*eos, own)
-    return SpecialTokens(bos[0] if bos else None, tuple(dict.fromkeys(eos)))
+    ends = named if own is None else (*named, own)
+    eos = tuple(dict.fromkeys(token for token in ends if 0 <= token < vocab_size))
+    if named and not eos:
+        raise CheckpointError(
+            f"eos_token_id: expected ids in [0, {vocab_size}), got {list(named)}: no token would "
+            "end an answer"
+        )
+    bos = tuple(token for token in bos if 0 <= token < vocab_size)
+    return SpecialTokens(bos[0] if bos else None, eos)
 
 
-def _ids(
-    key: str, generation: Mapping[str, Any], config: Mapping[str, Any], vocab_size: int
-) -> tuple[int, ...]:
+def _ids(key: str, generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
     value = generation.get(key)
     value = config.get(key) if value is None else value
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for token in ids:
-        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
-            raise CheckpointError(f"{key}: expected ids in [0, {vocab_size}), got {value!r}")
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise CheckpointError(f"{key}: expected an id or a list of ids, got {value!r:.80}")
     return tuple(ids)
 
 

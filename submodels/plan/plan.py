@@ -15,6 +15,8 @@ from submodels.plan.families import Config, Family, family_of
 from submodels.plan.rope import compute_rope, context_tokens, rope_parameters
 
 SUPPORTED_ACTIVATIONS = ("silu",)
+_OTHER_NAMES = {"swish": "silu"}
+"""Names of transformers for one and the same function."""
 
 _SIZE_KEYS: Mapping[str, str] = {
     "num_hidden_layers": "num_layers",
@@ -51,9 +53,9 @@ def read_model(config: Mapping[str, Any]) -> SourceModel:
     """
     family = family_of(config)
     _refuse_quantized(config)
-    _refuse_absurd_sizes(config)
+    refuse_absurd_sizes(config)
     loaded = family.load_config(config)
-    if loaded.hidden_act not in SUPPORTED_ACTIVATIONS:
+    if _activation(loaded) not in SUPPORTED_ACTIVATIONS:
         raise UnsupportedModelError(
             f"activation {loaded.hidden_act!r} is not supported; "
             f"supported: {', '.join(SUPPORTED_ACTIVATIONS)}"
@@ -67,6 +69,11 @@ def read_model(config: Mapping[str, Any]) -> SourceModel:
     return SourceModel(family, shape, parameters, _layer_types(loaded))
 
 
+def _activation(config: Config) -> str:
+    name: str = config.hidden_act
+    return _OTHER_NAMES.get(name, name)
+
+
 def _refuse_quantized(config: Mapping[str, Any]) -> None:
     quantization = config.get("quantization_config")
     if quantization:
@@ -77,8 +84,12 @@ def _refuse_quantized(config: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_absurd_sizes(config: Mapping[str, Any]) -> None:
-    """Look at sizes before any library allocates by them; absent ones have sane defaults."""
+def refuse_absurd_sizes(config: Mapping[str, Any]) -> None:
+    """Look at sizes before any library allocates by them; absent ones have sane defaults.
+
+    Raises:
+        UnsupportedModelError: one that no model has.
+    """
     for key, name in _SIZE_KEYS.items():
         if config.get(key) is not None:
             try:
@@ -100,7 +111,7 @@ def _shape(family: Family, config: Config) -> ModelShape:
         num_key_value_heads=config.num_key_value_heads,
         head_dim=head_dim,
         rms_norm_eps=float(config.rms_norm_eps),
-        hidden_act=config.hidden_act,
+        hidden_act=_activation(config),
         max_context_tokens=context_tokens(config),
         rope=compute_rope(family, config),
         sliding_windows=_sliding_windows(family, config),
@@ -124,13 +135,13 @@ def _sliding_windows(family: Family, config: Config) -> tuple[int | None, ...]:
     does in transformers, whatever `sliding_window` says.
     """
     layer_types = _layer_types(config)
-    if family.model_type in ("llama", "mistral"):
+    if family.windows != "by layer":
         if layer_types is not None and set(layer_types) != {"full_attention"}:
             raise UnsupportedModelError(
                 f"layer_types {sorted(set(layer_types))} are not supported in a "
                 f"{family.model_type} configuration"
             )
-        window = config.sliding_window if family.model_type == "mistral" else None
+        window = config.sliding_window if family.windows == "everywhere" else None
         if layer_types is not None and window is not None:
             raise UnsupportedModelError("layer_types beside sliding_window is not supported")
         windows: tuple[int | None, ...] = (window,) * config.num_hidden_layers

@@ -38,6 +38,10 @@ _USED_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 their frequencies with the length of the sequence, so cached keys would no longer hold."""
 
 
+_WITHIN_THE_CONTEXT: Mapping[str, str] = MappingProxyType({"dynamic": "default"})
+"""Rope types that are another one up to `max_position_embeddings`, which is where we end."""
+
+
 def rope_parameters(config: Config) -> dict[str, float | str]:
     """The parameters that decide the rotary numbers, by name, whatever style they came in.
 
@@ -48,6 +52,7 @@ def rope_parameters(config: Config) -> dict[str, float | str]:
     rope_type = parameters.get("rope_type", "default")
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise UnsupportedModelError("rope parameters per layer type are not supported")
+    rope_type = _WITHIN_THE_CONTEXT.get(rope_type, rope_type)
     if rope_type not in _USED_KEYS:
         raise UnsupportedModelError(
             f"rope type {rope_type!r} is not supported; supported: {', '.join(_USED_KEYS)}"
@@ -59,6 +64,9 @@ def rope_parameters(config: Config) -> dict[str, float | str]:
             f"partial rotary embedding is not supported: partial_rotary_factor is {partial}"
         )
     used = {key: parameters.get(key) for key in _USED_KEYS[rope_type]}
+    for key, value in used.items():
+        if isinstance(value, str):
+            raise UnsupportedModelError(f"config.json: {key}: expected a number, got {value!r:.40}")
     try:
         numbers = {key: float(value) for key, value in used.items() if value is not None}
     except (TypeError, ValueError) as error:
@@ -69,13 +77,14 @@ def rope_parameters(config: Config) -> dict[str, float | str]:
 
 
 def compute_rope(family: Family, config: Config) -> Rope:
-    """Frequencies and scaling, by the family's own rotary module.
+    """Frequencies and scaling, by the rotary module of the family whose layers these are.
 
     Raises:
         UnsupportedModelError: transformers refuses the parameters.
     """
-    package = f"transformers.models.{family.model_type}.modeling_{family.model_type}"
-    rotary_class: Any = getattr(importlib.import_module(package), f"{family.name}RotaryEmbedding")
+    code = family.computed_as
+    package = f"transformers.models.{code.model_type}.modeling_{code.model_type}"
+    rotary_class: Any = getattr(importlib.import_module(package), f"{code.name}RotaryEmbedding")
     try:
         rotary = rotary_class(config=config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -96,6 +105,12 @@ def context_tokens(config: Config) -> int:
     """
     parameters = config.rope_parameters or {}
     num_tokens = int(config.max_position_embeddings)
+    if parameters.get("llama_4_scaling_beta"):
+        # Ministral 3 scales queries behind these positions, and by 1 before.
+        return min(num_tokens, int(parameters["original_max_position_embeddings"]))
+    if parameters.get("rope_type") == "dynamic":
+        # Behind them the frequencies change with the length, before they are the plain ones.
+        return num_tokens
     if parameters.get("rope_type") == "yarn" and parameters.get("factor"):
         original = parameters["original_max_position_embeddings"]
         num_tokens = max(num_tokens, int(original * parameters["factor"]))

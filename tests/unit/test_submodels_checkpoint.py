@@ -78,11 +78,8 @@ def test_an_index_that_is_no_index_is_refused(tmp_path: Path, text: str) -> None
         open_checkpoint(tmp_path)
 
 
-def test_a_folder_without_safetensors_is_refused_and_pickles_are_named(tmp_path: Path) -> None:
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"expected model\.safetensors"):
-        open_checkpoint(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is pickled"):
         open_checkpoint(tmp_path)
 
 

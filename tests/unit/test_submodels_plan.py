@@ -178,7 +178,8 @@ REFUSED = {
     "LlamaForSequenceClassification": {"architectures": ["LlamaForSequenceClassification"]},
     "quant_method 'awq'": {"quantization_config": {"quant_method": "awq"}},
     "activation 'gelu'": {"hidden_act": "gelu"},
-    "rope type 'dynamic'": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "rope_theta: expected a number, got '1e4'": {"rope_theta": "1e4"},
+    "factor: expected a number, got '2.0'": {"rope_scaling": {"type": "linear", "factor": "2.0"}},
     "rope type 'longrope'": {
         "rope_scaling": {
             "rope_type": "longrope",
@@ -225,3 +226,7 @@ def test_qwen_layer_kinds_that_are_not_attention_over_keys_are_refused() -> None
 def test_mistral_with_layer_types_is_refused_since_transformers_would_ignore_them() -> None:
     with pytest.raises(UnsupportedModelError, match="layer_types"):
         read_model(config_of("mistral", sliding_window=8, layer_types=["full_attention"] * 4))
+
+
+def test_the_other_name_of_an_activation_is_the_same_one() -> None:
+    assert read_model(LLAMA | {"hidden_act": "swish"}).shape.hidden_act == "silu"

@@ -273,9 +273,22 @@ def test_stop_tokens_are_the_generation_configs_first_and_the_tokenizers_own(
     result = split(own_model, tmp_path / "out", 1)
     assert result.device.eos_token_ids == (7, 9, 257)
     assert result.device.bos_token_id == 256
-    (own_model / "generation_config.json").write_text('{"eos_token_id": 100000}')
-    with pytest.raises(CheckpointError, match=r"eos_token_id: expected ids in \[0, 261\)"):
+
+
+def test_ids_beyond_the_vocabulary_are_left_out_unless_nothing_else_would_end_an_answer(
+    own_model: Path, tmp_path: Path
+) -> None:
+    path = own_model / "generation_config.json"
+    path.write_text('{"eos_token_id": [100000, 7, -1], "bos_token_id": 261, "pad_token_id": -1}')
+    result = split(own_model, tmp_path / "a", 1)
+    assert (result.device.bos_token_id, result.device.eos_token_ids) == (None, (7, 257))
+    (own_model / "tokenizer_config.json").write_text("{}")
+    path.write_text('{"eos_token_id": 100000}')
+    with pytest.raises(CheckpointError, match=r"ids in \[0, 261\), got \[100000\]: no token would"):
         split(own_model, tmp_path / "b", 1)
+    path.write_text('{"eos_token_id": "2"}')
+    with pytest.raises(CheckpointError, match=r"expected an id or a list of ids, got '2'"):
+        split(own_model, tmp_path / "c", 1)
 
 
 def test_progress_reaches_the_size_of_the_checkpoint(model: Path, tmp_path: Path) -> None:

@@ -26,16 +26,19 @@ _REFUSED_SETTINGS = (
 )
 
 
+_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+
+
 def check_supported(file: GgufFile) -> None:
     """Return if this kind of model can be split.
 
     Raises:
         UnsupportedModelError: another architecture, or a setting that none of ours has.
     """
-    if file.architecture not in FAMILIES:
+    if file.architecture not in _ARCHITECTURES:
         raise UnsupportedModelError(
             f"{file.path}: architecture {file.architecture!r:.60} is not supported; supported: "
-            f"{', '.join(FAMILIES)}"
+            f"{', '.join(_ARCHITECTURES)}"
         )
     for name in _REFUSED_SETTINGS:
         if file.get(name):

@@ -1,0 +1,127 @@
+"""Models that see pictures around a language model that is a supported one: its text part."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from submodels.errors import UnsupportedModelError
+from submodels.plan.families import FAMILIES
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapper:
+    """One architecture of transformers that holds a language model and something that sees."""
+
+    model_type: str
+    name: str
+
+    @property
+    def architecture(self) -> str:
+        """The class named in `architectures` of config.json."""
+        return f"{self.name}ForConditionalGeneration"
+
+
+WRAPPERS: Mapping[str, Wrapper] = MappingProxyType(
+    {
+        wrapper.model_type: wrapper
+        for wrapper in (
+            Wrapper("qwen2_5_vl", "Qwen2_5_VL"),
+            Wrapper("qwen3_vl", "Qwen3VL"),
+            Wrapper("mistral3", "Mistral3"),
+        )
+    }
+)
+"""Supported wrappers by `model_type`."""
+
+_TEXT: Mapping[str, str] = MappingProxyType(
+    {
+        "model.language_model.": "model.",
+        "language_model.model.": "model.",
+        "language_model.lm_head.": "lm_head.",
+    }
+)
+"""How names of the language model begin in published checkpoints and in transformers', and how
+they would without the wrapper."""
+
+_PICTURES = (
+    "model.visual.",
+    "visual.",
+    "model.vision_tower.",
+    "vision_tower.",
+    "model.multi_modal_projector.",
+    "multi_modal_projector.",
+)
+
+# What only the wrapper says of itself; the language model has it all the same.
+_OUTER_KEYS = ("quantization_config", "quantization", "bos_token_id", "eos_token_id")
+
+
+def is_wrapper(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a wrapper we know."""
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in WRAPPERS
+
+
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's own config.json; of a model that is no wrapper, what came.
+
+    Raises:
+        UnsupportedModelError: another model, a wrapper around another one, or one that transformers
+            refuses.
+    """
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return dict(config)
+    if not is_wrapper(config):
+        names = (*(name for name in FAMILIES if not name.endswith("_text")), *WRAPPERS)
+        raise UnsupportedModelError(
+            f"model type {model_type!r} is not supported; supported: {', '.join(names)}"
+        )
+    wrapper = WRAPPERS[config["model_type"]]
+    architectures = config.get("architectures") or [wrapper.architecture]
+    if architectures != [wrapper.architecture]:
+        raise UnsupportedModelError(
+            f"architecture {architectures} is not supported for model type "
+            f"{wrapper.model_type!r}; supported: {wrapper.architecture}"
+        )
+    loaded = _loaded(wrapper, config)
+    text: dict[str, Any] = loaded.get_text_config().to_dict()
+    model_type = text.get("model_type")
+    if model_type not in FAMILIES:
+        raise UnsupportedModelError(
+            f"the text part of this {wrapper.model_type} is a {model_type!r}, which is not "
+            f"supported; supported: {', '.join(FAMILIES)}"
+        )
+    outer = {key: config[key] for key in _OUTER_KEYS if text.get(key) is None and key in config}
+    text |= {**outer, "tie_word_embeddings": loaded.tie_word_embeddings}
+    return {key: value for key, value in text.items() if key != "architectures"}
+
+
+def text_name(name: str) -> str | None:
+    """A tensor's name without the wrapper; None for a part that sees pictures."""
+    if name.startswith(_PICTURES):
+        return None
+    for begin, instead in _TEXT.items():
+        if name.startswith(begin):
+            return instead + name.removeprefix(begin)
+    return name
+
+
+def _loaded(wrapper: Wrapper, config: Mapping[str, Any]) -> Any:
+    import transformers
+
+    from submodels.plan.plan import refuse_absurd_sizes
+
+    for each in (config, config.get("text_config"), config.get("vision_config")):
+        if isinstance(each, Mapping):
+            refuse_absurd_sizes(each)
+    config_class = getattr(transformers, f"{wrapper.name}Config")
+    # A copy, since transformers writes its defaults into nested values of what it is given.
+    try:
+        return config_class.from_dict(copy.deepcopy(dict(config)))
+    # Configuration classes validate with several libraries, each with its own exceptions.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UnsupportedModelError(f"config.json is not a valid one: {reason}") from error

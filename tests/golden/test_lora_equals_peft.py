@@ -1,0 +1,204 @@
+"""An adapter merged while its base is split gives the weights that peft's own merging gives."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from submodels.checkpoint.opening import opened_checkpoint
+from submodels.errors import CheckpointError, SplitError, UnsupportedModelError
+from submodels.random_models import RandomModel, make_random_model
+from submodels.split import SplitOptions, split_checkpoint
+from submodels.tensors.tensor_file import NUMPY_DTYPES
+from tests.support.other_names import make_other_name
+from tests.support.split_models import SplitModel, random_tokens, reference_logits, split
+
+MADE_BY_PEFT = Path(__file__).parents[1] / "data" / "peft"
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
+SETTINGS = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6}
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    shutil.copytree(MADE_BY_PEFT / "adapter", tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    make_random_model(RandomModel(num_layers=2), tmp_path / "base")
+    return tmp_path / "base"
+
+
+def _written(folder: Path, tensors: dict[str, torch.Tensor], **settings: Any) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({**SETTINGS, **settings}))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def _update(module: str = Q0, rows: int = 64) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    down, up = torch.randn(2, 64) * 0.1, torch.randn(rows, 2) * 0.1
+    return {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+
+
+def _numbers(source: Any) -> np.ndarray[Any, Any]:
+    numbers = np.frombuffer(b"".join(source.pieces()), NUMPY_DTYPES[source.dtype])
+    return numbers.reshape(source.shape).astype(np.float32)
+
+
+def test_every_weight_is_the_one_that_peft_merged(adapter: Path) -> None:
+    expected = load_file(MADE_BY_PEFT / "merged.safetensors")
+    plain = load_file(MADE_BY_PEFT / "base" / "model.safetensors")
+    with opened_checkpoint(adapter, str(MADE_BY_PEFT / "base")) as merged:
+        assert merged.tensors.keys() == plain.keys()
+        for name, source in merged.tensors.items():
+            assert source.dtype == "BF16"
+            assert np.array_equal(_numbers(source), expected[name].float().numpy()), name
+    changed = {name for name in plain if not torch.equal(plain[name], expected[name])}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "o_proj", "up_proj", "lm_head"}
+
+
+def test_a_split_adapter_says_what_the_merged_model_says(base: Path, tmp_path: Path) -> None:
+    folder = _written(tmp_path / "a", _update(), base_model_name_or_path=str(base))
+    weights = load_file(base / "model.safetensors")
+    update = _update()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weights[name] += 3.0 * update[f"{Q0}.lora_B.weight"] @ update[f"{Q0}.lora_A.weight"]
+    shutil.copytree(base, tmp_path / "merged")
+    save_file(weights, tmp_path / "merged" / "model.safetensors", {"format": "pt"})
+    token_ids = random_tokens(40, 261)
+    result = split(folder, tmp_path / "out", 1)
+    assert result.device.model_name == "a"
+    logits = SplitModel(tmp_path / "out").chunked_logits(token_ids, (16,))
+    assert (logits - reference_logits(tmp_path / "merged", token_ids)).abs().max() < 5e-5
+    assert (logits - reference_logits(base, token_ids)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "mistral3"])
+def test_an_adapter_of_a_wrapper_reaches_the_text_part(name: str, tmp_path: Path) -> None:
+    """Its names are those within transformers, whatever the names on disk are."""
+    make_other_name(name, tmp_path / "base")
+    module = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
+    seeing = {"base_model.model.model.visual.merger.lora_A.weight": torch.zeros(2, 3)}
+    folder = _written(tmp_path / "a", _update(module) | seeing)
+    with opened_checkpoint(folder, str(tmp_path / "base")) as merged:
+        [place] = [n for n in merged.tensors if n.endswith("layers.0.self_attn.q_proj.weight")]
+        came = _numbers(merged.tensors[place])
+    before = load_file(tmp_path / "base" / "model.safetensors")[place].numpy()
+    assert 0.01 < np.abs(came - before).max() < 1.0
+
+
+def test_the_tokenizer_is_the_adapters_where_it_has_one(base: Path, tmp_path: Path) -> None:
+    folder = _written(tmp_path / "a", _update())
+    (base / "chat_template.jinja").write_text("of the base")
+    result = split_checkpoint(SplitOptions(str(folder), tmp_path / "1", 1, base=str(base)))
+    assert "chat_template.jinja" in result.device.files
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, folder / name)
+    result = split_checkpoint(SplitOptions(str(folder), tmp_path / "2", 1, base=str(base)))
+    assert "chat_template.jinja" not in result.device.files
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
+        ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
+        ({"use_dora": True}, "use_dora is set"),
+        ({"lora_bias": True}, "lora_bias is set"),
+        ({"layer_replication": [[0, 4]]}, "layer_replication is set"),
+        ({"a_later_invention": 1}, "a_later_invention is set"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base model's weights too"),
+        ({"r": 0}, "expected ranks of 1 or more"),
+        ({"rank_pattern": {"(": 2}}, "is not valid"),
+        ({"lora_alpha": "much"}, "is not valid"),
+    ],
+)
+def test_what_would_give_other_weights_is_refused_by_name(
+    base: Path, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    folder = _written(tmp_path / "a", _update(), **settings)
+    with pytest.raises(UnsupportedModelError, match=words):
+        split(folder, tmp_path / "out", 1, base=str(base))
+
+
+def _without_up(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[f"{Q0}.lora_B.weight"]
+
+
+def _other_rank(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{Q0}.lora_A.weight"] = torch.zeros(3, 64)
+
+
+def _of_nothing(tensors: dict[str, torch.Tensor]) -> None:
+    tensors |= _update(Q0.replace("q_proj", "qkv_proj"))
+
+
+def _dora(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{Q0}.lora_magnitude_vector"] = torch.zeros(64)
+
+
+def _more_tokens(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["base_model.model.lm_head.weight"] = torch.zeros(270, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without_up, "and no base_model.*lora_B.weight"),
+        (_other_rank, r"expected shape \(2, 64\), got \(3, 64\)"),
+        (_of_nothing, "qkv_proj.lora_A.weight is an update of nothing in"),
+        (_dora, "lora_magnitude_vector is not supported"),
+        (_more_tokens, r"expected shape \(261, 64\), got \(270, 64\)"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_its_base_is_refused(
+    base: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], words: str
+) -> None:
+    tensors = _update()
+    change(tensors)
+    folder = _written(tmp_path / "a", tensors)
+    with pytest.raises(SplitError, match=words):
+        split(folder, tmp_path / "out", 1, base=str(base))
+
+
+def test_an_update_of_a_tied_head_is_refused(tmp_path: Path) -> None:
+    make_random_model(RandomModel(num_layers=2, tied=True), tmp_path / "base")
+    folder = _written(tmp_path / "a", _update("base_model.model.lm_head", 261))
+    with pytest.raises(UnsupportedModelError, match="changes one of embedding and head"):
+        split(folder, tmp_path / "out", 1, base=str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({}, "names no base model: give --base"),
+        ({"base_model_name_or_path": "/nowhere/at all"}, "or give --base"),
+        ({"base_model_name_or_path": "base", "revision": "v2"}, "for the revision 'v2' of base"),
+    ],
+)
+def test_a_base_that_cannot_be_had_is_asked_for(
+    tmp_path: Path, named: dict[str, str], words: str
+) -> None:
+    folder = _written(tmp_path / "a", _update(), **named)
+    with pytest.raises(CheckpointError, match=words):
+        split(folder, tmp_path / "out", 1)
+
+
+def test_an_adapter_of_itself_ends(tmp_path: Path) -> None:
+    folder = _written(tmp_path / "a", _update(), base_model_name_or_path=str(tmp_path / "a"))
+    with pytest.raises(CheckpointError, match="is an adapter itself"):
+        split(folder, tmp_path / "out", 1)
+
+
+def test_a_base_for_what_is_no_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="so it is no adapter"):
+        split(base, tmp_path / "out", 1, base=str(base))

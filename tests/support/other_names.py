@@ -1,0 +1,127 @@
+"""Tiny seeded checkpoints of the families whose layers are another family's, by its own classes."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import transformers
+
+from submodels.random_models import MIN_VOCAB_SIZE, RandomModel, save_random
+
+_MODEL = RandomModel(num_layers=4, max_context_tokens=256)
+_SIZES: Mapping[str, Any] = MappingProxyType(
+    {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": MIN_VOCAB_SIZE + 3,
+        "max_position_embeddings": 256,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "pad_token_id": None,
+    }
+)
+_QWEN_SIGHT = {
+    "depth": 1,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+}
+_MISTRAL_SIGHT = {
+    "model_type": "pixtral",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 16,
+}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+
+
+def _causal(name: str, **settings: Any) -> Callable[[], Any]:
+    def made() -> Any:
+        config = getattr(transformers, f"{name}Config")(**{**_SIZES, **settings})
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+    return made
+
+
+def _seeing(
+    name: str, sight: Mapping[str, Any], tied: bool = False, **text: Any
+) -> Callable[[], Any]:
+    def made() -> Any:
+        config = getattr(transformers, f"{name}Config")(
+            text_config={**_SIZES, **text}, vision_config=dict(sight), tie_word_embeddings=tied
+        )
+        return getattr(transformers, f"{name}ForConditionalGeneration")(config)
+
+    return made
+
+
+def _axes(**more: Any) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], **more}
+
+
+OTHER_NAMES: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {
+        "seed_oss": _causal("SeedOss", head_dim=24),
+        "seed_oss, out biases": _causal("SeedOss", attention_out_bias=True, mlp_bias=True),
+        "internlm3": _causal("InternLM3", head_dim=24),
+        "internlm3, biases, dynamic": _causal(
+            "InternLM3",
+            attention_bias=True,
+            mlp_bias=True,
+            rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 6.0},
+        ),
+        "iquestcoder": _causal("IQuestCoder"),
+        "cwm": _causal("Cwm", sliding_window=6),
+        "ministral3": _causal("Ministral3", rope_parameters=_YARN),
+        "ministral3, window": _causal("Ministral3", rope_parameters=_YARN, sliding_window=7),
+        "qwen2_5_vl": _seeing("Qwen2_5_VL", _QWEN_SIGHT, rope_parameters=_axes()),
+        "qwen2_5_vl, window": _seeing(
+            "Qwen2_5_VL",
+            _QWEN_SIGHT,
+            rope_parameters=_axes(),
+            use_sliding_window=True,
+            sliding_window=6,
+            max_window_layers=2,
+        ),
+        "qwen3_vl": _seeing(
+            "Qwen3VL",
+            {**_QWEN_SIGHT, "deepstack_visual_indexes": [0]},
+            rope_parameters=_axes(mrope_interleaved=True),
+        ),
+        "qwen3_vl, tied": _seeing(
+            "Qwen3VL",
+            {**_QWEN_SIGHT, "deepstack_visual_indexes": [0]},
+            tied=True,
+            rope_parameters=_axes(mrope_interleaved=True),
+        ),
+        "mistral3": _seeing("Mistral3", _MISTRAL_SIGHT, model_type="mistral", sliding_window=None),
+        "mistral3 of ministral3": _seeing(
+            "Mistral3", _MISTRAL_SIGHT, model_type="ministral3", rope_parameters=_YARN
+        ),
+    }
+)
+"""What each is by name, and its network with random weights still to come."""
+
+
+def make_other_name(name: str, folder: Path) -> RandomModel:
+    """Write one of them as a checkpoint; what was made."""
+    save_random(OTHER_NAMES[name](), _MODEL, folder)
+    return _MODEL
