@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -47,6 +48,11 @@ class ModelCard:
             names = ", ".join(map(repr, self.names))
             message = f"the model {name[:200]!r} does not exist; this server has {names}"
             raise ApiError(404, message, code="model_not_found", param="model")
+
+    @property
+    def created_at(self) -> str:
+        """`created` as a date of ISO 8601."""
+        return datetime.fromtimestamp(self.created, UTC).isoformat()
 
     @property
     def system_fingerprint(self) -> str:

@@ -60,7 +60,9 @@ async def about(request: web.Request) -> web.Response:
 async def list_models(request: web.Request) -> web.Response:
     """The one model served, under each of its names."""
     service = request.app[SERVICE]
-    return json_response(ModelList(data=[_entry(service, name) for name in service.model.names]))
+    names = service.model.names
+    entries = [_entry(service, name) for name in names]
+    return json_response(ModelList(data=entries, first_id=names[0], last_id=names[-1]))
 
 
 async def get_model(request: web.Request) -> web.Response:
@@ -103,12 +105,16 @@ async def describe(request: web.Request) -> web.Response:
 
 
 def _entry(service: Service, name: str) -> Model:
-    model = service.model
+    model, room = service.model, service.generator.max_context_tokens
     return Model(
         id=name,
+        display_name=name,
+        created_at=model.created_at,
+        max_input_tokens=room,
+        max_tokens=room,
         created=model.created,
         root=model.root,
-        max_model_len=service.generator.max_context_tokens,
+        max_model_len=room,
         sampling_defaults={
             name: SamplingDefault(value, service.sampling.sources.get(name, OPENAI))
             for name, value in service.sampling.values().items()

@@ -158,7 +158,16 @@ async def test_tokens_are_counted() -> None:
 
 async def test_models_are_listed() -> None:
     async with client_of(answering("")) as client:
-        assert [model.id async for model in client.models.list()] == [MODEL]
+        page = await client.models.list(limit=20)
+        assert (page.first_id, page.last_id, page.has_more) == (MODEL, MODEL, False)
+        [model] = [model async for model in page]
+        assert model == await client.models.retrieve(MODEL)
+        assert (model.id, model.display_name, model.type) == (MODEL, MODEL, "model")
+        assert (model.max_input_tokens, model.max_tokens) == (8192, 8192)
+        assert model.created_at.timestamp() == 1_790_000_000
+        with pytest.raises(anthropic.NotFoundError, match="does not exist") as refusal:
+            await client.models.retrieve("other")
+        assert refusal.value.body["type"] == "error"
 
 
 async def test_errors_are_the_packages_own() -> None:

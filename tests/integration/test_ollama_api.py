@@ -219,6 +219,8 @@ async def test_what_is_served_is_listed() -> None:
             assert status == 200
             assert shown["model_info"]["hat.context_length"] == 512
             assert shown["model_info"]["general.architecture"] == "hat"
+            assert shown["model_info"]["general.basename"] == MODEL
+            assert "repeat_penalty 1.0" in shown["parameters"].splitlines()
             assert shown["capabilities"] == ["completion", "tools"]
         assert (await client.post("/api/show", {}))[0] == 400
     async with serving(thinking_service(scripted(""))) as client:

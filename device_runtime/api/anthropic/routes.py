@@ -95,4 +95,5 @@ API = Api(
     envelope,
     AnthropicError,
     prefix=_PATH,
+    header="anthropic-version",
 )

@@ -41,7 +41,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """Routes that belong together. `prefix` is where its errors are written its own way."""
+    """Routes that belong together.
+
+    Errors are written its own way behind its `prefix`, and to clients that send its `header`.
+    """
 
     name: str
     routes: Sequence[Route]
@@ -49,6 +52,7 @@ class Api:
     error: type = ErrorDocument
     """What `envelope` writes."""
     prefix: str | None = None
+    header: str | None = None
     prepare: Callable[[web.Application], None] = field(default=lambda app: None)
     """Give the application what only this API needs."""
 
@@ -72,6 +76,9 @@ def envelope_of(request: web.Request) -> Envelope:
     """How errors are written for who asks this; where no API says, as OpenAI's does."""
     for api in request.app[APIS]:
         if api.prefix is not None and request.path.startswith(api.prefix):
+            return api.envelope
+    for api in request.app[APIS]:
+        if api.header is not None and api.header in request.headers:
             return api.envelope
     return ApiError.encode
 

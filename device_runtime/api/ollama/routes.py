@@ -38,12 +38,15 @@ from device_runtime.api.ollama.request import (
 )
 from device_runtime.api.ollama.shape import OllamaShape, envelope
 from device_runtime.api.request.body import ChatRequest, read_request
+from device_runtime.api.request.sampling import SamplingDefaults
 from device_runtime.api.service import SERVICE, Service
 
 VERSION = "0.14.0"
 """Of Ollama's API that is spoken here; clients look at it."""
 
 _FAMILY = "hat"
+_NEVER = "2999-01-01T00:00:00Z"
+"""When the model is put out of memory."""
 
 FieldsT = TypeVar("FieldsT", bound=CommonFields)
 
@@ -87,7 +90,7 @@ async def running(request: web.Request) -> web.Response:
     models = [
         {
             **_listed(service, name),
-            "expires_at": _date(service, far=True),
+            "expires_at": _NEVER,
             "size_vram": 0,
             "context_length": service.generator.max_context_tokens,
         }
@@ -100,26 +103,28 @@ async def show(request: web.Request) -> web.Response:
     """What there is to know of the model."""
     service = request.app[SERVICE]
     fields = await read_request(request, ShowRequest, service.timing.read_s)
-    name = fields.model or fields.name
+    name = served_name(fields.model or fields.name, service.model.names)
     if name is None:
         raise invalid("model", "model: this field is required", code="missing_field")
-    service.model.check(served_name(name, service.model.names))
+    service.model.check(name)
     capabilities = ["completion", "tools"]
     if service.thought_marks is not None:
         capabilities.append("thinking")
     return json_response(
         {
             "modelfile": "",
-            "parameters": "",
+            "parameters": _parameters(service.sampling),
             "template": service.template.source or "",
             "details": _details(),
             "model_info": {
                 "general.architecture": _FAMILY,
+                # What VS Code shows as the model's name.
+                "general.basename": name,
                 f"{_FAMILY}.context_length": service.generator.max_context_tokens,
                 f"{_FAMILY}.vocab_size": service.generator.vocab_size,
             },
             "capabilities": capabilities,
-            "modified_at": _date(service),
+            "modified_at": service.model.created_at,
         }
     )
 
@@ -155,7 +160,7 @@ def _listed(service: Service, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "model": name,
-        "modified_at": _date(service),
+        "modified_at": service.model.created_at,
         "size": 0,
         "digest": service.model.fingerprint,
         "details": _details(),
@@ -173,11 +178,11 @@ def _details() -> dict[str, Any]:
     }
 
 
-def _date(service: Service, far: bool = False) -> str:
-    """When the bundle was made, or a day that is far away."""
-    if far:
-        return "2999-01-01T00:00:00Z"
-    return datetime.fromtimestamp(service.model.created, UTC).isoformat()
+def _parameters(sampling: SamplingDefaults) -> str:
+    """What requests sample with that say nothing, as lines of a Modelfile."""
+    names = {"repetition_penalty": "repeat_penalty"}
+    values = sampling.values().items()
+    return "\n".join(f"{names.get(name, name)} {value}" for name, value in values)
 
 
 _PREFIX = "/api/"

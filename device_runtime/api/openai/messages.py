@@ -169,10 +169,17 @@ class SamplingDefault(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the model list."""
+    """An entry of the model list, for OpenAI's clients and for Anthropic's."""
 
     id: str
     object: Literal["model"] = "model"
+    type: Literal["model"] = "model"
+    """From here to `lifecycle` as Anthropic's clients read it."""
+    display_name: str
+    created_at: str
+    max_input_tokens: int
+    max_tokens: int
+    lifecycle: Literal["active"] = "active"
     created: int
     owned_by: str = "hat"
     root: str
@@ -188,3 +195,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[Model]
+    has_more: Literal[False] = False
+    """This and the ids are for Anthropic's clients; all models are on one page."""
+    first_id: str
+    last_id: str
