@@ -72,6 +72,12 @@ class DeviceConfig:
         "mistral",
         "mistral-tekken",
         "mistral-args",
+        "deepseek-v3",
+        "deepseek-v3.1",
+        "functionary",
+        "glm-4.5",
+        "glm-4.7",
+        "pythonic",
         "generic",
     ] = setting(
         "auto",

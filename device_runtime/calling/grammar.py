@@ -1,10 +1,12 @@
 """The grammar of an answer that may call tools: words, then calls whose arguments fit."""
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from device_runtime.calling.layouts import OWN_ID, Layout
-from device_runtime.calling.parameters import form_of, is_plain, parameter, texts_of
+from device_runtime.calling.parameters import Marks, form_of, is_plain, python_words, texts_of
 from device_runtime.calling.tools import Offer, Tool
 from device_runtime.generation.grammar import GrammarError
 from device_runtime.grammar.lark import ANY_TEXT, json_of, literal, up_to
@@ -42,7 +44,8 @@ def call_grammar(
     begun, rule = up_to("begun", layout.begin, special_ids)
     rules = [f"start: {_start(layout, offer, begun, special_ids, instead)}", ANY_TEXT, rule]
     if not layout.begin:
-        rules = [rules[0], ANY_TEXT, "UNMARKED: /[^{](.|\\n)*/"]
+        first = re.escape((layout.opening + layout.before_name)[0])
+        rules = [rules[0], ANY_TEXT, f"UNMARKED: /[^{first}](.|\\n)*/"]
     run, between = "call", layout.between
     if offer.in_parallel and offer.named is None and between is not None:
         run = f"call ({literal(between, special_ids)} call){{0,{MAX_CALLS - 1}}}"
@@ -94,31 +97,84 @@ def _tool_rules(
     tail_id = _own_id(layout.id_behind_arguments, special_ids)
     tail = f"{tail_id} {literal(layout.tail, special_ids)}"
     schema = arguments_schema(tool)
-    if layout.arguments == "json":
+    if layout.marks is None:
         yield f"tool{place}: {head} {json_of(schema, not tool.is_strict)} {tail}"
         return
-    names = []
     if tool.is_strict and (spread := sorted(schema.keys() & _SPREAD)):
         reason = f"{tool.where}: {spread[0]} cannot be held to in this model's form of calls"
         raise GrammarError(reason)
+    names: list[tuple[str, bool]] = []
+    for name, value, is_required in _arguments(schema, tool.where, layout.marks):
+        rule = f"tool{place}_{len(names)}"
+        yield from _argument_rules(layout.marks, rule, name, value, tool, special_ids)
+        names.append((rule, is_required))
+    run, rules = _run_of(f"tool{place}", names, literal(layout.marks.between, special_ids))
+    yield from rules
+    yield f"tool{place}: {head} {run} {tail}"
+
+
+def _arguments(
+    schema: Mapping[str, Any], where: str, marks: Marks
+) -> Iterator[tuple[str, Any, bool]]:
+    """Name, schema, and whether it must be there, of each argument that there may be.
+
+    Raises:
+        GrammarError: one that must be there and cannot.
+    """
+    required = schema.get("required")
+    required = required if isinstance(required, list) else []
     properties = dict(_properties(schema))
-    for name in schema.get("required", ()):
-        properties.setdefault(name, True)
-    for number, (name, value) in enumerate(properties.items()):
-        rule = f"tool{place}_{number}"
-        before, behind = (literal(text, special_ids) for text in parameter(name))
-        if is_plain(value) and (texts := texts_of(value)) is not None:
-            options = " | ".join(literal(text, special_ids) or '""' for text in texts)
-            yield f"{rule}: {before} ({options}) {behind}"
-        elif form_of(value) != "json":
-            yield f"{rule}_text[lazy]: TEXT {behind}"
-            yield f"{rule}: {before} {rule}_text"
-        else:
-            own = json_of(_within(schema, value), not tool.is_strict)
-            yield f"{rule}: {before} {own} {behind}"
-        is_required = name in schema.get("required", ())
-        names.append(rule if is_required else f"{rule}?")
-    yield f"tool{place}: {head} {' '.join(names)} {tail}"
+    for name in required:
+        if isinstance(name, str):
+            properties.setdefault(name, True)
+    for name, value in properties.items():
+        is_impossible = value is False or marks.named in name
+        if is_impossible and name in required:
+            came = f"{where}: {name[:80]!r} is required and cannot be written"
+            raise GrammarError(came)
+        if not is_impossible:
+            yield name, value, name in required
+
+
+def _argument_rules(
+    marks: Marks,
+    rule: str,
+    name: str,
+    value: Any,
+    tool: Tool,
+    special_ids: Mapping[str, int],
+) -> Iterator[str]:
+    before, behind = (literal(text, special_ids) for text in marks.around(name))
+    if marks.is_plain and is_plain(value, marks) and (texts := texts_of(value)) is not None:
+        options = " | ".join(literal(text, special_ids) or '""' for text in texts)
+        yield f"{rule}: {before} ({options}) {behind}"
+    elif marks.is_plain and form_of(value, marks) != "json":
+        text, rules = up_to(f"{rule}_text", marks.close, special_ids)
+        yield f"{rule}: {before} {text}"
+        yield rules
+    else:
+        own = json_of(_within(arguments_schema(tool), value), not tool.is_strict)
+        if not marks.is_plain:
+            own = " | ".join([own, *map(json.dumps, python_words(value))])
+        yield f"{rule}: {before} ({own}) {behind}"
+
+
+def _run_of(tool: str, names: Sequence[tuple[str, bool]], between: str) -> tuple[str, list[str]]:
+    """Arguments one behind the other, and the rules for that: those not required may be left out.
+
+    With something between two of them, what is to come depends on whether there was one already.
+    """
+    if not between:
+        return " ".join(name if is_required else f"{name}?" for name, is_required in names), []
+    rules = [f'{tool}_begin{len(names)}: ""', f'{tool}_more{len(names)}: ""']
+    for number, (name, is_required) in enumerate(names):
+        begin, more = f"{tool}_begin{number}", f"{tool}_more{number}"
+        next_begin, next_more = f"{tool}_begin{number + 1}", f"{tool}_more{number + 1}"
+        without = "" if is_required else f" | {next_begin}"
+        rules.append(f"{begin}: {name} {next_more}{without}")
+        mark = "" if is_required else "?"
+        rules.append(f"{more}: ({between} {name}){mark} {next_more}")
+    return f"{tool}_begin0", rules
 
 
 def _own_id(around: tuple[str, str] | None, special_ids: Mapping[str, int]) -> str:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 
+from device_runtime.calling.json_end import JsonEnd
 from device_runtime.calling.layouts import Layout, id_pattern
-from device_runtime.calling.parameters import XmlArguments
+from device_runtime.calling.parameters import MarkedArguments
 from device_runtime.calling.tools import Offer
 from device_runtime.generation.parts import AnswerEnd, Call, Part, Words, overlap
 from device_runtime.generation.request import FinishReason
@@ -42,7 +43,7 @@ class CallReader:
 
     def __init__(self, layout: Layout, offer: Offer, make_id: Callable[[int], str]) -> None:
         self._layout = layout
-        self._heads = [layout.head(tool.name) for tool in offer.callable]
+        self._heads = [layout.opening + layout.head(tool.name) for tool in offer.callable]
         self._patterns = [
             (re.compile(layout.head_pattern(tool.name)), tool) for tool in offer.callable
         ]
@@ -53,7 +54,7 @@ class CallReader:
         """What is not read yet."""
         self._num_calls = 0
         self._json = JsonEnd()
-        self._xml: XmlArguments | None = None
+        self._marked: MarkedArguments | None = None
         self._name: str | None = None
         self._may_begin = True
         """Whether a mark that is none may still stand: only at the very beginning."""
@@ -139,15 +140,15 @@ class CallReader:
                 self._text = self._text[head.end() :]
                 self._place, self._name = _In.ARGUMENTS, tool.name
                 self._json = JsonEnd()
-                if self._layout.arguments == "xml":
-                    self._xml = XmlArguments(tool.parameters)
+                if self._layout.marks is not None:
+                    self._marked = MarkedArguments(self._layout.marks, tool.parameters)
                 number, self._num_calls = self._num_calls, self._num_calls + 1
                 return (Call(number, self._make_id(number), tool.name, ""),)
         return None
 
     def _read_arguments(self) -> Sequence[Part] | None:
-        if self._xml is not None:
-            told, self._text, is_over = self._xml.read(self._text)
+        if self._marked is not None:
+            told, self._text, is_over = self._marked.read(self._text)
         else:
             num_own, is_over = self._json.find(self._text)
             told, self._text = self._text[:num_own], self._text[num_own:]
@@ -180,31 +181,3 @@ class CallReader:
         number = self._num_calls - 1
         assert self._name is not None, "a head was read"
         return Call(number, self._make_id(number), self._name, arguments, is_begin=False)
-
-
-class JsonEnd:
-    """Finds where a JSON object ends, in a text that comes in pieces."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._is_string = self._is_escaped = False
-
-    def find(self, text: str) -> tuple[int, bool]:
-        """How many characters are of the object, and whether it ends with them."""
-        for place, character in enumerate(text):
-            if self._is_string:
-                if self._is_escaped:
-                    self._is_escaped = False
-                elif character == "\\":
-                    self._is_escaped = True
-                elif character == '"':
-                    self._is_string = False
-            elif character == '"':
-                self._is_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    return place + 1, True
-        return len(text), False

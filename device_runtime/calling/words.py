@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from device_runtime.calling.layouts import Layout
-from device_runtime.calling.parameters import parameter
 
 Message = Mapping[str, Any]
 
@@ -62,9 +61,8 @@ def _as_text(message: Message, layout: Layout) -> dict[str, Any]:
 
 def _instructions(tools: Sequence[Mapping[str, Any]], layout: Layout) -> str:
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    arguments = "VALUE".join(parameter("ARGUMENT"))
-    if layout.arguments == "json":
-        arguments = "{ARGUMENTS}"
+    marks = layout.marks
+    arguments = "{ARGUMENTS}" if marks is None else "VALUE".join(marks.around("ARGUMENT"))
     example = f"{layout.opening}{layout.head('NAME')}{arguments}{layout.tail}"
     return (
         "You may call these tools; each is given by its name, what it does, and a JSON schema of "

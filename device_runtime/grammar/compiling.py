@@ -5,6 +5,7 @@ tokens are prepared once, with the first grammar. Both let Python's interpreter 
 belong into a thread.
 """
 
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -125,6 +126,7 @@ class Grammars:
                     wanted.schema, reason, limits, lambda: self._clock() > ends_s
                 )
             raise GrammarError(reason if place is None else f"{reason} (at {place})")
+        _check_first(matcher)
         compiled = CompiledGrammar(matcher, self._vocab_size, self._end_ids)
         with self._lock:
             self._kept[text] = compiled
@@ -162,7 +164,7 @@ def _grammar_text(wanted: Wanted) -> str:
                 return LLMatcher.grammar_from_regex(pattern)
             case OneOf(texts):
                 _check_length("".join(texts))
-                options = " | ".join(msgspec.json.encode(text).decode() for text in texts)
+                options = " | ".join(map(json.dumps, texts))
                 return LLMatcher.grammar_from_lark(f"start: {options}")
             case Written(text):
                 _check_length(text)
@@ -219,6 +221,15 @@ def _place_of_fault(
         if below is None:
             return pointer(path) if path else None
         path, part = path + below[0], below[1]
+
+
+def _check_first(matcher: LLMatcher) -> None:
+    """Ask for the first token, since a text that refers to itself alone has none."""
+    first = matcher.deep_copy()
+    first.compute_bitmask()
+    if first.is_error():
+        reason = "no text fits: it refers to nothing but itself, or is too complex to be followed"
+        raise GrammarError(reason)
 
 
 def _check_length(text: str, most: int = MAX_CHARACTERS) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from device_runtime.calling.layouts import HERMES, LAYOUTS, LLAMA3, QWEN3_CODER, Layout
+from device_runtime.calling.layouts import HERMES, LAYOUTS, Layout
 from tests.integration.test_tool_calls import (
     ADD,
     ROME,
@@ -19,7 +19,7 @@ from tests.support.api_server import CHAT, USER, serving
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
 async def test_a_stream_tells_a_call_piece_by_piece(layout: Layout) -> None:
-    words = "" if layout is LLAMA3 else "Let me look."
+    words = "Let me look." if layout.begin else ""
     text = f"{words} {written(layout, ('get_weather', ROME))}" if words else ""
     text = text or written(layout, ("get_weather", ROME))
     async with serving(service_of(scripted(text), layout)) as client:
@@ -33,7 +33,7 @@ async def test_a_stream_tells_a_call_piece_by_piece(layout: Layout) -> None:
     assert first["index"] == 0
     assert first["id"]
     assert all("id" not in call and "name" not in call["function"] for call in others)
-    assert len(others) > (0 if layout is QWEN3_CODER else 5)
+    assert len(others) > (5 if layout.marks is None else 0)
     arguments = "".join(call["function"]["arguments"] for call in calls)
     assert json.loads(arguments) == ROME
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"

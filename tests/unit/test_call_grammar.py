@@ -1,10 +1,24 @@
 """What the grammar of an answer with calls allows, whatever the model would go on with."""
 
+import json
+from typing import Any
+
 import pytest
 
 from device_runtime.calling.grammar import MAX_CALLS, call_grammar
-from device_runtime.calling.layouts import GENERIC, HERMES, Layout
+from device_runtime.calling.layouts import (
+    GENERIC,
+    GLM_45,
+    HERMES,
+    LAYOUTS,
+    PYTHONIC,
+    QWEN3_CODER,
+    Layout,
+)
+from device_runtime.calling.reader import CallReader
 from device_runtime.calling.tools import Offer, Tool
+from device_runtime.generation.grammar import Grammar, GrammarError
+from device_runtime.generation.parts import Call, joined
 from device_runtime.grammar.compiling import Grammars
 from device_runtime.grammar.wanted import Lark
 from tests.integration.test_tool_calls import ids_of, written
@@ -24,3 +38,95 @@ def test_calls_come_to_an_end(layout: Layout, choice: str) -> None:
         constraint = grammar.start()
         fits = constraint.num_valid((), ids) == len(ids) and bool(constraint.allowed(ids)[EOS])
         assert fits is (num_calls <= MAX_CALLS), num_calls
+
+
+def compiled(layout: Layout, *tools: Tool) -> Grammar:
+    text = call_grammar(layout, Offer(tools), story_tokenizer().special_ids)
+    return Grammars(story_tokenizer().as_json(), 512, (EOS,)).compile(Lark(text))
+
+
+def is_allowed(grammar: Grammar, text: str) -> bool:
+    constraint, ids = grammar.start(), ids_of(text)
+    return constraint.num_valid((), ids) == len(ids) and bool(constraint.allowed(ids)[EOS])
+
+
+def read(layout: Layout, text: str, *tools: Tool) -> list[tuple[str, Any]]:
+    """What is told of calls that come one character at a time."""
+    reader = CallReader(layout, Offer(tools), str)
+    parts = [part for character in text for part in reader.read(character)]
+    more, end = reader.end("stop")
+    assert end == "tool_calls"
+    whole = joined([*parts, *more])
+    return [(part.name, json.loads(part.arguments)) for part in whole if isinstance(part, Call)]
+
+
+def tool(name: str, properties: dict[str, Any], *required: str, **more: Any) -> Tool:
+    return Tool(name, {"properties": properties, "required": list(required)}, "tools[0]", **more)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
+def test_a_name_may_begin_another_and_calls_may_have_no_arguments(layout: Layout) -> None:
+    tools = [tool(name, {"x": {"type": "integer"}}) for name in ("get", "get_all", "get_al")]
+    grammar = compiled(layout, *tools)
+    for name in ("get", "get_all", "get_al"):
+        for values in ({}, {"x": 7}):
+            text = layout.written([(name, values)])
+            assert is_allowed(grammar, text)
+            assert read(layout, text, *tools) == [(name, values)]
+
+
+ODD: list[dict[str, Any]] = [
+    {"text": "a, b=c)]", "flag": True},
+    {"text": ""},
+    {"flag": False, "list": [True, "]", {"a": None}]},
+    {"none": None, "any": False},
+    {"any": {"x": [1.5, ")"]}},
+    {"any": 'say "\\n" \\ and <tag>\n\n', "number": -1e-7},
+    {"maybe": None, "text": "é😀\u2028"},
+    {"maybe": True},
+    {},
+]
+
+
+@pytest.mark.parametrize("values", ODD)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
+def test_odd_values_are_allowed_and_read_back(layout: Layout, values: dict[str, Any]) -> None:
+    properties = {
+        "text": {"type": "string"},
+        "flag": {"type": "boolean"},
+        "list": {"type": "array"},
+        "none": {"type": "null"},
+        "any": {},
+        "number": {"type": "number"},
+        "maybe": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+    }
+    ordered = {name: values[name] for name in properties if name in values}
+    put = tool("put", properties)
+    text = layout.written([("put", ordered)])
+    assert is_allowed(compiled(layout, put), text)
+    assert read(layout, text, put) == [("put", ordered)]
+
+
+def test_python_calls_take_json_words_too_and_nothing_else() -> None:
+    put = tool("put", {"a": {"type": "boolean"}, "b": {"type": "integer"}, "c": {}}, "b")
+    grammar = compiled(PYTHONIC, put)
+    for text in ("a=true, b=1", "a=False, b=1, c=null", "b=1, c=None", "b=1"):
+        assert is_allowed(grammar, f"[put({text})]"), text
+        assert read(PYTHONIC, f"[put({text})]", put)
+    for text in ("a=true", "b=True", "b=1,c=1", "a=None, b=1", "b='x'", "", "b=1, ", ", b=1"):
+        assert not is_allowed(grammar, f"[put({text})]"), text
+    assert is_allowed(grammar, "Just words, no [list].")
+
+
+@pytest.mark.parametrize("layout", [QWEN3_CODER, GLM_45, PYTHONIC], ids=lambda layout: layout.name)
+def test_what_may_not_be_there_is_not_written(layout: Layout) -> None:
+    name = f"a{layout.marks.named if layout.marks else ''}b"
+    odd = tool("put", {"no": False, name: {"type": "integer"}, "yes": {"type": "integer"}})
+    grammar = compiled(layout, odd)
+    assert is_allowed(grammar, layout.written([("put", {"yes": 1})]))
+    assert not is_allowed(grammar, layout.written([("put", {"no": 1})]))
+    assert not is_allowed(grammar, layout.written([("put", {name: 1})]))
+    for required in ("no", name):
+        with pytest.raises(GrammarError, match="required and cannot be written"):
+            compiled(layout, tool("put", {"no": False, name: {}}, required))
+    assert compiled(layout, Tool("put", {"properties": {"a": {}}, "required": 3}, "tools[0]"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from device_runtime.calling.parameters import XmlArguments, form_of, written_parameters
+from device_runtime.calling.parameters import XML, MarkedArguments, form_of
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,6 @@ def test_values_are_read_as_their_schemas_say() -> None:
         "größe": {"type": "string", "enum": ["groß", "1"]},
     }
     values = {"text": "1", "maybe": None, "number": 2.5, "any": [1], "free": "a b", "größe": "1"}
-    reader = XmlArguments({"properties": properties})
-    told, left, is_over = reader.read(written_parameters(values) + "</function>")
+    reader = MarkedArguments(XML, {"properties": properties})
+    told, left, is_over = reader.read(XML.written(values) + "</function>")
     assert (json.loads(told), left, is_over) == (values, "</function>", True)

@@ -7,12 +7,18 @@ import pytest
 
 from device_runtime.calling.history import for_template
 from device_runtime.calling.layouts import (
+    DEEPSEEK_V3,
+    DEEPSEEK_V31,
+    FUNCTIONARY,
     GENERIC,
+    GLM_45,
+    GLM_47,
     HERMES,
     LLAMA3,
     MISTRAL,
     MISTRAL_ARGS,
     MISTRAL_TEKKEN,
+    PYTHONIC,
     QWEN3_CODER,
     Layout,
 )
@@ -45,6 +51,14 @@ PARAMETERS = (
     "{% endfor %}"
 )
 
+CALLS_BEGIN = DEEPSEEK_V31.begin + DEEPSEEK_V31.opening
+CALLS_END = DEEPSEEK_V31.tail + DEEPSEEK_V31.end
+SEP = DEEPSEEK_V31.after_name
+PYTHON = (
+    "{{% for k, v in c.function.arguments.items() %}}{{{{ k }}}}={{{{ {} }}}}"
+    "{{% if not loop.last %}}, {{% endif %}}{{% endfor %}}"
+)
+
 
 @pytest.mark.parametrize(
     ("source", "layout", "telling"),
@@ -70,6 +84,40 @@ PARAMETERS = (
         (
             template(f"[TOOL_CALLS]{NAME}[CALL_ID]{{{{ c.id }}}}[ARGS]{ARGUMENTS}"),
             MISTRAL_ARGS,
+            Telling("object"),
+        ),
+        (
+            template(
+                f"<tool_call>{NAME}\n{{% for k, v in c.function.arguments.items() %}}"
+                "<arg_key>{{ k }}</arg_key>\n<arg_value>{{ v }}</arg_value>\n{% endfor %}"
+                "</tool_call>"
+            ),
+            GLM_45,
+            Telling("object"),
+        ),
+        (
+            template(
+                f"<tool_call>{NAME}{{% for k, v in c.function.arguments.items() %}}"
+                "<arg_key>{{ k }}</arg_key><arg_value>{{ v }}</arg_value>{% endfor %}</tool_call>"
+            ),
+            GLM_47,
+            Telling("object"),
+        ),
+        (
+            template(f"{CALLS_BEGIN}function{SEP}{NAME}\n```json\n{ARGUMENTS}\n```{CALLS_END}"),
+            DEEPSEEK_V3,
+            Telling("object"),
+        ),
+        (
+            template(f"{CALLS_BEGIN}{NAME}{SEP}{ARGUMENTS}{CALLS_END}"),
+            DEEPSEEK_V31,
+            Telling("object"),
+        ),
+        (template(f"<function={NAME}>{ARGUMENTS}</function>"), FUNCTIONARY, Telling("object")),
+        (template(f"[{NAME}(" + PYTHON.format("v") + ")]"), PYTHONIC, Telling("object")),
+        (
+            template(f"[{NAME}(" + PYTHON.format("'\"' ~ v ~ '\"'") + ")]"),
+            PYTHONIC,
             Telling("object"),
         ),
         # Known words, but calls of another form, none at all, or tools under another name.
@@ -110,6 +158,11 @@ HISTORY: list[dict[str, Any]] = [
     {"role": "tool", "tool_call_id": "call_2", "content": [{"type": "text", "text": "two"}]},
     {"role": "user", "content": "and?"},
 ]
+
+
+def test_the_tokens_of_deepseek_are_named_as_its_tokenizers_name_them() -> None:
+    names = [f"<{chr(0xFF5C)}{name}{chr(0xFF5C)}>" for name in ("tool▁calls▁begin", "tool▁sep")]
+    assert [DEEPSEEK_V3.begin, DEEPSEEK_V31.after_name] == names
 
 
 def test_ids_of_other_servers_fit_a_model_with_short_ones() -> None:

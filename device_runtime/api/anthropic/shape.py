@@ -171,7 +171,7 @@ def _whole_block(part: Part) -> dict[str, Any]:
         case Thought(text):
             return {"type": "thinking", "thinking": text, "signature": _SIGNATURE}
         case Call():
-            given = msgspec.json.decode(part.arguments or "{}")
+            given = msgspec.Raw((part.arguments or "{}").encode())
             return {"type": "tool_use", "id": part.id, "name": part.name, "input": given}
 
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
-
 from device_runtime.api.errors import ApiError, TooLongError, invalid, unsupported
 from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
+from device_runtime.api.request.json_body import json_within
 from device_runtime.api.request.tool_fields import ToolCall
 from device_runtime.api.service import Service
 from device_runtime.calling.history import for_template
@@ -314,8 +313,8 @@ def _plain_call(call: ToolCall, where: str) -> dict[str, Any]:
     arguments = call.function.arguments
     if isinstance(arguments, str):
         try:
-            arguments = msgspec.json.decode(arguments) if arguments else {}
-        except msgspec.DecodeError:
+            arguments = json_within(arguments) if arguments else {}
+        except ValueError:
             arguments = None
     elif arguments is None:
         arguments = {}

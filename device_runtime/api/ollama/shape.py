@@ -102,7 +102,7 @@ class OllamaShape:
 
 
 def _call(part: Call) -> dict[str, Any]:
-    arguments = msgspec.json.decode(part.arguments or "{}")
+    arguments = msgspec.Raw((part.arguments or "{}").encode())
     function = {"index": part.index, "name": part.name, "arguments": arguments}
     return {"id": part.id, "function": function}
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
 from device_runtime.api.errors import invalid, unsupported
+from device_runtime.api.request.json_body import json_within
 from device_runtime.grammar.wanted import ANY_OBJECT, Json, OneOf, Regex, Wanted, Written
 
 MAX_CHOICES = 1024
@@ -140,8 +140,8 @@ def _json(given: Any, where: str, whitespace: str | None = None) -> Json:
     schema = given
     if isinstance(given, str):
         try:
-            schema = msgspec.json.decode(given)
-        except msgspec.DecodeError as error:
+            schema = json_within(given)
+        except ValueError as error:
             raise invalid(
                 where, f"{where}: expected a JSON schema, got no JSON: {error}"
             ) from error

@@ -7,6 +7,8 @@ and languages with one type of number write whole ones as 16.0.
 import re
 from typing import Any
 
+import msgspec
+
 from device_runtime.api.errors import invalid
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -57,6 +59,20 @@ def with_whole_numbers(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: with_whole_numbers(item) for key, item in value.items()}
     return value
+
+
+def json_within(text: str) -> Any:
+    """What a text within a body says, which is JSON itself.
+
+    Raises:
+        ValueError: it is not, or is nested too deeply to be read.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _joined(halves: bytes) -> bytes:

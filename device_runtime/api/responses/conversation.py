@@ -8,6 +8,7 @@ import msgspec
 
 from device_runtime.api.errors import ApiError, invalid, unsupported
 from device_runtime.api.request.body import Message
+from device_runtime.api.request.json_body import json_within
 from device_runtime.api.request.tool_fields import FunctionCall, ToolCall
 from device_runtime.api.responses.request import Content, Item
 
@@ -139,9 +140,12 @@ def _call(item: Item, where: str) -> ToolCall:
 
 def _arguments(text: str, where: str) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise invalid(where, f"{where}: expected a JSON object as a text") from error
+        value = json_within(text)
+    except ValueError as error:
+        raise invalid(where, f"{where}: expected a JSON object as a text: {error}") from error
+    if not isinstance(value, dict):
+        raise invalid(where, f"{where}: expected a JSON object as a text")
+    return value
 
 
 def _thought(item: Item, where: str) -> str:
