@@ -1,7 +1,9 @@
 """EXACT rows (W40, W41): every bit comes back; any byte string is decoded or refused."""
 
+import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import ml_dtypes
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wire.coding.exact import ExactCoder
-from wire.coding.fixed_code import END, FixedCode, code_lengths
+from wire.coding.fixed_code import END, code_lengths, fixed_code
 from wire.coding.tables import Centres, centres_of, no_centres, read_centres
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Dtype
@@ -150,7 +152,7 @@ def test_the_fixed_code_is_complete_and_zlib_reads_it(dtype):
     lengths = code_lengths(dtype)
     assert sum(2.0**-num_bits for num_bits in lengths) == 1.0
     assert max(lengths) == lengths[END] == 14
-    code, values = FixedCode(dtype), np.arange(256, dtype=np.uint8)
+    code, values = fixed_code(dtype), np.arange(256, dtype=np.uint8)
     stream = code.prefix + code.write(values)
     assert zlib.decompress(stream, -15) == values.tobytes()
 
@@ -158,9 +160,87 @@ def test_the_fixed_code_is_complete_and_zlib_reads_it(dtype):
 @pytest.mark.parametrize("dtype", FORMATS)
 @given(values=st.lists(st.integers(0, 255), min_size=1, max_size=200))
 def test_the_fixed_code_writes_any_number_of_values(dtype, values):
-    code = FixedCode(dtype)
+    code = fixed_code(dtype)
     stream = code.prefix + code.write(np.array(values, np.uint8))
     assert zlib.decompress(stream, -15) == bytes(values)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@given(num_values=st.integers(1, 5000), seed=seeds, far=st.booleans())
+def test_the_fixed_code_writes_long_and_short_codes_one_behind_the_other(
+    dtype, num_values, seed, far
+):
+    rng = np.random.default_rng(seed)
+    near = np.round(rng.standard_normal(num_values) * 3).astype(np.int8).view(np.uint8)
+    values = rng.integers(0, 256, num_values, np.uint8) if far else near
+    code = fixed_code(dtype)
+    written = code.write(values)
+    reader = zlib.decompressobj(-15)
+    assert reader.decompress(code.prefix + written) == values.tobytes()
+    assert reader.eof
+    lengths = code_lengths(dtype)
+    assert len(written) == -(-sum(lengths[value] for value in (*values.tolist(), END)) // 8)
+
+
+# What the first release that knew EXACT wrote of `told_rows`.
+WRITTEN = (
+    (
+        Dtype.BF16,
+        (1, 37),
+        "007e004b00155ea92873bc3d8607509b1a65ae2f78c3428d0c57a0216ab5347fc84992135ca7d4f047010000000000"
+        "0000f063fdff",
+    ),
+    (
+        Dtype.FP16,
+        (2, 24),
+        "007776005100a1f0414091e0e1303180d1d0217071c011106160b1000150a1a0f140419091e0313081d0d1202170c1"
+        "c01160a611fdb2884cc226119e092f5414262b901de98e34c026619b89cd54142a2afbb9ff3f",
+    ),
+    (
+        Dtype.FP32,
+        (1, 21),
+        "007e00000001004a00000001001400005e0100a80000280100720000bc01003c00008601000600005001009a00001a"
+        "0100640000ae01002e0000780100c200c0d4f04701000000f063fcff",
+    ),
+)
+
+
+def told_rows(dtype: Dtype, shape: tuple[int, int]) -> bytes:
+    """Numbers of both signs and several scales, a zero, and one that is large."""
+    places = np.arange(shape[0] * shape[1])
+    numbers = (1 + places * 37 % 101 / 128) * 2.0 ** (places % 3 - 1) * (-1.0) ** places
+    numbers[2], numbers[-1] = 0, 60_000
+    return numbers.astype(NUMPY[dtype]).tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "shape", "written"), WRITTEN)
+def test_bytes_are_those_of_earlier_releases(dtype, shape, written):
+    exact = ExactCoder(dtype, (np.arange(shape[1]) % 3).astype(np.uint8))
+    raw = told_rows(dtype, shape)
+    assert bytes(exact.decode(bytes.fromhex(written), shape[0])) == raw
+    assert exact.encode(raw, shape[0]) == bytes.fromhex(written)
+
+
+def test_one_coder_serves_several_threads():
+    exact = coder(Dtype.BF16, 300)
+    frames = [(normal_rows(Dtype.BF16, (n, 300), seed), n) for seed in range(20) for n in (1, 5)]
+
+    def coded_and_back(_: int) -> list[tuple[bytes | None, bytes]]:
+        coded = [exact.encode(raw, num_rows) for raw, num_rows in frames]
+        return [
+            (payload, bytes(exact.decode(payload or b"", num_rows)))
+            for payload, (_, num_rows) in zip(coded, frames, strict=True)
+        ]
+
+    alone = coded_and_back(0)
+    assert [back for _, back in alone] == [raw for raw, _ in frames]
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert all(each == alone for each in threads.map(coded_and_back, range(16)))
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 @pytest.mark.parametrize(

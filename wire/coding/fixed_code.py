@@ -7,7 +7,9 @@ code serves all.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,35 +36,63 @@ _LENGTH_ORDER: Final = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 1
 """In which DEFLATE writes the lengths of the code that lengths are written in."""
 
 
+_PAIR: Final = np.dtype("<u2")
+
+_LAST: Final = 1 << 16
+"""Where in `FixedCode`'s table the ends of blocks begin: behind all pairs."""
+
+_WORD_BITS: Final = np.array(32, np.uint64)
+_WORD_LOG: Final = np.array(5, np.uint64)
+_IN_WORD: Final = np.array(31, np.uint64)
+"""Codes are put together in words of 32 bits. All are arrays since numpy takes longer to make one
+of a number than to shift a short row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Codes:
+    """Codes, first bit lowest, and how many bits each of them has."""
+
+    codes: NDArray[np.uint64]
+    bits: NDArray[np.uint64]
+
+    def at(self, places: NDArray[np.intp] | slice) -> "_Codes":
+        """Those at these places."""
+        return _Codes(self.codes[places], self.bits[places])
+
+    def then(self, others: "_Codes") -> "_Codes":
+        """Each with the other behind it."""
+        return _Codes(self.codes | others.codes << self.bits, self.bits + others.bits)
+
+
 class FixedCode:
-    """The code of one number format, ready to write."""
+    """The code of one number format, ready to write. See `fixed_code`."""
 
     def __init__(self, dtype: Dtype) -> None:
         lengths = code_lengths(dtype)
-        codes = _codes(lengths)
-        low, high = np.arange(1 << 16) & 0xFF, np.arange(1 << 16) >> 8
-        bits = np.array(lengths, np.uint8)
-        self._end = (int(codes[END]), lengths[END])
-        # Two values at once: half as many places to find.
-        self._pair_bits = bits[low] + bits[high]
-        self._pair_codes = codes[low] | codes[high] << bits[low]
-        self._bits, self._codes = bits[:END], codes[:END]
+        each = _Codes(_codes(lengths), np.array(lengths, np.uint64))
+        values, end = each.at(slice(END)), each.at(slice(END, None))
+        pairs = np.arange(1 << 16)
+        # Two values at once: half as many places to find. Then what may end a block: each value
+        # that has no other beside it, with the end, and the end alone.
+        table = (values.at(pairs & 0xFF).then(values.at(pairs >> 8)), values.then(end), end)
+        self._codes = np.concatenate([part.codes for part in table])
+        self._bits = np.concatenate([part.bits for part in table])
         self.prefix = _prefix(lengths)
 
     def write(self, values: NDArray[np.uint8]) -> bytes:
         """The bits of values of any shape, at least one, and of the block's end."""
         flat = values.reshape(-1)
-        pairs = flat[: flat.size & ~1].view(np.dtype("<u2"))
-        bits, codes = self._pair_bits[pairs], self._pair_codes[pairs]
-        if flat.size & 1:
-            bits = np.append(bits, self._bits[flat[-1]])
-            codes = np.append(codes, self._codes[flat[-1]])
-        ends = np.cumsum(bits, dtype=np.int64)
-        num_bits = int(ends[-1])
-        words = np.zeros((num_bits + 63 >> 6) + 1, np.uint64)
-        _put(words, codes.astype(np.uint64), ends - bits, bits)
-        written = words.astype("<u8", copy=False).view(np.uint8)
-        return _with_end(written, num_bits, self._end)
+        num_pairs = flat.size >> 1
+        places = np.empty(num_pairs + 1, np.intp)
+        places[:-1] = flat[: 2 * num_pairs].view(_PAIR)
+        places[-1] = _LAST + (int(flat[-1]) if flat.size & 1 else END)
+        return _joined(self._codes.take(places), self._bits.take(places))
+
+
+@cache
+def fixed_code(dtype: Dtype) -> FixedCode:
+    """The one of this format: a megabyte that takes milliseconds to make and never changes."""
+    return FixedCode(dtype)
 
 
 def code_lengths(dtype: Dtype) -> tuple[int, ...]:
@@ -84,9 +114,9 @@ def code_lengths(dtype: Dtype) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def _codes(lengths: Sequence[int]) -> NDArray[np.uint32]:
+def _codes(lengths: Sequence[int]) -> NDArray[np.uint64]:
     """The canonical code of these lengths, first bit lowest (RFC 1951, section 3.2.2)."""
-    codes = np.zeros(len(lengths), np.uint32)
+    codes = np.zeros(len(lengths), np.uint64)
     code = 0
     for num_bits in range(1, max(lengths) + 1):
         for symbol, length in enumerate(lengths):
@@ -123,27 +153,22 @@ def _prefix(lengths: Sequence[int]) -> bytes:
     return np.packbits(np.array(bits, np.uint8), bitorder="little").tobytes()
 
 
-def _put(
-    words: NDArray[np.uint64],
-    codes: NDArray[np.uint64],
-    starts: NDArray[np.int64],
-    bits: NDArray[np.uint8],
-) -> None:
-    """Write codes of up to 32 bits at ascending bit positions without gaps into zeroed words."""
-    places, shifts = starts >> 6, (starts & 63).astype(np.uint64)
-    firsts = np.flatnonzero(np.diff(places, prepend=-1))
-    words[places[firsts]] = np.bitwise_or.reduceat(codes << shifts, firsts)
-    # Only the last code of a word can reach into the next one.
-    lasts = np.append(firsts[1:], places.size) - 1
-    shift = shifts[lasts]
-    reaches = lasts[shift + bits[lasts] > 64]
-    words[places[reaches] + 1] |= codes[reaches] >> (np.uint64(64) - shifts[reaches])
+def _joined(codes: NDArray[np.uint64], bits: NDArray[np.uint64]) -> bytes:
+    """Codes one behind the other, from the lowest bit on; overwrites `codes`.
 
-
-def _with_end(written: NDArray[Any], num_bits: int, end: tuple[int, int]) -> bytes:
-    """So many bits and the code of the end, as whole bytes."""
-    code, length = end
-    first = num_bits >> 3
-    tail = int.from_bytes(written[first : first + 1].tobytes()) | code << (num_bits & 7)
-    num_tail_bytes = (num_bits & 7) + length + 7 >> 3
-    return written[:first].tobytes() + tail.to_bytes(num_tail_bytes, "little")
+    No code is longer than a word of 32 bits, so at least one begins in each. Those that begin in
+    the same word are put together in 64 bits; what is in the upper half belongs to the next word.
+    """
+    ends = np.add.accumulate(bits)
+    starts = ends - bits
+    words = starts >> _WORD_LOG
+    starts &= _IN_WORD
+    codes <<= starts
+    is_first = np.empty(codes.size, np.bool_)
+    is_first[0] = True
+    np.not_equal(words[1:], words[:-1], out=is_first[1:])
+    joined = np.bitwise_or.reduceat(codes, is_first.nonzero()[0])
+    joined[1:] |= joined[:-1] >> _WORD_BITS
+    halves = joined.astype("<u8", copy=False).view("<u4")
+    written = halves[::2].tobytes() + halves[-1:].tobytes()
+    return written[: int(ends[-1]) + 7 >> 3]
