@@ -78,6 +78,8 @@ class DeviceConfig:
         "glm-4.5",
         "glm-4.7",
         "pythonic",
+        "xlam",
+        "nemotron",
         "generic",
     ] = setting(
         "auto",

@@ -104,7 +104,7 @@ def _tool_rules(
         reason = f"{tool.where}: {spread[0]} cannot be held to in this model's form of calls"
         raise GrammarError(reason)
     names: list[tuple[str, bool]] = []
-    for name, value, is_required in _arguments(schema, tool.where, layout.marks):
+    for name, value, is_required in _arguments(schema, tool.where, layout.marks, special_ids):
         rule = f"tool{place}_{len(names)}"
         yield from _argument_rules(layout.marks, rule, name, value, tool, special_ids)
         names.append((rule, is_required))
@@ -114,7 +114,7 @@ def _tool_rules(
 
 
 def _arguments(
-    schema: Mapping[str, Any], where: str, marks: Marks
+    schema: Mapping[str, Any], where: str, marks: Marks, special_ids: Mapping[str, int]
 ) -> Iterator[tuple[str, Any, bool]]:
     """Name, schema, and whether it must be there, of each argument that there may be.
 
@@ -128,7 +128,7 @@ def _arguments(
         if isinstance(name, str):
             properties.setdefault(name, True)
     for name, value in properties.items():
-        is_impossible = value is False or marks.named in name
+        is_impossible = value is False or any(mark in name for mark in (marks.named, *special_ids))
         if is_impossible and name in required:
             came = f"{where}: {name[:80]!r} is required and cannot be written"
             raise GrammarError(came)
@@ -146,7 +146,8 @@ def _argument_rules(
 ) -> Iterator[str]:
     before, behind = (literal(text, special_ids) for text in marks.around(name))
     if marks.is_plain and is_plain(value, marks) and (texts := texts_of(value)) is not None:
-        options = " | ".join(literal(text, special_ids) or '""' for text in texts)
+        # A text that reads like a token of control is a text.
+        options = " | ".join(literal(text, {}) or '""' for text in texts)
         yield f"{rule}: {before} ({options}) {behind}"
     elif marks.is_plain and form_of(value, marks) != "json":
         text, rules = up_to(f"{rule}_text", marks.close, special_ids)

@@ -229,6 +229,21 @@ PYTHONIC = Layout(
 )
 """A list of Python's calls and no mark before it: Llama 3.2 and 4 with such templates, ToolACE."""
 
+XLAM = Layout(
+    name="xlam",
+    begin="",
+    opening="[",
+    before_name='{"name": "',
+    after_name='", "arguments": ',
+    tail="}",
+    between=", ",
+    end="]",
+)
+"""A list of JSON objects and no mark before it: xLAM 2, on Llama and on Qwen."""
+
+NEMOTRON = replace(XLAM, name="nemotron", begin="<TOOLCALL>", end="]</TOOLCALL>")
+"""NVIDIA's Llama Nemotron, and Nemotron Nano 2."""
+
 GENERIC = Layout(
     name="generic",
     begin="<tool_call>",
@@ -256,6 +271,8 @@ LAYOUTS = {
         GLM_45,
         GLM_47,
         PYTHONIC,
+        XLAM,
+        NEMOTRON,
         GENERIC,
     )
 }

@@ -24,6 +24,8 @@ _SCHEMA = {
     "required": ["place", "days"],
 }
 _TOOL = {"name": _NAME, "description": "a tool", "parameters": _SCHEMA}
+_TOLD = ({"type": "function", "function": _TOOL},)
+_ASKED: tuple[Mapping[str, Any], ...] = ({"role": "user", "content": "hello"},)
 _ID = "qxzhat001"
 
 ArgumentsForm = Literal["object", "text"]
@@ -54,11 +56,12 @@ def find_calls(template: ChatTemplate) -> tuple[Layout, Telling]:
         return GENERIC, IN_WORDS
     forms: tuple[ArgumentsForm, ...] = ("object", "text")
     for form in forms:
-        text = _rendered(template, _conversation(form), ({"type": "function", "function": _TOOL},))
+        text = _rendered(template, _conversation(form), _TOLD)
         if text is None or text.count(_NAME) < 2 or _RESULT not in text:
             continue
         for layout in LAYOUTS.values():
-            if re.search(layout.pattern(_NAME, _VALUES), text):
+            found = re.search(layout.pattern(_NAME, _VALUES), text)
+            if found and (layout.begin or _is_answer(template, text[: found.start()])):
                 return layout, Telling(form)
     system: list[Mapping[str, Any]] = [
         {"role": "system", "content": _SYSTEM},
@@ -67,12 +70,17 @@ def find_calls(template: ChatTemplate) -> tuple[Layout, Telling]:
     return GENERIC, Telling(None, _SYSTEM in (_rendered(template, system, ()) or ""))
 
 
+def _is_answer(template: ChatTemplate, before: str) -> bool:
+    """Whether what is written here begins an answer: else a mark stands before it."""
+    return before.rstrip() == (_rendered(template, _ASKED, _TOLD) or "").rstrip()
+
+
 def _conversation(form: ArgumentsForm) -> list[Mapping[str, Any]]:
     arguments = _VALUES if form == "object" else json.dumps(_VALUES)
     function = {"name": _NAME, "arguments": arguments}
     call = {"type": "function", "id": _ID, "function": function}
     return [
-        {"role": "user", "content": "hello"},
+        *_ASKED,
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": _ID, "content": _RESULT},
     ]

@@ -67,11 +67,11 @@ class CallReader:
         return parts
 
     def end(self, reason: FinishReason) -> tuple[Sequence[Part], AnswerEnd]:
-        # Of a whole call the mark behind it may be missing: it may be a stop of the request's.
-        tail, end = self._layout.tail, self._layout.end
-        is_whole = self._place is _In.TAIL and self._text == tail + end
-        if reason == "stop" and self._place is _In.TAIL and self._text.startswith(tail):
-            is_whole = is_whole or end.startswith(self._text[len(tail) :])
+        # Behind whole arguments what closes the call may be missing: a stop of the request's.
+        behind = self._layout.tail + self._layout.end
+        is_whole = self._place is _In.TAIL and self._text == behind
+        if reason == "stop" and self._place is _In.TAIL:
+            is_whole = behind.startswith(self._text)
         is_half = self._place in (_In.HEAD, _In.ARGUMENTS, _In.TAIL) and not is_whole
         is_begun = not self._layout.begin and self._may_begin and self._text and self._begins_call
         if is_half or is_begun:

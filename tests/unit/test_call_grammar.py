@@ -130,3 +130,26 @@ def test_what_may_not_be_there_is_not_written(layout: Layout) -> None:
         with pytest.raises(GrammarError, match="required and cannot be written"):
             compiled(layout, tool("put", {"no": False, name: {}}, required))
     assert compiled(layout, Tool("put", {"properties": {"a": {}}, "required": 3}, "tools[0]"))
+
+
+@pytest.mark.parametrize("layout", [QWEN3_CODER, GLM_45, PYTHONIC], ids=lambda layout: layout.name)
+def test_a_text_of_a_schema_that_reads_like_a_token_of_control_is_a_text(layout: Layout) -> None:
+    assert "</s>" in story_tokenizer().special_ids
+    put = tool("put", {"how": {"type": "string", "enum": ["</s>", "a<s>b", ""]}})
+    grammar = compiled(layout, put)
+    for how in ("</s>", "a<s>b", ""):
+        text = layout.written([("put", {"how": how})])
+        assert is_allowed(grammar, text)
+        assert read(layout, text, put) == [("put", {"how": how})]
+    with pytest.raises(GrammarError, match="required and cannot be written"):
+        compiled(layout, tool("put", {"</s>": {}}, "</s>"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
+def test_what_stops_an_answer_behind_whole_arguments_leaves_a_call(layout: Layout) -> None:
+    put = tool("put", {"a": {"type": "integer"}})
+    text = layout.written([("put", {"a": 1})])
+    behind = layout.tail + layout.end
+    for num_left in range(len(layout.marks.end) if layout.marks else 0, len(behind) + 1):
+        cut = text[: len(text) - len(behind) + num_left]
+        assert read(layout, cut, put) == [("put", {"a": 1})], cut

@@ -18,8 +18,10 @@ from device_runtime.calling.layouts import (
     MISTRAL,
     MISTRAL_ARGS,
     MISTRAL_TEKKEN,
+    NEMOTRON,
     PYTHONIC,
     QWEN3_CODER,
+    XLAM,
     Layout,
 )
 from device_runtime.calling.probing import IN_WORDS, Telling, find_calls
@@ -40,6 +42,11 @@ def template(call: str, other: str = "{{ m.content }}", told: str = TOLD) -> str
         + other
         + "{% endfor %}"
     )
+
+
+def answers(call: str) -> str:
+    """The same with a turn of the assistant's that is opened for an answer."""
+    return template(call) + "{% if add_generation_prompt %}<assistant>{% endif %}"
 
 
 ARGUMENTS = "{{ c.function.arguments | tojson }}"
@@ -76,7 +83,12 @@ PYTHON = (
             QWEN3_CODER,
             Telling("object"),
         ),
-        (template(OBJECT.replace("arguments", "parameters", 1)), LLAMA3, Telling("object")),
+        (answers(OBJECT.replace("arguments", "parameters", 1)), LLAMA3, Telling("object")),
+        (answers(f"[{OBJECT}]"), XLAM, Telling("object")),
+        # A mark before them that is not known.
+        (answers(f"<|mark|>[{OBJECT}]"), GENERIC, IN_WORDS),
+        (answers(f"<|mark|>[{NAME}(" + PYTHON.format("v") + ")]"), GENERIC, IN_WORDS),
+        (template(f"<TOOLCALL>[{OBJECT}]</TOOLCALL>"), NEMOTRON, Telling("object")),
         (template(f"[TOOL_CALLS] [{WITH_ID}]"), MISTRAL, Telling("object")),
         (template(f"[TOOL_CALLS][{WITH_ID}]"), MISTRAL_TEKKEN, Telling("object")),
         (template(f"[TOOL_CALLS][{OBJECT}]"), MISTRAL_TEKKEN, Telling("object")),
@@ -114,9 +126,9 @@ PYTHON = (
             Telling("object"),
         ),
         (template(f"<function={NAME}>{ARGUMENTS}</function>"), FUNCTIONARY, Telling("object")),
-        (template(f"[{NAME}(" + PYTHON.format("v") + ")]"), PYTHONIC, Telling("object")),
+        (answers(f"[{NAME}(" + PYTHON.format("v") + ")]"), PYTHONIC, Telling("object")),
         (
-            template(f"[{NAME}(" + PYTHON.format("'\"' ~ v ~ '\"'") + ")]"),
+            answers(f"[{NAME}(" + PYTHON.format("'\"' ~ v ~ '\"'") + ")]"),
             PYTHONIC,
             Telling("object"),
         ),
