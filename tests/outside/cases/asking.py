@@ -28,7 +28,7 @@ CASES: list[tuple[str, Callable[[], Any]]] = []
 """All of them by name; the client's stands before the first double underscore."""
 
 
-class Trip(BaseModel):
+class Trip(BaseModel, extra="forbid"):
     """A journey."""
 
     city: str
