@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
@@ -37,15 +37,10 @@ class Begun:
 class AnswerShape(Protocol):
     """One answer of one API. What it is told comes in order, from one request."""
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Those of a stream, with its content type."""
-        ...
-
-    @property
-    def ping(self) -> bytes:
-        """What a stream may say that means nothing, while it has nothing to say."""
-        ...
+    headers: ClassVar[Mapping[str, str]]
+    """Those of a stream, with its content type."""
+    ping: ClassVar[bytes]
+    """What a stream may say that means nothing, while it has nothing to say."""
 
     def document(
         self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None

@@ -1,7 +1,7 @@
 """Answers as Anthropic's API writes them: a message of blocks, whole or as its events."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -52,19 +52,14 @@ class MessagesShape:
     `asked_tokens`: an answer that ended before them for want of room says so.
     """
 
+    headers: ClassVar = EVENT_STREAM
+    ping: ClassVar = b'event: ping\ndata: {"type":"ping"}\n\n'
+
     def __init__(self, asked_tokens: int) -> None:
         self._asked_tokens = asked_tokens
         self._num_blocks = 0
         self._open: Part | None = None
         self._end: Piece | None = None
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return EVENT_STREAM
-
-    @property
-    def ping(self) -> bytes:
-        return _event({"type": "ping"})
 
     def document(
         self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -32,21 +32,16 @@ class OllamaShape:
     `clock` tells Unix time, and `began_s` when the request came by it.
     """
 
+    headers: ClassVar = _HEADERS
+    ping: ClassVar = b" "
+    """White space before the next line's object; an empty line would be no JSON to clients."""
+
     def __init__(self, is_chat: bool, clock: Callable[[], float]) -> None:
         self._is_chat = is_chat
         self._clock = clock
         self._began_s = clock()
         self._calls: list[Part] = []
         self._end: Piece | None = None
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return _HEADERS
-
-    @property
-    def ping(self) -> bytes:
-        # White space before the next line's object; an empty line would be no JSON to clients.
-        return b" "
 
     def document(
         self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None

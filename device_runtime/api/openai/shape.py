@@ -1,6 +1,6 @@
 """The two ways of OpenAI's API to write an answer down: as the assistant's message, or as text."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
@@ -63,17 +63,12 @@ class ChoiceShape(Protocol):
 class OpenAIShape:
     """An `AnswerShape`: answers with choices, and streams of chunks that end with `[DONE]`."""
 
+    headers: ClassVar = EVENT_STREAM
+    ping: ClassVar = COMMENT
+
     choices: ChoiceShape
     options: StreamOptions
     """Of a stream."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return EVENT_STREAM
-
-    @property
-    def ping(self) -> bytes:
-        return COMMENT
 
     def document(
         self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None

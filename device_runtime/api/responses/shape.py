@@ -1,7 +1,7 @@
 """Answers as the Responses API writes them: items of an output, whole or as their events."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -36,6 +36,9 @@ class ResponsesShape:
         on_whole: Gets the finished document, before it is sent.
     """
 
+    headers: ClassVar = EVENT_STREAM
+    ping: ClassVar = COMMENT
+
     def __init__(
         self,
         request: ResponsesRequest,
@@ -56,14 +59,6 @@ class ResponsesShape:
         self._end: Piece | None = None
         self._begun: Begun | None = None
         self._num_events = 0
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return EVENT_STREAM
-
-    @property
-    def ping(self) -> bytes:
-        return COMMENT
 
     def document(
         self, begun: Begun, wholes: Sequence[Piece], counts: Counts, figures: HatFigures | None
