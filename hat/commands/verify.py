@@ -77,6 +77,12 @@ nothing fails.
     type=click.Choice(DEVICE.setting("drafter").choices),
     help="How the split model drafts; left out: as `hat device` does.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["onnx", "torch"]),
+    default="onnx",
+    help="What runs the device's layers.  [default: onnx]",
+)
 def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
     """Compare the split model with the unsplit one.
 
@@ -118,6 +124,7 @@ def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "Veri
         wire_dtype=parameters["wire_dtype"] or parameters["dtype"],
         num_draws=parameters["num_draws"],
         drafter=parameters["drafter"] or "auto",
+        engine=parameters["engine"],
     )
 
 

@@ -1,5 +1,7 @@
 """What the unsplit model says, by `transformers` itself."""
 
+import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hat.verify.compare import Reference, Text
+from hat.verify.own_answers import OwnAnswers
 from hat.verify.settings import DRAWN_TEMPERATURE, DRAWN_TOKENS, DRAWN_TOP_K, Dtype
 from submodels.checkpoint.checkpoint import CONFIG_FILE, read_json
 from submodels.checkpoint.gguf.names import part_paths
 from submodels.checkpoint.opening import opened_checkpoint
+from submodels.checkpoint.other_forms import is_adapter
 
 Advance = Callable[[], None]
 
@@ -36,6 +40,25 @@ def place_for_transformers(model: Path) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": model.parent, "gguf_file": model.name}
 
 
+def tokenizer_place(model: Path) -> dict[str, Any]:
+    """The same for the tokenizer: of an adapter without one its base model's.
+
+    Raises:
+        ValueError: as `place_for_transformers`.
+    """
+    own = any((model / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return place_for_transformers(_base(model) if is_adapter(model) and not own else model)
+
+
+def _base(model: Path) -> Path:
+    """What an adapter is merged into; of a model itself."""
+    if not is_adapter(model):
+        return model
+    from submodels.checkpoint.lora.opening import base_of
+
+    return base_of(model)
+
+
 class UnsplitModel:
     """The whole model of a checkpoint. `stop_ids` are those that transformers reads there.
 
@@ -46,10 +69,18 @@ class UnsplitModel:
     def __init__(self, model: Path, dtype: Dtype) -> None:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        place = place_for_transformers(model)
+        place = place_for_transformers(_base(model))
         rope = _rope_of_gguf(model) if "gguf_file" in place else None
         self._model: Any = whole_model(place, getattr(torch, dtype), rope)
-        self.stop_ids = _ends_of_text(place, self._model)
+        if is_adapter(model):
+            self._model = _with_adapter(self._model, model)
+        tokenizer = AutoTokenizer.from_pretrained(**tokenizer_place(model))
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = template_of_processor(model)
+        self.stop_ids = _ends_of_text(tokenizer, self._model)
+        self.own = OwnAnswers(self._model, tokenizer, self.stop_ids)
+        """Answers with nothing of ours in the way to them."""
+        self.has_template = tokenizer.chat_template is not None
         # The checkpoint's own settings may hold penalties, which greedy must not mean.
         self._model.generation_config = GenerationConfig()
 
@@ -125,7 +156,29 @@ def _rope_of_gguf(model: Path) -> dict[str, Any]:
     return parameters
 
 
-def _ends_of_text(place: Mapping[str, Any], model: Any) -> frozenset[int]:
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    """The model with an adapter merged into it by peft.
+
+    Raises:
+        ValueError: peft is not installed, or cannot load it.
+    """
+    try:
+        peft = importlib.import_module("peft")
+    except ImportError as error:
+        raise ValueError(f"{adapter} is an adapter; comparing it needs peft") from error
+    return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
+
+
+def template_of_processor(folder: Path) -> str | None:
+    """What a checkpoint's processor has; asked for by name, since it needs more packages."""
+    path = folder / "chat_template.json"
+    if not path.is_file():
+        return None
+    template: str | None = json.loads(path.read_text()).get("chat_template")
+    return template
+
+
+def _ends_of_text(tokenizer: Any, model: Any) -> frozenset[int]:
     """The ids that end a text by transformers' own reading of model and tokenizer.
 
     Nothing of ours takes part in it: a check that shares its assumptions finds nothing.
@@ -134,7 +187,7 @@ def _ends_of_text(place: Mapping[str, Any], model: Any) -> frozenset[int]:
     config = model.config.get_text_config()
     named = config.eos_token_id if named is None else named
     ids = set(named if isinstance(named, list) else [] if named is None else [named])
-    own = AutoTokenizer.from_pretrained(**place).eos_token_id
+    own = tokenizer.eos_token_id
     if own is not None:
         ids.add(own)
     return frozenset(token_id for token_id in ids if token_id < config.vocab_size)

@@ -88,13 +88,13 @@ def greedy_check(
     num_wrong = len(differing) - num_ties
     num_tokens = sum(len(case.reference.ids) for case in cases)
     smallest = min(min(case.reference.margins) for case in cases)
-    line = f"{_counted(len(cases), 'prompt')}, {_counted(num_tokens, 'token')}: "
-    line += f"{_counted(num_wrong, 'prompt')} with other ids" if num_wrong else "the same ids"
-    line += f"; {_counted(num_ties, 'tie')}; smallest margin of two logits {smallest:.2g}"
+    line = f"{counted(len(cases), 'prompt')}, {counted(num_tokens, 'token')}: "
+    line += f"{counted(num_wrong, 'prompt')} with other ids" if num_wrong else "the same ids"
+    line += f"; {counted(num_ties, 'tie')}; smallest margin of two logits {smallest:.2g}"
     if num_too_long:
-        line += f"; {_counted(num_too_long, 'prompt')} left out, too long"
+        line += f"; {counted(num_too_long, 'prompt')} left out, too long"
     details = tuple(_described(case, difference, decode) for case, difference in differing)
-    greedy = Check("greedy", _verdict(not num_wrong, is_exact), line, details)
+    greedy = Check("greedy", verdict(not num_wrong, is_exact), line, details)
     return [greedy, _logprobs(cases, is_exact)]
 
 
@@ -105,10 +105,11 @@ def sampled_check(found: Distances, num_texts: int, is_exact: bool) -> Check:
         f"{found.split:.3f}; two unsplit runs {found.unsplit:.3f}, "
         f"99.9 % of them below {found.noise_floor:.3f}"
     )
-    return Check("sampled", _verdict(found.are_alike, is_exact), line)
+    return Check("sampled", verdict(found.are_alike, is_exact), line)
 
 
-def _verdict(is_right: bool, is_exact: bool) -> Verdict:
+def verdict(is_right: bool, is_exact: bool) -> Verdict:
+    """What a check ends with; where nothing is exact it only shows."""
     if not is_exact:
         return "shown"
     return "ok" if is_right else "FAILED"
@@ -139,8 +140,9 @@ def _logprobs(cases: Sequence[GreedyCase], is_exact: bool) -> Check:
     if not is_exact:
         return Check("logprobs", "shown", f"largest difference {largest:.2g}")
     line = f"largest difference {largest:.2g}, allowed {MAX_LOGPROB_ERROR:g}"
-    return Check("logprobs", _verdict(not details, is_exact), line, tuple(details))
+    return Check("logprobs", verdict(not details, is_exact), line, tuple(details))
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """A number of things, in words."""
     return f"{count} {what}{'' if count == 1 else 's'}"

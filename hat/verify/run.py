@@ -2,16 +2,18 @@
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from device_runtime.text.chat_template import load_chat_template
+from device_runtime.text.chat_template import ChatTemplate, load_chat_template
+from device_runtime.text.content_forms import Message, in_form
 from device_runtime.text.tokenizer import Tokenizer, load_tokenizer
 from hat.errors import CommandError
 from hat.progress import Bars
 from hat.verify.compare import Reference, Text, distances
+from hat.verify.conversations import OwnAnswer, questions_for, text_check
 from hat.verify.prompts import REPETITIVE, Prompt, encode_prompts, read_prompts
 from hat.verify.reference import UnsplitModel
 from hat.verify.report import Check, GreedyCase, ends_check, greedy_check, sampled_check
@@ -47,7 +49,13 @@ def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
     questions = Questions(
         [prompt.ids for prompt in prompts], tokenizer.encode(REPETITIVE), stop_ids
     )
-    unsplit = _ask_unsplit(options, questions, bars)
+    template = load_chat_template(device.path)
+    try:
+        unsplit = _ask_unsplit(options, questions, device, template, bars)
+        questions = replace(questions, texts=[own.question for own in unsplit.texts])
+        templates = template_check(options.model, template)
+    finally:
+        template.close()
     gc.collect()
     bars.begin("split model", len(prompts) + options.num_draws)
     split = run_on_loop(ask_split_model(options, questions, bars.advance))
@@ -57,9 +65,12 @@ def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
     checks = [
         files,
         ends_check(unsplit.stop_ids, stop_ids, _named(tokenizer)),
-        _check_template(options.model, device.path),
+        templates,
         *greedy_check(cases, num_too_long, tokenizer.decode_continuation, options.is_exact),
     ]
+    if unsplit.texts:
+        told = list(zip(unsplit.texts, split.told, strict=True))
+        checks.append(text_check(told, options.is_exact))
     if options.num_draws:
         generator = np.random.default_rng(_DRAWS_SEED)
         found = distances(unsplit.target, split.draws, generator)
@@ -100,9 +111,16 @@ class _UnsplitAnswers:
     references: list[Reference]
     stop_ids: frozenset[int]
     target: dict[Text, float]
+    texts: list[OwnAnswer]
 
 
-def _ask_unsplit(options: VerifyOptions, questions: Questions, bars: Bars) -> _UnsplitAnswers:
+def _ask_unsplit(
+    options: VerifyOptions,
+    questions: Questions,
+    device: Bundle,
+    template: ChatTemplate,
+    bars: Bars,
+) -> _UnsplitAnswers:
     num_tokens = DRAWN_TOKENS if options.num_draws else 0
     bars.begin("unsplit model", len(questions.prompts) + num_tokens)
     try:
@@ -114,15 +132,25 @@ def _ask_unsplit(options: VerifyOptions, questions: Questions, bars: Bars) -> _U
         references.append(model.greedy(prompt, options.max_tokens))
         bars.advance()
     target = model.target(questions.sampled_prompt, bars.advance) if num_tokens else {}
-    return _UnsplitAnswers(references, model.stop_ids, target)
+    texts = _own_texts(model, options, device.manifest.shape.max_context_tokens, template)
+    return _UnsplitAnswers(references, model.stop_ids, target, texts)
 
 
-def _check_template(model: Path, device: Path) -> Check:
-    template = load_chat_template(device)
-    try:
-        return template_check(model, template)
-    finally:
-        template.close()
+def _own_texts(
+    model: UnsplitModel, options: VerifyOptions, context: int, template: ChatTemplate
+) -> list[OwnAnswer]:
+    """transformers' own answers to whole questions, as far as the context holds both."""
+    if model.has_template is template.is_plain:
+        # The check of templates says so.
+        return []
+
+    def shaped(messages: Sequence[Message]) -> Sequence[Message]:
+        return [in_form(m, template.forms.get(m["role"], "text")) for m in messages]
+
+    asked = questions_for(model.has_template)
+    answers = [model.own.answer(question, shaped, options.max_tokens) for question in asked]
+    room = context - options.max_tokens
+    return [own for own in answers if own is not None and len(own.prompt_ids) <= room]
 
 
 def _named(tokenizer: Tokenizer) -> Callable[[int], str]:

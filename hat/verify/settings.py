@@ -31,6 +31,8 @@ class VerifyOptions:
     """Of rows between the split model's sides."""
     num_draws: int
     drafter: str
+    engine: Literal["onnx", "torch"] = "onnx"
+    """What runs the device's layers."""
 
     @property
     def is_exact(self) -> bool:

@@ -10,6 +10,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import aiohttp
+
 from cloud_server.config import CloudConfig
 from cloud_server.server import serve_cloud
 from device_runtime.config import DeviceConfig
@@ -19,9 +21,10 @@ from device_runtime.generation.request import (
     SamplingParams,
 )
 from device_runtime.runtime.runtime import Runtime
-from device_runtime.server import serve_device
+from device_runtime.server import DeviceServer, serve_device
 from hat.errors import CommandError
 from hat.verify.compare import Continuation, Text
+from hat.verify.conversations import Question, ToldAnswer, told_answer
 from hat.verify.reference import Advance
 from hat.verify.settings import DRAWN_TEMPERATURE, DRAWN_TOKENS, DRAWN_TOP_K, VerifyOptions
 from process.world import World
@@ -34,11 +37,13 @@ _DRAWN = SamplingParams(temperature=DRAWN_TEMPERATURE, top_k=DRAWN_TOP_K)
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Token ids of the prompts to continue greedily, and of the one to draw from."""
+    """Ids of the prompts to continue greedily, and of the one to draw from; whole questions."""
 
     prompts: Sequence[Sequence[int]]
     sampled_prompt: Sequence[int]
     stop_ids: frozenset[int]
+    texts: Sequence[Question] = ()
+    """What is asked over HTTP, as a client asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class SplitAnswers:
 
     continuations: list[Continuation]
     draws: Counter[Text]
+    told: list[ToldAnswer]
+    """Answers over HTTP, in the questions' order."""
 
 
 async def ask_split_model(
@@ -66,16 +73,17 @@ async def ask_split_model(
         for seed in range(options.num_draws)
     ]
     try:
-        async with _both_sides(options) as runtime:
-            continuations = await _all(runtime, greedy, advance)
-            texts = await _all(runtime, drawn, advance)
+        async with _both_sides(options) as device:
+            continuations = await _all(device.runtime, greedy, advance)
+            texts = await _all(device.runtime, drawn, advance)
+            told = [await _told(device, each, options.max_tokens) for each in questions.texts]
     except CloudUnavailableError as error:
         raise CommandError(f"the split model did not answer: {error.reason}") from error
-    return SplitAnswers(continuations, Counter(text.ids for text in texts))
+    return SplitAnswers(continuations, Counter(text.ids for text in texts), told)
 
 
 @asynccontextmanager
-async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
+async def _both_sides(options: VerifyOptions) -> AsyncIterator[DeviceServer]:
     secret = secrets.token_urlsafe(32)
     cloud_config = CloudConfig(
         options.bundle,
@@ -88,7 +96,12 @@ async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
     world = World(time.monotonic, time.time, random.SystemRandom())
     async with serve_cloud(cloud_config, world.clock) as cloud:
         config = DeviceConfig(
-            options.bundle, port=0, cloud=cloud.url, drafter=drafter, secret=secret
+            options.bundle,
+            port=0,
+            cloud=cloud.url,
+            drafter=drafter,
+            secret=secret,
+            engine=options.engine,
         )
         async with serve_device(config, world) as device:
             try:
@@ -97,7 +110,16 @@ async def _both_sides(options: VerifyOptions) -> AsyncIterator[Runtime]:
             except TimeoutError:
                 reason = device.runtime.ready() or "no answer"
                 raise CommandError(f"the two sides did not meet: {reason}") from None
-            yield device.runtime
+            yield device
+
+
+async def _told(device: DeviceServer, question: Question, max_tokens: int) -> ToldAnswer:
+    route, body = question.body(max_tokens)
+    url = f"{device.url}/v1/{route}"
+    async with aiohttp.ClientSession() as http, http.post(url, json=body) as response:
+        if response.status != 200:
+            raise CommandError(f"{question.name}: the endpoint says {await response.text()}")
+        return told_answer(await response.json())
 
 
 async def _all(

@@ -1,6 +1,5 @@
 """Whether conversations become the text that transformers makes of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from transformers import AutoTokenizer
 
 from device_runtime.text.chat_template import ChatTemplate, ChatTemplateError
 from device_runtime.text.content_forms import in_form
-from hat.verify.reference import place_for_transformers
+from hat.verify.reference import template_of_processor, tokenizer_place
 from hat.verify.report import Check
 
 _SYSTEM = {"role": "system", "content": "You are terse."}
@@ -28,9 +27,9 @@ def template_check(model: Path, template: ChatTemplate) -> Check:
 
     What both refuse is the same. A model without a template has none here as well.
     """
-    tokenizer = AutoTokenizer.from_pretrained(**place_for_transformers(model))
+    tokenizer = AutoTokenizer.from_pretrained(**tokenizer_place(model))
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = _template_of_processor(model)
+        tokenizer.chat_template = template_of_processor(model)
     if tokenizer.chat_template is None and template.is_plain:
         return Check("template", "ok", "the model has none: messages are lines")
     if tokenizer.chat_template is None or template.is_plain:
@@ -45,15 +44,6 @@ def template_check(model: Path, template: ChatTemplate) -> Check:
         return Check("template", "FAILED", "conversations become other texts", tuple(different))
     line = f"{len(_CONVERSATIONS)} conversations become the text that transformers makes of them"
     return Check("template", "ok", line)
-
-
-def _template_of_processor(folder: Path) -> str | None:
-    """What a checkpoint's processor has; asked for by name, since it needs more packages."""
-    path = folder / "chat_template.json"
-    if not path.is_file():
-        return None
-    template: str | None = json.loads(path.read_text()).get("chat_template")
-    return template
 
 
 def _ours(template: ChatTemplate, conversation: Sequence[Mapping[str, Any]]) -> str | None:

@@ -41,7 +41,7 @@ def test_the_model_in_the_repository_passes(
 ) -> None:
     code, report = _verify(capsys, bundles, "--num-draws", "200")
     assert code == 0, report
-    for name in ("files", "ends", "greedy", "logprobs", "sampled"):
+    for name in ("files", "ends", "greedy", "logprobs", "text", "sampled"):
         assert " ok " in _line(report, name)
     assert "16 prompts" in report
 
@@ -57,6 +57,23 @@ def test_an_end_of_text_that_the_bundle_does_not_know_fails_by_name(
     assert "FAILED" in _line(report, "ends")
     assert "2 (</s>) ends a text of the unsplit model only" in report
     assert "5 (" in report
+
+
+def test_settings_that_only_the_split_model_has_show_in_its_texts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Ids that we give to both models cannot show it: penalties, template, tokenizer are shared."""
+    model = Path(shutil.copytree(STORIES, tmp_path / "model"))
+    settings = json.loads((model / "generation_config.json").read_text())
+    settings["repetition_penalty"] = 1.8
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    other = split_for_serving(model, tmp_path / "split", 1)
+    flags = ("--num-draws", "0", "--num-prompts", "2", "--engine", "torch")
+    code, report = _verify(capsys, other, *flags)
+    assert code == 1
+    assert " ok " in _line(report, "greedy")
+    assert "FAILED" in _line(report, "text")
+    assert " of the answer: unsplit " in report
 
 
 def test_prompts_of_a_file_are_used(capsys: pytest.CaptureFixture[str], bundles: Path) -> None:
