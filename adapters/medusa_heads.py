@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.model_kinds import why_not_known
 from adapters.whole_files import write_json, write_tensors
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.files import replace_files
@@ -136,6 +137,8 @@ def load_heads(folder: Path, manifest: Manifest) -> MedusaHeads:
     card = _read_card(folder / HEADS_CARD_FILE)
     if card.fingerprint not in (manifest.fingerprint, manifest.source_fingerprint):
         raise MedusaError(f"{folder}: the heads are of another model than the bundle")
+    if (reason := why_not_known(manifest.shape)) is not None:
+        raise MedusaError(reason)
     if manifest.num_output_layers > 0:
         raise MedusaError(
             "Medusa heads need the model's last hidden state from the cloud: expected a bundle "

@@ -25,8 +25,9 @@ from adapters.storage import (
     StoredAdapter,
     weight_shapes,
 )
+from submodels.bundle.layer_weights import GatedWeights
 from submodels.bundle.layers import Attend, DecoderLayer, LayerCache, over_cache
-from submodels.manifest import ModelShape
+from submodels.manifest import LLAMA, ModelShape
 from submodels.tensors.tensor_layout import layer_name
 
 _FIRST = "first."
@@ -250,12 +251,17 @@ def build_network(
 def start_as(network: AdapterNetwork, layer: DecoderLayer) -> None:
     """Give a new adapter a decoder layer's weights, as far as it has the parts.
 
-    Measured to train better than from nothing (docs/adapters.md). A layer with biases or q/k norms
-    is something else without them; then the adapter stays as it is.
+    Measured to train better than from nothing (docs/adapters.md). A layer with biases or q/k norms,
+    or one that is not described as Llama's is, would be something else; then the adapter stays.
     """
     weights, shape = layer.weights, layer.shape
+    feed_forward = weights.feed_forward
     if shape.qkv_bias or shape.output_bias or shape.mlp_bias or shape.qk_norm:
         return
+    if not isinstance(feed_forward, GatedWeights) or shape.described != LLAMA:
+        return
+    assert weights.input_norm is not None, "as Llama"
+    assert weights.post_attention_norm is not None, "as Llama"
     named = {
         "input_layernorm": weights.input_norm,
         "self_attn.q_proj": weights.q.weight,
@@ -263,9 +269,9 @@ def start_as(network: AdapterNetwork, layer: DecoderLayer) -> None:
         "self_attn.v_proj": weights.v.weight,
         "self_attn.o_proj": weights.o.weight,
         "post_attention_layernorm": weights.post_attention_norm,
-        "mlp.gate_proj": weights.gate.weight,
-        "mlp.up_proj": weights.up.weight,
-        "mlp.down_proj": weights.down.weight,
+        "mlp.gate_proj": feed_forward.gate.weight,
+        "mlp.up_proj": feed_forward.up.weight,
+        "mlp.down_proj": feed_forward.down.weight,
     }
     own = network.state_dict()
     copied = {f"{name}.weight": tensor for name, tensor in named.items()}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.draft_cost import DraftCost
+from adapters.model_kinds import why_not_known
 from adapters.whole_files import write_json, write_tensors
 from process.errors import UserError
 from submodels.manifest import BundleFile, Manifest, ModelShape
@@ -166,8 +167,15 @@ class StoredAdapter:
         return np.array(self.tensors().read(DRAFT_VOCABULARY))
 
 
+def check_model(shape: ModelShape) -> None:
+    """Raise an `AdapterError` for a model that adapters do not know."""
+    if (reason := why_not_known(shape)) is not None:
+        raise AdapterError(reason)
+
+
 def adapter_shape(shape: ModelShape) -> ModelShape:
     """One plain decoder layer as wide as the model's: no biases, no q/k norms, no window."""
+    check_model(shape)
     return msgspec.structs.replace(
         shape,
         num_layers=1,
@@ -350,6 +358,7 @@ def _check_card(path: Path, card: AdapterCard, manifest: Manifest) -> None:
 
 def _check_layer(path: Path, card: AdapterCard, manifest: Manifest) -> None:
     """A trained adapter has a layer of the model; a published head one that fits beside it."""
+    check_model(manifest.shape)
     if card.head is None or card.kind not in ("eagle", "eagle3"):
         if card.head is not None or card.shape != adapter_shape(manifest.shape):
             raise AdapterError(f"{path}: the adapter's shape is not that of a layer of this model")

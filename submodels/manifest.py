@@ -11,17 +11,85 @@ DtypeName = Literal["float32", "float16", "bfloat16"]
 
 
 class Rope(msgspec.Struct, frozen=True, kw_only=True):
-    """Rotary embedding as numbers: `inv_freq` `[head_dim / 2]`, and the factor on cos and sin."""
+    """Rotary embedding as numbers: `inv_freq` `[head_dim / 2]`, and the factor on cos and sin.
+
+    With fewer frequencies the rest of a head is not turned; with none nothing is.
+    """
 
     inv_freq: tuple[float, ...]
     attention_scaling: float = 1.0
+
+
+class Experts(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A layer's feed-forward half as experts, of which a router chooses some for each row."""
+
+    num_experts: int
+    num_chosen: int
+    inner_size: int
+    """Of one expert, between its up and down matrix."""
+    router: str
+    """Name of the router's matrix `[num_experts, hidden]` in the layer, without `.weight`."""
+    gate: str
+    """Names of one expert's matrices; `{}` stands for its number."""
+    up: str
+    down: str
+    are_renormalised: bool = True
+    """Softmax over all experts; the chosen ones' shares are divided by their sum."""
+
+
+class Description(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What sets the layers of a model apart from Llama's; the defaults are Llama's.
+
+    Norms are named as their tensors in the layer, without `.weight`; an empty name: there is none.
+    """
+
+    before_attention: str = "input_layernorm"
+    after_attention: str = ""
+    before_mlp: str = "post_attention_layernorm"
+    after_mlp: str = ""
+    is_parallel: bool = False
+    """The feed-forward half reads what attention reads, and both are added together."""
+    norm: Literal["rms", "layer"] = "rms"
+    """By root mean square, or by mean and deviation (without a bias)."""
+    norm_offset: float = 0.0
+    """Added to every stored gain of a norm."""
+    qk_norm_over: Literal["head", "width"] = "head"
+    """Where queries and keys are normed: each head by itself, or all heads together."""
+    rotary_dim: int | None = None
+    """Of a head so many numbers are turned, the first ones; None: all."""
+    is_interleaved: bool = False
+    """Neighbours are turned together, instead of the two halves."""
+    other_ropes: tuple[Rope, ...] = ()
+    layer_ropes: tuple[int, ...] = ()
+    """Per layer of the whole model 0 for `ModelShape.rope`, i for the i-th of the others."""
+    attention_scale: float | None = None
+    """Scores are multiplied by it; None: one over the root of the head size."""
+    attention_softcap: float | None = None
+    """Scores `s` become `cap * tanh(s / cap)`."""
+    has_sinks: bool = False
+    """Each head has a number in the softmax that no value goes with."""
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    """What attention and feed-forward half add is multiplied by it."""
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    experts: Experts | None = None
+
+
+LLAMA = Description()
+"""Of every model whose manifest has no description."""
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     """The whole model's shape; everything an engine needs beside tensors.
 
     `sliding_windows` has one entry per decoder layer of the whole model: the number of keys a
-    query sees, itself included, or None for all. Flags name what a family adds to plain Llama.
+    query sees, itself included, or None for all. Flags name what a family adds to plain Llama; what
+    they cannot say, `description` does, which is not written where there is nothing to say.
     """
 
     model_type: str
@@ -42,6 +110,28 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     mlp_bias: bool = False
     qk_norm: bool = False
     tied_embeddings: bool = False
+    description: Description | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def described(self) -> Description:
+        """What sets the layers apart; Llama's where the manifest says nothing."""
+        return LLAMA if isinstance(self.description, msgspec.UnsetType) else self.description
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """All rotary embeddings of the model, as `rope_index` counts them."""
+        return (self.rope, *self.described.other_ropes)
+
+    def rope_index(self, layer: int) -> int:
+        """Which of `ropes` a layer of the whole model turns by."""
+        layer_ropes = self.described.layer_ropes
+        return layer_ropes[layer] if layer_ropes else 0
+
+    @property
+    def attention_scale(self) -> float:
+        """What scores are multiplied by."""
+        scale = self.described.attention_scale
+        return float(self.head_dim**-0.5) if scale is None else scale
 
 
 class BundleFile(msgspec.Struct, frozen=True, kw_only=True):

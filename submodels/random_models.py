@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -30,7 +30,7 @@ class RandomModel:
     `max_shard_bytes` None writes one file.
     """
 
-    family: Literal["llama", "mistral", "qwen2", "qwen3"] = "llama"
+    family: str = "llama"
     num_layers: int = 5
     hidden_size: int = 64
     intermediate_size: int = 96
@@ -56,9 +56,9 @@ def make_random_model(model: RandomModel, folder: Path) -> None:
         raise ValueError(f"expected a vocabulary of {MIN_VOCAB_SIZE} or more: {model.vocab_size}")
     import transformers
 
-    name = FAMILIES[model.family].name
-    config = getattr(transformers, f"{name}Config")(**_settings(model))
-    network = getattr(transformers, f"{name}ForCausalLM")(config)
+    family = FAMILIES[model.family]
+    config = getattr(transformers, family.config_class)(**_settings(model))
+    network = getattr(transformers, family.architecture)(config)
     save_random(network, model, folder)
 
 

@@ -14,12 +14,13 @@ from submodels.bundle.coding_file import ChannelScales, write_channel_scales
 from submodels.bundle.manifest_file import MANIFEST_FILE
 from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, read_json
 from submodels.checkpoint.copying import Copied, Progress, copy_tensors
+from submodels.checkpoint.fused import unfused
 from submodels.checkpoint.hub import model_name, resolve_model
 from submodels.checkpoint.opening import opened_checkpoint
 from submodels.checkpoint.staging import staged_folder
 from submodels.checkpoint.text_part import text_part
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
-from submodels.errors import CheckpointError, SplitError
+from submodels.errors import CheckpointError, SplitError, UnsupportedModelError
 from submodels.manifest import (
     FORMAT_VERSION,
     BundleFile,
@@ -30,7 +31,7 @@ from submodels.manifest import (
 )
 from submodels.plan.checks import check_split
 from submodels.plan.plan import SourceModel, read_model
-from submodels.rotation.rotated import rotated_checkpoint
+from submodels.rotation.rotated import check_rotatable, rotated_checkpoint
 from submodels.rotation.rotation import seeded_rotation
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.number_format import SAFETENSORS_NAMES, main_dtype
@@ -129,15 +130,20 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     num_input_layers = options.num_input_layers
     if num_input_layers is None:
         num_input_layers = default_input_layers(model.shape.num_layers)
+        if model.shape.described.experts is not None:
+            num_input_layers = 0
     try:
         check_split(model.shape.num_layers, num_input_layers, options.num_output_layers)
     except ValueError as error:
         raise SplitError(str(error)) from error
+    _check_onnx(model, num_input_layers, options)
     model = _with_tying_on_disk(model, checkpoint)
+    checkpoint = unfused(checkpoint, model.shape, model.family.fused)
     placed = placements(model.shape, num_input_layers, options.num_output_layers)
     _check_tensors(checkpoint, placed, model.shape.tied_embeddings)
     rotation = None
     if options.rotation_seed is not None:
+        check_rotatable(model.shape)
         checkpoint, model, rotation = _rotated(checkpoint, model, options)
         placed = placements(model.shape, num_input_layers, options.num_output_layers)
     sources = [checkpoint.tensors[placement.source] for placement in placed]
@@ -146,6 +152,17 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
         dtype = main_dtype((source.dtype, source.num_bytes) for source in sources)
     special = special_tokens(checkpoint.folder, config, model.shape.vocab_size)
     return _Source(config, model, checkpoint, num_input_layers, placed, dtype, special, rotation)
+
+
+def _check_onnx(model: SourceModel, num_input_layers: int, options: SplitOptions) -> None:
+    """Layers with experts run on torch only."""
+    num_layers = num_input_layers + options.num_output_layers
+    if model.shape.described.experts is not None and num_layers and options.onnx_weights:
+        raise UnsupportedModelError(
+            "layers with experts cannot be written as ONNX files: expected 0 input and 0 output "
+            f"layers, got {num_input_layers} and {options.num_output_layers}; or no ONNX files "
+            "(--onnx-weights none), for hat device --engine torch"
+        )
 
 
 def _rotated(

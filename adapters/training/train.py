@@ -28,6 +28,7 @@ from adapters.storage import (
     StoredAdapter,
     TrainingFigures,
     adapter_shape,
+    check_model,
     check_split,
     load_adapter,
     write_card,
@@ -78,6 +79,7 @@ def train(
     placed = Placed(device=options.device)
     model = load_whole_model(options.device_bundle, options.cloud_bundle, placed)
     check_split(options.kind, model.manifest.num_output_layers)
+    check_model(model.manifest.shape)
     options = replace(options, recipe=replace(options.recipe, number_format=_format(options)))
     # Before the long work, so that a useless held-out text is told at once.
     material = training_material(options, model.device_bundle)

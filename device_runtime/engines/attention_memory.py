@@ -1,5 +1,6 @@
 """What attention reads in place: a sequence's keys and values, and the angles of all positions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,19 +80,19 @@ class RotaryTables:
     """Cosines and sines of positions `[0, n)`, made when a sequence first needs n of them.
 
     A cache capacity asks for one table, and capacities are few: together the tables take at
-    most 4/3 of the largest.
+    most 4/3 of the largest, for each rotary embedding of the model.
     """
 
-    def __init__(self, rope: Rope, max_positions: int) -> None:
+    def __init__(self, ropes: Sequence[Rope], max_positions: int) -> None:
         self.max_positions = max_positions
-        self._rope = rope
-        self._tables: dict[tuple[int, int], tuple[Angles, Angles]] = {}
+        self._ropes = ropes
+        self._tables: dict[tuple[int, int, int], tuple[Angles, Angles]] = {}
 
-    def up_to(self, num_positions: int, width: int) -> tuple[Angles, Angles]:
+    def up_to(self, num_positions: int, width: int, rope: int = 0) -> tuple[Angles, Angles]:
         """cos and sin `[num_positions, width]`."""
-        key = num_positions, width
+        key = num_positions, width, rope
         if key not in self._tables:
-            self._tables[key] = rotary_tables(self._rope, num_positions, width)
+            self._tables[key] = rotary_tables(self._ropes[rope], num_positions, width)
         return self._tables[key]
 
 
@@ -100,7 +101,7 @@ def rotary_tables(rope: Rope, num_positions: int, width: int) -> tuple[Angles, A
 
     Angles are rounded to float32 before the cosine, as in transformers: far out in a long
     context a more exact angle would be a different one. Columns beyond the frequencies belong
-    to padding, where heads are zero.
+    to padding, where heads are zero, or to what is not turned.
     """
     frequencies = np.zeros(width, np.float32)
     frequencies[: len(rope.inv_freq)] = rope.inv_freq

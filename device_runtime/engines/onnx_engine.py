@@ -61,18 +61,12 @@ def load_onnx_engine(
     def session(graph: Graph) -> onnxruntime.InferenceSession:
         return open_session(_graph_path(bundle, graph, weights), intra_op_threads)
 
-    rotary = RotaryTables(shape.rope, limits.max_context_tokens)
+    rotary = RotaryTables(shape.ropes, limits.max_context_tokens)
 
     def new_cache(graph: Graph, num_layers: int) -> Callable[[], StackCache] | None:
         return OnnxStack(session(graph), shape, rotary).new_cache if num_layers else None
 
-    # Looked up in the memory-mapped tensor: it exists once whatever the weights, and only the pages
-    # in use are in memory.
-    table = np.asarray(bundle.read_tensor(Part.INPUT, EMBEDDING))
-
-    def embed(token_ids: NDArray[np.int64]) -> Rows:
-        return table[token_ids].astype(np.float32)
-
+    embed = _embedding(bundle)
     head = _head(session(Graph.HEAD))
     submodels = Submodels(
         embed=embed,
@@ -84,6 +78,22 @@ def load_onnx_engine(
         else _draft_model(bundle, draft_weights, rotary, intra_op_threads, head, embed),
     )
     return SubmodelEngine(submodels, limits)
+
+
+def _embedding(bundle: Bundle) -> Embed:
+    """Rows as they enter the first layer, of token ids.
+
+    Looked up in the memory-mapped tensor: it exists once whatever the weights, and only the pages
+    in use are in memory.
+    """
+    table = np.asarray(bundle.read_tensor(Part.INPUT, EMBEDDING))
+    scale = np.float32(bundle.manifest.shape.described.embedding_scale)
+
+    def embed(token_ids: NDArray[np.int64]) -> Rows:
+        rows: Rows = table[token_ids].astype(np.float32)
+        return rows if scale == 1 else rows * scale
+
+    return embed
 
 
 def _draft_model(
@@ -131,7 +141,7 @@ def _published_head(
         return open_session(_graph_path(bundle, graph, weights), threads)
 
     shape = stored.card.shape
-    layer = OnnxStack(session(Graph.ADAPTER), shape, RotaryTables(shape.rope, max_positions))
+    layer = OnnxStack(session(Graph.ADAPTER), shape, RotaryTables(shape.ropes, max_positions))
     reads = head_reads(stored)
     features = _fusion(session(Graph.FEATURES)) if reads.taps else _final_norm(bundle)
     return DraftModel(

@@ -18,12 +18,11 @@ from device_runtime.engines.engine import Rows
 from submodels.errors import BundleError
 from submodels.manifest import ModelShape
 from submodels.onnx.files import (
-    COS,
     LAST_POSITION,
     NEW_ROWS,
     NUM_POSITIONS,
     ROWS,
-    SIN,
+    angle_names,
     past_names,
     present_names,
 )
@@ -82,6 +81,8 @@ class OnnxStack:
         self.num_positions = np.zeros((), np.int32)
         self.num_attention_heads = shape.num_attention_heads
         self.hidden_size = shape.hidden_size
+        self.turning = [rope for rope in range(len(shape.ropes)) if angle_names(rope)[0] in sizes]
+        """By which of the model's rotary embeddings its layers turn."""
         self.short_frames = {
             num_rows: _Frame(
                 np.zeros((num_rows, sizes[ROWS][-1]), np.float32),
@@ -164,9 +165,10 @@ class OnnxStackCache:
             for past, present, array in names:
                 self._bind_input(past, array)
                 self._bind_output(present, array)
-        cos, sin = self._stack.rotary.up_to(self._buffers.capacity, kv_shape.head_dim // 2)
-        self._bind_input(COS, cos)
-        self._bind_input(SIN, sin)
+        for rope in self._stack.turning:
+            tables = self._stack.rotary.up_to(self._buffers.capacity, kv_shape.head_dim // 2, rope)
+            for name, table in zip(angle_names(rope), tables, strict=True):
+                self._bind_input(name, table)
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
         # The value lies on the array's own memory, which stack, buffers or frame keep alive.

@@ -15,7 +15,7 @@ from submodels.bundle.manifest_file import MANIFEST_FILE, read_manifest
 from submodels.bundle.model_files import ModelFiles
 from submodels.errors import BundleError
 from submodels.manifest import Manifest, Role
-from submodels.plan.checks import check_rope, check_shape, check_split
+from submodels.plan.checks import check_ropes, check_shape, check_split
 from submodels.tensors.file_hashes import VerifiedFiles
 from submodels.tensors.tensor_file import TensorFile, TensorFileError
 from submodels.tensors.tensor_layout import Part, placements
@@ -111,7 +111,7 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
         check_split(
             manifest.shape.num_layers, manifest.num_input_layers, manifest.num_output_layers
         )
-        check_rope(manifest.shape.rope, manifest.rope_parameters, manifest.shape.head_dim)
+        check_ropes(manifest.shape, manifest.rope_parameters)
         served = fingerprint_of(manifest.shape, manifest.rope_parameters, manifest.tensors)
         if manifest.fingerprint != served:
             raise ValueError(

@@ -26,6 +26,7 @@ def fingerprint_of(
     """
     fields = msgspec.to_builtins(shape)
     fields["rope"] = dict(rope_parameters)
+    fields.get("description", {}).pop("other_ropes", None)
     digest = hashlib.sha256(msgspec.json.encode(fields, order="sorted"))
     named = {
         placement.source: (

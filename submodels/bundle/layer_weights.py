@@ -1,6 +1,6 @@
 """The tensors of decoder layers and of the head, loaded from a bundle into torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from submodels.bundle.bundle import Bundle
-from submodels.manifest import ModelShape
+from submodels.manifest import Experts, ModelShape
+from submodels.tensors.computed import as_computed
 from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, LM_HEAD, Part, layer_name
 
@@ -28,20 +29,41 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One decoder layer's tensors. `q_norm` and `k_norm` `[D]` exist in Qwen3 only."""
+class GatedWeights:
+    """A gated feed-forward network, or one expert."""
 
-    input_norm: Tensor
+    gate: Linear
+    up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """The router and all experts of a layer."""
+
+    router: Linear
+    experts: Sequence[GatedWeights]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer's tensors; norms and sinks that its family does not have are None.
+
+    `q_norm` and `k_norm` are `[D]`, or as wide as the projection; `sinks` `[heads]`.
+    """
+
     q: Linear
     k: Linear
     v: Linear
     o: Linear
-    post_attention_norm: Tensor
-    gate: Linear
-    up: Linear
-    down: Linear
+    feed_forward: GatedWeights | ExpertWeights
+    input_norm: Tensor | None = None
+    after_attention_norm: Tensor | None = None
+    post_attention_norm: Tensor | None = None
+    after_mlp_norm: Tensor | None = None
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,41 +106,71 @@ def load_layer_weights(bundle: Bundle, part: Part, placed: Placed) -> Sequence[L
 
 
 def load_embedding(bundle: Bundle, placed: Placed) -> Tensor:
-    """The embedding table `[V, H]` of a device bundle."""
-    return placed.tensor(bundle.read_tensor(Part.INPUT, EMBEDDING))
+    """The embedding table `[V, H]` of a device bundle, as rows enter the first layer."""
+    table = placed.tensor(bundle.read_tensor(Part.INPUT, EMBEDDING))
+    scale = bundle.manifest.shape.described.embedding_scale
+    return table if scale == 1 else table * scale
 
 
 def load_final_norm(bundle: Bundle, placed: Placed) -> Tensor:
     """The weight `[H]` of the final norm of a device bundle."""
-    return placed.tensor(bundle.read_tensor(Part.OUTPUT, FINAL_NORM))
+    gain = placed.tensor(bundle.read_tensor(Part.OUTPUT, FINAL_NORM))
+    computed: Tensor = as_computed(gain, FINAL_NORM, bundle.manifest.shape)
+    return computed
 
 
 def load_lm_head(bundle: Bundle, placed: Placed) -> Tensor:
     """The LM head `[V, H]` of a device bundle; the embedding where the two are tied."""
     if bundle.manifest.shape.tied_embeddings:
-        return load_embedding(bundle, placed)
+        return placed.tensor(bundle.read_tensor(Part.INPUT, EMBEDDING))
     return placed.tensor(bundle.read_tensor(Part.OUTPUT, LM_HEAD))
 
 
 def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Placed) -> LayerWeights:
     """One decoder layer of a part's file, by its number there."""
 
-    def load(suffix: str) -> Tensor:
-        return placed.tensor(tensors.read(layer_name(index, suffix)))
+    described = shape.described
 
-    def linear(name: str, has_bias: bool) -> Linear:
+    def load(suffix: str) -> Tensor:
+        stored = placed.tensor(tensors.read(layer_name(index, suffix)))
+        computed: Tensor = as_computed(stored, suffix, shape)
+        return computed
+
+    def norm(name: str) -> Tensor | None:
+        return load(f"{name}.weight") if name else None
+
+    def linear(name: str, has_bias: bool = False) -> Linear:
         return Linear(load(f"{name}.weight"), load(f"{name}.bias") if has_bias else None)
 
     return LayerWeights(
-        input_norm=load("input_layernorm.weight"),
         q=linear("self_attn.q_proj", shape.qkv_bias),
         k=linear("self_attn.k_proj", shape.qkv_bias),
         v=linear("self_attn.v_proj", shape.qkv_bias),
         o=linear("self_attn.o_proj", shape.output_bias),
-        post_attention_norm=load("post_attention_layernorm.weight"),
-        gate=linear("mlp.gate_proj", shape.mlp_bias),
-        up=linear("mlp.up_proj", shape.mlp_bias),
-        down=linear("mlp.down_proj", shape.mlp_bias),
+        feed_forward=_feed_forward(linear, shape),
+        input_norm=norm(described.before_attention),
+        after_attention_norm=norm(described.after_attention),
+        post_attention_norm=norm(described.before_mlp),
+        after_mlp_norm=norm(described.after_mlp),
         q_norm=load("self_attn.q_norm.weight") if shape.qk_norm else None,
         k_norm=load("self_attn.k_norm.weight") if shape.qk_norm else None,
+        sinks=load("self_attn.sinks") if described.has_sinks else None,
     )
+
+
+def _feed_forward(
+    linear: Callable[[str, bool], Linear], shape: ModelShape
+) -> GatedWeights | ExpertWeights:
+    experts = shape.described.experts
+    if experts is None:
+        names = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+        return GatedWeights(*(linear(name, shape.mlp_bias) for name in names))
+    return ExpertWeights(
+        linear(experts.router, False),
+        [_expert(linear, experts, index) for index in range(experts.num_experts)],
+    )
+
+
+def _expert(linear: Callable[[str, bool], Linear], experts: Experts, index: int) -> GatedWeights:
+    names = (experts.gate, experts.up, experts.down)
+    return GatedWeights(*(linear(name.format(index), False) for name in names))

@@ -7,6 +7,7 @@ size, `KV` key-value heads, `G` query heads per key-value head.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layer_weights import (
+    ExpertWeights,
+    GatedWeights,
     LayerWeights,
     Linear,
     Placed,
@@ -22,11 +25,14 @@ from submodels.bundle.layer_weights import (
     load_layer_weights,
     load_lm_head,
 )
-from submodels.manifest import ModelShape, Rope
+from submodels.manifest import Experts, ModelShape, Rope
 from submodels.tensors.tensor_layout import Part
 
 ACTIVATIONS: MappingProxyType[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"silu": torch.nn.functional.silu}
+    {
+        "silu": torch.nn.functional.silu,
+        "gelu_pytorch_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
+    }
 )
 """The functions between gate and up projection, by their Hugging Face names."""
 
@@ -93,9 +99,27 @@ def rms_norm(rows: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * normed.to(rows.dtype)
 
 
-def rope_table(rope: Rope, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin `[..., D]` of the positions `[...]`, each frequency twice (both half planes)."""
+def layer_norm(rows: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Take off the mean of the last dimension and scale to deviation 1, then by `weight`."""
+    wide = torch.nn.functional.layer_norm(rows.float(), weight.shape, weight.float(), None, eps)
+    return wide.to(rows.dtype)
+
+
+def norm_of(shape: ModelShape) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """The function that norms rows of a model by a weight, with an epsilon."""
+    return rms_norm if shape.described.norm == "rms" else layer_norm
+
+
+def rope_table(
+    rope: Rope, positions: Tensor, dtype: torch.dtype, head_dim: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """cos and sin `[..., D]` of the positions `[...]`, each frequency twice (both half planes).
+
+    Frequencies that a head of `head_dim` numbers has no numbers for are zero.
+    """
     inv_freq = torch.tensor(rope.inv_freq, dtype=torch.float32, device=positions.device)
+    if head_dim is not None:
+        inv_freq = torch.nn.functional.pad(inv_freq, (0, head_dim // 2 - len(rope.inv_freq)))
     angles = positions.float()[..., None] * inv_freq
     angles = torch.cat((angles, angles), dim=-1)
     scale = rope.attention_scaling
@@ -117,15 +141,37 @@ def visible_keys(positions: Tensor, num_keys: int, window: int | None) -> Tensor
     return seen if window is None else seen & (keys > queries - window)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What becomes of scores before the softmax: factor, cap, and a sink `[heads]` beside them."""
+
+    scale: float | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+PLAIN_SCORES = Scores()
+
+
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor, how: Scores = PLAIN_SCORES
+) -> Tensor:
     """Grouped-query attention: `[T, KV, G, D]` over `[S, KV, D]`, softmax in float32."""
-    scores = torch.einsum("tkgd,skd->kgts", queries, keys) * queries.shape[-1] ** -0.5
+    scale = queries.shape[-1] ** -0.5 if how.scale is None else how.scale
+    scores = torch.einsum("tkgd,skd->kgts", queries, keys) * scale
+    if how.softcap is not None:
+        scores = torch.tanh(scores / how.softcap) * how.softcap
     scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+    if how.sinks is not None:
+        sinks = how.sinks.view(*scores.shape[:2], 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat((scores, sinks.to(scores.dtype)), dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
-    return torch.einsum("kgts,skd->tkgd", weights, values)
+    return torch.einsum("kgts,skd->tkgd", weights[..., : len(keys)], values)
 
 
-def over_cache(cache: LayerCache, position: int, window: int | None) -> Attend:
+def over_cache(
+    cache: LayerCache, position: int, window: int | None, how: Scores = PLAIN_SCORES
+) -> Attend:
     """Attention of a sequence's rows from `position` on, over all that the cache then holds.
 
     The cache is cut there first. Raises `ValueError` for a position beyond what it holds.
@@ -136,18 +182,22 @@ def over_cache(cache: LayerCache, position: int, window: int | None) -> Attend:
         positions = torch.arange(position, position + len(queries), device=queries.device)
         grouped = queries.view(len(queries), keys.shape[1], -1, queries.shape[-1])
         visible = visible_keys(positions, all_keys.shape[0], window)
-        return attend(grouped, all_keys, all_values, visible).flatten(1, 2)
+        return attend(grouped, all_keys, all_values, visible, how).flatten(1, 2)
 
     return written
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One decoder layer; `window` is how many keys a query sees, itself included."""
+    """One decoder layer; `window` is how many keys a query sees, itself included.
+
+    `rope` None is the shape's first.
+    """
 
     weights: LayerWeights
     shape: ModelShape
     window: int | None
+    rope: Rope | None = None
 
     def forward(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
         """Hidden states `[T, H]` after this layer of rows at `[position, position + T)`.
@@ -158,41 +208,104 @@ class DecoderLayer:
             ValueError: a position beyond what the cache holds.
         """
         positions = torch.arange(position, position + rows.shape[0], device=rows.device)
-        return self.through(rows, positions, over_cache(cache, position, self.window))
+        how = Scores(
+            self.shape.attention_scale,
+            self.shape.described.attention_softcap,
+            self.weights.sinks,
+        )
+        return self.through(rows, positions, over_cache(cache, position, self.window, how))
 
     def through(self, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Rows `[..., H]` at positions `[...]` after this layer; `attend` says what they see."""
-        weights, eps = self.weights, self.shape.rms_norm_eps
-        normed = rms_norm(rows, weights.input_norm, eps)
-        rows = rows + self._attention(normed, positions, attend)
-        normed = rms_norm(rows, weights.post_attention_norm, eps)
+        weights, described = self.weights, self.shape.described
+        normed = self._norm(rows, weights.input_norm)
+        update = self._norm(
+            self._attention(normed, positions, attend), weights.after_attention_norm
+        )
+        if described.is_parallel:
+            return rows + (update + self._feed_forward(normed)) * described.residual_scale
+        rows = rows + _scaled(update, described.residual_scale)
+        normed = self._norm(rows, weights.post_attention_norm)
+        update = self._norm(self._feed_forward(normed), weights.after_mlp_norm)
+        return rows + _scaled(update, described.residual_scale)
+
+    def _norm(self, rows: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is None:
+            return rows
+        return norm_of(self.shape)(rows, weight, self.shape.rms_norm_eps)
+
+    def _feed_forward(self, normed: Tensor) -> Tensor:
+        weights, experts = self.weights.feed_forward, self.shape.described.experts
+        if isinstance(weights, GatedWeights):
+            return self._gated(weights, normed)
+        assert experts is not None, "weights are loaded by the description"
+        flat = normed.flatten(0, -2)
+        return self._experts(weights, experts, flat).view(normed.shape)
+
+    def _gated(self, weights: GatedWeights, normed: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.shape.hidden_act]
-        return rows + weights.down(activation(weights.gate(normed)) * weights.up(normed))
+        return weights.down(activation(weights.gate(normed)) * weights.up(normed))
+
+    def _experts(self, weights: ExpertWeights, experts: Experts, normed: Tensor) -> Tensor:
+        """Of rows `[T, H]` each through the experts that the router chooses for it."""
+        shares, chosen = route(weights.router(normed), experts)
+        update = torch.zeros_like(normed)
+        for index in torch.unique(chosen).tolist():
+            rows, places = torch.where(chosen == index)
+            made = self._gated(weights.experts[index], normed[rows])
+            update.index_add_(0, rows, made * shares[rows, places, None])
+        return update
 
     def _attention(self, normed: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        weights = self.weights
-        cos, sin = rope_table(self.shape.rope, positions, normed.dtype)
+        weights, rope = self.weights, self.rope or self.shape.rope
+        cos, sin = rope_table(rope, positions, normed.dtype, self.shape.head_dim)
         queries = rotate(self._heads(normed, weights.q, weights.q_norm), cos, sin)
         keys = rotate(self._heads(normed, weights.k, weights.k_norm), cos, sin)
         values = self._heads(normed, weights.v, None)
         return weights.o(attend(queries, keys, values).flatten(-2))
 
     def _heads(self, normed: Tensor, linear: Linear, norm: Tensor | None) -> Tensor:
-        """Projected rows as `[..., heads, D]`, normed per head where the family does."""
-        heads = linear(normed).view(*normed.shape[:-1], -1, self.shape.head_dim)
-        return heads if norm is None else rms_norm(heads, norm, self.shape.rms_norm_eps)
+        """Projected rows as `[..., heads, D]`, normed per head or all together."""
+        wide = linear(normed)
+        if self.shape.described.qk_norm_over == "width":
+            wide, norm = self._norm(wide, norm), None
+        heads = wide.view(*normed.shape[:-1], -1, self.shape.head_dim)
+        return self._norm(heads, norm)
+
+
+def route(logits: Tensor, experts: Experts) -> tuple[Tensor, Tensor]:
+    """Shares and numbers `[T, num_chosen]` of the experts chosen by a router's logits `[T, E]`."""
+    shares = torch.softmax(logits.float(), dim=-1)
+    shares, chosen = torch.topk(shares, experts.num_chosen, dim=-1)
+    if experts.are_renormalised:
+        shares = shares / shares.sum(dim=-1, keepdim=True)
+    return shares.to(logits.dtype), chosen
+
+
+def _scaled(update: Tensor, scale: float) -> Tensor:
+    return update if scale == 1 else update * scale
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Final norm and LM head: logits `[T, V]` of deep rows `[T, H]`."""
+    """Final norm and LM head: logits `[T, V]` of deep rows `[T, H]`.
+
+    `shape` None: logits are as the matrix gives them, behind a norm by root mean square.
+    """
 
     norm: Tensor
     eps: float
     lm_head: Linear
+    shape: ModelShape | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return self.lm_head(rms_norm(rows, self.norm, self.eps))
+        if self.shape is None:
+            return self.lm_head(rms_norm(rows, self.norm, self.eps))
+        described = self.shape.described
+        logits = self.lm_head(norm_of(self.shape)(rows, self.norm, self.eps))
+        logits = _scaled(logits, described.logit_scale)
+        cap = described.logit_softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def run_layers(
@@ -211,15 +324,22 @@ def load_layers(bundle: Bundle, part: Part, placed: Placed) -> list[DecoderLayer
         BundleError: the bundle does not hold this part.
     """
     shape = bundle.manifest.shape
-    windows = [shape.sliding_windows[index] for index in layer_indices(bundle, part)]
     weights = load_layer_weights(bundle, part, placed)
-    return [DecoderLayer(w, shape, window) for w, window in zip(weights, windows, strict=True)]
+    indices = layer_indices(bundle, part)
+    return [layer_at(shape, index, w) for index, w in zip(indices, weights, strict=True)]
+
+
+def layer_at(shape: ModelShape, index: int, weights: LayerWeights) -> DecoderLayer:
+    """Layer `index` of the whole model."""
+    rope = shape.ropes[shape.rope_index(index)]
+    return DecoderLayer(weights, shape, shape.sliding_windows[index], rope)
 
 
 def load_head(bundle: Bundle, placed: Placed) -> Head:
     """The final norm and LM head of a device bundle."""
-    eps = bundle.manifest.shape.rms_norm_eps
-    return Head(load_final_norm(bundle, placed), eps, Linear(load_lm_head(bundle, placed)))
+    shape = bundle.manifest.shape
+    lm_head = Linear(load_lm_head(bundle, placed))
+    return Head(load_final_norm(bundle, placed), shape.rms_norm_eps, lm_head, shape)
 
 
 def embed(table: Tensor, token_ids: Sequence[int]) -> Tensor:

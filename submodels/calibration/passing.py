@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from submodels.bundle.layer_weights import Placed, load_layer
-from submodels.bundle.layers import DecoderLayer, LayerCache
+from submodels.bundle.layers import LayerCache, layer_at
 from submodels.manifest import ModelShape
 from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import EMBEDDING, Part
@@ -24,6 +24,7 @@ def rows_on_the_link(
     """
     ours = TensorFile(device / Part.INPUT.value)
     embedded = np.asarray(ours.read(EMBEDDING)[np.array(token_ids)], np.float32)
+    embedded = embedded * np.float32(shape.described.embedding_scale)
     with torch.inference_mode():
         up = _through(torch.from_numpy(embedded), ours, shape, range(middle.start), 0)
         theirs = TensorFile(cloud / Part.MIDDLE.value)
@@ -37,6 +38,5 @@ def _through(
     """Rows after layers of the model, whose file numbers them from `first`."""
     for index in layers:
         weights = load_layer(tensors, index - first, shape, Placed())
-        layer = DecoderLayer(weights, shape, shape.sliding_windows[index])
-        rows = layer.forward(rows, 0, LayerCache())
+        rows = layer_at(shape, index, weights).forward(rows, 0, LayerCache())
     return rows

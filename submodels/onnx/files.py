@@ -54,6 +54,11 @@ def graph_file(graph: Graph, weights: str) -> str:
     return f"{graph.value}.{weights}.onnx"
 
 
+def angle_names(rope: int) -> tuple[str, str]:
+    """Cosines and sines of the model's `rope`-th rotary embedding."""
+    return (f"{COS}.{rope}", f"{SIN}.{rope}") if rope else (COS, SIN)
+
+
 def past_names(layer: int) -> tuple[str, str]:
     """The key and value caches a layer reads."""
     return f"past_key.{layer}", f"past_value.{layer}"

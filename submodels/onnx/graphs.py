@@ -15,6 +15,7 @@ from submodels.onnx.heads import add_bare_head
 from submodels.onnx.layers import add_decoder_stack, add_head
 from submodels.onnx.matrices import chosen_rows, stored_matrix
 from submodels.onnx.model_file import INLINE_LIMIT_BYTES
+from submodels.tensors.computed import as_computed
 from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, LM_HEAD, Part
 
@@ -41,16 +42,18 @@ def write_onnx(
     """
     inputs, outputs = (TensorFile(device_dir / part.value) for part in (Part.INPUT, Part.OUTPUT))
     windows = shape.sliding_windows
-    stacks: list[tuple[Graph, Sequence[int | None], TensorFile]] = [
-        (Graph.INPUT, windows[:num_input_layers], inputs),
-        (Graph.OUTPUT, windows[shape.num_layers - num_output_layers :], outputs),
+    ropes = [shape.rope_index(layer) for layer in range(shape.num_layers)]
+    ends = slice(num_input_layers), slice(shape.num_layers - num_output_layers, None)
+    stacks = [
+        (Graph.INPUT, windows[ends[0]], ropes[ends[0]], inputs),
+        (Graph.OUTPUT, windows[ends[1]], ropes[ends[1]], outputs),
     ]
     written: list[str] = []
     for name in weights:
-        for graph, layer_windows, tensors in stacks:
+        for graph, layer_windows, layer_ropes, tensors in stacks:
             if layer_windows:
                 builder = GraphBuilder(graph, weights_format(name), names_places=True)
-                add_decoder_stack(builder, shape, layer_windows, tensors)
+                add_decoder_stack(builder, shape, layer_windows, tensors, ropes=layer_ropes)
                 written += builder.save(device_dir, inline_limit_bytes)
         builder = head_graph(device_dir, shape, name)
         written += builder.save(device_dir, inline_limit_bytes)
@@ -122,7 +125,7 @@ def block_head_graphs(
 def _head_tensors(device_dir: Path, shape: ModelShape) -> tuple[NDArray[Any], TensorFile, str]:
     """The final norm's weight, and where the LM head lies."""
     inputs, outputs = (TensorFile(device_dir / part.value) for part in (Part.INPUT, Part.OUTPUT))
-    norm = outputs.read(FINAL_NORM)
+    norm = as_computed(outputs.read(FINAL_NORM).astype(np.float32), FINAL_NORM, shape)
     return (norm, inputs, EMBEDDING) if shape.tied_embeddings else (norm, outputs, LM_HEAD)
 
 

@@ -1,9 +1,9 @@
-"""ONNX nodes of pre-norm decoder layers (Llama, Mistral, Qwen2, Qwen3) and of the head."""
+"""ONNX nodes of decoder layers, as a shape and its description say, and of the head."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,12 @@ from onnx import TensorProto
 from submodels.manifest import ModelShape
 from submodels.onnx.builder import MICROSOFT, GraphBuilder
 from submodels.onnx.files import (
-    COS,
     LAST_POSITION,
     LOGITS,
     NEW_ROWS,
     NUM_POSITIONS,
     ROWS,
-    SIN,
+    angle_names,
     past_names,
     present_names,
 )
@@ -31,6 +30,7 @@ from submodels.onnx.matrices import (
     stored_heads,
     stored_matrix,
 )
+from submodels.tensors.computed import as_computed, head_order
 from submodels.tensors.tensor_file import TensorFile
 from submodels.tensors.tensor_layout import layer_name
 
@@ -55,28 +55,34 @@ def add_decoder_stack(
     windows: Sequence[int | None],
     tensors: TensorFile,
     *,
+    ropes: Sequence[int] = (),
     has_mlp: bool = True,
     closing_norm: NDArray[Any] | None = None,
     feed: Feed | None = None,
 ) -> None:
     """Decoder layers `0..len(windows)` of `tensors`, from rows to rows.
 
+    `ropes` says per layer by which of the shape's rotary embeddings it turns; empty: the first.
     Without `has_mlp` a layer is its attention half; a `closing_norm` `[H]` ends the stack. With
     `feed` the rows that come in are `[1, T, 2 H + 1]` and become those of the layers first.
 
     Raises:
-        ValueError: an activation other than SiLU.
+        ValueError: an activation that has no operator here, or experts.
     """
-    if shape.hidden_act != "silu":
+    if shape.hidden_act not in ("silu", "gelu_pytorch_tanh"):
         raise ValueError(f"hidden_act: expected silu, got {shape.hidden_act!r}")
+    if shape.described.experts is not None:
+        raise ValueError("layers with experts cannot be written as ONNX")
     rows_shape = (1, "T", shape.hidden_size)
     width = shape.hidden_size if feed is None else 2 * shape.hidden_size + 1
-    residual = declare_stack(builder, shape, len(windows), width)
+    ropes = ropes or (0,) * len(windows)
+    turning = tuple(rope for rope in dict.fromkeys(ropes) if shape.ropes[rope].inv_freq)
+    residual = declare_stack(builder, shape, len(windows), width, turning)
     if feed is not None:
         residual = _add_feed(builder, shape, feed, residual)
     update = ""
-    for index, window in enumerate(windows):
-        layer = Layer(builder, shape, index, window, tensors, has_mlp)
+    for index, (window, rope) in enumerate(zip(windows, ropes, strict=True)):
+        layer = Layer(builder, shape, index, window, tensors, has_mlp, rope)
         residual, update = layer.add(residual, update)
     builder.output(NEW_ROWS, np.float32, rows_shape)
     if closing_norm is None:
@@ -86,8 +92,16 @@ def add_decoder_stack(
     add_norm(builder, summed, closing_norm, NEW_ROWS, shape.rms_norm_eps)
 
 
-def declare_stack(builder: GraphBuilder, shape: ModelShape, num_layers: int, width: int) -> str:
+def declare_stack(
+    builder: GraphBuilder,
+    shape: ModelShape,
+    num_layers: int,
+    width: int,
+    ropes: Sequence[int] = (0,),
+) -> str:
     """What a stack of layers reads beside its weights, and the caches it writes.
+
+    `ropes` are the rotary embeddings whose angles it reads.
 
     Returns:
         The name of the rows `[1, T, width]`.
@@ -101,8 +115,8 @@ def declare_stack(builder: GraphBuilder, shape: ModelShape, num_layers: int, wid
             builder.output(present, np.float32, cache_shape)
     builder.input(LAST_POSITION, np.int32, (1,))
     builder.input(NUM_POSITIONS, np.int32, ())
-    builder.input(COS, np.float32, ("num_angles", head_dim // 2))
-    builder.input(SIN, np.float32, ("num_angles", head_dim // 2))
+    for name in (name for rope in ropes for name in angle_names(rope)):
+        builder.input(name, np.float32, ("num_angles", head_dim // 2))
     return rows
 
 
@@ -110,8 +124,24 @@ def add_head(builder: GraphBuilder, shape: ModelShape, norm: NDArray[Any], weigh
     """Final norm and LM head, from any number of rows to logits."""
     builder.input(ROWS, np.float32, ("R", shape.hidden_size))
     builder.output(LOGITS, np.float32, ("R", weight.num_rows))
-    normed = add_norm(builder, ROWS, norm, "normed", shape.rms_norm_eps)
-    builder.linear(normed, weight, LOGITS)
+    normed = add_norm(builder, ROWS, norm, "normed", shape.rms_norm_eps, shape.described.norm)
+    scale, cap = shape.described.logit_scale, shape.described.logit_softcap
+    if scale == 1 and cap is None:
+        builder.linear(normed, weight, LOGITS)
+        return
+    builder.linear(normed, weight, "logits.plain")
+    if cap is None:
+        _multiplied(builder, "logits.plain", scale, LOGITS)
+        return
+    builder.node(
+        "Tanh", [_multiplied(builder, "logits.plain", scale / cap, "logits.small")], "tanh"
+    )
+    _multiplied(builder, "tanh", cap, LOGITS)
+
+
+def _multiplied(builder: GraphBuilder, value: str, factor: float, product: str) -> str:
+    constant = builder.constant(f"{product}.factor", np.array(factor, np.float32))
+    return builder.node("Mul", [value, constant], product)
 
 
 def _add_feed(builder: GraphBuilder, shape: ModelShape, feed: Feed, rows: str) -> str:
@@ -132,11 +162,16 @@ def _add_feed(builder: GraphBuilder, shape: ModelShape, feed: Feed, rows: str) -
 
 
 def add_norm(
-    builder: GraphBuilder, rows: str, weight: NDArray[Any], normed: str, epsilon: float
+    builder: GraphBuilder,
+    rows: str,
+    weight: NDArray[Any],
+    normed: str,
+    epsilon: float,
+    kind: Literal["rms", "layer"] = "rms",
 ) -> str:
-    """Root mean square norm over the last axis."""
+    """Norm over the last axis, by root mean square or by mean and deviation."""
     scale = builder.constant(f"{normed}.weight", weight.astype(np.float32))
-    operator = "SimplifiedLayerNormalization"
+    operator = "SimplifiedLayerNormalization" if kind == "rms" else "LayerNormalization"
     return builder.node(operator, [rows, scale], normed, axis=-1, epsilon=epsilon)
 
 
@@ -150,47 +185,110 @@ class Layer:
     window: int | None
     tensors: TensorFile
     has_mlp: bool
+    rope: int = 0
 
     def add(self, residual: str, update: str) -> tuple[str, str]:
         """The new residual stream and what is still to be added to it (at first nothing)."""
-        normed, residual = self._add_and_norm(residual, update, "input_layernorm")
-        return self.finish(residual, self.attention(normed))
+        described = self.shape.described
+        normed, residual = self._add_and_norm(residual, update, described.before_attention)
+        attended = self.attention(normed)
+        if described.is_parallel and self.has_mlp:
+            both = self.builder.node("Add", [attended, self._mlp(normed)], self._name("both"))
+            return residual, self._ready(both, "")
+        return self.finish(residual, self._ready(attended, described.after_attention))
 
     def finish(self, residual: str, attended: str) -> tuple[str, str]:
         """The same two behind attention's update: the MLP, where there is one."""
         if not self.has_mlp:
             return residual, attended
-        normed, residual = self._add_and_norm(residual, attended, "post_attention_layernorm")
-        return residual, self._mlp(normed)
+        described = self.shape.described
+        normed, residual = self._add_and_norm(residual, attended, described.before_mlp)
+        return residual, self._ready(self._mlp(normed), described.after_mlp)
+
+    def _ready(self, update: str, norm: str) -> str:
+        """An update as it is added to the stream: normed and multiplied where the family does."""
+        if norm:
+            update = self._norm(update, norm)
+        scale = self.shape.described.residual_scale
+        return (
+            update if scale == 1 else _multiplied(self.builder, update, scale, f"{update}.scaled")
+        )
+
+    def _norm(self, rows: str, norm: str) -> str:
+        kind, epsilon = self.shape.described.norm, self.shape.rms_norm_eps
+        weight = self._tensor(f"{norm}.weight")
+        return add_norm(self.builder, rows, weight, self._name(norm), epsilon, kind)
 
     def _add_and_norm(self, residual: str, update: str, norm: str) -> tuple[str, str]:
+        """Rows normed behind an update, where there is a norm, and the stream they came from."""
+        if update and norm and self.shape.described.norm == "rms":
+            return self._add_and_norm_at_once(residual, update, norm)
+        if update:
+            summed = self._name(f"{norm or update}.residual")
+            residual = self.builder.node("Add", [residual, update], summed)
+        return self._norm(residual, norm) if norm else residual, residual
+
+    def _add_and_norm_at_once(self, residual: str, update: str, norm: str) -> tuple[str, str]:
         weight = self.builder.constant(
             self._name(f"{norm}.weight"), self._tensor(f"{norm}.weight").astype(np.float32)
         )
-        normed, epsilon = self._name(norm), self.shape.rms_norm_eps
-        if not update:
-            self.builder.node(
-                "SimplifiedLayerNormalization", [residual, weight], normed, axis=-1, epsilon=epsilon
-            )
-            return normed, residual
-        new_residual = self._name(f"{norm}.residual")
+        normed, new_residual = self._name(norm), self._name(f"{norm}.residual")
         self.builder.node(
             "SkipSimplifiedLayerNormalization",
             [residual, update, weight],
             [normed, "", "", new_residual],
             MICROSOFT,
-            epsilon=epsilon,
+            epsilon=self.shape.rms_norm_eps,
         )
         return normed, new_residual
 
     def attention(self, normed: str) -> str:
         """What attention over rows `[1, T, ...]`, as wide as its matrices, adds to the stream."""
-        shape = self.shape
+        shape, described = self.shape, self.shape.described
+        queries, keys, values = self._projected(normed)
+        turns = bool(shape.ropes[self.rope].inv_freq)
+        angles = angle_names(self.rope) if turns else ("", "")
+        sinks = []
+        if described.has_sinks:
+            numbers = self._tensor("self_attn.sinks").astype(np.float32)
+            sinks = ["", "", self.builder.constant(self._name("sinks"), numbers)]
+        attended = self._name("attended")
+        self.builder.node(
+            "GroupQueryAttention",
+            [
+                *(queries, keys, values),
+                *past_names(self.index),
+                *(LAST_POSITION, NUM_POSITIONS),
+                *(*angles, *sinks),
+            ],
+            [attended, *present_names(self.index)],
+            MICROSOFT,
+            num_heads=shape.num_attention_heads,
+            kv_num_heads=shape.num_key_value_heads,
+            do_rotary=int(turns),
+            scale=shape.attention_scale,
+            local_window_size=-1 if self.window is None else self.window,
+            **(
+                {}
+                if described.attention_softcap is None
+                else {"softcap": described.attention_softcap}
+            ),
+        )
+        output = self._stored("self_attn.o_proj.weight")
+        weight = stored_heads(self.tensors, output, shape.head_dim, axis=1)
+        return self._linear(attended, weight, "self_attn.o_proj", shape.output_bias)
+
+    def _projected(self, normed: str) -> tuple[str, str, str]:
+        """Queries, keys and values, or all in the first, as the operator takes both."""
+        shape, order = self.shape, head_order(self.shape)
         projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        orders = (order, order, None)
         matrix = stacked(
             *(
-                stored_heads(self.tensors, self._stored(f"{name}.weight"), shape.head_dim, axis=0)
-                for name in projections
+                stored_heads(
+                    self.tensors, self._stored(f"{name}.weight"), shape.head_dim, 0, its_order
+                )
+                for name, its_order in zip(projections, orders, strict=True)
             )
         )
         bias = None
@@ -198,29 +296,10 @@ class Layer:
             parts = [pad_heads(self._tensor(f"{p}.bias"), shape.head_dim) for p in projections]
             bias = np.concatenate(parts)
         qkv = self.builder.linear(normed, matrix, self._name("qkv"), bias)
-        queries, keys, values = self._norm_heads(qkv) if shape.qk_norm else (qkv, "", "")
-        attended = self._name("attended")
-        self.builder.node(
-            "GroupQueryAttention",
-            [
-                *(queries, keys, values),
-                *past_names(self.index),
-                *(LAST_POSITION, NUM_POSITIONS, COS, SIN),
-            ],
-            [attended, *present_names(self.index)],
-            MICROSOFT,
-            num_heads=shape.num_attention_heads,
-            kv_num_heads=shape.num_key_value_heads,
-            do_rotary=1,
-            scale=1 / math.sqrt(shape.head_dim),
-            local_window_size=-1 if self.window is None else self.window,
-        )
-        output = self._stored("self_attn.o_proj.weight")
-        weight = stored_heads(self.tensors, output, shape.head_dim, axis=1)
-        return self._linear(attended, weight, "self_attn.o_proj", shape.output_bias)
+        return self._norm_heads(qkv) if shape.qk_norm else (qkv, "", "")
 
     def _norm_heads(self, qkv: str) -> tuple[str, str, str]:
-        """Queries and keys normalised per head (Qwen3), values as they are."""
+        """Queries and keys normed, each head by itself or all together, values as they are."""
         head_dim = padded_head_dim(self.shape.head_dim)
         counts = {"q": self.shape.num_attention_heads, "k": self.shape.num_key_value_heads}
         sizes = [n * head_dim for n in (counts["q"], counts["k"], counts["k"])]
@@ -239,6 +318,9 @@ class Layer:
         part = head_dim / padded_head_dim(head_dim)
         weight = pad_heads(self._tensor(weight_name), head_dim) * np.float32(math.sqrt(part))
         builder = self.builder
+        if self.shape.described.qk_norm_over == "width":
+            epsilon = self.shape.rms_norm_eps * part
+            return add_norm(builder, value, weight, f"{value}.normed", epsilon)
         heads = builder.constant(f"{value}.heads", np.array([0, 0, num_heads, -1], np.int64))
         flat = builder.constant(f"{value}.flat", np.array([0, 0, -1], np.int64))
         builder.node("Reshape", [value, heads], f"{value}.by_head")
@@ -263,8 +345,11 @@ class Layer:
             bias = np.concatenate(parts).astype(np.float32)
         builder.linear(normed, gate_up, name("gate_up"), bias)
         builder.node("Split", [name("gate_up")], [name("gate"), name("up")], axis=-1, num_outputs=2)
-        # x * sigmoid(alpha x): SiLU, as alpha is 1.
-        builder.node("QuickGelu", [name("gate")], name("activated"), MICROSOFT, alpha=1.0)
+        if self.shape.hidden_act == "silu":
+            # x * sigmoid(alpha x): SiLU, as alpha is 1.
+            builder.node("QuickGelu", [name("gate")], name("activated"), MICROSOFT, alpha=1.0)
+        else:
+            builder.node("Gelu", [name("gate")], name("activated"), approximate="tanh")
         builder.node("Mul", [name("activated"), name("up")], name("inner"))
         down = stored_matrix(self.tensors, self._stored("mlp.down_proj.weight"))
         return self._linear(name("inner"), down, "mlp.down_proj", self.shape.mlp_bias)
@@ -276,7 +361,11 @@ class Layer:
         return self.builder.linear(x, matrix, self._name(name), bias)
 
     def _tensor(self, suffix: str) -> NDArray[Any]:
-        return self.tensors.read(self._stored(suffix))
+        stored = self.tensors.read(self._stored(suffix))
+        if self.shape.described.norm_offset:
+            stored = stored.astype(np.float32)
+        computed: NDArray[Any] = as_computed(stored, suffix, self.shape)
+        return computed
 
     def _stored(self, suffix: str) -> str:
         return layer_name(self.index, suffix)

@@ -4,7 +4,7 @@ Where a matrix is in a file of the bundle as it is needed, its place there is kn
 graph can name the place instead of holding a copy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,11 +74,16 @@ def chosen_rows(source: NDArray[Any], rows: NDArray[np.integer[Any]]) -> Matrix:
     return Matrix(len(rows), num_columns, pieces)
 
 
-def stored_heads(file: TensorFile, name: str, head_dim: int, axis: int) -> Matrix:
-    """A projection to heads (`axis` 0) or from heads (`axis` 1) of a file, widened if need be."""
-    if padded_head_dim(head_dim) == head_dim:
+def stored_heads(
+    file: TensorFile, name: str, head_dim: int, axis: int, order: Sequence[int] | None = None
+) -> Matrix:
+    """A projection to heads (`axis` 0) or from heads (`axis` 1) of a file, widened if need be.
+
+    With an `order`, which only `axis` 0 knows, the rows of every head are taken in it.
+    """
+    if padded_head_dim(head_dim) == head_dim and order is None:
         return stored_matrix(file, name)
-    return padded_matrix(file.read(name), head_dim, axis)
+    return padded_matrix(file.read(name), head_dim, axis, order)
 
 
 def stacked(*matrices: Matrix) -> Matrix:
@@ -115,8 +120,13 @@ def pad_heads(array: NDArray[Any], head_dim: int, axis: int = 0) -> Float32:
     return np.ascontiguousarray(np.moveaxis(array, 0, axis))
 
 
-def padded_matrix(source: NDArray[Any], head_dim: int, axis: int) -> Matrix:
-    """A projection to heads (`axis` 0) or from heads (`axis` 1), with every head widened."""
+def padded_matrix(
+    source: NDArray[Any], head_dim: int, axis: int, order: Sequence[int] | None = None
+) -> Matrix:
+    """A projection to heads (`axis` 0) or from heads (`axis` 1), with every head widened.
+
+    With an `order`, which only `axis` 0 knows, the rows of every head are taken in it.
+    """
     size = list(source.shape)
     size[axis] = size[axis] // head_dim * padded_head_dim(head_dim)
     unit = head_dim if axis == 0 else 1
@@ -124,6 +134,10 @@ def padded_matrix(source: NDArray[Any], head_dim: int, axis: int) -> Matrix:
 
     def pieces() -> Iterator[Float32]:
         for start in range(0, source.shape[0], step):
-            yield pad_heads(source[start : start + step], head_dim, axis)
+            piece = source[start : start + step]
+            if order is not None:
+                heads = piece.reshape(-1, head_dim, piece.shape[1])
+                piece = heads[:, list(order)].reshape(piece.shape)
+            yield pad_heads(piece, head_dim, axis)
 
     return Matrix(size[0], size[1], pieces)

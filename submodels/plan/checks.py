@@ -1,6 +1,7 @@
 """What must hold of every model, whether it comes from a checkpoint or from a bundle."""
 
 import math
+import re
 from collections.abc import Mapping
 
 from submodels.manifest import ModelShape, Rope
@@ -16,6 +17,7 @@ _LIMITS: Mapping[str, int] = {
     "num_key_value_heads": 4096,
     "head_dim": 1 << 12,
     "max_context_tokens": 1 << 27,
+    "num_experts": 4096,
 }
 
 _ROPE_TOLERANCE = 1e-4
@@ -29,22 +31,90 @@ def check_shape(shape: ModelShape) -> None:
         ValueError: names the field, what was expected and what came.
     """
     for name in _LIMITS:
-        check_size(name, getattr(shape, name))
+        if name != "num_experts":
+            check_size(name, getattr(shape, name))
     if shape.num_attention_heads % shape.num_key_value_heads:
         raise ValueError(
             f"expected attention heads to be a multiple of key-value heads, got "
             f"{shape.num_attention_heads} and {shape.num_key_value_heads}"
         )
-    if shape.head_dim != 2 * len(shape.rope.inv_freq):
-        raise ValueError(
-            f"rope: expected head_dim / 2 = {shape.head_dim / 2:g} frequencies, "
-            f"got {len(shape.rope.inv_freq)}"
-        )
-    if not all(math.isfinite(x) for x in (*shape.rope.inv_freq, shape.rope.attention_scaling)):
-        raise ValueError("rope: expected finite numbers")
+    _check_description(shape)
+    for rope in shape.ropes:
+        _check_rope_numbers(shape, rope)
     if not (math.isfinite(shape.rms_norm_eps) and shape.rms_norm_eps >= 0):
         raise ValueError(f"rms_norm_eps: expected a finite number >= 0, got {shape.rms_norm_eps}")
     _check_windows(shape)
+
+
+def _check_rope_numbers(shape: ModelShape, rope: Rope) -> None:
+    rotary_dim = shape.described.rotary_dim
+    expected, size = (
+        (f"head_dim / 2 = {shape.head_dim / 2:g}", shape.head_dim)
+        if rotary_dim is None
+        else (f"rotary_dim / 2 = {rotary_dim / 2:g}", rotary_dim)
+    )
+    is_none = rope is not shape.rope and not rope.inv_freq
+    if size != 2 * len(rope.inv_freq) and not is_none:
+        raise ValueError(f"rope: expected {expected} frequencies, got {len(rope.inv_freq)}")
+    if not all(math.isfinite(x) for x in (*rope.inv_freq, rope.attention_scaling)):
+        raise ValueError("rope: expected finite numbers")
+
+
+_NAME = re.compile(r"[a-z_0-9.]{1,80}")
+
+
+def _check_description(shape: ModelShape) -> None:
+    described = shape.described
+    layer_ropes, num_ropes = described.layer_ropes, len(shape.ropes)
+    if layer_ropes and len(layer_ropes) != shape.num_layers:
+        raise ValueError(f"expected {shape.num_layers} layer_ropes, got {len(layer_ropes)}")
+    if not all(0 <= index < num_ropes for index in layer_ropes):
+        raise ValueError(f"layer_ropes: expected 0 to {num_ropes - 1}, got {layer_ropes}")
+    rotary_dim = described.rotary_dim
+    if rotary_dim is not None and not (
+        0 < rotary_dim < shape.head_dim and rotary_dim % 2 == shape.head_dim % 2 == 0
+    ):
+        raise ValueError(
+            f"rotary_dim: expected an even number below an even head_dim, got {rotary_dim} of "
+            f"{shape.head_dim}"
+        )
+    for name in ("attention_scale", "attention_softcap", "logit_softcap", "logit_scale"):
+        _check_factor(name, getattr(described, name))
+    for name in ("embedding_scale", "residual_scale"):
+        _check_factor(name, getattr(described, name))
+    if not (math.isfinite(described.norm_offset)):
+        raise ValueError(f"norm_offset: expected a finite number, got {described.norm_offset}")
+    _check_names(shape)
+
+
+def _check_factor(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+
+
+def _check_names(shape: ModelShape) -> None:
+    described, experts = shape.described, shape.described.experts
+    names = [
+        *(described.before_attention, described.after_attention),
+        *(described.before_mlp, described.after_mlp),
+    ]
+    names = [name for name in names if name]
+    if len(set(names)) != len(names):
+        raise ValueError(f"norms: expected different names, got {names}")
+    if experts is not None:
+        check_size("num_experts", experts.num_experts)
+        check_size("intermediate_size", experts.inner_size)
+        if not 1 <= experts.num_chosen <= experts.num_experts:
+            raise ValueError(
+                f"experts: expected 1 to {experts.num_experts} chosen, got {experts.num_chosen}"
+            )
+        numbered = [experts.gate, experts.up, experts.down]
+        if any(name.count("{}") != 1 for name in numbered) or len(set(numbered)) != 3:
+            raise ValueError(f"experts: expected three different names with {{}}, got {numbered}")
+        names += [experts.router, *(name.replace("{}", "0") for name in numbered)]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"expected the name of a tensor, got {name!r}")
 
 
 def check_size(name: str, value: object) -> None:
@@ -84,6 +154,34 @@ def _check_windows(shape: ModelShape) -> None:
     for window in shape.sliding_windows:
         if window is not None and window < 1:
             raise ValueError(f"sliding window: expected at least 1 key, got {window}")
+
+
+NONE = "none"
+"""The rope type of layers that do not turn; it has no further parameters."""
+
+
+def other_prefix(index: int) -> str:
+    """Before the names of the parameters of a model's `index`-th rotary embedding but the first."""
+    return f"other_{index}."
+
+
+def check_ropes(shape: ModelShape, parameters: Mapping[str, float | str]) -> None:
+    """`check_rope` for every rotary embedding of a model, whose parameters are in one table.
+
+    Raises:
+        ValueError: as there, or parameters that belong to none.
+    """
+    rotary_dim = shape.described.rotary_dim or shape.head_dim
+    left = dict(parameters)
+    for index, rope in reversed(list(enumerate(shape.ropes))):
+        prefix = other_prefix(index) if index else ""
+        own = {name: left.pop(name) for name in list(left) if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): value for name, value in own.items()}
+        if own.get("rope_type") == NONE:
+            if rope.inv_freq or len(own) != 1:
+                raise ValueError(f"rope {index}: expected no frequencies, got {own}")
+        else:
+            check_rope(rope, own, rotary_dim)
 
 
 def check_rope(rope: Rope, parameters: Mapping[str, float | str], head_dim: int) -> None:

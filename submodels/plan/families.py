@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from submodels.errors import UnsupportedModelError
-
-Config = Any
-"""A transformers configuration object; its defaults and its reading of old keys are the law."""
+from submodels.manifest import Description
+from submodels.plan import described
+from submodels.plan.described import Config
 
 Windows = Literal["never", "everywhere", "by layer"]
 """Where attention slides: nowhere, in every layer if at all, or as `layer_types` says."""
@@ -32,6 +32,20 @@ class Family:
     layers_of: str = ""
     """The family whose layers these are under another name; none: its own. A golden test per row
     shows it, and vLLM and the rotary embedding go by it."""
+    describe: Callable[[Config], Description] = described.llama
+    """What sets its layers apart, all but their rotary embeddings."""
+    turns: Callable[[Config, int], bool] = described.every_layer
+    """Whether a layer has rotary positions at all."""
+    rope_by_type: bool = False
+    """Layer types have rotary parameters of their own."""
+    is_partial: bool = False
+    """Its model code honours `partial_rotary_factor`."""
+    fused: frozenset[str] = frozenset()
+    """Matrices that the checkpoint has as one: `qkv`, `gate_up`; they are split."""
+    config_name: str = ""
+    """Of its configuration's class, where that is not `name`."""
+    activation_key: str = "hidden_act"
+    eps_key: str = "rms_norm_eps"
 
     @property
     def architecture(self) -> str:
@@ -43,6 +57,17 @@ class Family:
         """The family whose classes compute its layers."""
         return FAMILIES[self.layers_of] if self.layers_of else self
 
+    @property
+    def config_class(self) -> str:
+        """The name of its configuration's class."""
+        return f"{self.config_name or self.name}Config"
+
+    @property
+    def module(self) -> str:
+        """transformers' module of its model code."""
+        name = self.model_type.removesuffix("_text")
+        return f"transformers.models.{name}.modeling_{name}"
+
     def load_config(self, config: Mapping[str, Any]) -> Config:
         """The transformers configuration object of a config.json.
 
@@ -51,7 +76,7 @@ class Family:
         """
         import transformers
 
-        config_class = getattr(transformers, f"{self.name}Config")
+        config_class = getattr(transformers, self.config_class)
         # A copy, since transformers writes its defaults into nested values of what it is given.
         try:
             return config_class.from_dict(copy.deepcopy(dict(config)))
@@ -81,6 +106,8 @@ def _output_bias(config: Config) -> bool:
 def _mlp_bias(config: Config) -> bool:
     return bool(config.mlp_bias)
 
+
+_QKV, _GATE_UP = "qkv", "gate_up"
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -131,6 +158,82 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 _never,
                 True,
                 layers_of="qwen3",
+            ),
+            Family(
+                *("granite", "Granite", _attention_bias, _attention_bias, _mlp_bias),
+                windows="never",
+                describe=described.granite,
+            ),
+            Family(
+                *("smollm3", "SmolLM3", _attention_bias, _attention_bias, _mlp_bias),
+                windows="by layer",
+                turns=described.smollm3_turns,
+            ),
+            Family(
+                *("olmo2", "Olmo2", _attention_bias, _attention_bias, _never),
+                qk_norm=True,
+                windows="never",
+                describe=described.olmo,
+            ),
+            Family(
+                *("olmo3", "Olmo3", _attention_bias, _attention_bias, _never),
+                windows="by layer",
+                qk_norm=True,
+                describe=described.olmo,
+                rope_by_type=True,
+            ),
+            Family(
+                *("phi3", "Phi3", _never, _never, _never),
+                windows="everywhere",
+                is_partial=True,
+                fused=frozenset({_QKV, _GATE_UP}),
+            ),
+            Family(
+                *("gemma2", "Gemma2", _attention_bias, _attention_bias, _never),
+                windows="by layer",
+                describe=described.gemma2,
+                activation_key="hidden_activation",
+            ),
+            Family(
+                *("gemma3_text", "Gemma3", _attention_bias, _attention_bias, _never),
+                windows="by layer",
+                qk_norm=True,
+                describe=described.gemma3,
+                rope_by_type=True,
+                config_name="Gemma3Text",
+                activation_key="hidden_activation",
+            ),
+            Family(
+                *("cohere2", "Cohere2", _attention_bias, _attention_bias, _never),
+                windows="by layer",
+                describe=described.cohere2,
+                turns=described.sliding_layers,
+                eps_key="layer_norm_eps",
+            ),
+            Family(
+                *("glm4", "Glm4", _attention_bias, _never, _never),
+                windows="never",
+                describe=described.glm4,
+                is_partial=True,
+                fused=frozenset({_GATE_UP}),
+            ),
+            Family(
+                *("exaone4", "Exaone4", _never, _never, _never),
+                windows="by layer",
+                qk_norm=True,
+                describe=described.exaone4,
+                turns=described.exaone4_turns,
+            ),
+            Family(
+                *("qwen3_moe", "Qwen3Moe", _attention_bias, _attention_bias, _never),
+                qk_norm=True,
+                windows="everywhere",
+                describe=described.qwen3_moe,
+            ),
+            Family(
+                *("mixtral", "Mixtral", _never, _never, _never),
+                windows="everywhere",
+                describe=described.mixtral,
             ),
         )
     }

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from submodels.errors import UnsupportedModelError
-from submodels.manifest import ModelShape
-from submodels.plan.checks import check_shape, check_size
-from submodels.plan.families import Config, Family, family_of
-from submodels.plan.rope import compute_rope, context_tokens, rope_parameters
+import msgspec
 
-SUPPORTED_ACTIVATIONS = ("silu",)
+from submodels.errors import UnsupportedModelError
+from submodels.manifest import LLAMA, ModelShape
+from submodels.plan.checks import check_shape, check_size
+from submodels.plan.described import Config
+from submodels.plan.families import Family, family_of
+from submodels.plan.rope import Ropes, context_tokens, read_ropes
+
+SUPPORTED_ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 _OTHER_NAMES = {"swish": "silu"}
 """Names of transformers for one and the same function."""
 
@@ -55,22 +58,23 @@ def read_model(config: Mapping[str, Any]) -> SourceModel:
     _refuse_quantized(config)
     refuse_absurd_sizes(config)
     loaded = family.load_config(config)
-    if _activation(loaded) not in SUPPORTED_ACTIVATIONS:
+    activation = _activation(family, loaded)
+    if activation not in SUPPORTED_ACTIVATIONS:
         raise UnsupportedModelError(
-            f"activation {loaded.hidden_act!r} is not supported; "
+            f"activation {activation!r} is not supported; "
             f"supported: {', '.join(SUPPORTED_ACTIVATIONS)}"
         )
-    parameters = rope_parameters(loaded)
-    shape = _shape(family, loaded)
+    ropes = read_ropes(family, loaded, _head_dim(loaded))
+    shape = _shape(family, loaded, ropes)
     try:
         check_shape(shape)
     except ValueError as error:
         raise UnsupportedModelError(f"config.json: {error}") from error
-    return SourceModel(family, shape, parameters, _layer_types(loaded))
+    return SourceModel(family, shape, ropes.parameters, _layer_types(loaded))
 
 
-def _activation(config: Config) -> str:
-    name: str = config.hidden_act
+def _activation(family: Family, config: Config) -> str:
+    name: str = getattr(config, family.activation_key)
     return _OTHER_NAMES.get(name, name)
 
 
@@ -98,28 +102,38 @@ def refuse_absurd_sizes(config: Mapping[str, Any]) -> None:
                 raise UnsupportedModelError(f"config.json: {error}") from error
 
 
-def _shape(family: Family, config: Config) -> ModelShape:
-    num_heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+def _head_dim(config: Config) -> int:
+    explicit: int | None = getattr(config, "head_dim", None)
+    return explicit or config.hidden_size // config.num_attention_heads
+
+
+def _shape(family: Family, config: Config, ropes: Ropes) -> ModelShape:
+    description = msgspec.structs.replace(
+        family.describe(config),
+        other_ropes=ropes.others,
+        layer_ropes=ropes.layers,
+        rotary_dim=ropes.rotary_dim,
+    )
     return ModelShape(
         model_type=family.model_type,
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         vocab_size=config.vocab_size,
-        num_attention_heads=num_heads,
+        num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
-        head_dim=head_dim,
-        rms_norm_eps=float(config.rms_norm_eps),
-        hidden_act=_activation(config),
+        head_dim=_head_dim(config),
+        rms_norm_eps=float(getattr(config, family.eps_key)),
+        hidden_act=_activation(family, config),
         max_context_tokens=context_tokens(config),
-        rope=compute_rope(family, config),
+        rope=ropes.first,
         sliding_windows=_sliding_windows(family, config),
         qkv_bias=family.qkv_bias(config),
         output_bias=family.output_bias(config),
         mlp_bias=family.mlp_bias(config),
         qk_norm=family.qk_norm,
         tied_embeddings=bool(config.tie_word_embeddings),
+        description=msgspec.UNSET if description == LLAMA else description,
     )
 
 

@@ -3,12 +3,15 @@
 import importlib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from submodels.errors import UnsupportedModelError
 from submodels.manifest import Rope
-from submodels.plan.families import Config, Family
+from submodels.plan.checks import NONE, other_prefix
+from submodels.plan.described import Config
+from submodels.plan.families import Family
 
 _USED_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -42,13 +45,106 @@ _WITHIN_THE_CONTEXT: Mapping[str, str] = MappingProxyType({"dynamic": "default"}
 """Rope types that are another one up to `max_position_embeddings`, which is where we end."""
 
 
-def rope_parameters(config: Config) -> dict[str, float | str]:
+_FULL = "full_attention"
+_STILL = "none"
+"""Stands for the type of layers that do not turn."""
+
+_NO_ROPE: Mapping[str, float | str] = MappingProxyType({"rope_type": NONE})
+
+
+@dataclass(frozen=True, slots=True)
+class Ropes:
+    """The rotary embeddings of a model, the first of them `ModelShape.rope`.
+
+    `layers` says per layer which one it is; empty where it is always the first. `parameters` are
+    what all of them were computed from, those of the i-th named behind `other_prefix(i)`.
+    """
+
+    first: Rope
+    others: tuple[Rope, ...]
+    layers: tuple[int, ...]
+    rotary_dim: int | None
+    parameters: Mapping[str, float | str]
+
+
+def read_ropes(family: Family, config: Config, head_dim: int) -> Ropes:
+    """What each layer turns by, by the family's own rotary module.
+
+    Raises:
+        UnsupportedModelError: a rope type, or a way to apply it, that is refused by name.
+    """
+    kinds = _kinds(family, config)
+    named = {
+        kind: _parameters(family, config, kind) for kind in dict.fromkeys(kinds) if kind != _STILL
+    }
+    if not named:
+        named[_FULL] = _parameters(family, config, _FULL)
+    # Layer types whose parameters are the same turn by the same.
+    ropes = [next(iter(named.values()))]
+    ropes += [found for found in named.values() if found != ropes[0]]
+    places = {kind: ropes.index(found) for kind, found in named.items()}
+    computed = [compute_rope(family, config, kind) for kind in _firsts(places)]
+    if _STILL in kinds:
+        places[_STILL] = len(ropes)
+        ropes.append(dict(_NO_ROPE))
+        computed.append(Rope(inv_freq=()))
+    layers = tuple(places[kind] for kind in kinds)
+    parameters = {
+        f"{other_prefix(index) if index else ''}{name}": value
+        for index, found in enumerate(ropes)
+        for name, value in found.items()
+    }
+    return Ropes(
+        first=computed[0],
+        others=tuple(computed[1:]),
+        layers=layers if any(layers) else (),
+        rotary_dim=_rotary_dim(computed[0], head_dim),
+        parameters=parameters,
+    )
+
+
+def _kinds(family: Family, config: Config) -> list[str]:
+    """Per layer the layer type whose rotary parameters it has, or `_STILL`."""
+    layers = range(config.num_hidden_layers)
+    types = config.layer_types if family.rope_by_type else [_FULL] * len(layers)
+    return [types[layer] if family.turns(config, layer) else _STILL for layer in layers]
+
+
+def _firsts(places: Mapping[str, int]) -> list[str]:
+    """A layer type for each place, in order."""
+    firsts: dict[int, str] = {}
+    for kind, place in places.items():
+        firsts.setdefault(place, kind)
+    return [firsts[place] for place in sorted(firsts)]
+
+
+def _rotary_dim(rope: Rope, head_dim: int) -> int | None:
+    rotary_dim = 2 * len(rope.inv_freq)
+    if rotary_dim == head_dim:
+        return None
+    if rope.attention_scaling != 1:
+        raise UnsupportedModelError(
+            "partial rotary embedding with an attention factor is not supported: "
+            f"{rope.attention_scaling}"
+        )
+    return rotary_dim
+
+
+def _parameters(family: Family, config: Config, kind: str) -> dict[str, float | str]:
+    parameters = config.rope_parameters or {}
+    if family.rope_by_type:
+        parameters = parameters.get(kind) or {}
+    return rope_parameters(parameters, config, family.is_partial)
+
+
+def rope_parameters(
+    parameters: Mapping[str, Any], config: Config, may_be_partial: bool
+) -> dict[str, float | str]:
     """The parameters that decide the rotary numbers, by name, whatever style they came in.
 
     Raises:
         UnsupportedModelError: a rope type, or a way to apply it, that is refused by name.
     """
-    parameters = config.rope_parameters or {}
     rope_type = parameters.get("rope_type", "default")
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise UnsupportedModelError("rope parameters per layer type are not supported")
@@ -59,7 +155,8 @@ def rope_parameters(config: Config) -> dict[str, float | str]:
         )
     factor = parameters.get("partial_rotary_factor")
     partial = getattr(config, "partial_rotary_factor", None) if factor is None else factor
-    if partial not in (None, 1.0):
+    is_partial = partial not in (None, 1.0)
+    if is_partial and not may_be_partial:
         raise UnsupportedModelError(
             f"partial rotary embedding is not supported: partial_rotary_factor is {partial}"
         )
@@ -67,6 +164,8 @@ def rope_parameters(config: Config) -> dict[str, float | str]:
     for key, value in used.items():
         if isinstance(value, str):
             raise UnsupportedModelError(f"config.json: {key}: expected a number, got {value!r:.40}")
+    if is_partial:
+        used["partial_rotary_factor"] = partial
     try:
         numbers = {key: float(value) for key, value in used.items() if value is not None}
     except (TypeError, ValueError) as error:
@@ -76,25 +175,25 @@ def rope_parameters(config: Config) -> dict[str, float | str]:
     return {"rope_type": rope_type, **numbers}
 
 
-def compute_rope(family: Family, config: Config) -> Rope:
-    """Frequencies and scaling, by the rotary module of the family whose layers these are.
+def compute_rope(family: Family, config: Config, kind: str) -> Rope:
+    """Frequencies and scaling of a layer type, by the rotary module of the family whose layers these are.
 
     Raises:
         UnsupportedModelError: transformers refuses the parameters.
     """
     code = family.computed_as
-    package = f"transformers.models.{code.model_type}.modeling_{code.model_type}"
-    rotary_class: Any = getattr(importlib.import_module(package), f"{code.name}RotaryEmbedding")
+    rotary_class: Any = getattr(importlib.import_module(code.module), f"{code.name}RotaryEmbedding")
+    before = f"{kind}_" if family.rope_by_type else ""
     try:
         rotary = rotary_class(config=config)
+        return Rope(
+            inv_freq=tuple(float(x) for x in getattr(rotary, f"{before}inv_freq")),
+            attention_scaling=float(getattr(rotary, f"{before}attention_scaling")),
+        )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UnsupportedModelError(
             f"rope parameters are not valid: {config.rope_parameters} ({error!r})"
         ) from error
-    return Rope(
-        inv_freq=tuple(float(x) for x in rotary.inv_freq),
-        attention_scaling=float(rotary.attention_scaling),
-    )
 
 
 def context_tokens(config: Config) -> int:
@@ -104,6 +203,8 @@ def context_tokens(config: Config) -> int:
     model card does) or already the length after it; the larger is meant.
     """
     parameters = config.rope_parameters or {}
+    if any(isinstance(value, Mapping) for value in parameters.values()):
+        parameters = parameters.get(_FULL) or {}
     num_tokens = int(config.max_position_embeddings)
     if parameters.get("llama_4_scaling_beta"):
         # Ministral 3 scales queries behind these positions, and by 1 before.

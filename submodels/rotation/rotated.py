@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from submodels.checkpoint.checkpoint import PIECE_BYTES, Checkpoint, SourceTensor
+from submodels.errors import UnsupportedModelError
 from submodels.manifest import ModelShape
 from submodels.rotation.rotation import Rotation
 from submodels.tensors.number_format import cast, item_bytes
@@ -40,6 +41,26 @@ _WRITERS = (
 )
 # Columns of a writing matrix are rotated so many numbers at a time, in float64.
 _BLOCK_NUMBERS = 1 << 22
+
+
+def check_rotatable(shape: ModelShape) -> None:
+    """Return if a rotation goes into the weights of a model without a change of what it says.
+
+    Raises:
+        UnsupportedModelError: a norm behind a half, or of another kind, or experts.
+    """
+    described = shape.described
+    for what, is_so in (
+        ("norms by mean and deviation", described.norm != "rms"),
+        ("norms after a half of a layer", described.after_attention or described.after_mlp),
+        ("halves beside each other", described.is_parallel),
+        ("gains of 1 + w", described.norm_offset != 0),
+        ("experts", described.experts is not None),
+    ):
+        if is_so:
+            raise UnsupportedModelError(
+                f"--wire-rotation is not exact for model type {shape.model_type!r}: it has {what}"
+            )
 
 
 def rotated_checkpoint(

@@ -30,8 +30,33 @@ class Placement:
 
 
 def layer_tensor_shapes(shape: ModelShape) -> Mapping[str, tuple[int, ...]]:
-    """The tensors of one decoder layer, by their names after `model.layers.<i>.`."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
+    """The tensors of one decoder layer, by their names after `model.layers.<i>.`.
+
+    Biases come last, so that a bundle of a model is byte for byte what it always was.
+    """
+    shapes = {**_norm_shapes(shape), **_attention_shapes(shape), **_feed_forward_shapes(shape)}
+    return dict(sorted(shapes.items(), key=lambda named: named[0].endswith(".bias")))
+
+
+def _norm_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    described = shape.described
+    names = (
+        *(described.before_attention, described.after_attention),
+        *(described.before_mlp, described.after_mlp),
+    )
+    norms: dict[str, tuple[int, ...]] = {
+        f"{name}.weight": (shape.hidden_size,) for name in names if name
+    }
+    if shape.qk_norm:
+        is_wide = described.qk_norm_over == "width"
+        for name, num_heads in (("q", shape.num_attention_heads), ("k", shape.num_key_value_heads)):
+            width = shape.head_dim * (num_heads if is_wide else 1)
+            norms[f"self_attn.{name}_norm.weight"] = (width,)
+    return norms
+
+
+def _attention_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    hidden = shape.hidden_size
     queries = shape.num_attention_heads * shape.head_dim
     keys = shape.num_key_value_heads * shape.head_dim
     linears = {
@@ -39,20 +64,37 @@ def layer_tensor_shapes(shape: ModelShape) -> Mapping[str, tuple[int, ...]]:
         "self_attn.k_proj": (keys, hidden, shape.qkv_bias),
         "self_attn.v_proj": (keys, hidden, shape.qkv_bias),
         "self_attn.o_proj": (hidden, queries, shape.output_bias),
-        "mlp.gate_proj": (inner, hidden, shape.mlp_bias),
-        "mlp.up_proj": (inner, hidden, shape.mlp_bias),
-        "mlp.down_proj": (hidden, inner, shape.mlp_bias),
     }
-    norms: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
+    sinks = {"self_attn.sinks": (shape.num_attention_heads,)} if shape.described.has_sinks else {}
+    return {**_linear_shapes(linears), **sinks}
+
+
+def _feed_forward_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    hidden, experts = shape.hidden_size, shape.described.experts
+    if experts is None:
+        inner, has_bias = shape.intermediate_size, shape.mlp_bias
+        return _linear_shapes(
+            {
+                "mlp.gate_proj": (inner, hidden, has_bias),
+                "mlp.up_proj": (inner, hidden, has_bias),
+                "mlp.down_proj": (hidden, inner, has_bias),
+            }
+        )
+    linears = {experts.router: (experts.num_experts, hidden, False)}
+    for index in range(experts.num_experts):
+        for name in (experts.gate, experts.up):
+            linears[name.format(index)] = (experts.inner_size, hidden, False)
+        linears[experts.down.format(index)] = (hidden, experts.inner_size, False)
+    return _linear_shapes(linears)
+
+
+def _linear_shapes(linears: Mapping[str, tuple[int, int, bool]]) -> dict[str, tuple[int, ...]]:
+    """Of linear layers: outputs, inputs, and whether there is a bias."""
+    weights: dict[str, tuple[int, ...]] = {
+        f"{name}.weight": (rows, columns) for name, (rows, columns, _) in linears.items()
     }
-    if shape.qk_norm:
-        norms["self_attn.q_norm.weight"] = (shape.head_dim,)
-        norms["self_attn.k_norm.weight"] = (shape.head_dim,)
-    weights = {f"{name}.weight": (rows, columns) for name, (rows, columns, _) in linears.items()}
     biases = {f"{name}.bias": (rows,) for name, (rows, _, has_bias) in linears.items() if has_bias}
-    return {**norms, **weights, **biases}
+    return {**weights, **biases}
 
 
 def layer_name(index: int, suffix: str) -> str:

@@ -84,7 +84,7 @@ def test_angles_are_the_reference_layers() -> None:
 
 
 def test_tables_are_made_once_per_capacity() -> None:
-    tables = RotaryTables(Rope(inv_freq=(1.0, 0.1)), 4096)
+    tables = RotaryTables((Rope(inv_freq=(1.0, 0.1)),), 4096)
     assert tables.up_to(256, 8)[0] is tables.up_to(256, 8)[0]
     assert tables.up_to(1024, 8)[0].shape == (1024, 8)
 

@@ -172,8 +172,8 @@ def test_qwen_slides_from_max_window_layers_on_or_where_layer_types_say(family: 
 
 
 REFUSED = {
-    "'mixtral'": {"model_type": "mixtral"},
-    "llama, mistral, qwen2, qwen3": {"model_type": "qwen3_moe"},
+    "'falcon'": {"model_type": "falcon"},
+    "llama, mistral, qwen2, qwen3": {"model_type": "deepseek_v3"},
     "model type None": {"model_type": None},
     "LlamaForSequenceClassification": {"architectures": ["LlamaForSequenceClassification"]},
     "quant_method 'awq'": {"quantization_config": {"quant_method": "awq"}},

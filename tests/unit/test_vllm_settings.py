@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cloud_server.config import CloudConfig
@@ -315,8 +316,15 @@ def test_memory_that_was_set_is_what_a_worker_gets(plain, monkeypatch):
 # The plugin
 
 
-def test_every_family_that_can_be_split_has_a_class():
-    assert {family.architecture for family in FAMILIES.values()} <= BASES.keys()
+def test_a_family_without_a_class_is_refused_by_name(plain):
+    shape = plain.manifest.shape
+    for family in FAMILIES.values():
+        shape = msgspec.structs.replace(shape, model_type=family.model_type)
+        if family.architecture in BASES:
+            vllm_bundle.check_class(shape)
+        else:
+            with pytest.raises(StartError, match=f"'{family.model_type}'; use torch"):
+                vllm_bundle.check_class(shape)
 
 
 def test_a_cloud_bundle_names_a_class_of_the_plugin(plain):

@@ -86,11 +86,33 @@ class MatmulAttention:
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: Block
     ) -> torch.Tensor:
         scores = torch.bmm(queries, keys[:, :, block.first_key : block.end_key])
-        if block.hidden is not None:
-            num_rows, _, num_masked = block.hidden.shape
-            by_row = scores.view(scores.shape[0], num_rows, -1, scores.shape[2])
-            by_row[..., -num_masked:].masked_fill_(block.hidden, -torch.inf)
+        _hide(scores, block)
         return torch.bmm(scores.softmax(-1), values[:, block.first_key : block.end_key])
+
+
+class CappedAttention:
+    """As `MatmulAttention`, with scores `s` become `cap * tanh(s / cap)` (Gemma 2)."""
+
+    transposed_keys = True
+
+    def __init__(self, softcap: float) -> None:
+        self._softcap = softcap
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: Block
+    ) -> torch.Tensor:
+        scores = torch.bmm(queries, keys[:, :, block.first_key : block.end_key])
+        scores.div_(self._softcap).tanh_().mul_(self._softcap)
+        _hide(scores, block)
+        return torch.bmm(scores.softmax(-1), values[:, block.first_key : block.end_key])
+
+
+def _hide(scores: torch.Tensor, block: Block) -> None:
+    """Minus infinity where a row must not see a key."""
+    if block.hidden is not None:
+        num_rows, _, num_masked = block.hidden.shape
+        by_row = scores.view(scores.shape[0], num_rows, -1, scores.shape[2])
+        by_row[..., -num_masked:].masked_fill_(block.hidden, -torch.inf)
 
 
 class FusedAttention:

@@ -19,7 +19,7 @@ from cloud_server.engines.sizing import (
 )
 from cloud_server.engines.torch.engine import EngineLimits
 from cloud_server.engines.torch.linear import why_not_packed
-from cloud_server.engines.torch.loading import EnginePlan, LayerTensors, build_engine
+from cloud_server.engines.torch.loading import EnginePlan, LayerTensors, build_engine, tensor_dtype
 from cloud_server.engines.torch.probe import measured_format, num_weights
 from cloud_server.engines.torch.rows import torch_dtype
 from cloud_server.number_format import (
@@ -154,9 +154,9 @@ def _layer_tensors(bundle: Bundle, plan: EnginePlan) -> LayerTensors:
     """Reads one layer at a time from the memory-mapped file, straight to its place."""
     file = bundle.open_tensors(Part.MIDDLE)
     names = tuple(layer_tensor_shapes(plan.shape))
-    placed = Placed(torch_dtype(plan.dtype), plan.device)
+    placed = {name: Placed(tensor_dtype(plan, name), plan.device) for name in names}
 
     def layer_tensors(index: int) -> Mapping[str, torch.Tensor]:
-        return {name: placed.tensor(file.read(layer_name(index, name))) for name in names}
+        return {name: placed[name].tensor(file.read(layer_name(index, name))) for name in names}
 
     return layer_tensors

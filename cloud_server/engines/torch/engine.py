@@ -18,6 +18,7 @@ from cloud_server.engines.torch.attention import plan_blocks
 from cloud_server.engines.torch.kv_slab import KvShape, KvSlab, SavedKv
 from cloud_server.engines.torch.layer import LayerSettings, MiddleLayer, Ragged, Span
 from cloud_server.engines.torch.rows import rows_of, tensor_of
+from submodels.manifest import Rope
 from wire.messages import Dtype
 
 
@@ -59,9 +60,8 @@ class TorchMiddleEngine:
         self._settings = settings
         self._kv_shape = kv_shape
         self._device = kv_shape.device
-        self._inv_freq = torch.tensor(
-            settings.shape.rope.inv_freq, dtype=torch.float32, device=kv_shape.device
-        )
+        shape = settings.shape
+        self._inv_freq = [_frequencies(rope, shape.head_dim, self._device) for rope in shape.ropes]
         self._slabs: dict[SequenceId, KvSlab] = {}
         self._num_opened = 0
         self._reserved_tokens = 0
@@ -172,25 +172,36 @@ class TorchMiddleEngine:
             }
             spans.append(Span(self._slab(item.sequence), num_rows, first, blocks))
             positions.append(torch.arange(first, first + num_rows))
-        return Ragged(spans, *self._rotation(torch.cat(positions).to(self._device)))
+        at = torch.cat(positions).to(self._device)
+        ropes = zip(self._settings.shape.ropes, self._inv_freq, strict=True)
+        return Ragged(spans, [self._rotation(at, rope, inv_freq) for rope, inv_freq in ropes])
 
-    def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotation(
+        self, positions: torch.Tensor, rope: Rope, inv_freq: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines `[T, Hq + KV, D]`, as `Ragged` has them.
 
         Angles are computed in float32 and rounded to the engine's format, as transformers does.
         """
         shape = self._settings.shape
-        angles = positions.float().unsqueeze(1) * self._inv_freq
+        angles = positions.float().unsqueeze(1) * inv_freq
         cos, sin = angles.cos(), angles.sin()
         factors = torch.full(
             (shape.num_attention_heads + shape.num_key_value_heads, 1),
-            shape.rope.attention_scaling,
+            rope.attention_scaling,
             device=self._device,
         )
-        factors[: shape.num_attention_heads] *= shape.head_dim**-0.5
+        factors[: shape.num_attention_heads] *= shape.attention_scale
         both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
         rounded = [(side.unsqueeze(1) * factors).to(self._kv_shape.dtype) for side in both]
         return rounded[0], rounded[1]
+
+
+def _frequencies(rope: Rope, head_dim: int, device: torch.device) -> torch.Tensor:
+    """Of each pair of a head `[D / 2]`; zero where nothing turns."""
+    frequencies = torch.zeros(head_dim // 2, dtype=torch.float32)
+    frequencies[: len(rope.inv_freq)] = torch.tensor(rope.inv_freq, dtype=torch.float32)
+    return frequencies.to(device)
 
 
 def _wanted(

@@ -1,6 +1,6 @@
 """One decoder layer over the concatenated rows of a step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,13 +31,12 @@ class Span:
 class Ragged:
     """What all layers share in one step.
 
-    `cos` and `sin` are `[T, Hq + KV, D]`, queries first; the queries' part carries the softmax
-    scale, the sines' first half its minus sign.
+    `rotations` are cosines and sines `[T, Hq + KV, D]`, queries first, of each rotary embedding of
+    the model; the queries' part carries the softmax scale, the sines' first half its minus sign.
     """
 
     spans: list[Span]
-    cos: torch.Tensor
-    sin: torch.Tensor
+    rotations: Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,15 @@ class LayerSettings:
         return HeadLayout(num_kv_heads, self.shape.num_attention_heads // num_kv_heads)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerPlace:
+    """Which of the engine's layers one is, what its queries see, and by what they are turned."""
+
+    index: int
+    window: int | None
+    rope: int = 0
+
+
 class MiddleLayer:
     """Pre-norm attention and gated MLP, as in Llama, Mistral, Qwen2 and Qwen3.
 
@@ -67,8 +75,7 @@ class MiddleLayer:
 
     def __init__(
         self,
-        index: int,
-        window: int | None,
+        place: LayerPlace,
         tensors: Mapping[str, torch.Tensor],
         settings: LayerSettings,
     ) -> None:
@@ -76,8 +83,9 @@ class MiddleLayer:
         if shape.hidden_act not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise UnsupportedModelError(f"activation {shape.hidden_act!r}; known are {known}")
-        self._index = index
-        self._window = window
+        self._index = place.index
+        self._window = place.window
+        self._rope = place.rope
         self._eps = shape.rms_norm_eps
         self._activation = ACTIVATIONS[shape.hidden_act]
         self._attention = settings.attention
@@ -85,14 +93,22 @@ class MiddleLayer:
         self._head_dim = shape.head_dim
         self._num_query_heads = shape.num_attention_heads
         self._num_rotated_heads = shape.num_attention_heads + shape.num_key_value_heads
+        attention = [f"self_attn.{name}_proj" for name in "qkv"]
+        self._qkv = joined(tensors, attention, settings.packed)
+        self._output = joined(tensors, ["self_attn.o_proj"], settings.packed)
+        self._load_norms(tensors, shape)
+        self._load_feed_forward(tensors, settings)
+
+    def _load_norms(self, tensors: Mapping[str, torch.Tensor], shape: ModelShape) -> None:
         self._head_norm = _head_norm(tensors, shape) if shape.qk_norm else None
         self._input_norm = tensors["input_layernorm.weight"]
         self._mlp_norm = tensors["post_attention_layernorm.weight"]
-        attention = [f"self_attn.{name}_proj" for name in "qkv"]
-        self._qkv = _joined(tensors, attention, settings.packed)
-        self._output = _joined(tensors, ["self_attn.o_proj"], settings.packed)
-        self._gate_up = _joined(tensors, ["mlp.gate_proj", "mlp.up_proj"], settings.packed)
-        self._down = _joined(tensors, ["mlp.down_proj"], settings.packed)
+
+    def _load_feed_forward(
+        self, tensors: Mapping[str, torch.Tensor], settings: LayerSettings
+    ) -> None:
+        self._gate_up = joined(tensors, ["mlp.gate_proj", "mlp.up_proj"], settings.packed)
+        self._down = joined(tensors, ["mlp.down_proj"], settings.packed)
 
     def forward(self, rows: torch.Tensor, ragged: Ragged) -> torch.Tensor:
         """The residual stream `[T, H]` after this layer; writes the new keys and values."""
@@ -136,9 +152,10 @@ class MiddleLayer:
         """Rotary embedding over queries and keys together `[T, Hq + KV, D]`."""
         if self._head_norm is not None:
             heads = F.rms_norm(heads, (self._head_dim,), None, self._eps) * self._head_norm
+        cos, sin = ragged.rotations[self._rope]
         half = self._head_dim // 2
         swapped = torch.cat((heads[..., half:], heads[..., :half]), dim=-1)
-        return (heads * ragged.cos).addcmul_(swapped, ragged.sin)
+        return (heads * cos).addcmul_(swapped, sin)
 
     def _fold(self, queries: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
         """`[T, Hq, D]` to one `[KV, size * G, D]` per sequence."""
@@ -148,7 +165,7 @@ class MiddleLayer:
         return torch.split(folded, [size * heads.group_size for size in sizes], dim=1)
 
 
-def _joined(tensors: Mapping[str, torch.Tensor], names: list[str], packed: bool) -> Linear:
+def joined(tensors: Mapping[str, torch.Tensor], names: list[str], packed: bool) -> Linear:
     """One linear layer of several stacked ones; biases are joined where they exist."""
     weights = [tensors[f"{name}.weight"] for name in names]
     biases = [

@@ -11,6 +11,7 @@ from cloud_server.config import CloudConfig, check_vllm_settings, context_tokens
 from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import LoadedEngine
 from cloud_server.engines.vllm.engine import EngineShape
+from cloud_server.engines.vllm.plugin import BASES
 from cloud_server.engines.vllm.start import (
     StartedEngine,
     is_cpu_build,
@@ -20,7 +21,8 @@ from cloud_server.engines.vllm.start import (
 from cloud_server.number_format import FORMATS, FormatChoice, Room, given_format, is_open
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.manifest import Manifest
+from submodels.manifest import Manifest, ModelShape
+from submodels.plan.families import FAMILIES
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 
@@ -116,6 +118,7 @@ def _check_folder(bundle: Bundle) -> None:
 
 def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
     check_vllm_settings(config)
+    check_class(manifest.shape)
     first = manifest.num_input_layers
     windows = manifest.shape.sliding_windows[first : first + manifest.num_middle_layers]
     if len(set(windows)) > 1:
@@ -136,6 +139,19 @@ def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
         raise StartError(
             f"tensor_parallel_size {config.tensor_parallel_size}: expected a divisor of the "
             f"model's {heads} attention heads"
+        )
+
+
+def check_class(shape: ModelShape) -> None:
+    """Return if there is a class of vLLM that middle layers of this shape are made of.
+
+    Raises:
+        StartError: there is none, by the model's type.
+    """
+    family = FAMILIES.get(shape.model_type)
+    if family is None or family.architecture not in BASES:
+        raise StartError(
+            f"engine vllm: no class for middle layers of model type {shape.model_type!r}; use torch"
         )
 
 

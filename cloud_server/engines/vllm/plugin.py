@@ -10,9 +10,15 @@ BASES: Final = MappingProxyType(
         "Qwen2ForCausalLM": "qwen2",
         "Qwen3ForCausalLM": "qwen3",
         "Qwen3MoeForCausalLM": "qwen3_moe",
+        "MixtralForCausalLM": "mixtral",
+        "Phi3ForCausalLM": "phi3",
+        "Glm4ForCausalLM": "glm4",
     }
 )
-"""vLLM's model classes that a middle is made of, and their modules in `vllm.model_executor`."""
+"""vLLM's model classes that a middle is made of, and their modules in `vllm.model_executor`.
+
+Each carries the stream and what is to be added to it from layer to layer, as `ResidualSum` expects.
+"""
 
 PREFIX: Final = "HatMiddle"
 """A cloud bundle's config.json names this and the base class as its architecture."""

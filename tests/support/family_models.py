@@ -1,0 +1,110 @@
+"""Random checkpoints of the families whose layers are described otherwise than Llama's."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from submodels.plan import described
+from submodels.plan.families import FAMILIES
+from submodels.random_models import RandomModel
+
+_NO_WINDOW: Mapping[str, Any] = {"sliding_window": None}
+_GRANITE = {
+    "attention_multiplier": 0.11,
+    "embedding_multiplier": 1.7,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 0.8,
+}
+_PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.75}
+_LOCAL_AND_GLOBAL = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 3000.0, "factor": 8.0},
+}
+_MIXED = ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
+_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+
+
+def _model(family: str, extra: Mapping[str, Any] | None = None, **settings: Any) -> RandomModel:
+    return RandomModel(family, extra=extra or {}, **settings)
+
+
+FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
+    {
+        "granite": _model("granite", _GRANITE),
+        "granite tied, with biases": _model(
+            "granite", {**_GRANITE, "attention_bias": True, "mlp_bias": True}, tied=True
+        ),
+        "smollm3": _model("smollm3", {"no_rope_layers": [1, 0, 1, 0, 1]}),
+        "smollm3, first layer without rope, window": _model(
+            "smollm3",
+            {
+                "no_rope_layers": [0, 1, 1, 0, 1],
+                "use_sliding_window": True,
+                "sliding_window": 6,
+                "layer_types": _MIXED,
+            },
+        ),
+        "olmo2": _model("olmo2"),
+        "olmo2, heads of 24": _model("olmo2", hidden_size=96),
+        "olmo3": _model(
+            "olmo3",
+            {
+                "sliding_window": 6,
+                "layer_types": _MIXED,
+                "rope_parameters": {
+                    **_LOCAL_AND_GLOBAL,
+                    "full_attention": {
+                        "rope_type": "yarn",
+                        "rope_theta": 1000.0,
+                        "factor": 4.0,
+                        "original_max_position_embeddings": 32,
+                    },
+                },
+            },
+        ),
+        "phi3": _model("phi3", _NO_WINDOW),
+        "phi3 sliding": _model("phi3", {"sliding_window": 7}),
+        "phi4-mini": _model("phi3", {**_NO_WINDOW, "rope_parameters": _PARTIAL}, tied=True),
+        "gemma2": _model(
+            "gemma2",
+            {
+                "sliding_window": 6,
+                "query_pre_attn_scalar": 20,
+                "attn_logit_softcapping": 3.0,
+                "final_logit_softcapping": 7.0,
+            },
+            tied=True,
+        ),
+        "gemma3": _model(
+            "gemma3_text",
+            {
+                "sliding_window": 6,
+                "query_pre_attn_scalar": 20,
+                "layer_types": _MIXED,
+                "rope_parameters": _LOCAL_AND_GLOBAL,
+            },
+            tied=True,
+        ),
+        "cohere2": _model(
+            "cohere2", {"sliding_window": 6, "layer_types": _MIXED, "logit_scale": 0.7}, tied=True
+        ),
+        "glm4": _model("glm4", {"attention_bias": True}),
+        "glm4, heads of 24": _model("glm4", head_dim=24),
+        "exaone4": _model("exaone4", {"sliding_window": 6, "layer_types": _MIXED}),
+        "exaone4 without windows": _model(
+            "exaone4", {**_NO_WINDOW, "layer_types": ["full_attention"] * 5}, tied=True
+        ),
+        "qwen3 moe": _model("qwen3_moe", {**_EXPERTS, "norm_topk_prob": True}),
+        "qwen3 moe, shares as they are": _model("qwen3_moe", {**_EXPERTS, "norm_topk_prob": False}),
+        "mixtral": _model("mixtral", {"num_local_experts": 5, "num_experts_per_tok": 2}),
+        "mixtral sliding": _model(
+            "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 3, "sliding_window": 7}
+        ),
+    }
+)
+"""Every family and what may vary in it, by a name for test reports."""
+
+
+def has_experts(model: RandomModel) -> bool:
+    """Whether its device runs layers on torch only."""
+    return FAMILIES[model.family].describe in (described.qwen3_moe, described.mixtral)

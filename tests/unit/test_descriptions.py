@@ -1,0 +1,198 @@
+"""What a manifest says of layers that are not Llama's, and what is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from transformers import CONFIG_MAPPING
+
+from adapters.model_kinds import why_not_known
+from adapters.storage import AdapterError, adapter_shape
+from submodels.bundle.bundle import load_bundle
+from submodels.checkpoint.fused import RowsOf
+from submodels.errors import BundleError, UnsupportedModelError
+from submodels.manifest import Description, Experts, Rope
+from submodels.plan.checks import check_shape
+from submodels.plan.families import FAMILIES, family_of
+from submodels.plan.plan import read_model
+from submodels.random_models import make_random_model
+from submodels.rotation.rotated import check_rotatable
+from tests.support.family_models import FAMILY_MODELS
+from tests.support.split_models import VARIANTS, split
+
+PLAIN = ("llama", "mistral", "qwen2", "qwen3")
+CONFIG = {
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 64,
+    "max_position_embeddings": 128,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+def _shape(model_type: str, **changes: Any) -> Any:
+    return read_model({**CONFIG, "model_type": model_type, **changes}).shape
+
+
+@pytest.mark.parametrize("model_type", PLAIN)
+def test_llamas_and_their_like_have_no_description(model_type: str) -> None:
+    shape = _shape(model_type, sliding_window=None)
+    assert shape.description is msgspec.UNSET
+    assert "description" not in msgspec.to_builtins(shape)
+
+
+def test_a_bundle_of_before_keeps_its_fingerprint(tmp_path: Path) -> None:
+    """Made by this program before there were descriptions; adapters are bound to it."""
+    make_random_model(VARIANTS["qwen2"], tmp_path / "model")
+    split(tmp_path / "model", tmp_path / "out", 1, 1)
+    manifest = json.loads((tmp_path / "out" / "device" / "hat.json").read_text())
+    assert manifest["fingerprint"].startswith("39a304d881c4dc8b")
+    assert "description" not in manifest["shape"]
+
+
+@pytest.mark.parametrize("model_type", sorted(set(FAMILIES) - {*PLAIN, "phi3"}))
+def test_other_families_say_what_sets_them_apart_and_are_read_back(model_type: str) -> None:
+    shape = _shape(model_type)
+    told = msgspec.json.encode(shape)
+    assert msgspec.json.decode(told, type=type(shape)) == shape
+    assert json.loads(told)["description"], "only what differs is written"
+    check_shape(shape)
+
+
+def test_every_other_type_of_transformers_is_refused_by_name() -> None:
+    others = sorted(set(CONFIG_MAPPING) - set(FAMILIES))
+    assert len(others) > 200
+    for model_type in others:
+        with pytest.raises(UnsupportedModelError, match=rf"'{model_type}'"):
+            family_of({"model_type": model_type})
+
+
+def test_a_description_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    make_random_model(FAMILY_MODELS["granite"], tmp_path / "model")
+    split(tmp_path / "model", tmp_path / "out", 1, 0)
+    path = tmp_path / "out" / "cloud" / "hat.json"
+    manifest = json.loads(path.read_text())
+    manifest["shape"]["description"]["residual_scale"] = 0.7
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="fingerprint"):
+        load_bundle(path.parent, "cloud")
+
+
+def test_rotary_numbers_that_their_parameters_do_not_give_are_refused(tmp_path: Path) -> None:
+    make_random_model(FAMILY_MODELS["olmo3"], tmp_path / "model")
+    split(tmp_path / "model", tmp_path / "out", 1, 0)
+    path = tmp_path / "out" / "cloud" / "hat.json"
+    manifest = json.loads(path.read_text())
+    (other,) = manifest["shape"]["description"]["other_ropes"]
+    other["inv_freq"][1] *= 3
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="rope: frequency 1 is"):
+        load_bundle(path.parent, "cloud")
+
+
+_EXPERTS = Experts(
+    num_experts=4, num_chosen=2, inner_size=8, router="r", gate="a.{}", up="b.{}", down="c.{}"
+)
+BROKEN = {
+    "expected 4 layer_ropes": {"layer_ropes": (0,)},
+    "layer_ropes: expected 0 to 0": {"layer_ropes": (0, 1, 0, 0)},
+    "rotary_dim: expected an even": {"rotary_dim": 32},
+    "rope: expected rotary_dim / 2 = 4": {"rotary_dim": 8},
+    "attention_softcap: expected a finite": {"attention_softcap": 0.0},
+    "residual_scale: expected a finite": {"residual_scale": float("inf")},
+    "norm_offset: expected a finite": {"norm_offset": float("nan")},
+    "norms: expected different names": {"after_mlp": "input_layernorm"},
+    "expected the name of a tensor": {"before_mlp": "../secret"},
+    "expected 1 to 4 chosen": {"experts": msgspec.structs.replace(_EXPERTS, num_chosen=5)},
+    "three different names": {"experts": msgspec.structs.replace(_EXPERTS, up="a.{}")},
+    "num_experts: expected a whole": {
+        "experts": msgspec.structs.replace(_EXPERTS, num_experts=10**9)
+    },
+    "got 3": {"other_ropes": (Rope(inv_freq=(1.0, 0.5, 0.1)),)},
+}
+
+
+@pytest.mark.parametrize(("named", "changes"), BROKEN.items(), ids=BROKEN.keys())
+def test_a_description_that_no_model_can_have_is_refused(
+    named: str, changes: dict[str, Any]
+) -> None:
+    shape = msgspec.structs.replace(_shape("llama"), description=Description(**changes))
+    with pytest.raises(ValueError, match=named):
+        check_shape(shape)
+
+
+REFUSED = {
+    "experts in some layers only": ("qwen3_moe", {"mlp_only_layers": [1]}),
+    "use_bidirectional_attention": ("gemma3_text", {"use_bidirectional_attention": True}),
+    "rope type 'longrope'": (
+        "phi3",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0] * 8,
+                "long_factor": [2.0] * 8,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
+    "activation 'gelu'": ("gemma2", {"hidden_activation": "gelu"}),
+}
+
+
+@pytest.mark.parametrize(("named", "case"), REFUSED.items(), ids=REFUSED.keys())
+def test_what_a_family_cannot_have_is_refused_by_name(
+    named: str, case: tuple[str, dict[str, Any]]
+) -> None:
+    model_type, changes = case
+    with pytest.raises(UnsupportedModelError, match=named):
+        _shape(model_type, **changes)
+
+
+@pytest.mark.parametrize("model_type", ["olmo2", "gemma2", "cohere2", "glm4", "mixtral"])
+def test_a_rotation_that_is_not_exact_is_refused_by_name(model_type: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"not exact for model type '{model_type}'"):
+        check_rotatable(_shape(model_type))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "granite", "smollm3"])
+def test_a_rotation_that_is_exact_is_made(model_type: str) -> None:
+    check_rotatable(_shape(model_type))
+
+
+def test_adapters_know_llamas_layers_only() -> None:
+    assert adapter_shape(_shape("qwen3")).qk_norm is False
+    with pytest.raises(AdapterError, match="of type 'granite' yet"):
+        adapter_shape(_shape("granite"))
+    assert why_not_known(_shape("llama")) is None
+
+
+def test_experts_stay_in_the_cloud_unless_asked_for(tmp_path: Path) -> None:
+    make_random_model(FAMILY_MODELS["mixtral"], tmp_path / "model")
+    split(tmp_path / "model", tmp_path / "out", None, 0)  # type: ignore[arg-type]
+    assert load_bundle(tmp_path / "out", "device").manifest.num_input_layers == 0
+    with pytest.raises(UnsupportedModelError, match="experts cannot be written as ONNX"):
+        split(tmp_path / "model", tmp_path / "two", 1, 0, onnx_weights=("float32",))
+
+
+class _Source:
+    name, dtype, shape, num_bytes = "whole", "F32", (5, 3), 60
+
+    def pieces(self) -> Any:
+        data = bytes(range(60))
+        return iter([data[:7], data[7:40], data[40:]])
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, 5), (0, 2), (1, 4), (4, 5)])
+def test_rows_of_a_fused_matrix_are_its_bytes(first: int, end: int) -> None:
+    rows = RowsOf("part", _Source(), first, end)
+    assert b"".join(rows.pieces()) == bytes(range(60))[first * 12 : end * 12]
+    assert (rows.shape, rows.num_bytes) == ((end - first, 3), (end - first) * 12)
