@@ -81,7 +81,8 @@ OTHERS := -W default
 test-vllm: $(VLLM)/.ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k vllm \
 	  tests/contract/test_middle_engine.py tests/contract/test_saved_sequences.py
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) tests/integration/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) tests/integration/test_vllm.py \
+	  tests/integration/test_vllm_families.py
 
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .

@@ -176,7 +176,7 @@ def rope_parameters(
 
 
 def compute_rope(family: Family, config: Config, kind: str) -> Rope:
-    """Frequencies and scaling of a layer type, by the rotary module of the family whose layers these are.
+    """Frequencies and scaling of a layer type, by the rotary module of the family it is of.
 
     Raises:
         UnsupportedModelError: transformers refuses the parameters.

@@ -30,6 +30,7 @@ WRAPPERS: Mapping[str, Wrapper] = MappingProxyType(
             Wrapper("qwen2_5_vl", "Qwen2_5_VL"),
             Wrapper("qwen3_vl", "Qwen3VL"),
             Wrapper("mistral3", "Mistral3"),
+            Wrapper("gemma3", "Gemma3"),
         )
     }
 )

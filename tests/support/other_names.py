@@ -40,6 +40,14 @@ _MISTRAL_SIGHT = {
     "num_attention_heads": 2,
     "head_dim": 16,
 }
+_GEMMA_SIGHT = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 _YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -113,6 +121,9 @@ OTHER_NAMES: Mapping[str, Callable[[], Any]] = MappingProxyType(
             rope_parameters=_axes(mrope_interleaved=True),
         ),
         "mistral3": _seeing("Mistral3", _MISTRAL_SIGHT, model_type="mistral", sliding_window=None),
+        "gemma3": _seeing(
+            "Gemma3", _GEMMA_SIGHT, tied=True, sliding_window=6, sliding_window_pattern=2
+        ),
         "mistral3 of ministral3": _seeing(
             "Mistral3", _MISTRAL_SIGHT, model_type="ministral3", rope_parameters=_YARN
         ),

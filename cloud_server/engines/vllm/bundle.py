@@ -149,7 +149,7 @@ def check_class(shape: ModelShape) -> None:
         StartError: there is none, by the model's type.
     """
     family = FAMILIES.get(shape.model_type)
-    if family is None or family.architecture not in BASES:
+    if family is None or family.computed_as.architecture not in BASES:
         raise StartError(
             f"engine vllm: no class for middle layers of model type {shape.model_type!r}; use torch"
         )

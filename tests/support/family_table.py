@@ -1,0 +1,74 @@
+"""The README's table of families, made of the table of families and of what the tests run.
+
+`python -m tests.support.family_table` writes it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from cloud_server.engines.vllm.plugin import BASES
+from submodels.plan.families import FAMILIES, Family
+from submodels.random_models import RandomModel
+from tests.support.family_models import FAMILY_MODELS, has_experts
+from tests.support.split_models import VARIANTS
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+_MARKED = "<!-- families:begin -->\n{table}\n<!-- families:end -->"
+_HEAD = (
+    "| family | `model_type` | device runs its layers on | cloud | checked with |\n"
+    "|---|---|---|---|---|"
+)
+
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "llama": "Llama, SmolLM2, Falcon 3",
+        "mistral": "Mistral",
+        "qwen2": "Qwen2, Qwen2.5",
+        "qwen3": "Qwen3",
+        "granite": "Granite 3, dense",
+        "smollm3": "SmolLM3",
+        "olmo2": "OLMo 2",
+        "olmo3": "OLMo 3",
+        "phi3": "Phi-3, Phi-4, without LongRoPE",
+        "gemma2": "Gemma 2",
+        "gemma3_text": "Gemma 3, text",
+        "cohere2": "Command R7B, Command A",
+        "glm4": "GLM-4 0414",
+        "exaone4": "EXAONE 4",
+        "qwen3_moe": "Qwen3 with experts",
+        "mixtral": "Mixtral",
+    }
+)
+
+
+def table() -> str:
+    """A row for each family whose layers are its own."""
+    models = [*VARIANTS.values(), *FAMILY_MODELS.values()]
+    own = [family for family in FAMILIES.values() if not family.layers_of]
+    return "\n".join([_HEAD, *(_row(family, models) for family in own)])
+
+
+def _row(family: Family, models: Iterable[RandomModel]) -> str:
+    of_family = [model for model in models if model.family == family.model_type]
+    assert of_family, f"no test runs {family.model_type}"
+    device = "torch (by default it has none)" if has_experts(of_family[0]) else "ONNX, torch"
+    cloud = "torch, vLLM" if family.architecture in BASES else "torch"
+    name = _NAMES[family.model_type]
+    return (
+        f"| {name} | `{family.model_type}` | {device} | {cloud} | {len(of_family)} checkpoint"
+        f"{'s' if len(of_family) > 1 else ''} |"
+    )
+
+
+def with_fresh_table(text: str) -> str:
+    """The README with the table as it is now."""
+    pattern, fresh = _MARKED.format(table=".*?"), _MARKED.format(table=table())
+    text, num_found = re.subn(pattern, lambda _: fresh, text, flags=re.DOTALL)
+    assert num_found == 1, "no place for the table of families"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_fresh_table(README.read_text()))
