@@ -37,6 +37,13 @@ class Experts(
     down: str
     are_renormalised: bool = True
     """Softmax over all experts; the chosen ones' shares are divided by their sum."""
+    are_stacked: bool = False
+    """All experts' matrices are one, `[num_experts, inputs, outputs]`, with biases; that named
+    `gate` has gate and up in turn, and `up` names none. The router has a bias too."""
+    swiglu_limit: float | None = None
+    """Gates are held below it, and their factors, to which 1 is added, on both sides of zero."""
+    swiglu_alpha: float = 1.0
+    """With a limit: a gate `g` becomes `g * sigmoid(alpha * g)`."""
 
 
 class Description(

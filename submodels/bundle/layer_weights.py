@@ -147,7 +147,7 @@ def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Place
         k=linear("self_attn.k_proj", shape.qkv_bias),
         v=linear("self_attn.v_proj", shape.qkv_bias),
         o=linear("self_attn.o_proj", shape.output_bias),
-        feed_forward=_feed_forward(linear, shape),
+        feed_forward=_feed_forward(load, linear, shape),
         input_norm=norm(described.before_attention),
         after_attention_norm=norm(described.after_attention),
         post_attention_norm=norm(described.before_mlp),
@@ -159,12 +159,14 @@ def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Place
 
 
 def _feed_forward(
-    linear: Callable[[str, bool], Linear], shape: ModelShape
+    load: Callable[[str], Tensor], linear: Callable[[str, bool], Linear], shape: ModelShape
 ) -> GatedWeights | ExpertWeights:
     experts = shape.described.experts
     if experts is None:
         names = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
         return GatedWeights(*(linear(name, shape.mlp_bias) for name in names))
+    if experts.are_stacked:
+        return ExpertWeights(linear(experts.router, True), stacked_experts(load, experts))
     return ExpertWeights(
         linear(experts.router, False),
         [_expert(linear, experts, index) for index in range(experts.num_experts)],
@@ -174,3 +176,17 @@ def _feed_forward(
 def _expert(linear: Callable[[str, bool], Linear], experts: Experts, index: int) -> GatedWeights:
     names = (experts.gate, experts.up, experts.down)
     return GatedWeights(*(linear(name.format(index), False) for name in names))
+
+
+def stacked_experts(load: Callable[[str], Tensor], experts: Experts) -> list[GatedWeights]:
+    """Experts out of the tensors that hold all of them; `load` gives these by their names."""
+    gate_up, gate_up_bias = load(experts.gate), load(f"{experts.gate}_bias")
+    down, down_bias = load(experts.down), load(f"{experts.down}_bias")
+    return [
+        GatedWeights(
+            Linear(gate_up[index, :, 0::2].T.contiguous(), gate_up_bias[index, 0::2].contiguous()),
+            Linear(gate_up[index, :, 1::2].T.contiguous(), gate_up_bias[index, 1::2].contiguous()),
+            Linear(down[index].T.contiguous(), down_bias[index].contiguous()),
+        )
+        for index in range(experts.num_experts)
+    ]

@@ -252,9 +252,14 @@ class DecoderLayer:
         update = torch.zeros_like(normed)
         for index in torch.unique(chosen).tolist():
             rows, places = torch.where(chosen == index)
-            made = self._gated(weights.experts[index], normed[rows])
+            made = self._expert(weights.experts[index], experts, normed[rows])
             update.index_add_(0, rows, made * shares[rows, places, None])
         return update
+
+    def _expert(self, weights: GatedWeights, experts: Experts, rows: Tensor) -> Tensor:
+        if experts.swiglu_limit is None:
+            return self._gated(weights, rows)
+        return weights.down(clamped_swiglu(weights.gate(rows), weights.up(rows), experts))
 
     def _attention(self, normed: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         weights, rope = self.weights, self.rope or self.shape.rope
@@ -280,6 +285,14 @@ def route(logits: Tensor, experts: Experts) -> tuple[Tensor, Tensor]:
     if experts.are_renormalised:
         shares = shares / shares.sum(dim=-1, keepdim=True)
     return shares.to(logits.dtype), chosen
+
+
+def clamped_swiglu(gate: Tensor, up: Tensor, experts: Experts) -> Tensor:
+    """What enters the down matrix of experts that have a limit (gpt-oss)."""
+    limit = experts.swiglu_limit
+    assert limit is not None, "asked for experts with a limit only"
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (up + 1) * (gate * torch.sigmoid(gate * experts.swiglu_alpha))
 
 
 def _scaled(update: Tensor, scale: float) -> Tensor:

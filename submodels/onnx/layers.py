@@ -71,8 +71,8 @@ def add_decoder_stack(
     """
     if shape.hidden_act not in ("silu", "gelu_pytorch_tanh"):
         raise ValueError(f"hidden_act: expected silu, got {shape.hidden_act!r}")
-    if shape.described.experts is not None:
-        raise ValueError("layers with experts cannot be written as ONNX")
+    if shape.described.experts is not None or shape.described.has_sinks:
+        raise ValueError("layers with experts or attention sinks cannot be written as ONNX")
     rows_shape = (1, "T", shape.hidden_size)
     width = shape.hidden_size if feed is None else 2 * shape.hidden_size + 1
     ropes = ropes or (0,) * len(windows)
@@ -248,10 +248,6 @@ class Layer:
         queries, keys, values = self._projected(normed)
         turns = bool(shape.ropes[self.rope].inv_freq)
         angles = angle_names(self.rope) if turns else ("", "")
-        sinks = []
-        if described.has_sinks:
-            numbers = self._tensor("self_attn.sinks").astype(np.float32)
-            sinks = ["", "", self.builder.constant(self._name("sinks"), numbers)]
         attended = self._name("attended")
         self.builder.node(
             "GroupQueryAttention",
@@ -259,7 +255,7 @@ class Layer:
                 *(queries, keys, values),
                 *past_names(self.index),
                 *(LAST_POSITION, NUM_POSITIONS),
-                *(*angles, *sinks),
+                *angles,
             ],
             [attended, *present_names(self.index)],
             MICROSOFT,

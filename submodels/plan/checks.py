@@ -108,8 +108,13 @@ def _check_names(shape: ModelShape) -> None:
             raise ValueError(
                 f"experts: expected 1 to {experts.num_experts} chosen, got {experts.num_chosen}"
             )
+        _check_factor("swiglu_limit", experts.swiglu_limit)
+        _check_factor("swiglu_alpha", experts.swiglu_alpha)
         numbered = [experts.gate, experts.up, experts.down]
-        if any(name.count("{}") != 1 for name in numbered) or len(set(numbered)) != 3:
+        if experts.are_stacked:
+            names += [experts.gate, experts.down]
+            numbered = []
+        elif any(name.count("{}") != 1 for name in numbered) or len(set(numbered)) != 3:
             raise ValueError(f"experts: expected three different names with {{}}, got {numbered}")
         names += [experts.router, *(name.replace("{}", "0") for name in numbered)]
     for name in names:

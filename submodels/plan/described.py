@@ -136,6 +136,25 @@ def mixtral(config: Config) -> Description:
     )
 
 
+def gpt_oss(config: Config) -> Description:
+    """Experts in every layer, all in one tensor, clamped; and a sink in each head's softmax."""
+    return Description(
+        has_sinks=True,
+        experts=Experts(
+            num_experts=config.num_local_experts,
+            num_chosen=config.num_experts_per_tok,
+            inner_size=config.intermediate_size,
+            router="mlp.router",
+            gate="mlp.experts.gate_up_proj",
+            up="",
+            down="mlp.experts.down_proj",
+            are_stacked=True,
+            swiglu_limit=float(config.swiglu_limit),
+            swiglu_alpha=float(config.swiglu_alpha),
+        ),
+    )
+
+
 def every_layer(config: Config, layer: int) -> bool:
     """Rotary positions everywhere."""
     return True

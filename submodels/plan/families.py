@@ -235,6 +235,11 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 windows="everywhere",
                 describe=described.mixtral,
             ),
+            Family(
+                *("gpt_oss", "GptOss", _attention_bias, _attention_bias, _never),
+                windows="by layer",
+                describe=described.gpt_oss,
+            ),
         )
     }
 )

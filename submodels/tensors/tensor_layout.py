@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from submodels.manifest import ModelShape
+from submodels.manifest import Experts, ModelShape
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -80,12 +80,26 @@ def _feed_forward_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
                 "mlp.down_proj": (hidden, inner, has_bias),
             }
         )
+    if experts.are_stacked:
+        return _stacked_shapes(experts, hidden)
     linears = {experts.router: (experts.num_experts, hidden, False)}
     for index in range(experts.num_experts):
         for name in (experts.gate, experts.up):
             linears[name.format(index)] = (experts.inner_size, hidden, False)
         linears[experts.down.format(index)] = (hidden, experts.inner_size, False)
     return _linear_shapes(linears)
+
+
+def _stacked_shapes(experts: Experts, hidden: int) -> dict[str, tuple[int, ...]]:
+    num_experts, inner = experts.num_experts, experts.inner_size
+    return {
+        f"{experts.router}.weight": (num_experts, hidden),
+        experts.gate: (num_experts, hidden, 2 * inner),
+        experts.down: (num_experts, inner, hidden),
+        f"{experts.router}.bias": (num_experts,),
+        f"{experts.gate}_bias": (num_experts, 2 * inner),
+        f"{experts.down}_bias": (num_experts, hidden),
+    }
 
 
 def _linear_shapes(linears: Mapping[str, tuple[int, int, bool]]) -> dict[str, tuple[int, ...]]:

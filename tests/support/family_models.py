@@ -100,6 +100,16 @@ FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
         "mixtral sliding": _model(
             "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 3, "sliding_window": 7}
         ),
+        "gpt-oss": _model(
+            "gpt_oss",
+            {
+                "num_local_experts": 5,
+                "num_experts_per_tok": 2,
+                "sliding_window": 6,
+                "swiglu_limit": 0.9,
+                "layer_types": _MIXED,
+            },
+        ),
     }
 )
 """Every family and what may vary in it, by a name for test reports."""
@@ -107,4 +117,8 @@ FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
 
 def has_experts(model: RandomModel) -> bool:
     """Whether its device runs layers on torch only."""
-    return FAMILIES[model.family].describe in (described.qwen3_moe, described.mixtral)
+    return FAMILIES[model.family].describe in (
+        described.qwen3_moe,
+        described.mixtral,
+        described.gpt_oss,
+    )

@@ -107,6 +107,29 @@ class CappedAttention:
         return torch.bmm(scores.softmax(-1), values[:, block.first_key : block.end_key])
 
 
+class SinkAttention:
+    """As `MatmulAttention`, with a number of each head in the softmax that no value goes with.
+
+    `sinks` is `[Hq]`, and belongs to one layer.
+    """
+
+    transposed_keys = True
+
+    def __init__(self, sinks: torch.Tensor, heads: HeadLayout) -> None:
+        self._sinks = sinks.view(heads.num_kv_heads, 1, heads.group_size)
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: Block
+    ) -> torch.Tensor:
+        scores = torch.bmm(queries, keys[:, :, block.first_key : block.end_key])
+        _hide(scores, block)
+        num_kv_heads, num_folded, num_keys = scores.shape
+        num_rows = num_folded // self._sinks.shape[2]
+        sinks = self._sinks.expand(-1, num_rows, -1).reshape(num_kv_heads, num_folded, 1)
+        shares = torch.cat((scores, sinks), dim=-1).softmax(-1)[..., :num_keys]
+        return torch.bmm(shares, values[:, block.first_key : block.end_key])
+
+
 def _hide(scores: torch.Tensor, block: Block) -> None:
     """Minus infinity where a row must not see a key."""
     if block.hidden is not None:

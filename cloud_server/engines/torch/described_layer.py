@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 
+from cloud_server.engines.torch.attention import SinkAttention
 from cloud_server.engines.torch.layer import LayerSettings, MiddleLayer, Ragged, joined
 from cloud_server.engines.torch.linear import Linear
-from submodels.bundle.layers import layer_norm, route
+from submodels.bundle.layer_weights import stacked_experts
+from submodels.bundle.layers import clamped_swiglu, layer_norm, route
 from submodels.manifest import LLAMA, Description, Experts, ModelShape
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
@@ -46,6 +48,8 @@ class DescribedLayer(MiddleLayer):
         )
         self._norms = [tensors.get(f"{name}.weight") for name in names]
         self._head_norm = None
+        if described.has_sinks:
+            self._attention = SinkAttention(tensors["self_attn.sinks"], self._heads)
         self._query_norm = tensors.get("self_attn.q_norm.weight")
         self._key_norm = tensors.get("self_attn.k_norm.weight")
 
@@ -113,10 +117,22 @@ class _Mixture:
         self._router = joined(tensors, [experts.router], packed)
         self._gate_up: list[Linear] = []
         self._down: list[Linear] = []
+        if experts.are_stacked:
+            self._unstack(tensors, packed)
+            return
         for index in range(experts.num_experts):
             names = [experts.gate.format(index), experts.up.format(index)]
             self._gate_up.append(joined(tensors, names, packed))
             self._down.append(joined(tensors, [experts.down.format(index)], packed))
+
+    def _unstack(self, tensors: Mapping[str, torch.Tensor], packed: bool) -> None:
+        for each in stacked_experts(tensors.__getitem__, self._experts):
+            named: dict[str, torch.Tensor] = {}
+            for name, linear in (("gate", each.gate), ("up", each.up), ("down", each.down)):
+                assert linear.bias is not None, "stacked experts have biases"
+                named |= {f"{name}.weight": linear.weight, f"{name}.bias": linear.bias}
+            self._gate_up.append(joined(named, ["gate", "up"], packed))
+            self._down.append(joined(named, ["down"], packed))
 
     def forward(self, normed: torch.Tensor, activation: Activation) -> torch.Tensor:
         """What the chosen experts of each row `[T, H]` give, by their shares."""
@@ -125,6 +141,10 @@ class _Mixture:
         for index in torch.unique(chosen).tolist():
             rows, places = torch.where(chosen == index)
             gate, up = self._gate_up[index](normed[rows]).chunk(2, dim=-1)
-            made = self._down[index](activation(gate).mul_(up))
+            if self._experts.swiglu_limit is None:
+                inner = activation(gate).mul_(up)
+            else:
+                inner = clamped_swiglu(gate, up, self._experts)
+            made = self._down[index](inner)
             update.index_add_(0, rows, made * shares[rows, places, None])
         return update

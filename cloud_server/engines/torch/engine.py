@@ -61,7 +61,10 @@ class TorchMiddleEngine:
         self._kv_shape = kv_shape
         self._device = kv_shape.device
         shape = settings.shape
-        self._inv_freq = [_frequencies(rope, shape.head_dim, self._device) for rope in shape.ropes]
+        self._ropes = [
+            (rope, _frequencies(rope, shape.head_dim, self._device)) for rope in shape.ropes
+        ]
+        self._attention_scale = shape.attention_scale
         self._slabs: dict[SequenceId, KvSlab] = {}
         self._num_opened = 0
         self._reserved_tokens = 0
@@ -173,8 +176,7 @@ class TorchMiddleEngine:
             spans.append(Span(self._slab(item.sequence), num_rows, first, blocks))
             positions.append(torch.arange(first, first + num_rows))
         at = torch.cat(positions).to(self._device)
-        ropes = zip(self._settings.shape.ropes, self._inv_freq, strict=True)
-        return Ragged(spans, [self._rotation(at, rope, inv_freq) for rope, inv_freq in ropes])
+        return Ragged(spans, [self._rotation(at, rope, inv_freq) for rope, inv_freq in self._ropes])
 
     def _rotation(
         self, positions: torch.Tensor, rope: Rope, inv_freq: torch.Tensor
@@ -191,7 +193,7 @@ class TorchMiddleEngine:
             rope.attention_scaling,
             device=self._device,
         )
-        factors[: shape.num_attention_heads] *= shape.attention_scale
+        factors[: shape.num_attention_heads] *= self._attention_scale
         both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
         rounded = [(side.unsqueeze(1) * factors).to(self._kv_shape.dtype) for side in both]
         return rounded[0], rounded[1]
