@@ -53,7 +53,10 @@ class BoundedPlanner:
     `max_chunk_tokens`, and at `max_chunk_s` of uplink unless that were less than the prompt's
     `max_pieces`-th part. While enough is on the way (`Prefill.can_wait_with`), it waits.
 
-    Until the stages were measured, two chunks of `first_tokens` are on the way at a time.
+    Until the stages were measured, chunks of `first_tokens` go up and none behind them before a
+    reply has come. They differ in size, since lines need two sizes; the first is small, for all
+    stages wait for it; and they bridge the round trip until something is known. A prompt of
+    `whole_tokens` goes up whole, one of twice as many in halves.
     """
 
     slack: float = 0.015
@@ -62,16 +65,14 @@ class BoundedPlanner:
     max_chunk_tokens: int = 512
     max_chunk_s: float = 0.25
     max_pieces: int = 8
-    first_tokens: int = 64
-    max_unmeasured_in_flight: int = 2
+    first_tokens: tuple[int, ...] = (32, 64, 128)
+    whole_tokens: int = 64
 
     def next_chunk_tokens(self, prefill: Prefill) -> int:
         """The first chunk of the best cut of what is left, or `WAIT`."""
         times = prefill.estimates.times()
         if times is None:
-            if prefill.num_in_flight >= self.max_unmeasured_in_flight:
-                return WAIT
-            return min(self.first_tokens, prefill.num_remaining_tokens)
+            return self._unmeasured(prefill)
         limits = self._limits(prefill.num_tokens, times, prefill.max_chunk_tokens)
         left = prefill.num_remaining_tokens
         chunk = self._plan(left, times, prefill.backlog, limits, prefill.sent)[0]
@@ -84,6 +85,18 @@ class BoundedPlanner:
     ) -> tuple[int, ...]:
         """The whole cut as it looks now; at least one token."""
         return self._plan(num_tokens, times, backlog, self._limits(num_tokens, times, None))
+
+    def _unmeasured(self, prefill: Prefill) -> int:
+        """The next of `first_tokens`, of what is left half at most, or `WAIT`; no short rest."""
+        if prefill.num_in_flight >= len(self.first_tokens):
+            return WAIT
+        left = prefill.num_remaining_tokens
+        half = -(-left // 2)
+        number = max(len(prefill.sent), prefill.num_in_flight)
+        if number == 0 and half <= self.whole_tokens:
+            return left if left <= self.whole_tokens else half
+        size = self.first_tokens[min(number, len(self.first_tokens) - 1)]
+        return left if left <= self.whole_tokens else min(size, half)
 
     def _plan(
         self,

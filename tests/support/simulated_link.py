@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chunking.chooser import ChunkChooser
 from chunking.cost import LinearTime
+from chunking.planner import WAIT, Planner, Prefill
 from chunking.state_monitor import AnsweredFrame, StateMonitor
 
 NO_TIME = LinearTime(0.0, 0.0)
@@ -66,3 +68,46 @@ class SimulatedReply:
     key: int
     answered: AnsweredFrame
     comes_s: float
+
+
+def send_prompt(
+    link: SimulatedLink,
+    monitor: StateMonitor,
+    planner: Planner,
+    num_tokens: int,
+    change: tuple[int, float] | None = None,
+) -> tuple[list[int], float]:
+    """What a session does, in virtual time: the chunks, and the seconds to the last reply.
+
+    After `change[0]` tokens the uplink has the rate `change[1]`.
+    """
+    came_s = [0.0]
+    chooser = ChunkChooser(
+        planner,
+        lambda: monitor.estimates(link.token_bytes),
+        lambda: link.now,
+        lambda: came_s[0],
+        max_frame_tokens=4096,
+    )
+
+    def take_oldest() -> None:
+        came_s[0] = waiting[0].comes_s
+        link.take(waiting.pop(0), monitor)
+
+    begun_s, left, waiting = link.now, num_tokens, []
+    while left:
+        if waiting and waiting[0].comes_s <= link.now:
+            take_oldest()
+            continue
+        chunk = chooser.next_chunk_tokens(Prefill(num_tokens, left, len(waiting)))
+        if chunk == WAIT:
+            take_oldest()
+            continue
+        link.compute(chunk, monitor)
+        if change is not None and num_tokens - left >= change[0]:
+            link.uplink_bytes_per_s = change[1]
+        waiting.append(link.send(chunk, monitor))
+        left -= chunk
+    for reply in waiting:
+        link.take(reply, monitor)
+    return [choice.num_tokens for choice in chooser.choices], link.now - begun_s

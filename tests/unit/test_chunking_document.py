@@ -18,7 +18,9 @@ def test_the_table_of_predicted_times_is_the_cost_models():
         f"within {100 * BoundedPlanner().slack:g} % of the bound",
         f"at most {BoundedPlanner().max_chunk_tokens} tokens",
         f"at most {BoundedPlanner().max_chunk_s:g} s of uplink",
-        f"chunks have {BoundedPlanner().first_tokens} tokens",
+        "chunks of {}, {} and {} tokens go up".format(*BoundedPlanner().first_tokens),
+        f"one of at most {BoundedPlanner().whole_tokens} tokens goes up whole",
+        f"the paper's rule sends chunks of {PaperPlanner().first_tokens} tokens",
         f"({PaperPlanner().min_tokens}, {PaperPlanner().min_tokens + PaperPlanner().grid_tokens}, ",
     ],
 )
