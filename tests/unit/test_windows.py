@@ -45,9 +45,21 @@ def test_first_windows_add_up_after_a_pause():
     assert dealt(cold, 160_000) == [FIRST] * 11 + [160_000 - 11 * FIRST]
 
 
+@pytest.mark.parametrize("round_trip_s", [0.003, 0.01, 0.02, 0.04])
+def test_nothing_above_the_window_goes_to_a_connection_that_rests(round_trip_s):
+    """An eleventh segment after a pause would wait for a round trip, also where that is short."""
+    cold = [Window(FIRST, 0, round_trip_s)] * 16
+    assert dealt(cold, 160_000) == [FIRST] * 11 + [160_000 - 11 * FIRST] + [0] * 4
+
+
+def test_a_connection_that_sends_takes_what_is_acknowledged_until_the_next_look():
+    busy = Window(20 * SEGMENT_BYTES, 10 * SEGMENT_BYTES, 0.01)
+    assert busy.room_bytes == (10 + 4) * SEGMENT_BYTES
+
+
 def test_one_warm_connection_carries_all_on_a_link_that_holds_no_more():
     warm = [Window(FIRST, 0, 0.04), Window(200_000, 0, 0.04), Window(FIRST, 0, 0.04)]
-    assert dealt(warm, 1_000_000, most_bytes=150_000) == [0, 200_000 + 6 * SEGMENT_BYTES, 0]
+    assert dealt(warm, 1_000_000, most_bytes=150_000) == [0, 200_000, 0]
 
 
 def test_several_warm_ones_do_not_hold_more_than_the_link():
