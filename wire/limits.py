@@ -27,8 +27,8 @@ MAX_HEADER_BYTES = 64
 MAX_HANDSHAKE_BYTES = 2048
 """The longest Hello, and the longest Fault in answer to one."""
 
-MAX_LANES = 16
-"""Further sockets of one connection."""
+MAX_LANES = 64
+"""Further sockets of one connection; a cloud may take fewer (rule W44)."""
 
 MAX_PIECE_BYTES = 65_536
 """The longest part of a frame that a Piece carries."""

@@ -43,7 +43,7 @@ _CONFIG = CoreConfig(
     credit_window_tokens=4 * MAX_ROWS,
     step_budget_tokens=8 * MAX_ROWS,
     target_step_s=0.0,
-    max_lanes=64,
+    max_lanes=192,
 )
 
 

@@ -12,6 +12,10 @@ from wire.lanes import Joiner
 from wire.limits import MAX_LANES
 from wire.messages import Join, Joined, Piece, States
 
+_SURE_LANES = 16
+"""Of one connection, as long as there are any; more only while half of the places are free, so that
+those who come later find some."""
+
 
 class Lanes:
     """Which sockets help which connection. A connection's lanes end with it."""
@@ -109,6 +113,8 @@ class Lanes:
 
     def _most_of_one(self) -> int:
         """Lanes that a connection may have, so that all that are connected could have as many."""
-        if len(self._of) >= self._config.max_lanes:
+        most_of_all = self._config.max_lanes
+        if len(self._of) >= most_of_all:
             return 0
-        return min(MAX_LANES, max(1, self._config.max_lanes // max(1, self._links.num_greeted)))
+        most = MAX_LANES if 2 * len(self._of) < most_of_all else _SURE_LANES
+        return min(most, max(1, most_of_all // max(1, self._links.num_greeted)))

@@ -16,6 +16,8 @@ SEGMENT_BYTES = 1448
 FIRST_WINDOW_SEGMENTS = 10
 """RFC 6928; Linux since 2.6.39."""
 
+FIRST_WINDOW_BYTES = FIRST_WINDOW_SEGMENTS * SEGMENT_BYTES
+
 SLACK_S = 0.002
 """What a connection sends in so long may wait in it: whoever deals looks again after less."""
 

@@ -12,10 +12,13 @@ import pytest
 from cloud_server.server import CloudServer
 from device_runtime.config import DeviceConfig
 from device_runtime.generation.request import GenerationRequest
+from device_runtime.link.lanes import Lane, Lanes
 from device_runtime.link.link import Link
 from device_runtime.link.proxies import proxy_for
 from device_runtime.server import link_config
 from device_runtime.session.actions import ComputeAndSend
+from process.sockets.aiohttp_socket import AiohttpSocket
+from process.sockets.windows import Window
 from submodels.bundle.bundle import load_bundle
 from tests.support.certificates import HAS_OPENSSL
 from tests.support.connect_proxy import ConnectProxy
@@ -78,6 +81,40 @@ async def test_answers_over_several_sockets_are_the_unsplit_models(
     for (_, reference), ids in zip(cases, came, strict=True):
         difference = first_difference(reference, ids)
         assert difference is None or difference.is_tie
+
+
+async def test_forty_sockets_carry_one_prompt_and_the_answer_is_the_unsplit_models(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of one piece each, as after a pause, though this machine's own are larger."""
+    took: list[Lane] = []
+    give = Lanes._give
+
+    async def told(lanes: Lanes, lane: Lane, piece: bytes) -> None:
+        took.append(lane)
+        await give(lanes, lane, piece)
+
+    def window(socket: AiohttpSocket) -> Window:
+        return Window(580, socket.num_unsent_bytes())
+
+    monkeypatch.setattr(Lane, "is_worn", False)
+    monkeypatch.setattr(Lanes, "_give", told)
+    monkeypatch.setattr(AiohttpSocket, "window", window)
+    model = load_reference(STORIES)
+    prompt = max(story_prompts(12), key=len)
+    device = {"connections": 41, "chunk_tokens": 512, "chunking": "fixed", "drafter": "ngram"}
+    async with (
+        serve_cloud(cloud_config(bundles)) as server,
+        connected_device(bundles, server.url, device) as running,
+    ):
+        await until(lambda: running.link.num_lanes == 40)
+        request = GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS)
+        ids = await generate_ids(running.runtime, request)
+        assert figures(server) == (1, 40)
+        assert running.link.num_connections == 1
+    assert len(set(map(id, took))) > 16
+    difference = first_difference(greedy(model, prompt, MAX_TOKENS), ids)
+    assert difference is None or difference.is_tie
 
 
 @contextlib.asynccontextmanager

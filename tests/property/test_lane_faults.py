@@ -172,6 +172,48 @@ async def test_who_is_always_refused_asks_more_and_more_seldom() -> None:  # W44
         assert it.link.num_connections == 1
 
 
+async def test_a_cloud_of_sixteen_lanes_is_hardly_asked_for_more(  # W44
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those were that knew no more."""
+    monkeypatch.setattr("cloud_server.core.lanes.MAX_LANES", 16)
+    async with bench(MemoryCloud(connections=65, max_lanes=200), **DEVICE) as it:
+        await lanes_up(it, 16)
+        assert await it.ids(WANTED) == expected(WANTED)
+        await asyncio.sleep(20.0)
+        assert len(sent(it, Join)) <= 16 + 8
+        it.network.cut_one(3)
+        await until(lambda: it.link.num_lanes == 15)
+        await asyncio.sleep(3600.0)
+        assert it.link.num_lanes == 16
+        assert len(sent(it, Join)) <= 16 + 8 + 12
+        assert await it.ids(WANTED) == expected(WANTED)
+        assert it.link.num_connections == 1
+
+
+async def test_lanes_that_are_wanted_no_more_are_closed_when_they_carried_nothing_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = 20
+    monkeypatch.setattr("device_runtime.link.lanes.useful_lanes", lambda *_: wanted)
+    async with bench(MemoryCloud(connections=None, max_lanes=100), **DEVICE) as it:
+        await lanes_up(it, 20)
+        wanted = 5
+        await asyncio.sleep(500.0)
+        assert it.link.num_lanes == 20
+        assert await it.ids(WANTED) == expected(WANTED)
+        await asyncio.sleep(300.0)
+        # What the prompt used is kept for as long again.
+        assert 5 <= it.link.num_lanes < 20
+        await asyncio.sleep(700.0)
+        assert it.link.num_lanes == 5
+        num_joins = len(sent(it, Join))
+        assert await it.ids(WANTED) == expected(WANTED)
+        await asyncio.sleep(700.0)
+        assert (it.link.num_lanes, len(sent(it, Join))) == (5, num_joins)
+        assert it.link.num_connections == 1
+
+
 async def test_a_cloud_without_lanes_is_asked_once_and_used_with_one_connection() -> None:  # W44
     async with bench(MemoryCloud(connections=5, max_lanes=0), **DEVICE) as it:
         assert await it.ids(WANTED) == expected(WANTED)

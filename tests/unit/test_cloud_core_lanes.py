@@ -144,12 +144,24 @@ def test_a_connection_has_no_more_lanes_than_the_cloud_takes() -> None:  # W44
     assert one_fault(cloud.received(refused)).code is FaultCode.TOO_MANY_SESSIONS
     cloud.core.disconnect(lanes[0], cloud.now)
     assert cloud.received(cloud.join(JOIN)) == [Joined()]
-    many = Cloud(replace(LANED, max_lanes=100))
+    many = Cloud(replace(LANED, max_lanes=200))
     many.connect(ASKING, "device 1", KEY)
     for _ in range(MAX_LANES):
         many.join(JOIN)
     assert one_fault(many.received(many.join(JOIN))).code is FaultCode.TOO_MANY_SESSIONS
     assert many.core.figures().num_lanes == MAX_LANES
+
+
+def test_more_than_sixteen_lanes_leave_half_of_the_places_to_those_who_come_later() -> None:
+    cloud = Cloud(replace(LANED, max_lanes=100))  # W44
+    cloud.connect(ASKING, "device 1", KEY)
+    assert sum(cloud.received(cloud.join(JOIN)) == [Joined()] for _ in range(64)) == 50
+    for number in (2, 3):
+        cloud.connect(ASKING, f"device {number}", bytes([number]) * 16)
+        join = Join(1, bytes([number]) * 16, b"secret")
+        address = f"device {number}"
+        found = [cloud.received(cloud.join(join, address)) == [Joined()] for _ in range(20)]
+        assert found == [True] * 16 + [False] * 4
 
 
 def test_lanes_are_shared_out_among_devices_and_addresses() -> None:  # W44

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_runtime.link.lane_count import LaneTrust, LinkSize, Pace, useful_lanes
+from chunking.ramp import ramp_s
+from device_runtime.link.lane_count import (
+    Bursts,
+    LaneTrust,
+    LinkSize,
+    Openings,
+    useful_lanes,
+)
+from device_runtime.link.pace import Pace
 from process.sockets.windows import FIRST_WINDOW_SEGMENTS, SEGMENT_BYTES
 from wire.limits import MAX_LANES
 
@@ -29,8 +37,8 @@ sizes = st.builds(
         (0.002, 1000 * MBIT, 0),
         (0.04, None, 4),
         (0.04, 5 * MBIT, 3),
-        (0.04, 20 * MBIT, 11),
-        (0.04, 200 * MBIT, MAX_LANES),
+        (0.04, 20 * MBIT, 10),
+        (0.04, 200 * MBIT, 16),
         (0.01, 5 * MBIT, 1),
     ],
 )
@@ -42,9 +50,82 @@ def test_short_frames_want_fewer_lanes():
     assert useful_lanes(LinkSize(0.04, 200 * MBIT), 2 * FIRST_WINDOW) == 2
 
 
-@given(link=sizes, frame_bytes=st.integers(1, 1 << 26))
-def test_the_number_is_within_its_bounds(link, frame_bytes):
-    assert 0 <= useful_lanes(link, frame_bytes) <= MAX_LANES
+@pytest.mark.parametrize(
+    ("round_trip_s", "rate", "burst_bytes", "expected"),
+    [
+        (0.01, 200 * MBIT, 2_000_000, 16),
+        (0.04, 200 * MBIT, 160_000, 16),
+        (0.04, 200 * MBIT, 2_000_000, 50),
+        (0.08, 200 * MBIT, 160_000, 16),
+        (0.08, 200 * MBIT, 2_000_000, MAX_LANES),
+        (0.04, 20 * MBIT, 20_000_000, 10),
+    ],
+)
+def test_more_than_sixteen_are_for_long_bursts_on_long_and_fast_links(
+    round_trip_s, rate, burst_bytes, expected
+):
+    assert useful_lanes(LinkSize(round_trip_s, rate), FRAME_BYTES, burst_bytes) == expected
+
+
+@given(link=sizes, frame_bytes=st.integers(1, 1 << 26), burst_bytes=st.integers(0, 1 << 30))
+def test_the_number_is_within_its_bounds_and_the_fewest_that_do(link, frame_bytes, burst_bytes):
+    count = useful_lanes(link, frame_bytes, burst_bytes)
+    assert 0 <= useful_lanes(link, frame_bytes) <= min(16, count) <= count <= MAX_LANES
+    if count <= 16:
+        return
+    num_bytes = int(min(burst_bytes, link.num_bytes))
+    warm_s = num_bytes / link.uplink_bytes_per_s + link.round_trip_s / 2
+
+    def added_s(num_lanes):
+        window_bytes = num_lanes * FIRST_WINDOW
+        return ramp_s(num_bytes, link.uplink_bytes_per_s, link.round_trip_s, window_bytes)
+
+    assert added_s(count - 1) > 0.15 * warm_s
+    assert count == MAX_LANES or added_s(count) <= 0.15 * warm_s
+
+
+def test_a_burst_ends_with_a_pause_and_is_forgotten_after_ten_minutes():
+    bursts = Bursts()
+    assert bursts.longest(0.0) == 0
+    for now in (10.0, 10.5, 11.2):
+        bursts.sent(500, now)
+    bursts.sent(700, 13.0)
+    assert bursts.longest(13.0) == 1500
+    assert bursts.longest(611.0) == 1500
+    assert bursts.longest(612.0) == 0
+    bursts.sent(100, 650.0)
+    assert bursts.longest(650.0) == 100
+
+
+def test_after_a_refusal_the_lanes_that_there_were_are_made_anew_and_one_asks_for_more_later():
+    openings = Openings()
+    assert openings.most(0, 0.0) == 8
+    for count in range(1, 17):
+        openings.opened(count, 1.0)
+    openings.failed(16, 2.0)
+    openings.failed(16, 2.1)
+    assert openings.most(16, 10.0) == 0
+    assert openings.most(14, 10.0) == 2
+    openings.opened(15, 11.0)
+    assert [openings.most(16, now) for now in (31.9, 32.1)] == [0, 1]
+    openings.failed(16, 33.0)
+    assert [openings.most(16, now) for now in (92.0, 94.0)] == [0, 1]
+    for count, expected in ((17, 2), (18, 4), (19, 8), (20, 8)):
+        openings.opened(count, 95.0)
+        assert openings.most(count, 95.0) == expected
+
+
+@given(
+    events=st.lists(st.tuples(st.floats(0.0, 4000.0), st.booleans(), st.integers(0, 64))),
+    num_lanes=st.integers(0, 64),
+)
+def test_no_more_than_eight_are_opened_at_once_and_a_rest_ends_within_an_hour(events, num_lanes):
+    openings, now = Openings(), 0.0
+    for after_s, is_failure, count in events:
+        now += after_s
+        (openings.failed if is_failure else openings.opened)(count, now)
+        assert 0 <= openings.most(num_lanes, now) <= 8
+    assert openings.most(num_lanes, now + 3600.0) >= 1
 
 
 @given(
