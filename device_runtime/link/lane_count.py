@@ -24,7 +24,7 @@ _MOST_RAMP = 0.15
 """Of a warm upload's time: a slow start that adds no more is not worth more lanes."""
 
 _BURST_PAUSE_S = 1.0
-"""A burst ends with a pause of so long: windows of common links are small again then."""
+"""A burst ends with a pause of so long, answered or not: some answers never come."""
 
 _LATELY_S = 600.0
 
@@ -70,7 +70,7 @@ def useful_lanes(link: LinkSize, frame_bytes: int, burst_bytes: int = 0) -> int:
     Args:
         link: What is known of it.
         frame_bytes: Of the longest frame that may be sent.
-        burst_bytes: The most that was sent lately from one pause to the next.
+        burst_bytes: The most that was sent lately at a stretch (see `Bursts`).
     """
     if link.round_trip_s is None or link.round_trip_s < LEAST_ROUND_TRIP_S:
         return 0
@@ -96,7 +96,7 @@ def _starts_fast(link: LinkSize, num_bytes: int, num_lanes: int) -> bool:
 
 
 class Bursts:
-    """How much is sent from one pause to the next."""
+    """How much is sent from one pause to the next, or before all of it is answered."""
 
     def __init__(self) -> None:
         self._num_bytes = 0
@@ -104,9 +104,9 @@ class Bursts:
         self._longest = 0
         self._longest_s = -math.inf
 
-    def sent(self, num_bytes: int, now: float) -> None:
-        """So many bytes were handed over."""
-        if now - self._last_s > _BURST_PAUSE_S:
+    def sent(self, num_bytes: int, now: float, *, is_all_answered: bool) -> None:
+        """So many bytes were handed over, with what was sent before answered or not."""
+        if is_all_answered or now - self._last_s > _BURST_PAUSE_S:
             self._num_bytes = 0
         self._num_bytes += num_bytes
         self._last_s = now

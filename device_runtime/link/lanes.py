@@ -155,11 +155,11 @@ class Lanes:
             ConnectionError: a lane broke under it, or none is left.
         """
         cutter = Cutter(self._num_frames, frame)
+        self._bursts.sent(len(frame), self._clock(), is_all_answered=not self._sequences)
         if len(self._sequences) >= _MAX_UNANSWERED:
             del self._sequences[next(iter(self._sequences))]
         self._sequences[key] = self._num_frames
         self._num_frames += 1
-        self._bursts.sent(len(frame), self._clock())
         while cutter.num_left:
             if not self._lanes:
                 raise ConnectionResetError("no lane is left")

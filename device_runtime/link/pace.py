@@ -10,7 +10,9 @@ _PACE = 2.0
 taken for too low does not keep itself low."""
 
 _AT_ONCE_S = 0.004
-"""Of the pace, in one piece; and as much is caught up after a late look."""
+_AT_ONCE_SHARE = 0.1
+"""Of the pace, in one piece, in time and of a round trip; and as much is caught up after a late
+look. Behind a longer piece the buffer before a short link has no room."""
 
 
 class Pace:
@@ -23,11 +25,17 @@ class Pace:
         """What may go now; 0 while it is too early, None for any number."""
         if link.uplink_bytes_per_s is None:
             return None
-        at_once = _PACE * link.uplink_bytes_per_s * _AT_ONCE_S
+        at_once = _PACE * link.uplink_bytes_per_s * _at_once_s(link)
         return 0 if now < self._free_s else max(FIRST_WINDOW_BYTES, int(at_once))
 
     def sent(self, num_bytes: int, link: LinkSize, now: float) -> None:
         """So many bytes were let go."""
         if link.uplink_bytes_per_s is not None:
             seconds = num_bytes / (_PACE * link.uplink_bytes_per_s)
-            self._free_s = max(self._free_s, now - _AT_ONCE_S) + seconds
+            self._free_s = max(self._free_s, now - _at_once_s(link)) + seconds
+
+
+def _at_once_s(link: LinkSize) -> float:
+    if link.round_trip_s is None:
+        return _AT_ONCE_S
+    return min(_AT_ONCE_S, _AT_ONCE_SHARE * link.round_trip_s)

@@ -42,14 +42,12 @@ class Window:
     def room_bytes(self) -> int:
         """What it takes now: the rest of the window, and what is acknowledged until the next look.
 
-        Of what is handed over now nothing is: with nothing under way, one segment above the window
-        waits for a whole round trip.
+        That is a share of what is under way. What else is handed over above the window waits for a
+        whole round trip, which on a connection that rests is one segment already.
         """
-        if not self.num_under_way or self.round_trip_s <= 0:
-            return self.num_bytes - self.num_under_way
-        share = min(1.0, SLACK_S / self.round_trip_s)
-        # A part of a segment would wait for a round trip.
-        slack_segments = int(self.num_bytes * share) // SEGMENT_BYTES
+        share = min(1.0, SLACK_S / self.round_trip_s) if self.round_trip_s > 0 else 0.0
+        # A part of a segment would wait as long.
+        slack_segments = int(min(self.num_bytes, self.num_under_way) * share) // SEGMENT_BYTES
         return self.num_bytes + slack_segments * SEGMENT_BYTES - self.num_under_way
 
 

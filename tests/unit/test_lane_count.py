@@ -84,16 +84,17 @@ def test_the_number_is_within_its_bounds_and_the_fewest_that_do(link, frame_byte
     assert count == MAX_LANES or added_s(count) <= 0.15 * warm_s
 
 
-def test_a_burst_ends_with_a_pause_and_is_forgotten_after_ten_minutes():
+def test_a_burst_ends_with_a_pause_or_an_answer_and_is_forgotten_after_ten_minutes():
     bursts = Bursts()
     assert bursts.longest(0.0) == 0
     for now in (10.0, 10.5, 11.2):
-        bursts.sent(500, now)
-    bursts.sent(700, 13.0)
+        bursts.sent(500, now, is_all_answered=now == 10.0)
+    bursts.sent(700, 11.3, is_all_answered=True)
+    bursts.sent(1000, 13.0, is_all_answered=False)
     assert bursts.longest(13.0) == 1500
-    assert bursts.longest(611.0) == 1500
-    assert bursts.longest(612.0) == 0
-    bursts.sent(100, 650.0)
+    assert bursts.longest(611.2) == 1500
+    assert bursts.longest(611.3) == 0
+    bursts.sent(100, 650.0, is_all_answered=False)
     assert bursts.longest(650.0) == 100
 
 

@@ -54,7 +54,9 @@ def test_nothing_above_the_window_goes_to_a_connection_that_rests(round_trip_s):
 
 def test_a_connection_that_sends_takes_what_is_acknowledged_until_the_next_look():
     busy = Window(20 * SEGMENT_BYTES, 10 * SEGMENT_BYTES, 0.01)
-    assert busy.room_bytes == (10 + 4) * SEGMENT_BYTES
+    assert busy.room_bytes == (10 + 2) * SEGMENT_BYTES
+    late = Window(20 * SEGMENT_BYTES, SEGMENT_BYTES, 0.01)
+    assert late.room_bytes == 19 * SEGMENT_BYTES
 
 
 def test_one_warm_connection_carries_all_on_a_link_that_holds_no_more():
