@@ -51,7 +51,7 @@ def test_names_and_settings_as_qwen_publishes_its_models(tmp_path: Path) -> None
     model = make_other_name("qwen2_5_vl", folder)
     text = json.loads((folder / "config.json").read_text())["text_config"]
     text = {key: value for key, value in text.items() if key not in ("model_type", "layer_types")}
-    rope = {"type": "mrope", "mrope_section": [4, 2, 2]}
+    rope = {"type": "mrope", "mrope_section": [8, 4, 4]}
     _change(folder, text_config=None, **{**text, "rope_parameters": None})
     _change(folder, rope_scaling=rope, rope_theta=10000.0)
     token_ids = random_tokens(30, model.vocab_size)

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adapters.importing.conversion import ImportLimits, import_head
 from adapters.install import install_adapter
 from device_runtime.generation.request import GenerationRequest
+from hat.verify.reference import whole_model
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
 from tests.support.cloud_client import http_get, until
+from tests.support.other_names import make_other_name
 from tests.support.published_heads import repeating_head
 from tests.support.reference import Greedy, first_difference, greedy, load_reference, story_prompts
+from tests.support.split_models import random_tokens
 from tests.support.stack import (
     GREEDY,
     cloud_config,
@@ -104,6 +108,24 @@ async def test_the_torch_engine_says_what_the_unsplit_model_says(bundles, storie
         assert await gather_bounded(calls, AT_ONCE) == [
             list(reference.ids) for _, reference in stories
         ]
+
+
+@pytest.mark.parametrize(
+    "name", ["seed_oss", "internlm3, biases, dynamic", "ministral3", "qwen2_5_vl", "qwen3_vl"]
+)
+async def test_a_family_under_another_name_keeps_its_ids(name, tmp_path):
+    """Its class here is the one of the family whose layers it has."""
+    make_other_name(name, tmp_path / "model")
+    split_checkpoint(SplitOptions(str(tmp_path / "model"), tmp_path / "split", 1))
+    model = whole_model({"pretrained_model_name_or_path": tmp_path / "model"}, torch.float32)
+    prompts = [list(random_tokens(40, 256, seed)) for seed in range(3)]
+    expected = [greedy(model, prompt, 24, ignore_eos=True) for prompt in prompts]
+    settings = {**_settings("tp1"), "max_context_tokens": 128}
+    async with running_stack(tmp_path / "split", _DEVICE, settings) as stack:
+        for prompt, reference in zip(prompts, expected, strict=True):
+            request = GenerationRequest(prompt, 24, GREEDY, frozenset())
+            ids = await generate_ids(stack.runtime, request)
+            assert first_difference(reference, ids) is None
 
 
 @pytest.mark.parametrize("name", PARALLEL)

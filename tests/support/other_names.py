@@ -15,9 +15,10 @@ _SIZES: Mapping[str, Any] = MappingProxyType(
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        # The least that vLLM's attention on a CPU takes.
+        "head_dim": 32,
         "vocab_size": MIN_VOCAB_SIZE + 3,
         "max_position_embeddings": 256,
         "bos_token_id": 256,
@@ -82,14 +83,14 @@ def _seeing(
 
 
 def _axes(**more: Any) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], **more}
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], **more}
 
 
 OTHER_NAMES: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
-        "seed_oss": _causal("SeedOss", head_dim=24),
+        "seed_oss": _causal("SeedOss", head_dim=64),
         "seed_oss, out biases": _causal("SeedOss", attention_out_bias=True, mlp_bias=True),
-        "internlm3": _causal("InternLM3", head_dim=24),
+        "internlm3": _causal("InternLM3", head_dim=64),
         "internlm3, biases, dynamic": _causal(
             "InternLM3",
             attention_bias=True,
