@@ -1,6 +1,5 @@
 """The model families that can be split, and what sets each apart from plain Llama."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from submodels.errors import UnsupportedModelError
 from submodels.manifest import Description
 from submodels.plan import described
 from submodels.plan.described import Config
+from submodels.plan.loading import loaded_config
 
 Windows = Literal["never", "everywhere", "by layer"]
 """Where attention slides: nowhere, in every layer if at all, or as `layer_types` says."""
@@ -72,19 +72,9 @@ class Family:
         """The transformers configuration object of a config.json.
 
         Raises:
-            UnsupportedModelError: transformers refuses it.
+            UnsupportedModelError: transformers refuses it, or is too old to know the model.
         """
-        import transformers
-
-        config_class = getattr(transformers, self.config_class)
-        # A copy, since transformers writes its defaults into nested values of what it is given.
-        try:
-            return config_class.from_dict(copy.deepcopy(dict(config)))
-        # Configuration classes validate with several libraries, each with its own exceptions.
-        except Exception as error:
-            # transformers writes several lines.
-            reason = " ".join(str(error).split())
-            raise UnsupportedModelError(f"config.json is not a valid one: {reason}") from error
+        return loaded_config(self.config_class, config)
 
 
 def _never(config: Config) -> bool:

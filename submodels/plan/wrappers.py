@@ -1,6 +1,5 @@
 """Models that see pictures around a language model that is a supported one: its text part."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,6 +7,7 @@ from typing import Any
 
 from submodels.errors import UnsupportedModelError
 from submodels.plan.families import FAMILIES
+from submodels.plan.loading import loaded_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +111,9 @@ def text_name(name: str) -> str | None:
 
 
 def _loaded(wrapper: Wrapper, config: Mapping[str, Any]) -> Any:
-    import transformers
-
     from submodels.plan.plan import refuse_absurd_sizes
 
     for each in (config, config.get("text_config"), config.get("vision_config")):
         if isinstance(each, Mapping):
             refuse_absurd_sizes(each)
-    config_class = getattr(transformers, f"{wrapper.name}Config")
-    # A copy, since transformers writes its defaults into nested values of what it is given.
-    try:
-        return config_class.from_dict(copy.deepcopy(dict(config)))
-    # Configuration classes validate with several libraries, each with its own exceptions.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UnsupportedModelError(f"config.json is not a valid one: {reason}") from error
+    return loaded_config(f"{wrapper.name}Config", config)

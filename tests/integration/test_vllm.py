@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from adapters.importing.conversion import ImportLimits, import_head
 from adapters.install import install_adapter
@@ -115,6 +116,8 @@ async def test_the_torch_engine_says_what_the_unsplit_model_says(bundles, storie
 )
 async def test_a_family_under_another_name_keeps_its_ids(name, tmp_path):
     """Its class here is the one of the family whose layers it has."""
+    if name.startswith("internlm3") and not hasattr(transformers, "InternLM3Config"):
+        pytest.skip("transformers beside this vLLM is too old for InternLM 3")
     make_other_name(name, tmp_path / "model")
     split_checkpoint(SplitOptions(str(tmp_path / "model"), tmp_path / "split", 1))
     model = whole_model({"pretrained_model_name_or_path": tmp_path / "model"}, torch.float32)

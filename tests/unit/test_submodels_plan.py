@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from submodels.errors import UnsupportedModelError
+from submodels.plan.loading import loaded_config
 from submodels.plan.plan import read_model
 
 LLAMA: dict[str, Any] = {
@@ -230,3 +231,10 @@ def test_mistral_with_layer_types_is_refused_since_transformers_would_ignore_the
 
 def test_the_other_name_of_an_activation_is_the_same_one() -> None:
     assert read_model(LLAMA | {"hidden_act": "swish"}).shape.hidden_act == "silu"
+
+
+def test_a_model_that_the_installed_transformers_does_not_know_is_named() -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"transformers [\d.]+ has no NobodysConfig: a newer"
+    ):
+        loaded_config("NobodysConfig", LLAMA)
