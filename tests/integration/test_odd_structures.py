@@ -37,6 +37,27 @@ async def test_json_within_a_text_may_not_be_nested_without_end(
     assert named in json.dumps(answer)
 
 
+@pytest.mark.parametrize("num_levels", [400, 600, *range(950, 980)])
+async def test_arguments_of_any_depth_are_told_or_refused(num_levels: int) -> None:
+    inner = "[" * num_levels + "]" * num_levels
+    call = {
+        "id": "a",
+        "type": "function",
+        "function": {"name": "x", "arguments": f'{{"a": {inner}}}'},
+    }
+    messages = [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}, *USER]
+    generator = scripted("Hello")
+    async with serving(service_of(generator, GENERIC)) as client:
+        status, answer = await client.post(CHAT, {"messages": messages, "max_tokens": 1})
+        assert status == (200 if num_levels < 500 else 400), answer
+        for field in ("metadata", "tools"):
+            value = "{}" if field == "metadata" else '[{"type": "web_search", "parameters": {}}]'
+            raw = f'{{"input": "x", "max_output_tokens": 1, "{field}": {value}}}'
+            raw = raw.replace("{}", f'{{"a": {inner}}}')
+            status, answer = await client.post("/v1/responses", raw.encode())
+            assert status == (200 if num_levels < 500 else 400), answer
+
+
 @pytest.mark.parametrize("value", ["[" * 1500 + "]" * 1500, "1e999", "-12345678901234567890123"])
 async def test_what_a_model_says_in_a_call_is_passed_on_as_it_is(value: str) -> None:
     text = f'<tool_call>[{{"name": "put", "arguments": {{"a": {value}}}}}]</tool_call>'

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from device_runtime.api.errors import ApiError, TooLongError, invalid, unsupported
 from device_runtime.api.request.body import MAX_PROMPTS, ContentPart, Message
-from device_runtime.api.request.json_body import json_within
+from device_runtime.api.request.json_body import check_depth, json_within
 from device_runtime.api.request.tool_fields import ToolCall
 from device_runtime.api.service import Service
 from device_runtime.calling.history import for_template
@@ -321,6 +321,7 @@ def _plain_call(call: ToolCall, where: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         where = f"{where}.function.arguments"
         raise invalid(where, f"{where}: expected a JSON object as a text")
+    check_depth(arguments, f"{where}.function.arguments")
     function = {"name": call.function.name, "arguments": arguments}
     return {"type": "function", "id": call.id or "", "function": function}
 

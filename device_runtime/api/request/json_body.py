@@ -10,6 +10,10 @@ from typing import Any
 import msgspec
 
 from device_runtime.api.errors import invalid
+from device_runtime.grammar.schemas import is_deeper_than
+
+MAX_LEVELS = 500
+"""Of objects and lists in one another in what is written down again: Python writes 900 or so."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OTHER_MARKS = (
@@ -73,6 +77,16 @@ def json_within(text: str) -> Any:
         raise ValueError(str(error)) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def check_depth(value: Any, where: str) -> None:
+    """Whether a value that is written down again, in a prompt or an answer, can be.
+
+    Raises:
+        ApiError: 400, more levels of objects and lists than that.
+    """
+    if is_deeper_than(value, MAX_LEVELS):
+        raise invalid(where, f"{where}: expected at most {MAX_LEVELS} levels of objects and lists")
 
 
 def _joined(halves: bytes) -> bytes:

@@ -12,6 +12,7 @@ from device_runtime.api.request.body import (
     MAX_TOP_LOGPROBS,
     StreamOptions,
 )
+from device_runtime.api.request.json_body import check_depth
 from device_runtime.api.request.tool_fields import MAX_TOOLS
 
 _NumTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -154,6 +155,10 @@ def check_supported(request: ResponsesRequest) -> None:
     ):
         if getattr(request, name) is not None:
             raise unsupported(name, f"{name} is not supported here; {instead}")
+    # Both are repeated in the answer.
+    check_depth(request.metadata, "metadata")
+    for place, tool in enumerate(request.tools or ()):
+        check_depth(tool.parameters, f"tools[{place}].parameters")
     if request.background:
         raise unsupported("background", "background is not supported here; leave it out")
     if request.stream_options is not None and not request.stream:
