@@ -23,6 +23,9 @@ _NARROWING = frozenset(
 _SILENT = frozenset({"title", "description", "default", "examples", "deprecated"})
 """What a schema may say without a meaning for what fits it."""
 
+_COMBINING = frozenset({"enum", "const", "oneOf", "allOf", "not", "if", "$ref"})
+"""What a schema may say of any value."""
+
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 _IN_PYTHON = {True: "True", False: "False", None: "None"}
 _SCALAR = re.compile(r"[^,)\s]+(?=[,)])")
@@ -199,15 +202,21 @@ def texts_of(schema: Mapping[str, Any]) -> Sequence[Any] | None:
 
 
 def python_words(schema: object) -> list[str]:
-    """Python's words for what a schema allows of true, false and nothing, in place of JSON's."""
-    if schema is True or schema == {}:
-        return ["True", "False", "None"]
-    if not isinstance(schema, Mapping) or schema.keys() & {"enum", "const", "allOf", "$ref"}:
+    """Python's words for what a schema allows of true, false and nothing, in place of JSON's.
+
+    Where more is said of them than their types there are none: JSON's are held to all of it.
+    """
+    if schema is True:
+        return list(_PYTHON)
+    if not isinstance(schema, Mapping) or schema.keys() & _COMBINING:
         return []
-    options = [schema, *(schema.get("anyOf") or ())]
-    said = [each.get("type") for each in options if isinstance(each, Mapping)]
-    types = [name for each in said for name in (each if isinstance(each, list) else [each])]
-    if "anyOf" not in schema and not schema.keys() - _SILENT:
-        types = ["boolean", "null"]
+    options = schema.get("anyOf")
+    if isinstance(options, list):
+        if schema.keys() - _SILENT - {"anyOf"}:
+            return []
+        allowed = {word for option in options for word in python_words(option)}
+        return [word for word in _PYTHON if word in allowed]
+    types = schema.get("type", ["boolean", "null"])
+    types = types if isinstance(types, list) else [types]
     words = ["True", "False"] if "boolean" in types else []
     return [*words, "None"] if "null" in types else words

@@ -118,6 +118,25 @@ def test_python_calls_take_json_words_too_and_nothing_else() -> None:
     assert is_allowed(grammar, "Just words, no [list].")
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"type": "boolean", "const": True}, {"type": "integer"}]},
+        {"anyOf": [{"type": "boolean", "enum": [True]}, {"type": "null"}]},
+        {"type": "boolean", "anyOf": [{"const": True}, {"type": "string"}]},
+        {"type": "boolean", "enum": [True]},
+        {"$ref": "#/$defs/yes", "$defs": {"yes": {"const": True}}},
+    ],
+)
+def test_python_words_say_nothing_that_the_schema_forbids(schema: dict[str, Any]) -> None:
+    shared = {"$defs": schema.pop("$defs", {})}
+    put = Tool("put", {"properties": {"a": schema}, "required": ["a"], **shared}, "tools[0]")
+    grammar = compiled(PYTHONIC, put)
+    assert is_allowed(grammar, "[put(a=true)]")
+    assert not is_allowed(grammar, "[put(a=False)]")
+    assert not is_allowed(grammar, "[put(a=false)]")
+
+
 @pytest.mark.parametrize("layout", [QWEN3_CODER, GLM_45, PYTHONIC], ids=lambda layout: layout.name)
 def test_what_may_not_be_there_is_not_written(layout: Layout) -> None:
     name = f"a{layout.marks.named if layout.marks else ''}b"
