@@ -137,8 +137,32 @@ class Grammars:
     def _prepared(self) -> LLTokenizer:
         if self._tokenizer is None:
             ends = list(self._end_ids)
-            self._tokenizer = LLTokenizer(self._tokenizer_json, self._vocab_size, ends)
+            text = _with_marks(self._tokenizer_json, frozenset(self._special_ids.values()))
+            self._tokenizer = LLTokenizer(text, self._vocab_size, ends)
         return self._tokenizer
+
+
+def _with_marks(tokenizer_json: str, special_ids: frozenset[int]) -> str:
+    """The tokenizer with these tokens as tokens of control, by names that no text holds.
+
+    The library writes forced letters by it, and would else take some for such a token, which its
+    grammars do not take for letters.
+    """
+    tokenizer = msgspec.json.decode(tokenizer_json)
+    names: dict[str, str] = {}
+    for token in tokenizer.get("added_tokens", ()):
+        if token["special"] or token["id"] in special_ids:
+            name = f"<|\ufdd0{token['id']}|>"
+            names[token["content"]] = name
+            token |= {"content": name, "special": True, "normalized": False}
+    model = tokenizer["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(text, text): id_ for text, id_ in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(text, text), score] for text, score in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    return msgspec.json.encode(tokenizer).decode()
 
 
 def _limits() -> LLParserLimits:

@@ -37,9 +37,11 @@ def json_of(schema: Mapping[str, Any], is_lenient: bool = False) -> str:
 
 def up_to(name: str, mark: str, special_ids: Mapping[str, int]) -> tuple[str, str]:
     """Any text up to a mark and with it: what stands in a rule, and the rules for it."""
+    rule = f"{name}[lazy]: TEXT {json.dumps(mark)}\n"
     if any(mark.startswith(special) for special in special_ids):
-        return f"TEXT {literal(mark, special_ids)}", ""
-    return name, f"{name}[lazy]: TEXT {literal(mark, special_ids)}\n"
+        # Who reads the answer cannot tell the token from its letters.
+        return f"(TEXT {literal(mark, special_ids)} | {name})", rule
+    return name, rule
 
 
 def behind_thoughts(grammar: str, thoughts: Thoughts, special_ids: Mapping[str, int]) -> str:

@@ -11,6 +11,9 @@ from submodels.bundle.model_files import model_files
 from submodels.checkpoint.special_tokens import TOKENIZER_FILE
 from submodels.errors import BundleError
 
+_TAG = re.compile(r"<.+>", re.DOTALL)
+"""An added token that the grammar library takes for one of control, whatever its file says."""
+
 _MARK = re.compile(r"<\S+>|\[\S+\]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -51,6 +54,9 @@ class Tokenizer:
         self._has_byte_fallback = "ByteFallback" in steps
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(id_ for id_, token in added.items() if token.special)
+        self._tag_ids = frozenset(
+            id_ for id_, token in added.items() if _TAG.fullmatch(token.content)
+        )
         self.control_ids: dict[str, int] = {
             token.content: id_
             for id_, token in sorted(added.items())
@@ -92,8 +98,13 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> dict[str, int]:
-        """The tokens of control, by their names."""
-        named = ((self._backend.id_to_token(id_), id_) for id_ in sorted(self._special_ids))
+        """The tokens of control, by their names, and added ones that are written like tags.
+
+        Text shows the latter, such as Qwen's `<tool_call>` and `</think>`, but no grammar of
+        letters allows them.
+        """
+        ids = sorted(self._special_ids | self._tag_ids)
+        named = ((self._backend.id_to_token(id_), id_) for id_ in ids)
         return {name: id_ for name, id_ in named if name}
 
     def is_special(self, token_id: int) -> bool:
