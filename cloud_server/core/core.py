@@ -221,8 +221,8 @@ class CloudCore:
             return None
         self._sessions.advance(self._scheduler.has_work)
         work = []
-        beside_tokens = self._sessions.beside.step_tokens(now)
-        for grant in self._scheduler.plan(self._pace.budget_tokens, beside_tokens):
+        beside = self._sessions.beside_at(now)
+        for grant in self._scheduler.plan(self._pace.budget_tokens, beside):
             session = self._sessions.table.get(grant.handle)
             assert session is not None, "only live sessions wait"
             piece, item = session.start(grant.num_rows, now)
@@ -235,7 +235,7 @@ class CloudCore:
         pieces = self._steps.end(step, outcome)
         num_tokens = step.num_tokens
         self._pace.observe(num_tokens, outcome.seconds)
-        self._sessions.observe(step, outcome, now)
+        self._sessions.observe(step, pieces, outcome, now)
         for (session, piece), result in zip(pieces, outcome.results, strict=True):
             if isinstance(result, Refusal):
                 self._sessions.refuse(session.handle, result)

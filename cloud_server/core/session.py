@@ -31,6 +31,11 @@ class _QueuedFrame:
         """How much is cached once it has run."""
         return self.states.position + self.states.num_rows
 
+    def is_verification(self, verify_tokens: int) -> bool:
+        """See `Session.is_verification`."""
+        states = self.states
+        return states.want is not Want.NONE and states.num_rows <= verify_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -50,6 +55,10 @@ class Piece:
     def codec(self) -> Codec:
         """What the frame's Reply may be in."""
         return self.frame.codec
+
+    def is_verification(self, verify_tokens: int) -> bool:
+        """Whether it is one, and not the last rows of a prompt's frame, however few these are."""
+        return self.frame.is_verification(verify_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +175,7 @@ class Session:
         """
         frame = self._head()
         assert frame is not None, "it waits"
-        states = frame.states
-        return states.want is not Want.NONE and states.num_rows <= verify_tokens
+        return frame.is_verification(verify_tokens)
 
     def attach(self, owner: Owner, number: SessionId, now: float) -> None:
         """Belong to a connection, under its number; epochs begin anew."""

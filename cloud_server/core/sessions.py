@@ -1,5 +1,7 @@
 """Sessions from their Open to their end: whose they are, what waits, who gives way."""
 
+from collections.abc import Sequence
+
 from cloud_server.core.actions import Owner, Refusal, SequenceHandle, Step, StepOutcome
 from cloud_server.core.admission import AdmissionError, check_demand, fork_source, taps_of
 from cloud_server.core.config import (
@@ -14,15 +16,15 @@ from cloud_server.core.saving.saver import Saver
 from cloud_server.core.scheduling.beside import Beside
 from cloud_server.core.scheduling.kv_accounting import KvAccounting
 from cloud_server.core.scheduling.pace import Pace
-from cloud_server.core.scheduling.scheduler import Scheduler
+from cloud_server.core.scheduling.scheduler import Grant, PromptTokens, Scheduler
 from cloud_server.core.session import Home, Piece, PieceDone, Session
 from cloud_server.core.session_table import SessionTable
-from cloud_server.core.step_book import StepBook
+from cloud_server.core.step_book import Running, StepBook
 from cloud_server.core.tally import Tally
 from wire.coding.lossy import FORMATS, reply_codec
 from wire.coding.row_codecs import RowCodecs, Unpacked, with_raw
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Fault, Open, Opened, SessionId, States, Want
+from wire.messages import Fault, Open, Opened, SessionId, States
 
 _MAX_REASON_CHARACTERS = 200
 """Of an engine's words in a Fault; well below the protocol's bound in bytes."""
@@ -55,7 +57,7 @@ class Sessions:
         self.tally = Tally(self.accounting.held)
         self.homes = Homes(self.accounting, steps, config.host_tokens)
         self.saver = Saver(config, self.homes, pace)
-        self.beside = Beside(config.target_step_s, config.step_budget_tokens)
+        self.beside = Beside(config.target_step_s)
         self._room = Room(config, self.accounting, self.table, self.tally, links, self.saver)
         self._wanted: dict[SequenceHandle, float] = {}
         """Sessions in host memory with rows to run, and since when."""
@@ -181,16 +183,27 @@ class Sessions:
         self.beside.forget(session.handle)
         self._has_room_changed = True
 
-    def observe(self, step: Step, outcome: StepOutcome, now: float) -> None:
+    def beside_at(self, now: float) -> PromptTokens:
+        """Of what the next step verifies, the rows of prompts that it may have beside that."""
+
+        def prompt_tokens(verified: Sequence[Grant]) -> int | None:
+            handles = [grant.handle for grant in verified]
+            num_verified = sum(grant.num_rows for grant in verified)
+            return self.beside.prompt_tokens(handles, num_verified, now)
+
+        return prompt_tokens
+
+    def observe(
+        self, step: Step, pieces: Sequence[Running], outcome: StepOutcome, now: float
+    ) -> None:
         """Learn from what a step took that has ended now."""
         self.saver.observe(step, outcome)
         most = self._config.verify_tokens
-        wanted = [item for item in step.items if item.want is not Want.NONE]
-        verified = [item for item in wanted if item.num_rows <= most]
-        num_verified = sum(item.num_rows for item in verified)
-        num_chunk_tokens = step.num_tokens - num_verified
-        handles = [item.handle for item in verified]
-        self.beside.observe(handles, num_verified, num_chunk_tokens, outcome.seconds, now)
+        verified = [each for each in pieces if each[1].is_verification(most)]
+        num_verified = sum(piece.num_rows for _, piece in verified)
+        num_prompt = step.num_tokens - num_verified
+        handles = [session.handle for session, _ in verified]
+        self.beside.observe(handles, num_verified, num_prompt, outcome.seconds, now)
 
     def advance(self, has_rows: bool) -> None:
         """Have the next step copy what it may between engine and host memory."""

@@ -1,16 +1,25 @@
-"""How long a step with rows of prompts should take while others decode.
+"""How many rows of prompts a step may have while others decode.
 
 Somebody who decodes is away between a Reply and his next frame, for as long as link and device
-take. When he comes back beside a prompt, he waits for the step that runs, and then for his own,
-which has prompt rows too. With steps of S seconds his round takes up to `away + 2 S`, where it took
-`away + q` when q was a step of those who decode alone. It so lasts at most half as long again when
-`S = away / 4 + 3 q / 4`; those who are hardly away and share every step need `S = 1.5 q`, which is
-the least, so that a prompt has a third of the engine. In between rounds take up to `away + 3 q`.
+take. Alone he then waits for `quiet`, until a step with his rows has ended, and his round takes
+`away + quiet`. It lasts half as long again at the most when from frame to Reply at most
+
+    L = away / 2 + 3 quiet / 2
+
+pass. So a step with his rows ends when L has passed since his frame came, at the latest, and
+takes three quarters of L where he did not wait; and one without ends when the first of those who
+are away is expected back: it then costs nobody anything. Where nobody's return can be foretold it
+takes half of `away + quiet`, so that who comes back early has what his own rows take left of L.
+
+Prompts go on in any case, with a tenth of what the engine could do at the least: of two steps that
+verify and follow each other, the second may take half as long again as its verifications alone, and
+one without them half as long again as with a single row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from cloud_server.core.actions import SequenceHandle
+from cloud_server.core.scheduling.step_model import StepModel
 
 _ROUND_S = 1.0
 """Who is away for longer is not decoding, or so far away that a step's time does not matter."""
@@ -23,7 +32,14 @@ _FIRST_TOKENS = 16
 """Of prompts beside those who decode, on an engine that nothing is known of."""
 
 _CHANGE = 4
-"""It grows and shrinks by this factor at most from one step to the next."""
+"""Steps have no more than so many times the rows of prompts that any had before."""
+
+_OWN_SHARE = 1.5
+"""A step takes so many times what it would without prompts, where they had none before it."""
+
+_FILLED_SHARE = 0.75
+"""Of L, in a step whose verifications did not wait; the rest is for steps that take longer than
+was foretold."""
 
 _PAST_WEIGHT = 0.8
 _SLOW_WEIGHT = 0.98
@@ -31,23 +47,31 @@ _SLOW_WEIGHT = 0.98
 
 
 class Beside:
-    """Learns what rounds and steps take, and steers the rows up to which prompts fill a step.
+    """Learns what rounds and steps take, and says how many rows of prompts a step may have.
 
     `target_s` is the longest a step should take in any case, 0 for no such rule.
     """
 
-    def __init__(self, target_s: float, most_tokens: int) -> None:
+    def __init__(self, target_s: float) -> None:
         self._target_s = target_s
-        self._most_tokens = most_tokens
+        self._model = StepModel()
         self._away_s: float | None = None
         self._quiet_s: float | None = None
         self._seen_s: dict[SequenceHandle, float] = {}
         """Who decodes, and when that was last seen; nobody whose latest frame is of a prompt."""
-        self._tokens = min(_FIRST_TOKENS, most_tokens)
+        self._came_s: dict[SequenceHandle, float] = {}
+        """Of those, who waits, and since when."""
+        self._prompts_until_s = 0.0
+        """When the latest step with rows of prompts ended."""
+        self._has_verified = False
+        """Whether the latest step verified somebody's rows."""
+        self._tried_tokens = _FIRST_TOKENS // _CHANGE
 
     def note_round(self, handle: SequenceHandle, away_s: float | None, now: float) -> None:
         """A frame to verify came; its session had been without work for so long, or had some."""
         self._seen_s[handle] = now
+        if away_s is not None or handle not in self._came_s:
+            self._came_s[handle] = now
         if away_s is None or away_s > _ROUND_S:
             return
         past_s = away_s if self._away_s is None else self._away_s
@@ -57,47 +81,68 @@ class Beside:
     def forget(self, handle: SequenceHandle) -> None:
         """A session ended, or has sent rows of a prompt: it does not wait for rounds."""
         self._seen_s.pop(handle, None)
+        self._came_s.pop(handle, None)
 
     def observe(
         self,
-        verified: Iterable[SequenceHandle],
+        verified: Collection[SequenceHandle],
         num_verified: int,
-        num_chunk_tokens: int,
+        num_prompt: int,
         seconds: float,
         now: float,
     ) -> None:
         """Learn from a step that ended now: whose rows it verified, how many these were, and how
         many were of prompts."""
+        self._model.observe(num_verified, num_prompt, seconds)
+        self._tried_tokens = max(self._tried_tokens, num_prompt)
+        self._has_verified = bool(verified)
+        came_s = [self._came_s.pop(one) for one in verified if one in self._came_s]
         self._seen_s.update((one, now) for one in verified if one in self._seen_s)
-        if num_chunk_tokens:
-            self._steer(num_verified + num_chunk_tokens, seconds)
-        elif num_verified:
-            past_s = seconds if self._quiet_s is None else self._quiet_s
-            self._quiet_s = _PAST_WEIGHT * past_s + (1 - _PAST_WEIGHT) * seconds
+        if num_prompt:
+            self._prompts_until_s = now
+        elif came_s and min(came_s) >= self._prompts_until_s:
+            cloud_s = now - sum(came_s) / len(came_s)
+            past_s = cloud_s if self._quiet_s is None else self._quiet_s
+            self._quiet_s = _PAST_WEIGHT * past_s + (1 - _PAST_WEIGHT) * cloud_s
 
-    def step_tokens(self, now: float) -> int | None:
-        """The rows up to which prompts may fill the next step; None while nobody decodes, or nobody
-        ever has alone."""
-        if self._target_s == 0 or self._quiet_s is None or not self._seen_s:
+    def prompt_tokens(
+        self, verified: Collection[SequenceHandle], num_verified: int, now: float
+    ) -> int | None:
+        """The rows of prompts that the next step may have beside those that it verifies; None for
+        as many as fit: nobody decodes."""
+        if self._target_s == 0 or not self._decodes(now):
             return None
+        if not self._model.is_known:
+            return _FIRST_TOKENS
+        least_s = 0.0
+        if not verified:
+            limit_s = self._until_back_s(now)
+            least_s = _OWN_SHARE * self._model.seconds(0, 1)
+        else:
+            limit_s = self._own_s(verified, num_verified, now)
+            if self._has_verified:
+                least_s = _OWN_SHARE * self._model.seconds(num_verified, 0)
+        limit_s = max(min(limit_s, self._target_s), least_s)
+        fitting = self._model.num_prompt_rows(num_verified, limit_s)
+        return max(min(fitting, _CHANGE * self._tried_tokens), 1 if least_s else 0)
+
+    def _decodes(self, now: float) -> bool:
+        """Whether somebody does."""
+        if not self._seen_s:
+            return False
         back_s = min(_ROUND_S, _LEAST_BACK_S + _BACK_AWAYS * (self._away_s or 0.0))
-        return self._tokens if now - max(self._seen_s.values()) <= back_s else None
+        return now - max(self._seen_s.values()) <= back_s
 
-    @property
-    def limit_s(self) -> float:
-        """How long a step should take while somebody decodes."""
-        quiet_s = self._quiet_s or 0.0
-        step_s = (self._away_s or 0.0) / 4 + 3 * quiet_s / 4
-        # Where steps of those who decode are near the target by themselves, prompts still go on.
-        return max(min(step_s, self._target_s), 1.5 * quiet_s)
+    def _until_back_s(self, now: float) -> float:
+        """What a step without verifications may take."""
+        away_s, quiet_s = self._away_s or 0.0, self._quiet_s or 0.0
+        back_s = [seen_s + away_s - now for one, seen_s in self._seen_s.items()]
+        return min((after_s for after_s in back_s if after_s > 0), default=(away_s + quiet_s) / 2)
 
-    def _steer(self, num_tokens: int, seconds: float) -> None:
-        if self._quiet_s is None:
-            return
-        limit_s, before = self.limit_s, self._tokens
-        if seconds > limit_s:
-            fitting = max(int(num_tokens * limit_s / seconds), before // _CHANGE, 1)
-            self._tokens = min(before, fitting)
-        elif 2 * num_tokens >= before:
-            room = _CHANGE if seconds * _CHANGE <= limit_s else limit_s / seconds
-            self._tokens = max(before, min(int(num_tokens * room), self._most_tokens))
+    def _own_s(self, verified: Collection[SequenceHandle], num_verified: int, now: float) -> float:
+        """What a step that verifies these may take."""
+        alone_s = self._model.seconds(num_verified, 0)
+        quiet_s = alone_s if self._quiet_s is None else self._quiet_s
+        cloud_s = (self._away_s or 0.0) / 2 + 1.5 * quiet_s
+        waited_s = now - min((self._came_s.get(one, now) for one in verified), default=now)
+        return min(max(_FILLED_SHARE * cloud_s, _OWN_SHARE * alone_s), cloud_s - waited_s)

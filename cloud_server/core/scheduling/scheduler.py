@@ -5,9 +5,10 @@ its sequences. A turn gives an identity a quantum of rows, and within it a conne
 round robin: Shreedhar and Varghese, SIGCOMM 1995), so a share grows neither with sockets nor with
 sessions or frames, and the wait is bounded: at most every other identity's turn comes first.
 Decoding work goes before prefill as in Sarathi-Serve (arXiv:2403.02310), but while prefill waits an
-eighth of the budget is its own.
+eighth of the budget is its own, or as much of it as those who decode can bear.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cloud_server.core.actions import ConnectionId, Identity, Owner, SequenceHandle
@@ -25,6 +26,9 @@ class Grant:
 
     handle: SequenceHandle
     num_rows: int
+
+
+PromptTokens = Callable[[Sequence[Grant]], int | None]
 
 
 @dataclass(slots=True)
@@ -185,18 +189,24 @@ class Scheduler:
         self._verifications.withdraw(owner, handle)
         self._chunks.withdraw(owner, handle)
 
-    def plan(self, budget_tokens: int, beside_tokens: int | None = None) -> list[Grant]:
-        """The next step's rows, at most one grant per sequence; they wait no longer. Prompts, but
-        for their share, fill a step up to `beside_tokens` only, if that is said.
+    def plan(
+        self, budget_tokens: int, prompt_tokens: PromptTokens = lambda verified: None
+    ) -> list[Grant]:
+        """The next step's rows, at most one grant per sequence; they wait no longer.
 
         Within the budget, but for one verification and prefill's share beside it, which always
-        fit: a budget may be as small as one row, and both kinds go on.
+        fit: a budget may be as small as one row, and both kinds go on. How much prefill has beside
+        verifications `prompt_tokens` says of these, who sees to it that prefill goes on; None: its
+        share, and what they leave of the budget.
         """
         if budget_tokens < 1:
             raise ValueError(f"expected a budget of at least 1 token, got {budget_tokens}")
         share = min(max(1, budget_tokens // _CHUNK_SHARE), self._chunks.num_tokens)
         grants = self._verifications.take(max(1, budget_tokens - share), self._verify_tokens)
-        chunk_budget = min(budget_tokens, beside_tokens or budget_tokens)
-        num_left = chunk_budget - sum(grant.num_rows for grant in grants)
-        quantum_tokens = max(1, chunk_budget // _CHUNK_TURNS)
-        return grants + self._chunks.take(max(share, num_left), quantum_tokens)
+        if not self._chunks.num_tokens:
+            return grants
+        num_left = max(share, budget_tokens - sum(grant.num_rows for grant in grants))
+        most_tokens = prompt_tokens(grants)
+        chunk_budget = num_left if most_tokens is None else min(num_left, most_tokens)
+        quantum_tokens = max(1, min(budget_tokens, chunk_budget) // _CHUNK_TURNS)
+        return grants + self._chunks.take(chunk_budget, quantum_tokens)
