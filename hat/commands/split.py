@@ -1,5 +1,6 @@
 """`hat split`: one checkpoint into a device bundle and a cloud bundle."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,9 @@ Examples:
   hat split SmolLM2-135M-Instruct --wire-rotation --dtype bfloat16 --out rotated
   hat split my-lora --base meta-llama/Llama-3.1-8B-Instruct --out my-llama
 
-Left out, --input-layers is 1 for models of up to 8 layers, 2 up to 36, and 3 beyond. More
-layers on the device make what travels harder to read, and the device slower.
+Left out, --input-layers is 1 for models of up to 8 layers, 2 up to 36, and 3 beyond; 0 for models
+with experts, which no ONNX file has. More layers on the device make what travels harder to read,
+and the device slower; without any, embeddings travel, and public weights tell each token.
 
 With --wire-rotation, --dtype keep is float32: a narrower format rounds every weight once more. A
 head that is tied to the embedding becomes a matrix of its own.
@@ -124,12 +126,24 @@ def _summary(result: "SplitResult") -> str:
         f"Split {device.model_name}: {parts}.",
         f"  {device_folder!s:{width}}  {_size(device)}  tokenizer, embedding, head{onnx}",
         f"  {cloud_folder!s:{width}}  {_size(cloud)}  layers {cloud.num_input_layers} to {last}",
+        *_notes(device),
         "",
         "Next, each in its own terminal (on two machines, give the device --cloud ws://HOST:7700):",
         "  " + command_line("cloud", cloud_folder),
         "  " + command_line("device", device_folder, *_engine_flags(device)),
     ]
     return "\n".join(lines)
+
+
+def _notes(device: "Manifest") -> Iterator[str]:
+    """What somebody should know who did not ask for a split without layers on the device."""
+    if device.num_input_layers:
+        return
+    if device.shape.described.experts is not None:
+        yield "Its layers have experts, which no ONNX file has: they are left to the cloud. With"
+        yield "--input-layers N --onnx-weights none the device runs its own on torch."
+    yield "No layer is on the device, so embeddings go up: with public weights the cloud can look"
+    yield "up each token. --input-layers makes that harder."
 
 
 def _engine_flags(device: "Manifest") -> tuple[str, ...]:

@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from transformers import CONFIG_MAPPING
 
 from adapters.model_kinds import why_not_known
 from adapters.storage import AdapterError, adapter_shape
+from hat.commands.split import split as split_command
 from submodels.bundle.bundle import load_bundle
 from submodels.checkpoint.fused import RowsOf
 from submodels.errors import BundleError, UnsupportedModelError
@@ -210,3 +212,15 @@ def test_the_table_of_families_in_the_readme_is_fresh() -> None:
     """Stale? `python -m tests.support.family_table` writes it."""
     text = README.read_text()
     assert with_fresh_table(text) == text
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("mixtral", True), ("granite", False)])
+def test_a_split_without_layers_on_the_device_says_what_it_means(
+    name: str, is_told: bool, tmp_path: Path
+) -> None:
+    make_random_model(FAMILY_MODELS[name], tmp_path / "model")
+    flags = [str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(split_command, flags, catch_exceptions=False)
+    assert answer.exit_code == 0
+    assert ("which no ONNX file has: they are left to the cloud" in answer.output) is is_told
+    assert ("so embeddings go up" in answer.output) is is_told
