@@ -40,6 +40,10 @@ NEW = -1.0
 
 _NUM_WARM_UP = 2
 
+_NUM_LEARNING = 12
+"""Chunks on a new connection that do not count: a device learns a fast link's rate over so many,
+and slower warm ones would flatter those after a pause."""
+
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One way to send so many bytes over one link after a pause."""
@@ -74,6 +78,8 @@ class Question:
         """Pause, bytes, whether it counts; on a warm connection but for the pause."""
         for num_bytes in self.sizes:
             for pause_s in (NEW, WARM_S, *self.pauses_s):
+                if pause_s == WARM_S:
+                    yield from ((WARM_S, num_bytes, False),) * _NUM_LEARNING
                 for _ in range(self.num_tries):
                     if pause_s == WARM_S:
                         yield WARM_S, num_bytes, True

@@ -35,7 +35,8 @@ _LEAST_BYTES = 4096
 """Less room than this is not worth a piece; in slow start so much comes within two looks."""
 
 _CARE_S = 1.0
-"""So often the number of lanes is looked at."""
+_SOON_S = 0.25
+"""So often the number of lanes is looked at, and sooner while some are being opened."""
 
 _MAX_UNANSWERED = 1024
 """Frames whose replies are waited for; of some they never come, since their session was closed."""
@@ -122,7 +123,7 @@ class Lanes:
                     task = asyncio.create_task(self._keep_one())
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
-                await asyncio.sleep(_CARE_S)
+                await asyncio.sleep(_CARE_S if len(tasks) == len(self._lanes) else _SOON_S)
         finally:
             for task in tasks:
                 task.cancel()
