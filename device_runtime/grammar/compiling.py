@@ -18,7 +18,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from device_runtime.generation.grammar import Constraint, Grammar, GrammarError
-from device_runtime.grammar.lark import JSON_LAYOUT, behind_thoughts
+from device_runtime.grammar.lark import JSON_LAYOUT, behind_thoughts, by_number
 from device_runtime.grammar.matching import MatcherConstraint
 from device_runtime.grammar.schemas import SHARED, Path, is_deeper_than, laid_out, parts, pointer
 from device_runtime.grammar.wanted import (
@@ -108,6 +108,8 @@ class Grammars:
         if not self._end_ids:
             raise GrammarError("this model has no token that ends a text, which a grammar needs")
         text = _grammar_text(wanted)
+        if isinstance(wanted, Written):
+            text = by_number(text, self._special_ids)
         if thoughts is not None:
             text = behind_thoughts(text, thoughts, self._special_ids)
         with self._lock:

@@ -15,6 +15,10 @@ JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separa
 """Between the parts of a JSON text: what models see most, and no room to go round in."""
 
 
+_PIECE = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/|<[^<>\s]+>')
+"""A text, a regular expression, or a token's name."""
+
+
 def literal(text: str, special_ids: Mapping[str, int]) -> str:
     """A text in a rule; tokens of control, by their names, stand for themselves."""
     if not text:
@@ -28,6 +32,15 @@ def literal(text: str, special_ids: Mapping[str, int]) -> str:
         for piece in pieces
         if piece
     )
+
+
+def by_number(grammar: str, special_ids: Mapping[str, int]) -> str:
+    """A written grammar with tokens of control by their numbers, where it has them by name."""
+
+    def numbered(found: re.Match[str]) -> str:
+        return f"<[{special_ids[found[0]]}]>" if found[0] in special_ids else found[0]
+
+    return _PIECE.sub(numbered, grammar)
 
 
 def json_of(schema: Mapping[str, Any], is_lenient: bool = False) -> str:

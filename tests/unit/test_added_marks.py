@@ -8,7 +8,7 @@ from device_runtime.calling.layouts import HERMES
 from device_runtime.calling.tools import Offer, Tool
 from device_runtime.generation.grammar import Constraint
 from device_runtime.grammar.compiling import Grammars
-from device_runtime.grammar.wanted import Json, Lark, Thoughts, Wanted
+from device_runtime.grammar.wanted import Json, Lark, Thoughts, Wanted, Written
 from device_runtime.text.tokenizer import Tokenizer
 from tests.support.tokenizers import byte_level_tokenizer
 
@@ -113,3 +113,13 @@ def test_letters_of_a_schema_that_read_like_a_mark_are_followed(tokenizer: Token
     constraint = start(tokenizer, Json({"enum": ["a <tool_call> b"]}))
     assert after(constraint, []) == '"a <tool_call> b"'
     assert constraint.allowed()[EOS]
+
+
+def test_a_written_grammar_may_name_tokens_of_control(tokenizer: Tokenizer) -> None:
+    wanted = Written('start: "a </think> " <think> /<think>[b]/')
+    constraint = start(tokenizer, wanted)
+    mark = tokenizer.special_ids["<think>"]
+    for token in ids_of("a </think> "):
+        constraint.commit(token)
+    assert constraint.allowed()[mark]
+    assert after(constraint, [mark]) == "<think>b"
