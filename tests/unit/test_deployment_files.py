@@ -46,6 +46,7 @@ FOREIGN_FLAGS = {
     "--no-cache-dir",
     "--no-deps",
     "--retries",
+    "--simulated-ms",
     "--start-period",
     "--system",
     "--timeout",
@@ -55,7 +56,7 @@ FOREIGN_FLAGS = {
     "--wheel-dir",
     "--sysctl",
 }
-"""Of docker, pip, uv, useradd and kubectl."""
+"""Of docker, pip, uv, useradd and kubectl, and of the commands of `bench`."""
 
 CLOUD_PORT, DEVICE_PORT = CloudConfig(Path()).port, 8000
 
