@@ -67,13 +67,15 @@ class LanePlan:
 
 class Lane:
     """One further socket. `last_sequence` is that of the last frame of which it got a piece, and
-    `used_s` when that was, or when it was opened. One that is spare is closed when it may be."""
+    `used_s` when that was, or when it was opened. One that is spare is closed when it may be, and
+    one that is `ending` as soon as there is another: it is being replaced."""
 
     def __init__(self, socket: Socket, now: float) -> None:
         self.socket = socket
         self.last_sequence = -1
         self.used_s = now
         self.is_spare = False
+        self.is_ending = False
 
     @property
     def is_worn(self) -> bool:
@@ -99,6 +101,7 @@ class Lanes:
         self._pace = Pace()
         self._bursts = Bursts()
         self._openings = Openings()
+        self._is_sending = False
         self._num_frames = 0
         self._num_arrived = 0
         self._sequences: dict[Hashable, int] = {}
@@ -137,7 +140,7 @@ class Lanes:
         return min(self._plan.most, useful)
 
     def _num_to_open(self, num_opening: int) -> int:
-        num_lanes = len(self._lanes)
+        num_lanes = sum(not lane.is_ending for lane in self._lanes)
         most = self._openings.most(num_lanes, self._clock())
         return min(self._num_wanted() - num_lanes, most) - num_opening
 
@@ -161,11 +164,15 @@ class Lanes:
             del self._sequences[next(iter(self._sequences))]
         self._sequences[key] = self._num_frames
         self._num_frames += 1
-        while cutter.num_left:
-            if not self._lanes:
-                raise ConnectionResetError("no lane is left")
-            # What was handed over goes out while others have their turn.
-            await asyncio.sleep(0.0 if await self._deal(cutter) else _LOOK_S)
+        self._is_sending = True
+        try:
+            while cutter.num_left:
+                if not self._lanes:
+                    raise ConnectionResetError("no lane is left")
+                # What was handed over goes out while others have their turn.
+                await asyncio.sleep(0.0 if await self._deal(cutter) else _LOOK_S)
+        finally:
+            self._is_sending = False
 
     async def _deal(self, cutter: Cutter) -> bool:
         """Give pieces to the lanes by one look at all of their windows; False if none takes any.
@@ -273,10 +280,14 @@ class Lanes:
         return False
 
     async def _until_done(self, lane: Lane) -> bool:
-        """Worn, or spare, and it carries nothing."""
+        """Worn, or spare, and it carries nothing; and there is another, if a frame needs one."""
         while True:
             await asyncio.sleep(_CARE_S)
             if lane.last_sequence < self._num_arrived and (lane.is_worn or lane.is_spare):
+                lane.is_ending = True
+            has_other = any(not other.is_ending for other in self._lanes)
+            is_free = lane.last_sequence < self._num_arrived
+            if lane.is_ending and is_free and (has_other or not self._is_sending):
                 return True
 
 
