@@ -14,6 +14,8 @@ from submodels.errors import CheckpointError
 def opened_checkpoint(path: Path, base: str | None = None) -> Iterator[Checkpoint]:
     """The checkpoint in a folder or in a GGUF file, or an adapter merged into its base model.
 
+    What other tools have quantised is dequantised while it is read.
+
     The small files that a GGUF file stands for lie in a temporary folder until the body ends.
     `base`: the model to merge an adapter into; None: the one that it names.
 
@@ -34,8 +36,10 @@ def opened_checkpoint(path: Path, base: str | None = None) -> Iterator[Checkpoin
 @contextmanager
 def _model(path: Path) -> Iterator[Checkpoint]:
     if path.is_dir():
+        from submodels.checkpoint.quantised.opening import dequantised
+
         refuse_other_forms(path)
-        yield open_checkpoint(path)
+        yield dequantised(open_checkpoint(path))
         return
     from submodels.checkpoint.gguf.opening import open_gguf
 

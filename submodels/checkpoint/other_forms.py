@@ -14,11 +14,7 @@ from submodels.errors import CheckpointError, UnsupportedModelError
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_QUANTISED: Mapping[str, str] = {
-    "hf_quant_config.json": "NVIDIA's ModelOpt",
-    "quantize_config.json": "an older GPTQ (AutoGPTQ)",
-    "quant_config.json": "an older AWQ (AutoAWQ)",
-}
+_MODELOPT_FILE = "hf_quant_config.json"
 _UNQUANTISED = "split the unquantised model, or a GGUF file of it"
 
 
@@ -31,14 +27,13 @@ def refuse_other_forms(folder: Path) -> None:
     """Return if a folder may hold a checkpoint as `hat split` reads it.
 
     Raises:
-        UnsupportedModelError: it was quantised by a tool that says so in a file of its own.
+        UnsupportedModelError: it was quantised by ModelOpt or MLX.
         CheckpointError: something else than a checkpoint lies there, or beside it.
     """
-    for name, tool in _QUANTISED.items():
-        if (folder / name).is_file():
-            raise UnsupportedModelError(
-                f"{folder} was quantised by {tool}, as {name} says: {_UNQUANTISED}"
-            )
+    if (folder / _MODELOPT_FILE).is_file():
+        raise UnsupportedModelError(
+            f"{folder} was quantised by NVIDIA's ModelOpt, as {_MODELOPT_FILE} says: {_UNQUANTISED}"
+        )
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(_without_config(folder))
     config = read_json(folder / CONFIG_FILE)

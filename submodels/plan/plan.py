@@ -48,14 +48,13 @@ class SourceModel:
 
 
 def read_model(config: Mapping[str, Any]) -> SourceModel:
-    """The model that a config.json describes.
+    """The model that a config.json describes, whatever has quantised its tensors.
 
     Raises:
-        UnsupportedModelError: a family, quantisation, activation, rope type or mask that cannot
-            be computed right, named in the message; or impossible sizes.
+        UnsupportedModelError: a family, activation, rope type or mask that cannot be computed
+            right, named in the message; or impossible sizes.
     """
     family = family_of(config)
-    _refuse_quantized(config)
     refuse_absurd_sizes(config)
     loaded = family.load_config(config)
     activation = _activation(family, loaded)
@@ -76,16 +75,6 @@ def read_model(config: Mapping[str, Any]) -> SourceModel:
 def _activation(family: Family, config: Config) -> str:
     name: str = getattr(config, family.activation_key)
     return _OTHER_NAMES.get(name, name)
-
-
-def _refuse_quantized(config: Mapping[str, Any]) -> None:
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UnsupportedModelError(
-            f"quantised checkpoints are not supported (quant_method {method!r}): "
-            "split the unquantised one"
-        )
 
 
 def refuse_absurd_sizes(config: Mapping[str, Any]) -> None:

@@ -1,0 +1,128 @@
+"""A quantised tensor read as plain numbers: computed some rows at a time, and rounded as asked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from submodels.checkpoint.checkpoint import SourceTensor
+from submodels.errors import CheckpointError
+from submodels.tensors.number_format import cast, item_bytes
+from submodels.tensors.tensor_file import NUMPY_DTYPES
+
+STEP_NUMBERS = 1 << 20
+"""How many numbers are computed at a time: 4 MiB in float32, beside what they are made of."""
+
+_FORMATS = MappingProxyType(
+    {
+        **NUMPY_DTYPES,
+        "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+        "U8": np.dtype(np.uint8),
+        "I8": np.dtype(np.int8),
+        "I32": np.dtype(np.int32),
+        "I64": np.dtype(np.int64),
+    }
+)
+
+
+class Numbers(Protocol):
+    """What a quantised tensor says."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first, as a layer has them."""
+
+    def steps(self) -> Iterator[NDArray[np.float32]]:
+        """All numbers in order, about `STEP_NUMBERS` at a time.
+
+        Raises:
+            CheckpointError: a file ends before its tensor does.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class DequantisedTensor:
+    """A `SourceTensor` of computed numbers."""
+
+    name: str
+    numbers: Numbers
+    formats: tuple[str, ...]
+    """The formats that numbers are rounded to, one after the other; the last is the tensor's."""
+    path: Path
+    """What the user named, for messages."""
+
+    @property
+    def dtype(self) -> str:
+        """The safetensors name of the format in which `pieces` come."""
+        return self.formats[-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return self.numbers.shape
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of all pieces."""
+        return int(np.prod(self.shape, dtype=np.int64)) * item_bytes(self.dtype)
+
+    def pieces(self) -> Iterator[bytes]:
+        """See `SourceTensor.pieces`; smaller ones.
+
+        Raises:
+            CheckpointError: as there, or what it holds is no number.
+        """
+        for numbers in self.numbers.steps():
+            if not np.isfinite(numbers).all():
+                raise CheckpointError(
+                    f"{self.path} is corrupt: {self.name} holds what is no number when dequantised"
+                )
+            piece, came = numbers.astype("<f4", copy=False).tobytes(), "F32"
+            for target in self.formats:
+                piece, came = cast(piece, came, target, self.name), target
+            yield piece
+
+
+def rounded_by(through: str, target: str) -> tuple[str, ...]:
+    """`DequantisedTensor.formats` of what is computed in one format and then kept in another."""
+    return (target,) if through in ("F32", target) else (through, target)
+
+
+def whole(source: SourceTensor) -> NDArray[Any]:
+    """A tensor in memory, in its own format."""
+    held, position = np.empty(source.num_bytes, np.uint8), 0
+    for piece in source.pieces():
+        held[position : position + len(piece)] = np.frombuffer(piece, np.uint8)
+        position += len(piece)
+    return held.view(_FORMATS[source.dtype]).reshape(source.shape)
+
+
+def row_steps(source: SourceTensor, num_rows: int) -> Iterator[NDArray[Any]]:
+    """The rows of a matrix in its own format, `num_rows` or fewer at a time."""
+    numbers = _FORMATS[source.dtype]
+    row_bytes = numbers.itemsize * int(np.prod(source.shape[1:], dtype=np.int64))
+    for step in byte_steps(source, num_rows * row_bytes):
+        yield step.view(numbers).reshape(-1, *source.shape[1:])
+
+
+def byte_steps(source: SourceTensor, step_bytes: int) -> Iterator[NDArray[np.uint8]]:
+    """A tensor's bytes in order, exactly `step_bytes` at a time, but for the last."""
+    held = b""
+    for piece in source.pieces():
+        held = held + piece if held else piece
+        end = len(held) // step_bytes * step_bytes
+        for start in range(0, end, step_bytes):
+            yield np.frombuffer(held, np.uint8, step_bytes, start)
+        held = held[end:]
+    if held:
+        yield np.frombuffer(held, np.uint8)
+
+
+def rows_per_step(num_columns: int) -> int:
+    """How many rows of a matrix are computed at a time."""
+    return max(1, STEP_NUMBERS // num_columns)
