@@ -50,10 +50,11 @@ class SplitOptions:
 
     `base` is what `model`, an adapter, is merged into; None takes what the adapter names.
     `num_input_layers` None is chosen by the model's depth. `dtype` "keep" leaves every tensor as
-    it is; what a GGUF file holds in blocks becomes float32. `onnx_weights` names the ONNX files to
-    make for the device; none makes the bundle usable by the torch engine only. `name` None takes
-    the model's own. `rotation_seed` rotates the basis of hidden states; rotated numbers are kept in
-    float32 where `dtype` is "keep", since a narrower format would round every weight again.
+    it is; what a GGUF file holds in blocks becomes float32, what other tools have quantised the
+    format that config.json names. `onnx_weights` names the ONNX files to make for the device; none
+    makes the bundle usable by the torch engine only. `name` None takes the model's own.
+    `rotation_seed` rotates the basis of hidden states; rotated numbers are kept in float32 where
+    `dtype` is "keep", since a narrower format would round every weight again.
     """
 
     model: str

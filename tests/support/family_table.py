@@ -39,7 +39,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "exaone4": "EXAONE 4",
         "qwen3_moe": "Qwen3 with experts",
         "mixtral": "Mixtral",
-        "gpt_oss": "gpt-oss, dequantised",
+        "gpt_oss": "gpt-oss",
     }
 )
 

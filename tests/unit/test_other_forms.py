@@ -61,8 +61,8 @@ def _tekken(folder: Path) -> None:
     ("change", "words"),
     [
         (_put("hf_quant_config.json"), "by NVIDIA's ModelOpt, as hf_quant_config.json says: split"),
-        (_put("quantize_config.json"), "by an older GPTQ .*: split the unquantised model"),
-        (_put("quant_config.json"), "by an older AWQ"),
+        (_put("quantize_config.json"), "quant_method 'gptq', and no tensor is quantised so"),
+        (_put("quant_config.json"), "quant_method 'awq', and no tensor is quantised so"),
         (_mlx, "was quantised by MLX: split the unquantised model"),
         (_put("adapter_config.json"), "holds a model and an adapter of PEFT.* ADAPTER --base"),
         (_only("pytorch_model.bin"), "pytorch_model.bin is pickled.*save_pretrained"),

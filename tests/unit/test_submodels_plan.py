@@ -177,7 +177,6 @@ REFUSED = {
     "llama, mistral, qwen2, qwen3": {"model_type": "deepseek_v3"},
     "model type None": {"model_type": None},
     "LlamaForSequenceClassification": {"architectures": ["LlamaForSequenceClassification"]},
-    "quant_method 'awq'": {"quantization_config": {"quant_method": "awq"}},
     "activation 'gelu'": {"hidden_act": "gelu"},
     "rope_theta: expected a number, got '1e4'": {"rope_theta": "1e4"},
     "factor: expected a number, got '2.0'": {"rope_scaling": {"type": "linear", "factor": "2.0"}},

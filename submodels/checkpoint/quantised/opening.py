@@ -54,7 +54,7 @@ def dequantised(checkpoint: Checkpoint) -> Checkpoint:
     take(held, settings, number_format(checkpoint.folder))
     if not held.computed:
         raise CheckpointError(
-            f"{checkpoint.path}: config.json says quant_method {method!r}, and no tensor is "
+            f"{checkpoint.path} is said to have the quant_method {method!r}, and no tensor is "
             "quantised so"
         )
     return replace(checkpoint, tensors=MappingProxyType(held.all()))

@@ -15,8 +15,8 @@ from submodels.errors import CheckpointError
 from submodels.tensors.number_format import cast, item_bytes
 from submodels.tensors.tensor_file import NUMPY_DTYPES
 
-STEP_NUMBERS = 1 << 20
-"""How many numbers are computed at a time: 4 MiB in float32, beside what they are made of."""
+STEP_NUMBERS = 1 << 18
+"""How many numbers are computed at a time: 1 MiB in float32, beside what they are made of."""
 
 _FORMATS = MappingProxyType(
     {
@@ -77,7 +77,7 @@ class DequantisedTensor:
         Raises:
             CheckpointError: as there, or what it holds is no number.
         """
-        for numbers in self.numbers.steps():
+        for numbers in _quietly(self.numbers.steps()):
             if not np.isfinite(numbers).all():
                 raise CheckpointError(
                     f"{self.path} is corrupt: {self.name} holds what is no number when dequantised"
@@ -88,6 +88,16 @@ class DequantisedTensor:
             yield piece
 
 
+def _quietly(steps: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """The same without numpy's warnings of what is no number, which is looked for."""
+    while True:
+        with np.errstate(all="ignore"):
+            numbers = next(steps, None)
+        if numbers is None:
+            return
+        yield numbers
+
+
 def rounded_by(through: str, target: str) -> tuple[str, ...]:
     """`DequantisedTensor.formats` of what is computed in one format and then kept in another."""
     return (target,) if through in ("F32", target) else (through, target)
@@ -95,11 +105,17 @@ def rounded_by(through: str, target: str) -> tuple[str, ...]:
 
 def whole(source: SourceTensor) -> NDArray[Any]:
     """A tensor in memory, in its own format."""
-    held, position = np.empty(source.num_bytes, np.uint8), 0
+    numbers, position = _FORMATS[source.dtype], 0
+    held = np.empty(0, np.uint8)
     for piece in source.pieces():
-        held[position : position + len(piece)] = np.frombuffer(piece, np.uint8)
-        position += len(piece)
-    return held.view(_FORMATS[source.dtype]).reshape(source.shape)
+        some = np.frombuffer(piece, np.uint8)
+        if len(some) == source.num_bytes:
+            return some.view(numbers).reshape(source.shape)
+        if not position:
+            held = np.empty(source.num_bytes, np.uint8)
+        held[position : position + len(some)] = some
+        position += len(some)
+    return held.view(numbers).reshape(source.shape)
 
 
 def row_steps(source: SourceTensor, num_rows: int) -> Iterator[NDArray[Any]]:
