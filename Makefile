@@ -83,6 +83,8 @@ test-vllm: $(VLLM)/.ready
 	  tests/contract/test_middle_engine.py tests/contract/test_saved_sequences.py
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) tests/integration/test_vllm.py \
 	  tests/integration/test_vllm_families.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k compressed_tensors \
+	  tests/golden/test_quantised.py
 
 format: $(DEVELOPMENT)
 	$(BIN)/ruff format .

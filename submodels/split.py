@@ -202,6 +202,7 @@ def _check_tensors(checkpoint: Checkpoint, placed: tuple[Placement, ...], tied: 
     expected = {placement.source: placement for placement in placed}
     ignored = {name for name in checkpoint.tensors if name.endswith(_IGNORED_SUFFIX)}
     ignored |= {LM_HEAD} if tied else set()
+    ignored |= {name for name in checkpoint.tensors if _adds_nothing(name, expected, checkpoint)}
     for text, names in (
         ("lacks", expected.keys() - checkpoint.tensors.keys()),
         ("holds unknown", checkpoint.tensors.keys() - expected.keys() - ignored),
@@ -217,6 +218,14 @@ def _check_tensors(checkpoint: Checkpoint, placed: tuple[Placement, ...], tied: 
             raise CheckpointError(
                 f"{name}: expected one of {', '.join(NUMPY_DTYPES)}, got {source.dtype}"
             )
+
+
+def _adds_nothing(name: str, expected: Mapping[str, Placement], checkpoint: Checkpoint) -> bool:
+    """Whether a tensor is a bias of zeros that the layer does not have, as AutoGPTQ wrote them."""
+    module = name.removesuffix(".bias")
+    if name in expected or module == name or f"{module}.weight" not in expected:
+        return False
+    return not any(piece.strip(b"\0") for piece in checkpoint.tensors[name].pieces())
 
 
 def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progress) -> SplitResult:

@@ -1,13 +1,31 @@
 """What `transformers` itself makes of a checkpoint that another tool has quantised."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from submodels.checkpoint.quantised.settings import quantisation_of
 
 _BY_SETTING = ("fp8", "mxfp4", "compressed-tensors")
 _BY_CALL = ("bitsandbytes",)
 _PARTS = ("scale", "scale_inv", "weight_g_idx", "zero_point")
 """Ends of names that say something of a weight."""
 _OF_ACTIVATIONS = ("input_scale", "output_scale", "activation_scale", "k_scale", "v_scale")
+
+
+def is_quantised(place: Mapping[str, Any], config: Any) -> bool:
+    """Whether a checkpoint's folder says how it was quantised.
+
+    Raises:
+        ValueError: in a file that transformers does not read, so that it would make weights up.
+    """
+    if getattr(config, "quantization_config", None):
+        return True
+    folder = Path(place["pretrained_model_name_or_path"])
+    told = None if "gguf_file" in place else quantisation_of(folder)
+    if told is not None:
+        raise ValueError(f"it does not know of {told['quant_method']!r} outside config.json")
+    return False
 
 
 def dequantised_model(classes: Any, place: Mapping[str, Any], config: Any) -> Any:
@@ -32,4 +50,14 @@ def dequantised_model(classes: Any, place: Mapping[str, Any], config: Any) -> An
     for name in sorted(found["unexpected_keys"]):
         if name.endswith(_PARTS) and not name.endswith(_OF_ACTIVATIONS):
             raise ValueError(f"it leaves out {name}, and a weight would be another one")
-    return model.dequantize() if method in _BY_CALL else model
+    if method in _BY_CALL:
+        model = model.dequantize()
+    if _still_rounds(model):
+        raise ValueError(f"this version of it does not dequantise quant_method {method!r}")
+    return model
+
+
+def _still_rounds(model: Any) -> bool:
+    """Whether weights are as stored, or activations are rounded, as older versions leave them."""
+    is_stored = getattr(model.config, "quantization_config", None) is not None
+    return is_stored or any(hasattr(part, "quantization_scheme") for part in model.modules())

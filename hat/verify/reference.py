@@ -17,7 +17,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hat.verify.compare import Reference, Text
-from hat.verify.dequantised import dequantised_model
+from hat.verify.dequantised import dequantised_model, is_quantised
 from hat.verify.own_answers import OwnAnswers
 from hat.verify.settings import DRAWN_TEMPERATURE, DRAWN_TOKENS, DRAWN_TOP_K, Dtype
 from submodels.checkpoint.checkpoint import CONFIG_FILE, read_json
@@ -147,7 +147,7 @@ def whole_model(
     classes: Any = AutoModelForCausalLM
     if type(config) not in AutoModelForCausalLM._model_mapping:
         classes = AutoModelForImageTextToText
-    if getattr(config, "quantization_config", None):
+    if is_quantised(place, config):
         return dequantised_model(classes, place, config).to(dtype).eval()
     return classes.from_pretrained(**place, config=config, dtype=dtype).eval()
 

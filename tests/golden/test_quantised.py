@@ -136,6 +136,16 @@ def test_what_transformers_cannot_dequantise_is_not_compared(
         UnsplitModel(packed, "float32")
 
 
+def test_settings_that_transformers_does_not_find_are_not_compared(tmp_path: Path) -> None:
+    """It would make up the weights that it misses."""
+    packed, _ = _made(KINDS["gptq"], tmp_path)
+    config = json.loads((packed / "config.json").read_text())
+    (packed / "quantize_config.json").write_text(json.dumps(config.pop("quantization_config")))
+    (packed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"it does not know of 'gptq' outside config\.json"):
+        UnsplitModel(packed, "float32")
+
+
 def _read_alone(tensors: dict[str, Tensor], settings: dict[str, Any], folder: Path) -> Tensor:
     """What is read of one matrix that was stored by somebody else."""
     from safetensors.torch import save_file

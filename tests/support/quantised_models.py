@@ -37,6 +37,9 @@ class Kind:
 
 
 def _compressed(format_name: str, **weights: Any) -> dict[str, Any]:
+    activations = None
+    if format_name != "pack-quantized":
+        activations = {"num_bits": 8, "type": weights["type"], "strategy": "token", "dynamic": True}
     return {
         "quant_method": "compressed-tensors",
         "format": format_name,
@@ -47,7 +50,7 @@ def _compressed(format_name: str, **weights: Any) -> dict[str, Any]:
             "group_0": {
                 "targets": ["Linear"],
                 "weights": {"dynamic": False, "observer": "minmax", **weights},
-                "input_activations": None,
+                "input_activations": activations,
                 "output_activations": None,
             }
         },

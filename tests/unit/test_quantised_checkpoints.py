@@ -266,6 +266,20 @@ def test_settings_of_older_tools_lie_in_a_file_of_their_own(
     assert came.device.tensors == expected.device.tensors
 
 
+def test_biases_of_zeros_are_left_out(tmp_path: Path) -> None:
+    """AutoGPTQ gave one to every matrix; one that adds something is an unknown tensor."""
+    folder = _made(KINDS["gptq"], tmp_path)
+    expected = split(folder, tmp_path / "1", 1).device.tensors
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"{UP}.bias"] = torch.zeros(96).half()
+    save_file(tensors, folder / "model.safetensors")
+    assert split(folder, tmp_path / "2", 1).device.tensors == expected
+    tensors[f"{UP}.bias"][95] = 1.0
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds unknown tensors \(1\): .*up_proj.bias"):
+        split(folder, tmp_path / "3", 1)
+
+
 def test_an_adapter_is_merged_into_the_numbers_that_are_read(tmp_path: Path) -> None:
     folder = _made(KINDS["bitsandbytes nf4, nested"], tmp_path)
     (tmp_path / "adapter").mkdir()
