@@ -156,6 +156,16 @@ DAMAGED = {
         r"expected shape \(\), \(96, 1\) or \(3, 2\), got \(3, 1\)",
     ),
     "order": ("gptq", _as(".g_idx", lambda t: t + 1), "expected groups from 0 to 1, got 1 to 2"),
+    "no order": (
+        "gptq, in order of activations",
+        _without(".g_idx"),
+        r"lacks .*up_proj.g_idx: what lies beside it cannot be read",
+    ),
+    "no order of columns": (
+        "compressed-tensors, int4 in order of activations",
+        _without(".weight_g_idx"),
+        r"lacks .*up_proj.weight_g_idx",
+    ),
     "groups": (
         "compressed-tensors, int4 in order of activations",
         _as(".weight_g_idx", lambda t: t * 0),

@@ -4,6 +4,7 @@ Source: bitsandbytes' `QuantState.from_dict`, `dequantize_4bit` and `int8_vector
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class TableBlocks:
     def steps(self) -> Iterator[NDArray[np.float32]]:
         """See `Numbers.steps`; of two numbers in a byte the first has the higher bits."""
         table, scales = whole(self.table), self.scales.numbers()
-        left = int(np.prod(self.shape, dtype=np.int64))
+        left = math.prod(self.shape)
         block = 0
         for held in byte_steps(self.codes, STEP_NUMBERS // 2):
             codes = np.stack([held >> 4, held & 0x0F], axis=-1).reshape(-1)[:left]
@@ -136,7 +137,7 @@ def take_bitsandbytes(held: Held, settings: Mapping[str, Any], target: str | Non
 def _take_4bit(held: Held, name: str, kind: str, target: str | None) -> None:
     state = _state(held, name, kind)
     shape, block = _shape(held, name, state), _block(held, name, state, "blocksize")
-    num_numbers = int(np.prod(shape, dtype=np.int64))
+    num_numbers = math.prod(shape)
     # The bytes may be called anything: `bnb_4bit_quant_storage`.
     codes = held.take(name, ("U8", "I8", "F16", "BF16", "F32"))
     if codes.num_bytes != -(-num_numbers // 2):
@@ -174,7 +175,7 @@ def _state(held: Held, name: str, kind: str) -> Mapping[str, Any]:
         state = json.loads(whole(source).tobytes())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{held.path}: {source.name} is not valid JSON: {error}") from error
-    is_known = isinstance(state, dict) and state.get("dtype") in SAFETENSORS_NAMES
+    is_known = isinstance(state, dict) and str(state.get("dtype")) in SAFETENSORS_NAMES
     if not is_known or state.get("quant_type", kind) != kind:
         raise CheckpointError(
             f"{held.path}: {source.name}: expected a dtype and the quant_type {kind!r}, got "

@@ -48,6 +48,8 @@ class Layout:
     """Words lie along outputs in AWQ's order; else along inputs."""
     zero_offset: int = 0
     """What is added to stored zero points."""
+    is_ordered: bool = False
+    """Which group an input belongs to has to be stored."""
 
     @property
     def per_word(self) -> int:
@@ -132,6 +134,7 @@ def take_awq(held: Held, settings: Mapping[str, Any], target: str | None) -> Non
     refuse_unknown(settings, _KNOWN, method)
     bits = expect(settings, "bits", method, 4)
     expect(settings, "zero_point", method, True)
+    expect(settings, "desc_act", method, False)
     layout = settings.get("version") or settings.get("format")
     expect({"version": str(layout).lower() if layout else None}, "version", method, "gemm")
     _take(held, Layout(bits, group_size_of(settings, method), is_awq=True), target)
@@ -150,8 +153,9 @@ def take_gptq(held: Held, settings: Mapping[str, Any], target: str | None) -> No
     told = settings.get("checkpoint_format") or settings.get("format")
     layout = expect({"checkpoint_format": told}, "checkpoint_format", method, "gptq", "gptq_v2")
     expect(settings, "pack_dtype", method, "int32")
-    group_size = group_size_of(settings, method)
-    _take(held, Layout(bits, group_size, zero_offset=int(layout == "gptq")), target)
+    is_ordered = expect(settings, "desc_act", method, False, True)
+    group_size, zero_offset = group_size_of(settings, method), int(layout == "gptq")
+    _take(held, Layout(bits, group_size, False, zero_offset, is_ordered), target)
 
 
 def _take(held: Held, layout: Layout, target: str | None) -> None:
@@ -172,9 +176,9 @@ def _take(held: Held, layout: Layout, target: str | None) -> None:
         words = (num_groups, num_outputs // layout.per_word)
         zeros = held.take(f"{name}.qzeros", _WORDS, words)
         scales = held.take(f"{name}.scales", FLOATS, (num_groups, num_outputs))
-        groups = None
-        if not layout.is_awq:
-            groups = held.take_if_there(f"{name}.g_idx", _WORDS, (num_inputs,))
+        order, groups = f"{name}.g_idx", None
+        if layout.is_ordered or (order in held.tensors and not layout.is_awq):
+            groups = held.take(order, ("I32", "I64"), (num_inputs,))
         shape = (num_outputs, num_inputs)
         numbers = GroupedInputs(shape, layout, codes, zeros, scales, groups)
         held.put(f"{name}.weight", numbers, rounded_by(scales.dtype, target or scales.dtype))

@@ -71,7 +71,9 @@ def _put(
         shapes.append((grid[0],))
     scale = held.take(f"{name}.weight_scale", FLOATS, *shapes)
     zero = _zero(held, name, scheme, grid, block, shapes)
-    groups = held.take_if_there(f"{name}.weight_g_idx", ("I32", "I64"), codes.shape[1:])
+    order, groups = f"{name}.weight_g_idx", None
+    if scheme.is_ordered or order in held.tensors:
+        groups = held.take(order, ("I32", "I64"), codes.shape[1:])
     if groups is not None and not _is_ordered(held, groups, grid[1], block[1]):
         groups = None
     numbers = ScaledMatrix(codes, Grid(scale, grid, block), zero, groups)

@@ -33,7 +33,7 @@ class Held:
         """
         source = self.tensors.pop(name, None)
         if source is None:
-            raise CheckpointError(f"{self.path} lacks {name}, without which a tensor has no scale")
+            raise CheckpointError(f"{self.path} lacks {name}: what lies beside it cannot be read")
         if source.dtype not in dtypes:
             raise CheckpointError(
                 f"{self.path}: {name}: expected {' or '.join(dtypes)}, got {source.dtype}"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from submodels.checkpoint.quantised.settings import expect, refuse_unknown
@@ -40,6 +40,8 @@ class Scheme:
     is_symmetric: bool
     size: tuple[int, int]
     """Rows and columns of a block; a number that is 0 stands for all of them."""
+    is_ordered: bool
+    """Which group a column belongs to has to be stored."""
 
     def grid(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """How many scales a matrix has, and how many rows and columns share one."""
@@ -89,14 +91,10 @@ def scheme_of(module: str, schemes: Sequence[Scheme]) -> Scheme:
     for fits in (exact, by_pattern, by_class):
         found = [scheme for scheme in schemes if any(map(fits, scheme.targets))]
         if found:
-            if any(_without_targets(other) != _without_targets(found[0]) for other in found):
+            if len({replace(scheme, targets=()) for scheme in found}) > 1:
                 raise UnsupportedModelError(f"{METHOD}: {module} belongs to groups that differ")
             return found[0]
     raise UnsupportedModelError(f"{METHOD}: {module} is quantised, and belongs to no group")
-
-
-def _without_targets(scheme: Scheme) -> tuple[Any, ...]:
-    return (scheme.format, scheme.bits, scheme.kind, scheme.is_symmetric, scheme.size)
 
 
 def _scheme(where: str, group: object, common_format: object) -> Scheme | None:
@@ -123,7 +121,9 @@ def _scheme(where: str, group: object, common_format: object) -> Scheme | None:
     if name == "pack-quantized" and kind == "float":
         raise UnsupportedModelError(f"{where}: floats as {name} are not supported")
     is_symmetric = expect(weights, "symmetric", METHOD, True, False)
-    return Scheme(tuple(map(str, targets)), name, bits, kind, is_symmetric, size)
+    return Scheme(
+        tuple(map(str, targets)), name, bits, kind, is_symmetric, size, _is_ordered(weights)
+    )
 
 
 def _check_pattern(where: str, target: object) -> None:
@@ -133,13 +133,17 @@ def _check_pattern(where: str, target: object) -> None:
         raise UnsupportedModelError(f"{where}: {target!r:.60} is no pattern: {error}") from error
 
 
+def _is_ordered(weights: Mapping[str, Any]) -> bool:
+    known = ("weight", "static", "group", "dynamic", False, True)
+    return expect(weights, "actorder", METHOD, *known) in ("group", "dynamic", True)
+
+
 def _block_size(where: str, weights: Mapping[str, Any]) -> tuple[int, int]:
     """What shares a scale, by the strategy, which the package infers where it is not said."""
     size = weights.get("group_size")
     default = "tensor" if size is None else "channel" if size == -1 else "group"
     named = {"strategy": weights.get("strategy") or default}
     strategy = expect(named, "strategy", METHOD, "tensor", "channel", "group", "block")
-    expect(weights, "actorder", METHOD, "weight", "static", "group", "dynamic", False, True)
     if strategy == "tensor":
         return 0, 0
     if strategy == "channel":

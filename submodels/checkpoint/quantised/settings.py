@@ -37,7 +37,9 @@ def quantisation_of(folder: Path) -> Mapping[str, Any] | None:
     for name, method in _OWN_FILES.items():
         if (folder / name).is_file():
             old = read_json(folder / name)
-            return {"quant_method": method} | {_OLD_NAMES.get(k, k): v for k, v in old.items()}
+            named = old.get("quant_method")
+            settings = {_OLD_NAMES.get(key, key): value for key, value in old.items()}
+            return settings | {"quant_method": named if isinstance(named, str) else method}
     return None
 
 
