@@ -17,6 +17,7 @@ from submodels.checkpoint.copying import Copied, Progress, copy_tensors
 from submodels.checkpoint.fused import unfused
 from submodels.checkpoint.hub import model_name, resolve_model
 from submodels.checkpoint.opening import opened_checkpoint
+from submodels.checkpoint.quantised.settings import quantisation_of
 from submodels.checkpoint.staging import staged_folder
 from submodels.checkpoint.text_part import text_part
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
@@ -76,6 +77,8 @@ class SplitResult:
     out: Path
     device: Manifest
     cloud: Manifest
+    quantised_by: str | None = None
+    """The method that the checkpoint's tensors were quantised by, if they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +244,12 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
     config = cloud_config(source.config, source.model, _middle(source, options), source.dtype)
     (cloud / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     write_channel_scales(cloud, _measured(source, options, device, cloud))
+    told = quantisation_of(source.checkpoint.folder)
     result = SplitResult(
         options.out,
         _manifest("device", source, options, device, copied),
         _manifest("cloud", source, options, cloud, copied),
+        told["quant_method"] if told is not None else None,
     )
     for path, manifest in ((device, result.device), (cloud, result.cloud)):
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)

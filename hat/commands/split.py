@@ -97,7 +97,8 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
 
     MODEL is a Hugging Face checkpoint folder, a GGUF file, or a hub id; owner/repository:Q4_K_M and
     owner/repository/FILE.gguf are GGUF files of a hub. A LoRA adapter of PEFT is merged into its
-    base. Tensors are copied one by one, so that a model need not fit in memory.
+    base, and what other tools have quantised is dequantised. Tensors are copied one by one, so that
+    a model need not fit in memory.
     """
     request = SplitRequest(
         parameters["input_layers"],
@@ -117,6 +118,7 @@ def _summary(result: "SplitResult") -> str:
     device, cloud = result.device, result.cloud
     parts = f"{device.num_input_layers} input, {device.num_middle_layers} middle and "
     parts += f"{device.num_output_layers} output layers, {device.dtype}"
+    parts += f", dequantised from {result.quantised_by}" if result.quantised_by else ""
     parts += ", rotated" if device.wire_rotation is not None else ""
     onnx = f"; ONNX {', '.join(device.onnx_weights)}" if device.onnx_weights else ""
     last = device.num_input_layers + device.num_middle_layers - 1
