@@ -172,7 +172,7 @@ def _state(held: Held, name: str, kind: str) -> Mapping[str, Any]:
     """What bitsandbytes keeps as JSON in a tensor of bytes."""
     source = held.take(f"{name}{_STATE}{kind}", ("U8",))
     try:
-        state = json.loads(whole(source).tobytes())
+        state: Mapping[str, Any] = json.loads(whole(source).tobytes())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{held.path}: {source.name} is not valid JSON: {error}") from error
     is_known = isinstance(state, dict) and str(state.get("dtype")) in SAFETENSORS_NAMES

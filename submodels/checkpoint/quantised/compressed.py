@@ -66,7 +66,7 @@ def _put(
     held: Held, name: str, scheme: Scheme, codes: PackedCodes | PlainCodes, target: str | None
 ) -> None:
     grid, block = scheme.grid(codes.shape)
-    shapes = [grid] if grid != (1, 1) else [(1, 1), (1,), ()]
+    shapes: list[tuple[int, ...]] = [grid] if grid != (1, 1) else [(1, 1), (1,), ()]
     if grid == (codes.shape[0], 1):
         shapes.append((grid[0],))
     scale = held.take(f"{name}.weight_scale", FLOATS, *shapes)

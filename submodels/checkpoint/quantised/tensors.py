@@ -105,17 +105,18 @@ def rounded_by(through: str, target: str) -> tuple[str, ...]:
 
 def whole(source: SourceTensor) -> NDArray[Any]:
     """A tensor in memory, in its own format."""
-    numbers, position = _FORMATS[source.dtype], 0
-    held = np.empty(0, np.uint8)
+    position, held = 0, np.empty(0, np.uint8)
     for piece in source.pieces():
         some = np.frombuffer(piece, np.uint8)
         if len(some) == source.num_bytes:
-            return some.view(numbers).reshape(source.shape)
+            held = some
+            break
         if not position:
             held = np.empty(source.num_bytes, np.uint8)
         held[position : position + len(some)] = some
         position += len(some)
-    return held.view(numbers).reshape(source.shape)
+    numbers: NDArray[Any] = held.view(_FORMATS[source.dtype])
+    return numbers.reshape(source.shape)
 
 
 def row_steps(source: SourceTensor, num_rows: int) -> Iterator[NDArray[Any]]:
