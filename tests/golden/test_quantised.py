@@ -5,9 +5,11 @@ asked as well: transformers dequantises fp8 and MXFP4 by itself; compressed-tens
 were tried; it has an AWQ reader too) packs and unpacks where it is installed (`make test-vllm`),
 and so does bitsandbytes (0.50 was tried). With these two transformers 5.24 dequantised checkpoints
 of every kind below into the same weights, each, and gave the same logits. GPTQ and AWQ were
-compared by hand, bit for bit, with the reading of GPTQModel (`TorchQuantLinear.pack` and `forward`,
-`convert_gptq_v1_to_v2_format_module`; 2, 4 and 8 bits, both versions, with and without `desc_act`,
-with zero points of 0 that carry) and of AutoAWQ (`WQLinear_GEMM.from_linear`, `dequantize_gemm`).
+compared by hand, bit for bit, by the functions of GPTQModel 7.7 (`PackableQuantLinear`'s
+`dequantize_weight`, `convert_gptq_v1_to_v2_format_module`; 2, 4 and 8 bits, both versions, with and
+without `desc_act`, with zero points of 0 that carry) and of AutoAWQ 0.2.9 (`WQLinear_GEMM`'s
+`from_linear`, `dequantize_gemm`), and so were checkpoints that transformers saved quantised by
+bitsandbytes (nf4 nested, fp4, bytes called bfloat16, int8).
 """
 
 import json

@@ -89,7 +89,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "float16",
         ),
         "gptq v2, 8 bits": Kind(
-            {**_GPTQ, "bits": 8, "checkpoint_format": "gptq_v2"}, gptq(8, 2), "float16"
+            {**_GPTQ, "bits": 8, "method": "gptq", "checkpoint_format": "gptq_v2"},
+            gptq(8, 2),
+            "float16",
         ),
         "gptq, 8 bits, one group": Kind(
             {**_GPTQ, "bits": 8, "group_size": -1}, gptq(8, 1, group=-1), "float16"

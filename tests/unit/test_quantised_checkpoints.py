@@ -63,6 +63,8 @@ REFUSED = {
         _with("gptq", checkpoint_format="marlin"),
         "checkpoint_format 'marlin'",
     ),
+    "gptq planes": ("gptq", _with("gptq", format="gptq_p"), "checkpoint_format 'gptq_p' is not"),
+    "gptq rotated": ("gptq", _with("gptq", rotation="hadamard"), "'gptq': rotation in"),
     "gptq modules": ("gptq", _with("gptq", dynamic={"+:.*": {"bits": 8}}), "'gptq': dynamic in"),
     "gptq words": ("gptq", _with("gptq", pack_dtype="int64"), "pack_dtype 'int64'"),
     "gptq group": ("gptq", _with("gptq", group_size=0), "group_size: expected a whole number"),

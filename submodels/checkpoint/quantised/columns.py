@@ -31,7 +31,7 @@ _PASSED_OVER = frozenset(
     }
 )
 _KNOWN = _PASSED_OVER | {"bits", "group_size", "format", "checkpoint_format", "pack_dtype"}
-_KNOWN |= {"zero_point"}
+_KNOWN |= {"zero_point", "method"}
 _WORDS = ("I32",)
 # Of eight neighbours the places in a word, from the lowest bits: AutoAWQ's `AWQ_REVERSE_ORDER`.
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -133,6 +133,7 @@ def take_awq(held: Held, settings: Mapping[str, Any], target: str | None) -> Non
     method = "quant_method 'awq'"
     refuse_unknown(settings, _KNOWN, method)
     bits = expect(settings, "bits", method, 4)
+    expect(settings, "method", method, "awq")
     expect(settings, "zero_point", method, True)
     expect(settings, "desc_act", method, False)
     layout = settings.get("version") or settings.get("format")
@@ -152,6 +153,7 @@ def take_gptq(held: Held, settings: Mapping[str, Any], target: str | None) -> No
     bits = expect(settings, "bits", method, 4, 8, 2)
     told = settings.get("checkpoint_format") or settings.get("format")
     layout = expect({"checkpoint_format": told}, "checkpoint_format", method, "gptq", "gptq_v2")
+    expect(settings, "method", method, "gptq")
     expect(settings, "pack_dtype", method, "int32")
     is_ordered = expect(settings, "desc_act", method, False, True)
     group_size, zero_offset = group_size_of(settings, method), int(layout == "gptq")
