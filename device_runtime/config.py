@@ -25,6 +25,18 @@ from process.program.logs import LogFormat, LogLevel
 from wire.limits import MAX_LANES
 
 Weights = Literal["float32", "int8", "int4"]
+OnnxProvider = Literal[
+    "cpu",
+    "auto",
+    "cuda",
+    "tensorrt",
+    "migraphx",
+    "coreml",
+    "directml",
+    "openvino",
+    "qnn",
+    "webgpu",
+]
 
 
 def _websocket_url(value: str) -> str | None:
@@ -55,6 +67,17 @@ class DeviceConfig:
     weights: Weights = setting("float32", "Which of the bundle's ONNX weights to use.")
     """float32 computes what the checkpoint says; the others are smaller, faster, and change
     answers."""
+    onnx_provider: OnnxProvider = setting(
+        "cpu",
+        "Where ONNX Runtime runs layers and head, if it has that execution provider; auto: where "
+        "the answers are the CPU's and come sooner.",
+    )
+    """Checked at start against the CPU's answers: see docs/devices.md."""
+    onnx_provider_options: tuple[str, ...] = setting(
+        (),
+        "Options of a provider that is named, such as device_id=1 for cuda.",
+        metavar="NAME=VALUE,...",
+    )
     verify_weights: bool = hash_every_file()
     threads: int | None = engine_threads()
     drafter: Literal["auto", "adapter", "suffix", "ngram", "medusa", "none"] = setting(

@@ -73,6 +73,7 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
     layers = f"{here} of {manifest.shape.num_layers} layers here"
     context = f"context {server.runtime.max_context_tokens} tokens"
     weights = f", {config.weights} weights" if config.engine == "onnx" else ""
+    runs_on = "" if server.runs_on == "cpu" else f" on {server.runs_on}"
     reason = server.runtime.ready()
     cloud = "connected" if reason is None else f"not connected ({reason}); trying on"
     congestion = ""
@@ -81,7 +82,7 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
     return "\n".join(
         [
             f"model     {server.service.model.id}: {layers}, {context}",
-            f"engine    {config.engine}{weights}; drafter {_drafter(server)}",
+            f"engine    {config.engine}{runs_on}{weights}; drafter {_drafter(server)}",
             f"cloud     {config.cloud}: {cloud}{congestion}",
             f"endpoint  {server.url}/v1",
             f"try       {_curl(config, server)}",

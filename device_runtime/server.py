@@ -49,6 +49,7 @@ from device_runtime.text.tokenizer import load_tokenizer
 from device_runtime.thinking.marks import marks_of
 from process.errors import StartError, system_reason
 from process.program.exposure import is_loopback
+from process.sockets.binding import keep_to_oneself
 from process.world import World
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.manifest_file import MANIFEST_FILE
@@ -72,6 +73,8 @@ class DeviceServer:
     service: Service
     runtime: Runtime
     link: Link
+    runs_on: str
+    """What computes layers and head: cpu, or the name of an execution provider."""
 
     async def drain(self, timeout_s: float) -> bool:
         """Admit no more requests and let those in progress finish; whether all did in time."""
@@ -97,7 +100,7 @@ async def serve_device(
         bundle = load_bundle(config.bundle, "device", config.verify_weights)
         monitor = StateMonitor(config.chunking != "paper", config.wire_codec == "exact")
         link = Link(link_config(config, bundle), world.clock, world.randomness, monitor, dial)
-        engine = await asyncio.to_thread(load_engine, config)
+        engine = await asyncio.to_thread(load_engine, config, world.clock)
         runtime = Runtime(
             EngineThread(engine),
             link,
@@ -105,7 +108,7 @@ async def serve_device(
             world.clock,
             world.randomness,
             heads=_heads(config, bundle),
-            shelf=_shelf(config, bundle, world),
+            shelf=_shelf(config, bundle, world, engine.runs_on),
         )
         stack.push_async_callback(runtime.close)
         service = _service(config, bundle, runtime, link, access, world)
@@ -117,7 +120,7 @@ async def serve_device(
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, backlog=_BACKLOG).start()
         stack.push_async_callback(service.drain.finish, 0.0)
-        yield DeviceServer(_url(listener), bundle, service, runtime, link)
+        yield DeviceServer(_url(listener), bundle, service, runtime, link, engine.runs_on)
 
 
 def _bind(config: DeviceConfig) -> socket.socket:
@@ -125,7 +128,7 @@ def _bind(config: DeviceConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keep_to_oneself(listener)
         listener.bind((config.host, config.port))
     except OSError as error:
         listener.close()
@@ -207,7 +210,7 @@ def _heads(config: DeviceConfig, bundle: Bundle) -> MedusaHeads | None:
         raise StartError(f"drafter medusa: {error}") from error
 
 
-def _shelf(config: DeviceConfig, bundle: Bundle, world: World) -> DiskShelf | None:
+def _shelf(config: DeviceConfig, bundle: Bundle, world: World, runs_on: str) -> DiskShelf | None:
     """Where kept sessions outlive the program, if they can.
 
     Output layers on the device want the deep rows of the whole text, which are gone with it.
@@ -225,7 +228,7 @@ def _shelf(config: DeviceConfig, bundle: Bundle, world: World) -> DiskShelf | No
         return None
     # All that decides which rows went up, and to whom.
     rounded = ",".join(f"{way}={codec}" for way, codec in _rounding(config).named.items())
-    served = (bundle.manifest.fingerprint, config.weights, config.wire_codec, rounded)
+    served = (bundle.manifest.fingerprint, config.weights, runs_on, config.wire_codec, rounded)
     identity = Identity((*served, link_url(config.cloud), boot, str(folder.resolve())))
     return DiskShelf(folder, identity, world.unix_clock)
 

@@ -1,5 +1,6 @@
 """What a command reports as one line; what is no `UserError` is a bug and shows its trace."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -23,6 +24,19 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
 
 class CommandError(UserError):
     """The command cannot go on. Exit code 1."""
+
+
+def need_unix() -> None:
+    """Return where a command can run that wants locks, signals and limits of Unix.
+
+    Raises:
+        CommandError: this is Windows.
+    """
+    if sys.platform == "win32":
+        raise CommandError(
+            "this command needs Linux or macOS; on Windows there are hat device, hat chat and hat "
+            "status (docs/devices.md)"
+        )
 
 
 @contextmanager

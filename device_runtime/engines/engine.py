@@ -58,6 +58,8 @@ class DeviceEngine(Protocol):
     vocab_size: int
     max_context_tokens: int
     num_output_layers: int
+    runs_on: str
+    """What computes layers and head: cpu, or the name of an execution provider."""
     draft_limits: DraftLimits | None
     """None when the engine has no adapter to draft with."""
 

@@ -3,19 +3,20 @@
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.engine import DeviceEngine
 from process.errors import StartError
+from process.world import Clock
 
 _EXTRAS = {"onnx": "device", "torch": "cloud"}
 
 
-def load_engine(config: DeviceConfig) -> DeviceEngine:
-    """The device engine of `config.bundle`.
+def load_engine(config: DeviceConfig, clock: Clock | None = None) -> DeviceEngine:
+    """The device engine of `config.bundle`; by the clock `onnx_provider` auto compares times.
 
     Raises:
         StartError: its library is not installed, or a setting does not fit the model.
         BundleError: no usable device bundle, or one split without the chosen weights.
     """
     try:
-        return _checked(_load(config), config)
+        return _checked(_load(config, clock), config)
     except ImportError as error:
         raise StartError(
             f"engine {config.engine}: cannot import {error.name or error}; install "
@@ -35,15 +36,42 @@ def _checked(engine: DeviceEngine, config: DeviceConfig) -> DeviceEngine:
     return engine
 
 
-def _load(config: DeviceConfig) -> DeviceEngine:
+def _load(config: DeviceConfig, clock: Clock | None) -> DeviceEngine:
     may_draft = config.drafter in ("adapter", "auto")
     if config.engine == "torch":
+        if config.onnx_provider not in ("cpu", "auto"):
+            raise StartError(
+                f"onnx_provider {config.onnx_provider}: expected engine onnx, got torch"
+            )
         from device_runtime.engines.torch_engine import load_torch_engine
 
         return load_torch_engine(config.bundle, config.threads, config.max_model_len, may_draft)
+    from device_runtime.engines.onnx_choice import Wanted
     from device_runtime.engines.onnx_engine import load_onnx_engine
 
     draft_weights = config.draft_weights if may_draft else None
+    provider = Wanted(config.onnx_provider, _options(config), clock)
     return load_onnx_engine(
-        config.bundle, config.weights, config.threads, config.max_model_len, draft_weights
+        config.bundle, config.weights, config.threads, config.max_model_len, draft_weights, provider
     )
+
+
+def _options(config: DeviceConfig) -> tuple[tuple[str, str], ...]:
+    """Those of the execution provider.
+
+    Raises:
+        StartError: not one name and one value each, or of no provider that was named.
+    """
+    given = config.onnx_provider_options
+    if given and config.onnx_provider in ("cpu", "auto"):
+        raise StartError(
+            "onnx_provider_options: expected the name of a provider that they are of, got "
+            f"onnx_provider {config.onnx_provider}"
+        )
+    options = []
+    for option in given:
+        name, is_there, value = option.partition("=")
+        if not (name.strip() and is_there):
+            raise StartError(f"onnx_provider_options: expected NAME=VALUE, got {option!r}")
+        options.append((name.strip(), value.strip()))
+    return tuple(options)

@@ -5,6 +5,7 @@ change what the whole model answers, since they round the input and output submo
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -27,12 +28,16 @@ from device_runtime.engines.draft_model import DraftModel
 from device_runtime.engines.engine import Rows, StackCache
 from device_runtime.engines.head_adapter import Features
 from device_runtime.engines.onnx_blocks import Embed, OnnxBlockHead
-from device_runtime.engines.onnx_stack import OnnxStack, open_session
+from device_runtime.engines.onnx_choice import Wanted, engine_on
+from device_runtime.engines.onnx_sessions import Provider, open_session
+from device_runtime.engines.onnx_stack import OnnxStack
 from device_runtime.engines.submodel_engine import SubmodelEngine, Submodels, engine_limits
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.errors import BundleError
 from submodels.onnx.files import LOGITS, NEW_ROWS, ROWS, Graph, graph_file
 from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, Part
+
+_ON_CPU = Wanted()
 
 
 def load_onnx_engine(
@@ -41,43 +46,66 @@ def load_onnx_engine(
     threads: int | None,
     max_context_tokens: int | None,
     draft_weights: str | None = None,
+    provider: Wanted = _ON_CPU,
 ) -> SubmodelEngine:
     """The engine of a device bundle with `weights` (float32, int8 or int4).
 
     `threads` None takes all cores but one, `max_context_tokens` None the model's own. It drafts
     with the bundle's adapter, if there is one in `draft_weights`, and with the head in these too
-    where the bundle has it; None does without.
+    where the bundle has it; None does without. Layers and head run on the `provider`, all else on
+    the CPU.
 
     Raises:
         BundleError: no usable bundle, or split without these weights.
-        ValueError: a context longer than the model's, or no thread.
+        ValueError: a context longer than the model's, no thread, or a provider that cannot be used.
     """
     bundle = load_bundle(bundle_path, "device")
-    manifest = bundle.manifest
-    shape = manifest.shape
-    limits = engine_limits(manifest, max_context_tokens)
+    limits = engine_limits(bundle.manifest, max_context_tokens)
     intra_op_threads = num_threads(threads)
 
-    def session(graph: Graph) -> onnxruntime.InferenceSession:
-        return open_session(_graph_path(bundle, graph, weights), intra_op_threads)
+    def build(chosen: Provider) -> SubmodelEngine:
+        made = _Made(bundle, weights, draft_weights, intra_op_threads, chosen)
+        submodels = _submodels(made, limits.max_context_tokens)
+        return SubmodelEngine(submodels, limits, chosen.name)
 
-    rotary = RotaryTables(shape.ropes, limits.max_context_tokens)
+    return engine_on(provider, build, onnxruntime.get_available_providers())
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an engine is made of."""
+
+    bundle: Bundle
+    weights: str
+    draft_weights: str | None
+    threads: int
+    provider: Provider
+
+
+def _submodels(made: _Made, max_context_tokens: int) -> Submodels:
+    bundle, manifest = made.bundle, made.bundle.manifest
+    shape = manifest.shape
+
+    def session(graph: Graph) -> onnxruntime.InferenceSession:
+        path = _graph_path(bundle, graph, made.weights)
+        return open_session(path, made.threads, made.provider)
+
+    rotary = RotaryTables(shape.ropes, max_context_tokens)
 
     def new_cache(graph: Graph, num_layers: int) -> Callable[[], StackCache] | None:
         return OnnxStack(session(graph), shape, rotary).new_cache if num_layers else None
 
     embed = _embedding(bundle)
     head = _head(session(Graph.HEAD))
-    submodels = Submodels(
+    return Submodels(
         embed=embed,
         new_input_cache=new_cache(Graph.INPUT, manifest.num_input_layers),
         new_output_cache=new_cache(Graph.OUTPUT, manifest.num_output_layers),
         head=head,
         draft_model=None
-        if draft_weights is None
-        else _draft_model(bundle, draft_weights, rotary, intra_op_threads, head, embed),
+        if made.draft_weights is None
+        else _draft_model(bundle, made.draft_weights, rotary, made.threads, head, embed),
     )
-    return SubmodelEngine(submodels, limits)
 
 
 def _embedding(bundle: Bundle) -> Embed:

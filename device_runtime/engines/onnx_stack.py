@@ -3,10 +3,13 @@
 A run costs a few tens of microseconds beyond its arithmetic: caches stay bound per sequence,
 rows of short runs go through fixed buffers, and positions are numbers written into arrays that
 ONNX Runtime reads where they lie.
+
+That holds on the CPU. A provider with memory of its own copies an input there when it is bound, and
+would read old rows and caches for ever; so elsewhere everything is bound again before each run.
+Keys, values and rows stay in the host's memory: forks, truncations and growth are the same.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 
 from device_runtime.engines.attention_memory import KvBuffers, KvShape, RotaryTables
 from device_runtime.engines.engine import Rows
-from submodels.errors import BundleError
+from device_runtime.engines.onnx_sessions import runs_in_place
 from submodels.manifest import ModelShape
 from submodels.onnx.files import (
     LAST_POSITION,
@@ -33,23 +36,6 @@ _MAX_SHORT_ROWS = 16
 # ONNX Runtime do): 64 MiB of float32.
 _MAX_SCORES = 1 << 24
 _MIN_ROWS_PER_RUN = 16
-
-
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU whose threads sleep, not spin, between runs.
-
-    Raises:
-        BundleError: ONNX Runtime does not accept the file.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own errors have no narrower common ancestor
-        raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error
 
 
 def rows_per_run(num_heads: int, num_positions: int) -> int:
@@ -75,6 +61,7 @@ class OnnxStack:
         num_layers = sum(past_names(index)[0] in sizes for index in range(shape.num_layers))
         _, num_heads, _, head_dim = sizes[past_names(0)[0]]
         self.session = session
+        self.reads_in_place = runs_in_place(session)
         self.rotary = rotary
         self.kv_shape = KvShape(num_layers, num_heads, head_dim, rotary.max_positions)
         self.last_position = np.zeros(1, np.int32)
@@ -104,8 +91,7 @@ class OnnxStackCache:
         self._buffers = buffers
         self._binding = stack.session.io_binding()
         self._frame: _Frame | None = None
-        self._bind_input(LAST_POSITION, stack.last_position)
-        self._bind_input(NUM_POSITIONS, stack.num_positions)
+        self._bind_positions()
         self._bind_buffers()
 
     @property
@@ -146,11 +132,19 @@ class OnnxStackCache:
         return new_rows
 
     def _run_frame(self, frame: _Frame, num_positions: int) -> None:
-        if self._frame is not frame:
-            self._bind_frame(frame)
         self._stack.last_position[0] = num_positions - 1
         self._stack.num_positions[()] = num_positions
+        if not self._stack.reads_in_place:
+            self._bind_positions()
+            self._bind_buffers()
+            self._bind_frame(frame)
+        elif self._frame is not frame:
+            self._bind_frame(frame)
         self._stack.session.run_with_iobinding(self._binding)
+
+    def _bind_positions(self) -> None:
+        self._bind_input(LAST_POSITION, self._stack.last_position)
+        self._bind_input(NUM_POSITIONS, self._stack.num_positions)
 
     def _bind_frame(self, frame: _Frame) -> None:
         self._bind_input(ROWS, frame.rows[None])
@@ -171,7 +165,8 @@ class OnnxStackCache:
                 self._bind_input(name, table)
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
-        # The value lies on the array's own memory, which stack, buffers or frame keep alive.
+        # The value lies on the array's own memory, which stack, buffers or frame keep alive; what a
+        # provider with memory of its own reads is a copy, made here.
         value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
         self._binding.bind_ortvalue_input(name, value)
 

@@ -92,11 +92,12 @@ class _Sequence:
 class SubmodelEngine:
     """A `DeviceEngine` on `Submodels`; what its methods do is said there."""
 
-    def __init__(self, submodels: Submodels, limits: EngineLimits) -> None:
+    def __init__(self, submodels: Submodels, limits: EngineLimits, runs_on: str = "cpu") -> None:
         self.hidden_size = limits.hidden_size
         self.vocab_size = limits.vocab_size
         self.max_context_tokens = limits.max_context_tokens
         self.num_output_layers = limits.num_output_layers
+        self.runs_on = runs_on
         draft_model = submodels.draft_model
         self.draft_limits = None if draft_model is None else draft_model.limits
         vocabulary = None if draft_model is None else draft_model.vocabulary

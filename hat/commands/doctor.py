@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hat.errors import extras_explained
+from hat.errors import extras_explained, need_unix
 from hat.settings.options import config_option, setting_option, sources_of
 from hat.settings.programs import DEVICE
 from hat.settings.sources import load
@@ -28,7 +28,10 @@ computes some hundred rows for it, in two short sessions. The exit code is 1 whe
 wrong, such as a cloud that cannot be reached or a secret that it refuses.
 """
 
-_FLAGS = ("engine", "weights", "threads", "drafter", "draft_weights", "chunking", "chunk_tokens")
+_FLAGS = (
+    *("engine", "weights", "onnx_provider", "onnx_provider_options", "threads"),
+    *("drafter", "draft_weights", "chunking", "chunk_tokens"),
+)
 _LINK_FLAGS = ("secret", "cloud_ca", "congestion_control")
 
 _FOUND_WRONG = 1
@@ -56,6 +59,7 @@ def doctor(as_json: bool, **parameters: Any) -> int:
     BUNDLE is the device/ folder that `hat split` wrote. Tells the time to the first token for
     prompts of 100, 1,000 and 4,000 tokens, the tokens per second behind it, and what to change.
     """
+    need_unix()
     resolved = load(DEVICE, sources_of(DEVICE, parameters))
     for note in resolved.notes:
         click.echo(f"hat: {note}", err=True)

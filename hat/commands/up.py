@@ -12,6 +12,7 @@ from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.bundle_cache import is_bundle_pair
 from hat.bundling import bundle_folder
+from hat.errors import need_unix
 from hat.settings.options import config_option, print_config_option, setting_option, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE
@@ -43,6 +44,7 @@ _DEVICE_FLAGS = (
     "max_model_len",
     "max_num_seqs",
     "drafter",
+    "onnx_provider",
     "log_level",
 )
 
@@ -67,6 +69,7 @@ def up(model: str | None, **parameters: Any) -> None:
     Splits the model, if that was not done before, starts the cloud and the device, and prints
     how to talk to them.
     """
+    need_unix()
     from hat.up.plan import require_free_port, up_settings
 
     names = {"port": "cloud_port", "log_level": "log_level", "config": "config"}

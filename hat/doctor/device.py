@@ -100,7 +100,7 @@ def examine_device(
     found: list[WeightsTimes] = []
     for weights in _weights_of(config, manifest):
         gc.collect()
-        engine = load_engine(replace(config, weights=weights))
+        engine = load_engine(replace(config, weights=weights), clock)
         found.append(_times_of(engine, replace(config, weights=weights), manifest, clock))
     found.sort(key=lambda times: WEIGHTS_FORMATS.index(times.weights))
     ids = some_token_ids(min(MOST_ROWS, engine.max_context_tokens), shape.vocab_size)
@@ -114,7 +114,7 @@ def examine_device(
         num_input_layers=manifest.num_input_layers,
         num_output_layers=manifest.num_output_layers,
         max_context_tokens=engine.max_context_tokens,
-        engine=config.engine,
+        engine=_engine_name(config, engine),
         chosen=_name(config),
         draft_limits=engine.draft_limits,
         weights=tuple(found),
@@ -133,6 +133,10 @@ def _weights_of(config: DeviceConfig, manifest: Manifest) -> Sequence[Weights]:
         return (config.weights,)
     others = [weights for weights in WEIGHTS_FORMATS if weights in manifest.onnx_weights]
     return (*(weights for weights in others if weights != config.weights), config.weights)
+
+
+def _engine_name(config: DeviceConfig, engine: DeviceEngine) -> str:
+    return config.engine + ("" if engine.runs_on == "cpu" else f" on {engine.runs_on}")
 
 
 def _name(config: DeviceConfig) -> Weights:

@@ -24,7 +24,7 @@ from device_runtime.engines.attention_memory import (
 from device_runtime.engines.engine import SequenceId
 from device_runtime.engines.loading import load_engine
 from device_runtime.engines.onnx_engine import load_onnx_engine
-from device_runtime.engines.onnx_stack import open_session
+from device_runtime.engines.onnx_sessions import open_session
 from device_runtime.engines.submodel_engine import SubmodelEngine
 from process.errors import StartError
 from submodels.bundle.layers import rope_table

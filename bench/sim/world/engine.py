@@ -61,6 +61,7 @@ class SimEngine:
     """A `DeviceEngine`. `spent_s` is the time of the work since it was last taken."""
 
     vocab_size = VOCAB_SIZE
+    runs_on = "cpu"
 
     def __init__(
         self,
