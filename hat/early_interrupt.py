@@ -10,7 +10,9 @@ import signal
 
 INTERRUPTED = 130
 _LINE = b"hat: interrupted\n"
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+"""Windows has no SIGHUP."""
 
 
 def leave_at_once() -> None:

@@ -44,7 +44,8 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
     HAT_CACHE, or `hat` in the user's cache folder of this platform.
 
-    Source: XDG Base Directory Specification 0.8; Apple, "File System Programming Guide".
+    Source: XDG Base Directory Specification 0.8; Apple, "File System Programming Guide"; Microsoft,
+    "Known folders" (LOCALAPPDATA is a variable of Windows).
     """
     if environ.get(CACHE_VARIABLE):
         return Path(environ[CACHE_VARIABLE]).expanduser()
@@ -52,4 +53,6 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
         return Path(environ["XDG_CACHE_HOME"]) / "hat"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "hat"
+    if environ.get("LOCALAPPDATA"):
+        return Path(environ["LOCALAPPDATA"]) / "hat" / "cache"
     return Path.home() / ".cache" / "hat"

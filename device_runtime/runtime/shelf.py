@@ -7,7 +7,6 @@ there again, and files of another boot are not believed.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -179,6 +178,9 @@ def _locked(path: Path) -> int:
     Raises:
         StartError: one has.
     """
+    # Not on Windows, which names no boots either: nothing is kept there.
+    import fcntl
+
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

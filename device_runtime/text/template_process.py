@@ -7,6 +7,7 @@ import queue
 import select
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,11 @@ _START = (
 
 # What Python itself needs to start; secrets among the user's variables are none of a template's
 # business.
-_KEPT_VARIABLES = ("PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
+_KEPT_VARIABLES = (
+    *("PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL"),
+    *("SYSTEMROOT", "TEMP"),
+)
+"""The latter two are Windows'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +141,8 @@ class TemplateProcesses:
         except OSError:
             _end(process)
         try:
-            if not _readable(process, wall_s):
-                _end(process)
-            body = read_document(process.stdout)
+            with _ended_after(process, wall_s):
+                body = read_document(process.stdout)
         except (OSError, ValueError):
             body = None
         if body is None:
@@ -154,12 +158,37 @@ class TemplateProcesses:
         return text
 
 
-def _readable(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
-    """Whether the process answers, or ends, in time."""
-    poll = select.poll()
-    assert process.stdout is not None
-    poll.register(process.stdout, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
+@contextmanager
+def _ended_after(process: subprocess.Popen[bytes], timeout_s: float) -> Iterator[None]:
+    """End the process unless it answers in time, which the body reads.
+
+    Raises:
+        OSError: it had to be ended; whatever was read does not count.
+    """
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        assert process.stdout is not None
+        poll.register(process.stdout, select.POLLIN)
+        if not poll.poll(timeout_s * 1000):
+            raise TimeoutError
+        yield
+        return
+    # Windows waits for sockets only.
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        process.kill()
+
+    timer = threading.Timer(timeout_s, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+    if is_late.is_set():
+        raise TimeoutError
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -3,12 +3,11 @@
 A template is part of a downloaded model, so it may do anything: it runs here alone, in jinja2's
 sandbox. The process is started with two pipes and its limits, speaks JSON documents of known
 length, and ends with its parent. What runs too long is ended by the system's own timer, also inside
-a library.
+a library; on Windows, which has neither that timer nor limits of memory, by the parent.
 """
 
 import contextlib
 import json
-import resource
 import signal
 import struct
 import sys
@@ -35,15 +34,11 @@ def main(cpu_s: float, memory_bytes: int, max_characters: int) -> None:
     """Serve until the parent closes the pipe: first a template's source, then its renderings."""
     # Ctrl-C reaches every process of a terminal; this one ends when its parent does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        limit = _OWN_BYTES + memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _limit_memory(_OWN_BYTES + memory_bytes)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     template = None
     while (body := read_document(requests)) is not None:
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        _limit_time(cpu_s)
         try:
             request = json.loads(body)
             if template is None:
@@ -56,8 +51,26 @@ def main(cpu_s: float, memory_bytes: int, max_characters: int) -> None:
                 answer = {"error": f"its text is longer than {max_characters} characters"}
         except Exception as error:
             answer = {"error": _reason_of(error)[:2000]}
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        _limit_time(0)
         write_document(answers, answer)
+
+
+def _limit_memory(num_bytes: int) -> None:
+    """Where the system knows limits."""
+    try:
+        import resource
+    except ImportError:
+        return
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+
+
+def _limit_time(cpu_s: float) -> None:
+    """From now on so much time of the processor, where the system has such a timer; 0: no limit."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
 
 
 def read_document(pipe: IO[bytes]) -> bytes | None:

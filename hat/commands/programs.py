@@ -10,7 +10,7 @@ import click
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
-from hat.errors import extras_explained
+from hat.errors import extras_explained, need_unix
 from hat.settings.options import settings_options, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE, C, Program
@@ -52,6 +52,7 @@ def cloud(**parameters: Any) -> int:
 
     BUNDLE is the cloud/ folder that `hat split` wrote.
     """
+    need_unix()
     resolved = _resolved(CLOUD, parameters)
     if resolved is None:
         return 0

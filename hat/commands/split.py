@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hat.bundle_cache import is_bundle_pair
-from hat.errors import CommandError
+from hat.errors import CommandError, need_unix
 from hat.invocation import command_line
 from hat.splitting import SplitRequest, model_path, split_model
 
@@ -100,6 +100,7 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
     base, and what other tools have quantised is dequantised. Tensors are copied one by one, so that
     a model need not fit in memory.
     """
+    need_unix()
     request = SplitRequest(
         parameters["input_layers"],
         parameters["output_layers"],

@@ -38,13 +38,17 @@ def endpoint_key(file: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def readable_note(path: Path) -> str | None:
-    """A warning where others than its reader may read a file with a secret."""
+    """A warning where others than its reader may read a file with a secret.
+
+    On Windows modes say nothing of that.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
     try:
         status = path.stat()
     except OSError:
         return None
-    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-    who = who_may_read(status.st_mode, is_own=is_own)
+    who = who_may_read(status.st_mode, is_own=status.st_uid == os.geteuid())
     return None if who is None else f"{path} can be read by {who}: chmod 600 {path}"
 
 

@@ -14,6 +14,7 @@ from hat.settings.programs import CLOUD, DEVICE, C
 from hat.settings.sources import Resolved, Sources, load
 from hat.up.children import Side
 from process.errors import ConfigError
+from process.sockets.binding import keep_to_oneself
 
 _SECRET_BYTES = 32
 # Beyond the drain: closing sockets, freeing the model, writing the last lines.
@@ -113,7 +114,7 @@ def require_free_port(host: str, port: int, flag: str) -> None:
     for family, kind, protocol, _, address in found:
         with socket.socket(family, kind, protocol) as probe:
             # As servers do: connections of an earlier run that are still closing do not matter.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keep_to_oneself(probe)
             try:
                 probe.bind(address)
             except OSError as error:

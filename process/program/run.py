@@ -4,7 +4,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 from process.errors import UserError
@@ -31,14 +32,15 @@ def run_on_loop(serve: Coroutine[Any, Any, T]) -> T:
 
 
 class Signals:
-    """SIGTERM and SIGINT, from now on: the first one drains, the second one does not wait."""
+    """SIGTERM and SIGINT, from now on: the first one drains, the second one does not wait.
+
+    On Windows Ctrl-Break is one as well; SIGTERM never comes there.
+    """
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._came: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._came.put_nowait, number)
+        on_signals(("SIGTERM", "SIGINT", "SIGBREAK"), self._came.put_nowait)
 
     async def next(self) -> signal.Signals:
         """The next signal."""
@@ -53,6 +55,26 @@ class Signals:
         """Let running work finish, for some time at most, or until there is another signal."""
         self._log.info("%s: draining for at most %g s", asked_by.name, timeout_s)
         await first_of(drain(timeout_s), self.next())
+
+
+def on_signals(names: Sequence[str], call: Callable[[signal.Signals], object]) -> None:
+    """Have the running loop make a call for each of these signals that the system has.
+
+    Loops of Windows take no handlers of signals; there Python's own hands them to the loop.
+    """
+    loop = asyncio.get_running_loop()
+
+    def hand_over(number: int, _: FrameType | None) -> None:
+        loop.call_soon_threadsafe(call, signal.Signals(number))
+
+    for name in names:
+        number = getattr(signal, name, None)
+        if number is None:
+            continue
+        try:
+            loop.add_signal_handler(number, call, number)
+        except NotImplementedError:
+            signal.signal(number, hand_over)
 
 
 async def first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -1,6 +1,5 @@
 """A folder that appears under its name only once it is whole."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -53,13 +52,25 @@ def alone_in(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor, waits=False)
         except BlockingIOError:
             waiting()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _take(descriptor, waits=True)
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int, *, waits: bool) -> None:
+    """Lock it for this process alone.
+
+    Raises:
+        BlockingIOError: another one has it, and nobody `waits`.
+    """
+    # Not at the top: on Windows, which lacks it, a device is a device all the same.
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _check_replaceable(out: Path, parts: tuple[str, ...], overwrite: bool) -> None:
@@ -79,7 +90,7 @@ def _lock(folder: Path) -> int:
     """Hold the folder until the descriptor is closed; a killed process lets go by itself."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor, waits=False)
         # The folder may have been renamed by a process that was just finishing.
         if not os.path.samestat(os.fstat(descriptor), folder.stat()):
             raise BlockingIOError
