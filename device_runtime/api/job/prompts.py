@@ -300,7 +300,8 @@ def _plain_message(message: Message, place: int, roles: Mapping[str, str]) -> di
         plain["tool_call_id"] = message.tool_call_id
     thoughts = message.reasoning if message.reasoning is not None else message.reasoning_content
     if thoughts is not None:
-        plain["reasoning_content"] = plain["reasoning"] = thoughts
+        # The names by which templates know them; transformers gives all three as well.
+        plain |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), thoughts)
     return plain
 
 
