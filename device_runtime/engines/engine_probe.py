@@ -20,6 +20,11 @@ _SIXTEEN_BITS = 1e-2
 """A number of float16 or TF32 has 5e-4 of itself; a few layers make that some 2e-3 of a row."""
 
 
+_ROUNDED = 0.1
+"""With integer weights the CPU rounds what goes into a product to 8 bits: some 0.02 of a row, and
+0.04 in narrow layers. Who does not is nearer to the checkpoint, and chooses otherwise at times."""
+
+
 class AnswersDifferError(ValueError):
     """Two engines do not answer alike; the message says in what."""
 
@@ -63,25 +68,30 @@ def answers_of(engine: DeviceEngine) -> Answers:
     return Answers(np.concatenate(rows), np.concatenate(logits))
 
 
-def check_alike(expected: Answers, found: Answers) -> float:
+def check_alike(expected: Answers, found: Answers, is_rounded: bool = False) -> float:
     """The largest difference of a row, as a share of its length.
+
+    `is_rounded`: the expected answers come of rounded numbers, so that they are no measure for more
+    than nonsense.
 
     Raises:
         AnswersDifferError: it is more than 16-bit numbers explain, or a likeliest token is another.
     """
-    largest = 0.0
+    most, largest = _ROUNDED if is_rounded else _SIXTEEN_BITS, 0.0
     for what, one, other in (
         ("row", expected.rows, found.rows),
         ("row of logits", expected.logits, found.logits),
     ):
         shares = _differences(one, other)
         worst = int(shares.argmax())
-        if not shares[worst] <= _SIXTEEN_BITS:
+        if not shares[worst] <= most:
             raise AnswersDifferError(
                 f"{what} {worst} differs by {_share(shares[worst])} of its length, expected at "
-                f"most {_SIXTEEN_BITS:g}"
+                f"most {most:g}"
             )
         largest = max(largest, float(shares[worst]))
+    if is_rounded:
+        return largest
     tokens, others = expected.logits.argmax(axis=-1), found.logits.argmax(axis=-1)
     if (wrong := np.flatnonzero(tokens != others)).size:
         first = int(wrong[0])

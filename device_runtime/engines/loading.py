@@ -50,7 +50,8 @@ def _load(config: DeviceConfig, clock: Clock | None) -> DeviceEngine:
     from device_runtime.engines.onnx_engine import load_onnx_engine
 
     draft_weights = config.draft_weights if may_draft else None
-    provider = Wanted(config.onnx_provider, _options(config), clock)
+    has_integers = config.weights != "float32"
+    provider = Wanted(config.onnx_provider, _options(config), has_integers, clock)
     return load_onnx_engine(
         config.bundle, config.weights, config.threads, config.max_model_len, draft_weights, provider
     )

@@ -32,6 +32,8 @@ class Wanted:
     """One of `PROVIDERS`, or auto."""
     options: tuple[tuple[str, str], ...] = ()
     """Of the provider, over those that it is given by itself."""
+    rounds_on_cpu: bool = False
+    """Whether the CPU rounds what goes into products, as it does with integer weights."""
     clock: Clock | None = None
     """By which auto compares times; None: it does not."""
 
@@ -93,29 +95,29 @@ def _accepted(
     Raises:
         ProviderError: it does not.
     """
-    difference = _checked(engine, expected)
+    difference = _checked(engine, expected, wanted.rounds_on_cpu)
     if wanted.name == AUTO:
         _check_worth(engine, difference, cpu_s, wanted.clock)
     if is_float32(difference):
         _log.info("%s answers as the CPU does, to %.1g of a row", engine.runs_on, difference)
     else:
         _log.warning(
-            "%s computes in 16 bits: rows differ by up to %.1g of their length from the CPU's, so "
-            "a close choice may fall differently",
+            "%s does not round as the CPU does: rows differ by up to %.1g of their length from the "
+            "CPU's, so a close choice may fall differently",
             engine.runs_on,
             difference,
         )
     return engine
 
 
-def _checked(engine: SubmodelEngine, expected: Answers) -> float:
+def _checked(engine: SubmodelEngine, expected: Answers, is_rounded: bool) -> float:
     """How far its answers are from the expected ones.
 
     Raises:
         ProviderError: too far, or it gives none.
     """
     try:
-        return check_alike(expected, answers_of(engine))
+        return check_alike(expected, answers_of(engine), is_rounded)
     except AnswersDifferError as error:
         raise ProviderError(f"it does not answer the probe as the CPU does: {error}") from error
     except Exception as error:  # ONNX Runtime's own errors have no narrower common ancestor
@@ -128,8 +130,8 @@ def _check_worth(
 ) -> None:
     if not is_float32(difference):
         raise ProviderError(
-            f"it computes in 16 bits (a row differs by {difference:.2g} of its length), which may "
-            "change answers; name it to have it all the same"
+            f"it does not round as the CPU does (a row differs by {difference:.2g} of its length), "
+            "which may change answers; name it to have it all the same"
         )
     took_s = _seconds(engine, clock)
     if clock is not None and took_s >= cpu_s:

@@ -234,6 +234,13 @@ def _last_two_swapped(array: Array) -> Array:
     return swapped
 
 
+def _with_noise(array: Array) -> Array:
+    """Of 3 % of each row's length."""
+    noise = np.random.default_rng(1).standard_normal(array.shape).astype(np.float32)
+    lengths = np.linalg.norm(array, axis=-1, keepdims=True)
+    return array + 0.03 * noise * lengths / np.linalg.norm(noise, axis=-1, keepdims=True)
+
+
 def _build(by_name: dict[str, Change | Exception]) -> Callable[[Provider], SubmodelEngine]:
     def build(provider: Provider) -> SubmodelEngine:
         change = by_name.get(provider.name, _right)
@@ -284,9 +291,23 @@ def test_sixteen_bits_are_taken_by_name_with_a_warning_and_not_by_auto(
     build = _build({"cuda": _sixteen_bits})
     with caplog.at_level(logging.INFO):
         assert engine_on(Wanted("cuda"), build, [CUDA, CPU_NAME]).runs_on == "cuda"
-        assert "cuda computes in 16 bits" in caplog.text
+        assert "cuda does not round as the CPU does" in caplog.text
         assert engine_on(Wanted("auto"), build, [CUDA, CPU_NAME]).runs_on == "cpu"
         assert "name it to have it all the same" in caplog.text
+
+
+def test_with_integer_weights_more_exact_answers_are_taken_by_name_and_nonsense_is_not() -> None:
+    """The CPU rounds there what others may not: a real provider differed by 0.015 to 0.04."""
+    near = _build({"cuda": _with_noise})
+    far = _build({"cuda": lambda array: array * 1.2})
+    available = [CUDA, CPU_NAME]
+    with pytest.raises(ProviderError, match=r"expected at most 0\.01"):
+        engine_on(Wanted("cuda"), near, available)
+    rounded = Wanted("cuda", rounds_on_cpu=True)
+    assert engine_on(rounded, near, available).runs_on == "cuda"
+    assert engine_on(Wanted("auto", rounds_on_cpu=True), near, available).runs_on == "cpu"
+    with pytest.raises(ProviderError, match=r"expected at most 0\.1"):
+        engine_on(rounded, far, available)
 
 
 @pytest.mark.parametrize(("there_s", "chosen"), [(0.5, "cuda"), (1.0, "cpu"), (2.0, "cpu")])
