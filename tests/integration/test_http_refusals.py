@@ -198,10 +198,10 @@ async def test_a_foreign_page_does_not_read_why_its_request_was_refused():
     [
         ("POST", CHAT, {}, 401),
         ("POST", CHAT, {"Origin": "https://evil.example"}, 403),
-        ("POST", "/aaaa/secret", {"Authorization": "Bearer key"}, 404),
+        ("POST", "/quux/secret", {"Authorization": "Bearer key"}, 404),
         ("PUT", CHAT, {"Authorization": "Bearer key"}, 405),
         ("POST", CHAT, {"Content-Encoding": "gzip"}, 415),
-        ("POST", CHAT, {"X": "a" * 33_000}, 431),
+        ("POST", CHAT, {"X": "x" * 33_000}, 431),
     ],
 )
 async def test_refusals_fill_no_log_and_quote_nobody(method, path, headers, expected, caplog):
@@ -212,7 +212,7 @@ async def test_refusals_fill_no_log_and_quote_nobody(method, path, headers, expe
             async with client.http.request(method, client.url + path, headers=headers) as response:
                 assert response.status == expected
     assert 20 <= len(caplog.records) <= 40
-    assert not any(word in caplog.text for word in ("evil", "secret", "aaaa", "Bearer"))
+    assert not any(word in caplog.text for word in ("evil", "secret", "quux", "xxxx", "Bearer"))
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/embeddings"])
