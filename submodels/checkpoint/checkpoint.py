@@ -85,6 +85,28 @@ class ShardTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadThrough:
+    """What a tensor that is read through another one has of it."""
+
+    source: SourceTensor
+
+    @property
+    def dtype(self) -> str:
+        """As in the other."""
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As in the other."""
+        return self.source.shape
+
+    @property
+    def num_bytes(self) -> int:
+        """As in the other."""
+        return self.source.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """All tensors of a checkpoint, by name."""
 

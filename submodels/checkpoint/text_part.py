@@ -5,32 +5,16 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from submodels.checkpoint.checkpoint import Checkpoint, SourceTensor
+from submodels.checkpoint.checkpoint import Checkpoint, ReadThrough, SourceTensor
 from submodels.errors import CheckpointError
 from submodels.plan.wrappers import is_wrapper, text_config, text_name
 
 
 @dataclass(frozen=True, slots=True)
-class RenamedTensor:
+class RenamedTensor(ReadThrough):
     """A tensor under another name, a `SourceTensor`."""
 
     name: str
-    source: SourceTensor
-
-    @property
-    def dtype(self) -> str:
-        """As in the checkpoint."""
-        return self.source.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As in the checkpoint."""
-        return self.source.shape
-
-    @property
-    def num_bytes(self) -> int:
-        """As in the checkpoint."""
-        return self.source.num_bytes
 
     def pieces(self) -> Iterator[bytes]:
         """See `SourceTensor.pieces`."""
@@ -56,5 +40,5 @@ def text_part(
             continue
         if name in tensors:
             raise CheckpointError(f"{checkpoint.path} holds {name} twice, once as {source.name}")
-        tensors[name] = source if name == source.name else RenamedTensor(name, source)
+        tensors[name] = source if name == source.name else RenamedTensor(source, name)
     return text, replace(checkpoint, tensors=MappingProxyType(tensors))

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
-from submodels.checkpoint.checkpoint import Checkpoint, SourceTensor
+from submodels.checkpoint.checkpoint import PIECE_BYTES, Checkpoint, ReadThrough, SourceTensor
 from submodels.checkpoint.lora.settings import LoraSettings
+from submodels.checkpoint.reading import row_steps, whole
 from submodels.errors import CheckpointError, UnsupportedModelError
 from submodels.plan.wrappers import text_name
 from submodels.tensors.number_format import cast
@@ -23,13 +23,12 @@ _KINDS_REFUSED = ("lora_embedding_", "lora_magnitude_vector", "lora_B.bias", "to
 
 
 @dataclass(frozen=True, slots=True)
-class _Merged:
+class _Merged(ReadThrough):
     """A matrix `[N, K]` and its update `scaling * up @ down`, a `SourceTensor`.
 
     Added in float32 and rounded once, to the base's format.
     """
 
-    source: SourceTensor
     up: SourceTensor
     down: SourceTensor
     scaling: float
@@ -38,27 +37,10 @@ class _Merged:
     def name(self) -> str:
         return self.source.name
 
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def num_bytes(self) -> int:
-        return self.source.num_bytes
-
     def pieces(self) -> Iterator[bytes]:
-        up, down = _whole(self.up), _whole(self.down)
-        num_columns, first, left = self.shape[1], 0, b""
-        row_bytes = self.num_bytes // self.shape[0]
-        for piece in self.source.pieces():
-            held = left + piece
-            end = len(held) // row_bytes * row_bytes
-            left = held[end:]
-            rows = np.frombuffer(held[:end], NUMPY_DTYPES[self.dtype]).reshape(-1, num_columns)
+        up, down = (whole(part).astype(np.float32) for part in (self.up, self.down))
+        first = 0
+        for rows in row_steps(self.source, max(1, PIECE_BYTES * self.shape[0] // self.num_bytes)):
             last = first + len(rows)
             update = (up[first:last] @ down) * np.float32(self.scaling)
             merged = rows.astype(np.float32) + update
@@ -67,27 +49,14 @@ class _Merged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Replaced:
+class _Replaced(ReadThrough):
     """A tensor that the adapter brings whole, in the base's format, a `SourceTensor`."""
 
-    source: SourceTensor
     instead: SourceTensor
 
     @property
     def name(self) -> str:
         return self.source.name
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def num_bytes(self) -> int:
-        return self.source.num_bytes
 
     def pieces(self) -> Iterator[bytes]:
         for piece in self.instead.pieces():
@@ -162,8 +131,3 @@ def _check_shape(
             f"{adapter.path}: {name}: expected one of {', '.join(NUMPY_DTYPES)}, got "
             f"{adapter.tensors[name].dtype}"
         )
-
-
-def _whole(source: SourceTensor) -> NDArray[np.float32]:
-    numbers = np.frombuffer(b"".join(source.pieces()), NUMPY_DTYPES[source.dtype])
-    return numbers.reshape(source.shape).astype(np.float32)

@@ -17,12 +17,10 @@ from submodels.checkpoint.quantised.held import Held
 from submodels.checkpoint.quantised.settings import refuse_unknown
 from submodels.checkpoint.quantised.tensors import (
     STEP_NUMBERS,
-    byte_steps,
     rounded_by,
-    row_steps,
     rows_per_step,
-    whole,
 )
+from submodels.checkpoint.reading import byte_steps, row_steps, whole
 from submodels.errors import CheckpointError, UnsupportedModelError
 from submodels.tensors.number_format import SAFETENSORS_NAMES
 

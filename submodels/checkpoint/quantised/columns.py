@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from submodels.checkpoint.checkpoint import SourceTensor
 from submodels.checkpoint.quantised.held import FLOATS, Held
 from submodels.checkpoint.quantised.settings import expect, group_size_of, refuse_unknown
-from submodels.checkpoint.quantised.tensors import STEP_NUMBERS, rounded_by, whole
+from submodels.checkpoint.quantised.tensors import STEP_NUMBERS, rounded_by
+from submodels.checkpoint.reading import whole
 from submodels.errors import CheckpointError
 
 # How a model was calibrated, or which kernels are to run it; the bits are the same.

@@ -14,7 +14,8 @@ from submodels.checkpoint.quantised.fp8 import E4M3, OF_ACTIVATIONS
 from submodels.checkpoint.quantised.held import FLOATS, Held
 from submodels.checkpoint.quantised.scaled import Grid, PackedCodes, PlainCodes, ScaledMatrix
 from submodels.checkpoint.quantised.schemes import METHOD, Scheme, read_schemes, scheme_of
-from submodels.checkpoint.quantised.tensors import rounded_by, whole
+from submodels.checkpoint.quantised.tensors import rounded_by
+from submodels.checkpoint.reading import whole
 from submodels.errors import CheckpointError, UnsupportedModelError
 
 _PACKED, _PLAIN = "pack-quantized", ("int-quantized", "float-quantized", "naive-quantized")

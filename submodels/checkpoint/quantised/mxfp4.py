@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from submodels.checkpoint.checkpoint import SourceTensor
 from submodels.checkpoint.quantised.held import Held
 from submodels.checkpoint.quantised.settings import refuse_unknown
-from submodels.checkpoint.quantised.tensors import byte_steps, rows_per_step
+from submodels.checkpoint.quantised.tensors import rows_per_step
+from submodels.checkpoint.reading import byte_steps
 from submodels.errors import CheckpointError
 
 _KNOWN = frozenset({"quant_method", "modules_to_not_convert", "dequantize"})

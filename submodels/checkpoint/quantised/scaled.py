@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from submodels.checkpoint.checkpoint import SourceTensor
-from submodels.checkpoint.quantised.tensors import row_steps, rows_per_step, whole
+from submodels.checkpoint.quantised.tensors import rows_per_step
+from submodels.checkpoint.reading import row_steps, whole
 
 
 class Codes(Protocol):
