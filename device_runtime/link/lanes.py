@@ -283,11 +283,11 @@ class Lanes:
         """Worn, or spare, and it carries nothing; and there is another, if a frame needs one."""
         while True:
             await asyncio.sleep(_CARE_S)
-            if lane.last_sequence < self._num_arrived and (lane.is_worn or lane.is_spare):
-                lane.is_ending = True
+            if lane.last_sequence >= self._num_arrived:
+                continue
+            lane.is_ending |= lane.is_worn or lane.is_spare
             has_other = any(not other.is_ending for other in self._lanes)
-            is_free = lane.last_sequence < self._num_arrived
-            if lane.is_ending and is_free and (has_other or not self._is_sending):
+            if lane.is_ending and (has_other or not self._is_sending):
                 return True
 
 
