@@ -156,7 +156,7 @@ def _chosen() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target-step-s", type=float, nargs="+", default=[0.25])
     parser.add_argument("--away-ms", type=float, nargs="+", default=[0, 40, 100])
-    parser.add_argument("--away-spread", type=float, default=0.0, help="0.3: 30 % more or less")
+    parser.add_argument("--away-spread", type=float, default=0.0, help="0.3: 30 %% more or less")
     parser.add_argument("--uplink-rows-per-s", type=float)
     parser.add_argument("--decoders", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=5)
