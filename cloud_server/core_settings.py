@@ -6,6 +6,7 @@ from cloud_server.daemon.reception import socket_limits
 from cloud_server.engines.engine import MiddleEngine, steps_in_flight
 from cloud_server.number_format import FORMATS, wire_format
 from submodels.bundle.coding_file import ChannelScales
+from submodels.bundle.fingerprint import middle_fingerprint_of
 from submodels.manifest import Manifest
 from wire.coding.lossy import LOSSY_ABILITIES, kept_channels
 from wire.coding.row_codecs import EXACT_CODECS
@@ -50,6 +51,7 @@ def core_settings(
     max_frame_tokens = min(config.max_frame_tokens, affordable_tokens, engine.max_context_tokens)
     return CoreConfig(
         fingerprint=bytes.fromhex(manifest.fingerprint),
+        middle_fingerprint=bytes.fromhex(middle_fingerprint_of(manifest)),
         first_layer=manifest.num_input_layers,
         num_layers=manifest.num_middle_layers,
         hidden_size=engine.hidden_size,

@@ -52,6 +52,7 @@ from process.program.exposure import is_loopback
 from process.sockets.binding import keep_to_oneself
 from process.world import World
 from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.fingerprint import middle_fingerprint_of
 from submodels.bundle.manifest_file import MANIFEST_FILE
 from wire.coding.lossy import Rounding
 from wire.messages import Codec
@@ -153,6 +154,7 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
     manifest = bundle.manifest
     identity = ModelIdentity(
         fingerprint=bytes.fromhex(manifest.fingerprint),
+        middle_fingerprint=bytes.fromhex(middle_fingerprint_of(manifest)),
         first_layer=manifest.num_input_layers,
         num_layers=manifest.num_middle_layers,
         hidden_size=manifest.shape.hidden_size,

@@ -35,6 +35,8 @@ class SplitRequest:
     wire_rotation: bool = False
     base: str | None = None
     """Of an adapter of PEFT: what to merge it into, if not what it names."""
+    middle_of: Path | None = None
+    """Bundles whose middle layers the model has: only a device bundle is made."""
 
 
 def model_path(model: str) -> Path:
@@ -74,6 +76,7 @@ def split_model(
         overwrite=overwrite,
         rotation_seed=_ROTATION_SEED if request.wire_rotation else None,
         base=request.base,
+        middle_of=request.middle_of,
     )
     with extras_explained(), Bars() as bars:
         result = split_checkpoint(options, _shown_on(bars))

@@ -15,5 +15,14 @@ class CheckpointError(SplitError):
     """The checkpoint on disk is missing, incomplete or corrupt."""
 
 
+class OtherMiddleError(SplitError):
+    """The model's middle layers are not the ones asked for; `details` has a line for each tensor
+    that differs, in the order of the model."""
+
+    def __init__(self, message: str, details: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.details = details
+
+
 class BundleError(UserError):
     """A bundle is missing, incomplete, corrupt, of the other role, or of a newer format."""

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from submodels.bundle.cloud_config import cloud_config
 from submodels.bundle.coding_file import ChannelScales, write_channel_scales
+from submodels.bundle.fingerprint import middle_fields
 from submodels.bundle.manifest_file import MANIFEST_FILE
 from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, read_json
+from submodels.checkpoint.completeness import check_tensors
 from submodels.checkpoint.copying import Copied, Progress, copy_tensors
 from submodels.checkpoint.fused import unfused
 from submodels.checkpoint.hub import model_name, resolve_model
@@ -22,6 +24,7 @@ from submodels.checkpoint.staging import staged_folder
 from submodels.checkpoint.text_part import text_part
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
 from submodels.errors import CheckpointError, SplitError, UnsupportedModelError
+from submodels.known_middle import KnownMiddle, read_known_middle
 from submodels.manifest import (
     FORMAT_VERSION,
     BundleFile,
@@ -36,13 +39,9 @@ from submodels.rotation.rotated import check_rotatable, rotated_checkpoint
 from submodels.rotation.rotation import seeded_rotation
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.number_format import SAFETENSORS_NAMES, main_dtype
-from submodels.tensors.tensor_file import NUMPY_DTYPES
 from submodels.tensors.tensor_layout import EMBEDDING, LM_HEAD, Part, Placement, placements
 
 OnnxWeights = Literal["float32", "int8", "int4"]
-
-# Left over in old Llama checkpoints; the numbers are computed from the configuration.
-_IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +67,25 @@ class SplitOptions:
     name: str | None = None
     rotation_seed: int | None = None
     base: str | None = None
+    middle_of: Path | None = None
+    """A bundle, or a folder of two: only a device bundle is written, for that middle, where this
+    model has the same one."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitResult:
-    """The bundles that were written, below `out`, as `device` and `cloud`."""
+    """The bundles that were written, below `out`, as `device` and `cloud`.
+
+    For a middle that was there before, `cloud` is the manifest of the bundle that told of it.
+    """
 
     out: Path
     device: Manifest
     cloud: Manifest
     quantised_by: str | None = None
     """The method that the checkpoint's tensors were quantised by, if they were."""
+    middle: KnownMiddle | None = None
+    """The middle that was there before, and that the device bundle is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +113,31 @@ def split_checkpoint(options: SplitOptions, progress: Progress | None = None) ->
         SplitError: the model, the checkpoint, the layer counts or the target are refused.
     """
     try:
+        known = None if options.middle_of is None else read_known_middle(options.middle_of)
+        options = options if known is None else _fitted(options, known)
         with opened_checkpoint(resolve_model(options.model), options.base) as checkpoint:
             source = _read_source(checkpoint, options)
-            with staged_folder(options.out, ("device", "cloud"), options.overwrite) as folder:
+            parts = ("device", "cloud") if known is None else ("device",)
+            with staged_folder(options.out, parts, options.overwrite) as folder:
+                if known is not None:
+                    return _write_ends(source, options, known, folder, progress or _silent)
                 return _write(source, options, folder, progress or _silent)
     except OSError as error:
         raise SplitError(f"cannot split into {options.out}: {error}") from error
+
+
+def _fitted(options: SplitOptions, known: KnownMiddle) -> SplitOptions:
+    """As the middle was split: where, in which basis, and in which format where it was cast."""
+    manifest = known.manifest
+    rotation, is_cast = manifest.wire_rotation, manifest.fingerprint != manifest.source_fingerprint
+    num_input, num_output = options.num_input_layers, options.num_output_layers
+    return replace(
+        options,
+        num_input_layers=manifest.num_input_layers if num_input is None else num_input,
+        num_output_layers=num_output or manifest.num_output_layers,
+        rotation_seed=None if rotation is None else rotation.seed,
+        dtype=manifest.dtype if options.dtype == "keep" and is_cast else options.dtype,
+    )
 
 
 def _silent(num_done_bytes: int, num_bytes: int) -> None:
@@ -144,7 +170,7 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     model = _with_tying_on_disk(model, checkpoint)
     checkpoint = unfused(checkpoint, model.shape, model.family.fused)
     placed = placements(model.shape, num_input_layers, options.num_output_layers)
-    _check_tensors(checkpoint, placed, model.shape.tied_embeddings)
+    check_tensors(checkpoint, placed, model.shape.tied_embeddings)
     rotation = None
     if options.rotation_seed is not None:
         check_rotatable(model.shape)
@@ -200,61 +226,82 @@ def _with_tying_on_disk(model: SourceModel, checkpoint: Checkpoint) -> SourceMod
     return replace(model, shape=msgspec.structs.replace(model.shape, tied_embeddings=tied))
 
 
-def _check_tensors(checkpoint: Checkpoint, placed: tuple[Placement, ...], tied: bool) -> None:
-    """Every tensor of the plan is there in its shape, and no tensor would be left out."""
-    expected = {placement.source: placement for placement in placed}
-    ignored = {name for name in checkpoint.tensors if name.endswith(_IGNORED_SUFFIX)}
-    ignored |= {LM_HEAD} if tied else set()
-    ignored |= {name for name in checkpoint.tensors if _adds_nothing(name, expected, checkpoint)}
-    for text, names in (
-        ("lacks", expected.keys() - checkpoint.tensors.keys()),
-        ("holds unknown", checkpoint.tensors.keys() - expected.keys() - ignored),
-    ):
-        if names:
-            listed = ", ".join(sorted(names)[:5])
-            raise CheckpointError(f"{checkpoint.path} {text} tensors ({len(names)}): {listed}")
-    for name, placement in expected.items():
-        source = checkpoint.tensors[name]
-        if source.shape != placement.shape:
-            raise CheckpointError(f"{name}: expected shape {placement.shape}, got {source.shape}")
-        if source.dtype not in NUMPY_DTYPES:
-            raise CheckpointError(
-                f"{name}: expected one of {', '.join(NUMPY_DTYPES)}, got {source.dtype}"
-            )
-
-
-def _adds_nothing(name: str, expected: Mapping[str, Placement], checkpoint: Checkpoint) -> bool:
-    """Whether a tensor is a bias of zeros that the layer does not have, as AutoGPTQ wrote them."""
-    module = name.removesuffix(".bias")
-    if name in expected or module == name or f"{module}.weight" not in expected:
-        return False
-    return not any(piece.strip(b"\0") for piece in checkpoint.tensors[name].pieces())
-
-
 def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progress) -> SplitResult:
     device, cloud = folder / "device", folder / "cloud"
     paths = {part: (cloud if part is Part.MIDDLE else device) / part.value for part in Part}
-    target = None if options.dtype == "keep" else SAFETENSORS_NAMES[options.dtype]
-    copied = copy_tensors(source.checkpoint, source.model, source.placed, paths, target, progress)
-    copy_tokenizer(source.checkpoint.folder, device)
-    # Once more: a tokenizer of an older format has its ids only now.
-    special = special_tokens(device, source.config, source.model.shape.vocab_size)
-    source = replace(source, special=special)
-    _write_onnx(source, options, device)
+    targets = _targets(source, options)
+    copied = copy_tensors(source.checkpoint, source.model, source.placed, paths, targets, progress)
+    source = _with_small_files(source, options, device)
     config = cloud_config(source.config, source.model, _middle(source, options), source.dtype)
     (cloud / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     write_channel_scales(cloud, _measured(source, options, device, cloud))
-    told = quantisation_of(source.checkpoint.folder)
-    result = SplitResult(
+    return SplitResult(
         options.out,
-        _manifest("device", source, options, device, copied),
-        _manifest("cloud", source, options, cloud, copied),
-        told["quant_method"] if told is not None else None,
+        _written(device, _manifest("device", source, options, device, copied)),
+        _written(cloud, _manifest("cloud", source, options, cloud, copied)),
+        _quantised_by(source),
     )
-    for path, manifest in ((device, result.device), (cloud, result.cloud)):
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        (path / MANIFEST_FILE).write_bytes(text + b"\n")
-    return result
+
+
+def _write_ends(
+    source: _Source,
+    options: SplitOptions,
+    known: KnownMiddle,
+    folder: Path,
+    progress: Progress,
+) -> SplitResult:
+    """The device bundle alone; of the middle's tensors hashes are taken, to compare them.
+
+    Raises:
+        OtherMiddleError: they are not those of `known`, or are computed in another way.
+    """
+    model, middle, device = source.model, _middle(source, options), folder / "device"
+    known.check_fields(
+        middle_fields(model.shape, model.rope_parameters, middle, source.rotation), middle
+    )
+    paths = {part: device / part.value for part in (Part.INPUT, Part.OUTPUT)}
+    targets = {**_targets(source, options), **known.formats}
+    copied = copy_tensors(source.checkpoint, model, source.placed, paths, targets, progress)
+    may_round = options.dtype != "keep"
+    known.check_tensors(source.checkpoint, source.placed, copied.tensors, may_round)
+    source = _with_small_files(source, options, device)
+    manifest = _manifest("device", source, options, device, copied)
+    _written(device, manifest)
+    return SplitResult(options.out, manifest, known.manifest, _quantised_by(source), known)
+
+
+def _targets(source: _Source, options: SplitOptions) -> dict[str, str]:
+    """The number format that each tensor is written in, by its name."""
+    tensors = source.checkpoint.tensors
+    if options.dtype == "keep":
+        return {placement.source: tensors[placement.source].dtype for placement in source.placed}
+    return dict.fromkeys(
+        (placement.source for placement in source.placed), SAFETENSORS_NAMES[options.dtype]
+    )
+
+
+def _with_small_files(source: _Source, options: SplitOptions, device: Path) -> _Source:
+    """The source once the device bundle has its tokenizer and ONNX parts.
+
+    A tokenizer of an older format has its special ids only then.
+    """
+    copy_tokenizer(source.checkpoint.folder, device)
+    special = special_tokens(device, source.config, source.model.shape.vocab_size)
+    source = replace(source, special=special)
+    _write_onnx(source, options, device)
+    return source
+
+
+def _quantised_by(source: _Source) -> str | None:
+    told = quantisation_of(source.checkpoint.folder)
+    return told["quant_method"] if told is not None else None
+
+
+def _written(folder: Path, manifest: Manifest) -> Manifest:
+    """A bundle's manifest, once it lies in its folder."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (folder / MANIFEST_FILE).write_bytes(text + b"\n")
+    return manifest
 
 
 def _measured(source: _Source, options: SplitOptions, device: Path, cloud: Path) -> ChannelScales:

@@ -35,6 +35,8 @@ class CloudTerms:
     max_context_tokens: int
     credit_limit_tokens: int
     session_ttl_s: float
+    middle_fingerprint: bytes = b""
+    """Of the middle layers alone; empty where only whole models are compared."""
     tables: bytes = b""
     """What codecs of the set in `rows` need; sent to devices that speak one of them."""
 
@@ -118,10 +120,20 @@ def _check_credential(got: bytes, expected: bytes) -> None:
 
 
 def _check_model(hello: Hello, terms: CloudTerms) -> None:
-    if hello.fingerprint != terms.fingerprint:
-        ours, theirs = terms.fingerprint.hex()[:12], hello.fingerprint.hex()[:12]
-        reason = f"expected weights with fingerprint {ours}.., got {theirs}.."
+    names_middle = bool(hello.codecs >> Ability.MIDDLE & 1 and terms.middle_fingerprint)
+    if names_middle:
+        # Other layers always have another fingerprint, which would say less.
+        _check_shape(hello, terms)
+    expected = terms.middle_fingerprint if names_middle else terms.fingerprint
+    if hello.fingerprint != expected:
+        what = "middle layers" if names_middle else "weights"
+        ours, theirs = expected.hex()[:12], hello.fingerprint.hex()[:12]
+        reason = f"expected {what} with fingerprint {ours}.., got {theirs}.."
         raise RemoteProtocolError(FaultCode.FINGERPRINT_MISMATCH, reason)
+    _check_shape(hello, terms)
+
+
+def _check_shape(hello: Hello, terms: CloudTerms) -> None:
     ours_first, theirs_first = terms.first_layer, hello.first_layer
     if (theirs_first, hello.num_layers) != (ours_first, terms.num_layers):
         served = f"[{ours_first}, {ours_first + terms.num_layers})"

@@ -53,6 +53,8 @@ class Ability(IntEnum):
     INT8_REPLIES = 9
     INT6_REPLIES = 10
     """Replies are in this lossy codec (rule W43)."""
+    MIDDLE = 11
+    """A Hello's fingerprint is that of the middle layers alone (rule W12)."""
 
 
 class Want(IntEnum):
@@ -77,7 +79,8 @@ class Want(IntEnum):
 class Hello:
     """Device to cloud, first frame: what the device speaks and which model it holds.
 
-    `fingerprint` is 32 bytes over source weights; `first_layer` and `num_layers` are the middle
+    `fingerprint` is 32 bytes over the middle layers with the bit of `Ability.MIDDLE`, and over the
+    whole model without; `first_layer` and `num_layers` are the middle
     layers the device expects, as a half-open range of the whole model. `dtypes` and `codecs` are
     bit sets (bit n = enum value n). `credential` is the shared secret, empty when there is none.
     """

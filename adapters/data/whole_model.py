@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.fingerprint import middle_fingerprint_of
 from submodels.bundle.layer_weights import Placed, load_embedding
 from submodels.bundle.layers import (
     DecoderLayer,
@@ -90,13 +91,13 @@ def load_whole_model(device_path: Path, cloud_path: Path, placed: Placed) -> Who
     """The model that two bundles were split from.
 
     Raises:
-        BundleError: a bundle is missing or corrupt, or the two are not of one split.
+        BundleError: a bundle is missing or corrupt, or the device's is for another middle.
     """
     device, cloud = load_bundle(device_path, "device"), load_bundle(cloud_path, "cloud")
     if _split(device) != _split(cloud):
         raise BundleError(
-            f"{device.path} and {cloud.path} are not of one split: fingerprint, input and output "
-            f"layers are {_split(device)} and {_split(cloud)}"
+            f"{device.path} and {cloud.path} are not of one split: the middle's fingerprint, input "
+            f"and output layers are {_split(device)} and {_split(cloud)}"
         )
     with torch.no_grad():
         return WholeModel(
@@ -111,4 +112,5 @@ def load_whole_model(device_path: Path, cloud_path: Path, placed: Placed) -> Who
 
 def _split(bundle: Bundle) -> tuple[str, int, int]:
     manifest = bundle.manifest
-    return manifest.fingerprint, manifest.num_input_layers, manifest.num_output_layers
+    fingerprint = middle_fingerprint_of(manifest)
+    return fingerprint, manifest.num_input_layers, manifest.num_output_layers

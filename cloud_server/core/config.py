@@ -22,6 +22,7 @@ class CoreConfig:
     """
 
     fingerprint: bytes
+    """Of the whole model."""
     first_layer: int
     num_layers: int
     hidden_size: int
@@ -62,6 +63,9 @@ class CoreConfig:
     handshake_timeout_s: float = 10.0
     takes_taps: bool = False
     """Whether the engine gives rows of further depths to sessions that ask for them."""
+    middle_fingerprint: bytes = b""
+    """Of the middle layers alone, which devices with other ends have as well; empty: only devices
+    of the whole model are let in."""
     codecs: int = 1 << Codec.RAW
     """The set of codecs that rows may be in, on links whose devices speak them too."""
     tables: bytes = b""
@@ -74,6 +78,10 @@ class CoreConfig:
         if len(self.fingerprint) != FINGERPRINT_BYTES:
             got = len(self.fingerprint)
             raise ValueError(f"expected a fingerprint of {FINGERPRINT_BYTES} bytes, got {got}")
+        if len(self.middle_fingerprint) not in (0, FINGERPRINT_BYTES):
+            got = len(self.middle_fingerprint)
+            expected = f"expected a middle_fingerprint of {FINGERPRINT_BYTES} bytes, or none"
+            raise ValueError(f"{expected}, got {got}")
         self._check_least("max_context_tokens", 1)
         self._check_least("block_tokens", 1)
         self._check_least("host_tokens", 0)

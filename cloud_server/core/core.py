@@ -55,6 +55,7 @@ class CloudCore:
         self._rows = config.rows
         self._terms = CloudTerms(
             fingerprint=config.fingerprint,
+            middle_fingerprint=config.middle_fingerprint,
             first_layer=config.first_layer,
             num_layers=config.num_layers,
             credential=config.credential,

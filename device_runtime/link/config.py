@@ -43,13 +43,15 @@ class Patience:
 class ModelIdentity:
     """Which model the device holds: what Hello says about it.
 
-    `fingerprint` is 32 bytes; the middle layers are `[first_layer, first_layer + num_layers)`.
+    Fingerprints have 32 bytes; the middle layers are `[first_layer, first_layer + num_layers)`.
     """
 
     fingerprint: bytes
     first_layer: int
     num_layers: int
     hidden_size: int
+    middle_fingerprint: bytes = b""
+    """Of the middle layers alone; empty: the whole model is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +78,24 @@ class LinkConfig:
         """Further sockets that it may have."""
         return MAX_LANES if self.connections is None else self.connections - 1
 
-    def hello(self, wants_taps: bool = False, wants_lanes: bool = False) -> Hello:
-        """The first frame of every connection."""
-        lanes = wants_lanes << Ability.LANES
+    def hello(
+        self, wants_taps: bool = False, wants_lanes: bool = False, names_middle: bool = True
+    ) -> Hello:
+        """The first frame of every connection; without `names_middle` for a cloud of an earlier
+        release, which knows whole models only."""
+        model = self.model
+        names_middle = names_middle and bool(model.middle_fingerprint)
+        abilities = wants_lanes << Ability.LANES | names_middle << Ability.MIDDLE
         rows = TAPPED_CODECS if wants_taps else SUPPORTED_CODECS
         return Hello(
             min_version=MIN_VERSION,
             max_version=VERSION,
-            fingerprint=self.model.fingerprint,
-            first_layer=self.model.first_layer,
-            num_layers=self.model.num_layers,
-            hidden_size=self.model.hidden_size,
+            fingerprint=model.middle_fingerprint if names_middle else model.fingerprint,
+            first_layer=model.first_layer,
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
             dtypes=1 << Dtype.FP32 | 1 << Dtype.FP16 | 1 << Dtype.BF16,
-            codecs=rows | 1 << self.codec | self.rounding.codecs | lanes,
+            codecs=rows | 1 << self.codec | self.rounding.codecs | abilities,
             credential=self.secret,
         )
 

@@ -29,9 +29,9 @@ from device_runtime.link.session import (
 from process.sockets.socket import Socket
 from process.world import Clock, Randomness
 from wire.coding.row_codecs import NO_CODECS
-from wire.errors import RemoteProtocolError
+from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import ITEM_BYTES
-from wire.messages import Codec, Join, Welcome
+from wire.messages import Codec, Fault, Join, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ class Link:
         self._lossy_codecs: Mapping[str, str] = {}
         self._asked_for_tls: Refusal | None = None
         self._wants_tls = False
+        self._names_middle = True
         self.taps = 0
         """Depths that sessions ask for (see `Open`), where the cloud knows them."""
         self.limits: LinkLimits | None = None
@@ -208,12 +209,12 @@ class Link:
             attempt += 1
             await asyncio.sleep(delay_s)
 
-    async def _connect_and_carry(self) -> Refusal:
+    async def _connect_and_carry(self, is_second: bool = False) -> Refusal:
         """One connection from beginning to end; why it ended."""
         try:
             await self._carry()
         except RefusedError as error:
-            return of_fault(error.fault, self._where)
+            return await self._refused(error.fault, is_second)
         except (
             LostError,
             RemoteProtocolError,
@@ -249,12 +250,25 @@ class Link:
                 )
                 stack.push_async_callback(connection.close_socket)
                 wants_lanes = self._config.most_lanes > 0 and self._lane_trust.allows(self._clock())
-                hello = self._config.hello(self.taps != 0, wants_lanes)
+                hello = self._config.hello(self.taps != 0, wants_lanes, self._names_middle)
                 welcome = await connection.handshake(hello, self.taps)
             self._up(connection, welcome)
             if welcome.lane_key:
                 connection.use_lanes(self._lane_plan(socket, welcome), self._on_broken_lane)
             await connection.run()
+
+    async def _refused(self, fault: Fault, is_second: bool) -> Refusal:
+        """Why it ended; a cloud of an earlier release knows the whole model's fingerprint alone."""
+        refusal, has_named_middle = of_fault(fault, self._where), self._names_middle
+        if is_second or fault.code is not FaultCode.FINGERPRINT_MISMATCH:
+            self._names_middle = True
+            return refusal
+        if not self._config.model.middle_fingerprint:
+            return refusal
+        self._names_middle = not has_named_middle
+        again = await self._connect_and_carry(is_second=True)
+        # Refused under both names: that of the middle says more.
+        return refusal if has_named_middle and self._names_middle else again
 
     async def _told(self, error: Exception) -> Refusal:
         """The words for an error; a cloud that wants TLS only breaks off, so it is asked once."""

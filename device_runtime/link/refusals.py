@@ -27,14 +27,17 @@ class Refusal:
 
 _ADVICE = {
     FaultCode.BAD_CREDENTIAL: "start both sides with the same secret",
-    FaultCode.FINGERPRINT_MISMATCH: "use the device and cloud bundles of one and the same split",
+    FaultCode.FINGERPRINT_MISMATCH: (
+        "use the device and cloud bundles of one and the same split, or ends made for that middle "
+        "by hat split --middle-of"
+    ),
     FaultCode.SHAPE_MISMATCH: "use the device and cloud bundles of one and the same split",
     FaultCode.UNSUPPORTED_VERSION: "install the same version on both sides",
 }
 
 _WHAT = {
     FaultCode.BAD_CREDENTIAL: "refused this device's secret",
-    FaultCode.FINGERPRINT_MISMATCH: "holds another model than this device's bundle",
+    FaultCode.FINGERPRINT_MISMATCH: "holds other middle layers than this device's bundle is for",
     FaultCode.SHAPE_MISMATCH: "holds other layers than this device's bundle expects",
     FaultCode.UNSUPPORTED_VERSION: "speaks another version of the protocol",
     FaultCode.DRAINING: "is shutting down",

@@ -1,6 +1,7 @@
 """`hat split`: one checkpoint into a device bundle and a cloud bundle."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ Examples:
   hat split owner/repository:Q4_K_M --dtype bfloat16 --out model
   hat split SmolLM2-135M-Instruct --wire-rotation --dtype bfloat16 --out rotated
   hat split my-lora --base meta-llama/Llama-3.1-8B-Instruct --out my-llama
+  hat split my-finetune --middle-of llama-8b --out my-ends
 
 Left out, --input-layers is 1 for models of up to 8 layers, 2 up to 36, and 3 beyond; 0 for models
 with experts, which no ONNX file has. More layers on the device make what travels harder to read,
@@ -34,6 +36,9 @@ head that is tied to the embedding becomes a matrix of its own.
 """
 
 _WEIGHTS = ("float32", "int8", "int4")
+
+_MOST_NAMED = 20
+"""Tensors that a refused middle names; a fine-tune of all layers has hundreds that differ."""
 
 
 class WeightsList(click.ParamType[tuple[str, ...]]):
@@ -91,6 +96,12 @@ class WeightsList(click.ParamType[tuple[str, ...]]):
     metavar="MODEL",
     help="Of an adapter of PEFT: the model to merge it into.  [default: the one that it names]",
 )
+@click.option(
+    "--middle-of",
+    metavar="BUNDLE",
+    help="Bundles whose middle layers MODEL has, too: writes a device bundle for their cloud, or "
+    "says which tensors differ.",
+)
 @click.option("--force", is_flag=True, help="Replace bundles that DIR already holds.")
 def split(model: str, out: str, force: bool, **parameters: Any) -> None:
     """Split a checkpoint into a device and a cloud bundle.
@@ -108,11 +119,28 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
         parameters["onnx_weights"],
         parameters["wire_rotation"],
         parameters["base"],
+        None if parameters["middle_of"] is None else Path(parameters["middle_of"]).expanduser(),
     )
     if not force and is_bundle_pair(Path(out)):
         raise CommandError(f"{out} holds bundles already; --force replaces them")
-    result = split_model(model, model_path(model), Path(out), request, overwrite=force)
+    with _details_told():
+        result = split_model(model, model_path(model), Path(out), request, overwrite=force)
     click.echo(_summary(result))
+
+
+@contextmanager
+def _details_told() -> Iterator[None]:
+    """Tensors that are not those of another middle are listed before the line that counts them."""
+    from submodels.errors import OtherMiddleError
+
+    try:
+        yield
+    except OtherMiddleError as error:
+        for detail in error.details[:_MOST_NAMED]:
+            click.echo(f"differs: {detail}")
+        if len(error.details) > _MOST_NAMED:
+            click.echo(f"and {len(error.details) - _MOST_NAMED} more")
+        raise
 
 
 def _summary(result: "SplitResult") -> str:
@@ -124,6 +152,8 @@ def _summary(result: "SplitResult") -> str:
     onnx = f"; ONNX {', '.join(device.onnx_weights)}" if device.onnx_weights else ""
     last = device.num_input_layers + device.num_middle_layers - 1
     device_folder, cloud_folder = result.out / "device", result.out / "cloud"
+    if result.middle is not None:
+        return _summary_of_ends(result)
     width = max(len(str(device_folder)), len(str(cloud_folder)))
     lines = [
         f"Split {device.model_name}: {parts}.",
@@ -134,6 +164,23 @@ def _summary(result: "SplitResult") -> str:
         "Next, each in its own terminal (on two machines, give the device --cloud ws://HOST:7700):",
         "  " + command_line("cloud", cloud_folder),
         "  " + command_line("device", device_folder, *_engine_flags(device)),
+    ]
+    return "\n".join(lines)
+
+
+def _summary_of_ends(result: "SplitResult") -> str:
+    device, folder, middle = result.device, result.out / "device", result.middle
+    assert middle is not None, "a middle was there before"
+    num_tensors, where = len(middle.formats), middle.path
+    onnx = f"; ONNX {', '.join(device.onnx_weights)}" if device.onnx_weights else ""
+    lines = [
+        f"Split {device.model_name}: its {device.num_middle_layers} middle layers are those of "
+        f"{where}, all {num_tensors} tensors.",
+        f"  {folder!s}  {_size(device)}  tokenizer, embedding, head{onnx}",
+        *_notes(device),
+        "",
+        "Next (a cloud with that middle serves it, beside devices with other ends):",
+        "  " + command_line("device", folder, *_engine_flags(device)),
     ]
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from hat.verify.split_model import Questions, ask_split_model
 from hat.verify.templates import template_check
 from process.program.run import run_on_loop
 from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.fingerprint import middle_fingerprint_of
 from submodels.errors import BundleError
 
 _DRAWS_SEED = 7
@@ -79,14 +80,14 @@ def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
 
 
 def _check_files(bundle: Path) -> Check:
-    """Every file's SHA-256, and that both halves come from one split."""
+    """Every file's SHA-256, and that the device's half is made for the cloud's."""
     try:
         device = load_bundle(bundle, "device", verify=True).manifest
         cloud = load_bundle(bundle, "cloud", verify=True).manifest
     except BundleError as error:
         return Check("files", "FAILED", str(error))
-    if device.fingerprint != cloud.fingerprint:
-        problem = "the two bundles are of different models: their fingerprints differ"
+    if middle_fingerprint_of(device) != middle_fingerprint_of(cloud):
+        problem = "the device's bundle is for other middle layers: their fingerprints differ"
         return Check("files", "FAILED", problem)
     return Check("files", "ok", "all as they were split, by SHA-256")
 

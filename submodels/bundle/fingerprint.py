@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from submodels.manifest import ModelShape, WrittenTensor
-from submodels.tensors.tensor_layout import placements
+from submodels.manifest import Manifest, ModelShape, WireRotation, WrittenTensor
+from submodels.tensors.tensor_layout import Part, placements
 
 RopeParameters = Mapping[str, float | str]
 
@@ -39,3 +39,69 @@ def fingerprint_of(
     }
     digest.update(msgspec.json.encode(named, order="sorted"))
     return digest.hexdigest()
+
+
+_OF_THE_ENDS = frozenset({"vocab_size", "tied_embeddings", "max_context_tokens", "num_layers"})
+"""Fields of a shape that say nothing of a middle layer: a link agrees on the context by itself."""
+
+_OF_THE_ENDS_DESCRIBED = frozenset({"embedding_scale", "logit_scale", "logit_softcap"})
+
+
+def middle_fingerprint_of(manifest: Manifest) -> str:
+    """SHA-256 (hex) over the middle layers alone: what a cloud computes with, and nothing else.
+
+    Any manifest gives it, of either side, since both list the tensors of both. Two models have the
+    same one where their middle layers are the same numbers in the same formats at the same places,
+    computed in the same way, in the same basis of hidden states. Vocabulary, embedding, head,
+    tokenizer and the layers on the device count for nothing.
+
+    Source: docs/decisions/0035-one-middle-many-ends.md.
+    """
+    first = manifest.num_input_layers
+    middle = range(first, first + manifest.num_middle_layers)
+    fields = middle_fields(manifest.shape, manifest.rope_parameters, middle, manifest.wire_rotation)
+    tensors = {name: (t.dtype, t.sha256) for name, t in middle_tensors(manifest).items()}
+    digest = hashlib.sha256(msgspec.json.encode(fields, order="sorted"))
+    digest.update(msgspec.json.encode(tensors, order="sorted"))
+    return digest.hexdigest()
+
+
+def middle_fields(
+    shape: ModelShape,
+    rope_parameters: RopeParameters,
+    middle: range,
+    rotation: WireRotation | None,
+) -> dict[str, object]:
+    """What of a model decides how its middle layers compute, beside their tensors.
+
+    Lists with an entry for each layer are cut to the middle's, and rotary embeddings are told by
+    their parameters.
+    """
+    layers = slice(middle.start, middle.stop)
+    fields = {k: v for k, v in msgspec.to_builtins(shape).items() if k not in _OF_THE_ENDS}
+    described = {
+        name: value
+        for name, value in msgspec.to_builtins(shape.described).items()
+        if name not in _OF_THE_ENDS_DESCRIBED and name != "other_ropes"
+    }
+    if shape.described.layer_ropes:
+        described["layer_ropes"] = shape.described.layer_ropes[layers]
+    fields |= {
+        "first_layer": middle.start,
+        "num_middle_layers": len(middle),
+        "sliding_windows": shape.sliding_windows[layers],
+        "rope": dict(rope_parameters),
+        "description": described,
+        "rotation": msgspec.to_builtins(rotation),
+    }
+    return fields
+
+
+def middle_tensors(manifest: Manifest) -> dict[str, WrittenTensor]:
+    """The tensors of the middle layers by their names in the checkpoint."""
+    placed = placements(manifest.shape, manifest.num_input_layers, manifest.num_output_layers)
+    return {
+        placement.source: manifest.tensors[placement.source]
+        for placement in placed
+        if placement.part is Part.MIDDLE and placement.source in manifest.tensors
+    }

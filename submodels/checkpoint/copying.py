@@ -36,16 +36,17 @@ def copy_tensors(
     model: SourceModel,
     placed: Sequence[Placement],
     paths: Mapping[Part, Path],
-    dtype: str | None,
+    targets: Mapping[str, str],
     progress: Progress,
 ) -> Copied:
-    """Write each part's safetensors file; `dtype` (safetensors name) None keeps every tensor's.
+    """Write the safetensors file of each part that has a path; of the others hashes are taken.
+
+    `targets` is the number format (safetensors name) that each tensor is written in, by its name.
 
     Raises:
         CheckpointError: a file of the checkpoint ends early.
         SplitError: a number does not fit the target format.
     """
-    targets = {p.source: dtype or checkpoint.tensors[p.source].dtype for p in placed}
     # Wider numbers come first so that all are aligned; the sort keeps the order otherwise.
     ordered = sorted(placed, key=lambda p: -item_bytes(targets[p.source]))
     read: dict[str, WrittenTensor] = {}
@@ -69,7 +70,8 @@ def copy_tensors(
                 written = cast(piece, tensor.dtype, target, tensor.name)
                 if digest is not source_digest:
                     digest.update(written)
-                writers[placement.part].write(placement.name, written)
+                if placement.part in writers:
+                    writers[placement.part].write(placement.name, written)
                 num_done += len(piece)
                 progress(num_done, num_bytes)
             read[tensor.name] = _hashed(tensor.dtype, source_digest)

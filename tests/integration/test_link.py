@@ -89,7 +89,7 @@ async def test_a_session_forked_from_another_begins_with_its_tokens():
     ("mood", "changes", "reason"),
     [
         ({"secret": b"another"}, {}, "refused this device's secret.*the same secret"),
-        ({"fingerprint": bytes(32)}, {}, "holds another model.*one and the same split"),
+        ({"fingerprint": bytes(32)}, {}, "holds other middle layers.*one and the same split"),
         ({"refuse_connection": fault(FaultCode.DRAINING)}, {}, "is shutting down"),
         ({}, {"url": "ws://127.0.0.1:{port}/nothing"}, "answers HTTP 404.*is it a hat cloud"),
     ],

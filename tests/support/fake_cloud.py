@@ -61,6 +61,7 @@ class FakeCloud:
     """Change its fields to change its mood; `frames` and `live` are what it saw."""
 
     fingerprint: bytes = FINGERPRINT
+    middle_fingerprint: bytes = b""
     secret: bytes = SECRET
     dtype: Dtype = Dtype.FP32
     max_frame_tokens: int = 64
@@ -78,6 +79,7 @@ class FakeCloud:
     tls: ssl.SSLContext | None = None
     port: int = 0
     frames: list[States] = field(default_factory=list)
+    hellos: list[Hello] = field(default_factory=list)
     opens: list[Open] = field(default_factory=list)
     live: dict[SessionId, FakeMiddle] = field(default_factory=dict)
     going: asyncio.Event = field(default_factory=asyncio.Event)
@@ -187,6 +189,7 @@ class FakeCloud:
     def _answers(self, message: Message, rows: RowLimits, rules: CloudConnection) -> list[Message]:
         match message:
             case Hello():
+                self.hellos.append(message)
                 if self.refuse_connection is not None:
                     return [self.refuse_connection]
                 return [answer_hello(message, self._terms(rows))]
@@ -206,7 +209,8 @@ class FakeCloud:
     def _terms(self, rows: RowLimits) -> CloudTerms:
         layers = (MODEL.first_layer, MODEL.num_layers)
         limits = (self.max_context_tokens, self.window_tokens, self.session_ttl_s)
-        return CloudTerms(self.fingerprint, *layers, self.secret, rows, *limits)
+        middle = self.middle_fingerprint
+        return CloudTerms(self.fingerprint, *layers, self.secret, rows, *limits, middle)
 
     def _open(self, message: Open) -> Message:
         self.opens.append(message)

@@ -72,6 +72,34 @@ def test_a_mismatch_has_its_own_fault(change: dict[str, Any], code: FaultCode) -
     assert refused.value.code is code
 
 
+MIDDLE = 1 << Ability.MIDDLE
+BY_MIDDLE = replace(TERMS, middle_fingerprint=b"m" * 32)
+
+
+def test_a_device_that_names_the_middle_is_let_in_by_that_alone() -> None:  # W12
+    named = replace(HELLO, fingerprint=b"m" * 32, codecs=0b1 | MIDDLE)
+    assert answer_hello(named, BY_MIDDLE).codecs == 0b1
+    assert answer_hello(HELLO, BY_MIDDLE).codecs == 0b1, "an earlier release names the whole model"
+    for hello in (replace(named, codecs=0b1), replace(HELLO, codecs=0b1 | MIDDLE)):
+        with pytest.raises(RemoteProtocolError) as refused:
+            answer_hello(hello, BY_MIDDLE)
+        assert refused.value.code is FaultCode.FINGERPRINT_MISMATCH
+
+
+def test_a_cloud_that_compares_whole_models_ignores_the_bit() -> None:  # W10
+    assert answer_hello(replace(HELLO, codecs=0b1 | MIDDLE), TERMS).codecs == 0b1
+
+
+@pytest.mark.parametrize("change", [{"first_layer": 1}, {"num_layers": 5}, {"hidden_size": 16}])
+def test_other_layers_are_told_before_another_fingerprint_of_the_middle(
+    change: dict[str, Any],
+) -> None:  # W12, W13
+    named = replace(HELLO, fingerprint=b"n" * 32, codecs=0b1 | MIDDLE, **change)
+    with pytest.raises(RemoteProtocolError) as refused:
+        answer_hello(named, BY_MIDDLE)
+    assert refused.value.code is FaultCode.SHAPE_MISMATCH
+
+
 def test_who_lacks_the_secret_learns_nothing_about_the_model() -> None:  # W11
     stranger = replace(HELLO, credential=b"guess", fingerprint=b"g" * 32, hidden_size=1)
     with pytest.raises(RemoteProtocolError) as refused:

@@ -1,0 +1,51 @@
+"""Whether a checkpoint has the tensors that its configuration asks for, and no others."""
+
+from collections.abc import Mapping, Sequence
+
+from submodels.checkpoint.checkpoint import Checkpoint
+from submodels.errors import CheckpointError
+from submodels.tensors.tensor_file import NUMPY_DTYPES
+from submodels.tensors.tensor_layout import LM_HEAD, Placement
+
+# Left over in old Llama checkpoints; the numbers are computed from the configuration.
+_IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+
+
+def check_tensors(checkpoint: Checkpoint, placed: Sequence[Placement], tied: bool) -> None:
+    """Return if every tensor of a plan is there in its shape, and none would be left out.
+
+    Args:
+        checkpoint: What is to be split.
+        placed: Where all tensors of the model go.
+        tied: Whether the head is the embedding, so that one on disk is passed over.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape or format.
+    """
+    expected = {placement.source: placement for placement in placed}
+    ignored = {name for name in checkpoint.tensors if name.endswith(_IGNORED_SUFFIX)}
+    ignored |= {LM_HEAD} if tied else set()
+    ignored |= {name for name in checkpoint.tensors if _adds_nothing(name, expected, checkpoint)}
+    for text, names in (
+        ("lacks", expected.keys() - checkpoint.tensors.keys()),
+        ("holds unknown", checkpoint.tensors.keys() - expected.keys() - ignored),
+    ):
+        if names:
+            listed = ", ".join(sorted(names)[:5])
+            raise CheckpointError(f"{checkpoint.path} {text} tensors ({len(names)}): {listed}")
+    for name, placement in expected.items():
+        source = checkpoint.tensors[name]
+        if source.shape != placement.shape:
+            raise CheckpointError(f"{name}: expected shape {placement.shape}, got {source.shape}")
+        if source.dtype not in NUMPY_DTYPES:
+            raise CheckpointError(
+                f"{name}: expected one of {', '.join(NUMPY_DTYPES)}, got {source.dtype}"
+            )
+
+
+def _adds_nothing(name: str, expected: Mapping[str, Placement], checkpoint: Checkpoint) -> bool:
+    """Whether a tensor is a bias of zeros that the layer does not have, as AutoGPTQ wrote them."""
+    module = name.removesuffix(".bias")
+    if name in expected or module == name or f"{module}.weight" not in expected:
+        return False
+    return not any(piece.strip(b"\0") for piece in checkpoint.tensors[name].pieces())
