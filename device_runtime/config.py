@@ -233,6 +233,12 @@ class DeviceConfig:
     reconnect_timeout_s: float = seconds(
         30.0, "Seconds that answers in progress wait for a lost cloud; 0 ends them at once."
     )
+    when_cloud_gone: Literal["fail", "draft"] = setting(
+        "fail",
+        "What a request gets while there is no cloud: a 503, or an answer of the adapter's draft "
+        "model alone, which is worse than the model's and marked as such wherever it is told.",
+    )
+    """Of one answer all tokens are the model's or none is: one that has begun waits as ever."""
     heartbeat_s: float = seconds(
         10.0, "Seconds of silence after which the link to the cloud counts as lost.", 1, 3600
     )

@@ -88,6 +88,7 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
             f"try       {_curl(config, server)}",
             f"sampling  {server.service.sampling.described()}",
             *_kept(config, server),
+            *_alone(server),
             *_advice(server),
         ]
     )
@@ -98,6 +99,21 @@ def _kept(config: DeviceConfig, server: DeviceServer) -> list[str]:
     if not server.runtime.outlives_program:
         return []
     return [f"sessions  token ids of kept conversations lie in {config.kept_sessions_folder}"]
+
+
+def _alone(server: DeviceServer) -> list[str]:
+    """Who answers while the cloud is gone, and how well."""
+    lone = server.service.lone_answers
+    if lone is None:
+        return []
+    how = "how well, its card does not say"
+    if lone.tokens_per_round is not None and lone.acceptance is not None:
+        how = (
+            f"when trained it brought {lone.tokens_per_round:.2f} tokens per round of up to "
+            f"{lone.draft_tokens} drafted: about {lone.acceptance:.0%} of what it says is what the "
+            "model would say"
+        )
+    return [f"alone     while the cloud is gone its draft model answers, marked as such; {how}"]
 
 
 def _advice(server: DeviceServer) -> list[str]:

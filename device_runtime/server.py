@@ -21,6 +21,7 @@ from adapters.medusa_heads import (
 )
 from chunking.state_monitor import StateMonitor
 from device_runtime.api.app import make_runner
+from device_runtime.api.figures import LoneAnswers
 from device_runtime.api.manners.origins import is_host_pattern
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import FILE, SamplingDefaults, sampling_defaults
@@ -28,6 +29,7 @@ from device_runtime.api.service import AccessRules, ModelCard, Service
 from device_runtime.calling.layouts import LAYOUTS
 from device_runtime.calling.probing import find_calls
 from device_runtime.config import DeviceConfig
+from device_runtime.engines.bundle_adapter import lone_quality
 from device_runtime.engines.loading import load_engine
 from device_runtime.engines.thread import EngineThread
 from device_runtime.grammar.compiling import Grammars
@@ -295,6 +297,17 @@ def _service(
         ),
         control_tokens=ControlTokens(tokenizer) if config.sanitize_control_tokens else None,
         lossy_codecs=lambda: link.lossy_codecs,
+        lone_answers=_lone_answers(bundle) if runtime.may_answer_alone else None,
+    )
+
+
+def _lone_answers(bundle: Bundle) -> LoneAnswers:
+    quality = lone_quality(bundle)
+    share = quality.acceptance
+    return LoneAnswers(
+        tokens_per_round=quality.tokens_per_round,
+        draft_tokens=quality.draft_tokens,
+        acceptance=None if share is None else round(share, 3),
     )
 
 

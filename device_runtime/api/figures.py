@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -54,6 +56,24 @@ class KnownState(msgspec.Struct, frozen=True, kw_only=True):
     draft_token_s: float | None
 
 
+class LoneMark(msgspec.Struct, frozen=True):
+    """The `hat` field of whatever tells a part of an answer that the draft model gives alone."""
+
+    answered_by: Literal["draft"] = "draft"
+
+
+class LoneAnswers(msgspec.Struct, frozen=True, kw_only=True):
+    """What answers while there is no cloud, and what was measured of it when it was trained."""
+
+    answered_by: Literal["draft"] = "draft"
+    tokens_per_round: float | None = None
+    """Greedy on held-out text, with drafts of `draft_tokens`; None: the adapter does not say."""
+    draft_tokens: int
+    acceptance: float | None = None
+    """The share of its tokens that the model itself would have written, where all before were: the
+    one that gives so many tokens per round."""
+
+
 class TokenText(msgspec.Struct, frozen=True):
     """The text of one token of an answer, and how the token came about."""
 
@@ -73,6 +93,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     drafted_tokens: int
     accepted_tokens: int
     tokens: list[TokenText]
+    answered_by: Literal["draft"] | UnsetType = UNSET
+    """There where no model has judged what the draft model says."""
 
 
 class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +110,11 @@ class HatFigures(msgspec.Struct, frozen=True, kw_only=True):
     and back; None without one. `first_token_s` counts from the request's way into the runtime;
     it is that of the quickest choice. `chunk_tokens` are the sizes of the chunks, choice after
     choice, and `known` is from the last of them. `timeline` is there when asked for, and is
-    that of the first choice.
+    that of the first choice. `answered_by` is `draft` where there was no cloud and the draft
+    model answered alone, `both` where it did so for some choices.
     """
 
+    answered_by: Literal["cloud", "draft", "both"]
     rounds: int
     chunks: int
     chunk_tokens: list[int]
@@ -144,6 +168,7 @@ def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
     chunks = [chunk for stats in choices for chunk in stats.chunks]
     firsts = [stats.first_token_s for stats in choices if stats.first_token_s is not None]
     return HatFigures(
+        answered_by=_answered_by(choices),
         rounds=sum(stats.num_rounds for stats in choices),
         chunks=sum(stats.num_chunks for stats in choices),
         chunk_tokens=[chunk.num_tokens for chunk in chunks],
@@ -170,6 +195,10 @@ def figures_of(choices: Sequence[GenerationStats]) -> HatFigures:
     )
 
 
+LONE_HEADERS: Mapping[str, str] = MappingProxyType({"X-Hat-Answered-By": "draft"})
+"""Headers of an answer that the draft model gives alone, or of which it gives a choice."""
+
+
 def timing_headers(figures: HatFigures) -> dict[str, str]:
     """Response headers: the rounds, and the times as browsers and proxies show them.
 
@@ -177,7 +206,15 @@ def timing_headers(figures: HatFigures) -> dict[str, str]:
     """
     seconds = msgspec.structs.asdict(figures.seconds)
     timing = ", ".join(f"{name};dur={1000 * value:.3f}" for name, value in seconds.items())
-    return {"X-Hat-Rounds": str(figures.rounds), "Server-Timing": timing}
+    lone = {} if figures.answered_by == "cloud" else LONE_HEADERS
+    return {"X-Hat-Rounds": str(figures.rounds), "Server-Timing": timing, **lone}
+
+
+def _answered_by(choices: Sequence[GenerationStats]) -> Literal["cloud", "draft", "both"]:
+    num_alone = sum(stats.is_alone for stats in choices)
+    if num_alone == 0:
+        return "cloud"
+    return "draft" if num_alone == len(choices) else "both"
 
 
 def _known(estimates: Estimates) -> KnownState:

@@ -122,6 +122,7 @@ class Metrics:
             for name, text in times.items()
         }
         self._add_work()
+        self._add_alone()
 
     def _add_link(self, link: Link) -> None:
         """What is known of the link when a page is rendered; NaN until it has been measured."""
@@ -167,12 +168,22 @@ class Metrics:
         """Take one of the times that have a histogram, by its name without `_seconds`."""
         self._times[time].observe(seconds)
 
+    def _add_alone(self) -> None:
+        """Answers without the cloud, which are none of the model's."""
+        self._alone = self._counter(
+            "draft_alone_requests", "Generations of the draft model alone, without the cloud."
+        )
+        self._alone_tokens = self._counter("draft_alone_tokens", "Tokens that it has generated so.")
+
     def count_end(self, reason: str) -> None:
         """One generation ended."""
         self._ended.labels(self._model_name, reason).inc()
 
     def count_work(self, stats: GenerationStats) -> None:
         """What one generation did, when it has ended."""
+        if stats.is_alone:
+            self._alone.inc()
+            self._alone_tokens.inc(stats.num_output_tokens)
         self._rounds.inc(stats.num_rounds)
         self._behind.inc(stats.num_behind_rows)
         self._stale.inc(stats.num_stale_rows)

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from device_runtime.api.drain import Drain
 from device_runtime.api.errors import ApiError
+from device_runtime.api.figures import LoneAnswers
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import SamplingDefaults
 from device_runtime.api.text_work import TextWork
@@ -58,6 +59,11 @@ class ModelCard:
     def system_fingerprint(self) -> str:
         """OpenAI's mark of what computed an answer."""
         return f"hat-{self.fingerprint[:12]}"
+
+    @property
+    def lone_fingerprint(self) -> str:
+        """The same of one that the draft model gave alone."""
+        return f"{self.system_fingerprint}-draft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,8 @@ class Service:
     """Those that the text of users is kept free of; None: it may hold what it likes."""
     lossy_codecs: Callable[[], Mapping[str, str]] = dict
     """Which rows are rounded on the link now, if any: `prompt`, `up` or `down`, and the codec."""
+    lone_answers: LoneAnswers | None = None
+    """What answers while there is no cloud; None: nothing does."""
 
 
 SERVICE = web.AppKey("service", Service)

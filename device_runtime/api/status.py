@@ -1,6 +1,6 @@
 """GET /, /openapi.json, /v1/models, /health, /ready and /metrics: what this is, and how it is."""
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from aiohttp import hdrs, web
 from msgspec import UNSET
@@ -9,6 +9,7 @@ from device_runtime.api.answer.sending import json_response
 from device_runtime.api.description.document import DESCRIPTION, plain_path
 from device_runtime.api.description.table import JSON, MODEL_ERRORS, Api, Route, routes_of
 from device_runtime.api.errors import unavailable
+from device_runtime.api.figures import LONE_HEADERS
 from device_runtime.api.openai.messages import Model, ModelList, SamplingDefault
 from device_runtime.api.page.document import PAGE, page_response, wants_page
 from device_runtime.api.request.sampling import OPENAI
@@ -35,9 +36,10 @@ class Health(TypedDict):
 
 
 class Readiness(TypedDict):
-    """A request would be served now."""
+    """A request would be served now, and by the draft model alone if it says so."""
 
     status: Literal["ready"]
+    answered_by: NotRequired[Literal["draft"]]
 
 
 async def about(request: web.Request) -> web.Response:
@@ -88,6 +90,8 @@ async def ready(request: web.Request) -> web.Response:
     if service.drain.is_draining:
         raise service.drain.refusal()
     reason = service.generator.ready()
+    if reason is not None and service.lone_answers is not None:
+        return json_response({"status": "ready", "answered_by": "draft"}, headers=LONE_HEADERS)
     if reason is not None:
         raise unavailable(reason, "cloud_unavailable", retry_after_s=1.0)
     return json_response({"status": "ready"})
@@ -120,6 +124,7 @@ def _entry(service: Service, name: str) -> Model:
             for name, value in service.sampling.values().items()
         },
         lossy_codecs=dict(service.lossy_codecs()) or UNSET,
+        when_cloud_gone=service.lone_answers or UNSET,
     )
 
 

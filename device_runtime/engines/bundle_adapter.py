@@ -1,6 +1,7 @@
 """The drafting adapter that a device bundle brings."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,11 +60,56 @@ def drafter_reason(bundle: Bundle) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class LoneQuality:
+    """How good the draft model is by itself, as far as its adapter's card says."""
+
+    tokens_per_round: float | None
+    """Greedy on held-out text, with drafts of `draft_tokens`."""
+    draft_tokens: int
+
+    @property
+    def acceptance(self) -> float | None:
+        """The share of its tokens that the model itself would have written, behind its own.
+
+        With a share a at every place a draft of k tokens gives `1 + a + ... + a^k` tokens a round;
+        this is the a that gives as many as were measured.
+        """
+        if self.tokens_per_round is None:
+            return None
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            share = (low + high) / 2
+            given = sum(share**place for place in range(self.draft_tokens + 1))
+            low, high = (share, high) if given < self.tokens_per_round else (low, share)
+        return (low + high) / 2
+
+
+def lone_quality(bundle: Bundle) -> LoneQuality:
+    """What the card of a bundle's adapter says of its draft model.
+
+    Raises:
+        AdapterError: its card cannot be read.
+    """
+    card = load_card(bundle.path)
+    training = card.training
+    return LoneQuality(
+        None if training is None else training.tokens_per_round, card.max_draft_tokens
+    )
+
+
 def draft_limits(stored: StoredAdapter) -> DraftLimits:
     """Where drafts of this adapter end, as calibrated when it was trained."""
     card = stored.card
     pass_tokens = card.max_draft_tokens if card.kind == "block" else 1
-    return DraftLimits(card.stop_threshold, card.max_draft_tokens, pass_tokens=pass_tokens)
+    return DraftLimits(
+        card.stop_threshold,
+        card.max_draft_tokens,
+        pass_tokens=pass_tokens,
+        # A block begins behind a token that was decided, and a published head reads rows of the
+        # cloud's.
+        may_stand_alone=card.kind in ("attention", "layer", "fed"),
+    )
 
 
 def draft_vocabulary(stored: StoredAdapter) -> NDArray[np.int64] | None:

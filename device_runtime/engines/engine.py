@@ -31,6 +31,8 @@ class DraftLimits:
     max_tokens: int
     are_all: bool = False
     pass_tokens: int = 1
+    may_stand_alone: bool = True
+    """Whether the draft model can go on for ever without a row of the cloud's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class DraftRequest:
     choose: Callable[[Rows, Sequence[int]], int | None]
     stop_token_ids: frozenset[int] = frozenset()
     min_probability: float | None = None
+    is_alone: bool = False
+    """No row of the cloud's will ever come in this sequence: output layers keep the estimates, and
+    logits are those of the model's own head, of every token."""
 
 
 class DeviceEngine(Protocol):
@@ -93,7 +98,7 @@ class DeviceEngine(Protocol):
 
         What `input_rows` would forget is forgotten, and the request's tokens and the draft take its
         place. `input_rows` of these same tokens then costs only what drafting has not computed.
-        Output layers hold afterwards what they held before `position`.
+        Output layers hold afterwards what they held before `position`, unless it is alone.
 
         Raises:
             ValueError: no adapter, or what `input_rows` refuses.

@@ -33,7 +33,29 @@ def _checked(engine: DeviceEngine, config: DeviceConfig) -> DeviceEngine:
             f"drafter adapter: {config.bundle} holds no adapter{weights}; train one with "
             "`hat adapter train`, or choose another drafter"
         )
+    if config.when_cloud_gone == "draft":
+        _check_stands_alone(engine, config)
     return engine
+
+
+def _check_stands_alone(engine: DeviceEngine, config: DeviceConfig) -> None:
+    """Return if there is a draft model that can answer by itself.
+
+    Raises:
+        StartError: there is none; guesses out of texts (suffix, ngram) are no model.
+    """
+    what = "when_cloud_gone draft: expected a draft model on this device"
+    if config.drafter not in ("adapter", "auto"):
+        advice = "choose drafter adapter or auto"
+        raise StartError(f"{what}, and drafter {config.drafter} loads none; {advice}")
+    if engine.draft_limits is None:
+        weights = f" with {config.draft_weights} weights" if config.engine == "onnx" else ""
+        advice = "train one with `hat adapter train`"
+        raise StartError(f"{what}, and {config.bundle} holds no adapter{weights}; {advice}")
+    if not engine.draft_limits.may_stand_alone:
+        advice = "adapters of kind attention, layer and fed can answer alone"
+        why = f"the adapter of {config.bundle} drafts behind rows of the cloud's"
+        raise StartError(f"{what}, and {why}; {advice}")
 
 
 def _load(config: DeviceConfig, clock: Clock | None) -> DeviceEngine:

@@ -177,18 +177,24 @@ class SubmodelEngine:
         threshold = request.min_probability
         if threshold is None:
             threshold = draft_model.limits.stop_threshold
+        if request.is_alone:
+            if not draft_model.limits.may_stand_alone:
+                raise ValueError("expected an adapter that needs no row of the cloud's")
+            state.drafted.keep_from(request.position)
+        narrow = None if request.is_alone else self._whole_logits
         for logits in self._draft_logits(state, draft_model, request, drafted):
             if top_probability(logits) < threshold:
                 break
-            whole = logits if self._whole_logits is None else self._whole_logits.of(logits)
+            whole = logits if narrow is None else narrow.of(logits)
             token = request.choose(whole, drafted)
             if token is None:
                 break
             drafted.append(token)
             if token in request.stop_token_ids:
                 break
-        # Estimates are no past for the target's own deep rows.
-        state.forget_output(request.position)
+        if not request.is_alone:
+            # Estimates are no past for the target's own deep rows.
+            state.forget_output(request.position)
         return tuple(drafted)
 
     def _draft_logits(
@@ -203,6 +209,7 @@ class SubmodelEngine:
             yield from self._block_logits(state, draft_model.block, request, drafted)
             return
         new, position = request.token_ids, request.position
+        head = self._submodels.head if request.is_alone else draft_model.head
         while len(drafted) < request.num_tokens:
             if position + len(new) > self.max_context_tokens:
                 return
@@ -210,7 +217,7 @@ class SubmodelEngine:
             if not estimates.any():
                 # A published head that knows nothing of the position before.
                 return
-            yield draft_model.head(estimates)[0]
+            yield head(estimates)[0]
             new, position = (drafted[-1],), position + len(new)
 
     def _block_logits(

@@ -9,9 +9,9 @@ from device_runtime.generation.stats import GenerationStats
 
 FinishReason = Literal["stop", "length"]
 
-Origin = Literal["prompt", "accepted", "recovered", "bonus"]
-"""Where text came from: the prompt, a kept guess, the model's own token after a wrong guess, or
-its own after none was wrong."""
+Origin = Literal["prompt", "accepted", "recovered", "bonus", "draft"]
+"""Where text came from: the prompt, a kept guess, the model's own token after a wrong guess, its
+own after none was wrong, or the draft model alone, with no model to judge it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,13 @@ class Emission:
     """So many of them lead `tokens`."""
     prompt: tuple[RankedToken, ...] | None = None
     """All tokens of the prompt but the first, in the first emission, if they were asked for."""
+    is_alone: bool = False
+    """They are the draft model's, without the cloud; of one request all emissions are, or none."""
 
     def origin(self, index: int) -> Origin:
         """How the token at this place of the round came about."""
+        if self.is_alone:
+            return "draft"
         if index < self.num_accepted:
             return "accepted"
         return "recovered" if self.num_accepted < self.num_drafted else "bonus"

@@ -30,6 +30,8 @@ class GenerationStats:
     num_rounds: int = 0
     """Verifications, those of empty drafts included."""
     num_recoveries: int = 0
+    is_alone: bool = False
+    """The draft model alone has answered, without the cloud."""
     num_behind_rows: int = 0
     """Rows sent behind a draft that was not decided yet."""
     num_stale_rows: int = 0

@@ -106,6 +106,7 @@ class Link:
         self._asked_for_tls: Refusal | None = None
         self._wants_tls = False
         self._names_middle = True
+        self._tried = asyncio.Event()
         self.taps = 0
         """Depths that sessions ask for (see `Open`), where the cloud knows them."""
         self.limits: LinkLimits | None = None
@@ -154,6 +155,10 @@ class Link:
         """Wait until sessions can be opened."""
         await self._connected.wait()
 
+    async def tried(self) -> None:
+        """Wait until it is known how the first attempt to connect has ended."""
+        await self._tried.wait()
+
     def open(
         self, max_tokens: int, fork_of: LinkSession | None = None, fork_tokens: int = 0
     ) -> LinkSession:
@@ -194,6 +199,7 @@ class Link:
         while True:
             num_connections = self.num_connections
             refusal = await self._connect_and_carry()
+            self._tried.set()
             # A cloud that drains lets itself be connected to: again and again is too often.
             is_same_again = was_draining and refusal.is_draining
             if self.num_connections > num_connections and not is_same_again:
@@ -292,6 +298,7 @@ class Link:
         self.num_connections += 1
         self.status = LinkStatus(True)
         self._connected.set()
+        self._tried.set()
         if self.taps and not welcome.codecs >> Codec.TAPPED & 1:
             _log.warning("%s", _NO_TAPS)
         self._lossy_codecs = connection.coding.rounding.named

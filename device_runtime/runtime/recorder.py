@@ -113,6 +113,20 @@ class Recorder:
         if draft:
             self._timeline.worked("draft", started_s, now, len(draft))
 
+    def read_alone(self, started_s: float, num_tokens: int) -> None:
+        """There is no cloud, and the draft model has read so many tokens of the prompt."""
+        now = self.clock()
+        self._stats.is_alone = True
+        self._stats.input_s += now - started_s
+        self._timeline.worked("prefill", started_s, now, num_tokens)
+
+    def drafted_alone(self, started_s: float) -> None:
+        """It has said one token."""
+        now = self.clock()
+        self._stats.draft_s += now - started_s
+        self._stats.num_output_tokens += 1
+        self._timeline.worked("draft", started_s, now, 1)
+
     def recovered(self, started_s: float, num_cached_tokens: int) -> None:
         """A lost cloud is back, and holds so much of the text; the rest goes up again."""
         stats = self._stats

@@ -25,6 +25,7 @@ from device_runtime.link.session import (
     SessionRefusedError,
 )
 from device_runtime.runtime.admission import Admission
+from device_runtime.runtime.alone import LoneDraft, LoneLog, check_answerable
 from device_runtime.runtime.driver import Driver
 from device_runtime.runtime.outage import Outage, heals_by_reconnecting
 from device_runtime.runtime.place import Place
@@ -111,6 +112,7 @@ class Runtime:
                 config.kept_sessions, 2 * self._own_context_tokens, _MIN_SHARED_TOKENS
             )
         self._round_times = RoundTimes()
+        self._lone_log = LoneLog()
         self._places = Places(self._workers, link, kept, self._clock, self._known, shelf)
 
     @property
@@ -143,8 +145,13 @@ class Runtime:
         self._workers.close()
 
     def ready(self) -> str | None:
-        """None when requests can be served now, else the reason why not."""
+        """None when the whole model can answer now, else the reason why not."""
         return self._link.status.reason
+
+    @property
+    def may_answer_alone(self) -> bool:
+        """Whether the draft model answers requests while there is no cloud."""
+        return self._config.when_cloud_gone == "draft"
 
     def generate(self, request: GenerationRequest, request_id: str) -> Generation:
         """Generate until a stop token, `max_tokens`, the end of the context, or `aclose`.
@@ -160,15 +167,61 @@ class Runtime:
     async def _generate(
         self, request: GenerationRequest, request_id: str, stats: GenerationStats
     ) -> AsyncGenerator[Emission]:
-        """Everything one generation holds is taken here and given back here."""
+        """The whole model's answer, or where there is no cloud and it may be the draft model's."""
         recorder = Recorder(stats, self._link.monitor, self._clock, request.wants_timeline)
         sampler = self._checked_sampler(request)
-        self._check_link()
+        if not self.may_answer_alone:
+            self._check_link()
         turn = await self.admission.acquire(request.is_let_in)
+        is_begun = False
+        try:
+            recorder.queued()
+            async with aclosing(self._whole(request, sampler, recorder, turn)) as emissions:
+                try:
+                    async for emission in emissions:
+                        is_begun = True
+                        yield emission
+                    return
+                except CloudUnavailableError as error:
+                    # All tokens of an answer are the model's, or none is.
+                    if is_begun or not self._is_alone:
+                        raise
+                    self._lone_log.tell(self._link.num_connections, error.reason)
+            async with aclosing(self._drafted(request, recorder)) as emissions:
+                async for emission in emissions:
+                    yield emission
+        except RemoteProtocolError as error:
+            _log.error("generation %s: %s", request_id, error)
+            raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
+        finally:
+            turn.close()
+            recorder.ended()
+
+    async def _drafted(
+        self, request: GenerationRequest, recorder: Recorder
+    ) -> AsyncGenerator[Emission]:
+        """The draft model's own answer."""
+        check_answerable(request, self._link.status.reason or "no cloud")
+        num_new = num_new_tokens(request, self.max_context_tokens)
+        # Nothing was decided, but another one may have come far enough to look.
+        sampler = self._checked_sampler(request)
+        alone = LoneDraft(request, num_new, self._workers, sampler, recorder)
+        async with aclosing(alone.run()) as emissions:
+            async for emission in emissions:
+                recorder.emitted()
+                yield emission
+
+    async def _whole(
+        self,
+        request: GenerationRequest,
+        sampler: Sampler,
+        recorder: Recorder,
+        turn: contextlib.ExitStack,
+    ) -> AsyncGenerator[Emission]:
+        """The whole model's answer; all that it holds is taken here and given back here."""
         place: Place | None = None
         driver: Driver | None = None
         try:
-            recorder.queued()
             await self._require_link()
             timeout_s = self._config.reconnect_timeout_s
             outage = Outage(self._link, timeout_s, self._clock, self._randomness)
@@ -185,15 +238,10 @@ class Runtime:
                         place = None
                         turn.close()
                     yield emission
-        except RemoteProtocolError as error:
-            _log.error("generation %s: %s", request_id, error)
-            raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
         finally:
             if place is not None:
                 recorder.carried(place)
                 place.release()
-            turn.close()
-            recorder.ended()
             if driver is not None and request.is_remembered:
                 self._drafters.remember(driver.session.text)
 
@@ -212,12 +260,24 @@ class Runtime:
             raise self._unavailable()
 
     async def _require_link(self) -> None:
-        """Wait a moment for a link that was just lost."""
+        """Wait a moment for a link that was just lost, or is being made for the first time.
+
+        Raises:
+            CloudUnavailableError: there is none.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._blink_s):
-                await self._link.connected()
+                await self._link.tried()
+                if self._link.was_up_within(self._blink_s):
+                    await self._link.connected()
         if not self._link.status.is_connected or self._link.limits is None:
             raise self._unavailable()
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether there is no cloud, and the draft model may answer in its place."""
+        has_cloud = self._link.status.is_connected and not self._link.is_leaving
+        return self.may_answer_alone and not has_cloud
 
     def _unavailable(self) -> CloudUnavailableError:
         status = self._link.status

@@ -31,6 +31,8 @@ class Piece:
     text: str
     finish_reason: str | None = None
     stats: AnswerStats | None = None
+    is_drafted: bool = False
+    """The draft model says it alone, since there is no cloud."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ def _piece(event: bytes) -> Piece:
         if not chunk["choices"]:
             return Piece("", stats=stats_of(chunk))
         choice = chunk["choices"][0]
-        return Piece(choice["delta"].get("content") or "", choice.get("finish_reason"))
+        is_drafted = (chunk.get("hat") or {}).get("answered_by") == "draft"
+        text = choice["delta"].get("content") or ""
+        return Piece(text, choice.get("finish_reason"), is_drafted=is_drafted)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise EndpointError("the endpoint sent an event that is not a chat chunk") from error

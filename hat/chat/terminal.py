@@ -17,6 +17,7 @@ _HELP = (
     "Ctrl-C stops an answer."
 )
 _NO_STATS = "No answer has come to its end here, or the endpoint does not say what it took."
+_DRAFTED = "[no cloud: the draft model alone answers, worse than the model]"
 _PROMPT = "> "
 
 
@@ -108,8 +109,12 @@ class _Terminal:
     async def _stream(self, messages: list[dict[str, str]], pieces: list[str]) -> None:
         """Print an answer as it comes, and leave it in `pieces` however it ends."""
         request = {**self._request, "messages": messages}
+        is_told = False
         async with aclosing(self._endpoint.answer(request)) as answer:
             async for piece in answer:
+                if piece.is_drafted and not is_told:
+                    is_told = True
+                    click.secho(_DRAFTED, err=True, dim=True)
                 pieces.append(piece.text)
                 click.echo(piece.text, nl=False)
                 self._stats = piece.stats or self._stats

@@ -49,6 +49,13 @@ class CloudProcess:
         self.num_kills += 1
         self._starting = asyncio.ensure_future(self._restart(self._process))
 
+    async def kill(self) -> None:
+        """kill -9 now; nobody listens afterwards, until `start`."""
+        assert self._process is not None
+        self._process.kill()
+        self.num_kills += 1
+        await self._process.wait()
+
     async def stop(self) -> None:
         """End it for good."""
         if self._starting is not None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 from aiohttp import hdrs, web
@@ -13,7 +14,7 @@ from device_runtime.api.answer.answers import Answers, StillSilentError
 from device_runtime.api.answer.shape import AnswerShape, Begun
 from device_runtime.api.answer.transcript import Piece, join_pieces
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
-from device_runtime.api.figures import timing_headers
+from device_runtime.api.figures import LONE_HEADERS, timing_headers
 from device_runtime.api.job.plan import Job
 from device_runtime.api.service import SERVICE, Service
 from process.listening.patient_handler import PatientHandler
@@ -51,7 +52,10 @@ async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.Stre
                 pieces[piece.index].append(piece)
             figures = await answers.figures()
     wholes = [join_pieces(parts) for parts in pieces.values()]
-    shown = figures if job.wants_figures else None
+    is_alone = any(whole.is_alone for whole in wholes)
+    shown = figures if job.wants_figures or is_alone else None
+    if is_alone:
+        begun = _lone(service, begun)
     document = shape.document(begun, wholes, answers.counts(), shown)
     return json_response(document, headers=timing_headers(figures))
 
@@ -94,6 +98,11 @@ async def _stream(
     return events.response
 
 
+def _lone(service: Service, begun: Begun) -> Begun:
+    """The same of an answer that the draft model gives alone."""
+    return replace(begun, system_fingerprint=service.model.lone_fingerprint, is_alone=True)
+
+
 async def _send_pieces(
     service: Service,
     job: Job,
@@ -102,6 +111,7 @@ async def _send_pieces(
     answers: Answers,
     events: "_EventStream",
 ) -> None:
+    is_alone = False
     while True:
         try:
             piece = await answers.next_piece(service.timing.ping_s)
@@ -110,10 +120,15 @@ async def _send_pieces(
             continue
         if piece is None:
             break
-        if told := shape.piece(begun, piece, answers.counts):
+        told_by = _lone(service, begun) if piece.is_alone else begun
+        if piece.is_alone and not is_alone:
+            is_alone = True
+            events.mark(LONE_HEADERS)
+        if told := shape.piece(told_by, piece, answers.counts):
             await events.write(told)
     figures = await answers.figures() if job.wants_figures else None
-    await events.write(shape.end(begun, answers.counts(), figures))
+    last = _lone(service, begun) if is_alone else begun
+    await events.write(shape.end(last, answers.counts(), figures))
     await events.end()
 
 
@@ -129,6 +144,11 @@ class _EventStream:
             self.response.force_close()
         self._request = request
         self._write_timeout_s = write_timeout_s
+
+    def mark(self, headers: Mapping[str, str]) -> None:
+        """Add headers, if they have not gone out with a ping."""
+        if not self.response.prepared:
+            self.response.headers.update(headers)
 
     async def write(self, data: bytes) -> None:
         """Send bytes now.

@@ -32,6 +32,8 @@ class Begun:
     """Unix time, in seconds."""
     model: str
     system_fingerprint: str
+    is_alone: bool = False
+    """The draft model gives it without the cloud, which all that tells of it has to say."""
 
 
 class AnswerShape(Protocol):

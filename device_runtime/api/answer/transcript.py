@@ -41,6 +41,8 @@ class Piece:
     prompt_ids: Sequence[int] = ()
     prompt: PromptScores | None = None
     """Both in the first piece, if they were asked for."""
+    is_alone: bool = False
+    """The draft model says it, without the cloud."""
 
 
 def read_with(reader: Reader, piece: Piece) -> Piece:
@@ -67,6 +69,7 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
         token_ids=tuple(id_ for piece in pieces for id_ in piece.token_ids),
         prompt_ids=pieces[0].prompt_ids,
         prompt=pieces[0].prompt,
+        is_alone=last.is_alone,
     )
 
 
@@ -92,6 +95,7 @@ class Transcript:
         self._stop = ""
         self._rounds = _Rounds() if choice.wants_rounds else None
         self._token_ids: list[int] = []
+        self._is_alone = False
         self.prompt: PromptScores | None = None
         """Told with the first piece; before the text of the answer if that repeats the prompt."""
 
@@ -101,6 +105,7 @@ class Transcript:
         After a piece with a finish reason nothing may be pushed.
         """
         reason = emission.finish_reason
+        self._is_alone = emission.is_alone
         if self._rounds is not None:
             self._rounds.add(emission, is_first=self._num_tokens == 0)
         tokens = emission.tokens
@@ -189,6 +194,7 @@ class Transcript:
             token_ids=ids,
             prompt_ids=self._choice.generation.prompt_ids if is_first and tells_ids else (),
             prompt=self.prompt if is_first else None,
+            is_alone=self._is_alone,
         )
 
     def _prompt_tokens(self) -> tuple[ScoredToken, ...]:
@@ -213,13 +219,15 @@ class _Rounds:
 
     def __init__(self) -> None:
         self._num_rounds = self._num_drafted = self._num_accepted = 0
+        self._is_alone = False
         self._begins: deque[tuple[int, Origin]] = deque()
         self._origin: Origin = "prompt"
         self._num_taken = 0
 
     def add(self, emission: Emission, is_first: bool) -> None:
         """A round was decided; the first emission of an answer is none."""
-        self._num_rounds += not is_first
+        self._num_rounds += not (is_first or emission.is_alone)
+        self._is_alone = emission.is_alone
         self._num_drafted += emission.num_drafted
         self._num_accepted += emission.num_accepted
 
@@ -234,6 +242,7 @@ class _Rounds:
             drafted_tokens=self._num_drafted,
             accepted_tokens=self._num_accepted,
             tokens=list(self._cut(text)),
+            answered_by="draft" if self._is_alone else UNSET,
         )
         self._num_rounds = self._num_drafted = self._num_accepted = 0
         return figures

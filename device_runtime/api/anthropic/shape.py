@@ -9,7 +9,7 @@ from device_runtime.api.answer.shape import EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.anthropic.chat import PLACES
 from device_runtime.api.errors import ApiError, TooLongError
-from device_runtime.api.figures import HatFigures
+from device_runtime.api.figures import HatFigures, LoneMark
 from device_runtime.api.request.places import told_in
 from device_runtime.generation.parts import AnswerEnd, Call, Part, Thought, Words
 
@@ -82,7 +82,8 @@ class MessagesShape:
 
     def end(self, begun: Begun, counts: Counts, figures: HatFigures | None) -> bytes:
         assert self._end is not None, "the last piece came"
-        told = {} if figures is None else {"hat": figures}
+        mark = {"hat": LoneMark()} if begun.is_alone else {}
+        told = mark if figures is None else {"hat": figures}
         delta = {"type": "message_delta", "delta": self._ending(self._end)}
         return _event({**delta, "usage": _usage(counts), **told}) + _event({"type": "message_stop"})
 
@@ -124,7 +125,7 @@ class MessagesShape:
 
 
 def _message(begun: Begun, blocks: Sequence[Any], counts: Counts) -> dict[str, Any]:
-    return {
+    message = {
         "id": f"msg_{begun.request_id}",
         "type": "message",
         "role": "assistant",
@@ -134,6 +135,7 @@ def _message(begun: Begun, blocks: Sequence[Any], counts: Counts) -> dict[str, A
         "stop_sequence": None,
         "usage": _usage(counts),
     }
+    return {**message, "hat": LoneMark()} if begun.is_alone else message
 
 
 def _usage(counts: Counts) -> dict[str, Any]:

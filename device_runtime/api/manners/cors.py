@@ -13,7 +13,7 @@ from device_runtime.api.service import SERVICE, AccessRules
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _FETCH_SITE = "Sec-Fetch-Site"
 _PREFLIGHT_AGE_S = 600
-_EXPOSED = f"{REQUEST_ID}, Retry-After, Server-Timing, X-Hat-Rounds"
+_EXPOSED = f"{REQUEST_ID}, Retry-After, Server-Timing, X-Hat-Rounds, X-Hat-Answered-By"
 # Header names as RFC 9110 has them, a comma-separated list, bounded since it is sent back.
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,1024}")
 

@@ -9,6 +9,12 @@ class OllamaError(TypedDict):
     error: str
 
 
+class LoneAnswer(TypedDict):
+    """The draft model answers alone, without the cloud."""
+
+    answered_by: Literal["draft"]
+
+
 class _Ended(TypedDict):
     """What both kinds of answers say; the figures are missing where nothing was generated."""
 
@@ -22,6 +28,7 @@ class _Ended(TypedDict):
     prompt_eval_duration: NotRequired[int]
     eval_count: NotRequired[int]
     eval_duration: NotRequired[int]
+    hat: NotRequired[LoneAnswer]
 
 
 class SaidMessage(TypedDict):

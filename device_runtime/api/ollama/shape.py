@@ -9,7 +9,7 @@ import msgspec
 from device_runtime.api.answer.shape import Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
-from device_runtime.api.figures import HatFigures
+from device_runtime.api.figures import HatFigures, LoneMark
 from device_runtime.api.ollama.request import PLACES
 from device_runtime.api.request.places import told_in
 from device_runtime.generation.parts import Call, Part, Thought, Words, joined
@@ -72,6 +72,8 @@ class OllamaShape:
             "model": begun.model,
             "created_at": datetime.fromtimestamp(self._clock(), UTC).isoformat(),
         }
+        if begun.is_alone:
+            told["hat"] = LoneMark()
         more: dict[str, Any] = {"thinking": thoughts} if thoughts else {}
         if not self._is_chat:
             return {**told, "response": words, **more, "done": False}

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from device_runtime.api.answer.logprobs import TokenLogprob
-from device_runtime.api.figures import HatFigures, RoundFigures
+from device_runtime.api.figures import HatFigures, LoneAnswers, LoneMark, RoundFigures
 from device_runtime.generation.parts import AnswerEnd
 
 
@@ -157,8 +157,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: Sequence[int] | UnsetType = UNSET
     """Both of chat; completions have them in each choice, as vLLM does."""
-    hat: HatFigures | RoundFigures | UnsetType = UNSET
-    """What the request took, if the client wants to know; in an event also what it decided."""
+    hat: HatFigures | RoundFigures | LoneMark | UnsetType = UNSET
+    """What the request took, if the client wants to know; in an event also what it decided. Always
+    there where the draft model answers alone."""
 
 
 class SamplingDefault(msgspec.Struct, frozen=True):
@@ -188,6 +189,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     sampling_defaults: dict[str, SamplingDefault]
     lossy_codecs: dict[str, str] | UnsetType = UNSET
     """Which rows may be rounded on the link, if any; then answers are not quite the model's."""
+    when_cloud_gone: LoneAnswers | UnsetType = UNSET
+    """There where the draft model answers alone while there is no cloud."""
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

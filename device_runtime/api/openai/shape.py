@@ -11,7 +11,7 @@ from device_runtime.api.answer.logprobs import TokenTexts
 from device_runtime.api.answer.shape import COMMENT, EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
-from device_runtime.api.figures import HatFigures, RoundFigures
+from device_runtime.api.figures import HatFigures, LoneMark, RoundFigures
 from device_runtime.api.openai.extras import OfPrompt, WantedExtras
 from device_runtime.api.openai.logprobs import chat_logprobs, completion_logprobs
 from device_runtime.api.openai.messages import (
@@ -121,9 +121,11 @@ class OpenAIShape:
         kind: ObjectKind,
         choices: Sequence[AnswerChoice],
         usage: Usage | UnsetType | None,
-        hat: HatFigures | RoundFigures | UnsetType,
+        hat: HatFigures | RoundFigures | LoneMark | UnsetType,
         prompt: OfPrompt | None = None,
     ) -> Answer:
+        if begun.is_alone and hat is UNSET:
+            hat = LoneMark()
         return Answer(
             id=f"{self.choices.prefix}-{begun.request_id}",
             object=kind,

@@ -48,6 +48,7 @@ class Progress {
     this.drafted = 0;
     this.accepted = 0;
     this.ending = null;
+    this.isAlone = false;
     this.usage = null;
     this.figures = null;
   }
@@ -62,6 +63,7 @@ class Progress {
       return;
     }
     this.ending = event.choices[0].finish_reason;
+    if (event.hat?.answered_by === "draft") this.isAlone = true;
     this.lastMs = performance.now();
     if (this.firstMs === null) {
       this.firstMs = this.lastMs;
@@ -96,6 +98,7 @@ class Progress {
 
   get words() {
     const parts = [plural(this.numTokens, "token")];
+    if (this.isAlone) parts.unshift("by the draft model alone: no cloud");
     if (isKnown(this.tokensPerSecond)) parts.push(`${speedWords(this.tokensPerSecond)} per second`);
     parts.push(`first after ${timeWords(this.firstS)}`, plural(this.rounds, "round"));
     // Lines break between the parts.

@@ -9,7 +9,7 @@ from device_runtime.api.answer.logprobs import TokenTexts, entry_of
 from device_runtime.api.answer.shape import COMMENT, EVENT_STREAM, Begun, Counts
 from device_runtime.api.answer.transcript import Piece
 from device_runtime.api.errors import ApiError
-from device_runtime.api.figures import HatFigures
+from device_runtime.api.figures import HatFigures, LoneMark
 from device_runtime.api.responses.output import Event, OutputItem, Status
 from device_runtime.api.responses.plan import in_own_words
 from device_runtime.api.responses.request import Reasoning, ResponsesRequest, TextOptions
@@ -147,6 +147,7 @@ class ResponsesShape:
         """The document without what is known at the end."""
         asked, sampling = self._request, self._sampling
         reasoning = asked.reasoning or Reasoning()
+        mark = {"hat": LoneMark()} if begun.is_alone else {}
         return {
             "id": self._name,
             "object": "response",
@@ -181,6 +182,7 @@ class ResponsesShape:
             "metadata": asked.metadata or {},
             "safety_identifier": asked.safety_identifier,
             "prompt_cache_key": asked.prompt_cache_key,
+            **mark,
         }
 
     def _encoded(self, events: Sequence[Event]) -> bytes:
