@@ -82,6 +82,12 @@ class CloudConfig:
     )
     threads: int | None = engine_threads()
     secret: str | None = link_secret()
+    tokens_file: Path | None = setting(
+        None,
+        "File with the names that may come and the hashes of their tokens, as `hat token` writes "
+        "it; left out: hat/tokens.json in the user's configuration folder, once it is there.",
+        metavar="FILE",
+    )
     tls_certificate: Path | None = setting(
         None, "Certificate chain (PEM); devices then connect to wss://."
     )

@@ -10,11 +10,13 @@ from process.program.exposure import Notice, certificate_notices, is_loopback, s
 from wire.limits import MAX_CREDENTIAL_BYTES
 
 
-def exposure_of(config: CloudConfig, limits: Limits, now: datetime) -> list[Notice]:
-    """What the user should know, or what can never work."""
+def exposure_of(
+    config: CloudConfig, limits: Limits, now: datetime, has_names: bool = False
+) -> list[Notice]:
+    """What the user should know, or what can never work; `has_names`: devices show tokens."""
     notices = secret_notices(config.secret, MAX_CREDENTIAL_BYTES)
     if not is_loopback(config.host):
-        notices += _open_to_others(config)
+        notices += _open_to_others(config, has_names)
     if config.tls_certificate is not None:
         notices += _certificate_notices(config.tls_certificate, now)
     if limits.max_connections < config.max_connections:
@@ -23,14 +25,16 @@ def exposure_of(config: CloudConfig, limits: Limits, now: datetime) -> list[Noti
     return notices
 
 
-def _open_to_others(config: CloudConfig) -> list[Notice]:
+def _open_to_others(config: CloudConfig, has_names: bool) -> list[Notice]:
     where = f"on {config.host}"
     notices = []
-    if config.secret is None:
-        text = f"whoever reaches this cloud {where} may use it: give it a --secret-file"
+    is_open = config.secret is None and not has_names
+    if is_open:
+        advice = "give it a --secret-file, or names with `hat token add`"
+        text = f"whoever reaches this cloud {where} may use it: {advice}"
         notices.append(Notice(text))
     if config.tls_certificate is None:
-        what = "rows" if config.secret is None else "rows and the secret"
+        what = "rows" if is_open else "rows and the secret"
         text = f"{what} come in unencrypted {where}: give it --tls-certificate and --tls-key"
         notices.append(Notice(f"{text}, or put a proxy with TLS before it"))
     return notices

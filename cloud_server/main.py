@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from cloud_server.config import CloudConfig
 from cloud_server.exposure import exposure_of
 from cloud_server.server import CloudServer, load_chosen_engine
+from cloud_server.token_file import default_tokens_file
 from process.errors import UserError
 from process.program.exposure import tell
 from process.program.logs import configure_logs
@@ -56,10 +57,16 @@ async def _serve(config: CloudConfig) -> bool:
     signals = Signals(_log)
     loop = asyncio.get_running_loop()
     server = CloudServer(
-        config, load_chosen_engine, time.monotonic, randomness=random.SystemRandom()
+        config,
+        load_chosen_engine,
+        time.monotonic,
+        randomness=random.SystemRandom(),
+        unix_clock=time.time,
+        usual_tokens_file=default_tokens_file(os.environ),
     )
     limits = server.reception.guard.limits
-    tell(exposure_of(config, limits, datetime.now(UTC)), _log)
+    has_names = server.token_file is not None and server.token_file.has_names
+    tell(exposure_of(config, limits, datetime.now(UTC), has_names), _log)
     await server.open()
     _log.info("listening on %s, loading the model", server.url)
     _log.info(

@@ -3,11 +3,12 @@
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from cloud_server.config import CloudConfig, check_torch_settings
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
 from cloud_server.daemon.app import make_app
-from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, NamesNow, Patience
 from cloud_server.daemon.engine_thread import EngineThread
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception, server_tls
@@ -16,6 +17,7 @@ from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
 from cloud_server.engines.sizing import HostDemand, choose_host_tokens, gib
 from cloud_server.number_format import NAMES
+from cloud_server.token_file import TokenFile
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
 from process.world import Clock, Randomness
@@ -36,6 +38,8 @@ class CloudServer:
     """One cloud in this process. `open`, then `load`, serve, `drain` if there is time, `close`.
 
     `clock` is the event loop's. Keys of lanes come from `randomness`; without it there are none.
+    `unix_clock` is the world's, by which names expire; a tokens file needs it. `usual_tokens_file`
+    is used if there is one and the settings name none.
     """
 
     def __init__(
@@ -45,7 +49,16 @@ class CloudServer:
         clock: Clock,
         patience: Patience | None = None,
         randomness: Randomness | None = None,
+        unix_clock: Clock | None = None,
+        usual_tokens_file: Path | None = None,
     ) -> None:
+        self._unix_clock = unix_clock
+        self.token_file: TokenFile | None = None
+        """Who may come, if there is such a file or may come to be one."""
+        path = config.tokens_file or usual_tokens_file
+        if path is not None:
+            self.token_file = TokenFile(path, is_needed=config.tokens_file is not None)
+            self.token_file.start()
         self._randomness = randomness
         self._clock = clock
         self._config = config
@@ -118,8 +131,15 @@ class CloudServer:
             rhythm,
             self._clock,
             self._randomness,
+            names=None if self.token_file is None else self._names_now,
         )
+        self.metrics.watch_names(self.daemon.name_figures)
         _log.info("%s", self._announcement(loaded, host_tokens))
+
+    def _names_now(self) -> NamesNow:
+        assert self.token_file is not None, "it is asked for where there is one"
+        assert self._unix_clock is not None, "names expire by the world's time"
+        return NamesNow(self.token_file.read(), self._unix_clock())
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new sessions and let the running ones finish, for some time at most."""
@@ -189,6 +209,7 @@ async def serve_cloud(
     load_engine: EngineLoader | None = None,
     patience: Patience | None = None,
     randomness: Randomness | None = None,
+    unix_clock: Clock | None = None,
 ) -> AsyncIterator[CloudServer]:
     """A cloud in this process that is ready when entered; port 0 takes a free one.
 
@@ -197,7 +218,8 @@ async def serve_cloud(
     Raises:
         UserError: it cannot start.
     """
-    server = CloudServer(config, load_engine or load_chosen_engine, clock, patience, randomness)
+    load = load_engine or load_chosen_engine
+    server = CloudServer(config, load, clock, patience, randomness, unix_clock)
     await server.open()
     try:
         await server.load()

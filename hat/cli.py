@@ -18,6 +18,7 @@ from hat.commands.doctor import doctor
 from hat.commands.programs import cloud, device
 from hat.commands.split import split
 from hat.commands.status import status
+from hat.commands.token import token
 from hat.commands.up import up
 from hat.commands.verify import verify
 from hat.early_interrupt import INTERRUPTED, leave_at_once, raise_again
@@ -69,7 +70,7 @@ def hat(context: click.Context) -> None:
 
 
 for _command in (
-    *(up, split, cloud, device, chat, status, doctor),
+    *(up, split, cloud, device, chat, status, doctor, token),
     *(adapter, verify, codec_eval, bench, bundle),
 ):
     hat.add_command(_command)

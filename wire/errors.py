@@ -20,6 +20,8 @@ class FaultCode(IntEnum):
     DEADLINE_EXCEEDED = 12
     DRAINING = 13
     INTERNAL = 14
+    QUOTA = 15
+    """What the device's name may have is used up (rule W51); only to who knows the code."""
 
 
 class ProtocolError(Exception):

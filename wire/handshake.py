@@ -55,17 +55,20 @@ def negotiate_version(min_version: int, max_version: int) -> int:
     return version
 
 
-def answer_hello(hello: Hello, terms: CloudTerms, lane_key: bytes = b"") -> Welcome:
+def answer_hello(
+    hello: Hello, terms: CloudTerms, lane_key: bytes = b"", stranger: str | None = None
+) -> Welcome:
     """The Welcome for a device that fits; the checks go in the order of rules W10 to W13.
 
-    It holds the `lane_key` if both sides know lanes (rule W44).
+    It holds the `lane_key` if both sides know lanes (rule W44). `stranger` says why the device may
+    not come, where it is not its credential alone that decides; it is empty where it may.
 
     Raises:
         RemoteProtocolError: UNSUPPORTED_VERSION, BAD_CREDENTIAL, FINGERPRINT_MISMATCH or
             SHAPE_MISMATCH: the first that applies.
     """
     version = negotiate_version(hello.min_version, hello.max_version)
-    _check_credential(hello.credential, terms.credential)
+    _check_credential(hello.credential, terms.credential, stranger)
     _check_model(hello, terms)
     rows = terms.rows
     codecs = hello.codecs & rows.codecs
@@ -85,14 +88,16 @@ def answer_hello(hello: Hello, terms: CloudTerms, lane_key: bytes = b"") -> Welc
     )
 
 
-def check_join(join: Join, terms: CloudTerms) -> None:
+def check_join(join: Join, terms: CloudTerms, stranger: str | None = None) -> None:
     """Let a further socket in that knows the secret; whose it is, its key says (rule W44).
+
+    `stranger` is as in `answer_hello`.
 
     Raises:
         RemoteProtocolError: UNSUPPORTED_VERSION or BAD_CREDENTIAL.
     """
     negotiate_version(join.version, join.version)
-    _check_credential(join.credential, terms.credential)
+    _check_credential(join.credential, terms.credential, stranger)
 
 
 def check_welcome(hello: Hello, welcome: Welcome) -> RowLimits:
@@ -114,9 +119,11 @@ def check_welcome(hello: Hello, welcome: Welcome) -> RowLimits:
     return RowLimits(hello.hidden_size, welcome.dtype, welcome.max_frame_tokens, welcome.codecs)
 
 
-def _check_credential(got: bytes, expected: bytes) -> None:
-    if expected and not compare_digest(got, expected):
-        raise RemoteProtocolError(FaultCode.BAD_CREDENTIAL, "expected the shared secret")
+def _check_credential(got: bytes, expected: bytes, stranger: str | None) -> None:
+    if stranger is None and expected and not compare_digest(got, expected):
+        stranger = "expected the shared secret"
+    if stranger:
+        raise RemoteProtocolError(FaultCode.BAD_CREDENTIAL, stranger)
 
 
 def _check_model(hello: Hello, terms: CloudTerms) -> None:

@@ -55,6 +55,8 @@ class Ability(IntEnum):
     """Replies are in this lossy codec (rule W43)."""
     MIDDLE = 11
     """A Hello's fingerprint is that of the middle layers alone (rule W12)."""
+    QUOTAS = 12
+    """Faults may have the code QUOTA (rule W51)."""
 
 
 class Want(IntEnum):
@@ -82,7 +84,8 @@ class Hello:
     `fingerprint` is 32 bytes over the middle layers with the bit of `Ability.MIDDLE`, and over the
     whole model without; `first_layer` and `num_layers` are the middle
     layers the device expects, as a half-open range of the whole model. `dtypes` and `codecs` are
-    bit sets (bit n = enum value n). `credential` is the shared secret, empty when there is none.
+    bit sets (bit n = enum value n). `credential` is the shared secret or a token, empty when there
+    is none.
     """
 
     min_version: int

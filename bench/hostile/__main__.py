@@ -5,6 +5,9 @@ attacker is another, at the lowest priority (of Linux' idle class): where cores 
 and not the attacker's own work is what is measured. The honest device is in this process. Peers
 have addresses of their own (127.0.0.2 and 127.0.0.3), as on a network; with --same-address all
 share one, as behind one NAT.
+
+With --names both have names with tokens, and the attacker's name has quotas, all of which it
+reaches: of connections, sessions, KV cache and rows a second.
 """
 
 import argparse
@@ -17,11 +20,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.hostile.attacks import ATTACKS
+from bench.hostile.attacks import ATTACKS, BEYOND_QUOTAS, NUM_CONNECTIONS
 from bench.hostile.peer import PeerError, Target, health_times, verification_times
 from bench.live.processes import Child, Command, first_of
 from bench.machine import machine_lines
 from bench.measures import percentile
+from cloud_server.core.names.quota import NO_QUOTA, Quota
+from cloud_server.core.names.tokens import Entry, Name, digest_of, tokens_of
+from cloud_server.token_file import write_tokens
 from submodels.bundle.bundle import load_bundle
 from submodels.split import SplitOptions, split_checkpoint
 
@@ -52,7 +58,7 @@ class Samples:
 
 
 @asynccontextmanager
-async def _cloud(bundle: Path, secret: Path, port: int) -> AsyncIterator[Child]:
+async def _cloud(bundle: Path, shown: Sequence[str], port: int) -> AsyncIterator[Child]:
     ready = asyncio.Event()
 
     def take(line: bytes) -> None:
@@ -60,7 +66,7 @@ async def _cloud(bundle: Path, secret: Path, port: int) -> AsyncIterator[Child]:
             ready.set()
 
     command = [sys.executable, "-m", "hat", "cloud", str(bundle / "cloud"), "--port", str(port)]
-    child = await Child.start(Command("cloud", [*command, "--secret-file", str(secret)]), take)
+    child = await Child.start(Command("cloud", [*command, *shown]), take)
     try:
         await first_of(child, ready, _START_S, "ready")
         yield child
@@ -81,16 +87,39 @@ async def _attacked(
         await child.stop()
 
 
+def _secret_in(bundle: Path, name: str) -> str:
+    """A fresh secret, and a file of this name with it."""
+    word, path = secrets.token_urlsafe(32), bundle / name
+    path.write_text(word)
+    path.chmod(0o600)
+    return word
+
+
+def _names_in(bundle: Path, given: argparse.Namespace) -> tuple[str, list[str]]:
+    """The honest name's token, and the cloud's flag for both names; that of the attacker is in
+    `secret`."""
+    quota = Quota(NUM_CONNECTIONS, 2 * NUM_CONNECTIONS, 8192, given.rows_per_s)
+    tokens = {"guest": secrets.token_urlsafe(32), "hog": _secret_in(bundle, "secret")}
+    entries = [
+        Entry(Name(name), digest_of(token), 0.0, quota if name == "hog" else NO_QUOTA)
+        for name, token in tokens.items()
+    ]
+    write_tokens(bundle / "tokens.json", tokens_of(entries))
+    return tokens["guest"], ["--tokens-file", str(bundle / "tokens.json")]
+
+
 async def _measure(given: argparse.Namespace, bundle: Path) -> None:
-    word = secrets.token_urlsafe(32)
     secret = bundle / "secret"
-    secret.write_text(word)
-    secret.chmod(0o600)
+    if given.names:
+        word, shown = _names_in(bundle, given)
+    else:
+        word, shown = _secret_in(bundle, "secret"), ["--secret-file", str(secret)]
     honest = Target(given.port, load_bundle(bundle, "cloud").manifest, word, "127.0.0.2")
     source = honest.source if given.same_address else "127.0.0.3"
-    async with _cloud(bundle, secret, given.port):
+    usual = [BEYOND_QUOTAS] if given.names else [name for name in ATTACKS if name != BEYOND_QUOTAS]
+    async with _cloud(bundle, shown, given.port):
         await Samples().take(honest, 2.0)
-        for name in given.attack or ATTACKS:
+        for name in given.attack or usual:
             quiet, attacked = Samples(), Samples()
             for _ in range(given.rounds):
                 await quiet.take(honest, given.seconds)
@@ -124,6 +153,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=_MODEL, help="checkpoint [stories260k]")
     parser.add_argument("--port", type=int, default=7799)
     parser.add_argument("--same-address", action="store_true")
+    parser.add_argument("--names", action="store_true", help="two names, one beyond its quotas")
+    parser.add_argument("--rows-per-s", type=int, default=100, help="of the attacker's name")
     given = parser.parse_args()
     print(*machine_lines(), sep="\n")
     periods = f"{given.rounds} x {given.seconds:g} s quiet and attacked in turn"

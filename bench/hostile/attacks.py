@@ -24,6 +24,10 @@ _UPGRADE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 _WHOLE_CONTEXT = 512
+_SESSION, _PROMPT = 64, 32
+BEYOND_QUOTAS = "beyond its quotas"
+NUM_CONNECTIONS = 50
+"""That the name in that attack may have."""
 _FAILURES = (aiohttp.ClientError, OSError, PeerError, TimeoutError)
 
 
@@ -132,6 +136,34 @@ async def _churn(target: Target) -> None:
             await asyncio.sleep(0)
 
 
+async def _flood(target: Target, number: int) -> None:
+    """One of many connections: verifications or prompts as fast as credit allows, and now and then
+    a session more than there may be."""
+    async with target.client() as client, linked(target, client) as peer:
+        reading = asyncio.create_task(peer.read_on())
+        session = await peer.open(_SESSION)
+        while not reading.done():
+            while peer.credit >= _PROMPT:
+                if number % 2:
+                    await peer.rows(session, 0, 4, Want.ALL)
+                else:
+                    await peer.rows(session, 0, _PROMPT, Want.NONE)
+            session = await peer.open(_SESSION)
+            await asyncio.sleep(0.05)
+
+
+async def _beyond_quotas(target: Target) -> None:
+    """All connections that a name may have, at its rate, and as many again that it may not."""
+
+    async def again(number: int) -> None:
+        while True:
+            with contextlib.suppress(*_FAILURES):
+                await _flood(target, number)
+            await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(again(number) for number in range(2 * NUM_CONNECTIONS)))
+
+
 ATTACKS: Mapping[str, Callable[[Target], Awaitable[None]]] = MappingProxyType(
     {
         "silent sockets": _silent,
@@ -141,6 +173,7 @@ ATTACKS: Mapping[str, Callable[[Target], Awaitable[None]]] = MappingProxyType(
         "one-row frames": _one_row,
         "refused Opens": _refused_opens,
         "open and close": _churn,
+        BEYOND_QUOTAS: _beyond_quotas,
     }
 )
 

@@ -14,6 +14,7 @@ from submodels.manifest import Manifest
 from wire.codec import decode, encode
 from wire.handshake import LINK_PATH
 from wire.messages import (
+    Ability,
     Codec,
     Credit,
     Dtype,
@@ -65,7 +66,7 @@ class Target:
             num_layers=self.manifest.num_middle_layers,
             hidden_size=self.manifest.shape.hidden_size,
             dtypes=(1 << Dtype.FP32) | (1 << Dtype.FP16) | (1 << Dtype.BF16),
-            codecs=1 << Codec.RAW,
+            codecs=1 << Codec.RAW | 1 << Ability.QUOTAS,
             credential=self.secret.encode(),
         )
 

@@ -22,6 +22,7 @@ from cloud_server.core.actions import (
     StepWork,
 )
 from cloud_server.core.config import CoreConfig
+from cloud_server.core.names.people import Person
 from cloud_server.daemon.connection import Connection
 from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
 from cloud_server.daemon.metrics import Metrics
@@ -234,7 +235,10 @@ class Replica:
 class _Host:
     """Nobody listens for what the core decides about a device."""
 
-    def greeted(self, is_lane: bool) -> None:
+    def greeted(self, is_lane: bool, person: Person) -> None:
+        pass
+
+    def limited(self) -> None:
         pass
 
     def refused(self, fault: Fault) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cloud_server.core.config import CoreConfig
+from cloud_server.core.names.quota import QuotaRefusal
 from cloud_server.core.session import Session
 from wire.errors import FaultCode
 from wire.limits import TAPS_BYTES
@@ -10,13 +11,29 @@ from wire.messages import NO_SESSION, Open, SessionId
 
 
 class AdmissionError(Exception):
-    """A session cannot be had now, or never (`can_retry` False)."""
+    """A session cannot be had now, or never (`can_retry` False).
 
-    def __init__(self, code: FaultCode, message: str, can_retry: bool = True) -> None:
+    `retry_after_s` is when it can, where that is known; else the cloud's load says.
+    """
+
+    def __init__(
+        self,
+        code: FaultCode,
+        message: str,
+        can_retry: bool = True,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.can_retry = can_retry
+        self.retry_after_s = retry_after_s
+
+
+def over_quota(refusal: QuotaRefusal) -> AdmissionError:
+    """The error for a name that has what it may have."""
+    retry_s = refusal.retry_after_s
+    return AdmissionError(FaultCode.QUOTA, refusal.message, retry_s > 0, retry_s)
 
 
 def check_demand(config: CoreConfig, message: Open, num_commands: int) -> None:

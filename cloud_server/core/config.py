@@ -36,7 +36,9 @@ class CoreConfig:
     host_tokens: int = 0
     """KV positions of idle sessions that may be kept in host memory, outside the engine."""
     credential: bytes = b""
-    """What a device must say; empty lets every device in."""
+    """What a device must say; empty lets every device in, unless there are tokens."""
+    takes_certificates: bool = False
+    """Whether a device may show a certificate instead."""
     max_sessions: int = 256
     max_connections: int = 256
     max_lanes: int = 0
@@ -99,7 +101,7 @@ class CoreConfig:
     def rows(self) -> RowLimits:
         """What rows look like here."""
         codecs = self.codecs | self.takes_taps << Codec.TAPPED
-        codecs |= bool(self.max_lanes) << Ability.LANES
+        codecs |= bool(self.max_lanes) << Ability.LANES | 1 << Ability.QUOTAS
         return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
     def most_sessions(self, is_alone: bool) -> int:

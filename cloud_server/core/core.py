@@ -1,7 +1,6 @@
 """The cloud's pure heart: sockets' messages and finished steps in, messages and steps out."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from cloud_server.core.actions import (
     Action,
@@ -15,18 +14,21 @@ from cloud_server.core.actions import (
     StepOutcome,
 )
 from cloud_server.core.config import CoreConfig, CoreFigures
+from cloud_server.core.figures import NameFigures, figures_of, names_of
+from cloud_server.core.greeting import Greeter
 from cloud_server.core.lanes import Lanes
 from cloud_server.core.links import Link, Links
+from cloud_server.core.names.people import People, Person
+from cloud_server.core.names.tokens import Name, Tokens
 from cloud_server.core.scheduling.pace import Pace
 from cloud_server.core.scheduling.scheduler import Scheduler
 from cloud_server.core.session import PieceDone
 from cloud_server.core.sessions import Sessions
-from cloud_server.core.step_book import Running, StepBook
+from cloud_server.core.step_book import StepBook
 from wire.codec import Frame
 from wire.coding.row_codecs import LEAST_ASIDE_BYTES, MakeCodecs, Unpacked, row_codecs
 from wire.connection import CloudConnection
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.handshake import CloudTerms, answer_hello, check_join
 from wire.messages import (
     NO_SESSION,
     Close,
@@ -53,21 +55,12 @@ class CloudCore:
     def __init__(self, config: CoreConfig, make_codecs: MakeCodecs = row_codecs) -> None:
         self._config = config
         self._rows = config.rows
-        self._terms = CloudTerms(
-            fingerprint=config.fingerprint,
-            middle_fingerprint=config.middle_fingerprint,
-            first_layer=config.first_layer,
-            num_layers=config.num_layers,
-            credential=config.credential,
-            rows=self._rows,
-            max_context_tokens=config.max_context_tokens,
-            credit_limit_tokens=config.credit_window_tokens,
-            session_ttl_s=config.session_ttl_s,
-            tables=config.tables,
-        )
         self._scheduler = Scheduler(config.verify_tokens)
         self._pace = Pace(config)
-        self._links = Links()
+        self.people = People(config.credential, config.takes_certificates)
+        """Who may come. Names are given to `admit`."""
+        self._links = Links(self.people.refused)
+        self._greeter = Greeter(config, self._links, self.people)
         self._lanes = Lanes(config, self._links)
         self._unpacking: dict[ConnectionId, float] = {}
         """Connections whose next frame in pieces is made RAW elsewhere, and since when."""
@@ -75,7 +68,13 @@ class CloudCore:
         self.codecs = make_codecs(self._rows, config.tables)
         """What codes rows on the links, as far as each speaks it."""
         self._sessions = Sessions(
-            config, self._links, self._scheduler, self._steps, self._pace, self.codecs
+            config,
+            self._links,
+            self._scheduler,
+            self._steps,
+            self._pace,
+            self.codecs,
+            self.people,
         )
 
     @property
@@ -84,15 +83,45 @@ class CloudCore:
         return self._rows.max_frame_bytes
 
     def connect(
-        self, connection: ConnectionId, now: float, identity: Identity, lane_key: bytes = b""
+        self,
+        connection: ConnectionId,
+        now: float,
+        identity: Identity,
+        lane_key: bytes = b"",
+        certificate: str | None = None,
     ) -> list[Action]:
         """Take a new socket; its first frame must be Hello or Join, within `handshake_timeout_s`.
 
+        `identity` is its address, which it counts as unless it turns out to have a name.
         `lane_key` is 16 unguessable bytes under which others join it; empty: none do.
+        `certificate` is a name that an authority of the cloud's has signed.
         """
         wire = CloudConnection(self._rows, self._config.credit_window_tokens)
-        self._links.add(Link(connection, identity, wire, now, lane_key=lane_key, busy_s=now))
+        link = Link(connection, identity, wire, now, lane_key=lane_key, busy_s=now)
+        link.certificate = certificate
+        self._links.add(link)
         return self._links.take_actions()
+
+    def admit(self, tokens: Tokens | None, unix_s: float, now: float) -> list[Action]:
+        """These names may come from now on, None: there are none; whose name is gone has to go.
+
+        To be called about once a second, whether they have changed or not: names expire.
+        """
+        self.people.admit(tokens, unix_s, now)
+        for link, reason in self._greeter.unwelcome(now):
+            self._fault_connection(link, FaultCode.BAD_CREDENTIAL, reason, now)
+        self._sessions.end_unwelcome(now)
+        return self._settled(now)
+
+    def person_of(self, connection: ConnectionId) -> Person | None:
+        """Whose a socket is; None before that is known, and once it is forgotten."""
+        link = self._links.get(connection)
+        return None if link is None else link.person
+
+    def who_shows(self, connection: ConnectionId, frame: Frame | str, now: float) -> Person | None:
+        """Whose a socket is by its first frame, which is not taken; None: nobody's."""
+        link = self._links.get(connection)
+        return None if link is None else self._greeter.who_shows(link, frame, now)
 
     def unpacking(self, connection: ConnectionId, frame: Frame) -> Callable[[], Payload] | None:
         """What makes a frame's coded rows RAW, if it has some that would be taken now.
@@ -139,7 +168,9 @@ class CloudCore:
             link.wire.receive(message)
             match message:
                 case Hello():
-                    self._greet(link, message, now)
+                    idle = self._greeter.greet(link, message, now)
+                    if idle is not None:
+                        self._replace(idle, now)
                 case Open():
                     self._sessions.open(link, message, now)
                     # What overtook it in pieces.
@@ -149,7 +180,7 @@ class CloudCore:
                 case Close() if message.session in link.sessions:
                     self._sessions.end(link.sessions[message.session])
                 case Join():
-                    check_join(message, self._terms)
+                    self._greeter.check_join(link, message, now)
                     self._lanes.join(link, message)
                 case Piece():
                     self._take_piece(link, message, now)
@@ -210,11 +241,17 @@ class CloudCore:
 
     @property
     def has_work(self) -> bool:
-        """Whether `next_step` would give a step."""
+        """Whether `next_step` would give a step now, or later without anything else happening."""
         if self._sessions.restart_s is not None:
             return False
         is_copying = self._sessions.homes.has_work
-        return is_copying or self._steps.num_commands > 0 or self._scheduler.has_work
+        has_rows = self._scheduler.has_work or self._sessions.yielding.has_work
+        return is_copying or self._steps.num_commands > 0 or has_rows
+
+    @property
+    def look_again_s(self) -> float | None:
+        """After how long to ask for a step again where there was none; None: once there is work."""
+        return self._sessions.yielding.look_again_s()
 
     def next_step(self, now: float) -> Step | None:
         """The next turn of the engine thread. May be called while earlier steps still run."""
@@ -223,13 +260,20 @@ class CloudCore:
         self._sessions.advance(self._scheduler.has_work)
         work = []
         beside = self._sessions.beside_at(now)
-        for grant in self._scheduler.plan(self._pace.budget_tokens, beside):
+        yielding, budget_tokens = self._sessions.yielding, self._pace.budget_tokens
+        yielding.begin(now)
+        grants = self._scheduler.plan(budget_tokens, beside)
+        grants += yielding.grants(grants, budget_tokens, now)
+        for grant in grants:
             session = self._sessions.table.get(grant.handle)
             assert session is not None, "only live sessions wait"
             piece, item = session.start(grant.num_rows, now)
             work.append(((session, piece), item))
+            self.people.ran(session.identity, grant.num_rows, now)
+            yielding.note(session.identity, now)
             self._sessions.offer(session)
-        return self._steps.begin(work)
+        has_commands = self._steps.num_commands > 0 or self._sessions.homes.has_work
+        return self._steps.begin(work) if work or has_commands else None
 
     def step_done(self, step: Step, outcome: StepOutcome, now: float) -> list[Action]:
         """Take a step's results; steps end in the order in which they were given out."""
@@ -245,7 +289,7 @@ class CloudCore:
                 self._sessions.finish(session, piece, done, now)
         for handle, refusal in outcome.failed_opens:
             self._sessions.refuse(handle, refusal)
-        self._give_back_pieces(pieces)
+        self._links.give_back_pieces(piece for _, piece in pieces)
         return self._settled(now)
 
     def step_failed(self, step: Step, reason: str, now: float) -> list[Action]:
@@ -260,7 +304,7 @@ class CloudCore:
                 self._sessions.refuse(command.handle, refusal)
         for session, _ in pieces:
             self._sessions.refuse(session.handle, refusal)
-        self._give_back_pieces(pieces)
+        self._links.give_back_pieces(piece for _, piece in pieces)
         return self._settled(now)
 
     def engine_lost(self, reason: str, restart_s: float) -> list[Action]:
@@ -274,7 +318,7 @@ class CloudCore:
         for session in list(self._sessions.table):
             self._sessions.refuse(session.handle, Refusal(FaultCode.INTERNAL, reason))
         self._sessions.forget_engine()
-        self._give_back_pieces(pieces)
+        self._links.give_back_pieces(piece for _, piece in pieces)
         return self._links.take_actions()
 
     def engine_ready(self) -> None:
@@ -318,65 +362,27 @@ class CloudCore:
 
     def figures(self) -> CoreFigures:
         """The load at this moment; each figure is a counter, whatever is queued."""
-        table, total = self._sessions.table, self._sessions.tally.total
-        return CoreFigures(
-            num_connections=self._links.num_greeted,
-            num_lanes=len(self._lanes),
-            num_sessions=len(table),
-            num_detached_sessions=table.num_detached,
-            num_running_sessions=total.num_running,
-            num_waiting_sessions=total.num_waiting,
-            reserved_tokens=self._sessions.accounting.reserved_tokens,
-            capacity_tokens=self._sessions.accounting.capacity_tokens,
-            queued_tokens=total.num_queued_tokens,
-            dropped_tokens=self._sessions.num_dropped_tokens,
-            saved_bytes=self._sessions.num_saved_bytes,
-            lossy_tokens=self._sessions.num_lossy_tokens,
-            step_budget_tokens=self._pace.budget_tokens,
-            retry_after_s=self._sessions.retry_s,
-            num_saved_sessions=self._sessions.homes.num_copies,
-            host_tokens=self._sessions.homes.held_tokens,
-            host_capacity_tokens=self._config.host_tokens,
-            saves=self._sessions.homes.num_saved,
-            restores=self._sessions.homes.num_restored,
-            dropped_copies=self._sessions.num_dropped_copies,
-            is_draining=self.is_draining,
-        )
+        return figures_of(self._config, self._sessions, self._links, len(self._lanes), self._pace)
+
+    def name_figures(self) -> Mapping[Name, NameFigures]:
+        """The load by name, of a bounded number of names."""
+        return names_of(self._sessions, self._links, self.people)
 
     def _settled(self, now: float) -> list[Action]:
         """What is to be done, once whoever can come back from host memory does."""
         self._sessions.settle(now)
         return self._links.take_actions()
 
-    def _greet(self, link: Link, hello: Hello, now: float) -> None:
-        """Answer a Hello; a device that fits is in if there is room for its connection.
-
-        Raises:
-            RemoteProtocolError: it does not fit, or there is none.
-        """
-        welcome = answer_hello(hello, self._terms, link.lane_key)
-        is_alone = self._links.is_alone(link.identity)
-        most = self._config.most_connections(is_alone)
-        if self._links.num_of(link.identity) >= most:
-            reason = f"expected at most {most} connections of one address"
-            raise RemoteProtocolError(FaultCode.TOO_MANY_SESSIONS, reason)
-        if self._links.num_greeted >= self._config.max_connections:
-            self._replace_connection(link, now)
-        self._links.greet(link)
-        self._links.send(link, welcome)
-
-    def _replace_connection(self, newcomer: Link, now: float) -> None:
-        reason = f"expected at most {self._config.max_connections} connections"
-        idle = self._links.replaceable(newcomer.identity, self._config.quiet_s, now)
-        if idle is None:
-            raise RemoteProtocolError(FaultCode.TOO_MANY_SESSIONS, reason)
+    def _replace(self, idle: Link, now: float) -> None:
+        """End a connection for a newcomer."""
+        reason = self._greeter.too_many_reason()
         self._fault_connection(idle, FaultCode.TOO_MANY_SESSIONS, reason, now)
 
     def _fault_connection(self, link: Link, code: FaultCode, reason: str, now: float) -> None:
         """Tell a device why, and forget its connection; its sessions wait for another."""
         if self._links.get(link.connection) is not link:
             return
-        can_retry = code in (FaultCode.TOO_MANY_SESSIONS, FaultCode.DRAINING)
+        can_retry = code in (FaultCode.TOO_MANY_SESSIONS, FaultCode.QUOTA, FaultCode.DRAINING)
         retry_s = self._sessions.retry_s if can_retry else 0.0
         self._links.send(link, Fault(code, NO_SESSION, retry_s, reason))
         self._links.close(link)
@@ -389,10 +395,3 @@ class CloudCore:
         for lane in self._lanes.forget(link):
             self._links.close(lane)
             self._forget(lane, now)
-
-    def _give_back_pieces(self, pieces: Sequence[Running]) -> None:
-        num_rows: Counter[ConnectionId] = Counter()
-        for _, piece in pieces:
-            num_rows[piece.connection] += piece.num_rows
-        for connection, num_returned in num_rows.items():
-            self._links.give_back(connection, num_returned)

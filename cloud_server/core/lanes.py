@@ -6,6 +6,7 @@ from hmac import compare_digest
 from cloud_server.core.actions import ConnectionId, Identity
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.links import Link, Links
+from cloud_server.core.names.people import told
 from wire.codec import decode
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.lanes import Joiner
@@ -33,21 +34,24 @@ class Lanes:
         return len(self._of)
 
     def join(self, lane: Link, message: Join) -> None:
-        """Make a socket that has shown the secret a lane, if there is room.
+        """Make a socket of somebody who was let in a lane, if there is room.
 
         Raises:
-            RemoteProtocolError: UNKNOWN_SESSION where no connection has this key, and
+            RemoteProtocolError: UNKNOWN_SESSION where no connection of his has this key, and
                 TOO_MANY_SESSIONS.
         """
         link = self._named(message.lane_key)
-        if link is None:
+        if link is None or link.person != lane.person:
             reason = "expected the lane key of a connection of this cloud"
             raise RemoteProtocolError(FaultCode.UNKNOWN_SESSION, reason)
         most, num = self._most_of_one(), len(self.of(link.connection))
+        assert lane.person is not None, "it was let in"
+        lane.identity = lane.person.identity_at(lane.identity)
         most_of_identity = self._config.most_lanes(self._links.is_alone(lane.identity))
         if num >= most or self._num[lane.identity] >= most_of_identity:
             reason = f"expected at most {most} lanes of a connection, {most_of_identity} of one"
-            raise RemoteProtocolError(FaultCode.TOO_MANY_SESSIONS, f"{reason} address")
+            whose = told(lane.identity)
+            raise RemoteProtocolError(FaultCode.TOO_MANY_SESSIONS, f"{reason} {whose}")
         self._of[lane.connection] = link.connection
         self._num[lane.identity] += 1
         if link.connection not in self._joiners:

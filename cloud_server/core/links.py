@@ -1,18 +1,29 @@
 """The sockets of the cloud's core: what is attached to each, and what is to be sent to them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from cloud_server.core.actions import Action, CloseConnection, ConnectionId, Identity, Send, Unpack
-from cloud_server.core.session import Session
+from cloud_server.core.admission import AdmissionError
+from cloud_server.core.names.people import Person
+from cloud_server.core.session import Piece, Session
 from wire.codec import Frame, MessageType, decode
 from wire.coding.row_codecs import RowCodecs
 from wire.connection import CloudConnection, Phase
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import MAX_HANDSHAKE_BYTES
-from wire.messages import Codec, Message, Payload, SessionId, States
+from wire.messages import (
+    NO_SESSION,
+    Ability,
+    Codec,
+    Fault,
+    Message,
+    Payload,
+    SessionId,
+    States,
+)
 
 _STATES = bytes([MessageType.STATES])
 
@@ -29,6 +40,10 @@ class Link:
     is_greeted: bool = False
     lane_key: bytes = b""
     """Names it to further sockets of its device (rule W44); empty: it takes none."""
+    certificate: str | None = None
+    """The name that it showed below the protocol, signed by an authority of the cloud's."""
+    person: Person | None = None
+    """Whose it is, once it was let in; `identity` is that name's from then on."""
     busy_s: float = 0.0
     """When its device was last heard of, or rows of it were last seen to run or wait."""
 
@@ -63,9 +78,13 @@ class Link:
 
 
 class Links:
-    """All sockets, and the actions that have piled up for the shell."""
+    """All sockets, and the actions that have piled up for the shell.
 
-    def __init__(self) -> None:
+    `note_refusal` is told whose quota has refused something.
+    """
+
+    def __init__(self, note_refusal: Callable[[Identity], None]) -> None:
+        self._note_refusal = note_refusal
         self._links: dict[ConnectionId, Link] = {}
         self._greeted: Counter[Identity] = Counter()
         self._num_greeted = 0
@@ -79,6 +98,11 @@ class Links:
     def num_of(self, identity: Identity) -> int:
         """Accepted sockets of one identity."""
         return self._greeted[identity]
+
+    @property
+    def num_by_identity(self) -> Mapping[Identity, int]:
+        """Accepted sockets of each identity that has some."""
+        return self._greeted
 
     def is_alone(self, identity: Identity) -> bool:
         """Whether no other identity has an accepted socket."""
@@ -142,8 +166,25 @@ class Links:
 
     def send(self, link: Link, message: Message, codec: Codec = Codec.RAW) -> None:
         """Have a message sent, behind those before it; a Reply's rows in this codec."""
+        if isinstance(message, Fault):
+            if message.code is FaultCode.QUOTA:
+                self._note_refusal(link.identity)
+            message = _as_known(message, link.wire.codecs)
         link.wire.send(message)
         self._outbox.append(Send(link.connection, message, codec))
+
+    def refuse(
+        self,
+        link: Link,
+        session: SessionId,
+        error: RemoteProtocolError | AdmissionError,
+        retry_s: float,
+    ) -> None:
+        """Tell a device why it does not have a session; `retry_s` is of a cloud that is full."""
+        after_s = 0.0
+        if isinstance(error, AdmissionError) and error.can_retry:
+            after_s = retry_s if error.retry_after_s is None else error.retry_after_s
+        self.send(link, Fault(error.code, session, after_s, error.message))
 
     def close(self, link: Link) -> None:
         """Have a socket closed once what was sent to it is written."""
@@ -158,6 +199,14 @@ class Links:
         if credit is not None and link.wire.phase is Phase.OPEN:
             self.send(link, credit)
 
+    def give_back_pieces(self, pieces: Iterable[Piece]) -> None:
+        """The rows of pieces are done with."""
+        num_rows: Counter[ConnectionId] = Counter()
+        for piece in pieces:
+            num_rows[piece.connection] += piece.num_rows
+        for connection, num_returned in num_rows.items():
+            self.give_back(connection, num_returned)
+
     def unpack(self, link: Link, call: Callable[[], Payload]) -> None:
         """Have rows made RAW elsewhere."""
         self._outbox.append(Unpack(link.connection, call))
@@ -166,3 +215,11 @@ class Links:
         """What is to be done since the last call, in order."""
         actions, self._outbox = self._outbox, []
         return actions
+
+
+def _as_known(fault: Fault, codecs: int) -> Fault:
+    """A Fault in a code that the device knows: one of an earlier release knows no quotas."""
+    if fault.code is not FaultCode.QUOTA or codecs >> Ability.QUOTAS & 1:
+        return fault
+    is_all = fault.session == NO_SESSION
+    return replace(fault, code=FaultCode.TOO_MANY_SESSIONS if is_all else FaultCode.CAPACITY)

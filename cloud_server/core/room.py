@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from cloud_server.core.actions import SequenceHandle
-from cloud_server.core.admission import AdmissionError
+from cloud_server.core.admission import AdmissionError, over_quota
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.links import Link, Links
+from cloud_server.core.names.people import People, name_in, told
+from cloud_server.core.names.quota import Quota, QuotaKind, refusal_of
 from cloud_server.core.saving.saver import Saver
 from cloud_server.core.scheduling.kv_accounting import KvAccounting
 from cloud_server.core.session import Session
@@ -90,8 +92,10 @@ class Room:
         tally: Tally,
         links: Links,
         saver: Saver,
+        people: People,
     ) -> None:
         self._config = config
+        self._people = people
         self._accounting = accounting
         self._table = table
         self._tally = tally
@@ -130,12 +134,14 @@ class Room:
         return GivingWay(own.ending + theirs.ending, own.leaving + theirs.leaving)
 
     def _own_victims(self, newcomer: Newcomer, charge: int, now: float) -> GivingWay:
-        """An identity's own sessions whose going keeps it within its share."""
+        """An identity's own sessions whose going keeps it within its share and its quota."""
         link = newcomer.link
-        if self._links.is_alone(link.identity):
+        is_alone = self._links.is_alone(link.identity)
+        quota = self._people.quota_of(link.identity)
+        most_sessions = _least(self._config.most_sessions(is_alone), quota.sessions)
+        most_tokens = _least(self._config.most_tokens(is_alone), quota.kv_tokens)
+        if is_alone and quota.sessions is None and quota.kv_tokens is None:
             return GivingWay()
-        most_sessions = self._config.most_sessions(is_alone=False)
-        most_tokens = self._config.most_tokens(is_alone=False)
         held = self._tally.of_identity(link.identity)
         num_places = held.num_sessions + newcomer.is_new - most_sessions
         need = _Need(num_places, held.reserved_tokens + charge - most_tokens)
@@ -144,15 +150,29 @@ class Room:
         victims = self._taken(lost, need)
         victims += self._taken_idle(link, charge, need, now, own_links)
         victims += self._taken_to_save(newcomer, need, now, victims)
+        whose = told(link.identity)
         if need.num_tokens > 0:
+            if most_tokens == quota.kv_tokens:
+                got = f"{held.reserved_tokens} are reserved, and {charge} more were asked for"
+                self._refuse(link, quota, QuotaKind.KV_TOKENS, got, charge <= most_tokens)
             reason = (
-                f"expected at most {most_tokens} tokens of one address, got {need.num_tokens} more"
+                f"expected at most {most_tokens} tokens of one {whose}, got {need.num_tokens} more"
             )
             raise AdmissionError(FaultCode.CAPACITY, reason)
         if need.num_sessions > 0:
-            reason = f"expected at most {most_sessions} sessions of one address"
+            if most_sessions == quota.sessions:
+                self._refuse(link, quota, QuotaKind.SESSIONS, f"there are {held.num_sessions}")
+            reason = f"expected at most {most_sessions} sessions of one {whose}"
             raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
         return self._divided(victims, num_places)
+
+    def _refuse(
+        self, link: Link, quota: Quota, kind: QuotaKind, got: str, can_retry: bool = True
+    ) -> NoReturn:
+        retry_s = self._config.quiet_s if can_retry else 0.0
+        name = name_in(link.identity)
+        assert name is not None, "an address has no quota"
+        raise over_quota(refusal_of(name, quota, kind, got, retry_s))
 
     def _divided(self, victims: Sequence[Session], num_places: int) -> GivingWay:
         """Whose place is needed has to end, and so has what is not worth a copy."""
@@ -261,6 +281,10 @@ class Room:
         is_long = now - session.quiet_since_s >= self._config.quiet_s
         is_quiet = session.is_quiet and not session.num_holds
         return is_quiet and (is_long or not session.has_run)
+
+
+def _least(most: int, quota: int | None) -> int:
+    return most if quota is None else min(most, quota)
 
 
 def _tokens(holding: Holding) -> int:

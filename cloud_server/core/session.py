@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from cloud_server.core.actions import ConnectionId, Identity, Owner, SequenceHandle, StepWork
+from cloud_server.core.names.people import Person
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Codec, Payload, Reply, SessionId, States, Want
 
@@ -84,18 +85,24 @@ class Session:
     """One sequence. The core calls it for every frame, step, socket taken up or lost.
 
     `num_queued_tokens` are the rows of its frames that were in no step yet. `has_run` tells
-    whether a row ever was.
+    whether a row ever was. It is `person`'s, whoever has its key.
 
     Up to `max_pieces` of its rows may be in steps that have not ended, each of which begins where
     the one before it ends: they follow each other through the stages of a pipeline.
     """
 
     def __init__(
-        self, handle: SequenceHandle, key: bytes, max_tokens: int, max_pieces: int = 1
+        self,
+        handle: SequenceHandle,
+        key: bytes,
+        max_tokens: int,
+        person: Person,
+        max_pieces: int = 1,
     ) -> None:
         self.handle = handle
         self.key = key
         self.max_tokens = max_tokens
+        self.person = person
         self.cached_tokens = 0
         self.owner: Owner | None = None
         self.is_attached = False

@@ -6,6 +6,8 @@ from hmac import compare_digest
 
 from cloud_server.core.actions import SequenceHandle
 from cloud_server.core.admission import AdmissionError
+from cloud_server.core.names.people import Person
+from cloud_server.core.names.tokens import Name
 from cloud_server.core.scheduling.kv_accounting import KvAccounting, KvFullError
 from cloud_server.core.session import Session
 from wire.errors import FaultCode
@@ -37,9 +39,12 @@ class SessionTable:
         """The session of this handle, if it still exists."""
         return self._sessions.get(handle)
 
-    def find(self, key: bytes) -> Session | None:
-        """The session of this key, looked up so that timing tells nothing about other keys."""
-        session = self._by_key.get(sha256(key).digest())
+    def find(self, key: bytes, name: Name) -> Session | None:
+        """The session of this key and name, looked up so that timing tells nothing about others.
+
+        One of another name is none: a key that was seen is of no use to anybody else.
+        """
+        session = self._by_key.get(_place(key, name))
         if session is None or not compare_digest(session.key, key):
             return None
         return session
@@ -48,7 +53,7 @@ class SessionTable:
         """The sessions without a socket, the longest lost first."""
         return (self._sessions[handle] for handle in tuple(self._detached_s))
 
-    def add(self, key: bytes, max_tokens: int) -> Session:
+    def add(self, key: bytes, max_tokens: int, person: Person) -> Session:
         """A new session with its reservation; the caller has made room for it."""
         handle = SequenceHandle(self._last_handle + 1)
         try:
@@ -56,15 +61,15 @@ class SessionTable:
         except KvFullError as error:
             raise AdmissionError(FaultCode.CAPACITY, str(error)) from error
         self._last_handle = handle
-        session = Session(handle, key, max_tokens, self._max_pieces)
+        session = Session(handle, key, max_tokens, person, self._max_pieces)
         self._sessions[handle] = session
-        self._by_key[sha256(key).digest()] = session
+        self._by_key[_place(key, person.name)] = session
         return session
 
     def remove(self, session: Session) -> None:
         """End a session; its reservation, if it has one, comes back."""
         del self._sessions[session.handle]
-        del self._by_key[sha256(session.key).digest()]
+        del self._by_key[_place(session.key, session.person.name)]
         self._detached_s.pop(session.handle, None)
         if self._accounting.held(session.handle):
             self._accounting.release(session.handle)
@@ -87,3 +92,8 @@ class SessionTable:
         since they were opened."""
         unused = (each for each in self if not each.has_run and each.is_attached and each.is_quiet)
         return [session for session in unused if now - session.quiet_since_s > ttl_s]
+
+
+def _place(key: bytes, name: Name) -> bytes:
+    """Where a session is found. Keys are of one length, so that no two pairs are one text."""
+    return sha256(key + name.encode()).digest()

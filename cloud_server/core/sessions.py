@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 from cloud_server.core.actions import Owner, Refusal, SequenceHandle, Step, StepOutcome
-from cloud_server.core.admission import AdmissionError, check_demand, fork_source, taps_of
-from cloud_server.core.config import (
-    MAX_CONNECTION_FRAMES,
-    MAX_SESSION_FRAMES,
-    CoreConfig,
+from cloud_server.core.admission import (
+    AdmissionError,
+    check_demand,
+    fork_source,
+    taps_of,
 )
+from cloud_server.core.config import CoreConfig
+from cloud_server.core.demand import Demand
 from cloud_server.core.links import Link, Links
+from cloud_server.core.names.people import People
 from cloud_server.core.room import GivingWay, Newcomer, Room
 from cloud_server.core.saving.homes import Homes
 from cloud_server.core.saving.saver import Saver
@@ -17,6 +20,7 @@ from cloud_server.core.scheduling.beside import Beside
 from cloud_server.core.scheduling.kv_accounting import KvAccounting
 from cloud_server.core.scheduling.pace import Pace
 from cloud_server.core.scheduling.scheduler import Grant, PromptTokens, Scheduler
+from cloud_server.core.scheduling.yielding import Yielding
 from cloud_server.core.session import Home, Piece, PieceDone, Session
 from cloud_server.core.session_table import SessionTable
 from cloud_server.core.step_book import Running, StepBook
@@ -45,8 +49,10 @@ class Sessions:
         steps: StepBook,
         pace: Pace,
         codecs: RowCodecs,
+        people: People,
     ) -> None:
         self._config = config
+        self._people = people
         self._links = links
         self._scheduler = scheduler
         self._steps = steps
@@ -58,7 +64,13 @@ class Sessions:
         self.homes = Homes(self.accounting, steps, config.host_tokens)
         self.saver = Saver(config, self.homes, pace)
         self.beside = Beside(config.target_step_s)
-        self._room = Room(config, self.accounting, self.table, self.tally, links, self.saver)
+        self.yielding = Yielding(
+            scheduler, people, lambda num_tokens: self.beside.riding_tokens(num_tokens, 0)
+        )
+        self._room = Room(
+            config, self.accounting, self.table, self.tally, links, self.saver, people
+        )
+        self._demand = Demand(config, self.tally, pace, people)
         self._wanted: dict[SequenceHandle, float] = {}
         """Sessions in host memory with rows to run, and since when."""
         self._has_room_changed = False
@@ -82,7 +94,8 @@ class Sessions:
 
     def open(self, link: Link, message: Open, now: float) -> None:
         """Take a session up again by its key, or make one, empty or as a fork."""
-        known = self.table.find(message.key)
+        assert link.person is not None, "it was let in"
+        known = self.table.find(message.key, link.person.name)
         try:
             taps = taps_of(self._config, message)
             if known is not None and known.max_tokens == message.max_tokens:
@@ -98,8 +111,7 @@ class Sessions:
             session = self._begin(link, message, now)
             session.taps = taps
         except AdmissionError as error:
-            retry_s = self.retry_s if error.can_retry else 0.0
-            self._links.send(link, Fault(error.code, message.session, retry_s, error.message))
+            self._links.refuse(link, message.session, error, self.retry_s)
             return
         self._attach(link, message.session, session, now)
 
@@ -117,17 +129,20 @@ class Sessions:
             elif isinstance(unpacked, RemoteProtocolError):
                 raise unpacked
             self.num_saved_bytes += len(unpacked) - len(states.payload)
+            self._demand.check_today(link, states.num_rows, now)
             away_s = session.away_s(now)
             self.num_lossy_tokens += states.num_rows if states.codec in FORMATS else 0
             num_dropped = session.accept(with_raw(states, unpacked), now, states.codec)
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, AdmissionError) as error:
             self._links.give_back(link.connection, states.num_rows)
-            self._links.send(link, Fault(error.code, states.session, 0.0, error.message))
+            self._links.refuse(link, states.session, error, self.retry_s)
             self.end(session)
             return
         self.num_dropped_tokens += num_dropped
+        self.yielding.note(link.identity, now)
         self.offer(session)
-        if session.is_waiting and session.is_verification(self._config.verify_tokens):
+        is_verification = session.is_waiting and session.is_verification(self._config.verify_tokens)
+        if is_verification and not self.yielding.yields(link.identity):
             self.beside.note_round(session.handle, away_s, now)
         else:
             self.beside.forget(session.handle)
@@ -135,7 +150,7 @@ class Sessions:
             self._wanted.setdefault(session.handle, now)
             self._has_room_changed = True
         self._links.give_back(link.connection, num_dropped)
-        reason = self._too_many_frames(link, session)
+        reason = self._demand.too_many_frames(link, session)
         if reason is not None:
             self.refuse(session.handle, Refusal(FaultCode.CAPACITY, reason))
 
@@ -198,6 +213,8 @@ class Sessions:
     ) -> None:
         """Learn from what a step took that has ended now."""
         self.saver.observe(step, outcome)
+        for session, _ in pieces:
+            self.yielding.note(session.identity, now)
         most = self._config.verify_tokens
         verified = [each for each in pieces if each[1].is_verification(most)]
         num_verified = sum(piece.num_rows for _, piece in verified)
@@ -234,6 +251,12 @@ class Sessions:
         for session in list(link.sessions.values()):
             self._detach(session)
             self.table.mark_detached(session, now)
+
+    def end_unwelcome(self, now: float) -> None:
+        """End the sessions whose person may stay no longer, those without a socket too."""
+        for session in list(self.table):
+            if self._people.why_no_more(session.person, now) is not None:
+                self.end(session)
 
     def expire(self, now: float) -> None:
         """End the sessions that have waited too long for a socket, or for their first rows on a
@@ -303,38 +326,19 @@ class Sessions:
         if self.restart_s is not None:
             raise AdmissionError(FaultCode.INTERNAL, "the engine restarts")
         check_demand(self._config, message, self._steps.num_commands)
-        self._check_wait(link)
+        self._demand.check_new(link, now)
         if source is not None and not self.homes.can_fork(source):
             raise AdmissionError(FaultCode.CAPACITY, "the session to fork is not there yet")
         newcomer = Newcomer(link, message.max_tokens, source=source)
         with self.homes.spared(source):
             self._make_room(self._room.giving_way(newcomer, now))
-        session = self.table.add(message.key, message.max_tokens)
+        assert link.person is not None, "it was let in"
+        session = self.table.add(message.key, message.max_tokens, link.person)
         session.cached_tokens = message.fork_tokens
         self.homes.open(session, source, message.fork_tokens)
         if source is not None:
             self.offer(source)
         return session
-
-    def _check_wait(self, link: Link) -> None:
-        """Refuse what would wait too long for its first rows, in turns with all that waits now."""
-        tally = self.tally
-        own_turns = tally.of_identity(link.identity).num_waiting + 1
-        num_turns = min(tally.total.num_waiting, own_turns * len(tally.identities))
-        # A turn is a step at the most; behind it are the rows that do not come before the new ones.
-        num_rows = min(tally.total.num_queued_tokens, num_turns * self._pace.budget_tokens)
-        wait_s = self._pace.run_s(num_rows)
-        if wait_s > self._config.queue_deadline_s:
-            reason = f"expected rows to wait {self._config.queue_deadline_s:g} s at most"
-            raise AdmissionError(FaultCode.DEADLINE_EXCEEDED, f"{reason}, not {wait_s:.0f} s")
-
-    def _too_many_frames(self, link: Link, session: Session) -> str | None:
-        """Why a session's last frame is one too many, if it is."""
-        if session.num_queued_frames > MAX_SESSION_FRAMES:
-            return f"expected at most {MAX_SESSION_FRAMES} frames of a session to wait"
-        if self.tally.of_connection(link.connection).num_queued_frames > MAX_CONNECTION_FRAMES:
-            return f"expected at most {MAX_CONNECTION_FRAMES} frames of a connection to wait"
-        return None
 
     def _take_stray_states(self, link: Link, states: States) -> None:
         """Rows of a session that is over, or that never was."""

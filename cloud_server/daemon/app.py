@@ -157,6 +157,7 @@ class _Visitor:
         assert visit is not None
         self.begun_s = visit.begun_s
         self.identity = Identity(visit.address or visit.host)
+        self.certificate: str | None = None
         self._threshold = self._handler.hold_back(MAX_HANDSHAKE_BYTES)
         self._handler.doubt(visit.begun_s + reception.hello_timeout_s + _HELLO_GRACE_S)
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cloud_server.core.names.people import Person
 from process.sockets.socket import Socket
 from wire.messages import Fault
 
@@ -25,8 +26,12 @@ class SendLimits:
 class Host(Protocol):
     """Who hears what the core has decided about a device."""
 
-    def greeted(self, is_lane: bool) -> None:
-        """It was welcomed, as a device or as a further socket of one."""
+    def greeted(self, is_lane: bool, person: Person) -> None:
+        """It was welcomed, as a device or as a further socket of one; and whose it is."""
+        ...
+
+    def limited(self) -> None:
+        """A quota has refused it something."""
         ...
 
     def refused(self, fault: Fault) -> None:

@@ -6,9 +6,8 @@ Decides nothing: it tells the core what came, and does what the core answers.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from cloud_server.core.actions import (
     Action,
@@ -22,23 +21,27 @@ from cloud_server.core.actions import (
 )
 from cloud_server.core.config import CoreConfig, CoreFigures
 from cloud_server.core.core import CloudCore
-from cloud_server.daemon.connection import Connection, Later, SendLimits
+from cloud_server.core.figures import NameFigures
+from cloud_server.core.names.people import Person
+from cloud_server.core.names.tokens import Name
+from cloud_server.daemon.connection import Connection, SendLimits
+from cloud_server.daemon.encoder import Encoder
 from cloud_server.daemon.metrics import Metrics
+from cloud_server.daemon.rhythm import EngineRhythm, NamesNow, Patience
 from cloud_server.daemon.steps import Steps
 from process.quiet_log import QuietLog
 from process.world import Aside, Clock, Randomness
-from wire.codec import encode
-from wire.coding.lossy import FORMATS
 from wire.coding.row_codecs import (
-    ASIDE_BYTES,
     LEAST_ASIDE_BYTES,
     MakeCodecs,
     Unpacked,
     row_codecs,
 )
-from wire.errors import RemoteProtocolError
+from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import ITEM_BYTES, KEY_BYTES, MAX_TAPS
-from wire.messages import NO_SESSION, Codec, Fault, Joined, Message, Payload, Reply, Welcome
+from wire.messages import NO_SESSION, Fault, Joined, Payload, Welcome
+
+__all__ = ["CloudDaemon", "EngineRhythm", "NamesNow", "Patience"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,32 +60,12 @@ _RESTARTS_WITHOUT_A_STEP = 3
 """So many losses with no step between them: what is asked of the engine breaks it each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRhythm:
-    """How many steps an engine works on at once, and about how long it takes to load.
-
-    With one stage a step given out early would hold fewer sessions: those that answer the running
-    one are not in it.
-    """
-
-    steps_in_flight: int = 1
-    load_s: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How often deadlines are looked at, and how long a device may take nothing or be silent."""
-
-    tick_s: float = 1.0
-    stall_timeout_s: float = 30.0
-    silence_s: float = 120.0
-
-
 class CloudDaemon:
     """Serves devices with a loaded engine until it is told to stop. Belongs to one event loop.
 
     `clock` is the event loop's. Keys of lanes come from `randomness`; without it there are none.
-    `aside` makes a call that takes long, somewhere else.
+    `aside` makes a call that takes long, somewhere else. `names` says who may come; it is asked
+    about once a second, and without it there are no names.
     """
 
     def __init__(
@@ -96,14 +79,17 @@ class CloudDaemon:
         randomness: Randomness | None = None,
         aside: Aside = asyncio.to_thread,
         make_codecs: MakeCodecs = row_codecs,
+        names: Callable[[], NamesNow] | None = None,
     ) -> None:
         self._clock = clock
+        self._names = names
         self._aside = aside
         self._unpacking: set[asyncio.Task[None]] = set()
         self._randomness = randomness
         if randomness is None:
             settings = replace(settings, max_lanes=0)
         self._core = CloudCore(settings, make_codecs)
+        self._encoder = Encoder(self._core.codecs, metrics, aside)
         self._engine = engine
         self._metrics = metrics
         self._rhythm = rhythm
@@ -117,6 +103,7 @@ class CloudDaemon:
         self._is_restarting = False
         self._is_given_up = False
         self._is_pump_due = False
+        self._looking: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         row_bytes = settings.hidden_size * ITEM_BYTES[settings.dtype]
         # As long as a reply to all that a device may have outstanding can be.
@@ -126,6 +113,7 @@ class CloudDaemon:
         self._tick_s = patience.tick_s
         self.silence_s = patience.silence_s
         engine.listen(self)
+        self._admit()
         self._ticking = self._loop.create_task(self._tick())
 
     @property
@@ -159,17 +147,33 @@ class CloudDaemon:
         """The load at this moment."""
         return self._core.figures()
 
+    def name_figures(self) -> Mapping[Name, NameFigures]:
+        """The load by name."""
+        return self._core.name_figures()
+
     def connect(
-        self, connection: Connection, identity: Identity, begun_s: float | None = None
+        self,
+        connection: Connection,
+        identity: Identity,
+        begun_s: float | None = None,
+        certificate: str | None = None,
     ) -> ConnectionId:
-        """Take a new socket, and whose it is; the time for its Hello counts from `begun_s`."""
+        """Take a new socket, its address and the name of its certificate, if it showed one.
+
+        The time for its Hello counts from `begun_s`.
+        """
         self._num_connected += 1
         number = ConnectionId(self._num_connected)
         self._connections[number] = connection
         _log.debug("connection %d opened", number)
         lane_key = self._randomness.randbytes(KEY_BYTES) if self._randomness is not None else b""
-        self._perform(self._core.connect(number, begun_s or self._clock(), identity, lane_key))
+        now = begun_s or self._clock()
+        self._perform(self._core.connect(number, now, identity, lane_key, certificate))
         return number
+
+    def who_shows(self, number: ConnectionId, frame: bytes | str) -> Person | None:
+        """Whose a socket is by its first frame; None: nobody's who may come."""
+        return self._core.who_shows(number, frame, self._clock())
 
     async def unpacked(self, number: ConnectionId, frame: bytes | str) -> Unpacked | None:
         """What to give `receive` with a frame: of a long coded one its rows, made RAW elsewhere.
@@ -273,6 +277,8 @@ class CloudDaemon:
     async def shut_down(self) -> None:
         """Tell every device to go, and close its socket."""
         self._ticking.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         connections = list(self._connections.values())
         self._perform(self._core.shut_down(self._clock()))
         await asyncio.gather(*(connection.end(_LAST_WRITES_S) for connection in connections))
@@ -299,34 +305,18 @@ class CloudDaemon:
         if connection is None:
             return
         if isinstance(message, Welcome | Joined):
-            connection.host.greeted(is_lane=isinstance(message, Joined))
+            person = self._core.person_of(number)
+            assert person is not None, "it was let in"
+            connection.host.greeted(isinstance(message, Joined), person)
         if isinstance(message, Fault):
             self._note_fault(number, connection, message)
-        made = self._made_later(message, action.codec)
-        if not connection.send(made or self._frame(message, action.codec)):
+        if not connection.send(self._encoder.frame(message, action.codec)):
             _log.warning("connection %d cut: it does not read what it asked for", number)
-
-    def _made_later(self, message: Message, codec: Codec) -> Later | None:
-        """How to make the frame of a Reply of many rows, which takes time; None for all others."""
-        if codec is Codec.RAW or not isinstance(message, Reply):
-            return None
-        if len(message.payload) <= ASIDE_BYTES:
-            return None
-        frame = partial(self._frame, message, codec)
-        return Later(lambda: self._aside(frame), len(message.payload))
-
-    def _frame(self, message: Message, codec: Codec) -> bytes:
-        if isinstance(message, Reply):
-            raw_bytes = len(message.payload)
-            message = self._core.codecs.coded_reply(message, codec)
-            self._metrics.sent_saved_bytes.inc(raw_bytes - len(message.payload))
-            self._metrics.sent_lossy_tokens.inc(message.num_rows * (message.codec in FORMATS))
-        frame = encode(message)
-        self._metrics.sent_bytes.inc(len(frame))
-        return frame
 
     def _note_fault(self, number: ConnectionId, connection: Connection, fault: Fault) -> None:
         self._metrics.count_fault(fault.code)
+        if fault.code is FaultCode.QUOTA:
+            connection.host.limited()
         if fault.session == NO_SESSION:
             connection.host.refused(fault)
             return
@@ -350,19 +340,37 @@ class CloudDaemon:
         while self._num_running_steps < self._rhythm.steps_in_flight:
             step = self._core.next_step(self._clock())
             if step is None:
+                self._look_again()
                 return
             self._num_running_steps += 1
             self._engine.submit(step)
+
+    def _look_again(self) -> None:
+        """Ask for a step later, where rows wait for nothing but the time."""
+        after_s = self._core.look_again_s
+        if after_s is not None and self._looking is None:
+            self._looking = self._loop.call_later(after_s, self._look_now)
+
+    def _look_now(self) -> None:
+        self._looking = None
+        self._pump()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._tick_s)
             now = self._clock()
+            self._admit()
             self._perform(self._core.tick(now))
             for number, connection in self._connections.items():
                 if connection.is_stalled(now):
                     _log.warning("connection %d cut: nothing could be sent to it", number)
                     connection.abort()
+
+    def _admit(self) -> None:
+        """Tell the core who may come; connections of those who may no longer end."""
+        if self._names is not None:
+            tokens, unix_s = self._names()
+            self._perform(self._core.admit(tokens, unix_s, self._clock()))
 
     def _note_success(self) -> None:
         if self.is_broken:

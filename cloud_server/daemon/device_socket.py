@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud_server.core.actions import ConnectionId, Identity
+from cloud_server.core.names.people import Person
 from cloud_server.daemon.connection import Connection
 from cloud_server.daemon.daemon import CloudDaemon
 from cloud_server.daemon.reception import Reception
-from cloud_server.daemon.turns import Turns, cost_s
+from cloud_server.daemon.turns import OVER_QUOTA_S, Turns, cost_s
 from process.sockets.heartbeat import until_silent
 from process.sockets.socket import BrokenSocketError, Socket
 from process.sockets.tcp import TELLS_PROGRESS
@@ -35,7 +36,12 @@ class Visitor(Protocol):
 
     @property
     def identity(self) -> Identity:
-        """Whose limits it counts against."""
+        """Its address: whose limits it counts against until it has shown a name."""
+        ...
+
+    @property
+    def certificate(self) -> str | None:
+        """The name of the certificate that it has shown."""
         ...
 
     def prove(self, most_bytes: int | None = None) -> None:
@@ -57,6 +63,7 @@ class Guest:
 
     identity: Identity
     begun_s: float
+    certificate: str | None = None
 
     def prove(self, most_bytes: int | None = None) -> None:
         """Nothing was held back."""
@@ -87,11 +94,19 @@ class DeviceSocket:
         self._clock = reception.clock
         self._is_greeted = False
         self._number = ConnectionId(0)
+        self._whose = ""
+        self._named: Identity | None = None
+        """Whom it shows to be, from its first frame on."""
+        self._over_quota_s = 0.0
+        """What is to be counted for refusals by quotas."""
 
     async def serve(self) -> None:
         """Return when the device is gone."""
         connection = Connection(self._socket, self._daemon.send_limits, self)
-        number = self._daemon.connect(connection, self._visitor.identity, self._visitor.begun_s)
+        visitor = self._visitor
+        number = self._daemon.connect(
+            connection, visitor.identity, visitor.begun_s, visitor.certificate
+        )
         self._number = number
         self._visitor.on_too_large(lambda: self._daemon.receive(number, _TOO_LONG))
         watching = asyncio.create_task(self._watch(connection))
@@ -105,19 +120,27 @@ class DeviceSocket:
             self._note_end()
             await connection.end(CLOSE_TIMEOUT_S)
 
-    def greeted(self, is_lane: bool) -> None:
+    def greeted(self, is_lane: bool, person: Person) -> None:
         """The core has welcomed the device, or joined the socket to its first one."""
+        self._turns.belong_to(person.identity_at(self._visitor.identity))
+        self._whose = f" of {person.name}" if person.is_named else ""
         self._visitor.prove(MAX_LANE_MESSAGE_BYTES if is_lane else None)
         if is_lane:
             self._turns.help()
             return
         self._is_greeted = True
-        self._note("a device at %s")
+        self._note("a device%s at %s")
+
+    def limited(self) -> None:
+        """A quota has refused the device something."""
+        self._over_quota_s += OVER_QUOTA_S
 
     def refused(self, fault: Fault) -> None:
         """The core has ended the connection, before or after the device was welcomed."""
         if fault.code is FaultCode.BAD_CREDENTIAL:
             self._reception.wrong_secrets.note(self._visitor.identity, self._clock())
+        if fault.code is FaultCode.QUOTA and self._named is not None:
+            self._reception.full_names.note(self._named, self._clock())
         self._visitor.say(f"{fault.code.name} ({fault.message})")
 
     async def _read(self) -> None:
@@ -125,13 +148,13 @@ class DeviceSocket:
         while (frame := await self._next_frame()) is not None:
             if is_first:
                 is_first = False
-                if not self._reception.knows(frame):
-                    await self._wait_for_wrong_secrets()
+                await self._wait_at_the_door(frame)
             came_s = self._clock()
             unpacked = await self._daemon.unpacked(self._number, frame)
             begun_s = self._clock()
             self._daemon.receive(self._number, frame, unpacked, came_s)
-            await self._turns.take(cost_s(frame, self._clock() - begun_s))
+            over_quota_s, self._over_quota_s = self._over_quota_s, 0.0
+            await self._turns.take(cost_s(frame, self._clock() - begun_s) + over_quota_s)
 
     async def _next_frame(self) -> bytes | str | None:
         try:
@@ -146,20 +169,29 @@ class DeviceSocket:
             return
         await until_silent(self._socket, self._daemon.silence_s, self._clock)
         if self._is_greeted:
-            self._note("the device at %s is silent")
+            self._note("the device%s at %s is silent")
         connection.abort()
 
-    async def _wait_for_wrong_secrets(self) -> None:
-        wrong_secrets = self._reception.wrong_secrets
-        delay_s = wrong_secrets.delay_s(self._visitor.identity, self._clock())
+    async def _wait_at_the_door(self, frame: bytes | str) -> None:
+        """Let who shows nothing that lets him in wait for the wrong ones of his address, and a name
+        for its connections that were too many. Nobody else waits."""
+        person, address = self._daemon.who_shows(self._number, frame), self._visitor.identity
+        delays = self._reception.wrong_secrets
+        if person is not None:
+            delays, self._named = self._reception.full_names, person.identity_at(address)
+        delay_s = delays.delay_s(self._named or address, self._clock())
         if delay_s:
             await asyncio.sleep(delay_s)
 
     def _note_end(self) -> None:
         if self._is_greeted:
-            self._note("the device at %s left")
+            self._note("the device%s at %s left")
 
     def _note(self, what: str) -> None:
         self._reception.visits.say(
-            logging.INFO, f"connection %d: {what}", self._number, self._visitor.identity
+            logging.INFO,
+            f"connection %d: {what}",
+            self._number,
+            self._whose,
+            self._visitor.identity,
         )

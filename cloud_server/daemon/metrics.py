@@ -1,9 +1,14 @@
-"""What the daemon counts, for Prometheus. Labels are fault codes; nothing a device sent."""
+"""What the daemon counts, for Prometheus. Labels are fault codes and names of operators."""
+
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from cloud_server.core.actions import Step, StepWork
 from cloud_server.core.config import CoreFigures
+from cloud_server.core.figures import NameFigures
+from cloud_server.core.names.tokens import Name
+from cloud_server.daemon.name_metrics import NameMetrics
 from wire.errors import FaultCode
 from wire.messages import Want
 
@@ -27,6 +32,7 @@ class Metrics:
     def __init__(self, verify_tokens: int) -> None:
         self._verify_tokens = verify_tokens
         self._registry = CollectorRegistry()
+        self._names = NameMetrics(self._registry)
         self._gauges = {
             name: Gauge(name, about, namespace=_PREFIX, registry=self._registry)
             for name, about in _GAUGES.items()
@@ -68,6 +74,10 @@ class Metrics:
         )
         for code in FaultCode:
             self._faults.labels(code.name)
+
+    def watch_names(self, figures: Callable[[], Mapping[Name, NameFigures]]) -> None:
+        """Show the load by name too, as it is when a page is rendered."""
+        self._names.figures = figures
 
     def count_step(self, step: Step, seconds: float) -> None:
         """A step ran."""

@@ -1,7 +1,6 @@
 """What a cloud's port lets in, from its settings: bounds, proxies, certificates, and two logs."""
 
 import asyncio
-import hmac
 import logging
 import ssl
 from dataclasses import dataclass
@@ -18,9 +17,6 @@ from process.open_files import open_files_limit
 from process.quiet_log import QuietLog
 from process.sockets.congestion import check_congestion_control
 from process.world import Clock
-from wire.codec import decode
-from wire.errors import RemoteProtocolError
-from wire.messages import Hello, Join
 
 _log = logging.getLogger(__name__)
 
@@ -37,24 +33,14 @@ class Reception:
     guard: Guard
     visits: QuietLog
     wrong_secrets: WrongSecrets
+    """By address: whose next one is wrong too waits."""
+    full_names: WrongSecrets
+    """By name: whose connection was one too many waits for the next answer."""
     shares: Shares
     hello_timeout_s: float
-    secret: bytes
     clock: Clock
     congestion_control: str | None = None
     """Of each device's connection; None: the kernel's own."""
-
-    def knows(self, frame: bytes | str) -> bool:
-        """Whether a first frame shows the secret; such a device waits for nobody's wrong ones."""
-        if isinstance(frame, str):
-            return False
-        try:
-            message = decode(frame)
-        except RemoteProtocolError:
-            return False
-        if not isinstance(message, Hello | Join):
-            return False
-        return hmac.compare_digest(message.credential, self.secret)
 
 
 def make_reception(config: CloudConfig, clock: Clock) -> Reception:
@@ -72,14 +58,13 @@ def make_reception(config: CloudConfig, clock: Clock) -> Reception:
     # Half of what an address may have of the rest: the engine needs the interpreter as well.
     share = 1.0 if config.identity_share >= 1 else config.identity_share / 2
     shares = Shares(share, clock)
-    secret = (config.secret or "").encode()
     return Reception(
         guard=guard,
         visits=visits,
         wrong_secrets=WrongSecrets(),
+        full_names=WrongSecrets(),
         shares=shares,
         hello_timeout_s=limits.head_timeout_s,
-        secret=secret,
         clock=clock,
         congestion_control=config.congestion_control,
     )

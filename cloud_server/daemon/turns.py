@@ -18,6 +18,9 @@ MAX_FRAMES = 8
 MAX_S = 0.0005
 _COSTLY = (bytes([MessageType.OPEN]), bytes([MessageType.CLOSE]))
 
+OVER_QUOTA_S = 0.002
+"""What a refusal by a quota counts, more than it takes: whoever asks on and on asks rarely then."""
+
 PING_S = 0.0001
 """About what a ping and its pong cost."""
 
@@ -107,6 +110,14 @@ class Turns:
             pause_s = self._shares.pause_s(self._identity, self._own, self._used_s)
             self._num_frames, self._used_s = 0, 0.0
             await asyncio.sleep(pause_s)
+
+    def belong_to(self, identity: Identity) -> None:
+        """The link has shown whose it is: it counts there, and no more under its address."""
+        if identity == self._identity:
+            return
+        own = self._shares.enter(identity)
+        self._shares.leave(self._identity)
+        self._identity, self._own = identity, own
 
     def help(self) -> None:
         """The link is a further one of its device."""

@@ -1,4 +1,4 @@
-"""What a wrong secret costs: the next wrong one of its address waits, longer with each."""
+"""What a wrong secret or token costs: the next wrong one of its address waits, ever longer."""
 
 from collections import OrderedDict
 

@@ -133,6 +133,9 @@ def as_api_error(error: Exception) -> ApiError | None:
     match error:
         case ApiError():
             return error
+        case CloudUnavailableError(is_quota=True):
+            after_s = error.retry_after_s
+            return ApiError(429, error.reason, code="quota_exceeded", retry_after_s=after_s)
         case CloudUnavailableError():
             return unavailable(error.reason, "cloud_unavailable", error.retry_after_s)
         case HalfCallError():

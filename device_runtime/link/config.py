@@ -56,7 +56,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """Everything a link needs. `secret` never shows in a message or a repr."""
+    """Everything a link needs. `secret`, or a token, never shows in a message or a repr."""
 
     url: str
     model: ModelIdentity
@@ -86,6 +86,7 @@ class LinkConfig:
         model = self.model
         names_middle = names_middle and bool(model.middle_fingerprint)
         abilities = wants_lanes << Ability.LANES | names_middle << Ability.MIDDLE
+        abilities |= 1 << Ability.QUOTAS
         rows = TAPPED_CODECS if wants_taps else SUPPORTED_CODECS
         return Hello(
             min_version=MIN_VERSION,

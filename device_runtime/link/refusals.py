@@ -26,7 +26,9 @@ class Refusal:
 
 
 _ADVICE = {
-    FaultCode.BAD_CREDENTIAL: "start both sides with the same secret",
+    FaultCode.BAD_CREDENTIAL: (
+        "start both sides with the same secret, or ask whoever runs the cloud for a token"
+    ),
     FaultCode.FINGERPRINT_MISMATCH: (
         "use the device and cloud bundles of one and the same split, or ends made for that middle "
         "by hat split --middle-of"
@@ -36,13 +38,14 @@ _ADVICE = {
 }
 
 _WHAT = {
-    FaultCode.BAD_CREDENTIAL: "refused this device's secret",
+    FaultCode.BAD_CREDENTIAL: "refused this device's secret or token",
     FaultCode.FINGERPRINT_MISMATCH: "holds other middle layers than this device's bundle is for",
     FaultCode.SHAPE_MISMATCH: "holds other layers than this device's bundle expects",
     FaultCode.UNSUPPORTED_VERSION: "speaks another version of the protocol",
     FaultCode.DRAINING: "is shutting down",
     FaultCode.CAPACITY: "is full",
     FaultCode.TOO_MANY_SESSIONS: "serves as many devices as it may",
+    FaultCode.QUOTA: "serves no more devices of this name",
 }
 
 

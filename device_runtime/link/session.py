@@ -75,9 +75,12 @@ class SessionRefusedError(CloudUnavailableError):
         if fault.code is FaultCode.DRAINING:
             # As the link says it, which leaves such a cloud.
             reason = "the cloud is shutting down"
+        if fault.code is FaultCode.QUOTA:
+            reason = f"the cloud gives no more of this name's quota{details}"
         super().__init__(reason, retry_after_s=fault.retry_after_s or 1.0)
         self.code: FaultCode = fault.code
         self.may_retry = fault.retry_after_s > 0
+        self.is_quota = fault.code is FaultCode.QUOTA
 
 
 @dataclass(frozen=True, slots=True)

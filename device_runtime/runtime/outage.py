@@ -70,7 +70,7 @@ class Outage:
         """
         num_failed = 0
         self._take_in(failure)
-        while heals_by_retry(failure) and self._num_recoveries <= MAX_RECOVERIES:
+        while self._heals(failure) and self._num_recoveries <= MAX_RECOVERIES:
             await self._wait(failure, num_failed)
             try:
                 return await attempt()
@@ -80,6 +80,11 @@ class Outage:
                 if not isinstance(failure, LinkLostError):
                     self._take_in(failure, is_first=False)
         raise failure
+
+    def _heals(self, failure: CloudUnavailableError) -> bool:
+        """Whether to wait; nobody is kept waiting for the next day's tokens."""
+        is_far = failure.is_quota and failure.retry_after_s > self._timeout_s
+        return heals_by_retry(failure) and not is_far
 
     def _take_in(self, failure: CloudUnavailableError, is_first: bool = True) -> None:
         """Count a failure, and begin its patience, or prolong it where the cloud is only busy."""

@@ -24,6 +24,8 @@ _KEEP_SHARE = 0.8
 """Idle sessions end after this share of the cloud's own patience, so the cloud never ends one."""
 
 _NO_ROOM = frozenset({FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS})
+_SOON_S = 60.0
+"""A quota that gives more only later than that is not one of what is held."""
 
 
 class Places:
@@ -88,7 +90,7 @@ class Places:
                 await self._drop_if_lost(source)
             yield (place := await self._open(num_reserved_tokens, run))
             assert place.refusal is not None
-            while place.refusal.code in _NO_ROOM and self._give_up_older_half():
+            while _is_full(place.refusal) and self._give_up_older_half():
                 yield (place := await self._open(num_reserved_tokens, run))
                 assert place.refusal is not None
         finally:
@@ -370,3 +372,9 @@ class Places:
         except SessionRefusedError:
             if self._kept.remove(source.place):
                 self._give_up(source.place)
+
+
+def _is_full(refusal: SessionRefusedError) -> bool:
+    """Whether there would be room if less was held."""
+    is_held = refusal.is_quota and refusal.may_retry and refusal.retry_after_s <= _SOON_S
+    return refusal.code in _NO_ROOM or is_held

@@ -76,7 +76,7 @@ class Setting:
             ValueError: the text is no such value; the message says what was expected.
         """
         if self.about.tokens:
-            return _token_count(text)
+            return token_count(text)
         if self.base is tuple:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         if self.base is Path:
@@ -129,7 +129,12 @@ class Setting:
         return ValueError(f"expected {self.words}, got {value!r}")
 
 
-def _token_count(text: str) -> int:
+def token_count(text: str) -> int:
+    """The number that a text such as `4096`, `32k` or `32K` stands for.
+
+    Raises:
+        ValueError: it is none.
+    """
     match = _TOKEN_COUNT.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"expected a number of tokens such as 4096, 32k or 32K, got {text!r}")

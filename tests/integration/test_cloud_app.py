@@ -251,7 +251,7 @@ async def test_metrics_count_what_happened_and_tell_nothing_else(config, bundle,
     ):
         assert line in lines
     labels = {line.split("{")[1].split("=")[0] for line in lines if "{" in line}
-    assert labels == {"le", "code"}
+    assert labels == {"le", "code", "name"}
 
 
 async def test_a_taken_port_is_a_clear_error(config, engine):

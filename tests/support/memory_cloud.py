@@ -13,7 +13,7 @@ from typing import Any
 from cloud_server.config import CloudConfig
 from cloud_server.core.actions import Identity, Refusal, Step, StepOutcome, StepWork
 from cloud_server.core.config import CoreConfig
-from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
+from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, NamesNow, Patience
 from cloud_server.daemon.device_socket import DeviceSocket, Guest
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception
@@ -145,6 +145,7 @@ class MemoryCloud:
         load_s: float = 1.0,
         patience: Patience | None = None,
         connections: int | None = 1,
+        names: Callable[[], NamesNow] | None = None,
         **changes: Any,
     ) -> None:
         self._clock = asyncio.get_running_loop().time
@@ -161,6 +162,7 @@ class MemoryCloud:
             EngineRhythm(load_s=load_s),
             self._clock,
             random.Random(4),
+            names=names,
         )
 
     async def start(self) -> None:

@@ -29,5 +29,5 @@ def serve_cloud(
 ) -> AbstractAsyncContextManager[CloudServer]:
     """A cloud on the real clock."""
     return cloud_server.server.serve_cloud(
-        config, REAL.clock, load_engine, patience, REAL.randomness
+        config, REAL.clock, load_engine, patience, REAL.randomness, REAL.unix_clock
     )

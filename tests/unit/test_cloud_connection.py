@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cloud_server.core.names.people import Person
 from cloud_server.daemon.connection import Connection, Later, SendLimits
 from process.sockets.memory import Direct, MemorySocket, memory_pair
 from wire.messages import Fault
@@ -37,7 +38,9 @@ class HeldWay(Direct):
 class FakeHost:
     """Hears of no decision: the core is not there."""
 
-    def greeted(self, is_lane: bool) -> None: ...
+    def greeted(self, is_lane: bool, person: Person) -> None: ...
+
+    def limited(self) -> None: ...
 
     def refused(self, fault: Fault) -> None: ...
 

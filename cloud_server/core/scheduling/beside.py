@@ -41,6 +41,12 @@ _FILLED_SHARE = 0.75
 """Of L, in a step whose verifications did not wait; the rest is for steps that take longer than
 was foretold."""
 
+_RIDING_SHARE = 0.1
+"""Of what a step takes, that rows of who has reached his rate may add to it."""
+
+_LEAST_ROW_S = 1e-7
+"""Of one row, however cheap it seems."""
+
 _PAST_WEIGHT = 0.8
 _SLOW_WEIGHT = 0.98
 """Of the past against a longer absence: who is near sets the pace, not who is far."""
@@ -125,6 +131,15 @@ class Beside:
         limit_s = max(min(limit_s, self._target_s), least_s)
         fitting = self._model.num_prompt_rows(num_verified, limit_s)
         return max(min(fitting, _CHANGE * self._tried_tokens), 1 if least_s else 0)
+
+    def riding_tokens(self, num_verified: int, num_prompt: int) -> int:
+        """How many more rows a step with these may have and hardly take longer."""
+        if not self._model.is_known:
+            return 0
+        alone_s = self._model.seconds(num_verified, num_prompt)
+        verified_s = self._model.seconds(num_verified + 1, num_prompt) - alone_s
+        prompt_s = self._model.seconds(num_verified, num_prompt + 1) - alone_s
+        return int(_RIDING_SHARE * alone_s / max(verified_s, prompt_s, _LEAST_ROW_S))
 
     def _decodes(self, now: float) -> bool:
         """Whether somebody does."""

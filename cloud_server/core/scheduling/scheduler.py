@@ -4,10 +4,12 @@ Both kinds wait in a ring of identities, each with a ring of its connections, ea
 its sequences. A turn gives an identity a quantum of rows, and within it a connection one (deficit
 round robin: Shreedhar and Varghese, SIGCOMM 1995), so a share grows neither with sockets nor with
 sessions or frames, and the wait is bounded: at most every other identity's turn comes first.
+Whoever is held waits in his ring and has no turns there; his rows run when they are asked for.
 Decoding work goes before prefill as in Sarathi-Serve (arXiv:2403.02310), but while prefill waits an
 eighth of the budget is its own, or as much of it as those who decode can bear.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -69,13 +71,33 @@ class FairQueue:
     def __init__(self, can_split: bool) -> None:
         self._can_split = can_split
         self._shares: dict[Identity, _Share] = {}
-        self.num_tokens = 0
+        self._num_waiting: Counter[Identity] = Counter()
+        self._num_all = 0
+        self._held: set[Identity] = set()
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows that wait of those who are not held."""
+        held = sum(self._num_waiting[identity] for identity in self._held)
+        return self._num_all - held
+
+    def num_tokens_of(self, identity: Identity) -> int:
+        """Rows that wait of one identity."""
+        return self._num_waiting[identity]
+
+    def hold(self, identity: Identity) -> None:
+        """Give an identity no turns until it is let go."""
+        self._held.add(identity)
+
+    def let_go(self, identity: Identity) -> None:
+        """Give it turns again."""
+        self._held.discard(identity)
 
     def offer(self, owner: Owner, handle: SequenceHandle, num_rows: int) -> None:
         """Let a sequence wait with so many rows; behind all others unless it waits already."""
         share = self._shares.setdefault(owner.identity, _Share())
         flow = share.flows.setdefault(owner.connection, _Flow())
-        self.num_tokens += num_rows - flow.waiting.get(handle, 0)
+        self._count(owner.identity, num_rows - flow.waiting.get(handle, 0))
         flow.waiting[handle] = num_rows
 
     def withdraw(self, owner: Owner, handle: SequenceHandle) -> None:
@@ -84,20 +106,27 @@ class FairQueue:
         share = self._shares.get(owner.identity)
         flow = None if share is None else share.flows.get(owner.connection)
         if flow is not None:
-            self.num_tokens -= flow.waiting.pop(handle, 0)
+            self._count(owner.identity, -flow.waiting.pop(handle, 0))
 
-    def take(self, budget_tokens: int, quantum_tokens: int) -> list[Grant]:
+    def take(
+        self,
+        budget_tokens: int,
+        quantum_tokens: int,
+        held: Identity | None = None,
+        is_exact: bool = False,
+    ) -> list[Grant]:
         """At most `budget_tokens` rows, in turns; what is granted waits no longer.
 
-        An offer that is larger than the budget and must not be split is granted alone.
+        An offer that is larger than the budget and must not be split is granted alone, unless the
+        budget `is_exact`. With `held` they are all of this one, who is held.
         """
         granted: dict[tuple[Owner, SequenceHandle], int] = {}
-        while budget_tokens > 0 and (owner := self._begin_turn(quantum_tokens)) is not None:
+        while budget_tokens > 0 and (owner := self._begin_turn(quantum_tokens, held)) is not None:
             handle, num_rows = self._next_of(owner)
             if num_rows == 0:
                 self._end_turn(owner)
                 continue
-            if num_rows > budget_tokens and not self._can_split and granted:
+            if num_rows > budget_tokens and not self._can_split and (granted or is_exact):
                 break
             if self._can_split:
                 num_rows = min(num_rows, budget_tokens)
@@ -109,10 +138,10 @@ class FairQueue:
             self.withdraw(owner, handle)
         return [Grant(handle, num_rows) for (_, handle), num_rows in granted.items()]
 
-    def _begin_turn(self, quantum_tokens: int) -> Owner | None:
+    def _begin_turn(self, quantum_tokens: int, held: Identity | None) -> Owner | None:
         """Whose turn it is; those with nothing are left out from now on."""
-        while self._shares:
-            identity, share = next(iter(self._shares.items()))
+        while (identity := self._first(held)) is not None:
+            share = self._shares[identity]
             while share.flows:
                 connection, flow = next(iter(share.flows.items()))
                 if flow.waiting:
@@ -122,6 +151,17 @@ class FairQueue:
                 del share.flows[connection]
             del self._shares[identity]
         return None
+
+    def _first(self, held: Identity | None) -> Identity | None:
+        if held is not None:
+            return held if held in self._shares else None
+        return next((each for each in self._shares if each not in self._held), None)
+
+    def _count(self, identity: Identity, num_rows: int) -> None:
+        self._num_all += num_rows
+        self._num_waiting[identity] += num_rows
+        if not self._num_waiting[identity]:
+            del self._num_waiting[identity]
 
     def _next_of(self, owner: Owner) -> tuple[SequenceHandle, int]:
         """The sequence that is served next, and how many rows its owner may have now."""
@@ -137,7 +177,7 @@ class FairQueue:
         share, flow = self._at(owner)
         share.deficit_tokens -= num_rows
         flow.deficit_tokens -= num_rows
-        self.num_tokens -= num_rows
+        self._count(owner.identity, -num_rows)
         num_left = flow.waiting.pop(handle) - num_rows
         if num_left:
             flow.waiting[handle] = num_left
@@ -170,8 +210,37 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a sequence waits."""
+        """Whether a sequence waits of somebody who is not held."""
         return bool(self._verifications.num_tokens or self._chunks.num_tokens)
+
+    def is_waiting(self, identity: Identity) -> bool:
+        """Whether a sequence of an identity waits."""
+        queues = (self._verifications, self._chunks)
+        return any(queue.num_tokens_of(identity) for queue in queues)
+
+    def hold(self, identity: Identity) -> None:
+        """Leave an identity out of plans until it is let go."""
+        self._verifications.hold(identity)
+        self._chunks.hold(identity)
+
+    def let_go(self, identity: Identity) -> None:
+        """Plan with it again."""
+        self._verifications.let_go(identity)
+        self._chunks.let_go(identity)
+
+    def plan_held(self, identity: Identity, budget_tokens: int, is_exact: bool) -> list[Grant]:
+        """Rows of one who is held, verifications first; see `FairQueue.take`.
+
+        Chunks do not overtake a verification that is longer than an exact budget.
+        """
+        quantum = self._verify_tokens
+        grants = self._verifications.take(budget_tokens, quantum, identity, is_exact)
+        if not grants and self._verifications.num_tokens_of(identity):
+            return []
+        num_left = budget_tokens - sum(grant.num_rows for grant in grants)
+        if num_left < 1:
+            return grants
+        return grants + self._chunks.take(num_left, num_left, identity)
 
     def offer_verification(self, owner: Owner, handle: SequenceHandle, num_rows: int) -> None:
         """Let a sequence wait with at most `verify_tokens` rows, which run together."""

@@ -1,0 +1,1 @@
+"""Whose a device is: names and their tokens, and what each name may have."""

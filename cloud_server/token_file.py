@@ -1,0 +1,162 @@
+"""The register of names as a file: read while a cloud runs, and changed by `hat token`."""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cloud_server.core.names.tokens import Tokens, TokensError, from_text, to_text
+from process.errors import StartError, UserError
+
+_log = logging.getLogger(__name__)
+
+_MAX_BYTES = 16 << 20
+"""Of some 50,000 names; a file that is longer is none of ours."""
+
+_Version = tuple[int, int, int]
+"""When a file was changed, how long it is, and which one."""
+
+
+def default_tokens_file(environ: Mapping[str, str]) -> Path | None:
+    """Where it lies if nobody says; None where there is no home."""
+    folder = environ.get("XDG_CONFIG_HOME") or ""
+    if os.path.isabs(folder):
+        return Path(folder) / "hat" / "tokens.json"
+    with contextlib.suppress(RuntimeError):
+        return Path.home() / ".config" / "hat" / "tokens.json"
+    return None
+
+
+def read_tokens(path: Path) -> Tokens:
+    """The register of a file.
+
+    Raises:
+        UserError: it cannot be read, or is none; the message is for users.
+        FileNotFoundError: there is none.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise UserError(f"{path}: expected at most {_MAX_BYTES} bytes")
+    try:
+        return from_text(data.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected UTF-8") from error
+    except TokensError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def write_tokens(path: Path, tokens: Tokens) -> None:
+    """Replace a file as a whole, so that a reader sees the old register or the new one.
+
+    Its owner alone may read it (mode 0600).
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    data = to_text(tokens).encode()
+    try:
+        # What is a link stays one.
+        path = path.resolve()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """While others who would change the same file wait.
+
+    Raises:
+        UserError: its folder cannot be had.
+    """
+    import fcntl
+
+    folder = path.resolve().parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot use {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+class TokenFile:
+    """The register of a running cloud, read again whenever its file has changed.
+
+    A file that cannot be read, or is none, changes nothing: the names that were known stay. One
+    that is gone leaves nobody who could come with a token.
+    """
+
+    def __init__(self, path: Path, is_needed: bool) -> None:
+        self._path = path
+        self._is_needed = is_needed
+        self._version: _Version | None = None
+        self._tokens: Tokens | None = None
+
+    @property
+    def has_names(self) -> bool:
+        """Whether there is a register, so that devices are asked for tokens."""
+        return self._tokens is not None
+
+    def start(self) -> None:
+        """Read it for the first time.
+
+        Raises:
+            StartError: it cannot be used, or is needed and not there.
+        """
+        try:
+            self._version = self._look()
+            self._tokens = None if self._version is None else read_tokens(self._path)
+        except (UserError, OSError) as error:
+            raise StartError(f"the tokens file: {error}") from error
+        if self._tokens is None and self._is_needed:
+            advice = f"`hat token add NAME --tokens-file {self._path}` makes it"
+            raise StartError(f"the tokens file: no file {self._path}; {advice}")
+
+    def read(self) -> Tokens | None:
+        """The register as it is now, the same value while nothing has changed; None: there was
+        never one."""
+        try:
+            version = self._look()
+            if version == self._version:
+                return self._tokens
+            self._version = version
+            tokens = Tokens() if version is None else read_tokens(self._path)
+        except (UserError, OSError) as error:
+            _log.error("the tokens file is not used, names stay as they were: %s", error)
+            return self._tokens
+        if version is None:
+            _log.error("the tokens file %s is gone: nobody's token lets him in", self._path)
+        else:
+            _log.info("the tokens file was read again: %d names", len(tokens.entries))
+        self._tokens = tokens
+        return tokens
+
+    def _look(self) -> _Version | None:
+        try:
+            status = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino

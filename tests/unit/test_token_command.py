@@ -1,0 +1,140 @@
+"""`hat token`: names in a file, and their tokens once on the standard output."""
+
+import base64
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cloud_server.core.names.tokens import Name, digest_of
+from cloud_server.token_file import TokenFile, default_tokens_file, read_tokens
+from hat.cli import hat, run
+from process.errors import StartError
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the command finds it without a flag."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("HAT_CLOUD_TOKENS_FILE", raising=False)
+    return tmp_path / "hat" / "tokens.json"
+
+
+def _token(*arguments: str) -> tuple[str, str]:
+    """What is said on both outputs."""
+    result = CliRunner().invoke(hat, ["token", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout, result.stderr
+
+
+def test_a_token_is_printed_once_and_only_its_hash_is_kept(file: Path) -> None:
+    out, _ = _token(
+        "add", "phone", "--quota", "sessions=8,kv-tokens=64K", "--quota", "rows_per_s=9"
+    )
+    made = out.removesuffix("\n")
+    assert "\n" not in made
+    assert len(base64.urlsafe_b64decode(made.removeprefix("hat_") + "=")) == 32
+    assert made not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    entry = read_tokens(file).get(Name("phone"))
+    assert entry is not None
+    assert entry.digest == digest_of(made)
+    assert entry.quota.bounds == {"sessions": 8, "kv_tokens": 65_536, "rows_per_s": 9}
+    assert [path.name for path in file.parent.iterdir()] == ["tokens.json"], "nothing is left over"
+
+
+def test_two_tokens_are_never_the_same(file: Path) -> None:
+    assert len({_token("add", f"n{number}")[0] for number in range(20)}) == 20
+    assert len(read_tokens(file).entries) == 20
+
+
+def test_the_list_shows_names_and_no_hash(file: Path) -> None:
+    _token("add", "phone", "--expires", "2090-01-31", "--quota", "tokens_per_day=1m")
+    _token("add", "car", "--certificate")
+    _token("revoke", "car")
+    head, car, phone = _token("list")[0].splitlines()
+    assert head.split() == ["NAME", "SHOWS", "MADE", "EXPIRES", "QUOTA", "STATE"]
+    assert car.split()[:2] + car.split()[-1:] == ["car", "certificate", "revoked"]
+    for part in ("2090-01-31 00:00 UTC", "tokens_per_day=1000000", "valid"):
+        assert part in phone
+    entry = read_tokens(file).get(Name("phone"))
+    assert entry is not None
+    assert entry.digest is not None
+    assert entry.digest.hex()[:8] not in phone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("add", "a b"), "expected a name of 1 to 64"),
+        (("add", "shared"), "a meaning of its own"),
+        (("add", "x", "--quota", "sesions=1"), "expected each of connections, sessions"),
+        (("add", "x", "--quota", "sessions=1,sessions=2"), "once"),
+        (("add", "x", "--quota", "sessions=0"), "expected sessions of 1 to"),
+        (("add", "x", "--quota", "sessions"), "expected a number"),
+        (("add", "x", "--expires", "soon"), "90d, 12h, 30m, 4w or a day"),
+        (("add", "x", "--expires", "2020-01-01"), "a day to come"),
+        (("list",), "`hat token add NAME` makes it"),
+        (("revoke", "x"), "`hat token add NAME` makes it"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(
+    arguments: tuple[str, ...], words: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["token", *arguments]) in (1, 2)
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+    assert not file.exists()
+
+
+def test_a_name_is_added_once_and_revoked_once(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _token("add", "phone")
+    before = file.read_text()
+    assert run(["token", "add", "phone"]) == 1
+    assert "`hat token revoke` ends it first" in capsys.readouterr().err
+    assert file.read_text() == before
+    _token("revoke", "phone")
+    assert run(["token", "revoke", "phone"]) == 1
+    _token("add", "phone")
+
+
+def test_a_file_behind_a_link_is_replaced_and_the_link_stays(file: Path, tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere" / "names.json"
+    link = tmp_path / "link.json"
+    link.symlink_to(real)
+    _token("add", "phone", "--tokens-file", str(link))
+    assert link.is_symlink()
+    assert len(read_tokens(real).entries) == 1
+
+
+def test_a_cloud_that_is_told_a_file_needs_it_and_the_usual_one_may_come_later(
+    file: Path,
+) -> None:
+    with pytest.raises(StartError, match="hat token add NAME --tokens-file"):
+        TokenFile(file, is_needed=True).start()
+    usual = TokenFile(file, is_needed=False)
+    usual.start()
+    assert (usual.read(), usual.has_names) == (None, False)
+    _token("add", "phone")
+    tokens = usual.read()
+    assert tokens is not None
+    assert list(tokens.entries) == ["phone"]
+    assert usual.read() is tokens, "nothing has changed"
+
+
+def test_a_file_that_cannot_be_read_ends_the_start(file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("{}")
+    with pytest.raises(StartError, match="expected an object with version 1"):
+        TokenFile(file, is_needed=False).start()
+
+
+def test_the_usual_file_is_in_the_configuration_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert default_tokens_file({}) == Path("/home/somebody/.config/hat/tokens.json")
+    assert default_tokens_file({"XDG_CONFIG_HOME": "relative"}) == default_tokens_file({})
+    assert default_tokens_file(os.environ) != default_tokens_file({})
