@@ -20,6 +20,7 @@ from cloud_server.number_format import NAMES
 from cloud_server.token_file import TokenFile
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
+from process.program.build import built_here
 from process.world import Clock, Randomness
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.coding_file import read_channel_scales
@@ -76,6 +77,7 @@ class CloudServer:
         )
         self._port = config.port
         self.metrics = Metrics(verify_tokens(config))
+        self._tell_build("not loaded yet")
         self.daemon: CloudDaemon | None = None
 
     @property
@@ -134,6 +136,7 @@ class CloudServer:
             names=None if self.token_file is None else self._names_now,
         )
         self.metrics.watch_names(self.daemon.name_figures)
+        self._tell_build(NAMES[loaded.engine.dtype])
         _log.info("%s", self._announcement(loaded, host_tokens))
 
     def _names_now(self) -> NamesNow:
@@ -157,6 +160,11 @@ class CloudServer:
         has_ended = await self._engine.stop(0.0 if self.daemon is None else _STOP_ENGINE_S)
         await self._runner.cleanup()
         return has_ended
+
+    def _tell_build(self, number_format: str) -> None:
+        engine = self._config.engine
+        build = {**built_here(), "engine": engine, "number_format": number_format}
+        self.metrics.tell_build(build)
 
     @property
     def _address(self) -> str:

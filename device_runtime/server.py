@@ -50,6 +50,7 @@ from device_runtime.text.control_tokens import ControlTokens
 from device_runtime.text.tokenizer import load_tokenizer
 from device_runtime.thinking.marks import marks_of
 from process.errors import StartError, system_reason
+from process.program.build import built_here
 from process.program.exposure import is_loopback
 from process.sockets.binding import keep_to_oneself
 from process.world import World
@@ -282,7 +283,7 @@ def _service(
         call_layout=layout if config.tool_format == "auto" else LAYOUTS[config.tool_format],
         telling=telling,
         model=model,
-        metrics=Metrics(model.id, runtime.admission, link, world.clock),
+        metrics=Metrics(model.id, runtime.admission, link, world.clock, _build(config)),
         clock=world.clock,
         unix_clock=world.unix_clock,
         max_side_by_side=config.max_num_seqs,
@@ -309,6 +310,12 @@ def _lone_answers(bundle: Bundle) -> LoneAnswers:
         draft_tokens=quality.draft_tokens,
         acceptance=None if share is None else round(share, 3),
     )
+
+
+def _build(config: DeviceConfig) -> dict[str, str]:
+    """What runs here, for its metrics; torch computes in float32 here."""
+    number_format = config.weights if config.engine == "onnx" else "float32"
+    return {**built_here(), "engine": config.engine, "number_format": number_format}
 
 
 def _sampling(config: DeviceConfig, bundle: Bundle) -> SamplingDefaults:

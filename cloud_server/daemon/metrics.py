@@ -2,7 +2,16 @@
 
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 
 from cloud_server.core.actions import Step, StepWork
 from cloud_server.core.config import CoreFigures
@@ -33,6 +42,9 @@ class Metrics:
         self._verify_tokens = verify_tokens
         self._registry = CollectorRegistry()
         self._names = NameMetrics(self._registry)
+        self._build = Info("hat_build", "The program that runs here.", registry=self._registry)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
         self._gauges = {
             name: Gauge(name, about, namespace=_PREFIX, registry=self._registry)
             for name, about in _GAUGES.items()
@@ -78,6 +90,10 @@ class Metrics:
     def watch_names(self, figures: Callable[[], Mapping[Name, NameFigures]]) -> None:
         """Show the load by name too, as it is when a page is rendered."""
         self._names.figures = figures
+
+    def tell_build(self, build: Mapping[str, str]) -> None:
+        """What runs here, in place of what was told before: version, commit, engine, format."""
+        self._build.info({"side": "cloud", **build})
 
     def count_step(self, step: Step, seconds: float) -> None:
         """A step ran."""
@@ -141,5 +157,5 @@ _GAUGES = {
     "detached_sessions": "Sessions that wait for their device to come back.",
     "host_sessions": "Idle sessions in host memory, or on the way there or back.",
     "host_cache_tokens": "KV positions in host memory.",
-    "host_cache_capacity_tokens": "KV positions that it may hold.",
+    "host_cache_capacity_tokens": "KV positions that host memory may hold.",
 }

@@ -1,11 +1,22 @@
 """What Prometheus may read: counts and times under vLLM's names with the prefix `hat_`."""
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 
+from chunking.estimates import Estimates
 from device_runtime.api.figures import PhaseSeconds, phases_of
 from device_runtime.generation.stats import GenerationStats
 from device_runtime.link.link import Link
@@ -48,12 +59,52 @@ _TIMES = {
 """Times by the buckets of their histograms: vLLM's names without `_seconds`, its definitions."""
 
 
-_KNOWN_OF_LINK = (
-    ("link_delay_seconds", "Round trip of the empty link.", "delay_s"),
-    ("link_uplink_bytes_per_second", "Rate of the way up.", "uplink_bytes_per_s"),
-    ("link_downlink_bytes_per_second", "Rate of the way down.", "downlink_bytes_per_s"),
-    ("cloud_queue_seconds", "Wait in the cloud before a step.", "cloud_queue_s"),
+_Known = Callable[[Estimates], float | None]
+
+_ESTIMATES: Final[tuple[tuple[str, str, _Known], ...]] = (
+    ("link_delay_seconds", "Round trip of the empty link.", lambda known: known.delay_s),
+    (
+        "link_uplink_bytes_per_second",
+        "Rate of the way up.",
+        lambda known: known.uplink_bytes_per_s,
+    ),
+    (
+        "link_downlink_bytes_per_second",
+        "Rate of the way down.",
+        lambda known: known.downlink_bytes_per_s,
+    ),
+    (
+        "cloud_queue_seconds",
+        "Wait in the cloud before a step.",
+        lambda known: known.cloud_queue_s,
+    ),
+    (
+        "estimated_cloud_step_fixed_seconds",
+        "What a step of the cloud takes beside its rows.",
+        lambda known: known.cloud_step and known.cloud_step.fixed_s,
+    ),
+    (
+        "estimated_cloud_step_token_seconds",
+        "What a step of the cloud takes for each of its rows.",
+        lambda known: known.cloud_step and known.cloud_step.token_s,
+    ),
+    (
+        "estimated_prefill_fixed_seconds",
+        "What the device's part of a chunk takes beside its tokens.",
+        lambda known: known.prefill and known.prefill.fixed_s,
+    ),
+    (
+        "estimated_prefill_token_seconds",
+        "What the device's part of a chunk takes for each of its tokens.",
+        lambda known: known.prefill and known.prefill.token_s,
+    ),
+    (
+        "estimated_draft_token_seconds",
+        "What it takes to draft a token.",
+        lambda known: known.draft_token_s,
+    ),
 )
+"""What the planner goes by: a name, what it is, and where it stands among the estimates."""
 
 
 class Load(Protocol):
@@ -71,12 +122,27 @@ class Load(Protocol):
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own. One generation is one choice."""
+    """All metrics of one server, in a registry of their own. One generation is one choice.
 
-    def __init__(self, model_name: str, load: Load, link: Link, clock: Clock) -> None:
+    `build` are labels of `hat_build_info`: version, commit, engine, number format.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        load: Load,
+        link: Link,
+        clock: Clock,
+        build: Mapping[str, str] | None = None,
+    ) -> None:
         self.clock = clock
         self._registry = CollectorRegistry()
         self._model_name = model_name
+        self._link = link
+        about = Info("hat_build", "The program that runs here.", registry=self._registry)
+        about.info({_LABEL: model_name, "side": "device", **(build or {})})
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
         running = self._gauge("num_requests_running", "Generations running.")
         running.set_function(lambda: load.num_running)
         waiting = self._gauge("num_requests_waiting", "Generations waiting.")
@@ -88,11 +154,50 @@ class Metrics:
             "prefix_cache_queries", "Prompt tokens that were looked for in the caches."
         )
         self.reused_tokens = self._counter(
-            "prefix_cache_hits", "As many of them as were there and did not go up."
+            "prefix_cache_hits", "Prompt tokens that the caches had, and that did not go up."
         )
+        self._ended = Counter(
+            "hat_request_success",
+            "Generations ended, by reason (abort: the client left; error: it failed).",
+            [_LABEL, "finished_reason"],
+            registry=self._registry,
+        )
+        for reason in ("stop", "length", "abort", "error"):
+            self._ended.labels(model_name, reason)
+        self._times = {
+            name: self._histogram(f"{name}_seconds", text, buckets)
+            for buckets, times in _TIMES.items()
+            for name, text in times.items()
+        }
+        self._add_drafts()
+        self._add_work()
+        self._add_alone()
+
+    def _add_link(self, link: Link) -> None:
+        """What is known of the link when a page is rendered; NaN until it has been measured."""
+        connected = self._gauge("link_connected", "1 while there is a cloud, else 0.")
+        connected.set_function(lambda: link.status.is_connected)
+        made = self._gauge("link_num_connections", "How often the link was made.")
+        made.set_function(lambda: link.num_connections)
+        self._reconnects = self._counter(
+            "link_reconnects", "Times the link was made again after it was lost."
+        )
+        self._num_reconnects = 0
+        lanes = self._gauge("link_num_lanes", "Further connections to the cloud, for prompts.")
+        lanes.set_function(lambda: link.num_lanes)
+        for name, about, known in _ESTIMATES:
+            gauge = self._gauge(name, f"{about} As the planner estimates it.")
+            gauge.set_function(partial(_estimated, link, known))
+
+    def _add_drafts(self) -> None:
+        """Counters of drafted tokens: in all, by their place, by what drafted them."""
         self._drafts = self._counter("spec_decode_num_drafts", "Verifications of drafted tokens.")
-        self._drafted = self._counter("spec_decode_num_draft_tokens", "Drafted tokens.")
-        self._accepted = self._counter("spec_decode_num_accepted_tokens", "Accepted ones.")
+        self._drafted = self._counter(
+            "spec_decode_num_draft_tokens", "Tokens drafted for verifications."
+        )
+        self._accepted = self._counter(
+            "spec_decode_num_accepted_tokens", "Drafted tokens that became text."
+        )
         self._accepted_by_position = Counter(
             "hat_spec_decode_num_accepted_tokens_per_pos",
             "Accepted tokens by their place in the draft.",
@@ -108,39 +213,18 @@ class Metrics:
             )
             for what in ("drafted", "accepted")
         }
-        self._ended = Counter(
-            "hat_request_success",
-            "Generations ended, by reason (abort: the client left; error: it failed).",
-            [_LABEL, "finished_reason"],
-            registry=self._registry,
-        )
-        for reason in ("stop", "length", "abort", "error"):
-            self._ended.labels(model_name, reason)
-        self._times = {
-            name: self._histogram(f"{name}_seconds", text, buckets)
-            for buckets, times in _TIMES.items()
-            for name, text in times.items()
-        }
-        self._add_work()
-        self._add_alone()
-
-    def _add_link(self, link: Link) -> None:
-        """What is known of the link when a page is rendered; NaN until it has been measured."""
-        connected = self._gauge("link_connected", "1 while there is a cloud, else 0.")
-        connected.set_function(lambda: link.status.is_connected)
-        made = self._gauge("link_num_connections", "How often the link was made.")
-        made.set_function(lambda: link.num_connections)
-        lanes = self._gauge("link_num_lanes", "Further connections to the cloud, for prompts.")
-        lanes.set_function(lambda: link.num_lanes)
-        for name, about, field in _KNOWN_OF_LINK:
-            known = self._gauge(name, about)
-            known.set_function(partial(_known, link, field))
 
     def _add_work(self) -> None:
         """Counters of rounds, bytes and phases, which vLLM has no names for."""
         self._rounds = self._counter("rounds", "Verifications, of an empty draft as well.")
+        self._recoveries = self._counter(
+            "replays",
+            "Times a running answer opened its session anew and sent again what the cloud lacked.",
+        )
         self._behind = self._counter("pipelined_rows", "Rows sent behind an undecided draft.")
-        self._stale = self._counter("stale_rows", "As many of them as were of no use.")
+        self._stale = self._counter(
+            "stale_rows", "Rows sent behind an undecided draft and of no use."
+        )
         self._bytes_up = self._counter("uplink_bytes", "Bytes sent to the cloud.")
         self._bytes_down = self._counter("downlink_bytes", "Bytes received from the cloud.")
         self._saved_up = self._counter(
@@ -185,6 +269,7 @@ class Metrics:
             self._alone.inc()
             self._alone_tokens.inc(stats.num_output_tokens)
         self._rounds.inc(stats.num_rounds)
+        self._recoveries.inc(stats.num_recoveries)
         self._behind.inc(stats.num_behind_rows)
         self._stale.inc(stats.num_stale_rows)
         self._bytes_up.inc(stats.bytes_up)
@@ -209,6 +294,9 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""
+        num_reconnects = max(0, self._link.num_connections - 1)
+        self._reconnects.inc(num_reconnects - self._num_reconnects)
+        self._num_reconnects = num_reconnects
         return generate_latest(self._registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
@@ -226,8 +314,8 @@ class Metrics:
         return histogram.labels(self._model_name)
 
 
-def _known(link: Link, field: str) -> float:
-    value: float | None = getattr(link.monitor.estimates(0), field)
+def _estimated(link: Link, known: _Known) -> float:
+    value = known(link.monitor.estimates(0))
     return math.nan if value is None else value
 
 
