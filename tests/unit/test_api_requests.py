@@ -94,6 +94,13 @@ def test_fields_of_one_kind_of_request_are_checked_too(kind, name, value):
     assert (refusal(kind, **{name: value}).param or "").startswith(name)
 
 
+def test_a_field_is_named_beside_half_a_character_too():
+    body = rb'{"messages": [{"role": "user", "content": "\ud83d"}], "temperature": "warm"}'
+    with pytest.raises(ApiError) as caught:
+        decode_request(body, ChatRequest)
+    assert (caught.value.status, caught.value.param) == (400, "temperature")
+
+
 def test_an_error_about_a_range_says_what_came():
     assert refusal(ChatRequest, temperature=3.5).message == (
         "temperature: expected `float` <= 2.0, got 3.5"

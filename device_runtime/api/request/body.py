@@ -326,7 +326,7 @@ def decode_request(body: bytes, kind: type[RequestT]) -> RequestT:
                 raise
             return _decode(repaired, kind)
     except msgspec.ValidationError as error:
-        raise _described(str(error), body) from error
+        raise _described(str(error), with_whole_characters(body)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"the request body is not valid JSON: {error}"
         raise invalid(None, message, code="invalid_json") from error
