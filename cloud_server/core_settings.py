@@ -71,6 +71,7 @@ def core_settings(
         target_step_s=config.target_step_s,
         steps_in_flight=steps_in_flight(engine),
         takes_taps=engine.takes_taps,
+        takes_traces=True,
         codecs=_codecs(config),
         tables=_tables(scales, dtype),
         verify_tokens=verify_tokens(config),

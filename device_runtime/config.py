@@ -49,6 +49,15 @@ def _websocket_url(value: str) -> str | None:
     return None if usable else expected
 
 
+def _http_url(value: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = None
+    return None if usable else "a URL like http://127.0.0.1:4318"
+
+
 def _names(value: tuple[str, ...]) -> str | None:
     return None if all(name.strip() for name in value) else "names that are not empty"
 
@@ -241,6 +250,12 @@ class DeviceConfig:
     """Of one answer all tokens are the model's or none is: one that has begun waits as ever."""
     heartbeat_s: float = seconds(
         10.0, "Seconds of silence after which the link to the cloud counts as lost.", 1, 3600
+    )
+    otlp_endpoint: str | None = setting(
+        None,
+        "Collector that spans of requests go to (OTLP over HTTP), without prompts and tokens; left "
+        "out: what OTEL_EXPORTER_OTLP_ENDPOINT names, else none.",
+        check=_http_url,
     )
     log_level: LogLevel = least_level("info")
     log_format: LogFormat = line_format("text")

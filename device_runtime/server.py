@@ -26,6 +26,15 @@ from device_runtime.api.manners.origins import is_host_pattern
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import FILE, SamplingDefaults, sampling_defaults
 from device_runtime.api.service import AccessRules, ModelCard, Service
+from device_runtime.api.spans import (
+    NO_SPANS,
+    NOT_INSTALLED,
+    VARIABLES,
+    Spans,
+    can_export,
+    collector_of,
+    spans_to,
+)
 from device_runtime.calling.layouts import LAYOUTS
 from device_runtime.calling.probing import find_calls
 from device_runtime.config import DeviceConfig
@@ -116,6 +125,7 @@ async def serve_device(
         )
         stack.push_async_callback(runtime.close)
         service = _service(config, bundle, runtime, link, access, world)
+        stack.push_async_callback(asyncio.to_thread, service.spans.close)
         stack.callback(service.text_work.close)
         stack.callback(service.template.close)
         runtime.start()
@@ -296,6 +306,7 @@ def _service(
             tokenizer.special_ids,
             world.clock,
         ),
+        spans=_spans(config, model, world),
         control_tokens=ControlTokens(tokenizer) if config.sanitize_control_tokens else None,
         lossy_codecs=lambda: link.lossy_codecs,
         lone_answers=_lone_answers(bundle) if runtime.may_answer_alone else None,
@@ -310,6 +321,23 @@ def _lone_answers(bundle: Bundle) -> LoneAnswers:
         draft_tokens=quality.draft_tokens,
         acceptance=None if share is None else round(share, 3),
     )
+
+
+def _spans(config: DeviceConfig, model: ModelCard, world: World) -> Spans:
+    """What tells a collector of requests, if one is named.
+
+    Raises:
+        StartError: what that needs is not installed.
+    """
+    collector = collector_of(config.otlp_endpoint, os.environ)
+    if collector is None:
+        return NO_SPANS
+    if config.otlp_endpoint is None and not can_export():
+        # The environment may be meant for other programs.
+        _log.warning("%s names a collector, but %s", VARIABLES[1], NOT_INSTALLED)
+        return NO_SPANS
+    _log.info("spans of requests go to %s, without prompts and tokens", urlsplit(collector).netloc)
+    return spans_to(collector, model.id, world.clock, world.unix_clock)
 
 
 def _build(config: DeviceConfig) -> dict[str, str]:

@@ -30,6 +30,7 @@ from wire.messages import (
     Reply,
     SessionId,
     States,
+    Trace,
     Want,
     Welcome,
 )
@@ -52,6 +53,7 @@ class MessageType(IntEnum):
     JOIN = 10
     PIECE = 11
     JOINED = 12
+    TRACE = 13
 
 
 class MessageSide(Enum):
@@ -73,13 +75,14 @@ FAULT: Final = Struct("<BHId")
 JOIN: Final = Struct("<BH16s")
 PIECE: Final = Struct("<BIII")
 JOINED: Final = Struct("<B")
+TRACE: Final = Struct("<BI16s")
 
 _RESERVED_CODEC: Final = 1
 
 
 def side_of(message: Message) -> MessageSide:
     """The only side that may send this message (rule W2)."""
-    if isinstance(message, Hello | Open | States | Close | Join | Piece):
+    if isinstance(message, Hello | Open | States | Close | Join | Piece | Trace):
         return MessageSide.DEVICE
     return MessageSide.CLOUD
 
@@ -110,7 +113,7 @@ def decode(frame: Frame) -> Message:
     if not view:
         _refuse("expected at least 1 byte, got 0")
     if view[0] not in _DECODERS:
-        _refuse(f"expected a message type of 1 to 12, got {view[0]}")
+        _refuse(f"expected a message type of 1 to 13, got {view[0]}")
     header, has_tail, build = _DECODERS[view[0]]
     if len(view) < header.size or (len(view) > header.size and not has_tail):
         least = "at least " if has_tail else ""
@@ -142,7 +145,7 @@ def _encode(message: Message) -> bytes:
             return b"".join((_states_header(m), m.payload))
         case Reply() as m:
             return b"".join((_reply_header(m), m.payload))
-        case Opened() | Close() | Credit() | Joined():
+        case Opened() | Close() | Credit() | Joined() | Trace():
             return _encode_short(message)
         case Fault() as m:
             header = FAULT.pack(MessageType.FAULT, m.code, m.session, m.retry_after_s)
@@ -154,7 +157,7 @@ def _encode(message: Message) -> bytes:
             return b"".join((header, m.part))
 
 
-def _encode_short(message: Opened | Close | Credit | Joined) -> bytes:
+def _encode_short(message: Opened | Close | Credit | Joined | Trace) -> bytes:
     """The messages that are a header alone."""
     match message:
         case Opened() as m:
@@ -165,6 +168,8 @@ def _encode_short(message: Opened | Close | Credit | Joined) -> bytes:
             return CREDIT.pack(MessageType.CREDIT, m.limit_tokens)
         case Joined():
             return JOINED.pack(MessageType.JOINED)
+        case Trace() as m:
+            return TRACE.pack(MessageType.TRACE, m.session, m.trace_id)
 
 
 def _hello_header(hello: Hello) -> bytes:
@@ -321,6 +326,10 @@ def _joined(header: tuple[Any, ...], tail: memoryview) -> Joined:
     return Joined()
 
 
+def _trace(header: tuple[Any, ...], tail: memoryview) -> Trace:
+    return Trace(*header)
+
+
 def _piece(header: tuple[Any, ...], tail: memoryview) -> Piece:
     sequence, length, offset = header
     return Piece(sequence, length, offset, tail)
@@ -347,4 +356,5 @@ _DECODERS: Final[dict[int, tuple[Struct, bool, _Builder]]] = {
     MessageType.JOIN: (JOIN, True, _join),
     MessageType.PIECE: (PIECE, True, _piece),
     MessageType.JOINED: (JOINED, False, _joined),
+    MessageType.TRACE: (TRACE, False, _trace),
 }

@@ -15,6 +15,7 @@ from wire.handshake import check_welcome
 from wire.limits import RowLimits
 from wire.messages import (
     NO_SESSION,
+    Ability,
     Close,
     Codec,
     Credit,
@@ -29,6 +30,7 @@ from wire.messages import (
     Reply,
     SessionId,
     States,
+    Trace,
     Welcome,
 )
 
@@ -86,6 +88,8 @@ class DeviceConnection:
                 self._send_states(message)
             case Close() if self.phase is Phase.OPEN:
                 self._num_taps.pop(message.session, None)
+            case Trace() if self.phase is Phase.OPEN and _has_traces(self._row_limits().codecs):
+                pass
             case _:
                 raise LocalProtocolError(FaultCode.BAD_FRAME, _out_of_place(message, self.phase))
 
@@ -208,6 +212,8 @@ class CloudConnection:
                 self._credit.receive(message.num_rows)
             case Close() if self.phase is Phase.OPEN:
                 pass
+            case Trace() if self.phase is Phase.OPEN and _has_traces(self._rows.codecs):
+                pass
             case _:
                 raise RemoteProtocolError(FaultCode.BAD_FRAME, _out_of_place(message, self.phase))
 
@@ -243,6 +249,11 @@ def _check_taps(
     """Taps are asked for only where both sides have said that they know them (rule W38)."""
     if message.taps and not codecs >> Codec.TAPPED & 1:
         raise error(FaultCode.BAD_FRAME, "expected an Open without taps on this connection")
+
+
+def _has_traces(codecs: int) -> bool:
+    """Whether both sides have said that they know them (rule W52)."""
+    return bool(codecs >> Ability.TRACES & 1)
 
 
 def _out_of_place(message: Message, phase: Phase) -> str:

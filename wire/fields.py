@@ -13,6 +13,7 @@ from wire.limits import (
     MAX_TAPS,
     MIN_PIECE_BYTES,
     TAPS_BYTES,
+    TRACE_BYTES,
 )
 from wire.messages import (
     NO_SESSION,
@@ -29,6 +30,7 @@ from wire.messages import (
     Piece,
     Reply,
     States,
+    Trace,
     Welcome,
 )
 
@@ -51,8 +53,8 @@ def broken_rule(message: Message) -> str | None:
             return _reply(message)
         case Fault():
             return _fault(message)
-        case Opened() | Close():
-            return _named_session(message.session)
+        case Opened() | Close() | Trace():
+            return _named_session(message.session) or _trace(message)
         case Join() | Piece():
             return _join(message) if isinstance(message, Join) else _piece(message)
         case Credit() | Joined():
@@ -93,6 +95,14 @@ def _piece(piece: Piece) -> str | None:
     if num_bytes < MIN_PIECE_BYTES and end < piece.length:
         return f"expected a part of at least {MIN_PIECE_BYTES} bytes, got {num_bytes}"
     return None
+
+
+def _trace(message: Opened | Close | Trace) -> str | None:
+    if not isinstance(message, Trace):
+        return None
+    if len(message.trace_id) == TRACE_BYTES and any(message.trace_id):
+        return None
+    return f"expected a trace id of {TRACE_BYTES} bytes, not all 0, got {len(message.trace_id)}"
 
 
 def _welcome(welcome: Welcome) -> str | None:

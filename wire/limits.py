@@ -9,6 +9,7 @@ ITEM_BYTES = {Dtype.FP32: 4, Dtype.FP16: 2, Dtype.BF16: 2}
 
 FINGERPRINT_BYTES = 32
 KEY_BYTES = 16
+TRACE_BYTES = 16
 
 MAX_CREDENTIAL_BYTES = 1024
 """Room for a bearer token; a shared secret is far shorter."""

@@ -57,6 +57,8 @@ class Ability(IntEnum):
     """A Hello's fingerprint is that of the middle layers alone (rule W12)."""
     QUOTAS = 12
     """Faults may have the code QUOTA (rule W51)."""
+    TRACES = 13
+    """A device may say which request a session's work is for (rule W52)."""
 
 
 class Want(IntEnum):
@@ -246,6 +248,17 @@ class Piece:
     part: Payload
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Device to cloud: what comes in a session from here on is for the request of this id.
+
+    `trace_id` is 16 bytes, not all zero, for the logs of both sides and for nothing else.
+    """
+
+    session: SessionId
+    trace_id: bytes
+
+
 Message = (
     Hello
     | Welcome
@@ -259,4 +272,5 @@ Message = (
     | Join
     | Joined
     | Piece
+    | Trace
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 from wire.errors import FaultCode
-from wire.messages import Codec, Message, Payload, Want
+from wire.messages import Codec, Message, Payload, SessionId, Want
 
 ConnectionId = NewType("ConnectionId", int)
 """A socket's number, chosen by the shell and never used again."""
@@ -32,6 +32,8 @@ class Send:
     message: Message
     codec: Codec = Codec.RAW
     """What a Reply's rows are to be coded in, where that makes them shorter."""
+    trace_id: bytes = b""
+    """Of a session's Fault: the request that the session was working for, if its device said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,16 @@ class Unpack:
     call: Callable[[], Payload]
 
 
-Action = Send | CloseConnection | Unpack
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A device has said which request a session, live or not, works for: something for a log."""
+
+    connection: ConnectionId
+    session: SessionId
+    trace_id: bytes
+
+
+Action = Send | CloseConnection | Unpack | Traced
 
 
 @dataclass(frozen=True, slots=True)

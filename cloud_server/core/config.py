@@ -63,6 +63,8 @@ class CoreConfig:
     queue_deadline_s: float = 30.0
     """A new session is refused when its first rows would wait longer."""
     handshake_timeout_s: float = 10.0
+    takes_traces: bool = False
+    """Whether devices may say which request a session's work is for (rule W52)."""
     takes_taps: bool = False
     """Whether the engine gives rows of further depths to sessions that ask for them."""
     middle_fingerprint: bytes = b""
@@ -102,6 +104,7 @@ class CoreConfig:
         """What rows look like here."""
         codecs = self.codecs | self.takes_taps << Codec.TAPPED
         codecs |= bool(self.max_lanes) << Ability.LANES | 1 << Ability.QUOTAS
+        codecs |= self.takes_traces << Ability.TRACES
         return RowLimits(self.hidden_size, self.dtype, self.max_frame_tokens, codecs)
 
     def most_sessions(self, is_alone: bool) -> int:

@@ -165,7 +165,7 @@ class CloudCore:
             return []
         link.busy_s = now
         try:
-            link.wire.receive(message)
+            self._links.receive(link, message)
             match message:
                 case Hello():
                     idle = self._greeter.greet(link, message, now)

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cloud_server.core.actions import Action, CloseConnection, ConnectionId, Identity, Send, Unpack
+from cloud_server.core.actions import (
+    Action,
+    CloseConnection,
+    ConnectionId,
+    Identity,
+    Send,
+    Traced,
+    Unpack,
+)
 from cloud_server.core.admission import AdmissionError
 from cloud_server.core.names.people import Person
 from cloud_server.core.session import Piece, Session
@@ -23,6 +31,7 @@ from wire.messages import (
     Payload,
     SessionId,
     States,
+    Trace,
 )
 
 _STATES = bytes([MessageType.STATES])
@@ -164,6 +173,19 @@ class Links:
             if self._greeted[link.identity] == 0:
                 del self._greeted[link.identity]
 
+    def receive(self, link: Link, message: Message) -> None:
+        """Check a message against the rules of its connection; what a session is for is noted.
+
+        Raises:
+            RemoteProtocolError: it breaks one.
+        """
+        link.wire.receive(message)
+        if isinstance(message, Trace):
+            session = link.sessions.get(message.session)
+            if session is not None:
+                session.trace_id = message.trace_id
+            self._outbox.append(Traced(link.connection, message.session, message.trace_id))
+
     def send(self, link: Link, message: Message, codec: Codec = Codec.RAW) -> None:
         """Have a message sent, behind those before it; a Reply's rows in this codec."""
         if isinstance(message, Fault):
@@ -171,7 +193,9 @@ class Links:
                 self._note_refusal(link.identity)
             message = _as_known(message, link.wire.codecs)
         link.wire.send(message)
-        self._outbox.append(Send(link.connection, message, codec))
+        ended = link.sessions.get(message.session) if isinstance(message, Fault) else None
+        trace_id = b"" if ended is None else ended.trace_id
+        self._outbox.append(Send(link.connection, message, codec, trace_id))
 
     def refuse(
         self,

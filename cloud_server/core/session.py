@@ -109,6 +109,8 @@ class Session:
         self.number = SessionId(0)
         self.quiet_since_s = 0.0
         self.has_run = False
+        self.trace_id = b""
+        """Of the request that it works for, if its device said so since it was attached."""
         self.taps: tuple[int, ...] = ()
         """After how many of the engine's layers its Replies have further rows."""
         self.num_queued_tokens = 0
@@ -187,6 +189,7 @@ class Session:
     def attach(self, owner: Owner, number: SessionId, now: float) -> None:
         """Belong to a connection, under its number; epochs begin anew."""
         self.owner, self.number, self.is_attached = owner, number, True
+        self.trace_id = b""
         self.quiet_since_s = now
         self._epoch = 0
 

@@ -17,6 +17,7 @@ from cloud_server.core.actions import (
     Send,
     Step,
     StepOutcome,
+    Traced,
     Unpack,
 )
 from cloud_server.core.config import CoreConfig, CoreFigures
@@ -292,6 +293,10 @@ class CloudDaemon:
                     task = self._loop.create_task(self._unpack(action))
                     self._unpacking.add(task)
                     task.add_done_callback(self._unpacking.discard)
+                case Traced(number, session, trace_id):
+                    _log.debug(
+                        "connection %d, session %d: trace %s", number, session, trace_id.hex()
+                    )
                 case CloseConnection():
                     connection = self._connections.get(action.connection)
                     if connection is not None:
@@ -309,11 +314,11 @@ class CloudDaemon:
             assert person is not None, "it was let in"
             connection.host.greeted(isinstance(message, Joined), person)
         if isinstance(message, Fault):
-            self._note_fault(number, connection, message)
+            self._note_fault(connection, action, message)
         if not connection.send(self._encoder.frame(message, action.codec)):
             _log.warning("connection %d cut: it does not read what it asked for", number)
 
-    def _note_fault(self, number: ConnectionId, connection: Connection, fault: Fault) -> None:
+    def _note_fault(self, connection: Connection, action: Send, fault: Fault) -> None:
         self._metrics.count_fault(fault.code)
         if fault.code is FaultCode.QUOTA:
             connection.host.limited()
@@ -322,11 +327,12 @@ class CloudDaemon:
             return
         self._faults.say(
             logging.INFO,
-            "connection %d, session %d: %s (%s)",
-            number,
+            "connection %d, session %d: %s (%s)%s",
+            action.connection,
             fault.session,
             fault.code.name,
             fault.message,
+            f", trace {action.trace_id.hex()}" if action.trace_id else "",
         )
 
     def _pump_soon(self) -> None:

@@ -81,22 +81,22 @@ _ESTIMATES: Final[tuple[tuple[str, str, _Known], ...]] = (
     (
         "estimated_cloud_step_fixed_seconds",
         "What a step of the cloud takes beside its rows.",
-        lambda known: known.cloud_step and known.cloud_step.fixed_s,
+        lambda known: known.cloud_step.fixed_s if known.cloud_step else None,
     ),
     (
         "estimated_cloud_step_token_seconds",
         "What a step of the cloud takes for each of its rows.",
-        lambda known: known.cloud_step and known.cloud_step.token_s,
+        lambda known: known.cloud_step.token_s if known.cloud_step else None,
     ),
     (
         "estimated_prefill_fixed_seconds",
         "What the device's part of a chunk takes beside its tokens.",
-        lambda known: known.prefill and known.prefill.fixed_s,
+        lambda known: known.prefill.fixed_s if known.prefill else None,
     ),
     (
         "estimated_prefill_token_seconds",
         "What the device's part of a chunk takes for each of its tokens.",
-        lambda known: known.prefill and known.prefill.token_s,
+        lambda known: known.prefill.token_s if known.prefill else None,
     ),
     (
         "estimated_draft_token_seconds",

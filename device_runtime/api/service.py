@@ -11,6 +11,7 @@ from device_runtime.api.errors import ApiError
 from device_runtime.api.figures import LoneAnswers
 from device_runtime.api.metrics import Metrics
 from device_runtime.api.request.sampling import SamplingDefaults
+from device_runtime.api.spans import NO_SPANS, Spans
 from device_runtime.api.text_work import TextWork
 from device_runtime.calling.layouts import GENERIC, Layout
 from device_runtime.calling.probing import IN_WORDS, Telling
@@ -112,6 +113,8 @@ class Service:
     """Seconds since 1970, for the dates of answers."""
     access: AccessRules = AccessRules()
     timing: Timing = Timing()
+    spans: Spans = NO_SPANS
+    """What tells a collector of requests."""
     drain: Drain = field(default_factory=Drain)
     text_work: TextWork = field(default_factory=TextWork)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)

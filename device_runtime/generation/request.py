@@ -61,6 +61,8 @@ class GenerationRequest:
     is_let_in: bool = False
     is_remembered: bool = True
     grammar: Grammar | None = None
+    trace_id: bytes = b""
+    """16 bytes that name the request in the logs of both sides; empty: it has no such name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class LinkConfig:
         model = self.model
         names_middle = names_middle and bool(model.middle_fingerprint)
         abilities = wants_lanes << Ability.LANES | names_middle << Ability.MIDDLE
-        abilities |= 1 << Ability.QUOTAS
+        abilities |= 1 << Ability.QUOTAS | 1 << Ability.TRACES
         rows = TAPPED_CODECS if wants_taps else SUPPORTED_CODECS
         return Hello(
             min_version=MIN_VERSION,

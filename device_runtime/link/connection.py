@@ -11,7 +11,7 @@ from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import CLOSE_S, Patience
 from device_runtime.link.lanes import LanePlan, Lanes
 from device_runtime.link.meter import LinkMeter
-from device_runtime.link.outbox import Outbox
+from device_runtime.link.outbox import Control, Outbox
 from device_runtime.link.session import (
     LinkSession,
     SessionName,
@@ -27,6 +27,7 @@ from wire.errors import FaultCode, RemoteProtocolError
 from wire.limits import KEY_BYTES
 from wire.messages import (
     NO_SESSION,
+    Ability,
     Close,
     Codec,
     Dtype,
@@ -96,6 +97,7 @@ class LinkConnection:
         self.dtype = Dtype.FP32
         self.coding = coding
         self._taps = 0
+        self.takes_traces = False
         self.num_events = 0
         self.slowness = slowness
         self._num_writing = 0
@@ -117,6 +119,7 @@ class LinkConnection:
         self.dtype = welcome.dtype
         assert self._rules.rows is not None, "a Welcome came"
         self.coding = self.coding.agreed(self._rules.rows, welcome)
+        self.takes_traces = bool(welcome.codecs >> Ability.TRACES & 1)
         self._taps = taps if welcome.codecs >> Codec.TAPPED & 1 else 0
         self._outbox = Outbox(welcome.credit_limit_tokens)
         return welcome
@@ -188,9 +191,11 @@ class LinkConnection:
         number = self._next_session()
         return self._open(Open(number, name.key, name.max_tokens, taps=self._taps))
 
-    def put_rows(self, states: States, is_verify: bool) -> None:
-        """Queue a session's rows."""
-        self._put(states, is_verify)
+    def put(self, item: Control | States, is_verify: bool = False) -> None:
+        """Queue a message."""
+        self._outbox.put(item, is_verify)
+        self._is_idle.clear()
+        self._changed.set()
 
     def discard_older(self, session: SessionId, epoch: int) -> int:
         """Drop the session's rows of older epochs that are not written; how many frames."""
@@ -199,7 +204,7 @@ class LinkConnection:
     def close_session(self, session: SessionId) -> None:
         """Drop what the session still wants to send, and send Close."""
         if self._sessions.pop(session, None) is not None:
-            self._put(Close(session))
+            self.put(Close(session))
             self._note_if_deserted()
 
     def abandon_session(self, session: SessionId) -> None:
@@ -271,15 +276,10 @@ class LinkConnection:
         return self._last_session
 
     def _open(self, request: Open) -> LinkSession:
-        self._put(request)
+        self.put(request)
         session = LinkSession(request, self, self._patience, self._clock)
         self._sessions[request.session] = session
         return session
-
-    def _put(self, item: Open | Close | States, is_verify: bool = False) -> None:
-        self._outbox.put(item, is_verify)
-        self._is_idle.clear()
-        self._changed.set()
 
     async def _write_all(self) -> None:
         """Everything but what goes in pieces."""

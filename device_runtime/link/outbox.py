@@ -3,14 +3,17 @@
 from collections import deque
 from collections.abc import Callable
 
-from wire.messages import Close, Open, SessionId, States
+from wire.messages import Close, Open, SessionId, States, Trace
+
+Control = Open | Trace | Close
+"""What costs no credit and goes first."""
 
 _Rows = tuple[int, bool, States]
 """When it was put, whether it is a verification, and the rows themselves."""
 
 
 class Outbox:
-    """One queue for each session and one for Open and Close; none decides its own length.
+    """One queue for each session, one for Open, Trace and Close; none decides its own length.
 
     Frames of one session never overtake each other: a round that follows a replay waits for it.
     Between sessions, Open and Close go first and cost no credit; then verifications; then prefill
@@ -23,10 +26,10 @@ class Outbox:
     def __init__(self, credit_window_tokens: int) -> None:
         self._reserve_tokens = credit_window_tokens // 4
         self._num_put = 0
-        self._control: deque[Open | Close] = deque()
+        self._control: deque[Control] = deque()
         self._rows: dict[SessionId, deque[_Rows]] = {}
 
-    def put(self, item: Open | Close | States, is_verify: bool = False) -> None:
+    def put(self, item: Control | States, is_verify: bool = False) -> None:
         """Queue something; rows of a verification overtake prefill chunks.
 
         A Close forgets the rows of its session, which is over.
@@ -42,7 +45,7 @@ class Outbox:
 
     def next(
         self, num_available_tokens: int, takes: Callable[[States], bool] = lambda _: True
-    ) -> Open | Close | States | None:
+    ) -> Control | States | None:
         """Take out what the credit lets go next; None while nothing may.
 
         A verification that lacks credit holds back the chunks behind it. What goes another way

@@ -10,10 +10,11 @@ from device_runtime.generation.request import CloudUnavailableError
 from device_runtime.link.carried import Carried, saved_up
 from device_runtime.link.coding import LinkCoding
 from device_runtime.link.config import Patience
+from device_runtime.link.outbox import Control
 from device_runtime.session.actions import ComputeAndSend
 from process.world import Clock
 from wire.errors import FaultCode, RemoteProtocolError
-from wire.messages import Dtype, Fault, Open, Payload, Reply, SessionId, States
+from wire.messages import Dtype, Fault, Open, Payload, Reply, SessionId, States, Trace
 
 MAX_QUEUED_FRAMES = 2
 """Frames a session may have waiting: one is being written while the next is computed."""
@@ -96,6 +97,7 @@ class Carrier(Protocol):
 
     dtype: Dtype
     num_events: int
+    takes_traces: bool
     coding: LinkCoding
     slowness: Slowness
 
@@ -109,8 +111,8 @@ class Carrier(Protocol):
         """Whether frames can go in pieces now."""
         ...
 
-    def put_rows(self, states: States, is_verify: bool) -> None:
-        """Queue rows; `take_sent` is called once it is written."""
+    def put(self, item: Control | States, is_verify: bool = False) -> None:
+        """Queue a message; of rows `take_sent` tells once they are written."""
         ...
 
     def discard_older(self, session: SessionId, epoch: int) -> int:
@@ -238,7 +240,12 @@ class LinkSession:
         self._num_queued += 1
         self._unanswered.append((action.epoch, action.position))
         self._asked_s.append(asyncio.get_running_loop().time())
-        self._carrier.put_rows(states, action.is_verify)
+        self._carrier.put(states, action.is_verify)
+
+    def trace(self, trace_id: bytes) -> None:
+        """Tell the cloud which request the session works for from here on, if it can be told."""
+        if trace_id and self._carrier.takes_traces and self.is_live:
+            self._carrier.put(Trace(self.session, trace_id))
 
     async def reply(self) -> Reply:
         """Wait for the next reply, in the order of the frames."""

@@ -60,6 +60,7 @@ class Place:
         self.is_written = False
         """Whether it may outlive the program."""
         self.next_epoch = 1
+        self._trace_id = b""
         self.carried_before = Carried()
         """What earlier generations sent and received here."""
         self.run: Run[Place] | None = None
@@ -198,6 +199,11 @@ class Place:
             raise SessionRefusedError(Fault(FaultCode.UNKNOWN_SESSION, NO_SESSION, 0.0, reason))
         raise RemoteProtocolError(FaultCode.POSITION_MISMATCH, reason)
 
+    def trace(self, trace_id: bytes) -> None:
+        """What is done here from now on is for the request of this id; the cloud is told so."""
+        self._trace_id = trace_id
+        self.stream.trace(trace_id)
+
     async def reopen(self) -> int:
         """Take the session up again after its stream has failed; what the cloud still holds of it.
 
@@ -206,6 +212,7 @@ class Place:
         """
         self.stream.abandon()
         self._stream = self._link.reopen(self.stream)
+        self.stream.trace(self._trace_id)
         return await self.stream.opened()
 
     def refused(self, refusal: SessionRefusedError) -> None:

@@ -191,7 +191,7 @@ class Runtime:
                 async for emission in emissions:
                     yield emission
         except RemoteProtocolError as error:
-            _log.error("generation %s: %s", request_id, error)
+            _log.error("generation %s, trace %s: %s", request_id, request.trace_id.hex(), error)
             raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
         finally:
             turn.close()
@@ -314,6 +314,7 @@ class Runtime:
         async with aclosing(candidates) as places:
             async for place in places:
                 try:
+                    place.trace(request.trace_id)
                     driver = self._driver(request, place, sampler, outage, recorder)
                     await driver.begin()
                     begun_s = self._clock()

@@ -77,6 +77,7 @@ class CoreRun:
             steps_in_flight=self._num_in_flight,
             verify_tokens=4,
             takes_taps=bool(flags & 16),
+            takes_traces=bool(flags & 64),
             codecs=CODECS if flags & 32 else 1 << Codec.RAW,
             tables=TABLES if flags & 32 else b"",
         )

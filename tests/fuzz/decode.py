@@ -28,6 +28,7 @@ from wire.messages import (
     Reply,
     SessionId,
     States,
+    Trace,
     Want,
     Welcome,
 )
@@ -102,6 +103,7 @@ def seeds() -> list[bytes]:
         Fault(FaultCode.CAPACITY, name, 0.5, "words"),
         Join(1, key, b"secret"),
         Joined(),
+        Trace(name, key),
         Piece(0, 8, 0, b"12345678"),
         Piece(1, 2048, 512, bytes(512)),
     ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from device_runtime.generation.request import CloudUnavailableError
+from device_runtime.link.link import Link
 from process.virtual_loop import VirtualLoop
 from tests.fuzz.draws import Draws
 from tests.support.event_loop import DAY_S
@@ -17,6 +18,7 @@ from tests.support.fake_model import HIDDEN_SIZE
 from tests.support.fake_runtime import KEEP_NONE, KEEP_SOME, PROMPT, bench, expected, request
 from tests.support.memory_cloud import MemoryCloud
 from wire.codec import decode, encode
+from wire.coding.tables import no_centres
 from wire.errors import FaultCode, LocalProtocolError
 from wire.messages import (
     Codec,
@@ -114,13 +116,26 @@ class HostileWay:
         return [frame[: len(frame) - num_bytes] + rows]
 
 
+class CodedCloud(MemoryCloud):
+    """Rows go up and come down coded, exactly, where that is shorter."""
+
+    def __init__(self, connections: int) -> None:
+        tables = no_centres(HIDDEN_SIZE).tables
+        codecs = 1 << Codec.RAW | 1 << Codec.EXACT
+        super().__init__(connections=connections, codecs=codecs, tables=tables, takes_traces=True)
+
+    def make_link(self, **changes: object) -> Link:
+        """See `MemoryCloud`."""
+        return super().make_link(codec=Codec.EXACT, **changes)
+
+
 async def _live(draws: Draws) -> int:
     way = HostileWay(draws)
     drafter = draws.pick(("ngram", "none", "suffix"))
     kept = KEEP_SOME if draws.flag() else KEEP_NONE
     connections = draws.pick((1, 1, 3))
-    wanted = request(PROMPT, 24)
-    cloud = MemoryCloud(connections=connections)
+    wanted = request(PROMPT, 24, trace_id=b"t" * 16)
+    cloud = CodedCloud(connections) if draws.flag() else MemoryCloud(connections=connections)
     async with bench(cloud, kept=kept, drafter=drafter, reconnect_timeout_s=600.0) as it:
         it.network.passes = way.passes
         for _ in range(2):

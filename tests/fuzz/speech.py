@@ -21,6 +21,7 @@ from wire.messages import (
     Piece,
     SessionId,
     States,
+    Trace,
     Want,
 )
 
@@ -101,6 +102,8 @@ class Speech:
             return self._piece(peer)
         if what <= 5 or not peer.sessions:
             return self._open(peer)
+        if what == 7 and draws.one_in(4) and self._config.takes_traces:
+            return Trace(draws.pick(list(peer.sessions)), KEYS[1])
         if what == 6:
             over = draws.pick(list(peer.sessions))
             del peer.sessions[over]
@@ -118,6 +121,8 @@ class Speech:
                 return Open(number, draws.pick(KEYS), draws.number(1, 63), other, num_forked, taps)
             case 1:
                 return Close(number)
+            case 2 if draws.flag():
+                return Trace(number, draws.pick(KEYS))
             case 2:
                 return Join(1, draws.pick(KEYS), draws.pick((SECRET, b"wrong")))
             case 3:

@@ -17,9 +17,11 @@ from tests.support.frame_search import assert_no_ids, assert_no_words, long_word
 from tests.support.reference import STORIES
 from tests.support.stack import cloud_config, connected_device, serve_cloud, split_for_serving
 from wire.codec import decode
-from wire.messages import Close, Hello, Open, Reply, States, Want
+from wire.messages import Close, Hello, Open, Reply, States, Trace, Want
 
 TURNS = ("Once upon a time, there was a little girl named Lily.", "Then she found a big red ball.")
+
+NAME = "the-name-of-a-client"
 
 TOOL = {
     "type": "function",
@@ -65,7 +67,9 @@ async def _converse(bundles: Path) -> tuple[FrameRelay, list[str]]:
             texts.append(turn)
             messages = [{"role": "user", "content": text} for text in texts]
             body = {"messages": messages, "max_tokens": 40, "temperature": 0.8, "seed": 3}
-            async with client.post(f"{device.url}/v1/chat/completions", json=body) as response:
+            headers = {"X-Request-ID": NAME}
+            url = f"{device.url}/v1/chat/completions"
+            async with client.post(url, json=body, headers=headers) as response:
                 answer = await response.json()
             texts.append(answer["choices"][0]["message"]["content"])
     return relay, texts
@@ -81,8 +85,17 @@ def test_every_frame_is_a_message_of_the_protocol(
 ) -> None:
     relay, _ = conversation
     kinds = {type(decode(frame)) for frame in relay.up}
-    assert {Hello, Open, States} <= kinds <= {Hello, Open, States, Close}
+    assert {Hello, Open, States, Trace} <= kinds <= {Hello, Open, States, Trace, Close}
     assert Reply in {type(decode(frame)) for frame in relay.down}
+
+
+def test_each_request_has_a_trace_of_its_own_and_no_word_of_its_client(
+    conversation: tuple[FrameRelay, list[str]],
+) -> None:
+    relay, _ = conversation
+    traces = [m.trace_id for m in map(decode, relay.up) if isinstance(m, Trace)]
+    assert len({*traces}) == len(TURNS)
+    assert not any(NAME.encode() in frame for frame in relay.up)
 
 
 def test_no_frame_holds_a_word_of_the_text(conversation: tuple[FrameRelay, list[str]]) -> None:

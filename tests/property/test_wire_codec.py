@@ -217,7 +217,15 @@ def test_a_message_with_a_forbidden_value_is_never_sent(message: Message) -> Non
 
 @given(message=messages)
 def test_each_message_has_one_sender(message: Message) -> None:  # W2
-    is_device = type(message).__name__ in {"Hello", "Open", "States", "Close", "Join", "Piece"}
+    is_device = type(message).__name__ in {
+        "Hello",
+        "Open",
+        "States",
+        "Close",
+        "Join",
+        "Piece",
+        "Trace",
+    }
     assert side_of(message) is (MessageSide.DEVICE if is_device else MessageSide.CLOUD)
 
 

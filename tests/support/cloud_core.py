@@ -20,6 +20,7 @@ from cloud_server.core.actions import (
     Step,
     StepOutcome,
     StepWork,
+    Traced,
     Unpack,
 )
 from cloud_server.core.core import CloudCore, CoreConfig
@@ -213,6 +214,8 @@ class Cloud:
         self.devices: dict[ConnectionId, DeviceConnection] = {}
         self.closed: set[ConnectionId] = set()
         self.inbox: dict[ConnectionId, list[Message]] = {}
+        self.faulted: list[Send] = []
+        self.traced: list[Traced] = []
         self.identities: dict[ConnectionId, str] = {}
         self._last_sessions: dict[ConnectionId, int] = {}
         self.heard_s: dict[ConnectionId, float] = {}
@@ -329,9 +332,13 @@ class Cloud:
             match action:
                 case Send(connection, message):
                     encode(message)
+                    if isinstance(message, Fault):
+                        self.faulted.append(action)
                     if connection in self.devices:
                         self.devices[connection].receive(message)
                     self.inbox[connection].append(message)
+                case Traced():
+                    self.traced.append(action)
                 case Unpack():
                     raise AssertionError("rows here are RAW")
                 case CloseConnection(connection):

@@ -28,6 +28,7 @@ from wire.messages import (
     Reply,
     SessionId,
     States,
+    Trace,
     Want,
     Welcome,
 )
@@ -131,6 +132,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         credential=st.binary(max_size=40),
     ),
     st.just(Joined()),
+    st.builds(Trace, session=sessions, trace_id=st.binary(min_size=16, max_size=16).filter(any)),
     pieces(),
 )
 

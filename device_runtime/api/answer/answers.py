@@ -14,7 +14,9 @@ from device_runtime.api.answer.transcript import Piece, Transcript, read_with
 from device_runtime.api.figures import HatFigures, figures_of
 from device_runtime.api.job.plan import Choice, Job
 from device_runtime.api.metrics import GenerationTimer
+from device_runtime.api.request.traces import Trace
 from device_runtime.api.service import Service
+from device_runtime.api.spans import NO_SPANS, GenerationSpan
 from device_runtime.generation.parts import Thought
 from device_runtime.generation.request import RankedToken
 from device_runtime.generation.stats import GenerationStats
@@ -116,10 +118,11 @@ class Answers:
     async def _produce(self, choice: Choice) -> None:
         num_prompt_tokens = len(choice.generation.prompt_ids)
         timer = GenerationTimer(self._service.metrics, num_prompt_tokens, self._job.arrived_s)
+        span = self._span(choice)
         reason = "error"
         try:
             async with self._places:
-                reason = "abort" if self._is_failed else await self._generate(choice, timer)
+                reason = "abort" if self._is_failed else await self._generate(choice, timer, span)
         except asyncio.CancelledError:
             if not self._is_left:
                 # Not our cancellation: without this the reader would wait for ever.
@@ -131,9 +134,16 @@ class Answers:
             self._is_failed = True
             await self._queue.put(error)
         finally:
-            timer.ended(reason, self._stats.get(choice.index) or GenerationStats())
+            stats = self._stats.get(choice.index) or GenerationStats()
+            timer.ended(reason, stats)
+            span.ended(reason, stats)
 
-    async def _generate(self, choice: Choice, timer: GenerationTimer) -> str:
+    def _span(self, choice: Choice) -> GenerationSpan:
+        spans = NO_SPANS if self._job.trace is None else self._service.spans
+        trace = self._job.trace or Trace(b"")
+        return spans.begin(trace, self._job.arrived_s, choice.index)
+
+    async def _generate(self, choice: Choice, timer: GenerationTimer, span: GenerationSpan) -> str:
         """Put the pieces of one choice into the queue; how it ended."""
         transcript = Transcript(choice, self._service.tokenizer, self._job.shows_marks)
         reader = self._job.make_reader(choice.index)
@@ -151,6 +161,7 @@ class Answers:
                     told = replace(emission, tokens=(), finish_reason="length")
                 piece = transcript.push(told)
                 timer.emitted(len(told.tokens))
+                span.emitted(told)
                 if piece is not None:
                     await self._queue.put(read_with(reader, piece))
                     if piece.finish_reason is not None:

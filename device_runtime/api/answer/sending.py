@@ -16,6 +16,7 @@ from device_runtime.api.answer.transcript import Piece, join_pieces
 from device_runtime.api.errors import ApiError, as_api_error, internal_error
 from device_runtime.api.figures import LONE_HEADERS, timing_headers
 from device_runtime.api.job.plan import Job
+from device_runtime.api.request.traces import Trace, trace_of
 from device_runtime.api.service import SERVICE, Service
 from process.listening.patient_handler import PatientHandler
 from process.program.logs import describe_error
@@ -37,6 +38,7 @@ async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.Stre
         ApiError, CloudUnavailableError, OverloadedError: before anything was sent.
     """
     service = request.app[SERVICE]
+    job = _traced(job, trace_of(request))
     begun = Begun(
         request_id=job.request_id,
         created=int(service.unix_clock()),
@@ -58,6 +60,15 @@ async def answer(request: web.Request, job: Job, shape: AnswerShape) -> web.Stre
         begun = _lone(service, begun)
     document = shape.document(begun, wholes, answers.counts(), shown)
     return json_response(document, headers=timing_headers(figures))
+
+
+def _traced(job: Job, trace: Trace) -> Job:
+    """The same job as a part of a trace, and so are its choices."""
+    choices = tuple(
+        replace(choice, generation=replace(choice.generation, trace_id=trace.trace_id))
+        for choice in job.choices
+    )
+    return replace(job, choices=choices, trace=trace)
 
 
 def json_response(
@@ -93,7 +104,8 @@ async def _stream(
     except Exception as error:
         known = as_api_error(error)
         if known is None:
-            _logger.error("a stream failed: %s", describe_error(error))
+            trace_id = trace_of(request).trace_id.hex()
+            _logger.error("a stream failed, trace %s: %s", trace_id, describe_error(error))
         await events.fail(known or internal_error())
     return events.response
 

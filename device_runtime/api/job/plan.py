@@ -32,6 +32,7 @@ from device_runtime.api.request.body import (
 )
 from device_runtime.api.request.sampling import sampling_params, seed_of_choice
 from device_runtime.api.request.tool_fields import offer_of, plain_tools
+from device_runtime.api.request.traces import Trace
 from device_runtime.api.service import ModelCard, Service
 from device_runtime.calling.tools import Offer
 from device_runtime.generation.grammar import Grammar
@@ -98,6 +99,8 @@ class Job:
     """For each choice, by its index, what finds out what its text is made of."""
     tells_thoughts: bool = False
     """Whether the model may have thought, so that tokens of thoughts are counted."""
+    trace: Trace | None = None
+    """What it is known by in the logs of both sides."""
     shows_marks: bool = False
     """Whether that reads the names of tokens of control too."""
 

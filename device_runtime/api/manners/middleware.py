@@ -15,6 +15,7 @@ from device_runtime.api.description.table import envelope_of, is_open
 from device_runtime.api.errors import ApiError, Envelope, as_api_error, internal_error
 from device_runtime.api.manners.not_found import EVERYTHING_ELSE, nothing_here
 from device_runtime.api.page.document import wants_page
+from device_runtime.api.request.traces import trace_of
 from device_runtime.api.service import SERVICE
 from process.program.logs import describe_error, with_fields
 from process.quiet_log import QuietLog
@@ -62,6 +63,7 @@ async def name_and_log(request: web.Request, handler: Handler) -> web.StreamResp
             status=status,
             duration_s=round(clock() - begun_s, 4),
             request_id=request_id_of(request),
+            trace_id=trace_of(request).trace_id.hex(),
         )
         _logger.log(level, "request", extra=fields)
 
@@ -76,7 +78,8 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
     except Exception as error:
         known = as_api_error(error)
         if known is None:
-            _logger.error("a request failed: %s", describe_error(error))
+            trace_id = trace_of(request).trace_id.hex()
+            _logger.error("a request failed, trace %s: %s", trace_id, describe_error(error))
         return error_response(known or internal_error(), envelope_of(request))
 
 
