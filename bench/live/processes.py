@@ -87,13 +87,19 @@ class Child:
     async def stop(self) -> None:
         """End it and what it had started: nicely, then by force."""
         if self._process.returncode is None:
-            self._signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), _STOP_S)
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         await self.ended()
 
-    def _signal(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and to what it had started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
