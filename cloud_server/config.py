@@ -11,6 +11,7 @@ from process.listening.addresses import parse_networks
 from process.program.about import (
     about,
     abouts,
+    bundle_key,
     congestion_control,
     count,
     drain_timeout,
@@ -61,6 +62,7 @@ class CloudConfig:
         "auto", "Where they run: auto, cpu, cuda or cuda:1. auto takes a GPU if there is one."
     )
     verify_weights: bool = hash_every_file()
+    bundle_key: str | None = bundle_key()
     dtype: DtypeSetting = setting(
         "auto",
         "Number format of the middle layers; auto: as in the bundle, on a processor float32 if "
@@ -79,6 +81,14 @@ class CloudConfig:
     )
     allow_lossy_codecs: bool = setting(
         False, "Let devices whose operators ask for it round rows to 8 or 6 bits: answers change."
+    )
+    serve_device_bundle: Path | None = setting(
+        None,
+        "The device/ folder of the same split, for devices that show the secret to fetch; this "
+        "machine then holds all layers; left out: nothing is served.",
+    )
+    bundle_mbit_per_s: float = setting(
+        200.0, "Mbit/s that serving it may take, all devices together.", 0.1, 1_000_000
     )
     threads: int | None = engine_threads()
     secret: str | None = link_secret()

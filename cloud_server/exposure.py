@@ -17,6 +17,8 @@ def exposure_of(
     notices = secret_notices(config.secret, MAX_CREDENTIAL_BYTES)
     if not is_loopback(config.host):
         notices += _open_to_others(config, has_names)
+    if config.serve_device_bundle is not None:
+        notices.append(_holds_the_ends(config, has_names))
     if config.tls_certificate is not None:
         notices += _certificate_notices(config.tls_certificate, now)
     if limits.max_connections < config.max_connections:
@@ -38,6 +40,15 @@ def _open_to_others(config: CloudConfig, has_names: bool) -> list[Notice]:
         text = f"{what} come in unencrypted {where}: give it --tls-certificate and --tls-key"
         notices.append(Notice(f"{text}, or put a proxy with TLS before it"))
     return notices
+
+
+def _holds_the_ends(config: CloudConfig, has_names: bool) -> Notice:
+    is_open = config.secret is None and not has_names
+    who = "whoever reaches it" if is_open else "whoever may connect"
+    return Notice(
+        f"this cloud gives the device bundle {config.serve_device_bundle} to {who}, so it holds "
+        "the first and last layers as well: whoever runs it can work back from rows to texts"
+    )
 
 
 def _certificate_notices(path: Path, now: datetime) -> list[Notice]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from cloud_server.config import CloudConfig, check_torch_settings
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
 from cloud_server.daemon.app import make_app
+from cloud_server.daemon.bundle_desk import BundleDesk, Callers
 from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, NamesNow, Patience
 from cloud_server.daemon.engine_thread import EngineThread
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception, server_tls
+from cloud_server.daemon.served_bundle import open_served_bundle
 from cloud_server.engines.engine import steps_in_flight
 from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
@@ -31,6 +33,7 @@ _log = logging.getLogger(__name__)
 _STOP_ENGINE_S = 5.0
 _STOP_HTTP_S = 2.0
 _LEAST_LOAD_S = 0.5
+_BYTES_PER_MBIT = 125_000
 
 _CODECS = {"exact": "raw or coded exactly", "raw": "raw"}
 
@@ -66,12 +69,15 @@ class CloudServer:
         self._loader = load_engine
         self._patience = patience or Patience(silence_s=config.heartbeat_s)
         self._tls = server_tls(config.tls_certificate, config.tls_key)
-        self._bundle = load_bundle(config.bundle, "cloud", config.verify_weights)
+        self._bundle = load_bundle(
+            config.bundle, "cloud", config.verify_weights, key=config.bundle_key
+        )
         self._scales = read_channel_scales(self._bundle)
         self._engine = EngineThread(
             self._load_engine, wire_dtype(config, self._bundle.manifest), clock
         )
         self.reception = make_reception(config, clock)
+        self.desk = self._open_desk()
         self._runner = GuardedRunner(
             make_app(self), self.reception.guard, shutdown_timeout=_STOP_HTTP_S
         )
@@ -159,6 +165,8 @@ class CloudServer:
             await self.daemon.shut_down()
         has_ended = await self._engine.stop(0.0 if self.daemon is None else _STOP_ENGINE_S)
         await self._runner.cleanup()
+        if self.desk is not None:
+            self.desk.close()
         return has_ended
 
     def _tell_build(self, number_format: str) -> None:
@@ -170,6 +178,27 @@ class CloudServer:
     def _address(self) -> str:
         host = self._config.host
         return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+
+    def _open_desk(self) -> BundleDesk | None:
+        """Where devices fetch their bundle.
+
+        Raises:
+            UserError: it cannot be served.
+        """
+        config = self._config
+        if config.serve_device_bundle is None:
+            return None
+        served = open_served_bundle(
+            config.serve_device_bundle,
+            self._bundle.manifest,
+            config.verify_weights,
+            config.bundle_key,
+        )
+        _log.info("serving the device bundle %s, too", config.serve_device_bundle)
+        names = None if self.token_file is None else self._names_now
+        callers = Callers((config.secret or "").encode(), names, self._clock)
+        bytes_per_s = config.bundle_mbit_per_s * _BYTES_PER_MBIT
+        return BundleDesk(served, self.reception, callers, bytes_per_s)
 
     def _load_engine(self) -> LoadedEngine:
         return self._loader(self._bundle, self._config)

@@ -1,12 +1,13 @@
 """The settings of a device, read once and passed down, and what each is for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from process.errors import ConfigError
 from process.program.about import (
-    about,
+    bundle_key,
     congestion_control,
     count,
     drain_timeout,
@@ -66,8 +67,11 @@ def _names(value: tuple[str, ...]) -> str | None:
 class DeviceConfig:
     """Settings of `hat device`. `None` means: chosen at start, and printed."""
 
-    bundle: Path = field(
-        metadata=about("The device/ folder that `hat split` wrote.", argument=True)
+    bundle: Path | None = setting(
+        None,
+        "The device/ folder that `hat split` wrote; left out: fetched from the cloud, if that "
+        "serves it.",
+        argument=True,
     )
     host: str = some_text("127.0.0.1", "Address of the HTTP endpoint; 0.0.0.0 for all.")
     port: int = tcp_port(8000, "of the HTTP endpoint")
@@ -88,6 +92,7 @@ class DeviceConfig:
         metavar="NAME=VALUE,...",
     )
     verify_weights: bool = hash_every_file()
+    bundle_key: str | None = bundle_key()
     threads: int | None = engine_threads()
     drafter: Literal["auto", "adapter", "suffix", "ngram", "medusa", "none"] = setting(
         "auto",
@@ -259,3 +264,14 @@ class DeviceConfig:
     )
     log_level: LogLevel = least_level("info")
     log_format: LogFormat = line_format("text")
+
+    @property
+    def bundle_path(self) -> Path:
+        """The bundle's folder.
+
+        Raises:
+            ConfigError: none was given, and none was fetched.
+        """
+        if self.bundle is None:
+            raise ConfigError("missing BUNDLE (or HAT_DEVICE_BUNDLE, or bundle in --config)")
+        return self.bundle

@@ -6,10 +6,17 @@ import logging
 import random
 import shlex
 import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from device_runtime.config import DeviceConfig
 from device_runtime.engines.bundle_adapter import drafter_reason, recorded_figures
 from device_runtime.exposure import exposure_of
+from device_runtime.fetching.fetching import Show
+from device_runtime.fetching.source import make_fetcher
+from device_runtime.fetching.updates import Updates
 from device_runtime.server import DeviceServer, serve_device
 from device_runtime.text.chat_template import TEMPLATE_FILE
 from process.errors import UserError
@@ -26,8 +33,10 @@ _FIRST_CONTACT_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-def run(config: DeviceConfig) -> int:
+def run(config: DeviceConfig, show: Show | None = None) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait.
+
+    Without a bundle that of the cloud is fetched; `show` is told how far that is.
 
     Returns:
         0 after a signal, 1 when the device could not start (said in one line on stderr), 130
@@ -37,7 +46,7 @@ def run(config: DeviceConfig) -> int:
     configure_logs(config.log_level, config.log_format, quotes_no_requests=True)
     try:
         tell(exposure_of(config), _log)
-        run_on_loop(_serve(config, world))
+        run_on_loop(_serve(config, world, show))
     except UserError as error:
         return told(error)
     except KeyboardInterrupt:
@@ -45,15 +54,53 @@ def run(config: DeviceConfig) -> int:
     return OK
 
 
-async def _serve(config: DeviceConfig, world: World) -> None:
+async def _serve(config: DeviceConfig, world: World, show: Show | None) -> None:
     """The process's life between its signals."""
-    async with serve_device(config, world) as server:
-        signals = Signals(_log)
-        announcing = asyncio.create_task(_announce(config, server))
-        number = await signals.next()
-        announcing.cancel()
-        await signals.drain(number, server.drain, config.drain_timeout_s)
+    updates = None
+    if config.bundle is None:
+        fetcher = make_fetcher(config, world, show)
+        config = replace(config, bundle=await fetcher.at_start())
+        updates = Updates(fetcher)
+    signals = None
+    while True:
+        async with serve_device(config, world) as server:
+            signals = signals or Signals(_log)
+            newer = await _until_told(config, server, signals, updates)
+        if newer is None:
+            break
+        # Whoever asks finds it where it was.
+        config = replace(config, bundle=newer, port=urlsplit(server.url).port or config.port)
     _log.info("stopped")
+
+
+async def _until_told(
+    config: DeviceConfig, server: DeviceServer, signals: Signals, updates: Updates | None
+) -> Path | None:
+    """Serve until a signal comes, and drain; or until there is a newer bundle, which is returned.
+
+    For the newer bundle answers in progress have as long as for a signal.
+    """
+    announcing = asyncio.create_task(_announce(config, server))
+    asked = asyncio.create_task(signals.next())
+    waits: list[asyncio.Task[Any]] = [asked]
+    if updates is not None:
+        waits.append(asyncio.create_task(updates.newer(server.link, config.bundle_path)))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            newer: Path = waits[-1].result()
+            _log.info("taking up %s: answers in progress may end before", newer)
+            waits.append(asyncio.create_task(server.drain(config.drain_timeout_s)))
+            await asyncio.wait((asked, waits[-1]), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                return newer
+        await signals.drain(asked.result(), server.drain, config.drain_timeout_s)
+        return None
+    finally:
+        announcing.cancel()
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 async def _announce(config: DeviceConfig, server: DeviceServer) -> None:
@@ -123,6 +170,8 @@ def _advice(server: DeviceServer) -> list[str]:
     if not {"suffix", "ngram"} & set(server.runtime.drafters):
         return []
     # A model that can chat makes its own text.
+    if not (server.bundle.path.parent / "cloud").is_dir():
+        return []
     text = "" if TEMPLATE_FILE in server.bundle.manifest.files else " --text FILE"
     command = f"hat adapter train {server.bundle.path.parent}{text}"
     return [

@@ -110,7 +110,9 @@ async def serve_device(
         listener = _bind(config)
         stack.callback(listener.close)
         access = _access(config, listener)
-        bundle = load_bundle(config.bundle, "device", config.verify_weights)
+        bundle = load_bundle(
+            config.bundle_path, "device", config.verify_weights, key=config.bundle_key
+        )
         monitor = StateMonitor(config.chunking != "paper", config.wire_codec == "exact")
         link = Link(link_config(config, bundle), world.clock, world.randomness, monitor, dial)
         engine = await asyncio.to_thread(load_engine, config, world.clock)

@@ -16,6 +16,7 @@ from hat.commands.chat import chat
 from hat.commands.codec_eval import codec_eval
 from hat.commands.doctor import doctor
 from hat.commands.programs import cloud, device
+from hat.commands.sign import sign
 from hat.commands.split import split
 from hat.commands.status import status
 from hat.commands.token import token
@@ -71,7 +72,7 @@ def hat(context: click.Context) -> None:
 
 for _command in (
     *(up, split, cloud, device, chat, status, doctor, token),
-    *(adapter, verify, codec_eval, bench, bundle),
+    *(adapter, verify, sign, codec_eval, bench, bundle),
 ):
     hat.add_command(_command)
 

@@ -25,6 +25,7 @@ _UNITS: Mapping[str, str] = MappingProxyType(
 )
 
 _LINE_EVERY_S = 30.0
+_BYTES_LINE_EVERY_S = 10.0
 
 
 class Bars:
@@ -68,6 +69,41 @@ class Bars:
 def stage_progress() -> "AbstractContextManager[Progress]":
     """Bars or lines, whichever stderr is good for."""
     return StageBars() if sys.stderr.isatty() else StageLines(sys.stderr, time.monotonic)
+
+
+class FetchProgress:
+    """A bar on a terminal, else a line now and then, for bytes that come."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._bars: Bars | None = Bars() if stream.isatty() else None
+        self._shown_s: float | None = None
+
+    def __enter__(self) -> "Callable[[int, int], None]":
+        return self._take
+
+    def __exit__(self, *raised: object) -> None:
+        if self._bars is not None:
+            self._bars.__exit__()
+
+    def _take(self, done: int, total: int) -> None:
+        now = self._clock()
+        is_first = self._shown_s is None
+        if self._bars is not None:
+            if is_first:
+                self._bars.begin("fetching the bundle", total, unit="B", unit_scale=True)
+            self._bars.reach(done, total)
+        elif self._shown_s is None or now - self._shown_s >= _BYTES_LINE_EVERY_S:
+            share = f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
+            print(f"fetching the bundle: {share}", file=self._stream, flush=True)
+        else:
+            return
+        self._shown_s = now
+        if done >= total:
+            # Another one may be fetched later.
+            self.__exit__()
+            self._shown_s = None
 
 
 def _figures(progress: "StageProgress") -> dict[str, str]:

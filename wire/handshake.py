@@ -11,6 +11,9 @@ from wire.messages import Ability, Codec, Hello, Join, Welcome
 LINK_PATH: Final = "/v1/link"
 """Where a cloud takes a device's WebSocket (rule W1)."""
 
+BUNDLE_PATH: Final = "/v1/bundle"
+"""Where a cloud gives a device its bundle, if it serves one."""
+
 VERSION: Final = 1
 """The version this package speaks best."""
 

@@ -126,7 +126,7 @@ async def _device(job: Job, arm: str) -> AsyncIterator[_Device]:
         suffix_memory_tokens=0,
         **{**folder, **_SETTINGS.get(arm, {})},
     )
-    sockets = _Sockets(Dialer(link_config(config, load_bundle(config.bundle, "device"))))
+    sockets = _Sockets(Dialer(link_config(config, load_bundle(config.bundle_path, "device"))))
     async with serve_device(config, _WORLD, sockets) as server:
         async with asyncio.timeout(_CONNECT_S):
             await server.link.connected()

@@ -16,6 +16,7 @@ from cloud_server.config import CloudConfig
 from cloud_server.core.actions import Step, StepOutcome, StepWork
 from cloud_server.core.config import CoreConfig
 from cloud_server.daemon.app import make_app
+from cloud_server.daemon.bundle_desk import BundleDesk
 from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, Patience
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception
@@ -72,6 +73,7 @@ class _Serving:
 
     def __init__(self) -> None:
         self.metrics = Metrics(_CONFIG.verify_tokens)
+        self.desk: BundleDesk | None = None
         self.reception = make_reception(CloudConfig(Path("unused")), time.monotonic)
         self.daemon: CloudDaemon | None = CloudDaemon(
             _CONFIG,

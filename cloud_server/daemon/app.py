@@ -8,6 +8,7 @@ from typing import Protocol
 from aiohttp import web
 
 from cloud_server.core.actions import Identity
+from cloud_server.daemon.bundle_desk import BundleDesk
 from cloud_server.daemon.daemon import CloudDaemon
 from cloud_server.daemon.device_socket import CLOSE_TIMEOUT_S, DeviceSocket
 from cloud_server.daemon.metrics import Metrics
@@ -39,6 +40,8 @@ class Serving(Protocol):
 
     metrics: Metrics
     reception: Reception
+    desk: BundleDesk | None
+    """Where devices fetch their bundle, if it is served."""
 
     @property
     def daemon(self) -> CloudDaemon | None:
@@ -56,6 +59,7 @@ def make_app(serving: Serving) -> web.Application:
             web.get("/health", face.health),
             web.get("/ready", face.ready),
             web.get("/metrics", face.metrics),
+            *([] if serving.desk is None else serving.desk.routes()),
         ]
     )
     return app

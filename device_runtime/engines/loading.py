@@ -9,7 +9,7 @@ _EXTRAS = {"onnx": "device", "torch": "cloud"}
 
 
 def load_engine(config: DeviceConfig, clock: Clock | None = None) -> DeviceEngine:
-    """The device engine of `config.bundle`; by the clock `onnx_provider` auto compares times.
+    """The device engine of `config.bundle_path`; by the clock `onnx_provider` auto compares times.
 
     Raises:
         StartError: its library is not installed, or a setting does not fit the model.
@@ -30,7 +30,7 @@ def _checked(engine: DeviceEngine, config: DeviceConfig) -> DeviceEngine:
     if config.drafter == "adapter" and engine.draft_limits is None:
         weights = f" with {config.draft_weights} weights" if config.engine == "onnx" else ""
         raise StartError(
-            f"drafter adapter: {config.bundle} holds no adapter{weights}; train one with "
+            f"drafter adapter: {config.bundle_path} holds no adapter{weights}; train one with "
             "`hat adapter train`, or choose another drafter"
         )
     if config.when_cloud_gone == "draft":
@@ -67,7 +67,9 @@ def _load(config: DeviceConfig, clock: Clock | None) -> DeviceEngine:
             )
         from device_runtime.engines.torch_engine import load_torch_engine
 
-        return load_torch_engine(config.bundle, config.threads, config.max_model_len, may_draft)
+        return load_torch_engine(
+            config.bundle_path, config.threads, config.max_model_len, may_draft
+        )
     from device_runtime.engines.onnx_choice import Wanted
     from device_runtime.engines.onnx_engine import load_onnx_engine
 
@@ -75,7 +77,12 @@ def _load(config: DeviceConfig, clock: Clock | None) -> DeviceEngine:
     has_integers = config.weights != "float32"
     provider = Wanted(config.onnx_provider, _options(config), has_integers, clock)
     return load_onnx_engine(
-        config.bundle, config.weights, config.threads, config.max_model_len, draft_weights, provider
+        config.bundle_path,
+        config.weights,
+        config.threads,
+        config.max_model_len,
+        draft_weights,
+        provider,
     )
 
 

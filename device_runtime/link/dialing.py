@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from device_runtime.link.config import CLOSE_S, LinkConfig, link_url, tls_context
+from device_runtime.link.proxies import Proxy
 from device_runtime.link.tunnel import TunnelConnector
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.congestion import check_congestion_control, choose_congestion_control
@@ -50,11 +51,7 @@ class Dialer:
     @contextlib.asynccontextmanager
     async def __call__(self) -> AsyncIterator[AiohttpSocket]:
         """A socket on which nothing was said yet."""
-        client = aiohttp.ClientSession(
-            connector=self._connector(),
-            timeout=aiohttp.ClientTimeout(total=None),
-            trace_configs=[_no_redirects()],
-        )
+        client = open_client(self._proxy, self._tls, aiohttp.ClientTimeout(total=None))
         try:
             ws = await client.ws_connect(
                 self._url,
@@ -93,10 +90,27 @@ class Dialer:
         writer.transport.abort()
         return True
 
-    def _connector(self) -> aiohttp.BaseConnector:
-        if self._proxy is None:
-            return aiohttp.TCPConnector(force_close=True)
-        return TunnelConnector(self._proxy, self._tls)
+
+def open_client(
+    proxy: Proxy | None,
+    tls: ssl.SSLContext | None,
+    timeout: aiohttp.ClientTimeout,
+) -> aiohttp.ClientSession:
+    """What asks a cloud, through a proxy or not; no redirect is followed, nothing unpacked.
+
+    `tls` is what a certificate is checked with, behind a proxy too; None: the address has none.
+    """
+    connector: aiohttp.BaseConnector
+    if proxy is None:
+        connector = aiohttp.TCPConnector(force_close=True)
+    else:
+        connector = TunnelConnector(proxy, tls)
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout,
+        auto_decompress=False,
+        trace_configs=[_no_redirects()],
+    )
 
 
 def _no_redirects() -> aiohttp.TraceConfig:

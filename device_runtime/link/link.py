@@ -97,6 +97,8 @@ class Link:
         self._connection: LinkConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
+        self.mismatched = asyncio.Event()
+        """Set while the cloud refuses this device for another model or other layers."""
         self.num_connections = 0
         """Connections that have worked so far."""
         self._slowness = Slowness()
@@ -211,6 +213,8 @@ class Link:
             if refusal.reason != self.status.reason:
                 _log.warning("%s", refusal.reason)
             self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
+            if refusal.is_other_model:
+                self.mismatched.set()
             self._fail_sessions(refusal.is_draining)
             attempt += 1
             await asyncio.sleep(delay_s)
@@ -297,6 +301,7 @@ class Link:
         self._connection = connection
         self.num_connections += 1
         self.status = LinkStatus(True)
+        self.mismatched.clear()
         self._connected.set()
         self._tried.set()
         if self.taps and not welcome.codecs >> Codec.TAPPED & 1:

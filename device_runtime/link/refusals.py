@@ -23,6 +23,8 @@ class Refusal:
     is_permanent: bool = False
     is_draining: bool = False
     retry_after_s: float = 0.0
+    is_other_model: bool = False
+    """The device's bundle is not for the layers that the cloud has."""
 
 
 _ADVICE = {
@@ -36,6 +38,8 @@ _ADVICE = {
     FaultCode.SHAPE_MISMATCH: "use the device and cloud bundles of one and the same split",
     FaultCode.UNSUPPORTED_VERSION: "install the same version on both sides",
 }
+
+_OTHER_MODEL = (FaultCode.FINGERPRINT_MISMATCH, FaultCode.SHAPE_MISMATCH)
 
 _WHAT = {
     FaultCode.BAD_CREDENTIAL: "refused this device's secret or token",
@@ -78,7 +82,11 @@ def of_fault(fault: Fault, where: str) -> Refusal:
     what = _WHAT.get(fault.code, f"refused with {fault.code.name}")
     details = f" ({fault.message})" if fault.message else ""
     if (advice := _ADVICE.get(fault.code)) is not None:
-        return Refusal(f"the cloud at {where} {what}{details}; {advice}", is_permanent=True)
+        return Refusal(
+            f"the cloud at {where} {what}{details}; {advice}",
+            is_permanent=True,
+            is_other_model=fault.code in _OTHER_MODEL,
+        )
     return Refusal(
         f"the cloud at {where} {what}{details}",
         is_draining=fault.code is FaultCode.DRAINING,

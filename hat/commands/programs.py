@@ -1,6 +1,8 @@
 """`hat cloud` and `hat device`: read the settings, then run the program."""
 
 import logging
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
 from hat.errors import extras_explained, need_unix
+from hat.progress import FetchProgress
 from hat.settings.options import settings_options, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE, C, Program
 from hat.settings.sources import Given, Resolved, load
+from process.errors import ConfigError
 
 _EPILOG = """
 \b
@@ -33,7 +37,8 @@ _CLOUD_EXAMPLES = """hat cloud llama-8b/cloud
   hat cloud --self-test                # does this installation compute what it should?"""
 
 _DEVICE_EXAMPLES = """hat device llama-8b/device
-  hat device llama-8b/device --cloud ws://gpu-server:7700 --secret-file secret"""
+  hat device llama-8b/device --cloud ws://gpu-server:7700 --secret-file secret
+  hat device --cloud wss://gpu-server:7700 --secret-file secret    # fetches what that serves"""
 
 
 def _epilog(name: str, examples: str, variables: str) -> str:
@@ -72,17 +77,23 @@ def cloud(**parameters: Any) -> int:
 def device(**parameters: Any) -> int:
     """Serve the OpenAI-compatible endpoint beside the user.
 
-    BUNDLE is the device/ folder that `hat split` wrote. Needs neither torch nor a GPU.
+    BUNDLE is the device/ folder that `hat split` wrote; left out, it is fetched from the cloud, if
+    that serves it. Needs neither torch nor a GPU.
     """
     resolved = _resolved(DEVICE, parameters)
     if resolved is None:
         return 0
     config = resolved.config()
+    if config.bundle is None and resolved.given["cloud"].source == "default":
+        raise ConfigError(
+            "missing BUNDLE (or HAT_DEVICE_BUNDLE, or bundle in --config), or --cloud with the "
+            "address of a cloud that serves it"
+        )
     with extras_explained(), NothingBegun():
         _say_loading(config)
         from device_runtime.main import run
-    with extras_explained():
-        return run(config)
+    with extras_explained(), FetchProgress(sys.stderr, time.monotonic) as show:
+        return run(config, show)
 
 
 def _say_loading(config: DeviceConfig) -> None:
@@ -90,7 +101,8 @@ def _say_loading(config: DeviceConfig) -> None:
     from process.program.logs import configure_logs
 
     configure_logs(config.log_level, config.log_format, quotes_no_requests=True)
-    logging.getLogger(__name__).info("loading %s", config.bundle)
+    source = f"the bundle of {config.cloud}" if config.bundle is None else str(config.bundle)
+    logging.getLogger(__name__).info("loading %s", source)
 
 
 def _self_test(resolved: Resolved[CloudConfig]) -> int:

@@ -10,8 +10,10 @@ from hat.bundle_cache import is_bundle_pair, prepared_bundle
 from hat.early_interrupt import NothingBegun
 from hat.errors import CommandError, extras_explained
 from hat.progress import Bars
+from hat.settings.options import setting_option
 from hat.settings.programs import DEVICE
 from hat.splitting import SplitRequest, model_path, small_model
+from process.errors import ConfigError
 
 if TYPE_CHECKING:
     from hat.verify.report import Check
@@ -83,6 +85,7 @@ nothing fails.
     default="onnx",
     help="What runs the device's layers.  [default: onnx]",
 )
+@setting_option(DEVICE.setting("bundle_key"))
 def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
     """Compare the split model with the unsplit one.
 
@@ -125,7 +128,18 @@ def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "Veri
         num_draws=parameters["num_draws"],
         drafter=parameters["drafter"] or "auto",
         engine=parameters["engine"],
+        bundle_key=_bundle_key(parameters["bundle_key"]),
     )
+
+
+def _bundle_key(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        DEVICE.setting("bundle_key").validated(text)
+    except ValueError as error:
+        raise ConfigError(f"--bundle-key: {error}") from error
+    return text
 
 
 def _numbers(options: "VerifyOptions") -> str:

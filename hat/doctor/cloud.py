@@ -153,7 +153,7 @@ async def examine_cloud(config: DeviceConfig, rows: Rows, world: World) -> Reach
     """
     begun_s, clock = world.clock(), world.clock
     plain = replace(config, host="127.0.0.1", port=0, api_key=None, drafter="none", kept_sessions=0)
-    dial = _WatchedDial(Dialer(link_config(config, load_bundle(config.bundle, "device"))))
+    dial = _WatchedDial(Dialer(link_config(config, load_bundle(config.bundle_path, "device"))))
     async with serve_device(plain, world, dial) as device:
         await _connected(device.link)
         session, measured = await _measured(device, rows, clock)

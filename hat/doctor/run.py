@@ -33,7 +33,7 @@ def visit(config: DeviceConfig, is_cloud_wanted: bool, world: World) -> Report:
     Raises:
         UserError: the device itself cannot work with these settings.
     """
-    bundle = load_bundle(config.bundle, "device", config.verify_weights)
+    bundle = load_bundle(config.bundle_path, "device", config.verify_weights, key=config.bundle_key)
     device, rows = examine_device(config, bundle, world.clock)
     name = (*drafter_names(config, device.draft_limits), "none")[0]
     if not is_cloud_wanted:

@@ -41,7 +41,8 @@ def _program(name: str, config: type[C]) -> Program[C]:
         default = None if field.default is MISSING else field.default
         own = f"HAT_{name}_{field.name}".upper()
         variables = (own,) if about.shared_variable is None else (own, about.shared_variable)
-        settings.append(Setting(field.name, base, choices, default, variables, about))
+        needed = field.default is MISSING
+        settings.append(Setting(field.name, base, choices, default, variables, about, needed))
     return Program(name, config, tuple(settings))
 
 

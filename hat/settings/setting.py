@@ -45,6 +45,8 @@ class Setting:
     variables: tuple[str, ...]
     """The environment variables that hold its value, the most specific first."""
     about: About
+    needed: bool = False
+    """It has no default."""
 
     @property
     def key(self) -> str:

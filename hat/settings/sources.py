@@ -84,7 +84,7 @@ def load(program: Program[C], sources: Sources) -> Resolved[C]:
     given = {
         setting.name: found.get(setting.name, Given(setting.default, "default"))
         for setting in program.settings
-        if setting.name in found or not setting.about.argument
+        if setting.name in found or not setting.needed
     }
     # The key of a certificate is as secret as what is read here.
     files = [each.value if name == "tls_key" else each.file for name, each in given.items()]

@@ -36,13 +36,10 @@ def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
     Raises:
         CommandError: something is missing or cannot run.
     """
-    files = _check_files(options.bundle)
-    try:
-        device = load_bundle(options.bundle, "device")
-        load_bundle(options.bundle, "cloud")
-    except BundleError:
-        # The check of the files has said what is wrong.
+    files = _check_files(options.bundle, options.bundle_key)
+    if files.verdict == "FAILED":
         return [files]
+    device = load_bundle(options.bundle, "device")
     tokenizer = load_tokenizer(device.path)
     texts = read_prompts(options.prompts)[: options.num_prompts]
     prompts = _fitting(texts, options, device, tokenizer)
@@ -79,17 +76,18 @@ def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
     return checks
 
 
-def _check_files(bundle: Path) -> Check:
-    """Every file's SHA-256, and that the device's half is made for the cloud's."""
+def _check_files(bundle: Path, key: str | None) -> Check:
+    """Every file's SHA-256, who signed them, and that the device's half is made for the cloud's."""
     try:
-        device = load_bundle(bundle, "device", verify=True).manifest
-        cloud = load_bundle(bundle, "cloud", verify=True).manifest
+        device = load_bundle(bundle, "device", verify=True, key=key).manifest
+        cloud = load_bundle(bundle, "cloud", verify=True, key=key).manifest
     except BundleError as error:
         return Check("files", "FAILED", str(error))
     if middle_fingerprint_of(device) != middle_fingerprint_of(cloud):
         problem = "the device's bundle is for other middle layers: their fingerprints differ"
         return Check("files", "FAILED", problem)
-    return Check("files", "ok", "all as they were split, by SHA-256")
+    signed = "" if key is None else f", and signed by {key}"
+    return Check("files", "ok", f"all as they were split, by SHA-256{signed}")
 
 
 def _fitting(

@@ -33,6 +33,8 @@ class VerifyOptions:
     drafter: str
     engine: Literal["onnx", "torch"] = "onnx"
     """What runs the device's layers."""
+    bundle_key: str | None = None
+    """The public key that must have signed both bundles."""
 
     @property
     def is_exact(self) -> bool:

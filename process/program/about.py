@@ -32,7 +32,7 @@ class About:
     shared_variable: str | None = None
     """The environment variable that holds it for every program."""
     argument: bool = False
-    """Given without a flag, and needed."""
+    """Given without a flag."""
     metavar: str | None = None
     """What stands behind the flag in the help, in place of the type."""
     check: Callable[[Any], str | None] | None = None
@@ -97,6 +97,17 @@ def hash_every_file() -> bool:
     return setting(False, text)
 
 
+def bundle_key() -> str | None:
+    """Whose bundles are taken."""
+    return setting(
+        None,
+        "Public key that must have signed the bundle (`hat sign`), whose files are then hashed at "
+        "every start; left out: no signature is asked for.",
+        check=_ed25519,
+        metavar="ed25519:KEY",
+    )
+
+
 def engine_threads() -> int | None:
     """Of the engine."""
     text = "Threads of the engine; left out: one fewer than there are cores."
@@ -138,6 +149,11 @@ def line_format(default: T) -> T:
 def _algorithm(value: str) -> str | None:
     is_name = re.fullmatch(r"[A-Za-z0-9_-]{1,15}", value) is not None
     return None if is_name else "a name of up to 15 letters, digits, - and _, such as bbr"
+
+
+def _ed25519(value: str) -> str | None:
+    is_key = re.fullmatch(r"ed25519:[A-Za-z0-9+/]{43}=", value) is not None
+    return None if is_key else "a key as `hat sign` prints it: ed25519: and 44 letters of base64"
 
 
 def _not_empty(value: str) -> str | None:

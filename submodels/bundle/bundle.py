@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from process.machine import cache_folder
 from submodels.bundle.contents import Hashing, check_contents, say_in_the_log
 from submodels.bundle.fingerprint import fingerprint_of
-from submodels.bundle.manifest_file import MANIFEST_FILE, read_manifest
+from submodels.bundle.manifest_file import MANIFEST_FILE, manifest_bytes, parse_manifest
 from submodels.bundle.model_files import ModelFiles
+from submodels.bundle.signature import SIGNATURE_FILE, check_signature, read_signatures
 from submodels.errors import BundleError
 from submodels.manifest import Manifest, Role
 from submodels.plan.checks import check_ropes, check_shape, check_split
@@ -60,7 +61,7 @@ class Bundle:
 
     def unlisted(self) -> tuple[str, ...]:
         """Names of what lies in the folder and is not the bundle's; hidden files do not count."""
-        known = {MANIFEST_FILE, *self.manifest.files}
+        known = {MANIFEST_FILE, SIGNATURE_FILE, *self.manifest.files}
         names = sorted(path.name for path in self.path.iterdir())
         return tuple(name for name in names if name not in known and not name.startswith("."))
 
@@ -70,18 +71,25 @@ def load_bundle(
     role: Role,
     verify: bool = False,
     say: Callable[[str], None] = say_in_the_log,
+    key: str | None = None,
 ) -> Bundle:
     """The bundle at `path`: the role's own folder, or the folder `hat split` wrote.
 
     Every file is hashed, large ones once for each version of them (inode, size, times), which is
     remembered in the user's cache; with `verify` always. `say` is told when that takes long.
+    With a `key` that is pinned (`ed25519:` and base64) it must have signed the bundle, and every
+    file is hashed.
 
     Raises:
-        BundleError: missing, incomplete, corrupt, of the other role, or of another format; it
-            lists a link out of its folder, or weights that its fingerprint does not cover.
+        BundleError: missing, incomplete, corrupt, of the other role, of another format, or not
+            signed by the key; it lists a link out of its folder, or weights that its fingerprint
+            does not cover.
     """
-    folder = _find(path, role)
-    manifest = read_manifest(folder)
+    folder = find_bundle(path, role)
+    text = manifest_bytes(folder)
+    if key is not None:
+        check_signature(folder, text, read_signatures(folder), key)
+    manifest = parse_manifest(text, folder / MANIFEST_FILE)
     if manifest.role != role:
         raise BundleError(f"{folder} is a {manifest.role} bundle, expected a {role} bundle")
     _check_manifest(folder, manifest)
@@ -91,11 +99,16 @@ def load_bundle(
         for part in _PARTS[role]
     }
     verified = VerifiedFiles(cache_folder(os.environ) / _VERIFIED_FOLDER)
-    check_contents(folder, manifest, parts, Hashing(verified, verify, say))
+    check_contents(folder, manifest, parts, Hashing(verified, verify or key is not None, say))
     return Bundle(folder, manifest)
 
 
-def _find(path: Path, role: Role) -> Path:
+def find_bundle(path: Path, role: Role) -> Path:
+    """The folder of a role's bundle at `path`: that itself, or the one below it.
+
+    Raises:
+        BundleError: there is no manifest in either.
+    """
     for folder in (path, path / role):
         if (folder / MANIFEST_FILE).is_file():
             return folder

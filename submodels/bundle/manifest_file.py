@@ -12,7 +12,7 @@ MANIFEST_FILE = "hat.json"
 
 # A hash per tensor: some hundred KiB for the largest models; the bound keeps a wrong file from
 # being read whole.
-_MAX_MANIFEST_BYTES = 16 << 20
+MAX_MANIFEST_BYTES = 16 << 20
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -21,16 +21,34 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         BundleError: missing, a link out of the folder, no manifest, or of another format.
     """
+    return parse_manifest(manifest_bytes(folder), folder / MANIFEST_FILE)
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """What the manifest's file in a folder holds.
+
+    Raises:
+        BundleError: missing, a link out of the folder, too large, or it cannot be read.
+    """
     path = folder / MANIFEST_FILE
     check_regular(folder, MANIFEST_FILE)
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes")
-        text = path.read_bytes()
-        _check_version(path, msgspec.json.decode(text, type=dict[str, Any]).get("format_version"))
-        return msgspec.json.decode(text, type=Manifest)
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+        return path.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def parse_manifest(text: bytes, path: Path | str) -> Manifest:
+    """The manifest that a text is; `path` is where it came from, for messages.
+
+    Raises:
+        BundleError: it is none, or of another format.
+    """
+    try:
+        _check_version(path, msgspec.json.decode(text, type=dict[str, Any]).get("format_version"))
+        return msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is not a valid manifest: {error}") from error
 
@@ -56,7 +74,7 @@ def check_regular(folder: Path, name: str) -> None:
         raise BundleError(f"cannot read {path}: {error}") from error
 
 
-def _check_version(path: Path, version: object) -> None:
+def _check_version(path: Path | str, version: object) -> None:
     if not isinstance(version, int) or version < 1:
         raise BundleError(f"{path}: expected a format_version of 1 or more, got {version!r}")
     if version > FORMAT_VERSION:

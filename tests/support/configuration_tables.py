@@ -60,7 +60,7 @@ def _values(setting: Setting) -> str:
 
 
 def _default(setting: Setting) -> str:
-    if setting.about.argument:
+    if setting.needed:
         return "required"
     if setting.default is None or setting.default == ():
         return "none"

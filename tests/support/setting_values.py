@@ -19,6 +19,7 @@ FILE = "file"
 
 _EXAMPLES = {
     "cloud": ["ws://a:1", "wss://b", "ws://[::1]:7700"],
+    "bundle_key": [f"ed25519:{letter * 43}=" for letter in "Ab+"],
     "congestion_control": ["bbr", "reno", "dctcp-reno"],
 }
 

@@ -216,7 +216,9 @@ def test_compose_joins_both_sides_by_name_port_and_secret() -> None:
 
 def test_the_manifest_probes_and_scrapes_paths_that_the_cloud_has() -> None:
     container, annotations = _container(), _pod()["metadata"]["annotations"]
-    serving = cast(Serving, SimpleNamespace(reception=SimpleNamespace(clock=lambda: 0.0)))
+    serving = cast(
+        Serving, SimpleNamespace(reception=SimpleNamespace(clock=lambda: 0.0), desk=None)
+    )
     cloud = {resource.canonical for resource in make_app(serving).router.resources()}
     paths = {name: container[name]["httpGet"]["path"] for name in container if "Probe" in name}
     assert paths == {

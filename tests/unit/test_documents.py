@@ -18,7 +18,7 @@ TICKED = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?:[a-z_][\w.-]*/)+[\w.-]*|[\w-]+\.(?:py|md|sh|cfg|conf|yaml|yml|toml)")
 MODULE = re.compile(r"python3? -m ([\w.]+)")
-DOTTED = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.(?!json\b|example\b)\w+)+")
+DOTTED = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.(?!json\b|sig\b|example\b)\w+)+")
 CLASS = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+(?:\.\w+)?")
 
 MADE_BY_PROGRAMS = ("cloud/", "device/")

@@ -67,7 +67,7 @@ def follow(config: CloudConfig) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    bundle = load_bundle(config.bundle, "cloud", config.verify_weights)
+    bundle = load_bundle(config.bundle, "cloud", config.verify_weights, key=config.bundle_key)
     where = f"{config.master_addr}:{config.master_port}"
     while True:
         _log.info("machine %d of %d computes for %s", config.node_rank, config.nnodes, where)
