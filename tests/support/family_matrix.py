@@ -131,7 +131,10 @@ async def _answers(
 async def _both_sides(bundles: Path, engine: Any) -> AsyncIterator[Runtime]:
     secret = secrets.token_urlsafe(32)
     world = World(time.monotonic, time.time, random.SystemRandom())
-    cloud_config = CloudConfig(bundles, port=0, dtype="float32", secret=secret, threads=1)
+    # Rows too: those of a bundle in bfloat16 would be rounded on the way.
+    cloud_config = CloudConfig(
+        bundles, port=0, dtype="float32", wire_dtype="float32", secret=secret, threads=1
+    )
     async with serve_cloud(cloud_config, world.clock) as cloud:
         config = DeviceConfig(
             bundles, port=0, cloud=cloud.url, engine=engine, secret=secret, threads=1
