@@ -157,8 +157,8 @@ def _alone(server: DeviceServer) -> list[str]:
     if lone.tokens_per_round is not None and lone.acceptance is not None:
         how = (
             f"when trained it brought {lone.tokens_per_round:.2f} tokens per round of up to "
-            f"{lone.draft_tokens} drafted: about {lone.acceptance:.0%} of what it says is what the "
-            "model would say"
+            f"{lone.draft_tokens} drafted: behind the model's text about {lone.acceptance:.0%} of "
+            "its tokens are the model's own; behind its own text it is worse"
         )
     return [f"alone     while the cloud is gone its draft model answers, marked as such; {how}"]
 

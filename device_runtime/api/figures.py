@@ -70,8 +70,8 @@ class LoneAnswers(msgspec.Struct, frozen=True, kw_only=True):
     """Greedy on held-out text, with drafts of `draft_tokens`; None: the adapter does not say."""
     draft_tokens: int
     acceptance: float | None = None
-    """The share of its tokens that the model itself would have written, where all before were: the
-    one that gives so many tokens per round."""
+    """The share of its tokens that the model itself would have written, where all before were its
+    own: the one that gives so many tokens per round. Behind the draft model's text it is less."""
 
 
 class TokenText(msgspec.Struct, frozen=True):

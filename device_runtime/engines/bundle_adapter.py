@@ -70,7 +70,7 @@ class LoneQuality:
 
     @property
     def acceptance(self) -> float | None:
-        """The share of its tokens that the model itself would have written, behind its own.
+        """The share of its tokens that the model itself would have written, behind the model's own.
 
         With a share a at every place a draft of k tokens gives `1 + a + ... + a^k` tokens a round;
         this is the a that gives as many as were measured.

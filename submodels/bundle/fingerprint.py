@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 import msgspec
+import numpy as np
 
 from submodels.manifest import Manifest, ModelShape, WireRotation, WrittenTensor
 from submodels.tensors.tensor_layout import Part, placements
@@ -89,6 +90,8 @@ def middle_fields(
     fields |= {
         "first_layer": middle.start,
         "num_middle_layers": len(middle),
+        # Norms are computed in float32, and a GGUF file has it as such.
+        "rms_norm_eps": float(np.float32(shape.rms_norm_eps)),
         "sliding_windows": shape.sliding_windows[layers],
         "rope": dict(rope_parameters),
         "description": described,

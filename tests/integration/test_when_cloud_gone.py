@@ -92,7 +92,9 @@ async def test_while_the_cloud_is_gone_the_draft_model_answers_marked_in_every_a
         for path in ASKED:
             headers, text = await _asked(http, path)
             assert headers[MARK] == "draft", path
-            assert json.loads(text)["hat"]["answered_by"] == "draft", path
+            document = json.loads(text)
+            assert document["hat"]["answered_by"] == "draft", path
+            assert document["model"].endswith(" (draft)") is path.startswith("/api/")
             headers, text = await _asked(http, path, stream=True)
             assert headers[MARK] == "draft", path
             _check_stream(path, _told(text))
@@ -158,7 +160,10 @@ async def test_quality_and_rule_are_told_at_start_and_in_the_list_of_models(
             assert lone["tokens_per_round"] == pytest.approx(2.4219, abs=1e-3)
             share, places = lone["acceptance"], range(lone["draft_tokens"] + 1)
             assert sum(share**place for place in places) == pytest.approx(2.4219, abs=0.01)
-            assert "2.42 tokens per round of up to 6 drafted: about 60% of what it says" in lines
+            assert (
+                "2.42 tokens per round of up to 6 drafted: behind the model's text about" in lines
+            )
+            assert " 60% of its tokens are the model's own" in lines
 
 
 async def test_an_answer_that_has_begun_is_the_models_or_none(

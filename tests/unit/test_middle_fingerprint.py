@@ -98,13 +98,15 @@ _OF_THE_ENDS: dict[str, Any] = {
     "vocab_size": 7,
     "tied_embeddings": True,
     "max_context_tokens": 9,
+    "rms_norm_eps": 9.99999997475243e-07,
     "sliding_windows": (5, None, None, 5),
     "rope": Rope(inv_freq=(1.0,)),
     "description": Description(
         embedding_scale=2.0, logit_scale=2.0, logit_softcap=30.0, layer_ropes=()
     ),
 }
-"""Rotary numbers are covered by their parameters, windows of layers on the device by nothing."""
+"""Rotary numbers are covered by their parameters, windows of layers on the device by nothing, and
+an epsilon is a number of float32 wherever it is computed with."""
 
 
 def test_every_field_of_a_shape_is_known_to_count_or_not(base: Path, tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ class OllamaShape:
             "created_at": datetime.fromtimestamp(self._clock(), UTC).isoformat(),
         }
         if begun.is_alone:
-            told["hat"] = LoneMark()
+            # Ollama's own package drops fields that it does not know.
+            told |= {"model": f"{begun.model} (draft)", "hat": LoneMark()}
         more: dict[str, Any] = {"thinking": thoughts} if thoughts else {}
         if not self._is_chat:
             return {**told, "response": words, **more, "done": False}
