@@ -136,6 +136,18 @@ def test_a_name_that_expires_goes_in_time() -> None:
     assert "expired on 2027-01-15 08:01 UTC" in fault.message
 
 
+def test_whoever_came_while_nobody_was_asked_goes_once_there_are_names() -> None:
+    cloud = Cloud(MANY)
+    anyone = cloud.connect()
+    cloud.send(anyone, opening(1, key=1))
+    cloud._take(cloud.core.admit(None, UNIX_S, cloud.now))
+    cloud.received(anyone)
+    assert anyone not in cloud.closed
+    cloud._take(cloud.core.admit(tokens_of([entry("anna")]), UNIX_S, cloud.now))
+    assert one_fault(cloud.received(anyone)).message == "expected a token"
+    assert cloud.core.figures().num_sessions == 0
+
+
 def test_connections_of_a_name_are_counted_wherever_they_come_from() -> None:
     cloud = Named(entry("anna", Quota(connections=2)), entry("bert"))
     cloud.come("anna", "one house")

@@ -117,6 +117,8 @@ class People:
 
     def why_no_more(self, person: Person, now: float) -> str | None:
         """Why somebody who was let in may stay no longer; None while he may."""
+        if person.name == ANYONE and self._asks:
+            return self.why_not(b"", None, now)
         if not person.is_named:
             return None
         entry = self._entries.get(person.name)
