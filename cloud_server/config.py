@@ -102,6 +102,11 @@ class CloudConfig:
         None, "Certificate chain (PEM); devices then connect to wss://."
     )
     tls_key: Path | None = setting(None, "Private key (PEM) of the certificate.")
+    tls_client_ca: Path | None = setting(
+        None,
+        "Certificate authority (PEM) whose client certificates let a device in, as the name in its "
+        "certificate; a device without one shows a secret or a token.",
+    )
     congestion_control: str | None = congestion_control()
     """Of what goes down to devices; a device's setting is of what goes up."""
     trusted_proxies: tuple[str, ...] = setting(

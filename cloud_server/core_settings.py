@@ -61,6 +61,7 @@ def core_settings(
         block_tokens=engine.block_tokens,
         host_tokens=host_tokens,
         credential=(config.secret or "").encode(),
+        takes_certificates=config.tls_client_ca is not None,
         max_sessions=config.max_sessions,
         max_connections=config.max_connections,
         max_lanes=socket_limits(config).max_per_address // _LANE_SHARE,

@@ -68,7 +68,7 @@ class CloudServer:
         self._config = config
         self._loader = load_engine
         self._patience = patience or Patience(silence_s=config.heartbeat_s)
-        self._tls = server_tls(config.tls_certificate, config.tls_key)
+        self._tls = server_tls(config.tls_certificate, config.tls_key, config.tls_client_ca)
         self._bundle = load_bundle(
             config.bundle, "cloud", config.verify_weights, key=config.bundle_key
         )
@@ -196,7 +196,8 @@ class CloudServer:
         )
         _log.info("serving the device bundle %s, too", config.serve_device_bundle)
         names = None if self.token_file is None else self._names_now
-        callers = Callers((config.secret or "").encode(), names, self._clock)
+        asks = config.tls_client_ca is not None
+        callers = Callers((config.secret or "").encode(), names, self._clock, asks)
         bytes_per_s = config.bundle_mbit_per_s * _BYTES_PER_MBIT
         return BundleDesk(served, self.reception, callers, bytes_per_s)
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -134,6 +135,9 @@ class TokenFile:
         if self._tokens is None and self._is_needed:
             advice = f"`hat token add NAME --tokens-file {self._path}` makes it"
             raise StartError(f"the tokens file: no file {self._path}; {advice}")
+        if self._tokens is not None:
+            _log.info("names that may come: %d, of %s", len(self._tokens.entries), self._path)
+            self._warn_of_writers()
 
     def read(self) -> Tokens | None:
         """The register as it is now, the same value while nothing has changed; None: there was
@@ -153,6 +157,12 @@ class TokenFile:
             _log.info("the tokens file was read again: %d names", len(tokens.entries))
         self._tokens = tokens
         return tokens
+
+    def _warn_of_writers(self) -> None:
+        """Whoever may write the file may let himself in; on Windows modes say nothing of that."""
+        mode = self._path.stat().st_mode
+        if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+            _log.warning("%s can be written by others: chmod 600 %s", self._path, self._path)
 
     def _look(self) -> _Version | None:
         try:

@@ -186,6 +186,10 @@ class DeviceConfig:
     cloud_ca: Path | None = setting(
         None, "Certificate authority (PEM) to trust for wss://; left out: the system's."
     )
+    cloud_client_cert: Path | None = setting(
+        None, "Certificate (PEM) that this device shows to the cloud, in place of a secret."
+    )
+    cloud_client_key: Path | None = setting(None, "Private key (PEM) of that certificate.")
     connections: int | None = setting(
         None,
         "Connections to the cloud at once: all but the first carry prompts, which so hold up no "

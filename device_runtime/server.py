@@ -46,6 +46,7 @@ from device_runtime.link.config import (
     LinkConfig,
     ModelIdentity,
     Patience,
+    client_certificate,
     link_url,
 )
 from device_runtime.link.dialing import Dial
@@ -179,6 +180,7 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         model=identity,
         secret=(config.secret or "").encode(),
         ca_file=config.cloud_ca,
+        shown=client_certificate(config.cloud_client_cert, config.cloud_client_key),
         proxy=proxy_for(link_url(config.cloud), os.environ),
         congestion_control=config.congestion_control,
         connections=_connections(config),

@@ -8,6 +8,7 @@ from typing import Protocol
 from aiohttp import web
 
 from cloud_server.core.actions import Identity
+from cloud_server.core.names.certificate import name_of_certificate
 from cloud_server.daemon.bundle_desk import BundleDesk
 from cloud_server.daemon.daemon import CloudDaemon
 from cloud_server.daemon.device_socket import CLOSE_TIMEOUT_S, DeviceSocket
@@ -161,7 +162,7 @@ class _Visitor:
         assert visit is not None
         self.begun_s = visit.begun_s
         self.identity = Identity(visit.address or visit.host)
-        self.certificate: str | None = None
+        self.certificate = name_of_certificate(request.get_extra_info("peercert"))
         self._threshold = self._handler.hold_back(MAX_HANDSHAKE_BYTES)
         self._handler.doubt(visit.begun_s + reception.hello_timeout_s + _HELLO_GRACE_S)
 

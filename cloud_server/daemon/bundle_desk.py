@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 
 from cloud_server.core.actions import Identity
+from cloud_server.core.names.certificate import name_of_certificate
 from cloud_server.core.names.people import People, Person
 from cloud_server.daemon.reception import Reception
 from cloud_server.daemon.rhythm import NamesNow
@@ -70,19 +71,25 @@ class Callers:
     `names` says who there is, as it does for the daemon; None: there are no names.
     """
 
-    def __init__(self, secret: bytes, names: Callable[[], NamesNow] | None, clock: Clock) -> None:
-        self._people = People(secret)
+    def __init__(
+        self,
+        secret: bytes,
+        names: Callable[[], NamesNow] | None,
+        clock: Clock,
+        takes_certificates: bool = False,
+    ) -> None:
+        self._people = People(secret, takes_certificates)
         self._names = names
         self._clock = clock
 
-    def who(self, credential: bytes) -> Person | None:
-        """Who shows this; None: nobody who may come."""
+    def who(self, credential: bytes, certificate: str | None = None) -> Person | None:
+        """Who shows this, and a certificate of this name; None: nobody who may come."""
         self._admit()
-        return self._people.who(credential, None, self._clock())
+        return self._people.who(credential, certificate, self._clock())
 
-    def why_not(self, credential: bytes) -> str:
+    def why_not(self, credential: bytes, certificate: str | None = None) -> str:
         """What to tell somebody who may not."""
-        return self._people.why_not(credential, None, self._clock())
+        return self._people.why_not(credential, certificate, self._clock())
 
     def may_stay(self, person: Person) -> bool:
         """Whether somebody may still come."""
@@ -220,7 +227,8 @@ class BundleDesk:
         """Who asks, or why he gets nothing; the next wrong secret of an address waits longer."""
         found = _BEARER.fullmatch(request.headers.get(hdrs.AUTHORIZATION, ""))
         credential = b"" if found is None else found[1].encode()
-        person = self._callers.who(credential)
+        certificate = name_of_certificate(request.get_extra_info("peercert"))
+        person = self._callers.who(credential, certificate)
         if person is not None:
             return person
         handler, address = handler_of(request), _address(request)
@@ -234,7 +242,8 @@ class BundleDesk:
         if handler.visit is not None:
             self._reception.guard.say(handler.visit, "401, it asked for the device bundle")
         headers = {hdrs.WWW_AUTHENTICATE: "Bearer"}
-        return web.Response(status=401, text=self._callers.why_not(credential), headers=headers)
+        why_not = self._callers.why_not(credential, certificate)
+        return web.Response(status=401, text=why_not, headers=headers)
 
     def _take_place(self, request: web.Request, person: Person) -> "_Answer | None":
         """Begin one more answer, if there is room; what takes nothing makes room for it."""

@@ -89,13 +89,19 @@ def trusted_proxies(config: CloudConfig) -> tuple[Network, ...]:
         raise StartError(f"trusted_proxies: {error}") from error
 
 
-def server_tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def server_tls(
+    certificate: Path | None, key: Path | None, client_ca: Path | None = None
+) -> ssl.SSLContext | None:
     """A context for both files, or None for neither.
+
+    With `client_ca` whoever connects may show a certificate, which must then be of that authority.
 
     Raises:
         StartError: one without the other, or files that cannot be used.
     """
     if certificate is None and key is None:
+        if client_ca is not None:
+            raise StartError("tls_client_ca: certificates are shown where TLS is on")
         return None
     if certificate is None or key is None:
         raise StartError("tls_certificate and tls_key go together")
@@ -108,7 +114,20 @@ def server_tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | N
     except (ssl.SSLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise StartError(f"TLS: cannot use {certificate} with {key}: {reason}") from error
+    if client_ca is not None:
+        _ask_for_certificates(context, client_ca)
     return context
+
+
+def _ask_for_certificates(context: ssl.SSLContext, client_ca: Path) -> None:
+    try:
+        context.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise StartError(f"tls_client_ca: no certificate is in {client_ca}") from error
+    except OSError as error:
+        raise StartError(f"tls_client_ca: cannot read {client_ca}: {error.strerror}") from error
+    # Whoever shows none has a token, or goes.
+    context.verify_mode = ssl.CERT_OPTIONAL
 
 
 def _no_password() -> str:

@@ -6,7 +6,7 @@ from device_runtime.config import DeviceConfig
 from device_runtime.fetching.cloud_files import CloudAddress
 from device_runtime.fetching.fetching import Fetcher, Show
 from device_runtime.fetching.store import Store
-from device_runtime.link.config import link_url, tls_context
+from device_runtime.link.config import client_certificate, link_url, showing, tls_context
 from device_runtime.link.proxies import proxy_for
 from process.machine import cache_folder
 from process.world import World
@@ -21,10 +21,11 @@ def make_fetcher(config: DeviceConfig, world: World, show: Show | None = None) -
         StartError: an address, CA file or proxy that cannot be used.
     """
     url = link_url(config.cloud)
+    shown = client_certificate(config.cloud_client_cert, config.cloud_client_key)
     address = CloudAddress(
         url=config.cloud,
         secret=config.secret,
-        tls=tls_context(url, config.cloud_ca),
+        tls=showing(tls_context(url, config.cloud_ca), shown),
         proxy=proxy_for(url, os.environ),
     )
     store = Store(cache_folder(os.environ) / _FOLDER)

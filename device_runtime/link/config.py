@@ -55,6 +55,14 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What this device shows to its cloud while TLS is agreed on: two files (PEM)."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
 class LinkConfig:
     """Everything a link needs. `secret`, or a token, never shows in a message or a repr."""
 
@@ -62,6 +70,7 @@ class LinkConfig:
     model: ModelIdentity
     secret: bytes = field(default=b"", repr=False)
     ca_file: Path | None = None
+    shown: ClientCertificate | None = None
     proxy: Proxy | None = None
     codec: Codec = Codec.RAW
     """What rows may be in besides RAW, where the cloud speaks it."""
@@ -135,3 +144,45 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
     except OSError as error:
         why = (error.strerror or "it cannot be read").lower()
         raise StartError(f"cannot use the CA file {ca_file}: {why}") from error
+
+
+def client_certificate(certificate: Path | None, key: Path | None) -> ClientCertificate | None:
+    """What to show, if anything.
+
+    Raises:
+        StartError: one file without the other.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise StartError("cloud_client_cert and cloud_client_key go together")
+    return ClientCertificate(certificate, key)
+
+
+def showing(
+    context: ssl.SSLContext | None, shown: ClientCertificate | None
+) -> ssl.SSLContext | None:
+    """The same context, which shows a certificate to whoever asks for one.
+
+    Raises:
+        StartError: its files cannot be used, or the address is ws://.
+    """
+    if shown is None:
+        return context
+    if context is None:
+        raise StartError("a client certificate is of no use for a ws:// address; use wss://")
+    for path in (shown.certificate, shown.key):
+        if not path.is_file():
+            raise StartError(f"client certificate: no file {path}")
+    try:
+        context.load_cert_chain(shown.certificate, shown.key, password=_no_password)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or error
+        files = f"{shown.certificate} with {shown.key}"
+        raise StartError(f"client certificate: cannot use {files}: {why}") from error
+    return context
+
+
+def _no_password() -> str:
+    """Asked for when the key is encrypted; a daemon has nobody to ask."""
+    raise ValueError("the key is encrypted; give one without a passphrase")

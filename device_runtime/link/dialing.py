@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from device_runtime.link.config import CLOSE_S, LinkConfig, link_url, tls_context
+from device_runtime.link.config import CLOSE_S, LinkConfig, link_url, showing, tls_context
 from device_runtime.link.proxies import Proxy
 from device_runtime.link.tunnel import TunnelConnector
 from process.sockets.aiohttp_socket import AiohttpSocket
@@ -40,7 +40,7 @@ class Dialer:
 
     def __init__(self, config: LinkConfig) -> None:
         self._url = link_url(config.url)
-        self._tls = tls_context(self._url, config.ca_file)
+        self._tls = showing(tls_context(self._url, config.ca_file), config.shown)
         self._proxy = config.proxy
         check_congestion_control(config.congestion_control)
         self._congestion_control = config.congestion_control

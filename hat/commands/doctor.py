@@ -32,7 +32,10 @@ _FLAGS = (
     *("engine", "weights", "onnx_provider", "onnx_provider_options", "threads"),
     *("drafter", "draft_weights", "chunking", "chunk_tokens"),
 )
-_LINK_FLAGS = ("secret", "cloud_ca", "congestion_control", "bundle_key")
+_LINK_FLAGS = (
+    *("secret", "cloud_ca", "cloud_client_cert", "cloud_client_key"),
+    *("congestion_control", "bundle_key"),
+)
 
 _FOUND_WRONG = 1
 

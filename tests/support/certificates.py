@@ -28,13 +28,15 @@ class Authority:
             *("-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test ca"),
         )
 
-    def server(self, kind: str, names: str) -> ssl.SSLContext | None:
+    def server(
+        self, kind: str, names: str, common_name: str | None = None
+    ) -> ssl.SSLContext | None:
         """What a server shows: `good`, `expired` or `early`, for these alternative names.
 
         None where this openssl makes no such certificate.
         """
         self._openssl(
-            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={kind}"),
+            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={common_name or kind}"),
             *("-keyout", f"{kind}.key", "-out", f"{kind}.csr"),
         )
         (self._folder / "names").write_text(f"subjectAltName={names}\n")
@@ -43,6 +45,15 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self._folder / f"{kind}.pem", self._folder / f"{kind}.key")
         return context
+
+    def files(self, name: str, names: str) -> tuple[Path, Path]:
+        """A certificate of this common name, valid now, and its key."""
+        context = self.server("good", names, common_name=name)
+        assert context is not None, "every openssl makes one that is valid now"
+        made = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        for path in made:
+            (self._folder / f"good{path.suffix}").rename(path)
+        return made
 
     def _sign(self, kind: str, ends: tuple[str, ...]) -> bool:
         """Which of the ways works depends on openssl's version."""

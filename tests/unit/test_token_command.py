@@ -133,6 +133,19 @@ def test_a_file_that_cannot_be_read_ends_the_start(file: Path) -> None:
         TokenFile(file, is_needed=False).start()
 
 
+def test_a_start_says_how_many_may_come_and_who_else_may_write(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    _token("add", "phone")
+    TokenFile(file, is_needed=False).start()
+    assert f"names that may come: 1, of {file}" in caplog.text
+    assert "chmod" not in caplog.text
+    file.chmod(0o660)
+    TokenFile(file, is_needed=False).start()
+    assert f"can be written by others: chmod 600 {file}" in caplog.text
+
+
 def test_the_usual_file_is_in_the_configuration_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert default_tokens_file({}) == Path("/home/somebody/.config/hat/tokens.json")
