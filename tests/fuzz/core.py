@@ -19,6 +19,8 @@ from cloud_server.core.actions import (
 )
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.core import CloudCore
+from cloud_server.core.names.quota import Quota
+from cloud_server.core.names.tokens import Entry, Name, Tokens, digest_of
 from tests.fuzz.draws import Draws
 from tests.fuzz.engine import LengthEngine
 from tests.fuzz.speech import (
@@ -48,6 +50,16 @@ HOST_TOKENS = 40
 LEAST_ASIDE_BYTES = 24
 """In pieces frames of more than this are made RAW elsewhere: those of a real model are longer."""
 MAX_TURNS = 400
+UNIX_S = 1e9
+ALICE, BOB = Name("alice"), Name("bob")
+TOKENS = (b"alice's token", b"bob's token")
+NAMES = (
+    Tokens()
+    .added(Entry(ALICE, digest_of(TOKENS[0]), 0.0, Quota(1, 2, 50, None, 90)))
+    .added(Entry(BOB, digest_of(TOKENS[1]), 0.0, Quota(rows_per_s=3), UNIX_S + 150))
+)
+"""One with every quota but a rate, and one with a rate whose time comes to an end."""
+NOBODY = Tokens()
 
 
 class CoreRun:
@@ -57,6 +69,7 @@ class CoreRun:
         self._draws = draws
         flags = draws.number(0, 255)
         self._num_in_flight = 1 + (flags & 3)
+        self._now = 0.0
         self._config = CoreConfig(
             fingerprint=FINGERPRINT,
             first_layer=5,
@@ -82,8 +95,8 @@ class CoreRun:
             tables=TABLES if flags & 32 else b"",
         )
         self._core = CloudCore(self._config)
+        self._tokens = NAMES if flags & 128 else None
         self._engine = LengthEngine(99, BLOCK, self._config.rows.row_bytes)
-        self._now = 0.0
         self._steps: list[Step] = []
         self._unpacking: list[Unpack] = []
         self._peers: dict[ConnectionId, Peer] = {}
@@ -91,6 +104,8 @@ class CoreRun:
         self._num_connected = 0
         self._is_lost = False
         self.num_frames = 0
+        if self._tokens is not None:
+            self._do(self._core.admit(self._tokens, UNIX_S, 0.0))
 
     def run(self) -> None:
         """Do what the bytes say, and then let everybody go."""
@@ -132,7 +147,8 @@ class CoreRun:
         self._do(self._core.connect(number, self._now, identity, lane_key))
         if greets:
             codecs = self._config.rows.codecs
-            hello = Hello(1, 1, FINGERPRINT, 5, 8, HIDDEN, 0b111, codecs, SECRET)
+            shown = SECRET if self._tokens is None else self._draws.pick((SECRET, *TOKENS))
+            hello = Hello(1, 1, FINGERPRINT, 5, 8, HIDDEN, 0b111, codecs, shown)
             self._receive(number, encode(hello))
 
     def _say(self, number: ConnectionId, what: int) -> None:
@@ -196,6 +212,10 @@ class CoreRun:
         if self._draws.one_in(64):
             self._core.drain()
         self._do(self._core.tick(self._now))
+        if self._tokens is not None:
+            if self._draws.one_in(4):
+                self._tokens = self._draws.pick((NAMES, NAMES.revoked(ALICE, 1.0), NOBODY))
+            self._do(self._core.admit(self._tokens, UNIX_S + self._now, self._now))
 
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
