@@ -144,12 +144,12 @@ async def undisturbed(url: str, asked: list[Wanted]) -> dict[Wanted, str]:
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """Those of one device, which may have died `num_deaths()` times until now."""
+    """Those of one device; `num_turns()` changes when that is killed and when it is back."""
 
     url: str
     texts: dict[Wanted, str]
     tally: Tally
-    num_deaths: Callable[[], int]
+    num_turns: Callable[[], int]
 
     async def run(self, number: int, seed: int, is_over: asyncio.Event) -> None:
         """One client: ask what chance says, one after the other, until it is over."""
@@ -165,7 +165,7 @@ class Clients:
         self, http: aiohttp.ClientSession, one: Wanted, leaves_after: int | None
     ) -> None:
         loop, tally = asyncio.get_running_loop(), self.tally
-        begun_s, deaths = loop.time(), self.num_deaths()
+        begun_s, turns = loop.time(), self.num_turns()
         answered = await ask(http, self.url, one, leaves_after)
         right, failure = self.texts[one], answered.failure
         is_whole = failure is None
@@ -179,7 +179,7 @@ class Clients:
         elif failure == NO_CLOUD:
             tally.num_refused += 1
             await asyncio.sleep(_REST_S)
-        elif self.num_deaths() > deaths or failure == "ClientConnectorError":
+        elif self.num_turns() > turns or failure == "ClientConnectorError":
             # It was killed meanwhile, or is not up again.
             tally.num_broken += 1
         else:

@@ -35,8 +35,8 @@ class Program:
     ) -> None:
         self.name = name
         self.port = port
-        self.num_deaths = 0
-        """Times it was killed."""
+        self.num_turns = 0
+        """Goes up when it is killed, and when it has been started again."""
         self._argv = [sys.executable, "-m", "hat", name, *options, "--port", str(port)]
         self._environ = environ
         self._child: Child | None = None
@@ -59,10 +59,11 @@ class Program:
     async def kill(self) -> None:
         """kill -9, and start it again at once."""
         assert self._child is not None, "it was started"
-        self.num_deaths += 1
+        self.num_turns += 1
         self._child.signal(signal.SIGKILL)
         await self._child.ended()
         await self.start()
+        self.num_turns += 1
 
     async def pause(self, seconds: float) -> None:
         """Stop it for a while, as a machine that swaps or sleeps."""

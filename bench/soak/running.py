@@ -63,7 +63,7 @@ async def soak(plan: Plan) -> Outcome:
         texts = await undisturbed(device.url, wanted(plan.seed, plan.max_tokens))
         outcome = Outcome(Tally(), Counter())
         watches = [Watch(cloud), Watch(device)]
-        clients = Clients(device.url, texts, outcome.tally, lambda: device.num_deaths)
+        clients = Clients(device.url, texts, outcome.tally, lambda: device.num_turns)
         await _disturb(plan, scene, clients, watches, outcome)
         outcome.lines += [watch.line() for watch in watches]
         await _look_at_rest(scene, outcome, bare, idle)
