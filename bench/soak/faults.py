@@ -13,9 +13,10 @@ from bench.live.processes import Child, Command
 from bench.soak.programs import Program
 from bench.soak.relay import Relay
 
+_HOSTILE = "hostile: "
 KILLS = ("kill cloud", "kill device", "kill both")
 """After one of these the memory of a process begins anew."""
-OTHERS = ("cut", "hole", "stop cloud", "stop device", *(f"hostile: {name}" for name in ATTACKS))
+OTHERS = ("cut", "hole", "stop cloud", "stop device", *(_HOSTILE + name for name in ATTACKS))
 FAULTS = (*KILLS, *OTHERS)
 
 _HOSTILE_SOURCE = "127.0.0.3"
@@ -68,8 +69,15 @@ class Faults:
         """One after the other, in an order of chance, for so long."""
         end_s = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end_s:
-            await self.do(self._chance.choice(names))
+            await self.do(self._next(names))
             await asyncio.sleep(self._seconds(self._scene.pace.between_s))
+
+    def _next(self, names: Sequence[str]) -> str:
+        """One of them; all hostile neighbours together as often as each other kind."""
+        hostile = [name for name in names if name.startswith(_HOSTILE)]
+        kinds = [name for name in names if name not in hostile]
+        one = self._chance.choice([*kinds, *([_HOSTILE] if hostile else [])])
+        return self._chance.choice(hostile) if one == _HOSTILE else one
 
     async def each(self, names: Sequence[str]) -> None:
         """Each of them once."""
@@ -82,7 +90,7 @@ class Faults:
         if name in self._kinds:
             await self._kinds[name]()
         else:
-            await self._attack(name.removeprefix("hostile: "))
+            await self._attack(name.removeprefix(_HOSTILE))
         self.num_done[name] += 1
 
     async def _kill_cloud(self) -> None:

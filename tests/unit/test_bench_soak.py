@@ -10,6 +10,7 @@ from aiohttp import web
 
 from bench.soak.__main__ import report
 from bench.soak.clients import Answered, Clients, Tally, Wanted, ask, undisturbed, wanted
+from bench.soak.faults import QUICK, Faults, Scene
 from bench.soak.programs import Footprint
 from bench.soak.relay import Relay
 from bench.soak.running import Outcome
@@ -128,3 +129,11 @@ async def test_a_relay_carries_cuts_and_swallows() -> None:
     writer.close()
     await relay.close()
     server.close()
+
+
+def test_hostile_neighbours_are_one_kind_of_fault_among_others(tmp_path) -> None:
+    names = ("cut", "hole", *(f"hostile: {number}" for number in range(20)))
+    faults = Faults(Scene(None, None, None, tmp_path, tmp_path, QUICK), seed=1)
+    found = Counter(faults._next(names).partition(":")[0] for _ in range(3000))
+    assert set(found) == {"cut", "hole", "hostile"}
+    assert all(900 < number < 1100 for number in found.values())
