@@ -8,9 +8,11 @@ KV and descriptors are to be what they were. The exit code is 1 if anything was 
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 from bench.machine import machine_lines
 from bench.soak.faults import FAULTS, KILLS, OTHERS
@@ -30,6 +32,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=_MODEL, help="checkpoint [stories260k]")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only these")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, _end)
     chosen = given.fault or FAULTS
     print(*machine_lines(), sep="\n")
     words = f"{given.minutes:g} minutes, seed {given.seed}, {given.clients} clients"
@@ -49,6 +52,11 @@ def main() -> int:
         outcome = asyncio.run(soak(plan))
     print(*report(outcome), sep="\n")
     return 1 if outcome.wrong else 0
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """Leave, and take along what was started."""
+    sys.exit(128 + number)
 
 
 def report(outcome: Outcome) -> list[str]:
