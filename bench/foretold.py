@@ -125,7 +125,8 @@ async def _visit(fleet: Fleet, bundles: Path) -> _Expected:
     await fleet.forget(list(devices.children))
     lines: list[bytes] = []
     command = [sys.executable, "-m", "hat.child", "doctor", str(bundles / "device")]
-    command += [f"--cloud={fleet.cloud_url(devices.clouds[0])}", "--threads=1", "--json"]
+    command += [f"--cloud={fleet.cloud_url(devices.clouds[0])}", "--insecure", "--threads=1"]
+    command += ["--json"]
     child = await fleet.start_client(0, command, lines.append)
     end = await child.ended()
     try:

@@ -1,6 +1,7 @@
 """The settings of a cloud daemon, read once and passed down, and what each is for."""
 
 import json
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final, Literal
@@ -28,6 +29,8 @@ from process.program.about import (
 )
 from process.program.logs import LogFormat, LogLevel
 
+_LAST_PORT = 65535
+
 
 def _networks(values: tuple[str, ...]) -> str | None:
     try:
@@ -35,6 +38,11 @@ def _networks(values: tuple[str, ...]) -> str | None:
     except ValueError:
         return "addresses or networks such as 10.0.0.1 or 10.0.0.0/8"
     return None
+
+
+def _host_names(values: tuple[str, ...]) -> str | None:
+    is_fine = all(re.fullmatch(r"[A-Za-z0-9_.:*-]{1,253}", value) for value in values)
+    return None if is_fine else "host names or addresses such as gpu-server or 10.0.0.1"
 
 
 def _json_object(value: str) -> str | None:
@@ -55,6 +63,12 @@ class CloudConfig:
     bundle: Path = field(metadata=about("The cloud/ folder that `hat split` wrote.", argument=True))
     host: str = some_text("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
     port: int = tcp_port(7700, "that devices connect to")
+    metrics_host: str = some_text(
+        "127.0.0.1", "Address of its own on which /metrics is, without TLS; 0.0.0.0 for all."
+    )
+    metrics_port: int | None = tcp_port(
+        None, "of /metrics; left out: the one above --port, if that is free"
+    )
     engine: Literal["torch", "vllm"] = setting(
         "torch", "What runs the middle layers: torch on one CPU or GPU, vllm on many."
     )
@@ -102,10 +116,25 @@ class CloudConfig:
         None, "Certificate chain (PEM); devices then connect to wss://."
     )
     tls_key: Path | None = setting(None, "Private key (PEM) of the certificate.")
+    """These files, and that of client certificates, are read anew when they change."""
     tls_client_ca: Path | None = setting(
         None,
         "Certificate authority (PEM) whose client certificates let a device in, as the name in its "
         "certificate; a device without one shows a secret or a token.",
+    )
+    tls_self_signed: bool = setting(
+        False,
+        "Make a key and a certificate, keep them in HAT_CACHE or the user's cache folder, and "
+        "print the pin by which devices know them (--cloud-pin).",
+    )
+    tls_names: tuple[str, ...] = setting(
+        (),
+        "Further host names and addresses for that certificate; devices that pin it look at none.",
+        check=_host_names,
+    )
+    insecure: bool = setting(
+        False,
+        "Listen beyond this machine without TLS: in a private network, or behind a proxy with TLS.",
     )
     congestion_control: str | None = congestion_control()
     """Of what goes down to devices; a device's setting is of what goes up."""
@@ -208,6 +237,20 @@ class CloudConfig:
 
 
 VLLM_ONLY: Final = tuple(n for n, about in abouts(CloudConfig).items() if about.engine == "vllm")
+
+
+def metrics_port(config: CloudConfig) -> int:
+    """Where its figures are; 0 takes a free port, as it does for devices."""
+    if config.metrics_port is not None:
+        return config.metrics_port
+    return beside(config.port)
+
+
+def beside(port: int) -> int:
+    """The port of the figures of a cloud that listens there, if nothing else is said."""
+    if port == 0:
+        return 0
+    return port + 1 if port < _LAST_PORT else port - 1
 
 
 def context_tokens(config: CloudConfig, model_context: int) -> int:

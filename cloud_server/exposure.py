@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cloud_server.config import CloudConfig
 from process.listening.limits import Limits
-from process.program.certificates import CertificateError, validities
 from process.program.exposure import Notice, certificate_notices, is_loopback, secret_notices
+from process.tls.certificates import CertificateError, validities
 from wire.limits import MAX_CREDENTIAL_BYTES
 
 
@@ -19,6 +19,10 @@ def exposure_of(
         notices += _open_to_others(config, has_names)
     if config.serve_device_bundle is not None:
         notices.append(_holds_the_ends(config, has_names))
+    if not is_loopback(config.metrics_host):
+        where = f"on {config.metrics_host}"
+        text = f"what all devices do can be read without TLS or secret {where}, at /metrics"
+        notices.append(Notice(f"{text}: let only a private network reach it"))
     if config.tls_certificate is not None:
         notices += _certificate_notices(config.tls_certificate, now)
     if limits.max_connections < config.max_connections:
@@ -35,11 +39,14 @@ def _open_to_others(config: CloudConfig, has_names: bool) -> list[Notice]:
         advice = "give it a --secret-file, or names with `hat token add`"
         text = f"whoever reaches this cloud {where} may use it: {advice}"
         notices.append(Notice(text))
-    if config.tls_certificate is None:
-        what = "rows" if is_open else "rows and the secret"
-        text = f"{what} come in unencrypted {where}: give it --tls-certificate and --tls-key"
-        notices.append(Notice(f"{text}, or put a proxy with TLS before it"))
-    return notices
+    if config.tls_certificate is not None:
+        return notices
+    what = "rows" if is_open else "rows and the secret"
+    if config.insecure:
+        return [*notices, Notice(f"{what} come in unencrypted {where}, as --insecure has it")]
+    advice = "give it --tls-self-signed, or --tls-certificate and --tls-key"
+    text = f"{what} would come in unencrypted {where}: {advice}; or add --insecure"
+    return [*notices, Notice(text, fatal=True)]
 
 
 def _holds_the_ends(config: CloudConfig, has_names: bool) -> Notice:

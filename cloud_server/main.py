@@ -8,7 +8,9 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from cloud_server.certificates import tls_lines, watch, with_own_certificate
 from cloud_server.config import CloudConfig
+from cloud_server.daemon.reception import socket_limits
 from cloud_server.exposure import exposure_of
 from cloud_server.server import CloudServer, load_chosen_engine
 from cloud_server.token_file import default_tokens_file
@@ -56,6 +58,10 @@ async def _serve(config: CloudConfig) -> bool:
     """The daemon's life; returns whether its engine thread has ended."""
     signals = Signals(_log)
     loop = asyncio.get_running_loop()
+    config = with_own_certificate(config, os.environ, _now())
+    limits = socket_limits(config)
+    # What can never work, before a large bundle is looked at.
+    tell([each for each in exposure_of(config, limits, _now()) if each.fatal], _log)
     server = CloudServer(
         config,
         load_chosen_engine,
@@ -64,9 +70,8 @@ async def _serve(config: CloudConfig) -> bool:
         unix_clock=time.time,
         usual_tokens_file=default_tokens_file(os.environ),
     )
-    limits = server.reception.guard.limits
     has_names = server.token_file is not None and server.token_file.has_names
-    tell(exposure_of(config, limits, datetime.now(UTC), has_names), _log)
+    tell(exposure_of(config, limits, _now(), has_names), _log)
     await server.open()
     _log.info("listening on %s, loading the model", server.url)
     _log.info(
@@ -74,6 +79,10 @@ async def _serve(config: CloudConfig) -> bool:
     )
     stop = loop.create_task(signals.next())
     load = loop.create_task(server.load())
+    watching = None
+    if server.tls is not None:
+        print("\n".join(tls_lines(config, server.tls, has_names)), flush=True)
+        watching = loop.create_task(watch(server.tls, _now))
     try:
         await asyncio.wait([stop, load], return_when=asyncio.FIRST_COMPLETED)
         if load.done():
@@ -81,6 +90,12 @@ async def _serve(config: CloudConfig) -> bool:
         await signals.drain(await stop, server.drain, config.drain_timeout_s)
     finally:
         load.cancel()
+        if watching is not None:
+            watching.cancel()
         has_ended = await server.close()
     _log.info("stopped")
     return has_ended
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

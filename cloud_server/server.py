@@ -2,15 +2,17 @@
 
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from cloud_server.config import CloudConfig, check_torch_settings
+from cloud_server.config import CloudConfig, check_torch_settings, metrics_port
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
 from cloud_server.daemon.app import make_app
 from cloud_server.daemon.bundle_desk import BundleDesk, Callers
 from cloud_server.daemon.daemon import CloudDaemon, EngineRhythm, NamesNow, Patience
 from cloud_server.daemon.engine_thread import EngineThread
+from cloud_server.daemon.figures_app import figures_guard, make_figures_app
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception, server_tls
 from cloud_server.daemon.served_bundle import open_served_bundle
@@ -23,6 +25,7 @@ from cloud_server.token_file import TokenFile
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
 from process.program.build import built_here
+from process.tls.served import ServedTls
 from process.world import Clock, Randomness
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.coding_file import read_channel_scales
@@ -68,7 +71,8 @@ class CloudServer:
         self._config = config
         self._loader = load_engine
         self._patience = patience or Patience(silence_s=config.heartbeat_s)
-        self._tls = server_tls(config.tls_certificate, config.tls_key, config.tls_client_ca)
+        self.tls = _served_tls(config)
+        """What it shows to devices; None: it speaks none."""
         self._bundle = load_bundle(
             config.bundle, "cloud", config.verify_weights, key=config.bundle_key
         )
@@ -81,15 +85,20 @@ class CloudServer:
         self._runner = GuardedRunner(
             make_app(self), self.reception.guard, shutdown_timeout=_STOP_HTTP_S
         )
+        self._figures = GuardedRunner(
+            make_figures_app(self), figures_guard(self), shutdown_timeout=_STOP_HTTP_S
+        )
         self._port = config.port
         self.metrics = Metrics(verify_tokens(config))
         self._tell_build("not loaded yet")
+        if self.tls is not None:
+            self.metrics.show_certificate(self.tls)
         self.daemon: CloudDaemon | None = None
 
     @property
     def url(self) -> str:
         """What a device is given as its cloud, `ws://host:port`."""
-        return f"{'wss' if self._tls else 'ws'}://{self._address}"
+        return f"{'wss' if self.tls else 'ws'}://{_address(self._config.host, self._port)}"
 
     @property
     def link_url(self) -> str:
@@ -98,8 +107,16 @@ class CloudServer:
 
     @property
     def http_url(self) -> str:
-        """Where `/health`, `/ready` and `/metrics` are."""
-        return f"{'https' if self._tls else 'http'}://{self._address}"
+        """Where `/health` and `/ready` are."""
+        return f"{'https' if self.tls else 'http'}://{_address(self._config.host, self._port)}"
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where `/metrics` is; None where its port was taken."""
+        addresses = self._figures.addresses
+        if not addresses:
+            return None
+        return f"http://{_address(self._config.metrics_host, addresses[0][1])}"
 
     async def open(self) -> None:
         """Listen; readiness is false until `load` is through.
@@ -110,11 +127,12 @@ class CloudServer:
         await self._runner.setup()
         host, port = self._config.host, self._config.port
         try:
-            await self._runner.listen(host, port, self._tls)
+            await self._runner.listen(host, port, None if self.tls is None else self.tls.context)
         except OSError as error:
             await self._runner.cleanup()
             raise StartError(f"cannot listen on {host}:{port}: {system_reason(error)}") from error
         self._port = self._runner.addresses[0][1]
+        await self._open_figures()
 
     async def load(self) -> None:
         """Load the engine and begin to serve.
@@ -150,6 +168,24 @@ class CloudServer:
         assert self._unix_clock is not None, "names expire by the world's time"
         return NamesNow(self.token_file.read(), self._unix_clock())
 
+    async def _open_figures(self) -> None:
+        """Listen for those who ask for figures; a port that nobody asked for may be taken.
+
+        Raises:
+            StartError: the port that the settings name cannot be used.
+        """
+        await self._figures.setup()
+        host, port = self._config.metrics_host, metrics_port(self._config)
+        try:
+            await self._figures.listen(host, port)
+        except OSError as error:
+            text = f"cannot listen on {host}:{port} for /metrics: {system_reason(error)}"
+            if self._config.metrics_port is not None:
+                await self._figures.cleanup()
+                await self._runner.cleanup()
+                raise StartError(text) from error
+            _log.warning("%s; --metrics-port names another", text)
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse new sessions and let the running ones finish, for some time at most."""
         if self.daemon is not None:
@@ -167,17 +203,13 @@ class CloudServer:
         await self._runner.cleanup()
         if self.desk is not None:
             self.desk.close()
+        await self._figures.cleanup()
         return has_ended
 
     def _tell_build(self, number_format: str) -> None:
         engine = self._config.engine
         build = {**built_here(), "engine": engine, "number_format": number_format}
         self.metrics.tell_build(build)
-
-    @property
-    def _address(self) -> str:
-        host = self._config.host
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
     def _open_desk(self) -> BundleDesk | None:
         """Where devices fetch their bundle.
@@ -264,6 +296,30 @@ async def serve_cloud(
         yield server
     finally:
         await server.close()
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _served_tls(config: CloudConfig) -> ServedTls | None:
+    """What the settings name.
+
+    Raises:
+        StartError: a file is missing or cannot be used.
+    """
+    certificate, key, client_ca = config.tls_certificate, config.tls_key, config.tls_client_ca
+    if certificate is None or key is None:
+        # What does not go without TLS, or without the other file, is refused there.
+        server_tls(certificate, key, client_ca)
+        return None
+
+    def make() -> ssl.SSLContext:
+        made = server_tls(certificate, key, client_ca)
+        assert made is not None, "both files are named"
+        return made
+
+    return ServedTls(make, certificate, key, *([] if client_ca is None else [client_ca]))
 
 
 def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:

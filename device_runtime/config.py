@@ -23,6 +23,7 @@ from process.program.about import (
     tokens,
 )
 from process.program.logs import LogFormat, LogLevel
+from process.tls.certificates import parse_pin
 from wire.limits import MAX_LANES
 
 Weights = Literal["float32", "int8", "int4"]
@@ -57,6 +58,15 @@ def _http_url(value: str) -> str | None:
     except ValueError:
         usable = None
     return None if usable else "a URL like http://127.0.0.1:4318"
+
+
+def _pins(values: tuple[str, ...]) -> str | None:
+    try:
+        for value in values:
+            parse_pin(value)
+    except ValueError:
+        return "sha256/ and a key's hash in base64, as `hat cloud` prints it"
+    return None
 
 
 def _names(value: tuple[str, ...]) -> str | None:
@@ -190,6 +200,16 @@ class DeviceConfig:
         None, "Certificate (PEM) that this device shows to the cloud, in place of a secret."
     )
     cloud_client_key: Path | None = setting(None, "Private key (PEM) of that certificate.")
+    cloud_pin: tuple[str, ...] = setting(
+        (),
+        "Trust the cloud by its key alone, whatever certificate it shows; several: any of them.",
+        check=_pins,
+        metavar="sha256/...",
+    )
+    """With a certificate authority both must do."""
+    insecure: bool = setting(
+        False, "Let the secret and rows go unencrypted, by ws://, to a cloud on another machine."
+    )
     connections: int | None = setting(
         None,
         "Connections to the cloud at once: all but the first carry prompts, which so hold up no "

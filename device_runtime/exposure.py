@@ -9,14 +9,26 @@ from wire.limits import MAX_CREDENTIAL_BYTES
 
 def exposure_of(config: DeviceConfig) -> list[Notice]:
     """What the user should know, or what can never work."""
-    notices = secret_notices(config.secret, MAX_CREDENTIAL_BYTES)
+    notices = link_exposure_of(config)
     notices += key_notices(config.api_key, "the API key")
     if not is_loopback(config.host):
         notices += _open_to_others(config)
+    return notices
+
+
+def link_exposure_of(config: DeviceConfig) -> list[Notice]:
+    """The same of the link to the cloud alone."""
+    notices = secret_notices(config.secret, MAX_CREDENTIAL_BYTES)
     parts = urlsplit(config.cloud)
     if parts.scheme == "ws" and not is_loopback(parts.hostname or ""):
-        what = "rows go" if config.secret is None else "the secret and rows go"
-        notices.append(Notice(f"{what} to {parts.hostname} unencrypted: let it speak wss://"))
+        what = "rows" if config.secret is None else "the secret and rows"
+        to = f"to {parts.hostname} unencrypted"
+        if config.insecure:
+            notices.append(Notice(f"{what} go {to}, as --insecure has it"))
+        else:
+            advice = "use wss://, for which `hat cloud --tls-self-signed` prints what to say"
+            text = f"{what} would go {to}: {advice}; or add --insecure"
+            notices.append(Notice(text, fatal=True))
     return notices
 
 

@@ -181,6 +181,7 @@ def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:
         secret=(config.secret or "").encode(),
         ca_file=config.cloud_ca,
         shown=client_certificate(config.cloud_client_cert, config.cloud_client_key),
+        pins=config.cloud_pin,
         proxy=proxy_for(link_url(config.cloud), os.environ),
         congestion_control=config.congestion_control,
         connections=_connections(config),

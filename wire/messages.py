@@ -173,7 +173,8 @@ class Reply:
     `num_rows` deep hidden states come back: none, the last, or all, each with its taps where
     the session has some. `cached_tokens` is the
     session's length now. `queue_s` is the time from arrival to the first step, `compute_s` the
-    engine time of the steps it took part in, `batch_tokens` the rows of the last such step.
+    engine time of the steps it took part in, `batch_tokens` the rows of the last such step that are
+    this connection's own.
     """
 
     session: SessionId

@@ -14,6 +14,7 @@ from bench.arms import Arm
 from bench.link.shaped_link import ShapedLink
 from bench.live.cloud import Cloud
 from bench.live.processes import Child, Command, first_of
+from process.program.exposure import is_loopback
 
 _START_S = 120.0
 
@@ -161,6 +162,7 @@ class Fleet:
             "wire_dtype": self._dtype,
             "log_level": "debug",
             "log_format": "json",
+            "insecure": not is_loopback(link.bind_host),
             **arm.cloud,
         }
         argv = [*_CHILD, "cloud", str(self._bundles / "cloud"), *_flags(flags)]
@@ -173,7 +175,12 @@ class Fleet:
 
     async def _device(self, arm: Arm, link: ShapedLink, cloud: str) -> tuple[int, Child]:
         port = _free_port()
-        flags = {**_device_flags(arm), "port": port, "cloud": f"ws://{cloud}"}
+        flags = {
+            **_device_flags(arm),
+            "port": port,
+            "cloud": f"ws://{cloud}",
+            "insecure": not is_loopback(link.cloud_host),
+        }
         argv = link.device_command([*_CHILD, "device", self._device_bundle(arm), *_flags(flags)])
         command = Command("a device", argv, self._cores.device, _environ(1))
         return port, await self._start(command)
@@ -216,7 +223,12 @@ def _device_flags(arm: Arm) -> dict[str, Any]:
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    named = {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
+    return [
+        name if value is True else f"{name}={value}"
+        for name, value in named.items()
+        if value is not False
+    ]
 
 
 def _environ(num_threads: int) -> dict[str, str]:

@@ -31,10 +31,17 @@ class Program:
     """One of both: its command, its port, and the process that runs it now."""
 
     def __init__(
-        self, name: str, port: int, options: Sequence[str], environ: dict[str, str]
+        self,
+        name: str,
+        port: int,
+        options: Sequence[str],
+        environ: dict[str, str],
+        figures_port: int | None = None,
     ) -> None:
         self.name = name
         self.port = port
+        self.figures_url = self.url if figures_port is None else f"http://127.0.0.1:{figures_port}"
+        """Where its metrics are."""
         self.num_turns = 0
         """Goes up when it is killed, and when it has been started again."""
         self._argv = [sys.executable, "-m", "hat", name, *options, "--port", str(port)]
@@ -97,7 +104,7 @@ class Program:
         found: dict[str, float] = {}
         async with (
             aiohttp.ClientSession(timeout=_TIMEOUT) as http,
-            http.get(f"{self.url}/metrics") as response,
+            http.get(f"{self.figures_url}/metrics") as response,
         ):
             page = await response.text()
         for line in page.splitlines():

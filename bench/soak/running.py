@@ -80,8 +80,10 @@ async def _scene(plan: Plan, stack: AsyncExitStack) -> Scene:
     both = ["--threads", "1", "--secret-file", str(secret_file)]
     exact = ["--dtype", "float32", "--wire-dtype", "float32"]
     patience = ["--session-ttl-s", str(_SESSION_TTL_S)]
-    options = [str(plan.bundle / "cloud"), *both, *exact, *patience]
-    cloud = Program("cloud", _free_port(), options, environ)
+    figures_port = _free_port()
+    figures = ["--metrics-port", str(figures_port)]
+    options = [str(plan.bundle / "cloud"), *both, *exact, *patience, *figures]
+    cloud = Program("cloud", _free_port(), options, environ, figures_port)
     relay = Relay(cloud.port)
     await relay.start()
     stack.push_async_callback(relay.close)

@@ -24,7 +24,7 @@ from cloud_server.core.scheduling.pace import Pace
 from cloud_server.core.scheduling.scheduler import Scheduler
 from cloud_server.core.session import PieceDone
 from cloud_server.core.sessions import Sessions
-from cloud_server.core.step_book import StepBook
+from cloud_server.core.step_book import StepBook, rows_by_connection
 from wire.codec import Frame
 from wire.coding.row_codecs import LEAST_ASIDE_BYTES, MakeCodecs, Unpacked, row_codecs
 from wire.connection import CloudConnection
@@ -281,11 +281,12 @@ class CloudCore:
         num_tokens = step.num_tokens
         self._pace.observe(num_tokens, outcome.seconds)
         self._sessions.observe(step, pieces, outcome, now)
+        own_rows = rows_by_connection(pieces)
         for (session, piece), result in zip(pieces, outcome.results, strict=True):
             if isinstance(result, Refusal):
                 self._sessions.refuse(session.handle, result)
             elif self._sessions.table.get(session.handle) is not None:
-                done = PieceDone(result, outcome.seconds, num_tokens)
+                done = PieceDone(result, outcome.seconds, own_rows[piece.connection])
                 self._sessions.finish(session, piece, done, now)
         for handle, refusal in outcome.failed_opens:
             self._sessions.refuse(handle, refusal)

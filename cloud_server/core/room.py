@@ -124,8 +124,8 @@ class Room:
         others += self._taken_idle(newcomer.link, charge, need, now, self._links, own.all)
         others += self._taken_to_save(newcomer, need, now, [*own.all, *others])
         if need.num_tokens > 0:
-            num_free_tokens = charge - need.num_tokens
-            reason = f"expected at most {num_free_tokens} free tokens, got {charge}"
+            # How much of it others hold is not for a device to know.
+            reason = f"expected room for {charge} tokens of KV cache, which others have now"
             raise AdmissionError(FaultCode.CAPACITY, reason)
         if need.num_sessions > 0:
             reason = f"expected fewer than {self._config.max_sessions} sessions, got {num_sessions}"

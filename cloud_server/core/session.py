@@ -64,7 +64,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class PieceDone:
-    """What a step gave for a piece: packed deep rows, and what was measured."""
+    """What a step gave for a piece: packed deep rows, and what was measured.
+
+    `batch_tokens` are the step's rows that are of the piece's connection.
+    """
 
     payload: Payload
     seconds: float

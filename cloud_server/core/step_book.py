@@ -1,9 +1,11 @@
 """The steps that were given out and not ended, and what the next one must do to the engine."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from cloud_server.core.actions import (
     Command,
+    ConnectionId,
     DropCopy,
     OpenSequence,
     Refusal,
@@ -21,6 +23,14 @@ Running = tuple[Session, Piece]
 
 MAX_COMMANDS = 8
 """Of one step, unless its rows need more: what others ask to be opened must not hold rows up."""
+
+
+def rows_by_connection(pieces: Sequence[Running]) -> Mapping[ConnectionId, int]:
+    """How many of a step's rows are whose: a device learns the number of its own alone."""
+    rows: Counter[ConnectionId] = Counter()
+    for _, piece in pieces:
+        rows[piece.connection] += piece.num_rows
+    return rows
 
 
 class StepBook:

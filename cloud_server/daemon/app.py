@@ -1,4 +1,4 @@
-"""The daemon's HTTP face: the devices' WebSocket, health, readiness and metrics."""
+"""The daemon's HTTP face: the devices' WebSocket, health and readiness."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,6 @@ from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import Reception
 from cloud_server.daemon.turns import PING_S, Turns
 from process.listening.runner import handler_of
-from process.paced import Paced
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.congestion import choose_congestion_control
 from process.sockets.tcp import TELLS_PROGRESS
@@ -52,24 +51,21 @@ class Serving(Protocol):
 
 def make_app(serving: Serving) -> web.Application:
     """The routes."""
-    face = _Face(serving)
     app = web.Application()
-    app.add_routes(
-        [
-            web.get(LINK_PATH, face.link),
-            web.get("/health", face.health),
-            web.get("/ready", face.ready),
-            web.get("/metrics", face.metrics),
-            *([] if serving.desk is None else serving.desk.routes()),
-        ]
-    )
+    desk = [] if serving.desk is None else serving.desk.routes()
+    app.add_routes([web.get(LINK_PATH, _Face(serving).link), *probes(serving), *desk])
     return app
+
+
+def probes(serving: Serving) -> list[web.RouteDef]:
+    """The routes of those who start, stop and balance clouds; they tell nothing of devices."""
+    face = _Face(serving)
+    return [web.get("/health", face.health), web.get("/ready", face.ready)]
 
 
 class _Face:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._page = Paced(self._render, serving.reception.clock)
 
     async def link(self, request: web.Request) -> web.StreamResponse:
         """One device: frames to the daemon until the socket is gone."""
@@ -92,16 +88,6 @@ class _Face:
         if reason is not None:
             return web.Response(status=503, text=reason)
         return web.Response(text="ready")
-
-    async def metrics(self, request: web.Request) -> web.Response:
-        """The Prometheus page."""
-        page = await self._page.page()
-        content_type = self._serving.metrics.content_type
-        return web.Response(body=page, headers={"Content-Type": content_type})
-
-    def _render(self) -> bytes:
-        daemon = self._serving.daemon
-        return self._serving.metrics.render(None if daemon is None else daemon.figures())
 
     def _not_ready(self) -> str | None:
         daemon = self._serving.daemon

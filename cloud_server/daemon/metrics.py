@@ -1,6 +1,7 @@
 """What the daemon counts, for Prometheus. Labels are fault codes and names of operators."""
 
 from collections.abc import Callable, Mapping
+from math import nan
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,10 +19,12 @@ from cloud_server.core.config import CoreFigures
 from cloud_server.core.figures import NameFigures
 from cloud_server.core.names.tokens import Name
 from cloud_server.daemon.name_metrics import NameMetrics
+from process.tls.served import ServedTls
 from wire.errors import FaultCode
 from wire.messages import Want
 
 _PREFIX = "hat_cloud"
+_NOT_AFTER = "tls_not_after_seconds"
 
 # From a tiny model on a CPU to a long chunk on a slow one.
 _STEP_SECONDS = (
@@ -49,6 +52,8 @@ class Metrics:
             name: Gauge(name, about, namespace=_PREFIX, registry=self._registry)
             for name, about in _GAUGES.items()
         }
+        # 0 would be long ago, and an alert.
+        self._gauges[_NOT_AFTER].set(nan)
         self._step_seconds = self._histogram("step_seconds", "Time of one step.", _STEP_SECONDS)
         self._batch_tokens = self._histogram("batch_tokens", "Rows of one step.", _BATCH_TOKENS)
         self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
@@ -94,6 +99,10 @@ class Metrics:
     def tell_build(self, build: Mapping[str, str]) -> None:
         """What runs here, in place of what was told before: version, commit, engine, format."""
         self._build.info({"side": "cloud", **build})
+
+    def show_certificate(self, tls: ServedTls) -> None:
+        """Tell when the certificate ends, which an alert compares with the time."""
+        self._gauges[_NOT_AFTER].set_function(tls.ends_s)
 
     def count_step(self, step: Step, seconds: float) -> None:
         """A step ran."""
@@ -146,6 +155,7 @@ class Metrics:
 
 
 _GAUGES = {
+    _NOT_AFTER: "When the certificate expires, in seconds since 1970; NaN without one.",
     "num_requests_running": "Sessions in a step.",
     "num_requests_waiting": "Sessions with rows that wait for a step.",
     "kv_cache_usage_perc": "Reserved share of the KV cache; 1 is all of it.",

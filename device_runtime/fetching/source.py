@@ -25,7 +25,7 @@ def make_fetcher(config: DeviceConfig, world: World, show: Show | None = None) -
     address = CloudAddress(
         url=config.cloud,
         secret=config.secret,
-        tls=showing(tls_context(url, config.cloud_ca), shown),
+        tls=showing(tls_context(url, config.cloud_ca, config.cloud_pin), shown),
         proxy=proxy_for(url, os.environ),
     )
     store = Store(cache_folder(os.environ) / _FOLDER)

@@ -1,12 +1,15 @@
 """How the device reaches its cloud: address, greeting, secrets and patience."""
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from device_runtime.link.proxies import Proxy
 from process.errors import StartError
+from process.tls.certificates import parse_pin
+from process.tls.pinned import pinned_context
 from wire.coding.lossy import Rounding
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
 from wire.limits import MAX_LANES
@@ -71,6 +74,8 @@ class LinkConfig:
     secret: bytes = field(default=b"", repr=False)
     ca_file: Path | None = None
     shown: ClientCertificate | None = None
+    pins: tuple[str, ...] = ()
+    """Of the cloud's key, one of which must be its; none: any key of a trusted certificate."""
     proxy: Proxy | None = None
     codec: Codec = Codec.RAW
     """What rows may be in besides RAW, where the cloud speaks it."""
@@ -127,8 +132,8 @@ def link_url(cloud: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
-def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
-    """What a wss:// address is checked with: the system's authorities, or `ca_file` alone.
+def tls_context(url: str, ca_file: Path | None, pins: Sequence[str] = ()) -> ssl.SSLContext | None:
+    """What a wss:// address is checked with: pins, `ca_file`, both, or the system's authorities.
 
     Raises:
         StartError: the file cannot be read, holds no certificate, or the address is ws://.
@@ -136,8 +141,12 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
     if not url.startswith("wss:"):
         if ca_file is not None:
             raise StartError("a CA file is of no use for a ws:// address; use wss://")
+        if pins:
+            raise StartError("a pin is of no use for a ws:// address; use wss://")
         return None
     try:
+        if pins:
+            return pinned_context(map(parse_pin, pins), ca_file)
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError as error:
         raise StartError(f"cannot use the CA file {ca_file}: no certificate is in it") from error

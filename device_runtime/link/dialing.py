@@ -40,7 +40,8 @@ class Dialer:
 
     def __init__(self, config: LinkConfig) -> None:
         self._url = link_url(config.url)
-        self._tls = showing(tls_context(self._url, config.ca_file), config.shown)
+        tls = tls_context(self._url, config.ca_file, config.pins)
+        self._tls = showing(tls, config.shown)
         self._proxy = config.proxy
         check_congestion_control(config.congestion_control)
         self._congestion_control = config.congestion_control

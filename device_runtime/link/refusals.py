@@ -8,6 +8,7 @@ import aiohttp
 
 from device_runtime.link.connection import LostError
 from device_runtime.link.tunnel import TunnelError
+from process.tls.pinned import WrongKeyError
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.messages import Fault
 
@@ -53,7 +54,10 @@ _WHAT = {
 }
 
 
-_UNTRUSTED = "shows a certificate this device does not trust; give its CA with --cloud-ca"
+_UNTRUSTED = (
+    "shows a certificate this device does not trust; give its CA with --cloud-ca, or its pin (the "
+    "cloud prints it) with --cloud-pin"
+)
 
 # Source: OpenSSL's x509_vfy.h, X509_V_ERR_*; 0 is a check that named none.
 _CERTIFICATES = dict.fromkeys((0, 2, 18, 19, 20, 21, 27), _UNTRUSTED) | {
@@ -130,11 +134,21 @@ def speaks_tls(where: str) -> Refusal:
 
 def _of_certificate(error: BaseException, where: str) -> Refusal:
     """Why a certificate was not taken; only an unknown authority is healed by naming it."""
+    if isinstance(error, WrongKeyError):
+        return _of_key(error, where)
     what = _CERTIFICATES.get(getattr(error, "verify_code", 0))
     if what is None:
         words = getattr(error, "verify_message", "") or "it does not pass this device's checks"
         what = f"shows a certificate that cannot be used: {words}"
     return Refusal(f"the cloud at {where} {what}", is_permanent=True)
+
+
+def _of_key(error: WrongKeyError, where: str) -> Refusal:
+    """Whoever is there holds another key; only its operator can tell whether that is right."""
+    found = error.found or "none that this device can read"
+    what = f"has another key than --cloud-pin says: {found}"
+    advice = "unless its operator confirms this one, somebody else answers in its place"
+    return Refusal(f"the cloud at {where} {what}; {advice}", is_permanent=True)
 
 
 def _of_tls(error: BaseException, where: str) -> Refusal:

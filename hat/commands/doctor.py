@@ -19,8 +19,8 @@ _EPILOG = """
 \b
 Examples:
   hat doctor llama-8b/device
-  hat doctor llama-8b/device --cloud ws://gpu-server:7700 --secret-file secret
-  hat doctor llama-8b/device --cloud ws://gpu-server:7700 --json
+  hat doctor llama-8b/device --cloud wss://gpu-server:7700 --secret-file secret
+  hat doctor llama-8b/device --cloud wss://gpu-server:7700 --json
 
 Settings are read as `hat device` reads them, from flags, the environment and --config. It
 measures for some seconds: run it where `hat device` is to run, while nothing else does. The cloud
@@ -33,7 +33,7 @@ _FLAGS = (
     *("drafter", "draft_weights", "chunking", "chunk_tokens"),
 )
 _LINK_FLAGS = (
-    *("secret", "cloud_ca", "cloud_client_cert", "cloud_client_key"),
+    *("secret", "cloud_ca", "cloud_pin", "insecure", "cloud_client_cert", "cloud_client_key"),
     *("congestion_control", "bundle_key"),
 )
 

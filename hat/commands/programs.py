@@ -33,11 +33,12 @@ it in a file, or in {variables}. Token counts may be written 32k (32,000) or 32K
 """
 
 _CLOUD_EXAMPLES = """hat cloud llama-8b/cloud
-  hat cloud llama-8b/cloud --host 0.0.0.0 --secret-file secret
+  hat cloud llama-8b/cloud --host 0.0.0.0 --tls-self-signed --secret-file secret
   hat cloud --self-test                # does this installation compute what it should?"""
 
 _DEVICE_EXAMPLES = """hat device llama-8b/device
-  hat device llama-8b/device --cloud ws://gpu-server:7700 --secret-file secret
+  hat device llama-8b/device --cloud wss://gpu-server:7700 --cloud-pin sha256/... \\
+      --secret-file secret
   hat device --cloud wss://gpu-server:7700 --secret-file secret    # fetches what that serves"""
 
 
@@ -64,6 +65,8 @@ def cloud(**parameters: Any) -> int:
     if parameters["self_test"]:
         return _self_test(resolved)
     config = resolved.config()
+    if config.tls_self_signed and (config.tls_certificate or config.tls_key):
+        raise click.UsageError("--tls-self-signed makes what --tls-certificate and --tls-key name")
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise click.UsageError("--tls-certificate and --tls-key go together")
     with extras_explained(), NothingBegun():

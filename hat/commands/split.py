@@ -161,7 +161,8 @@ def _summary(result: "SplitResult") -> str:
         f"  {cloud_folder!s:{width}}  {_size(cloud)}  layers {cloud.num_input_layers} to {last}",
         *_notes(device),
         "",
-        "Next, each in its own terminal (on two machines, give the device --cloud ws://HOST:7700):",
+        "Next, each in its own terminal (on two machines, give the cloud --host 0.0.0.0 and",
+        "--tls-self-signed: it prints what the device is given):",
         "  " + command_line("cloud", cloud_folder),
         "  " + command_line("device", device_folder, *_engine_flags(device)),
     ]

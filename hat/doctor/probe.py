@@ -42,7 +42,7 @@ class Trip:
     queue_s: float
     compute_s: float
     batch_tokens: int
-    """Rows of the last step that computed it, those of other devices included."""
+    """Rows of this device in the last step that computed it."""
 
     @property
     def is_split(self) -> bool:

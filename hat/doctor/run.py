@@ -1,19 +1,24 @@
 """All of a visit to the doctor: the device, then link and cloud, then what follows from both."""
 
+import logging
 from dataclasses import dataclass
 
 from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import drafter_names
 from device_runtime.engines.bundle_adapter import recorded_figures
+from device_runtime.exposure import link_exposure_of
 from device_runtime.generation.request import CloudUnavailableError
 from hat.doctor.advice import Drafter, Foretold, foretell
 from hat.doctor.cloud import Reached, examine_cloud
 from hat.doctor.device import DeviceFindings, examine_device
 from hat.doctor.foretell import Choice, Surroundings
 from process.errors import UserError
+from process.program.exposure import tell
 from process.program.run import run_on_loop
 from process.world import World
 from submodels.bundle.bundle import load_bundle
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ def visit(config: DeviceConfig, is_cloud_wanted: bool, world: World) -> Report:
     if not is_cloud_wanted:
         return Report(device, None, None, name, ())
     try:
+        tell(link_exposure_of(config), _log)
         reached = run_on_loop(examine_cloud(config, rows, world))
     except CloudUnavailableError as error:
         return Report(device, None, None, name, (error.reason,))

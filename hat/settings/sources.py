@@ -120,10 +120,11 @@ def _from_environment(
                 continue
             [name] = present
             text = environ[name]
-            if setting.name == "port" and _KUBERNETES_ADDRESS.fullmatch(text):
+            if setting.name.endswith("port") and _KUBERNETES_ADDRESS.fullmatch(text):
+                service = name.removesuffix("_PORT").lower().replace("_", "-")
                 notes.append(
                     f"ignoring {name}={text}: Kubernetes sets it for a service called "
-                    f"hat-{program.name}. Use --port, a TOML file, or another service name"
+                    f"{service}. Use {setting.flag}, a TOML file, or another service name"
                 )
             elif setting.about.secret and name == variable:
                 given[setting.name] = Given(usable_secret(text, name), name)
@@ -188,5 +189,7 @@ def _given(setting: Setting, parse: Callable[[], Value], source: str, place: str
 
 def _closest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    longer = [each for each in names if each.startswith(f"{name}_")]
+    near = longer[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""

@@ -2,17 +2,21 @@
 
 import json
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from cloud_server.config import CloudConfig, beside
 from hat.status.samples import NO_SAMPLES, Samples, parse_samples
 from process.errors import ConfigError, system_reason
+from process.tls.pinned import pinned_context
 
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _MAX_REASON = 300
+_CLOUD_PORT = CloudConfig(Path()).port
 # A metric that only this side has.
 _MARKS = {"device": "hat_num_requests_running", "cloud": "hat_cloud_connections"}
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
@@ -27,6 +31,10 @@ class Side:
     is_named: bool
     api_key: str | None = None
     ca_file: str | None = None
+    pins: tuple[str, ...] = ()
+    """Of its key, one of which must be its, in place of an authority's word."""
+    metrics_url: str | None = None
+    """Where its figures are, if not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class SideStatus:
     trouble: str | None = None
     """Why it would serve nothing now; None: it would."""
     samples: Samples = NO_SAMPLES
+    note: str | None = None
+    """Why there are no figures of a side that is there."""
 
 
 def root_url(text: str, option: str) -> str:
@@ -59,33 +69,80 @@ def root_url(text: str, option: str) -> str:
 async def ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatus:
     """How a side is; one that cannot be asked says why in `trouble`."""
     try:
-        trouble, samples = await _ask(http, side)
-        return SideStatus(side.name, side.url, at_s, True, trouble, samples)
-    except aiohttp.ClientConnectorError as error:
-        trouble = system_reason(error.os_error).lower()
-    except TimeoutError:
-        trouble = "it does not answer"
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        trouble = f"it cannot be asked: {type(error).__name__}"
-    return SideStatus(side.name, side.url, at_s, False, trouble)
+        return await _ask(http, side, at_s)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        return SideStatus(side.name, side.url, at_s, False, _words(error))
 
 
-async def _ask(http: aiohttp.ClientSession, side: Side) -> tuple[str | None, Samples]:
-    """Why a side would serve nothing now, if so, and its samples."""
-    headers = {"Authorization": f"Bearer {side.api_key}"} if side.api_key else {}
-    tls = True if side.ca_file is None else ssl.create_default_context(cafile=side.ca_file)
+def root_beside(url: str) -> str:
+    """Where a cloud at this address has its figures, unless it was told otherwise."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"http://{host}:{beside(parts.port or _CLOUD_PORT)}"
+
+
+async def _ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatus:
+    """How a side is that is there."""
+    tls = _tls(side)
     async with http.get(f"{side.url}/ready", ssl=tls, timeout=_TIMEOUT) as response:
         trouble = None if response.status == 200 else _reason(await response.text())
-    url = f"{side.url}/metrics"
-    async with http.get(url, headers=headers, ssl=tls, timeout=_TIMEOUT) as response:
+    heard = SideStatus(side.name, side.url, at_s, True, trouble)
+    reason = f"{side.url} has none"
+    if side.metrics_url is not None:
+        try:
+            found = await _with_figures(http, side, heard, side.metrics_url)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            reason = f"{side.metrics_url}: {_words(error)}"
+        else:
+            return found or replace(heard, trouble=f"{side.metrics_url} has no figures")
+    # So it is with devices, and with clouds of before figures had a port of their own.
+    found = await _with_figures(http, side, heard, side.url)
+    if found is None and side.metrics_url is None:
+        return replace(heard, trouble=f"no figures: {reason}")
+    return found or replace(heard, note=f"no figures: {reason}")
+
+
+async def _with_figures(
+    http: aiohttp.ClientSession, side: Side, heard: SideStatus, url: str
+) -> SideStatus | None:
+    """What is known of a side and, of the page at this address, its figures; None: no page."""
+    headers = {"Authorization": f"Bearer {side.api_key}"} if side.api_key else {}
+    async with http.get(
+        f"{url}/metrics", headers=headers, ssl=_tls(side), timeout=_TIMEOUT
+    ) as response:
         page = await response.text()
-        if response.status != 200:
-            return f"{response.status} {_reason(page)}", NO_SAMPLES
+    if response.status == 404:
+        return None
+    if response.status != 200:
+        return replace(heard, trouble=f"{response.status} {_reason(page)}")
     samples = parse_samples(page)
     found = [name for name, mark in _MARKS.items() if samples.value(mark) is not None]
     if side.name not in found:
-        return f"expected a {side.name}, found a {found[0] if found else 'stranger'}", NO_SAMPLES
-    return trouble, samples
+        stranger = found[0] if found else "stranger"
+        return replace(heard, trouble=f"expected a {side.name}, found a {stranger}")
+    return replace(heard, samples=samples)
+
+
+def _tls(side: Side) -> bool | ssl.SSLContext:
+    ca_file = None if side.ca_file is None else Path(side.ca_file)
+    if side.pins:
+        return pinned_context(side.pins, ca_file)
+    return True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+
+
+def _words(error: Exception) -> str:
+    """Why somebody could not be asked."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            found = getattr(error.certificate_error, "found", None)
+            key = "" if found is None else f", whose key is {found}"
+            return f"its certificate is not trusted{key}"
+        case aiohttp.ClientConnectorError():
+            return system_reason(error.os_error).lower()
+        case TimeoutError():
+            return "it does not answer"
+        case _:
+            return f"it cannot be asked: {type(error).__name__}"
 
 
 def _reason(body: str) -> str:

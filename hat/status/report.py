@@ -14,7 +14,8 @@ Line = tuple[str, str]
 def report(now: SideStatus, before: SideStatus | None) -> str:
     """A heading and a few lines; rates are those since `before`."""
     state = "ready" if now.trouble is None else now.trouble
-    heading = f"{now.name:<8}{now.url}  {state}"
+    note = "" if now.note is None else f"; {now.note}"
+    heading = f"{now.name:<8}{now.url}  {state}{note}"
     if not now.samples.samples:
         return heading
     past = before if before is not None and before.samples.samples else None

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cloud_server.config import CloudConfig
+from cloud_server.config import CloudConfig, beside
 from device_runtime.config import DeviceConfig
 from hat.errors import CommandError
 from hat.settings.programs import CLOUD, DEVICE, C
@@ -32,8 +32,8 @@ def up_settings(
         ConfigError: a setting is wrong, or does not go with `hat up`.
     """
     of_cloud, of_device = load(CLOUD, cloud), load(DEVICE, device)
-    for name in ("tls_certificate", "tls_key"):
-        if of_cloud.value(name) is not None:
+    for name in ("tls_certificate", "tls_key", "tls_self_signed"):
+        if of_cloud.value(name) not in (None, False):
             source = of_cloud.given[name].source
             raise ConfigError(f"{source}: hat up joins both sides without TLS; remove {name}")
     port = of_device.value("port")
@@ -63,9 +63,17 @@ def sides(
     if sampling and device.given["sampling_defaults"].source == "default":
         flags["sampling_defaults"] = ",".join(sampling)
     return (
-        _side(cloud, "cyan", bundle, child_environ),
+        _side(cloud, "cyan", bundle, child_environ, **_figures(cloud, device)),
         _side(device, "green", bundle, child_environ, **flags),
     )
+
+
+def _figures(cloud: Resolved[CloudConfig], device: Resolved[DeviceConfig]) -> dict[str, str]:
+    """The cloud takes the port above its own for figures, unless that is the device's."""
+    port, taken = cloud.value("port"), device.value("port")
+    if cloud.value("metrics_port") is not None or beside(port) != taken:
+        return {}
+    return {"metrics_port": str(port - 1 if port - 1 != taken else port - 2)}
 
 
 def _side(

@@ -27,13 +27,16 @@ _PAUSE_S = 0.1
 
 
 class Listener:
-    """Sockets that are accepted from; what aiohttp's sites expect of a server."""
+    """Sockets that are accepted from; what aiohttp's sites expect of a server.
+
+    `context` gives the one of a connection's TLS at the moment when it is made.
+    """
 
     def __init__(
         self,
         sockets: list[socket.socket],
         guard: Guard,
-        context: ssl.SSLContext | None,
+        context: Callable[[], ssl.SSLContext] | None,
         make_handler: Callable[[], GuardedHandler],
     ) -> None:
         self.sockets = sockets
@@ -62,7 +65,7 @@ class Listener:
             if self._context is None:
                 await self._connect(accepted)
             else:
-                task = self._loop.create_task(self._shake_hands(accepted, self._context))
+                task = self._loop.create_task(self._shake_hands(accepted, self._context()))
                 self._handshakes.add(task)
                 task.add_done_callback(self._handshakes.discard)
             await asyncio.sleep(_BETWEEN_ACCEPTS_S)

@@ -46,8 +46,10 @@ class GuardedRunner(web.AppRunner):
         self._guard = guard
         self._handler = handler
 
-    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
-        """Serve an address; port 0 takes a free one.
+    async def listen(
+        self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
+        """Serve an address; port 0 takes a free one, and each connection asks for its TLS anew.
 
         Raises:
             OSError: it cannot be used.
@@ -67,7 +69,7 @@ class _Site(web.BaseSite):
         guard: Guard,
         host: str,
         port: int,
-        context: ssl.SSLContext | None,
+        context: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         super().__init__(runner)
         self._guard = guard

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from process.errors import StartError
-from process.program.certificates import Validity
+from process.tls.certificates import Validity
 
 LEAST_SECRET_CHARACTERS = 16
 """About what 96 random bits take in base64: out of reach of guesses over a network."""
 
-_SOON = timedelta(days=7)
+_SOON = timedelta(days=14)
 _DAY = "%Y-%m-%d"
 
 

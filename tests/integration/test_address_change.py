@@ -81,9 +81,10 @@ def test_an_address_change_costs_at_most_12_seconds_and_no_token(tmp_path: Path)
     with open_link(spec, kind=LinkKind.TAP) as link:
         cloud = ("cloud", str(bundles / "cloud"), "--host", link.bind_host, "--dtype", "float32")
         device = ("device", str(bundles / "device"), "--cloud", f"ws://{link.cloud_host}:7700")
+        plain = ("--insecure", "--drafter", "none")
         programs = [
-            _program(link.cloud_prefix, *cloud, "--threads", "1"),
-            _program(link.device_prefix, *device, "--drafter", "none", "--threads", "1"),
+            _program(link.cloud_prefix, *cloud, "--insecure", "--threads", "1"),
+            _program(link.device_prefix, *device, *plain, "--threads", "1"),
         ]
         try:
             text, quiet_s = _answer(link, is_moving=False)

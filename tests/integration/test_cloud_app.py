@@ -196,7 +196,7 @@ async def test_a_cloud_that_loads_is_alive_but_not_ready(config):
     try:
         assert (await http_get(server.http_url + "/health"))[0] == 200
         assert await http_get(server.http_url + "/ready") == (503, "loading the model")
-        assert (await http_get(server.http_url + "/metrics"))[0] == 200
+        assert (await http_get(server.metrics_url + "/metrics"))[0] == 200
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             async with connected(server.link_url):
                 pass
@@ -229,7 +229,7 @@ async def test_metrics_count_what_happened_and_tell_nothing_else(config, bundle,
         await client.run(1, 40, random_rows(5), Want.ALL)
         await client.send(states(9, 0, random_rows(1)))
         await client.expect_fault(FaultCode.UNKNOWN_SESSION, session=9)
-        page = (await http_get(server.http_url + "/metrics"))[1]
+        page = (await http_get(server.metrics_url + "/metrics"))[1]
     lines = page.splitlines()
     for line in (
         "hat_cloud_num_requests_running 0.0",
@@ -253,6 +253,31 @@ async def test_metrics_count_what_happened_and_tell_nothing_else(config, bundle,
     own = [line for line in lines if line.startswith("hat_cloud_")]
     labels = {line.split("{")[1].split("=")[0] for line in own if "{" in line}
     assert labels == {"le", "code", "name"}
+
+
+async def test_figures_are_for_their_own_port_alone(config, engine):
+    async with serve_cloud(config, engine.load) as server:
+        assert (await http_get(server.http_url + "/metrics"))[0] == 404
+        assert server.metrics_url.startswith("http://127.0.0.1:")
+        assert (await http_get(server.metrics_url + "/metrics"))[0] == 200
+        assert await http_get(server.metrics_url + "/ready") == (200, "ready")
+        assert await http_get(server.metrics_url + "/health") == (200, "ok")
+        assert (await http_get(server.metrics_url + LINK_PATH))[0] == 404
+
+
+async def test_figures_that_nobody_asked_for_give_way_and_those_asked_for_do_not(
+    config, engine, caplog, monkeypatch
+):
+    async with serve_cloud(config, engine.load) as server:
+        port = int(server.metrics_url.rpartition(":")[2])
+        asked = replace(config, metrics_port=port)
+        with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port} for /metrics"):
+            await serve_cloud(asked, engine.load).__aenter__()
+        monkeypatch.setattr("cloud_server.server.metrics_port", lambda _: port)
+        async with serve_cloud(config, engine.load) as other:
+            assert other.metrics_url is None
+            assert (await http_get(other.http_url + "/ready"))[0] == 200
+    assert f"cannot listen on 127.0.0.1:{port} for /metrics" in caplog.text
 
 
 async def test_a_taken_port_is_a_clear_error(config, engine):

@@ -102,7 +102,9 @@ def test_a_taken_port_is_one_line(folder, taken_port):
 
 
 def test_an_address_of_nobody_is_one_line(folder):
-    assert "cannot listen on 192.0.2.1:7700" in _complaint(bundle=folder, host="192.0.2.1")
+    assert "cannot listen on 192.0.2.1:7700" in _complaint(
+        bundle=folder, host="192.0.2.1", insecure=True
+    )
 
 
 def test_a_missing_bundle_is_one_line(tmp_path):

@@ -92,7 +92,7 @@ async def generate_all(bundles: Path, loader: DoomedLoader) -> tuple[list[list[i
     ):
         ids = await asyncio.gather(*(generate_ids(device.runtime, r) for r in requests))
         assert await http_get(f"{cloud.http_url}/ready") == (200, "ready")
-        _, page = await http_get(f"{cloud.http_url}/metrics")
+        _, page = await http_get(f"{cloud.metrics_url}/metrics")
         await until(lambda: cloud.daemon.figures().num_running_sessions == 0)
     return ids, page
 

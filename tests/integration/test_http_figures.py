@@ -173,7 +173,7 @@ async def _real_requests(bundles):
             http = client._client
             pages = [
                 (await http.get(f"{address}/metrics")).text
-                for address in (url, stack.cloud.http_url)
+                for address in (url, stack.cloud.metrics_url)
             ]
     return answer, raw, pages
 

@@ -19,6 +19,7 @@ from device_runtime.server import link_config
 from device_runtime.session.actions import ComputeAndSend
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.windows import Window
+from process.tls.certificates import pin_of_pem
 from submodels.bundle.bundle import load_bundle
 from tests.support.certificates import HAS_OPENSSL
 from tests.support.connect_proxy import ConnectProxy
@@ -38,6 +39,8 @@ from tests.support.world import REAL
 from wire.messages import Want
 from wire.numbers import pack_rows
 
+needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="openssl makes the certificate")
+
 MAX_TOKENS = 24
 STOP_IDS = frozenset({1, 2})
 
@@ -55,20 +58,21 @@ def figures(cloud: CloudServer) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    "scheme", ["ws", pytest.param("wss", marks=pytest.mark.skipif(not HAS_OPENSSL, reason="none"))]
+    "known_by", [None, *(pytest.param(name, marks=needs_openssl) for name in ("ca", "pin"))]
 )
 async def test_answers_over_several_sockets_are_the_unsplit_models(
-    bundles: Path, scheme: str, tmp_path: Path
+    bundles: Path, known_by: str | None, tmp_path: Path
 ) -> None:
     model = load_reference(STORIES)
     cases = [(prompt, greedy(model, prompt, MAX_TOKENS)) for prompt in story_prompts(12)]
     requests = [GenerationRequest(prompt, MAX_TOKENS, GREEDY, STOP_IDS) for prompt, _ in cases]
     device = {"connections": 4, "chunk_tokens": 8, "drafter": "ngram"}
     cloud = {}
-    if scheme == "wss":
+    if known_by is not None:
         certificate, key = make_certificate(tmp_path)
         cloud = {"tls_certificate": certificate, "tls_key": key}
-        device["cloud_ca"] = certificate
+        pin = pin_of_pem(certificate.read_bytes())
+        device |= {"cloud_ca": certificate} if known_by == "ca" else {"cloud_pin": (pin,)}
     async with (
         serve_cloud(cloud_config(bundles, cloud)) as server,
         connected_device(bundles, server.url, device) as running,

@@ -107,7 +107,7 @@ async def test_a_revocation_ends_what_a_name_has_within_two_seconds(
         await until(lambda: "3 names" in caplog.text)
         async with welcomed(server.link_url, hello_of(bundle, bert_again)):
             pass
-        page = (await http_get(server.http_url + "/metrics"))[1]
+        page = (await http_get(server.metrics_url + "/metrics"))[1]
     assert 'hat_cloud_name_rows_total{name="bert"} 12.0' in page
     assert "a device of anna at 127.0.0.1" in caplog.text
     for token in (anna, bert, bert_again):

@@ -157,7 +157,7 @@ async def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles,
         assert sum(stats.num_recoveries for _, stats in again) > 0
 
         assert (await http_get(cloud.http_url + "/ready"))[0] == 200
-        page = _metrics((await http_get(cloud.http_url + "/metrics"))[1])
+        page = _metrics((await http_get(cloud.metrics_url + "/metrics"))[1])
         assert page["hat_cloud_engine_restarts_total"] == 1
         assert page["hat_cloud_step_seconds_count"] > 0
         assert page["hat_cloud_kv_cache_capacity_tokens"] == 64 * BLOCK_TOKENS

@@ -73,3 +73,5 @@ def test_the_retry_time_grows_with_the_queue_within_bounds(
     times = observed([(512, seconds)])
     retry_s = suggest_retry_s(queued, 512, times)
     assert 0.5 <= retry_s <= suggest_retry_s(queued + more, 512, times) <= 30
+    assert retry_s >= min(30.0, seconds * queued / 512)
+    assert retry_s in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0), "no finer"

@@ -87,7 +87,7 @@ async def guarded(
     app.add_routes([web.post("/echo", echo), web.get("/slow", slow), web.get("/held", held)])
     runner = GuardedRunner(app, guard, shutdown_timeout=1.0)
     await runner.setup()
-    await runner.listen("127.0.0.1", 0, tls)
+    await runner.listen("127.0.0.1", 0, None if tls is None else lambda: tls)
     served.port = runner.addresses[0][1]
     try:
         yield served

@@ -20,6 +20,8 @@ FILE = "file"
 _EXAMPLES = {
     "cloud": ["ws://a:1", "wss://b", "ws://[::1]:7700"],
     "bundle_key": [f"ed25519:{letter * 43}=" for letter in "Ab+"],
+    "cloud_pin": [(f"sha256/{'A' * 43}=",), (f"sha256/{'B' * 42}A=", f"sha256//{'/' * 42}8=")],
+    "tls_names": [("gpu-server",), ("10.0.0.1", "::1", "*.example")],
     "congestion_control": ["bbr", "reno", "dctcp-reno"],
 }
 

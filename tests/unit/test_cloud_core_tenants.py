@@ -291,3 +291,34 @@ def test_a_refused_open_and_the_figures_cost_the_same_however_much_is_queued() -
         costs.append(num_calls(cloud, hog, opening(16, key=99)))
         assert cloud.core.receive(hog, opening(17, key=99), cloud.now) != []
     assert costs[0] == costs[1] == costs[2]
+
+
+def test_a_reply_tells_the_rows_of_its_own_device_in_a_step_and_no_others() -> None:
+    cloud = Cloud(MANY)
+    busy, other = cloud.connect(), cloud.connect()
+    for number in (1, 2):
+        cloud.send(busy, opening(number, key=number))
+    cloud.send(other, opening(1, key=3))
+    cloud.send(busy, states(1, 0, A[:3], Want.LAST))
+    cloud.send(busy, states(2, 0, A[:2], Want.LAST))
+    cloud.send(other, states(1, 0, A[:1], Want.LAST))
+    step = cloud.run_step()
+    assert step is not None
+    assert step.num_tokens == 6, "all in one"
+    assert [reply.batch_tokens for reply in cloud.replies(busy)] == [5, 5]
+    assert [reply.batch_tokens for reply in cloud.replies(other)] == [1]
+
+
+def test_a_refusal_for_want_of_room_does_not_tell_how_much_others_hold() -> None:
+    told = set()
+    for last in (8, 32):
+        cloud = Cloud(MANY)
+        hog = cloud.connect(identity="hog")
+        for number in range(1, 21):
+            cloud.send(hog, opening(number, number, max_tokens=32 if number < 20 else last))
+            cloud.send(hog, states(number, 0, A[:1]))
+        late = cloud.connect(identity="late")
+        fault = one_fault(cloud.send(late, opening(1, key=100, max_tokens=32)))
+        assert fault.code is FaultCode.CAPACITY
+        told.add((fault.message, fault.retry_after_s))
+    assert len(told) == 1

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,12 +20,18 @@ import yaml
 from aiohttp import web
 from click.testing import CliRunner
 
-from cloud_server.config import CloudConfig
+from cloud_server.certificates import with_own_certificate
+from cloud_server.config import CloudConfig, metrics_port
 from cloud_server.daemon.app import Serving, make_app
+from cloud_server.daemon.figures_app import make_figures_app
 from cloud_server.daemon.metrics import Metrics
+from cloud_server.exposure import exposure_of
 from device_runtime.api.app import make_app as make_device_app
 from hat.cli import hat
+from hat.settings.options import sources_of
 from hat.settings.programs import CLOUD, DEVICE
+from hat.settings.sources import load
+from process.listening.limits import Limits
 from tests.support.scaling_tables import DOCUMENT
 from wire.handshake import LINK_PATH
 
@@ -37,11 +45,13 @@ FOREIGN_FLAGS = {
     "--away-ms",
     "--build",
     "--build-arg",
+    "--cert",
     "--chmod",
     "--create-home",
     "--from",
     "--from-file",
     "--interval",
+    "--key",
     "--no-cache",
     "--no-cache-dir",
     "--no-deps",
@@ -59,6 +69,7 @@ FOREIGN_FLAGS = {
 """Of docker, pip, uv, useradd and kubectl, and of the commands of `bench`."""
 
 CLOUD_PORT, DEVICE_PORT = CloudConfig(Path()).port, 8000
+FIGURES_PORT = metrics_port(CloudConfig(Path()))
 
 
 def _text(path: Path) -> str:
@@ -156,12 +167,15 @@ def test_every_metric_of_the_document_is_on_the_clouds_page() -> None:
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_an_image_serves_as_another_user_on_the_port_that_it_exposes(path: Path) -> None:
     role = json.loads(_instruction(path, "CMD"))[0]
-    port = {"cloud": CLOUD_PORT, "device": DEVICE_PORT}[role]
+    port, probed = {
+        "cloud": (CLOUD_PORT, FIGURES_PORT),
+        "device": (DEVICE_PORT, DEVICE_PORT),
+    }[role]
     assert json.loads(_instruction(path, "ENTRYPOINT")) == ["hat"]
     assert _instruction(path, "EXPOSE") == str(port)
     assert json.loads(_instruction(path, "HEALTHCHECK").split("CMD ")[1]) == [
         "hat-probe",
-        str(port),
+        str(probed),
         "/health",
     ]
     assert _instruction(path, "STOPSIGNAL") == "SIGTERM"
@@ -201,13 +215,18 @@ def test_the_device_has_the_path_that_its_image_asks() -> None:
 
 def test_compose_joins_both_sides_by_name_port_and_secret() -> None:
     cloud, device = _compose()["cloud"], _compose()["device"]
-    assert f"ws://cloud:{CLOUD_PORT}" in device["command"]
+    assert f"wss://cloud:{CLOUD_PORT}" in device["command"]
+    (made,) = re.findall(r"openssl req (?:.*\\\n)?.*", _text(DEPLOY / "compose.yaml"))
+    assert "subjectAltName=DNS:cloud" in made
+    shown = cloud["environment"]["HAT_CLOUD_TLS_CERTIFICATE"]
+    assert device["environment"]["HAT_DEVICE_CLOUD_CA"] == shown == "/run/secrets/hat_certificate"
     assert device["ports"] == [f"127.0.0.1:{DEVICE_PORT}:{DEVICE_PORT}"]
     assert device["depends_on"]["cloud"]["condition"] == "service_healthy"
-    assert cloud["healthcheck"]["test"] == ["CMD", "hat-probe", str(CLOUD_PORT), "/ready"]
+    assert cloud["healthcheck"]["test"] == ["CMD", "hat-probe", str(FIGURES_PORT), "/ready"]
     for service in (cloud, device):
-        (secret,) = service["secrets"]
-        assert service["environment"]["HAT_SECRET_FILE"] == f"/run/secrets/{secret}"
+        assert service["environment"]["HAT_SECRET_FILE"] == "/run/secrets/hat_secret"
+        named = re.findall(r"/run/secrets/(\w+)", str(service["environment"]))
+        assert sorted(named) == sorted(service["secrets"])
         assert service["build"]["dockerfile"] in {f"deploy/{path.name}" for path in DOCKERFILES}
         assert _seconds(service["stop_grace_period"]) > CloudConfig(Path()).drain_timeout_s + 10
     (over,) = _documents(DEPLOY / "compose.vllm.yaml")
@@ -220,18 +239,24 @@ def test_the_manifest_probes_and_scrapes_paths_that_the_cloud_has() -> None:
         Serving, SimpleNamespace(reception=SimpleNamespace(clock=lambda: 0.0), desk=None)
     )
     cloud = {resource.canonical for resource in make_app(serving).router.resources()}
+    own = {resource.canonical for resource in make_figures_app(serving).router.resources()}
     paths = {name: container[name]["httpGet"]["path"] for name in container if "Probe" in name}
     assert paths == {
         "startupProbe": "/ready",
         "readinessProbe": "/ready",
         "livenessProbe": "/health",
     }
-    assert {*paths.values(), annotations["prometheus.io/path"], LINK_PATH} <= cloud
-    (port,) = container["ports"]
+    assert LINK_PATH in cloud
+    assert {*paths.values(), annotations["prometheus.io/path"]} <= own
+    port, figures = container["ports"]
     (outside,) = _kubernetes()["Service"]["spec"]["ports"]
     assert port["containerPort"] == outside["port"] == CLOUD_PORT
-    assert annotations["prometheus.io/port"] == str(CLOUD_PORT)
-    assert port["name"] == outside["targetPort"] == container["readinessProbe"]["httpGet"]["port"]
+    assert port["name"] == outside["targetPort"]
+    assert figures["containerPort"] == FIGURES_PORT
+    assert annotations["prometheus.io/port"] == str(FIGURES_PORT)
+    assert f"--metrics-port={FIGURES_PORT}" in container["args"]
+    probed = {container[name]["httpGet"]["port"] for name in container if "Probe" in name}
+    assert probed == {figures["name"]}
 
 
 def test_the_manifest_waits_for_the_drain_and_names_nothing_as_our_variables_begin() -> None:
@@ -287,6 +312,44 @@ def test_the_balancers_pass_the_link_alone_to_the_clouds_port() -> None:
     assert set(re.findall(r"server cloud-\d:(\d+)", nginx)) == {str(CLOUD_PORT)}
     assert set(re.findall(r"server cloud-\d cloud-\d:(\d+)", haproxy)) == {str(CLOUD_PORT)}
     assert "check send meth GET uri /ready" in haproxy
+
+
+def test_every_cloud_that_is_shipped_or_told_of_speaks_tls_where_others_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_text("s" * 40)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    hosts = []
+    for where, words in _commands():
+        if words[0] != "cloud" or "--self-test" in words:
+            continue
+        context = hat.commands["cloud"].make_context("cloud", words[1:])
+        composed = "c.pem" if where.startswith("compose") else ""
+        environ = {f"HAT_CLOUD_TLS_{name}": composed for name in ("CERTIFICATE", "KEY") if composed}
+        config = load(CLOUD, replace(sources_of(CLOUD, context.params), environ=environ)).config()
+        config = with_own_certificate(config, {"HAT_CACHE": str(tmp_path)}, now)
+        notices = exposure_of(config, Limits(2048, 1024), now)
+        assert [each.text for each in notices if each.fatal] == [], where
+        assert not config.insecure, where
+        hosts.append(config.host)
+    assert hosts.count("0.0.0.0") >= 6
+    for service in (over["services"]["cloud"] for (over,) in map(_documents, COMPOSE_FILES)):
+        inherited = _compose()["cloud"]["environment"]
+        assert {"HAT_CLOUD_TLS_CERTIFICATE", "HAT_CLOUD_TLS_KEY"} <= {
+            *inherited,
+            *service.get("environment", {}),
+        }
+
+
+def test_the_balancers_speak_tls_on_both_sides_and_check_the_clouds() -> None:
+    nginx, haproxy = _text(DEPLOY / "nginx.conf"), _text(DEPLOY / "haproxy.cfg")
+    assert re.findall(r"listen (.*);", nginx) == ["443 ssl"]
+    assert "proxy_pass https://clouds;" in nginx
+    assert "proxy_ssl_verify on;" in nginx
+    assert re.findall(r"bind (\S+ \S+)", haproxy) == [":443 ssl"]
+    assert "ssl verify required" in haproxy
+    assert "verify none" not in haproxy
 
 
 async def test_the_probe_tells_ready_from_not_ready_and_from_nothing() -> None:

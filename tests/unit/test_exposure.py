@@ -13,8 +13,14 @@ from device_runtime.config import DeviceConfig
 from device_runtime.exposure import exposure_of as exposure_of_device
 from hat.settings.secret_files import readable_note, who_may_read
 from process.listening.limits import Limits
-from process.program.certificates import CertificateError, Validity, validities
 from process.program.exposure import certificate_notices, is_loopback
+from process.tls.certificates import (
+    CertificateError,
+    Validity,
+    pin_of_der,
+    pin_of_pem,
+    validities,
+)
 from tests.support.guarded import make_certificate
 from wire.limits import MAX_CREDENTIAL_BYTES
 
@@ -44,14 +50,20 @@ def test_programs_that_only_this_machine_reaches_have_nothing_to_say(host):
 def test_programs_that_others_reach_say_what_they_leave_open(host):
     assert "--secret-file" in _cloud(host=host, secret=None)
     assert "--secret-file" not in _cloud(host=host)
-    assert "rows and the secret come in unencrypted" in _cloud(host=host)
+    assert "rows and the secret would come in unencrypted" in _cloud(host=host)
     assert "--api-key-file" in _device(host=host)
     assert "--api-key-file" not in _device(host=host, api_key=LONG)
     assert "the API key travel unencrypted" in _device(host=host, api_key=LONG)
 
 
+def test_figures_that_others_reach_are_said():
+    assert _cloud(metrics_host="::1") == ""
+    assert "can be read without TLS or secret on 0.0.0.0" in _cloud(metrics_host="0.0.0.0")
+    assert "fatal" not in _cloud(metrics_host="0.0.0.0")
+
+
 @pytest.mark.parametrize(
-    ("cloud", "is_said"),
+    ("cloud", "is_refused"),
     [
         ("ws://gpu-server:7700", True),
         ("ws://10.0.0.1", True),
@@ -61,8 +73,22 @@ def test_programs_that_others_reach_say_what_they_leave_open(host):
         ("ws://localhost:7700", False),
     ],
 )
-def test_a_secret_in_clear_to_another_host_is_said(cloud, is_said):
-    assert ("the secret and rows go" in _device(cloud=cloud)) == is_said
+def test_a_secret_in_clear_to_another_host_is_refused_until_it_is_spelled_out(cloud, is_refused):
+    refused = "fatal: the secret and rows would go to"
+    assert _device(cloud=cloud).startswith(refused) == is_refused
+    assert ("the secret and rows go to" in _device(cloud=cloud, insecure=True)) == is_refused
+    assert "fatal" not in _device(cloud=cloud, insecure=True)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "gpu-server"])
+def test_a_cloud_beyond_this_machine_wants_tls_or_a_word_for_none(host, tmp_path):
+    assert "fatal: rows and the secret would come in" in _cloud(host=host)
+    assert "fatal: rows would come in unencrypted" in _cloud(host=host, secret=None)
+    assert "--tls-self-signed" in _cloud(host=host)
+    assert "fatal" not in _cloud(host=host, insecure=True)
+    assert "as --insecure has it" in _cloud(host=host, insecure=True)
+    files = {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
+    assert _cloud(host=host, **files) == ""
 
 
 def test_a_secret_that_no_hello_can_carry_is_fatal_on_both_sides():
@@ -92,7 +118,8 @@ def test_certificates_are_judged_by_their_dates():
         chain = [fine] * place + [Validity(NOW + begins_days * day, NOW + ends_days * day)]
         return [(each.text, each.fatal) for each in certificate_notices("c.pem", chain, NOW)]
 
-    assert told(-30, 30) == []
+    assert told(-30, 15) == []
+    assert [fatal for _, fatal in told(-30, 13)] == [False]
     assert [fatal for _, fatal in told(-30, -1)] == [True]
     assert [fatal for _, fatal in told(-30, -1, place=1)] == [False]
     assert "expires on 2026-06-04" in told(-30, 3)[0][0]
@@ -118,11 +145,14 @@ def test_the_dates_of_certificates_are_those_that_openssl_wrote(tmp_path):
 
 
 def test_what_is_no_certificate_is_not_read_as_one():
-    assert validities(b"") == []
     begin, end = b"-----BEGIN CERTIFICATE-----\n", b"\n-----END CERTIFICATE-----\n"
-    for body in (b"AAAA", b"MIIB", b"MAMCAQA=", b"A"):
-        with pytest.raises(CertificateError):
-            validities(begin + body + end)
+    bodies = (b"AAAA", b"MIIB", b"MAMCAQA=", b"A")
+    for pem in (b"", b"words", *(begin + body + end for body in bodies)):
+        for read in (validities, pin_of_pem):
+            with pytest.raises(CertificateError):
+                read(pem)
+    with pytest.raises(CertificateError):
+        pin_of_der(b"\x30\x00")
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,11 @@ def test_an_address_that_kubernetes_injected_is_ignored_and_explained() -> None:
     }
     resolved = load(CLOUD, Sources({}, environ))
     assert resolved.given["port"].source == "default"
-    (note,) = resolved.notes
-    assert note.startswith("ignoring HAT_CLOUD_PORT=tcp://10.96.0.7:7700: Kubernetes sets it")
+    assert resolved.given["metrics_port"].source == "default"
+    port, figures = resolved.notes
+    assert port.startswith("ignoring HAT_CLOUD_PORT=tcp://10.96.0.7:7700: Kubernetes sets it")
+    assert "called hat-cloud. Use --port" in port
+    assert "called hat-cloud-metrics. Use --metrics-port" in figures
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:

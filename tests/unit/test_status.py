@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import ssl
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,12 @@ from cloud_server.daemon.metrics import Metrics as CloudMetrics
 from device_runtime.api.metrics import GenerationTimer, Metrics
 from device_runtime.generation.timeline import Timeline
 from hat.quantities import num_bytes, rate, seconds
-from hat.status.asking import root_url
+from hat.status.asking import root_beside, root_url
 from hat.status.report import report
 from hat.status.samples import parse_samples
 from process.errors import ConfigError
+from process.tls.certificates import pin_of_pem
+from process.tls.self_signed import self_signed
 from tests.support.api_server import story_generator
 from tests.support.fake_generator import scripted_stats
 
@@ -38,6 +42,7 @@ class ScriptedSide:
     key: str | None = None
     url: str = ""
     num_asked: int = 0
+    has_page: bool = True
     asked_often: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def ready(self, _request: web.Request) -> web.Response:
@@ -47,6 +52,8 @@ class ScriptedSide:
     async def metrics(self, request: web.Request) -> web.Response:
         """The page, for who has the key."""
         self.num_asked += 1
+        if not self.has_page:
+            raise web.HTTPNotFound
         if self.num_asked > 2:
             self.asked_often.set()
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
@@ -55,15 +62,18 @@ class ScriptedSide:
 
 
 @asynccontextmanager
-async def serving(side: ScriptedSide) -> AsyncIterator[ScriptedSide]:
+async def serving(
+    side: ScriptedSide, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[ScriptedSide]:
     """The side on a free port of this machine."""
     app = web.Application()
     app.add_routes([web.get("/ready", side.ready), web.get("/metrics", side.metrics)])
     runner = web.AppRunner(app)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        side.url = "http://{}:{}".format(*runner.addresses[0])
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        scheme = "http" if tls is None else "https"
+        side.url = "{}://{}:{}".format(scheme, *runner.addresses[0])
         yield side
     finally:
         await runner.cleanup()
@@ -151,6 +161,44 @@ async def test_sides_that_are_taken_for_each_other_fail_the_command() -> None:
     assert "expected a device, found a cloud" in swapped[1]
     assert "expected a cloud, found a device" in swapped[1]
     assert "expected a cloud, found a stranger" in strange[1]
+
+
+async def test_a_clouds_figures_are_asked_for_at_their_own_address() -> None:
+    async with (
+        serving(ScriptedSide(cloud_page())) as figures,
+        serving(ScriptedSide(b"", has_page=False)) as cloud,
+    ):
+        found = await status("--cloud", cloud.url, "--cloud-metrics", figures.url)
+        without = await status("--cloud", cloud.url, "--cloud-metrics", "http://127.0.0.1:9")
+        device = await status("--device", cloud.url)
+    assert found[0] == without[0] == 0
+    assert f"cloud   {cloud.url}  ready\n  devices   0 devices" in found[1]
+    reason = "no figures: http://127.0.0.1:9: connection refused"
+    assert without[1].splitlines() == [f"cloud   {cloud.url}  ready; {reason}"]
+    assert device[0] == 1
+    assert "no figures" in device[1]
+
+
+async def test_a_cloud_that_shows_its_own_certificate_is_known_by_its_pin(tmp_path: Path) -> None:
+    files = self_signed(tmp_path, ["localhost"], datetime.now(UTC))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files.certificate, files.key)
+    pin = pin_of_pem(files.certificate.read_bytes())
+    async with serving(ScriptedSide(cloud_page()), tls) as cloud:
+        named = ("--cloud", cloud.url, "--cloud-pin")
+        right = await status(*named, pin)
+        wrong = await status(*named, "sha256/" + "A" * 43 + "=")
+        none = await status(*named, "sha256/A")
+    assert right[0] == 0
+    assert wrong[0] == 1
+    assert f"its certificate is not trusted, whose key is {pin}" in wrong[1]
+    assert "--cloud-pin: expected sha256/ and 32 bytes in base64, got 'sha256/A'" in none[2]
+
+
+def test_the_address_of_figures_follows_from_the_clouds() -> None:
+    assert root_beside("https://gpu-server:7700") == "http://gpu-server:7701"
+    assert root_beside("http://[::1]:7700") == "http://[::1]:7701"
+    assert root_beside("https://gate.example") == "http://gate.example:7701"
 
 
 async def test_the_key_comes_from_the_environment() -> None:

@@ -141,6 +141,18 @@ def test_sides_that_would_share_a_port_or_use_tls_are_refused(tmp_path: Path) ->
         _settings({"port": "9"}, {"port": "9"})
     with pytest.raises(ConfigError, match="without TLS; remove tls_key"):
         _settings(environ={"HAT_CLOUD_TLS_KEY": "k"})
+    with pytest.raises(ConfigError, match="without TLS; remove tls_self_signed"):
+        _settings(environ={"HAT_CLOUD_TLS_SELF_SIGNED": "true"})
+
+
+@pytest.mark.parametrize(
+    ("cloud", "device", "figures"),
+    [("77", "81", None), ("77", "78", 76), ("65535", "65534", 65533), ("65534", "65535", 65533)],
+)
+def test_figures_leave_the_devices_port_alone(cloud: str, device: str, figures: int | None) -> None:
+    command = sides(*_settings({"port": cloud}, {"port": device}), Path("b"), {})[0].command
+    named = [word for word in command if word.startswith("--metrics-port")]
+    assert named == ([] if figures is None else [f"--metrics-port={figures}"])
 
 
 def test_a_base_model_is_shown_with_a_story_and_a_chat_model_with_a_question() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, log2
 
 _PAST_WEIGHT = 0.8
 """Weight of the past in the moving average; the paper's figure (HAT, section on monitoring)."""
@@ -57,12 +58,16 @@ class StepTimes:
 
 
 def suggest_retry_s(num_queued_tokens: int, budget_tokens: int, times: StepTimes) -> float:
-    """When a refused device may come back: once what is queued now has run, within 0.5 to 30 s."""
+    """When a refused device may come back: once what is queued now has run, within 0.5 to 30 s.
+
+    It is 0.5 s times a power of two, so that a refusal does not tell how much others have queued.
+    """
     step_s = times.estimate_s(budget_tokens)
     if step_s is None:
         return _MIN_RETRY_S
     num_steps = num_queued_tokens / budget_tokens
-    return min(max(num_steps * step_s, _MIN_RETRY_S), _MAX_RETRY_S)
+    needed_s = max(num_steps * step_s, _MIN_RETRY_S)
+    return min(_MIN_RETRY_S * 2.0 ** ceil(log2(needed_s / _MIN_RETRY_S)), _MAX_RETRY_S)
 
 
 def _interpolate(points: Sequence[tuple[float, float]], num_tokens: float) -> float:

@@ -1,0 +1,110 @@
+"""From when until when certificates are valid, and the pins of their keys.
+
+A pin is the SHA-256 of a public key with its algorithm (SubjectPublicKeyInfo), so it outlives the
+certificates that are made for the key.
+
+Source: RFC 5280, section 4.1; RFC 7469, section 2.4.
+"""
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+PIN_PREFIX = "sha256/"
+
+_PIN_BYTES = 32
+
+
+class CertificateError(ValueError):
+    """A certificate cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """The first and the last moment of a certificate."""
+
+    begins: datetime
+    ends: datetime
+
+
+def validities(pem: bytes) -> list[Validity]:
+    """One of each certificate of a file, in order.
+
+    Raises:
+        CertificateError: there is none, or one of them is damaged.
+    """
+    return [Validity(each.not_valid_before_utc, each.not_valid_after_utc) for each in _of_pem(pem)]
+
+
+def pin_of_pem(pem: bytes) -> str:
+    """The pin of the key of a file's first certificate, which is a server's own.
+
+    Raises:
+        CertificateError: there is none, or its key is of no known kind.
+    """
+    return _pin(_of_pem(pem)[0])
+
+
+def pin_of_der(der: bytes) -> str:
+    """The same of a certificate as it is shown in a handshake.
+
+    Raises:
+        CertificateError: it is damaged, or its key is of no known kind.
+    """
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise CertificateError(f"no certificate: {error}") from error
+    return _pin(certificate)
+
+
+def parse_pin(text: str) -> str:
+    """A pin as `pin_of_pem` writes it, from that or from curl's `sha256//`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    prefix, slash, code = text.strip().partition("/")
+    # Base64 has a slash of its own, so only a length tells curl's second one.
+    if len(code) == 1 + len(base64.b64encode(bytes(_PIN_BYTES))):
+        code = code.removeprefix("/")
+    try:
+        digest = base64.b64decode(code, validate=True)
+    except binascii.Error:
+        digest = b""
+    if prefix + slash != PIN_PREFIX or len(digest) != _PIN_BYTES:
+        raise ValueError(f"expected {PIN_PREFIX} and {_PIN_BYTES} bytes in base64")
+    return _written(digest)
+
+
+def _of_pem(pem: bytes) -> "list[x509.Certificate]":
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise CertificateError(f"no certificate: {error}") from error
+
+
+def _pin(certificate: "x509.Certificate") -> str:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"no known kind of key: {error}") from error
+    info = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return _written(hashlib.sha256(info).digest())
+
+
+def _written(digest: bytes) -> str:
+    return PIN_PREFIX + base64.b64encode(digest).decode()
