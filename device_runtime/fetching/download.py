@@ -150,12 +150,13 @@ class Download:
         Raises:
             FetchError: that will not change.
         """
-        file, num_here = self._asked
+        file, _ = self._asked
         if status == 410:
             return LookAgain()
         if status in (429, 503) or status >= 500:
             return self._pause(f"the cloud answers HTTP {status}", retry_after_s, now, draw)
-        if status == 416 and num_here:
+        if status == 416 and file.sha256 in self._doubtful:
+            # Not what came just now: a cloud could take its own bytes back for ever.
             self._num_here[file.sha256] = file.num_bytes + 1
             return self.next()
         what = REFUSED_SECRET if status in (401, 403) else f"the cloud answers HTTP {status}"

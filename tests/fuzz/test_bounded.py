@@ -10,7 +10,14 @@ from cloud_server.core.session import Session
 from tests.fuzz.draws import Draws
 from tests.fuzz.running import TARGETS, FoundError, load, run_plain
 
-NUM_RUNS = {"decode": 40_000, "core": 250, "device": 25, "http": 10_000, "headers": 10_000}
+NUM_RUNS = {
+    "decode": 40_000,
+    "core": 250,
+    "device": 25,
+    "http": 10_000,
+    "headers": 10_000,
+    "bundle": 2000,
+}
 
 
 @pytest.fixture(autouse=True)

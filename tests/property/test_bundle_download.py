@@ -195,6 +195,18 @@ def test_bytes_that_the_cloud_does_not_know_of_are_forgotten_once():
         download.on_refused(416, 0.0, 0.0, 0.5)
 
 
+def test_a_cloud_cannot_take_back_for_ever_what_it_has_sent():
+    """Each beginning would be new again, and nothing would ever be given up."""
+    [file] = wanted_of([b"12345"])
+    download = Download([file], {}, 0.0, PATIENCE_S)
+    download.on_head(0, 5)
+    download.on_bytes(1, 0.0)
+    download.on_end("it ended", 0.0, 0.5)
+    assert download.next() == Ask(file, 1)
+    with pytest.raises(FetchError, match="HTTP 416"):
+        download.on_refused(416, 0.0, 0.0, 0.5)
+
+
 @given(st.lists(st.sampled_from(["refused", "nothing", "again"]), min_size=120, max_size=120))
 def test_a_cloud_that_sends_nothing_new_is_given_up(answers):
     """Also one that begins anew each time and breaks off where it did before."""
