@@ -81,6 +81,7 @@ class CloudServer:
             self._load_engine, wire_dtype(config, self._bundle.manifest), clock
         )
         self.reception = make_reception(config, clock)
+        self.metrics = Metrics(verify_tokens(config))
         self.desk = self._open_desk()
         self._runner = GuardedRunner(
             make_app(self), self.reception.guard, shutdown_timeout=_STOP_HTTP_S
@@ -89,7 +90,6 @@ class CloudServer:
             make_figures_app(self), figures_guard(self), shutdown_timeout=_STOP_HTTP_S
         )
         self._port = config.port
-        self.metrics = Metrics(verify_tokens(config))
         self._tell_build("not loaded yet")
         if self.tls is not None:
             self.metrics.show_certificate(self.tls)
@@ -226,12 +226,16 @@ class CloudServer:
             config.verify_weights,
             config.bundle_key,
         )
-        _log.info("serving the device bundle %s, too", config.serve_device_bundle)
+        _log.info(
+            "devices may fetch their bundle here: %.1f MB at %g Mbit/s at the most",
+            *(served.num_bytes / 1e6, config.bundle_mbit_per_s),
+        )
         names = None if self.token_file is None else self._names_now
         asks = config.tls_client_ca is not None
         callers = Callers((config.secret or "").encode(), names, self._clock, asks)
         bytes_per_s = config.bundle_mbit_per_s * _BYTES_PER_MBIT
-        return BundleDesk(served, self.reception, callers, bytes_per_s)
+        count = self.metrics.bundle_bytes.inc
+        return BundleDesk(served, self.reception, callers, bytes_per_s, count)
 
     def _load_engine(self) -> LoadedEngine:
         return self._loader(self._bundle, self._config)

@@ -115,6 +115,7 @@ async def _measure(given: argparse.Namespace, bundle: Path) -> None:
     else:
         word, shown = _secret_in(bundle, "secret"), ["--secret-file", str(secret)]
     honest = Target(given.port, load_bundle(bundle, "cloud").manifest, word, "127.0.0.2")
+    shown = [*shown, "--serve-device-bundle", str(bundle)]
     source = honest.source if given.same_address else "127.0.0.3"
     usual = [BEYOND_QUOTAS] if given.names else [name for name in ATTACKS if name != BEYOND_QUOTAS]
     async with _cloud(bundle, shown, given.port):

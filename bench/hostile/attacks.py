@@ -4,6 +4,8 @@ import argparse
 import asyncio
 import contextlib
 import gzip
+import hashlib
+import json
 import os
 import socket
 import sys
@@ -16,6 +18,7 @@ import aiohttp
 
 from bench.hostile.peer import PeerError, Target, linked
 from submodels.bundle.bundle import load_bundle
+from wire.handshake import BUNDLE_PATH
 from wire.messages import Close, Want
 
 _HALF_HEAD = b"GET /v1/link HTTP/1.1\r\nHost: cloud\r\nX-Rest: "
@@ -164,6 +167,28 @@ async def _beyond_quotas(target: Target) -> None:
     await asyncio.gather(*(again(number) for number in range(2 * NUM_CONNECTIONS)))
 
 
+async def _downloads(target: Target) -> None:
+    """The device bundle, by sixteen at a time, over and over."""
+
+    async def fetch(client: aiohttp.ClientSession, url: str) -> None:
+        while True:
+            with contextlib.suppress(*_FAILURES):
+                async with client.get(url) as answer:
+                    async for _ in answer.content.iter_any():
+                        pass
+            await asyncio.sleep(0.01)
+
+    url = f"http://127.0.0.1:{target.port}{BUNDLE_PATH}"
+    async with target.client() as client:
+        client.headers["Authorization"] = f"Bearer {target.secret}"
+        async with client.get(url) as answer:
+            manifest = await answer.read()
+        files = json.loads(manifest)["files"]
+        largest = max(files, key=lambda name: int(files[name]["num_bytes"]))
+        url = f"{url}/{hashlib.sha256(manifest).hexdigest()}/{largest}"
+        await asyncio.gather(*(fetch(client, url) for _ in range(16)))
+
+
 ATTACKS: Mapping[str, Callable[[Target], Awaitable[None]]] = MappingProxyType(
     {
         "silent sockets": _silent,
@@ -173,6 +198,7 @@ ATTACKS: Mapping[str, Callable[[Target], Awaitable[None]]] = MappingProxyType(
         "one-row frames": _one_row,
         "refused Opens": _refused_opens,
         "open and close": _churn,
+        "downloads": _downloads,
         BEYOND_QUOTAS: _beyond_quotas,
     }
 )

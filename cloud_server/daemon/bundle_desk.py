@@ -103,10 +103,18 @@ class Callers:
 
 
 class BundleDesk:
-    """Answers devices that fetch the bundle. Belongs to one event loop."""
+    """Answers devices that fetch the bundle; `count` is told of bytes that went to them.
+
+    Belongs to one event loop.
+    """
 
     def __init__(
-        self, bundle: ServedBundle, reception: Reception, callers: Callers, bytes_per_s: float
+        self,
+        bundle: ServedBundle,
+        reception: Reception,
+        callers: Callers,
+        bytes_per_s: float,
+        count: Callable[[float], None],
     ) -> None:
         self._bundle = bundle
         self._reception = reception
@@ -114,7 +122,7 @@ class BundleDesk:
         self._rate = Rate(bytes_per_s)
         self._readers = ThreadPoolExecutor(1, "bundle")
         self._answers: list[_Answer] = []
-        self.num_sent_bytes = 0
+        self._count = count
 
     def routes(self) -> list[web.RouteDef]:
         """Where it is asked."""
@@ -220,7 +228,7 @@ class BundleDesk:
             answer.blocked_s = clock()
             await response.write(piece)
             answer.blocked_s = None
-            self.num_sent_bytes += num_bytes
+            self._count(num_bytes)
         return True
 
     async def _let_in(self, request: web.Request) -> Person | web.Response:

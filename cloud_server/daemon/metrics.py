@@ -80,6 +80,7 @@ class Metrics:
         self.lost_engines = self._counter("engine_restarts", "Times the engine was lost.")
         self.received_bytes = self._counter("received_bytes", "Bytes of frames from devices.")
         self.sent_bytes = self._counter("sent_bytes", "Bytes of frames to devices.")
+        self.bundle_bytes = self._counter("bundle_bytes", "Bytes of bundles to devices.")
         self.sent_saved_bytes = self._counter(
             "sent_saved_bytes", "Bytes that coded rows to devices took less than RAW ones."
         )

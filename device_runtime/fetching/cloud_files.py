@@ -24,7 +24,7 @@ from wire.handshake import BUNDLE_PATH, LINK_PATH
 PIECE_BYTES = 1 << 18
 
 _CONNECT_S = 10.0
-_SILENCE_S = 20.0
+_SILENCE_S = 10.0
 _SCHEMES = {"ws": "http", "wss": "https"}
 _PART = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 

@@ -266,7 +266,9 @@ class _Part:
 
     def __enter__(self) -> "_Part":
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            # Windows would else take some bytes for ends of lines.
+            as_is = getattr(os, "O_BINARY", 0)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | as_is, 0o600)
             self._file = os.fdopen(descriptor, "r+b", buffering=0)
             self._file.truncate(self._start)
             self._file.seek(self._start)
@@ -276,7 +278,8 @@ class _Part:
 
     def __exit__(self, *raised: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError), self._file as file:
+                os.fsync(file.fileno())
 
     def write(self, piece: bytes) -> None:
         """Append this; blocks for the disk."""

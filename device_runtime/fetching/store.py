@@ -206,14 +206,12 @@ def _link_or_copy(path: Path, other: Path) -> None:
 
 
 def hash_of(path: Path) -> str:
-    """The SHA-256 (hex) of what has come of a file, which is on the disk from here on.
+    """The SHA-256 (hex) of what has come of a file.
 
     Raises:
         FetchError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
         return sha256_of(path)
     except OSError as error:
         raise FetchError(f"cannot read {path}: {system_reason(error)}") from error
