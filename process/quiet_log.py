@@ -1,7 +1,7 @@
 """Log lines that peers cause: so many a minute and no more, and how many were left out."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 _TELL_AFTER_S = 10.0
 
@@ -33,8 +33,14 @@ class QuietLog:
         self._num_left_out = 0
         self._is_telling_due = False
 
-    def say(self, level: int, message: str, *values: object) -> None:
-        """Write a line, if there is room for it."""
+    def say(
+        self,
+        level: int,
+        message: str,
+        *values: object,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write a line, if there is room for it; `extra` as in a logging call."""
         now = self._clock()
         self._room = min(self._burst, self._room + (now - self._counted_s) / self._refill_s)
         self._counted_s = now
@@ -43,7 +49,7 @@ class QuietLog:
             return
         self._room -= 1
         self._tell_left_out()
-        self._logger.log(level, message, *values)
+        self._logger.log(level, message, *values, extra=extra)
 
     def _leave_out(self) -> None:
         self._num_left_out += 1

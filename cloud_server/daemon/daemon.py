@@ -30,6 +30,7 @@ from cloud_server.daemon.encoder import Encoder
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.rhythm import EngineRhythm, NamesNow, Patience
 from cloud_server.daemon.steps import Steps
+from process.program.logs import with_fields
 from process.quiet_log import QuietLog
 from process.world import Aside, Clock, Randomness
 from wire.coding.row_codecs import (
@@ -294,9 +295,8 @@ class CloudDaemon:
                     self._unpacking.add(task)
                     task.add_done_callback(self._unpacking.discard)
                 case Traced(number, session, trace_id):
-                    _log.debug(
-                        "connection %d, session %d: trace %s", number, session, trace_id.hex()
-                    )
+                    extra = with_fields(trace_id=trace_id.hex())
+                    _log.debug("connection %d, session %d", number, session, extra=extra)
                 case CloseConnection():
                     connection = self._connections.get(action.connection)
                     if connection is not None:
@@ -327,12 +327,12 @@ class CloudDaemon:
             return
         self._faults.say(
             logging.INFO,
-            "connection %d, session %d: %s (%s)%s",
+            "connection %d, session %d: %s (%s)",
             action.connection,
             fault.session,
             fault.code.name,
             fault.message,
-            f", trace {action.trace_id.hex()}" if action.trace_id else "",
+            extra=with_fields(trace_id=action.trace_id.hex()) if action.trace_id else None,
         )
 
     def _pump_soon(self) -> None:

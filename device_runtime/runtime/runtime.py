@@ -42,6 +42,7 @@ from device_runtime.session.pipelining import (
 )
 from device_runtime.session.prefix_cache import PrefixCacheLimits
 from device_runtime.session.session import Session, SessionLimits, num_new_tokens
+from process.program.logs import with_fields
 from process.world import Clock, Randomness
 from wire.errors import RemoteProtocolError
 from wire.limits import ITEM_BYTES
@@ -191,7 +192,8 @@ class Runtime:
                 async for emission in emissions:
                     yield emission
         except RemoteProtocolError as error:
-            _log.error("generation %s, trace %s: %s", request_id, request.trace_id.hex(), error)
+            told = with_fields(trace_id=request.trace_id.hex())
+            _log.error("generation %s: %s", request_id, error, extra=told)
             raise CloudUnavailableError(f"the cloud broke the protocol: {error}") from error
         finally:
             turn.close()

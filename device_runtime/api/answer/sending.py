@@ -19,7 +19,7 @@ from device_runtime.api.job.plan import Job
 from device_runtime.api.request.traces import Trace, trace_of
 from device_runtime.api.service import SERVICE, Service
 from process.listening.patient_handler import PatientHandler
-from process.program.logs import describe_error
+from process.program.logs import describe_error, with_fields
 
 IS_ANSWERED = web.RequestKey("is_answered", bool)
 """Set on a request whose stream has been sent to its end; the client may leave at once."""
@@ -104,8 +104,8 @@ async def _stream(
     except Exception as error:
         known = as_api_error(error)
         if known is None:
-            trace_id = trace_of(request).trace_id.hex()
-            _logger.error("a stream failed, trace %s: %s", trace_id, describe_error(error))
+            told = with_fields(trace_id=trace_of(request).trace_id.hex())
+            _logger.error("a stream failed: %s", describe_error(error), extra=told)
         await events.fail(known or internal_error())
     return events.response
 

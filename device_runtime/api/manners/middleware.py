@@ -78,8 +78,8 @@ async def shape_errors(request: web.Request, handler: Handler) -> web.StreamResp
     except Exception as error:
         known = as_api_error(error)
         if known is None:
-            trace_id = trace_of(request).trace_id.hex()
-            _logger.error("a request failed, trace %s: %s", trace_id, describe_error(error))
+            told = with_fields(trace_id=trace_of(request).trace_id.hex())
+            _logger.error("a request failed: %s", describe_error(error), extra=told)
         return error_response(known or internal_error(), envelope_of(request))
 
 
