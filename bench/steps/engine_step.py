@@ -28,6 +28,7 @@ from bench.steps.middle_step import (
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import MiddleEngine
 from cloud_server.engines.torch.bundle import load_torch_engine
+from cloud_server.engines.vllm.classes import MiddleClass
 from cloud_server.engines.vllm.engine import EngineShape
 from cloud_server.engines.vllm.start import StartedEngine, start_engine
 from submodels.bundle.bundle import Bundle
@@ -132,7 +133,7 @@ def _started(bundle: Bundle, is_compiled: bool) -> StartedEngine:
     arguments = '{"enforce_eager": false}' if is_compiled else '{"enforce_eager": true}'
     config = CloudConfig(bundle.path, engine="vllm", dtype="bfloat16", vllm_args=arguments)
     shape = EngineShape(_HIDDEN, Dtype.BF16, _CONTEXT, _MOST_ROWS)
-    return start_engine(bundle.path, config, shape, _KV_BYTES)
+    return start_engine(bundle.path, config, shape, _KV_BYTES, MiddleClass(_HIDDEN // _HEADS))
 
 
 if __name__ == "__main__":

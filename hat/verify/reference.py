@@ -144,6 +144,9 @@ def whole_model(
     config = AutoConfig.from_pretrained(**place)
     if rope is not None:
         config.rope_parameters = dict(rope)
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        # Others leave the cap out, which releases before 5.24 do not say.
+        config._attn_implementation = "eager"
     classes: Any = AutoModelForCausalLM
     if type(config) not in AutoModelForCausalLM._model_mapping:
         classes = AutoModelForImageTextToText

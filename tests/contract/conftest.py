@@ -38,12 +38,12 @@ def models(engine_name: str, made: Callable[[str, int], MiddleModel]) -> Models:
 
 
 def _families_of(engine_name: str) -> tuple[str, ...]:
-    """The embedded engine has no experts; vLLM has windows in all layers or none and ropes of its
-    own, and every family runs in one worker, two of them in several."""
+    """The embedded engine reads experts one by one; vLLM's own classes have ropes of their own,
+    and every family runs in one worker, some of them in several."""
     if engine_name == "vllm-tp1":
-        return tuple(family for family in FAMILIES if family not in {"qwen2", *SCALED_ROPES})
+        return tuple(family for family in FAMILIES if family not in SCALED_ROPES)
     if engine_name.startswith("vllm"):
-        return ("qwen2-plain", "qwen3-moe")
+        return ("qwen2-plain", "qwen3-moe", "olmo3", "gpt-oss")
     return tuple(family for family in FAMILIES if family != "qwen3-moe")
 
 

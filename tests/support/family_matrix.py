@@ -1,24 +1,26 @@
 """Every family through a real socket, against transformers' own `generate`, as a table.
 
-    python -m tests.support.family_matrix [WORD ...]
+    python -m tests.support.family_matrix [--vllm] [WORD ...]
 
 Tiny seeded checkpoints of `FAMILY_MODELS` and of the four families of before, each cut with 0 to 2
 input and output layers, on both device engines and the torch middle: greedy ids and their log
-probabilities. A WORD names the models whose name begins so. Ends with 1 if any differ.
+probabilities. With `--vllm` those of `VLLM_MODELS`, each cut once, with their middle on vLLM. A
+WORD names the models whose name begins so. Ends with 1 if any differ.
 """
 
 import asyncio
+import json
 import random
 import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from cloud_server.config import CloudConfig
 from cloud_server.server import serve_cloud
@@ -33,23 +35,38 @@ from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
 from tests.support.family_models import FAMILY_MODELS, has_experts
 from tests.support.split_models import VARIANTS, random_tokens
+from tests.support.vllm_family_models import VLLM_MODELS
 
 ALL_MODELS: Mapping[str, RandomModel] = MappingProxyType({**VARIANTS, **FAMILY_MODELS})
 ENGINES = ("onnx", "torch")
 CUTS = tuple((m, k) for m in range(3) for k in range(3))
+VLLM_CUTS = ((1, 1),)
 MAX_LOGPROB_ERROR = 1e-4
 _PROMPT_TOKENS = (3, 17, 40)
 _NEW_TOKENS = 12
 _CONNECT_S = 60.0
 
+_CLOUDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "torch": {"threads": 1},
+        "vllm": {
+            "capacity_tokens": 2048,
+            "max_context_tokens": 256,
+            "vllm_args": json.dumps({"enforce_eager": True, "block_size": 32}),
+        },
+    }
+)
+"""Settings of each engine for the middle."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One split of a model on one device engine."""
+    """One split of a model on one device engine and one for the middle."""
 
     num_input_layers: int
     num_output_layers: int
     engine: str
+    cloud: str = "torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +91,20 @@ def cases_of(model: RandomModel, cuts: Sequence[tuple[int, int]] = CUTS) -> Iter
                 yield Case(num_input, num_output, engine)
 
 
-def check_model(
-    model: RandomModel, folder: Path, cuts: Sequence[tuple[int, int]] = CUTS
-) -> Iterator[Finding]:
-    """Every case of a model, whose checkpoint and bundles are made in `folder`."""
+def vllm_cases_of(model: RandomModel) -> Iterator[Case]:
+    """Once each, since vLLM takes long to start; the device's engines are tried without it."""
+    for num_input, num_output in VLLM_CUTS:
+        yield Case(num_input, num_output, "torch" if has_experts(model) else "onnx", "vllm")
+
+
+def check_model(model: RandomModel, folder: Path, cases: Iterable[Case]) -> Iterator[Finding]:
+    """The cases of a model, whose checkpoint and bundles are made in `folder`."""
     source = folder / "model"
     make_random_model(model, source)
     prompts = [random_tokens(n, model.vocab_size, seed=n) for n in _PROMPT_TOKENS]
     unsplit = UnsplitModel(source, "float32")
     references = [unsplit.greedy(prompt, _NEW_TOKENS) for prompt in prompts]
-    for case in cases_of(model, cuts):
+    for case in cases:
         out = folder / f"{case.num_input_layers}-{case.num_output_layers}-{case.engine}"
         split_checkpoint(
             SplitOptions(
@@ -94,7 +115,7 @@ def check_model(
                 onnx_weights=("float32",) if case.engine == "onnx" else (),
             )
         )
-        came = asyncio.run(_answers(out, case.engine, prompts, unsplit.stop_ids))
+        came = asyncio.run(_answers(out, case, prompts, unsplit.stop_ids))
         yield _finding(case, references, came)
 
 
@@ -110,11 +131,11 @@ def _finding(case: Case, references: Sequence[Reference], came: Sequence[Continu
 
 
 async def _answers(
-    bundles: Path, engine: Any, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int]
+    bundles: Path, case: Case, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int]
 ) -> list[Continuation]:
     greedy = SamplingParams(temperature=0.0)
     answers = []
-    async with _both_sides(bundles, engine) as runtime:
+    async with _both_sides(bundles, case) as runtime:
         for prompt in prompts:
             request = GenerationRequest(prompt, _NEW_TOKENS, greedy, stop_ids, num_logprobs=0)
             ids: list[int] = []
@@ -128,12 +149,15 @@ async def _answers(
 
 
 @asynccontextmanager
-async def _both_sides(bundles: Path, engine: Any) -> AsyncIterator[Runtime]:
+async def _both_sides(bundles: Path, case: Case) -> AsyncIterator[Runtime]:
     secret = secrets.token_urlsafe(32)
     world = World(time.monotonic, time.time, random.SystemRandom())
+    cloud_engine, engine = cast("Any", case.cloud), cast("Any", case.engine)
+    settings: Mapping[str, Any] = _CLOUDS[case.cloud]
     # Rows too: those of a bundle in bfloat16 would be rounded on the way.
+    exact: Mapping[str, Any] = {"dtype": "float32", "wire_dtype": "float32"}
     cloud_config = CloudConfig(
-        bundles, port=0, dtype="float32", wire_dtype="float32", secret=secret, threads=1
+        bundles, port=0, engine=cloud_engine, secret=secret, **exact, **settings
     )
     async with serve_cloud(cloud_config, world.clock) as cloud:
         config = DeviceConfig(
@@ -148,12 +172,15 @@ async def _both_sides(bundles: Path, engine: Any) -> AsyncIterator[Runtime]:
 def main(words: Sequence[str]) -> int:
     """Print a line for each model; 1 if a case differs."""
     is_right = True
+    on_vllm = "--vllm" in words
+    words = [word for word in words if word != "--vllm"]
     print("| model | family | cases | right | worst log probability |\n|---|---|---|---|---|")
-    for name, model in ALL_MODELS.items():
+    for name, model in (VLLM_MODELS if on_vllm else ALL_MODELS).items():
         if words and not name.startswith(tuple(words)):
             continue
+        cases = vllm_cases_of(model) if on_vllm else cases_of(model)
         with tempfile.TemporaryDirectory() as folder:
-            findings = list(check_model(model, Path(folder)))
+            findings = list(check_model(model, Path(folder), cases))
         num_right = sum(finding.is_right for finding in findings)
         worst = max(finding.worst_logprob_error for finding in findings)
         print(

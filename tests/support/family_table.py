@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from cloud_server.engines.vllm.plugin import BASES
 from submodels.plan.families import FAMILIES, Family
 from submodels.random_models import RandomModel
 from tests.support.family_models import FAMILY_MODELS, has_experts
 from tests.support.split_models import VARIANTS
+from tests.support.vllm_family_models import VLLM_MODELS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 _MARKED = "<!-- families:begin -->\n{table}\n<!-- families:end -->"
@@ -20,6 +20,9 @@ _HEAD = (
     "| family | `model_type` | device runs its layers on | cloud | checked with |\n"
     "|---|---|---|---|---|"
 )
+
+_ON_VLLM = {"llama", "mistral", "qwen2", "qwen3", *(m.family for m in VLLM_MODELS.values())}
+"""The first of them by the engines' contract suite, the others through a socket."""
 
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -55,7 +58,7 @@ def _row(family: Family, models: Iterable[RandomModel]) -> str:
     of_family = [model for model in models if model.family == family.model_type]
     assert of_family, f"no test runs {family.model_type}"
     device = "torch (by default it has none)" if has_experts(of_family[0]) else "ONNX, torch"
-    cloud = "torch, vLLM" if family.architecture in BASES else "torch"
+    cloud = "torch, vLLM" if family.model_type in _ON_VLLM else "torch"
     name = _NAMES[family.model_type]
     return (
         f"| {name} | `{family.model_type}` | {device} | {cloud} | {len(of_family)} checkpoint"

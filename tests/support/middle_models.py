@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from transformers import (
+    GptOssConfig,
+    GptOssModel,
     LlamaConfig,
     LlamaModel,
     MistralConfig,
     MistralModel,
+    Olmo3Config,
+    Olmo3Model,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -22,6 +26,7 @@ from transformers import (
 )
 
 from submodels.manifest import ModelShape, Rope
+from submodels.plan.plan import read_model
 
 NUM_LAYERS = 5
 FIRST_LAYER = 1
@@ -63,6 +68,39 @@ _SCALED_ROPES = MappingProxyType(
 )
 """Every rope type whose numbers differ from the plain one; yarn scales the attention as well."""
 
+_MIXED = {
+    "sliding_window": 9,
+    "layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"],
+}
+_DESCRIBED = MappingProxyType(
+    {
+        "olmo3": (
+            Olmo3Model,
+            Olmo3Config,
+            {
+                **_MIXED,
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                    "full_attention": {**_LONG, **_YARN},
+                },
+            },
+        ),
+        "gpt-oss": (
+            GptOssModel,
+            GptOssConfig,
+            {
+                **_MIXED,
+                "intermediate_size": 64,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 2,
+                "rope_parameters": {**_LONG, **_YARN},
+            },
+        ),
+    }
+)
+"""Families whose shape is read as a split reads it: norms behind each half and over all heads;
+experts in one tensor and sinks."""
+
 _FAMILIES = MappingProxyType(
     {
         "llama": (LlamaModel, LlamaConfig, {}),
@@ -81,6 +119,7 @@ _FAMILIES = MappingProxyType(
             {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
         ),
         **_SCALED_ROPES,
+        **_DESCRIBED,
     }
 )
 
@@ -113,15 +152,19 @@ class MiddleModel:
 def make_middle_model(family: str, seed: int = 0, head_dim: int = 8) -> MiddleModel:
     """A float32 model of the family with all parameters random, norms and biases included."""
     model_class, config_class, extra = _FAMILIES[family]
-    config = config_class(**(_COMMON | _heads(head_dim)), **extra)
+    config = config_class(**(_COMMON | _heads(head_dim) | extra))
     config._attn_implementation = "eager"
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.1 * noise if "norm" in name else 0.15 * noise)
-    return MiddleModel(family, model, _shape(config, model))
+            # Clamped experts have to reach their limit of 7.
+            scale = 0.3 if "experts.gate_up" in name and family == "gpt-oss" else 0.15
+            parameter.copy_(1 + 0.1 * noise if "norm" in name else scale * noise)
+    is_described = family in _DESCRIBED
+    shape = read_model(config.to_dict()).shape if is_described else _shape(config, model)
+    return MiddleModel(family, model, shape)
 
 
 def _heads(head_dim: int) -> dict[str, int]:

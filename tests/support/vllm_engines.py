@@ -14,6 +14,7 @@ from types import MappingProxyType
 from safetensors.torch import save_file
 
 from cloud_server.config import CloudConfig
+from cloud_server.engines.vllm.classes import middle_class
 from cloud_server.engines.vllm.engine import EngineShape, VllmMiddleEngine
 from cloud_server.engines.vllm.paged_cache import PagedCache
 from cloud_server.engines.vllm.plugin import PREFIX
@@ -100,7 +101,9 @@ def start_workers(
         vllm_args=json.dumps({"enforce_eager": True, "block_size": BLOCK_TOKENS}),
     )
     shape = EngineShape(middle.shape.hidden_size, dtype, MAX_CONTEXT, _MAX_STEP_TOKENS)
-    return start_engine(folder, config, shape, _KV_BYTES)
+    layers = range(FIRST_LAYER, FIRST_LAYER + NUM_MIDDLE_LAYERS)
+    own = middle_class(middle.shape, layers, parallel.tensor)
+    return start_engine(folder, config, shape, _KV_BYTES, own)
 
 
 @functools.cache

@@ -5,18 +5,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm import bundle as vllm_bundle
 from cloud_server.engines.vllm.arguments import check_names, engine_arguments
+from cloud_server.engines.vllm.classes import MiddleClass
 from cloud_server.engines.vllm.engine import EngineShape
 from cloud_server.engines.vllm.facts import WorkerFacts, check_facts, installed_version
 from cloud_server.engines.vllm.plugin import BASES, PREFIX
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.plan.families import FAMILIES
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
 from wire.messages import Dtype
@@ -28,6 +27,12 @@ FOLDER = Path("bundles/cloud")
 def arguments(context: int = 100, step: int = 64, kv: int | None = None, **settings):
     shape = EngineShape(16, Dtype.BF16, context, step)
     return engine_arguments(FOLDER, replace(CONFIG, **settings), shape, kv)
+
+
+def overridden(overrides: dict[str, object], vllm_args: dict[str, object]) -> object:
+    config = replace(CONFIG, vllm_args=json.dumps(vllm_args))
+    told = engine_arguments(FOLDER, config, EngineShape(16, Dtype.BF16, 9, 9), None, overrides)
+    return told.get("hf_overrides")
 
 
 # Arguments
@@ -224,6 +229,15 @@ def test_all_workers_have_blocks_of_one_size():
         check_facts([FACTS, other])
 
 
+def test_what_the_layers_class_needs_stands_before_what_the_operator_overrides():
+    asked = {"hf_overrides": {"hat_shape": "theirs", "rope_theta": 5}}
+    assert overridden({"hat_shape": "ours"}, asked) == {"hat_shape": "ours", "rope_theta": 5}
+    assert overridden({}, asked) == asked["hf_overrides"]
+    assert overridden({}, {}) is None
+    with pytest.raises(StartError, match="hf_overrides: expected a JSON object, got 'all'"):
+        overridden({"hat_shape": "ours"}, {"hf_overrides": "all"})
+
+
 # The bundle
 
 
@@ -261,21 +275,6 @@ def test_what_does_not_fit_the_bundle_is_refused_before_anything_starts(plain, s
         vllm_bundle.load_vllm_engine(plain, replace(CONFIG, **settings))
 
 
-@pytest.mark.usefixtures("never_starts")
-def test_layers_with_different_windows_are_for_the_other_engine(plain):
-    shape = plain.manifest.shape
-    windows = (None, 8, None)
-    manifest = _with(plain.manifest, shape=_with(shape, sliding_windows=windows))
-    with pytest.raises(StartError, match="use torch"):
-        vllm_bundle.load_vllm_engine(replace(plain, manifest=manifest), CONFIG)
-
-
-def _with(struct, **changes):
-    import msgspec
-
-    return msgspec.structs.replace(struct, **changes)
-
-
 def test_the_shape_follows_the_bundle_and_the_settings(plain, monkeypatch):
     class StartedError(Exception):
         pass
@@ -290,8 +289,9 @@ def test_the_shape_follows_the_bundle_and_the_settings(plain, monkeypatch):
     config = replace(CONFIG, dtype="bfloat16", max_context_tokens=50, capacity_tokens=1000)
     with pytest.raises(StartedError):
         vllm_bundle.load_vllm_engine(plain, config)
-    ((folder, _, shape, memory),) = seen
+    ((folder, _, shape, memory, middle),) = seen
     assert folder == plain.path
+    assert middle == MiddleClass(plain.manifest.shape.head_dim)
     assert (shape.dtype, shape.max_context_tokens, shape.max_step_tokens) == (Dtype.BF16, 50, 512)
     # Two layers, two heads of 16, keys and values, two bytes each.
     kv_bytes = vllm_bundle.kv_bytes_per_token(plain.manifest, Dtype.BF16)
@@ -314,17 +314,6 @@ def test_memory_that_was_set_is_what_a_worker_gets(plain, monkeypatch):
 
 
 # The plugin
-
-
-def test_a_family_without_a_class_is_refused_by_name(plain):
-    shape = plain.manifest.shape
-    for family in FAMILIES.values():
-        shape = msgspec.structs.replace(shape, model_type=family.model_type)
-        if family.computed_as.architecture in BASES:
-            vllm_bundle.check_class(shape)
-        else:
-            with pytest.raises(StartError, match=f"'{family.model_type}'; use torch"):
-                vllm_bundle.check_class(shape)
 
 
 def test_a_cloud_bundle_names_a_class_of_the_plugin(plain):

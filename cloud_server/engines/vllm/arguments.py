@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from cloud_server.config import CloudConfig
@@ -42,17 +43,31 @@ _OURS: Final = frozenset(
 goes by the setting, so that vLLM must not be told anything else."""
 
 
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
 def engine_arguments(
-    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
+    folder: Path,
+    config: CloudConfig,
+    shape: EngineShape,
+    kv_memory_bytes: int | None,
+    overrides: Mapping[str, Any] = _NOTHING,
 ) -> dict[str, Any]:
     """Arguments for `EngineArgs`; settings that were left out stay vLLM's own.
 
     `shape.dtype` is what the settings and the weights ask for; `kv_memory_bytes` is what each
-    worker sets aside for KV, None: what vLLM chooses.
+    worker sets aside for KV, None: what vLLM chooses. `overrides` are settings of the model that
+    hold instead of those in its config.json.
 
     Raises:
         StartError: `vllm_args` is no JSON object, or has a name that is not to be changed.
     """
+    passed = dict(_passed_through(config))
+    if overrides:
+        asked = passed.get("hf_overrides", {})
+        if not isinstance(asked, dict):
+            raise StartError(f"vllm_args: hf_overrides: expected a JSON object, got {asked!r}")
+        passed["hf_overrides"] = {**asked, **overrides}
     return {
         "disable_log_stats": True,
         # A verification has a few rows, a chunk many; nothing is gained by fewer sequences.
@@ -61,7 +76,7 @@ def engine_arguments(
         # vLLM's own "auto" makes bfloat16 of float32 weights.
         "dtype": NUMPY_DTYPES[shape.dtype].name,
         **({} if kv_memory_bytes is None else {"kv_cache_memory_bytes": kv_memory_bytes}),
-        **_passed_through(config),
+        **passed,
         "model": str(folder),
         "skip_tokenizer_init": True,
         "enable_prompt_embeds": True,

@@ -10,8 +10,8 @@ from types import FrameType
 from cloud_server.config import CloudConfig, check_vllm_settings, context_tokens
 from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import LoadedEngine
+from cloud_server.engines.vllm.classes import MiddleClass, middle_class
 from cloud_server.engines.vllm.engine import EngineShape
-from cloud_server.engines.vllm.plugin import BASES
 from cloud_server.engines.vllm.start import (
     StartedEngine,
     is_cpu_build,
@@ -21,8 +21,7 @@ from cloud_server.engines.vllm.start import (
 from cloud_server.number_format import FORMATS, FormatChoice, Room, given_format, is_open
 from process.errors import StartError
 from submodels.bundle.bundle import Bundle, load_bundle
-from submodels.manifest import Manifest, ModelShape
-from submodels.plan.families import FAMILIES
+from submodels.manifest import Manifest
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 
@@ -41,8 +40,9 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
     Raises:
         StartError: vLLM is missing, or it, the bundle and the settings do not go together.
     """
-    shape, kv_bytes = _checked(bundle, config)
-    started = start_engine(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
+    middle, shape, kv_bytes = _checked(bundle, config)
+    kv_memory_bytes = _kv_memory_bytes(config, kv_bytes)
+    started = start_engine(bundle.path, config, shape, kv_memory_bytes, middle)
     _log.info("vLLM is up: %s", _facts_line(started))
     kv_host_bytes = started.engine.capacity_tokens * kv_bytes if is_cpu_build() else 0
     return LoadedEngine(
@@ -82,8 +82,8 @@ def run_bundle_workers(bundle: Bundle, config: CloudConfig) -> None:
     Raises:
         StartError: as for `load_vllm_engine`.
     """
-    shape, kv_bytes = _checked(bundle, config)
-    run_workers(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes))
+    middle, shape, kv_bytes = _checked(bundle, config)
+    run_workers(bundle.path, config, shape, _kv_memory_bytes(config, kv_bytes), middle)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -98,12 +98,17 @@ def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
     return numbers * ITEM_BYTES[dtype]
 
 
-def _checked(bundle: Bundle, config: CloudConfig) -> tuple[EngineShape, int]:
-    """What the layers take, and the KV bytes of a position, if bundle and settings go together."""
+def _checked(bundle: Bundle, config: CloudConfig) -> tuple[MiddleClass, EngineShape, int]:
+    """The layers' class, what they take, and the KV bytes of a position, if bundle and settings go
+    together."""
     _check_folder(bundle)
-    _check_settings(config, bundle.manifest)
-    shape = _shape(bundle.manifest, config)
-    return shape, kv_bytes_per_token(bundle.manifest, shape.dtype)
+    manifest = bundle.manifest
+    _check_settings(config, manifest)
+    first = manifest.num_input_layers
+    layers = range(first, first + manifest.num_middle_layers)
+    middle = middle_class(manifest.shape, layers, config.tensor_parallel_size)
+    shape = _shape(manifest, config)
+    return middle, shape, kv_bytes_per_token(manifest, shape.dtype)
 
 
 def _check_folder(bundle: Bundle) -> None:
@@ -118,40 +123,16 @@ def _check_folder(bundle: Bundle) -> None:
 
 def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
     check_vllm_settings(config)
-    check_class(manifest.shape)
-    first = manifest.num_input_layers
-    windows = manifest.shape.sliding_windows[first : first + manifest.num_middle_layers]
-    if len(set(windows)) > 1:
-        raise StartError("engine vllm: expected one sliding window for all layers; use torch")
-    shape = manifest.shape
-    if (
-        shape.model_type == "qwen2"
-        and shape.head_dim * shape.num_attention_heads != shape.hidden_size
-    ):
-        raise StartError("engine vllm: expected qwen2's heads to fill the hidden size; use torch")
     if config.pipeline_parallel_size > manifest.num_middle_layers:
         raise StartError(
             f"pipeline_parallel_size {config.pipeline_parallel_size}: expected at most one stage "
             f"per layer, the bundle has {manifest.num_middle_layers}"
         )
-    heads = shape.num_attention_heads
+    heads = manifest.shape.num_attention_heads
     if heads % config.tensor_parallel_size:
         raise StartError(
             f"tensor_parallel_size {config.tensor_parallel_size}: expected a divisor of the "
             f"model's {heads} attention heads"
-        )
-
-
-def check_class(shape: ModelShape) -> None:
-    """Return if there is a class of vLLM that middle layers of this shape are made of.
-
-    Raises:
-        StartError: there is none, by the model's type.
-    """
-    family = FAMILIES.get(shape.model_type)
-    if family is None or family.computed_as.architecture not in BASES:
-        raise StartError(
-            f"engine vllm: no class for middle layers of model type {shape.model_type!r}; use torch"
         )
 
 

@@ -1,10 +1,10 @@
 """vLLM's model classes narrowed to their middle layers: hidden states in, hidden states out.
 
 Each class of `plugin.BASES` with `HatMiddle` before its name is an attribute of this module, made
-when it is first asked for.
+when it is first asked for. `described` has the one that is none of vLLM's.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -48,15 +48,18 @@ def run_tapped(
     """
     stack, tapped = model.model, dict[int, torch.Tensor]()
     hidden: Any = partial["hidden_states"] if partial else rows
-    residual: Any = partial["residual"] if partial else None
+    residual: Any = partial.get("residual")
     for number in range(stack.start_layer, stack.end_layer):
         hidden, residual = stack.layers[number](positions, hidden, residual)
         if number + 1 in taps.depths:
-            # A new tensor: the next layer may write into these two.
-            tapped[number + 1] = hidden[taps.rows] + residual[taps.rows]
+            # New tensors: the next layer may write into these two.
+            tapped[number + 1] = hidden[taps.rows]
+            if residual is not None:
+                tapped[number + 1] += residual[taps.rows]
     if isinstance(stack.norm, ResidualSum):
-        return stack.norm(hidden, residual)[0], tapped
-    return {"hidden_states": hidden, "residual": residual}, tapped
+        return (hidden if residual is None else hidden + residual), tapped
+    carried = {} if residual is None else {"residual": residual}
+    return {"hidden_states": hidden, **carried}, tapped
 
 
 def middle_of(base: type[Any]) -> type[Any]:
@@ -72,18 +75,27 @@ def middle_of(base: type[Any]) -> type[Any]:
 
         def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
             """Load the middle layers of a bundle, or of a whole checkpoint."""
-            first = getattr(self.config, "hat_first_layer", 0)
-            layers = range(first, first + self.config.num_hidden_layers)
-            loaded = set(super().load_weights(_middle_weights(weights, layers)))
-            for name, parameter in self.named_parameters():
-                if not name.startswith(_LAYERS):
-                    parameter.data.zero_()
-                    loaded.add(name)
-            return loaded
+            return load_middle(self, weights, super().load_weights)
 
     Middle.__name__ = Middle.__qualname__ = PREFIX + base.__name__
     Middle.__module__ = __name__
     return Middle
+
+
+def load_middle(
+    model: Any,
+    weights: Iterable[tuple[str, torch.Tensor]],
+    load: Callable[[Iterator[tuple[str, torch.Tensor]]], Iterable[str]],
+) -> set[str]:
+    """The names of all parameters: those that `load` has read, and those that are never used."""
+    first = getattr(model.config, "hat_first_layer", 0)
+    layers = range(first, first + model.config.num_hidden_layers)
+    loaded = set(load(_middle_weights(weights, layers)))
+    for name, parameter in model.named_parameters():
+        if not name.startswith(_LAYERS):
+            parameter.data.zero_()
+            loaded.add(name)
+    return loaded
 
 
 def _middle_weights(

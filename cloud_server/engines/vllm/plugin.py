@@ -23,13 +23,17 @@ Each carries the stream and what is to be added to it from layer to layer, as `R
 PREFIX: Final = "HatMiddle"
 """A cloud bundle's config.json names this and the base class as its architecture."""
 
+DESCRIBED: Final = f"{PREFIX}DescribedForCausalLM"
+"""The class that builds layers from their description; which models it runs, `classes` says."""
+
 
 def register() -> None:
     """Register the classes by name; nothing of them is imported before a model is loaded."""
     from vllm import ModelRegistry
 
     known = set(ModelRegistry.get_supported_archs())
-    for base in BASES:
-        name = PREFIX + base
+    places = {f"{PREFIX}{base}": f"models:{PREFIX}{base}" for base in BASES}
+    places[DESCRIBED] = "described.model:DescribedMiddle"
+    for name, place in places.items():
         if name not in known:
-            ModelRegistry.register_model(name, f"cloud_server.engines.vllm.models:{name}")
+            ModelRegistry.register_model(name, f"cloud_server.engines.vllm.{place}")

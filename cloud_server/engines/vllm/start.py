@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm.arguments import check_names, engine_arguments
+from cloud_server.engines.vllm.classes import CPU_WIDTH, MiddleClass
 from cloud_server.engines.vllm.engine import EngineShape, VllmMiddleEngine
 from cloud_server.engines.vllm.exchange.rows import ExchangeShape
 from cloud_server.engines.vllm.exchange.scratch import (
@@ -59,7 +60,11 @@ class StartedEngine:
 
 
 def start_engine(
-    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
+    folder: Path,
+    config: CloudConfig,
+    shape: EngineShape,
+    kv_memory_bytes: int | None,
+    middle: MiddleClass,
 ) -> StartedEngine:
     """Start vLLM's processes over a folder with a middle's config.json and weights.
 
@@ -72,7 +77,7 @@ def start_engine(
     version = installed_version()
     with contextlib.ExitStack() as undo:
         undo.callback(clear)
-        core = _engine_core(_arguments(folder, config, shape, kv_memory_bytes))
+        core = _engine_core(_arguments(folder, config, shape, kv_memory_bytes, middle))
         undo.callback(core.shutdown)
         forget_shared_memory()
         executor = core.model_executor
@@ -92,7 +97,11 @@ def start_engine(
 
 
 def run_workers(
-    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
+    folder: Path,
+    config: CloudConfig,
+    shape: EngineShape,
+    kv_memory_bytes: int | None,
+    middle: MiddleClass,
 ) -> None:
     """This machine's workers of an engine that machine 0 drives, until one of them ends.
 
@@ -100,7 +109,7 @@ def run_workers(
         StartError: as for `start_engine`.
     """
     installed_version()
-    arguments = _arguments(folder, config, shape, kv_memory_bytes)
+    arguments = _arguments(folder, config, shape, kv_memory_bytes, middle)
     engine_args = _vllm("vllm.engine.arg_utils").EngineArgs
     executors = _vllm("vllm.v1.executor.multiproc_executor")
     with contextlib.ExitStack() as undo:
@@ -124,13 +133,37 @@ def is_cpu_build() -> bool:
 
 
 def _arguments(
-    folder: Path, config: CloudConfig, shape: EngineShape, kv_memory_bytes: int | None
+    folder: Path,
+    config: CloudConfig,
+    shape: EngineShape,
+    kv_memory_bytes: int | None,
+    middle: MiddleClass,
 ) -> dict[str, Any]:
     num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
     _set_environment(shape, num_workers // config.nnodes)
-    arguments = engine_arguments(folder, config, shape, kv_memory_bytes)
+    if is_cpu_build():
+        _check_kernels(middle)
+    arguments = engine_arguments(folder, config, shape, kv_memory_bytes, middle.overrides)
     check_names(arguments, _vllm("vllm.engine.arg_utils").EngineArgs.__dataclass_fields__)
     return arguments
+
+
+def _check_kernels(middle: MiddleClass) -> None:
+    """vLLM's workers would say the same, each in a trace of its own."""
+    attention = _vllm("vllm.v1.attention.backends.cpu_attn").CPUAttentionBackend
+    sizes = attention.get_supported_head_sizes()
+    if middle.head_dim not in sizes:
+        expected = ", ".join(map(str, sizes))
+        raise StartError(
+            f"engine vllm: on a CPU it has kernels for heads of {expected} numbers, the model's "
+            f"have {middle.head_dim}; use torch"
+        )
+    for width in middle.expert_widths:
+        if width % CPU_WIDTH:
+            raise StartError(
+                f"engine vllm: on a CPU experts have to be a multiple of {CPU_WIDTH} wide in each "
+                f"worker, got {width}; use torch"
+            )
 
 
 def _shared_rows(executor: Any, config: CloudConfig, shape: EngineShape) -> SharedRows | None:

@@ -1,0 +1,81 @@
+"""The feed-forward half of a layer: gated, or experts that lie in one tensor."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.activation import get_act_and_mul_fn
+from vllm.model_executor.layers.fused_moe import FusedMoEFactory, GateLinear
+from vllm.model_executor.layers.linear import MergedColumnParallelLinear, RowParallelLinear
+from vllm.model_executor.models.gpt_oss import GptOssRoutedExperts
+
+from submodels.manifest import Experts, ModelShape
+
+
+class GatedFeedForward(nn.Module):
+    """Gate and up projection, an activation between them, and down."""
+
+    def __init__(self, shape: ModelShape, quantised: Any, prefix: str) -> None:
+        super().__init__()
+        inner, hidden = shape.intermediate_size, shape.hidden_size
+        self.gate_up_proj = MergedColumnParallelLinear(
+            hidden,
+            [inner] * 2,
+            bias=shape.mlp_bias,
+            quant_config=quantised,
+            prefix=f"{prefix}.gate_up_proj",
+        )
+        self.down_proj = RowParallelLinear(
+            inner,
+            hidden,
+            bias=shape.mlp_bias,
+            quant_config=quantised,
+            prefix=f"{prefix}.down_proj",
+        )
+        self.act_fn = get_act_and_mul_fn(shape.hidden_act)
+
+    def forward(self, normed: torch.Tensor) -> torch.Tensor:
+        """What is added to rows `[T, H]`."""
+        gate_up, _ = self.gate_up_proj(normed)
+        update: torch.Tensor = self.down_proj(self.act_fn(gate_up))[0]
+        return update
+
+
+class StackedExperts(nn.Module):
+    """Clamped experts with biases, of which a router chooses some for each row (gpt-oss)."""
+
+    def __init__(self, shape: ModelShape, experts: Experts, quantised: Any, prefix: str) -> None:
+        super().__init__()
+        self.router = GateLinear(
+            shape.hidden_size,
+            experts.num_experts,
+            bias=True,
+            prefix=f"{prefix}.router",
+            return_bias=False,
+        )
+        self.experts = FusedMoEFactory(
+            num_experts=experts.num_experts,
+            top_k=experts.num_chosen,
+            hidden_size=shape.hidden_size,
+            intermediate_size=experts.inner_size,
+            renormalize=experts.are_renormalised,
+            quant_config=quantised,
+            prefix=f"{prefix}.experts",
+            has_bias=True,
+            activation="swigluoai",
+            routed_experts_cls=GptOssRoutedExperts,
+        )
+        self._hidden_size = shape.hidden_size
+
+    def forward(self, normed: torch.Tensor) -> torch.Tensor:
+        """What is added to rows `[T, H]`."""
+        update: torch.Tensor = self.experts(hidden_states=normed, router_logits=self.router(normed))
+        return update[:, : self._hidden_size]
+
+
+def make_feed_forward(shape: ModelShape, quantised: Any, prefix: str) -> nn.Module:
+    """The half that the shape describes."""
+    experts = shape.described.experts
+    if experts is None:
+        return GatedFeedForward(shape, quantised, prefix)
+    return StackedExperts(shape, experts, quantised, prefix)
