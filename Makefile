@@ -89,7 +89,7 @@ test-vllm: $(VLLM)/.ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k vllm \
 	  tests/contract/test_middle_engine.py tests/contract/test_saved_sequences.py
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) tests/integration/test_vllm.py \
-	  tests/integration/test_vllm_families.py
+	  tests/integration/test_vllm_families.py tests/integration/test_vllm_kept.py
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k compressed_tensors \
 	  tests/golden/test_quantised.py
 

@@ -37,6 +37,8 @@ class SplitRequest:
     """Of an adapter of PEFT: what to merge it into, if not what it names."""
     middle_of: Path | None = None
     """Bundles whose middle layers the model has: only a device bundle is made."""
+    keep_quantisation: bool = False
+    long_context: bool = False
 
 
 def model_path(model: str) -> Path:
@@ -77,6 +79,8 @@ def split_model(
         rotation_seed=_ROTATION_SEED if request.wire_rotation else None,
         base=request.base,
         middle_of=request.middle_of,
+        keep_quantisation=request.keep_quantisation,
+        long_context=request.long_context,
     )
     with extras_explained(), Bars() as bars:
         result = split_checkpoint(options, _shown_on(bars))

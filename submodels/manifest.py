@@ -196,6 +196,9 @@ class Manifest(
     eos_token_ids: tuple[int, ...] = ()
     onnx_weights: tuple[str, ...] = ()
     wire_rotation: WireRotation | None = None
+    kept_quantisation: str | None = None
+    """Of a cloud bundle: by what its layers are quantised, as the checkpoint has them. `tensors`
+    are then what they are dequantised, not what the file holds."""
 
     @property
     def num_middle_layers(self) -> int:

@@ -14,16 +14,17 @@ from submodels.bundle.coding_file import ChannelScales, write_channel_scales
 from submodels.bundle.fingerprint import middle_fields
 from submodels.bundle.manifest_file import MANIFEST_FILE
 from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, read_json
-from submodels.checkpoint.completeness import check_tensors
+from submodels.checkpoint.completeness import check_tensors, is_tied_on_disk
 from submodels.checkpoint.copying import Copied, Progress, copy_tensors
 from submodels.checkpoint.fused import unfused
 from submodels.checkpoint.hub import model_name, resolve_model
 from submodels.checkpoint.opening import opened_checkpoint
+from submodels.checkpoint.quantised.kept import KeptMiddle, kept_middle, write_kept
 from submodels.checkpoint.quantised.settings import quantisation_of
 from submodels.checkpoint.staging import staged_folder
 from submodels.checkpoint.text_part import text_part
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
-from submodels.errors import CheckpointError, SplitError, UnsupportedModelError
+from submodels.errors import SplitError, UnsupportedModelError
 from submodels.known_middle import KnownMiddle, read_known_middle
 from submodels.manifest import (
     FORMAT_VERSION,
@@ -39,7 +40,7 @@ from submodels.rotation.rotated import check_rotatable, rotated_checkpoint
 from submodels.rotation.rotation import seeded_rotation
 from submodels.tensors.file_hashes import sha256_of
 from submodels.tensors.number_format import SAFETENSORS_NAMES, main_dtype
-from submodels.tensors.tensor_layout import EMBEDDING, LM_HEAD, Part, Placement, placements
+from submodels.tensors.tensor_layout import Part, Placement, placements
 
 OnnxWeights = Literal["float32", "int8", "int4"]
 
@@ -55,6 +56,8 @@ class SplitOptions:
     makes the bundle usable by the torch engine only. `name` None takes the model's own.
     `rotation_seed` rotates the basis of hidden states; rotated numbers are kept in float32 where
     `dtype` is "keep", since a narrower format would round every weight again.
+    `keep_quantisation` leaves the middle as another tool has quantised it, for vLLM alone.
+    `long_context` takes LongRoPE's frequencies for texts beyond the original length.
     """
 
     model: str
@@ -70,6 +73,8 @@ class SplitOptions:
     middle_of: Path | None = None
     """A bundle, or a folder of two: only a device bundle is written, for that middle, where this
     model has the same one."""
+    keep_quantisation: bool = False
+    long_context: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,7 @@ class _Source:
     dtype: DtypeName
     special: SpecialTokens
     rotation: WireRotation | None
+    kept: KeptMiddle | None
 
 
 def split_checkpoint(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
@@ -156,7 +162,7 @@ def default_input_layers(num_layers: int) -> int:
 
 def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     config, checkpoint = text_part(read_json(checkpoint.folder / CONFIG_FILE), checkpoint)
-    model = read_model(config)
+    model = read_model(config, options.long_context)
     num_input_layers = options.num_input_layers
     if num_input_layers is None:
         num_input_layers = default_input_layers(model.shape.num_layers)
@@ -167,10 +173,11 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     except ValueError as error:
         raise SplitError(str(error)) from error
     _check_onnx(model, num_input_layers, options)
-    model = _with_tying_on_disk(model, checkpoint)
+    tied = is_tied_on_disk(checkpoint, model.shape.tied_embeddings)
+    model = replace(model, shape=msgspec.structs.replace(model.shape, tied_embeddings=tied))
     checkpoint = unfused(checkpoint, model.shape, model.family.fused)
     placed = placements(model.shape, num_input_layers, options.num_output_layers)
-    check_tensors(checkpoint, placed, model.shape.tied_embeddings)
+    check_tensors(checkpoint, placed, tied)
     rotation = None
     if options.rotation_seed is not None:
         check_rotatable(model.shape)
@@ -181,7 +188,24 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     if dtype == "keep":
         dtype = main_dtype((source.dtype, source.num_bytes) for source in sources)
     special = special_tokens(checkpoint.folder, config, model.shape.vocab_size)
-    return _Source(config, model, checkpoint, num_input_layers, placed, dtype, special, rotation)
+    end_layer = model.shape.num_layers - options.num_output_layers
+    kept = _kept(checkpoint.path, range(num_input_layers, end_layer), options)
+    return _Source(
+        config, model, checkpoint, num_input_layers, placed, dtype, special, rotation, kept
+    )
+
+
+def _kept(path: Path, middle: range, options: SplitOptions) -> KeptMiddle | None:
+    """The middle as it is quantised, if that was asked for and nothing changes its weights."""
+    if not options.keep_quantisation:
+        return None
+    changed = {
+        "--dtype": options.dtype != "keep",
+        "--wire-rotation": options.rotation_seed is not None,
+        "--base": options.base is not None,
+        "--middle-of": options.middle_of is not None,
+    }
+    return kept_middle(path, middle, [name for name, is_given in changed.items() if is_given])
 
 
 def _check_onnx(model: SourceModel, num_input_layers: int, options: SplitOptions) -> None:
@@ -207,25 +231,6 @@ def _rotated(
     return checkpoint, replace(model, shape=shape), told
 
 
-def _with_tying_on_disk(model: SourceModel, checkpoint: Checkpoint) -> SourceModel:
-    """A tied head need not be on disk; one that is there and differs is not tied.
-
-    Source: `PreTrainedModel.tie_weights` of transformers 5.
-
-    Raises:
-        CheckpointError: the configuration says that it is not tied, and there is none.
-    """
-    tied = model.shape.tied_embeddings
-    if LM_HEAD not in checkpoint.tensors and not tied:
-        raise CheckpointError(
-            f"{checkpoint.path} has no {LM_HEAD}, and config.json does not tie the head to the "
-            "embedding: a shard is lost, or tie_word_embeddings should be true"
-        )
-    if tied and {EMBEDDING, LM_HEAD} <= checkpoint.tensors.keys():
-        tied = checkpoint.same_bytes(EMBEDDING, LM_HEAD)
-    return replace(model, shape=msgspec.structs.replace(model.shape, tied_embeddings=tied))
-
-
 def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progress) -> SplitResult:
     device, cloud = folder / "device", folder / "cloud"
     paths = {part: (cloud if part is Part.MIDDLE else device) / part.value for part in Part}
@@ -233,8 +238,14 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
     copied = copy_tensors(source.checkpoint, source.model, source.placed, paths, targets, progress)
     source = _with_small_files(source, options, device)
     config = cloud_config(source.config, source.model, _middle(source, options), source.dtype)
+    if source.kept is not None:
+        config["quantization_config"] = source.kept.settings
     (cloud / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     write_channel_scales(cloud, _measured(source, options, device, cloud))
+    if source.kept is not None:
+        # Only now: the channels were measured with plain layers.
+        middle = paths[Part.MIDDLE]
+        copied = replace(copied, files={**copied.files, middle: write_kept(middle, source.kept)})
     return SplitResult(
         options.out,
         _written(device, _manifest("device", source, options, device, copied)),
@@ -354,6 +365,7 @@ def _manifest(
         eos_token_ids=source.special.eos_token_ids if on_device else (),
         onnx_weights=options.onnx_weights if on_device else (),
         wire_rotation=source.rotation,
+        kept_quantisation=None if on_device or source.kept is None else source.kept.method,
     )
 
 

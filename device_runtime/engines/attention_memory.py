@@ -106,5 +106,6 @@ def rotary_tables(rope: Rope, num_positions: int, width: int) -> tuple[Angles, A
     frequencies = np.zeros(width, np.float32)
     frequencies[: len(rope.inv_freq)] = rope.inv_freq
     angles = np.arange(num_positions, dtype=np.float32)[:, None] * frequencies
-    scaling = np.float32(rope.attention_scaling)
-    return np.cos(angles) * scaling, np.sin(angles) * scaling
+    scales = np.ones(width, np.float32)
+    scales[: len(rope.inv_freq)] = rope.attention_scaling
+    return np.cos(angles) * scales, np.sin(angles) * scales

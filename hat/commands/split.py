@@ -102,6 +102,18 @@ class WeightsList(click.ParamType[tuple[str, ...]]):
     help="Bundles whose middle layers MODEL has, too: writes a device bundle for their cloud, or "
     "says which tensors differ.",
 )
+@click.option(
+    "--keep-quantisation",
+    is_flag=True,
+    help="Leave the cloud's layers as fp8, AWQ, GPTQ or compressed-tensors has them, for hat cloud "
+    "--engine vllm alone.",
+)
+@click.option(
+    "--long-context",
+    is_flag=True,
+    help="Of a model with LongRoPE: its frequencies for texts beyond the original length, for all "
+    "texts. Left out: those for texts within it, and the context ends there.",
+)
 @click.option("--force", is_flag=True, help="Replace bundles that DIR already holds.")
 def split(model: str, out: str, force: bool, **parameters: Any) -> None:
     """Split a checkpoint into a device and a cloud bundle.
@@ -120,6 +132,8 @@ def split(model: str, out: str, force: bool, **parameters: Any) -> None:
         parameters["wire_rotation"],
         parameters["base"],
         None if parameters["middle_of"] is None else Path(parameters["middle_of"]).expanduser(),
+        parameters["keep_quantisation"],
+        parameters["long_context"],
     )
     if not force and is_bundle_pair(Path(out)):
         raise CommandError(f"{out} holds bundles already; --force replaces them")
@@ -148,6 +162,7 @@ def _summary(result: "SplitResult") -> str:
     parts = f"{device.num_input_layers} input, {device.num_middle_layers} middle and "
     parts += f"{device.num_output_layers} output layers, {device.dtype}"
     parts += f", dequantised from {result.quantised_by}" if result.quantised_by else ""
+    parts += " on the device only" if cloud.kept_quantisation is not None else ""
     parts += ", rotated" if device.wire_rotation is not None else ""
     onnx = f"; ONNX {', '.join(device.onnx_weights)}" if device.onnx_weights else ""
     last = device.num_input_layers + device.num_middle_layers - 1
@@ -163,7 +178,7 @@ def _summary(result: "SplitResult") -> str:
         "",
         "Next, each in its own terminal (on two machines, give the cloud --host 0.0.0.0 and",
         "--tls-self-signed: it prints what the device is given):",
-        "  " + command_line("cloud", cloud_folder),
+        "  " + command_line("cloud", cloud_folder, *_cloud_flags(cloud)),
         "  " + command_line("device", device_folder, *_engine_flags(device)),
     ]
     return "\n".join(lines)
@@ -186,8 +201,15 @@ def _summary_of_ends(result: "SplitResult") -> str:
     return "\n".join(lines)
 
 
+def _cloud_flags(cloud: "Manifest") -> tuple[str, ...]:
+    return () if cloud.kept_quantisation is None else ("--engine", "vllm")
+
+
 def _notes(device: "Manifest") -> Iterator[str]:
-    """What somebody should know who did not ask for a split without layers on the device."""
+    """What somebody should know who did not ask for it."""
+    if any(name.startswith("short_factor.") for name in device.rope_parameters):
+        yield f"Its LongRoPE changes at {device.shape.max_context_tokens:,} tokens, where the"
+        yield "context ends; --long-context takes the frequencies for longer texts instead."
     if device.num_input_layers:
         return
     if device.shape.described.experts is not None:

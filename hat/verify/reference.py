@@ -63,15 +63,19 @@ def _base(model: Path) -> Path:
 class UnsplitModel:
     """The whole model of a checkpoint. `stop_ids` are those that transformers reads there.
 
+    `long_context`: LongRoPE's frequencies for texts beyond the original length hold for all.
+
     Raises:
         OSError, ValueError, NotImplementedError: transformers cannot load it.
     """
 
-    def __init__(self, model: Path, dtype: Dtype) -> None:
+    def __init__(self, model: Path, dtype: Dtype, long_context: bool = False) -> None:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         place = place_for_transformers(_base(model))
         rope = _rope_of_gguf(model) if "gguf_file" in place else None
+        if long_context:
+            rope = _long_rope(place)
         self._model: Any = whole_model(place, getattr(torch, dtype), rope)
         if is_adapter(model):
             self._model = _with_adapter(self._model, model)
@@ -160,6 +164,11 @@ def _rope_of_gguf(model: Path) -> dict[str, Any]:
     with opened_checkpoint(model) as checkpoint:
         parameters: dict[str, Any] = read_json(checkpoint.folder / CONFIG_FILE)["rope_parameters"]
     return parameters
+
+
+def _long_rope(place: Mapping[str, Any]) -> dict[str, Any]:
+    parameters: Mapping[str, Any] = AutoConfig.from_pretrained(**place).rope_parameters
+    return {**parameters, "short_factor": parameters["long_factor"]}
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:

@@ -123,7 +123,8 @@ def _ask_unsplit(
     num_tokens = DRAWN_TOKENS if options.num_draws else 0
     bars.begin("unsplit model", len(questions.prompts) + num_tokens)
     try:
-        model = UnsplitModel(options.model, options.dtype)
+        is_long = "long_factor.0" in device.manifest.rope_parameters
+        model = UnsplitModel(options.model, options.dtype, is_long)
     except (OSError, ValueError, NotImplementedError) as error:
         raise CommandError(f"transformers cannot load {options.model}: {error}") from error
     references = []

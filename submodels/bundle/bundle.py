@@ -44,8 +44,15 @@ class Bundle:
         """The safetensors file of a part, memory-mapped.
 
         Raises:
-            BundleError: this bundle does not hold the part, or the file changed since loading.
+            BundleError: this bundle does not hold the part as plain numbers, or the file changed
+                since loading.
         """
+        kept = self.manifest.kept_quantisation
+        if part is Part.MIDDLE and kept is not None:
+            raise BundleError(
+                f"the layers of {self.path} are kept as {kept} has quantised them, which only "
+                "`hat cloud --engine vllm` runs: split again without --keep-quantisation"
+            )
         if part not in _PARTS[self.manifest.role]:
             raise BundleError(f"a {self.manifest.role} bundle has no {part.value}: {self.path}")
         return _open(self.path / part.value)
@@ -97,6 +104,7 @@ def load_bundle(
     parts = {
         part.value: {placement.name: placement for placement in placed if placement.part is part}
         for part in _PARTS[role]
+        if manifest.kept_quantisation is None
     }
     verified = VerifiedFiles(cache_folder(os.environ) / _VERIFIED_FOLDER)
     check_contents(folder, manifest, parts, Hashing(verified, verify or key is not None, say))

@@ -115,15 +115,17 @@ def rope_table(
 ) -> tuple[Tensor, Tensor]:
     """cos and sin `[..., D]` of the positions `[...]`, each frequency twice (both half planes).
 
-    Frequencies that a head of `head_dim` numbers has no numbers for are zero.
+    Frequencies that a head of `head_dim` numbers has no numbers for are zero, and unscaled.
     """
     inv_freq = torch.tensor(rope.inv_freq, dtype=torch.float32, device=positions.device)
+    scales = torch.full_like(inv_freq, rope.attention_scaling)
     if head_dim is not None:
-        inv_freq = torch.nn.functional.pad(inv_freq, (0, head_dim // 2 - len(rope.inv_freq)))
+        still = (0, head_dim // 2 - len(rope.inv_freq))
+        inv_freq = torch.nn.functional.pad(inv_freq, still)
+        scales = torch.nn.functional.pad(scales, still, value=1.0)
     angles = positions.float()[..., None] * inv_freq
-    angles = torch.cat((angles, angles), dim=-1)
-    scale = rope.attention_scaling
-    return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+    angles, scales = torch.cat((angles, angles), dim=-1), torch.cat((scales, scales))
+    return (angles.cos() * scales).to(dtype), (angles.sin() * scales).to(dtype)
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from submodels.checkpoint.checkpoint import Checkpoint
 from submodels.errors import CheckpointError
 from submodels.tensors.tensor_file import NUMPY_DTYPES
-from submodels.tensors.tensor_layout import LM_HEAD, Placement
+from submodels.tensors.tensor_layout import EMBEDDING, LM_HEAD, Placement
 
 # Left over in old Llama checkpoints; the numbers are computed from the configuration.
 _IGNORED_SUFFIX = ".rotary_emb.inv_freq"
@@ -49,3 +49,23 @@ def _adds_nothing(name: str, expected: Mapping[str, Placement], checkpoint: Chec
     if name in expected or module == name or f"{module}.weight" not in expected:
         return False
     return not any(piece.strip(b"\0") for piece in checkpoint.tensors[name].pieces())
+
+
+def is_tied_on_disk(checkpoint: Checkpoint, tied: bool) -> bool:
+    """Whether the head is the embedding; `tied` is the configuration's word.
+
+    A tied head need not be on disk; one that is there and differs is not tied.
+
+    Source: `PreTrainedModel.tie_weights` of transformers 5.
+
+    Raises:
+        CheckpointError: the configuration says that it is not tied, and there is none.
+    """
+    if LM_HEAD not in checkpoint.tensors and not tied:
+        raise CheckpointError(
+            f"{checkpoint.path} has no {LM_HEAD}, and config.json does not tie the head to the "
+            "embedding: a shard is lost, or tie_word_embeddings should be true"
+        )
+    if tied and {EMBEDDING, LM_HEAD} <= checkpoint.tensors.keys():
+        return checkpoint.same_bytes(EMBEDDING, LM_HEAD)
+    return tied

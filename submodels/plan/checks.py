@@ -164,6 +164,9 @@ def _check_windows(shape: ModelShape) -> None:
 NONE = "none"
 """The rope type of layers that do not turn; it has no further parameters."""
 
+LONG = "longrope"
+"""The rope type that divides each frequency by a number of its own."""
+
 
 def other_prefix(index: int) -> str:
     """Before the names of the parameters of a model's `index`-th rotary embedding but the first."""
@@ -202,6 +205,9 @@ def check_rope(rope: Rope, parameters: Mapping[str, float | str], head_dim: int)
     theta, factor = parameters.get("rope_theta"), parameters.get("factor", 1.0)
     if not isinstance(theta, float) or not isinstance(factor, float) or not theta * factor > 0:
         raise ValueError(f"rope_parameters: expected a rope_theta and factor, got {parameters}")
+    if kind == LONG:
+        _check_long(rope, parameters, theta, head_dim)
+        return
     for index, came in enumerate(rope.inv_freq):
         plain = theta ** (-2 * index / head_dim)
         ends = (plain / factor, plain)
@@ -211,3 +217,26 @@ def check_rope(rope: Rope, parameters: Mapping[str, float | str], head_dim: int)
             raise ValueError(f"rope: frequency {index} is {came}, expected {ends[0]} to {ends[1]}")
     if kind != "yarn" and rope.attention_scaling != 1.0:
         raise ValueError(f"rope: expected no attention_scaling, got {rope.attention_scaling}")
+
+
+def _check_long(
+    rope: Rope, parameters: Mapping[str, float | str], theta: float, head_dim: int
+) -> None:
+    """As `check_rope`, for LongRoPE, whose parameters give its numbers without a choice."""
+    for index, came in enumerate(rope.inv_freq):
+        found = [parameters.get(f"{name}_factor.{index}") for name in ("short", "long")]
+        divisors = [each for each in found if isinstance(each, float) and each > 0]
+        if len(divisors) != 1:
+            raise ValueError(f"rope: expected a divisor of frequency {index}, got {found}")
+        expected = theta ** (-2 * index / head_dim) / divisors[0]
+        if not math.isclose(came, expected, rel_tol=_ROPE_TOLERANCE):
+            raise ValueError(f"rope: frequency {index} is {came}, expected {expected}")
+    scaling = parameters.get("attention_factor")
+    factor, original = parameters.get("factor"), parameters.get("original_max_position_embeddings")
+    if scaling is None and isinstance(original, float) and isinstance(factor, float):
+        is_stretched = factor > 1 and original > 1
+        scaling = math.sqrt(1 + math.log(factor) / math.log(original)) if is_stretched else 1.0
+    if not isinstance(scaling, float) or not math.isclose(
+        rope.attention_scaling, scaling, rel_tol=_ROPE_TOLERANCE
+    ):
+        raise ValueError(f"rope: attention_scaling is {rope.attention_scaling}, expected {scaling}")

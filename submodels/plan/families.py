@@ -40,6 +40,8 @@ class Family:
     """Layer types have rotary parameters of their own."""
     is_partial: bool = False
     """Its model code honours `partial_rotary_factor`."""
+    may_be_long: bool = False
+    """There are models of it with LongRoPE."""
     fused: frozenset[str] = frozenset()
     """Matrices that the checkpoint has as one: `qkv`, `gate_up`; they are split."""
     config_name: str = ""
@@ -176,6 +178,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 *("phi3", "Phi3", _never, _never, _never),
                 windows="everywhere",
                 is_partial=True,
+                may_be_long=True,
                 fused=frozenset({_QKV, _GATE_UP}),
             ),
             Family(

@@ -15,7 +15,7 @@ from submodels.manifest import LLAMA, ModelShape
 from submodels.plan.checks import check_shape, check_size
 from submodels.plan.described import Config
 from submodels.plan.families import Family, family_of
-from submodels.plan.rope import Ropes, context_tokens, read_ropes
+from submodels.plan.rope import Ropes, context_tokens, is_long, read_ropes
 
 SUPPORTED_ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 _OTHER_NAMES = {"swish": "silu"}
@@ -47,8 +47,10 @@ class SourceModel:
     layer_types: tuple[str, ...] | None
 
 
-def read_model(config: Mapping[str, Any]) -> SourceModel:
+def read_model(config: Mapping[str, Any], long_context: bool = False) -> SourceModel:
     """The model that a config.json describes, whatever has quantised its tensors.
+
+    `long_context` serves a model with LongRoPE for texts beyond its original length.
 
     Raises:
         UnsupportedModelError: a family, activation, rope type or mask that cannot be computed
@@ -63,8 +65,11 @@ def read_model(config: Mapping[str, Any]) -> SourceModel:
             f"activation {activation!r} is not supported; "
             f"supported: {', '.join(SUPPORTED_ACTIVATIONS)}"
         )
-    ropes = read_ropes(family, loaded, _head_dim(loaded))
-    shape = _shape(family, loaded, ropes)
+    if long_context and not is_long(loaded):
+        raise UnsupportedModelError("--long-context: the model has no LongRoPE to choose from")
+    ropes = read_ropes(family, loaded, _head_dim(loaded), long_context)
+    num_tokens = context_tokens(loaded, long_context)
+    shape = _shape(family, loaded, ropes, num_tokens)
     try:
         check_shape(shape)
     except ValueError as error:
@@ -96,7 +101,7 @@ def _head_dim(config: Config) -> int:
     return explicit or config.hidden_size // config.num_attention_heads
 
 
-def _shape(family: Family, config: Config, ropes: Ropes) -> ModelShape:
+def _shape(family: Family, config: Config, ropes: Ropes, num_tokens: int) -> ModelShape:
     description = msgspec.structs.replace(
         family.describe(config),
         other_ropes=ropes.others,
@@ -114,7 +119,7 @@ def _shape(family: Family, config: Config, ropes: Ropes) -> ModelShape:
         head_dim=_head_dim(config),
         rms_norm_eps=float(getattr(config, family.eps_key)),
         hidden_act=_activation(family, config),
-        max_context_tokens=context_tokens(config),
+        max_context_tokens=num_tokens,
         rope=ropes.first,
         sliding_windows=_sliding_windows(family, config),
         qkv_bias=family.qkv_bias(config),

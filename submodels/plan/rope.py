@@ -9,7 +9,7 @@ from typing import Any
 
 from submodels.errors import UnsupportedModelError
 from submodels.manifest import Rope
-from submodels.plan.checks import NONE, other_prefix
+from submodels.plan.checks import LONG, NONE, other_prefix
 from submodels.plan.described import Config
 from submodels.plan.families import Family
 
@@ -35,6 +35,12 @@ _USED_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "original_max_position_embeddings",
             "truncate",
         ),
+        LONG: (
+            "rope_theta",
+            "factor",
+            "attention_factor",
+            "original_max_position_embeddings",
+        ),
     }
 )
 """Supported rope types and the parameters that change their numbers. The types left out change
@@ -44,6 +50,8 @@ their frequencies with the length of the sequence, so cached keys would no longe
 _WITHIN_THE_CONTEXT: Mapping[str, str] = MappingProxyType({"dynamic": "default"})
 """Rope types that are another one up to `max_position_embeddings`, which is where we end."""
 
+
+_LONG_FACTORS, _SHORT_FACTORS = "long_factor", "short_factor"
 
 _FULL = "full_attention"
 _STILL = "none"
@@ -67,23 +75,43 @@ class Ropes:
     parameters: Mapping[str, float | str]
 
 
-def read_ropes(family: Family, config: Config, head_dim: int) -> Ropes:
+def is_long(config: Config) -> bool:
+    """Whether texts beyond the original length turn by other frequencies than those within."""
+    parameters = config.rope_parameters or {}
+    return bool(parameters.get("rope_type") == LONG and _original(config) < _most_tokens(config))
+
+
+def _most_tokens(config: Config) -> int:
+    return int(config.max_position_embeddings)
+
+
+def _original(config: Config) -> int:
+    return int(config.rope_parameters["original_max_position_embeddings"])
+
+
+def read_ropes(family: Family, config: Config, head_dim: int, long_context: bool = False) -> Ropes:
     """What each layer turns by, by the family's own rotary module.
+
+    A rotary embedding that `is_long` has two sets of frequencies; `long_context` takes those of
+    texts beyond the original length, else the context ends there.
 
     Raises:
         UnsupportedModelError: a rope type, or a way to apply it, that is refused by name.
     """
     kinds = _kinds(family, config)
+    long_context = long_context and is_long(config)
     named = {
-        kind: _parameters(family, config, kind) for kind in dict.fromkeys(kinds) if kind != _STILL
+        kind: _parameters(family, config, kind, long_context)
+        for kind in dict.fromkeys(kinds)
+        if kind != _STILL
     }
     if not named:
-        named[_FULL] = _parameters(family, config, _FULL)
+        named[_FULL] = _parameters(family, config, _FULL, long_context)
     # Layer types whose parameters are the same turn by the same.
     ropes = [next(iter(named.values()))]
     ropes += [found for found in named.values() if found != ropes[0]]
     places = {kind: ropes.index(found) for kind, found in named.items()}
-    computed = [compute_rope(family, config, kind) for kind in _firsts(places)]
+    computed = [compute_rope(family, config, kind, long_context) for kind in _firsts(places)]
     if _STILL in kinds:
         places[_STILL] = len(ropes)
         ropes.append(dict(_NO_ROPE))
@@ -120,21 +148,33 @@ def _firsts(places: Mapping[str, int]) -> list[str]:
 
 def _rotary_dim(rope: Rope, head_dim: int) -> int | None:
     rotary_dim = 2 * len(rope.inv_freq)
-    if rotary_dim == head_dim:
-        return None
-    if rope.attention_scaling != 1:
-        raise UnsupportedModelError(
-            "partial rotary embedding with an attention factor is not supported: "
-            f"{rope.attention_scaling}"
-        )
-    return rotary_dim
+    return None if rotary_dim == head_dim else rotary_dim
 
 
-def _parameters(family: Family, config: Config, kind: str) -> dict[str, float | str]:
+def _parameters(
+    family: Family, config: Config, kind: str, long_context: bool
+) -> dict[str, float | str]:
     parameters = config.rope_parameters or {}
     if family.rope_by_type:
         parameters = parameters.get(kind) or {}
-    return rope_parameters(parameters, config, family.is_partial)
+    if parameters.get("rope_type") == LONG and not family.may_be_long:
+        raise UnsupportedModelError(f"rope type {LONG!r} is not supported in {family.model_type}")
+    read = rope_parameters(parameters, config, family.is_partial)
+    return read | _long_parameters(config, long_context) if read["rope_type"] == LONG else read
+
+
+def _long_parameters(config: Config, long_context: bool) -> dict[str, float | str]:
+    """Of LongRoPE: one divisor for each frequency, and what the factor is where none is given."""
+    parameters, name = config.rope_parameters, _LONG_FACTORS if long_context else _SHORT_FACTORS
+    divisors = parameters.get(name)
+    if not isinstance(divisors, list):
+        raise UnsupportedModelError(f"rope type {LONG!r}: expected a list {name}, got {divisors!r}")
+    factor = parameters.get("factor") or _most_tokens(config) / _original(config)
+    try:
+        numbers = {f"{name}.{index}": float(each) for index, each in enumerate(divisors)}
+        return {"factor": float(factor), **numbers}
+    except (TypeError, ValueError) as error:
+        raise UnsupportedModelError(f"{name}: expected numbers, got {divisors!r:.80}") from error
 
 
 def rope_parameters(
@@ -175,8 +215,10 @@ def rope_parameters(
     return {"rope_type": rope_type, **numbers}
 
 
-def compute_rope(family: Family, config: Config, kind: str) -> Rope:
+def compute_rope(family: Family, config: Config, kind: str, long_context: bool = False) -> Rope:
     """Frequencies and scaling of a layer type, by the rotary module of the family it is of.
+
+    With `long_context` those of texts beyond the original length.
 
     Raises:
         UnsupportedModelError: transformers refuses the parameters.
@@ -186,8 +228,13 @@ def compute_rope(family: Family, config: Config, kind: str) -> Rope:
     before = f"{kind}_" if family.rope_by_type else ""
     try:
         rotary = rotary_class(config=config)
+        frequencies = getattr(rotary, f"{before}inv_freq")
+        if long_context:
+            from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+            frequencies, _ = ROPE_INIT_FUNCTIONS[LONG](config, None, seq_len=_original(config) + 1)
         return Rope(
-            inv_freq=tuple(float(x) for x in getattr(rotary, f"{before}inv_freq")),
+            inv_freq=tuple(float(x) for x in frequencies),
             attention_scaling=float(getattr(rotary, f"{before}attention_scaling")),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -196,8 +243,9 @@ def compute_rope(family: Family, config: Config, kind: str) -> Rope:
         ) from error
 
 
-def context_tokens(config: Config) -> int:
-    """How many positions the model is meant for.
+def context_tokens(config: Config, long_context: bool = False) -> int:
+    """How many positions the model is meant for; of LongRoPE without `long_context`, those that
+    turn by its first frequencies.
 
     With yarn, `max_position_embeddings` may still say the length before stretching (Qwen2.5's
     model card does) or already the length after it; the larger is meant.
@@ -206,6 +254,8 @@ def context_tokens(config: Config) -> int:
     if any(isinstance(value, Mapping) for value in parameters.values()):
         parameters = parameters.get(_FULL) or {}
     num_tokens = int(config.max_position_embeddings)
+    if parameters.get("rope_type") == LONG and not long_context:
+        return min(num_tokens, _original(config))
     if parameters.get("llama_4_scaling_beta"):
         # Ministral 3 scales queries behind these positions, and by 1 before.
         return min(num_tokens, int(parameters["original_max_position_embeddings"]))

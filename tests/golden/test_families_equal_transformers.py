@@ -10,10 +10,11 @@ import torch
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import StepItem, Want
 from cloud_server.engines.torch.bundle import load_torch_engine
+from hat.verify.reference import UnsplitModel
 from submodels.bundle.bundle import load_bundle
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.device_engines import ENGINES
-from tests.support.family_models import FAMILY_MODELS, has_experts
+from tests.support.family_models import FAMILY_MODELS, LONG_ROPE, has_experts
 from tests.support.split_models import SplitModel, random_tokens, reference_logits, split
 
 NUM_TOKENS = 70
@@ -75,6 +76,23 @@ def test_engines_of_both_sides_equal_the_whole_model(
         np.testing.assert_allclose(again, deep, rtol=0, atol=MAX_ERROR)
         logits[start:] = device.logits(ours, deep, start, len(ids))
     assert _error(np.stack(logits), folder, token_ids) < MAX_ERROR
+
+
+def test_longropes_other_frequencies_are_those_of_longer_texts(tmp_path: Path) -> None:
+    """A text beyond the original length turns by them from its first token on."""
+    long = {**LONG_ROPE, "original_max_position_embeddings": 32}
+    extra = {"sliding_window": None, "rope_parameters": long}
+    made = RandomModel("phi3", extra={**extra, "original_max_position_embeddings": 32})
+    make_random_model(made, tmp_path / "model")
+    came = split(tmp_path / "model", tmp_path / "out", 1, 1, long_context=True)
+    assert came.device.shape.max_context_tokens == made.max_context_tokens
+    token_ids = random_tokens(NUM_TOKENS, made.vocab_size)
+    logits = SplitModel(tmp_path / "out").chunked_logits(token_ids, (7, 1, 3, 16))
+    assert _error(logits.numpy(), tmp_path / "model", token_ids) < MAX_ERROR
+    unsplit = UnsplitModel(tmp_path / "model", "float32", long_context=True)
+    (short,) = unsplit.greedy(token_ids[:5], 1).logprobs
+    first = torch.from_numpy(logits[4].numpy()).log_softmax(-1).max()
+    assert abs(short - float(first)) < MAX_ERROR, "so does what `hat verify` compares with"
 
 
 def _error(logits: np.ndarray, folder: Path, token_ids: tuple[int, ...]) -> float:

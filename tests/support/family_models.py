@@ -16,6 +16,15 @@ _GRANITE = {
     "logits_scaling": 0.8,
 }
 _PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.75}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.2, 1.5, 1.1, 1.3, 1.05],
+    "long_factor": [1.4, 2.0, 3.5, 6.0, 9.0, 14.0],
+    "partial_rotary_factor": 0.75,
+    "original_max_position_embeddings": 256,
+}
+"""Frequencies for heads of 16 of which 12 turn."""
 _LOCAL_AND_GLOBAL = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
     "full_attention": {"rope_type": "linear", "rope_theta": 3000.0, "factor": 8.0},
@@ -65,6 +74,14 @@ FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
         "phi3": _model("phi3", _NO_WINDOW),
         "phi3 sliding": _model("phi3", {"sliding_window": 7}),
         "phi4-mini": _model("phi3", {**_NO_WINDOW, "rope_parameters": _PARTIAL}, tied=True),
+        "phi4-mini with LongRoPE": _model(
+            "phi3",
+            {
+                **_NO_WINDOW,
+                "rope_parameters": LONG_ROPE,
+                "original_max_position_embeddings": 256,
+            },
+        ),
         "gemma2": _model(
             "gemma2",
             {

@@ -34,7 +34,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "smollm3": "SmolLM3",
         "olmo2": "OLMo 2",
         "olmo3": "OLMo 3",
-        "phi3": "Phi-3, Phi-4, without LongRoPE",
+        "phi3": "Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
         "gemma2": "Gemma 2",
         "gemma3_text": "Gemma 3, text",
         "cohere2": "Command R7B, Command A",

@@ -6,12 +6,19 @@ from types import MappingProxyType
 from typing import Any
 
 from submodels.random_models import RandomModel
-from tests.support.family_models import FAMILY_MODELS
+from tests.support.family_models import FAMILY_MODELS, LONG_ROPE
 from tests.support.split_models import VARIANTS
 
 _CHANGED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "qwen3 moe": {"moe_intermediate_size": 64},
+        "phi4-mini with LongRoPE": {
+            "rope_parameters": {
+                **LONG_ROPE,
+                "short_factor": [1.0 + 0.1 * index for index in range(12)],
+                "long_factor": [2.0 + 0.5 * index for index in range(12)],
+            }
+        },
         # A constant in vLLM.
         "gpt-oss": {"swiglu_limit": 7.0},
     }
@@ -19,7 +26,7 @@ _CHANGED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 _CHOSEN = (
     *("granite tied, with biases", "smollm3, first layer without rope, window"),
     *("olmo2", "olmo3", "gemma2", "gemma3", "cohere2", "exaone4", "gpt-oss"),
-    *("phi4-mini", "glm4", "qwen3 moe", "mixtral"),
+    *("phi4-mini", "phi4-mini with LongRoPE", "glm4", "qwen3 moe", "mixtral"),
     "qwen3, mixed layers, yarn with scaling, sharded",
 )
 

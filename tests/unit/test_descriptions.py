@@ -1,6 +1,7 @@
 """What a manifest says of layers that are not Llama's, and what is refused by name."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from submodels.bundle.bundle import load_bundle
 from submodels.checkpoint.fused import RowsOf
 from submodels.errors import BundleError, UnsupportedModelError
 from submodels.manifest import Description, Experts, Rope
-from submodels.plan.checks import check_shape
+from submodels.plan.checks import check_ropes, check_shape
 from submodels.plan.families import FAMILIES
 from submodels.plan.plan import read_model
 from submodels.plan.wrappers import WRAPPERS, text_config
@@ -139,21 +140,50 @@ def test_a_description_that_no_model_can_have_is_refused(
         check_shape(shape)
 
 
+LONG = {
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0 + 0.1 * index for index in range(8)],
+        "long_factor": [2.0 + 0.5 * index for index in range(8)],
+        "original_max_position_embeddings": 64,
+    },
+    "original_max_position_embeddings": 64,
+    "sliding_window": None,
+}
+
+
+def test_longrope_ends_where_its_frequencies_change_or_takes_those_behind() -> None:
+    config = {**CONFIG, "model_type": "phi3", **LONG}
+    for is_long, most, divisor in ((False, 64, 1.7), (True, 128, 5.5)):
+        model = read_model(config, is_long)
+        shape = model.shape
+        assert shape.max_context_tokens == most
+        assert shape.rope.inv_freq[7] == pytest.approx(1e4 ** (-14 / 16) / divisor)
+        assert shape.rope.attention_scaling == pytest.approx(math.sqrt(1 + 1 / 6))
+        check_ropes(shape, model.rope_parameters)
+        wrong = {**model.rope_parameters, "factor": 3.0}
+        with pytest.raises(ValueError, match=r"attention_scaling is .*, expected"):
+            check_ropes(shape, wrong)
+        name = "long_factor.7" if is_long else "short_factor.7"
+        with pytest.raises(ValueError, match=r"frequency 7 is .*, expected"):
+            check_ropes(shape, {**model.rope_parameters, name: 2.0})
+        del wrong[name]
+        with pytest.raises(ValueError, match="expected a divisor of frequency 7"):
+            check_ropes(shape, wrong)
+
+
+def test_the_choice_of_longrope_is_refused_where_there_is_none() -> None:
+    with pytest.raises(UnsupportedModelError, match="no LongRoPE to choose from"):
+        read_model({**CONFIG, "model_type": "phi3", "sliding_window": None}, True)
+    within = {**LONG, "original_max_position_embeddings": 128}
+    with pytest.raises(UnsupportedModelError, match="no LongRoPE to choose from"):
+        read_model({**CONFIG, "model_type": "phi3", **within}, True)
+
+
 REFUSED = {
     "experts in some layers only": ("qwen3_moe", {"mlp_only_layers": [1]}),
     "use_bidirectional_attention": ("gemma3_text", {"use_bidirectional_attention": True}),
-    "rope type 'longrope'": (
-        "phi3",
-        {
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 1e4,
-                "short_factor": [1.0] * 8,
-                "long_factor": [2.0] * 8,
-                "original_max_position_embeddings": 64,
-            }
-        },
-    ),
     "activation 'gelu'": ("gemma2", {"hidden_activation": "gelu"}),
 }
 

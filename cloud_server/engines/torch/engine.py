@@ -61,9 +61,7 @@ class TorchMiddleEngine:
         self._kv_shape = kv_shape
         self._device = kv_shape.device
         shape = settings.shape
-        self._ropes = [
-            (rope, _frequencies(rope, shape.head_dim, self._device)) for rope in shape.ropes
-        ]
+        self._ropes = [_turns(rope, shape.head_dim, self._device) for rope in shape.ropes]
         self._attention_scale = shape.attention_scale
         self._slabs: dict[SequenceId, KvSlab] = {}
         self._num_opened = 0
@@ -176,10 +174,10 @@ class TorchMiddleEngine:
             spans.append(Span(self._slab(item.sequence), num_rows, first, blocks))
             positions.append(torch.arange(first, first + num_rows))
         at = torch.cat(positions).to(self._device)
-        return Ragged(spans, [self._rotation(at, rope, inv_freq) for rope, inv_freq in self._ropes])
+        return Ragged(spans, [self._rotation(at, *turns) for turns in self._ropes])
 
     def _rotation(
-        self, positions: torch.Tensor, rope: Rope, inv_freq: torch.Tensor
+        self, positions: torch.Tensor, inv_freq: torch.Tensor, scales: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines `[T, Hq + KV, D]`, as `Ragged` has them.
 
@@ -187,23 +185,21 @@ class TorchMiddleEngine:
         """
         shape = self._settings.shape
         angles = positions.float().unsqueeze(1) * inv_freq
-        cos, sin = angles.cos(), angles.sin()
-        factors = torch.full(
-            (shape.num_attention_heads + shape.num_key_value_heads, 1),
-            rope.attention_scaling,
-            device=self._device,
-        )
+        cos, sin = angles.cos() * scales, angles.sin() * scales
+        num_heads = shape.num_attention_heads + shape.num_key_value_heads
+        factors = torch.ones((num_heads, 1), device=self._device)
         factors[: shape.num_attention_heads] *= self._attention_scale
         both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
         rounded = [(side.unsqueeze(1) * factors).to(self._kv_shape.dtype) for side in both]
         return rounded[0], rounded[1]
 
 
-def _frequencies(rope: Rope, head_dim: int, device: torch.device) -> torch.Tensor:
-    """Of each pair of a head `[D / 2]`; zero where nothing turns."""
-    frequencies = torch.zeros(head_dim // 2, dtype=torch.float32)
+def _turns(rope: Rope, head_dim: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frequency and scale of each pair of a head `[D / 2]`; 0 and 1 where nothing turns."""
+    frequencies, scales = torch.zeros(head_dim // 2), torch.ones(head_dim // 2)
     frequencies[: len(rope.inv_freq)] = torch.tensor(rope.inv_freq, dtype=torch.float32)
-    return frequencies.to(device)
+    scales[: len(rope.inv_freq)] = rope.attention_scaling
+    return frequencies.to(device), scales.to(device)
 
 
 def _wanted(

@@ -123,6 +123,11 @@ def _check_folder(bundle: Bundle) -> None:
 
 def _check_settings(config: CloudConfig, manifest: Manifest) -> None:
     check_vllm_settings(config)
+    kept = manifest.kept_quantisation
+    if kept is not None and config.quantization is not None:
+        raise StartError(
+            f"quantization {config.quantization}: the bundle's layers are {kept}'s already"
+        )
     if config.pipeline_parallel_size > manifest.num_middle_layers:
         raise StartError(
             f"pipeline_parallel_size {config.pipeline_parallel_size}: expected at most one stage "
@@ -149,7 +154,7 @@ def _format(manifest: Manifest, config: CloudConfig, context: int) -> FormatChoi
     """The engine's number format; several nodes, which must agree, measure nothing."""
     stored = FORMATS[manifest.dtype]
     may_measure = is_open(config.dtype, stored, is_cpu=config.nnodes == 1)
-    if not (may_measure and is_cpu_build()):
+    if manifest.kept_quantisation is not None or not (may_measure and is_cpu_build()):
         return given_format(config.dtype, stored)
     from cloud_server.engines.torch.probe import measured_format, num_weights
 

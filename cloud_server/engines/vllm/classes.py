@@ -63,9 +63,12 @@ def has_own_class(shape: ModelShape, layers: range) -> bool:
     if family is None or family.computed_as.architecture not in BASES:
         return False
     windows = {shape.sliding_windows[layer] for layer in layers}
+    # vLLM chooses between the two sets of LongRoPE by the context that is served, not by ours.
+    is_long = shape.model_type == "phi3" and shape.rope.attention_scaling != 1
     # vLLM's Qwen2 takes the size of heads from the hidden size, whatever the configuration says.
     is_narrow = shape.head_dim * shape.num_attention_heads != shape.hidden_size
-    return len(windows) == 1 and not (family.computed_as.model_type == "qwen2" and is_narrow)
+    is_other = is_long or (family.computed_as.model_type == "qwen2" and is_narrow)
+    return len(windows) == 1 and not is_other
 
 
 def why_not_described(shape: ModelShape) -> str | None:

@@ -33,10 +33,12 @@ def load_described(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> s
     """
     parameters = dict(model.named_parameters())
     present = ((name, w) for name, w in weights if not is_pp_missing_parameter(name, model))
-    return {_load(name, weight, parameters) for name, weight in present}
+    loaded = (_load(name, weight, parameters) for name, weight in present)
+    return {name for name in loaded if name is not None}
 
 
-def _load(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> str:
+def _load(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> str | None:
+    """The name of the parameter that was loaded; None for what adds nothing."""
     for end, (own_end, part) in _EXPERTS.items():
         if name.endswith(end):
             here = name.removesuffix(end) + own_end
@@ -49,12 +51,21 @@ def _load(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> str:
     for there, joint, which in _JOINED:
         if there in name:
             here = name.replace(there, joint)
+            if _adds_nothing(here, weight, parameters):
+                return None
             parameter = _parameter(here, parameters)
             _loader(parameter)(parameter, weight, which)
             return here
+    if _adds_nothing(name, weight, parameters):
+        return None
     parameter = _parameter(name, parameters)
     _loader(parameter)(parameter, weight)
     return name
+
+
+def _adds_nothing(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> bool:
+    """Whether it is a bias of zeros that the layer does not have, as AutoGPTQ wrote them."""
+    return name not in parameters and name.endswith(".bias") and not bool(weight.any())
 
 
 def _parameter(name: str, parameters: dict[str, Any]) -> Any:
