@@ -10,6 +10,7 @@ import click
 
 from hat import __version__
 from hat.commands.adapter import adapter
+from hat.commands.audit import audit
 from hat.commands.bench import bench
 from hat.commands.bundle import bundle
 from hat.commands.chat import chat
@@ -72,7 +73,7 @@ def hat(context: click.Context) -> None:
 
 for _command in (
     *(up, split, cloud, device, chat, status, doctor, token),
-    *(adapter, verify, sign, codec_eval, bench, bundle),
+    *(adapter, verify, sign, codec_eval, audit, bench, bundle),
 ):
     hat.add_command(_command)
 

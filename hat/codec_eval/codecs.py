@@ -41,10 +41,16 @@ class CodecUnderTest:
     down: Passage
 
 
-class _Coder(Protocol):
-    def encode(self, raw: Payload, num_rows: int) -> bytes | None: ...
+class RowCoder(Protocol):
+    """A codec of `wire/coding/`."""
 
-    def decode(self, payload: Payload, num_rows: int) -> memoryview: ...
+    def encode(self, raw: Payload, num_rows: int) -> bytes | None:
+        """The payload, or None where it would be no shorter."""
+        ...
+
+    def decode(self, payload: Payload, num_rows: int) -> memoryview:
+        """RAW rows."""
+        ...
 
 
 def codecs_under_test(
@@ -59,26 +65,26 @@ def codecs_under_test(
         num_kept: Channels that the last arms send as they are, of those that stand out.
     """
     name = dtype.name.lower()
-    raw = _passage(None, dtype)
+    raw = passage(None, dtype)
     codecs = [CodecUnderTest(f"raw {name}", raw, raw)]
     if scales.up and scales.down:
         exact = [ExactCoder(dtype, centres_of(each, dtype)) for each in (scales.up, scales.down)]
-        codecs.append(CodecUnderTest("exact", *(_passage(coder, dtype) for coder in exact)))
+        codecs.append(CodecUnderTest("exact", *(passage(coder, dtype) for coder in exact)))
     for name, form in _INTEGERS.items():
-        plain = _passage(IntegerCoder(form, dtype, hidden_size), dtype)
+        plain = passage(IntegerCoder(form, dtype, hidden_size), dtype)
         codecs.append(CodecUnderTest(name, plain, plain))
     kept = [sorted(each[:num_kept]) for each in (scales.up_largest, scales.down_largest)]
     if all(kept):
         for name, form in _INTEGERS.items():
-            ways = [_passage(IntegerCoder(form, dtype, hidden_size, k), dtype) for k in kept]
+            ways = [passage(IntegerCoder(form, dtype, hidden_size, k), dtype) for k in kept]
             codecs.append(CodecUnderTest(f"{name}, {len(kept[0])} channels exact", *ways))
     return tuple(codecs)
 
 
-def _passage(coder: _Coder | None, dtype: Dtype) -> Passage:
+def passage(coder: RowCoder | None, dtype: Dtype) -> Passage:
     """RAW rows, through a coder where there is one and it makes them shorter."""
 
-    def passage(rows: Float32) -> Received:
+    def passed(rows: Float32) -> Received:
         raw: Payload = pack_rows(rows, dtype)
         num_bytes = len(raw)
         coded = None if coder is None else coder.encode(raw, len(rows))
@@ -87,4 +93,4 @@ def _passage(coder: _Coder | None, dtype: Dtype) -> Passage:
         received = unpack_rows(raw, len(rows), rows.shape[1], dtype)
         return Received(received.astype(np.float32), num_bytes)
 
-    return passage
+    return passed

@@ -18,11 +18,13 @@ from submodels.bundle.layer_weights import Placed
 from submodels.manifest import DtypeName, Manifest
 from wire.messages import Dtype
 
-_WIRE_DTYPES: dict[DtypeName, Dtype] = {
+WIRE_DTYPES: dict[DtypeName, Dtype] = {
     "float32": Dtype.FP32,
     "float16": Dtype.FP16,
     "bfloat16": Dtype.BF16,
 }
+"""The link's number formats by their names."""
+
 Progress = Callable[[int, int], None]
 """Takes the pieces done and the pieces in all."""
 
@@ -60,7 +62,7 @@ def evaluate(options: EvalOptions, progress: Progress) -> tuple[Subject, list[Co
     wire_dtype = options.wire_dtype or model.manifest.dtype
     scales = read_channel_scales(load_bundle(options.bundles, "cloud"))
     hidden_size = model.manifest.shape.hidden_size
-    codecs = codecs_under_test(_WIRE_DTYPES[wire_dtype], hidden_size, scales, options.num_channels)
+    codecs = codecs_under_test(WIRE_DTYPES[wire_dtype], hidden_size, scales, options.num_channels)
     num_done = 0
 
     def done() -> None:

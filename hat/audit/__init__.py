@@ -1,0 +1,1 @@
+"""What a cloud learns from a split, measured on a model and a text."""
