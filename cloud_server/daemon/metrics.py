@@ -59,21 +59,7 @@ class Metrics:
         self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
         self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
         self._counted = {
-            "saved_bytes": self._counter(
-                "received_saved_bytes",
-                "Bytes that coded rows from devices took less than RAW ones.",
-            ),
-            "lossy_tokens": self._counter(
-                "received_lossy_tokens", "Rows from devices in a codec that rounds them."
-            ),
-            "dropped_tokens": self._counter(
-                "dropped_tokens", "Rows that their device took back before they ran."
-            ),
-            "saves": self._counter("host_saves", "Idle sessions that went to host memory."),
-            "restores": self._counter("host_restores", "Sessions filled from host memory."),
-            "dropped_copies": self._counter(
-                "host_drops", "Sessions that ended in host memory, which others needed."
-            ),
+            field: self._counter(name, about) for field, (name, about) in _COUNTED.items()
         }
         self._last: dict[str, int] = dict.fromkeys(self._counted, 0)
         self.failed_steps = self._counter("failed_steps", "Steps that raised.")
@@ -170,3 +156,19 @@ _GAUGES = {
     "host_cache_tokens": "KV positions in host memory.",
     "host_cache_capacity_tokens": "KV positions that host memory may hold.",
 }
+
+_COUNTED = {
+    "saved_bytes": (
+        "received_saved_bytes",
+        "Bytes that coded rows from devices took less than RAW ones.",
+    ),
+    "lossy_tokens": ("received_lossy_tokens", "Rows from devices in a codec that rounds them."),
+    "dropped_tokens": ("dropped_tokens", "Rows that their device took back before they ran."),
+    "saves": ("host_saves", "Idle sessions that went to host memory."),
+    "restores": ("host_restores", "Sessions filled from host memory."),
+    "dropped_copies": (
+        "host_drops",
+        "Sessions that ended in host memory, which others needed.",
+    ),
+}
+"""Counters of the core's figures, by their fields."""
