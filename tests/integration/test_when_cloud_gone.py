@@ -23,7 +23,7 @@ from tests.support.world import REAL
 SAID = {"max_tokens": 12, "temperature": 0}
 TURNS = [{"role": "user", "content": "Once upon a time"}]
 MARK = "X-Hat-Answered-By"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 ASKED: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {**SAID, "messages": TURNS},
