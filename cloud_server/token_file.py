@@ -57,18 +57,22 @@ def read_tokens(path: Path) -> Tokens:
 def write_tokens(path: Path, tokens: Tokens) -> None:
     """Replace a file as a whole, so that a reader sees the old register or the new one.
 
-    Its owner alone may read it (mode 0600).
+    Its owner alone may read it (mode 0600): whoever writes it, or where that is root the owner of
+    its folder, which may be a service with a user of its own.
 
     Raises:
         UserError: it cannot be written.
     """
     data = to_text(tokens).encode()
     try:
+        owner = _other_owner(path)
         # What is a link stays one.
         path = path.resolve()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
+            if owner is not None:
+                os.fchown(handle, *owner)
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
@@ -79,6 +83,23 @@ def write_tokens(path: Path, tokens: Tokens) -> None:
             raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _other_owner(path: Path) -> tuple[int, int] | None:
+    """User and group of a file's folder, where root writes into somebody else's.
+
+    Raises:
+        UserError: that somebody has put a link in the file's place, which could lead anywhere.
+    """
+    if os.geteuid() != 0 or not path.parent.is_dir():
+        return None
+    folder = path.parent.resolve()
+    status = folder.stat()
+    if status.st_uid == 0:
+        return None
+    if (folder / path.name).is_symlink():
+        raise UserError(f"{path} is a link in a folder of user {status.st_uid}: root follows none")
+    return status.st_uid, status.st_gid
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from hat.commands.chat import chat
 from hat.commands.codec_eval import codec_eval
 from hat.commands.doctor import doctor
 from hat.commands.programs import cloud, device
+from hat.commands.service import service
 from hat.commands.sign import sign
 from hat.commands.split import split
 from hat.commands.status import status
@@ -72,7 +73,7 @@ def hat(context: click.Context) -> None:
 
 
 for _command in (
-    *(up, split, cloud, device, chat, status, doctor, token),
+    *(up, split, cloud, device, chat, status, doctor, token, service),
     *(adapter, verify, sign, codec_eval, audit, bench, bundle),
 ):
     hat.add_command(_command)

@@ -22,6 +22,7 @@ _EXAMPLES = {
     "bundle_key": [f"ed25519:{letter * 43}=" for letter in "Ab+"],
     "cloud_pin": [(f"sha256/{'A' * 43}=",), (f"sha256/{'B' * 42}A=", f"sha256//{'/' * 42}8=")],
     "tls_names": [("gpu-server",), ("10.0.0.1", "::1", "*.example")],
+    "otlp_endpoint": ["http://127.0.0.1:4318", "https://collector:4318/v1"],
     "congestion_control": ["bbr", "reno", "dctcp-reno"],
 }
 

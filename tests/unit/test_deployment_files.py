@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,12 +31,12 @@ from hat.settings.options import sources_of
 from hat.settings.programs import CLOUD, DEVICE
 from hat.settings.sources import load
 from process.listening.limits import Limits
+from tests.support.dockerfiles import DOCKERFILES, instruction
 from tests.support.scaling_tables import DOCUMENT
 from wire.handshake import LINK_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-DOCKERFILES = sorted(DEPLOY.glob("Dockerfile.*"))
 COMPOSE_FILES = sorted(DEPLOY.glob("compose*.yaml"))
 TEXTS = [DOCUMENT, *(path for path in DEPLOY.rglob("*") if path.is_file())]
 
@@ -48,13 +47,18 @@ FOREIGN_FLAGS = {
     "--cert",
     "--chmod",
     "--create-home",
+    "--format",
     "--from",
     "--from-file",
     "--interval",
     "--key",
+    "--no-build-isolation",
     "--no-cache",
-    "--no-cache-dir",
     "--no-deps",
+    "--no-index",
+    "--offline",
+    "--python",
+    "--require-hashes",
     "--retries",
     "--simulated-ms",
     "--start-period",
@@ -64,7 +68,9 @@ FOREIGN_FLAGS = {
     "--uid",
     "--user-group",
     "--wheel-dir",
+    "--without-pip",
     "--sysctl",
+    "--yes",
 }
 """Of docker, pip, uv, useradd and kubectl, and of the commands of `bench`."""
 
@@ -99,16 +105,10 @@ def _compose() -> Any:
     return document["services"]
 
 
-def _instruction(path: Path, name: str) -> str:
-    """The last one of this name, lines joined."""
-    joined = re.sub(r"\\\n\s*", "", _text(path))
-    return re.findall(rf"^{name} (.*)$", joined, re.MULTILINE)[-1]
-
-
 def _commands() -> Iterator[tuple[str, list[str]]]:
     """Where a `hat` command line stands, and its words after `hat`."""
     for path in DOCKERFILES:
-        yield path.name, json.loads(_instruction(path, "CMD"))
+        yield path.name, json.loads(instruction(path, "CMD"))
     for path in COMPOSE_FILES:
         for name, service in _documents(path)[0]["services"].items():
             yield (
@@ -162,47 +162,6 @@ def test_every_metric_of_the_document_is_on_the_clouds_page() -> None:
     page = Metrics(verify_tokens=1).render(None).decode()
     assert named
     assert {name for name in named if f"\n{name}" not in page} == set()
-
-
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_serves_as_another_user_on_the_port_that_it_exposes(path: Path) -> None:
-    role = json.loads(_instruction(path, "CMD"))[0]
-    port, probed = {
-        "cloud": (CLOUD_PORT, FIGURES_PORT),
-        "device": (DEVICE_PORT, DEVICE_PORT),
-    }[role]
-    assert json.loads(_instruction(path, "ENTRYPOINT")) == ["hat"]
-    assert _instruction(path, "EXPOSE") == str(port)
-    assert json.loads(_instruction(path, "HEALTHCHECK").split("CMD ")[1]) == [
-        "hat-probe",
-        str(probed),
-        "/health",
-    ]
-    assert _instruction(path, "STOPSIGNAL") == "SIGTERM"
-    assert _instruction(path, "USER") == "10001:10001"
-
-
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_installs_extras_that_exist_and_the_makefiles_torch(path: Path) -> None:
-    project = tomllib.loads(_text(ROOT / "pyproject.toml"))["project"]
-    extras = set(re.findall(r"(?:\.|hat-serving)\[(\w+)\]", _text(path)))
-    assert extras
-    assert extras - set(project["optional-dependencies"]) == set()
-    pinned = re.findall(r"^ARG TORCH=(.*)$", _text(path), re.MULTILINE)
-    assert set(pinned) <= set(re.findall(r"(?m)^TORCH \?= (.*)$", _text(ROOT / "Makefile")))
-
-
-def test_a_build_gets_all_that_the_wheel_needs_and_nothing_else() -> None:
-    lines = _text(ROOT / ".dockerignore").splitlines()
-    assert "*" in lines
-    allowed = {line[1:] for line in lines if line.startswith("!")}
-    project = tomllib.loads(_text(ROOT / "pyproject.toml"))
-    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
-    needed.update(wheel["packages"])
-    needed.update(source.split("/")[0] for source in wheel["force-include"])
-    assert allowed == needed | {"deploy/probe.py"}
-    assert all((ROOT / name).exists() for name in allowed)
 
 
 def test_the_device_has_the_path_that_its_image_asks() -> None:

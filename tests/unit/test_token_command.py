@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cloud_server.core.names.tokens import Name, digest_of
-from cloud_server.token_file import TokenFile, default_tokens_file, read_tokens
+from cloud_server.core.names.tokens import Name, Tokens, digest_of
+from cloud_server.token_file import TokenFile, default_tokens_file, read_tokens, write_tokens
 from hat.cli import hat, run
-from process.errors import StartError
+from process.errors import StartError, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +151,28 @@ def test_the_usual_file_is_in_the_configuration_folder(monkeypatch: pytest.Monke
     assert default_tokens_file({}) == Path("/home/somebody/.config/hat/tokens.json")
     assert default_tokens_file({"XDG_CONFIG_HOME": "relative"}) == default_tokens_file({})
     assert default_tokens_file(os.environ) != default_tokens_file({})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes into others' folders")
+def test_root_gives_a_file_in_a_services_folder_to_the_service_and_follows_no_link_there(
+    tmp_path: Path,
+) -> None:
+    folder, precious = tmp_path / "service", tmp_path / "precious"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 61_184, 61_185)
+    precious.write_text("untouched")
+    file = folder / "tokens.json"
+    _token("add", "phone", "--tokens-file", str(file))
+    status = file.stat()
+    assert (status.st_uid, status.st_gid) == (61_184, 61_185)
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    file.unlink()
+    file.symlink_to(precious)
+    with pytest.raises(UserError, match="root follows none"):
+        write_tokens(file, Tokens())
+    assert precious.read_text() == "untouched"
+    own = tmp_path / "tokens.json"
+    own.symlink_to(tmp_path / "elsewhere.json")
+    write_tokens(own, Tokens())
+    assert own.is_symlink()
+    assert own.stat().st_uid == 0

@@ -1,0 +1,1 @@
+"""`hat service`: both programs as services of systemd or launchd."""
