@@ -102,7 +102,7 @@ class CloudConfig:
         "machine then holds all layers; left out: nothing is served.",
     )
     bundle_mbit_per_s: float = setting(
-        200.0, "Mbit/s that serving it may take, all devices together.", 0.1, 1_000_000
+        200.0, "Mbit/s that serving it may take, all devices together.", 1, 1_000_000
     )
     threads: int | None = engine_threads()
     secret: str | None = link_secret()

@@ -235,7 +235,10 @@ class CloudServer:
         callers = Callers((config.secret or "").encode(), names, self._clock, asks)
         bytes_per_s = config.bundle_mbit_per_s * _BYTES_PER_MBIT
         count = self.metrics.bundle_bytes.inc
-        return BundleDesk(served, self.reception, callers, bytes_per_s, count)
+        return BundleDesk(served, self.reception, callers, bytes_per_s, count, self._is_computing)
+
+    def _is_computing(self) -> bool:
+        return self.daemon is not None and self.daemon.is_computing
 
     def _load_engine(self) -> LoadedEngine:
         return self._loader(self._bundle, self._config)

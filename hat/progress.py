@@ -77,7 +77,7 @@ class FetchProgress:
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock = clock
-        self._bars: Bars | None = Bars() if stream.isatty() else None
+        self._bars: Bars | None = Bars(stay=True) if stream.isatty() else None
         self._shown_s: float | None = None
 
     def __enter__(self) -> "Callable[[int, int], None]":

@@ -25,17 +25,25 @@ from cloud_server.daemon.served_bundle import ChangedFileError, ServedBundle
 from process.listening.runner import handler_of
 from process.sockets.tcp import keep_unsent_short
 from process.world import Clock
+from submodels.bundle.manifest_file import MANIFEST_FILE
 from wire.handshake import BUNDLE_PATH
 
 _MOST_ANSWERS = 8
 _MOST_OF_IDENTITY = 4
 _RETRY_S = 1
+"""Who finds no place is told so after this time, and to come again after as long."""
 
 _STALLED_S = 5.0
 """An answer that took nothing for so long, as after a cut, makes room for another one."""
 
 _PIECE_BYTES = 1 << 16
 """What one write costs the event loop, with TLS: less than a tenth of a millisecond."""
+
+_WHILE_COMPUTING = 1 / 8
+"""Of the rate: what a download takes of the processor then comes off somebody's verification."""
+
+_READ_BYTES = 1 << 19
+"""What is read at once: each reading wakes a thread, and so interrupts the engine's."""
 
 _UNSENT_BYTES = 1 << 18
 
@@ -52,16 +60,20 @@ _ASKS_AGAIN_S = 10.0
 
 
 class Rate:
-    """What may be sent when, all answers together: `bytes_per_s`, first come, first served."""
+    """What may be sent when, all answers together: `bytes_per_s`, first come, first served.
+
+    While the engine computes it is an eighth of that.
+    """
 
     def __init__(self, bytes_per_s: float) -> None:
         self._bytes_per_s = bytes_per_s
         self._free_s = 0.0
 
-    def pause_s(self, num_bytes: int, now: float) -> float:
+    def pause_s(self, num_bytes: int, now: float, is_computing: bool = False) -> float:
         """How long whoever wants to send so many bytes has to wait; they count as sent."""
         begin_s = max(now, self._free_s)
-        self._free_s = begin_s + num_bytes / self._bytes_per_s
+        bytes_per_s = self._bytes_per_s * (_WHILE_COMPUTING if is_computing else 1)
+        self._free_s = begin_s + num_bytes / bytes_per_s
         return begin_s - now
 
 
@@ -103,9 +115,9 @@ class Callers:
 
 
 class BundleDesk:
-    """Answers devices that fetch the bundle; `count` is told of bytes that went to them.
+    """Answers devices that fetch the bundle. Belongs to one event loop.
 
-    Belongs to one event loop.
+    `count` is told of bytes that went to them; while `is_computing` fewer do.
     """
 
     def __init__(
@@ -115,6 +127,7 @@ class BundleDesk:
         callers: Callers,
         bytes_per_s: float,
         count: Callable[[float], None],
+        is_computing: Callable[[], bool],
     ) -> None:
         self._bundle = bundle
         self._reception = reception
@@ -123,6 +136,7 @@ class BundleDesk:
         self._readers = ThreadPoolExecutor(1, "bundle")
         self._answers: list[_Answer] = []
         self._count = count
+        self._is_computing = is_computing
 
     def routes(self) -> list[web.RouteDef]:
         """Where it is asked."""
@@ -144,11 +158,7 @@ class BundleDesk:
         whose = f"{person.name} at " if person.is_named else ""
         where = f"{whose}{_address(request)}"
         self._reception.visits.say(logging.INFO, "%s asks for the device bundle", where)
-        return web.Response(
-            body=self._bundle.manifest,
-            content_type="application/json",
-            headers={hdrs.ETAG: f'"{self._bundle.digest}"', hdrs.CACHE_CONTROL: "no-store"},
-        )
+        return await self._answer(request, person, MANIFEST_FILE)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A file, or the rest of it."""
@@ -157,15 +167,20 @@ class BundleDesk:
             return person
         if request.match_info["digest"] != self._bundle.digest:
             return web.Response(status=410, text="this cloud serves another bundle by now")
-        size = self._bundle.size(request.match_info["name"])
+        return await self._answer(request, person, request.match_info["name"])
+
+    async def _answer(self, request: web.Request, person: Person, name: str) -> web.StreamResponse:
+        size = self._bundle.size(name)
         if size is None:
             return web.Response(status=404, text="the bundle has no file of this name")
         wanted = _wanted(request.headers.get(hdrs.RANGE, ""), size)
         if wanted is None:
             headers = {hdrs.CONTENT_RANGE: f"bytes */{size}"}
             return web.Response(status=416, text=f"the file has {size} bytes", headers=headers)
-        answer = self._take_place(request, person)
+        answer = self._take_place(request, person, name)
         if answer is None:
+            # Told later, since who is told at once may ask again at once.
+            await self._hold(request, _RETRY_S)
             headers = {hdrs.RETRY_AFTER: str(_RETRY_S)}
             return web.Response(status=503, text="others fetch it now", headers=headers)
         try:
@@ -173,6 +188,11 @@ class BundleDesk:
         finally:
             if answer in self._answers:
                 self._answers.remove(answer)
+
+    async def _hold(self, request: web.Request, seconds: float) -> None:
+        """Wait; meanwhile the connection makes room for others, as one that has said nothing."""
+        handler_of(request).doubt(asyncio.get_running_loop().time() + seconds + _ASKS_AGAIN_S)
+        await asyncio.sleep(seconds)
 
     async def _send(self, answer: "_Answer", wanted: range, size: int) -> web.StreamResponse:
         request = answer.request
@@ -201,21 +221,15 @@ class BundleDesk:
             ConnectionError: the device is gone.
         """
         loop, clock = asyncio.get_running_loop(), self._reception.clock
-        name = answer.request.match_info["name"]
         if (sock := answer.request.get_extra_info("socket")) is not None:
             with contextlib.suppress(OSError):
                 keep_unsent_short(sock, _UNSENT_BYTES)
         begun_s = looked_s = clock()
-        for start in range(wanted.start, wanted.stop, _PIECE_BYTES):
-            now = clock()
-            if now - looked_s > _LOOK_S:
-                looked_s = now
-                if now - begun_s > _TURN_S or not self._callers.may_stay(answer.person):
-                    return False
-            num_bytes = min(_PIECE_BYTES, wanted.stop - start)
+        for start in range(wanted.start, wanted.stop, _READ_BYTES):
+            num_bytes = min(_READ_BYTES, wanted.stop - start)
             try:
-                piece = await loop.run_in_executor(
-                    self._readers, self._bundle.read, name, start, num_bytes
+                content = await loop.run_in_executor(
+                    self._readers, self._bundle.read, answer.name, start, num_bytes
                 )
             except ChangedFileError as error:
                 self._reception.visits.say(
@@ -224,12 +238,29 @@ class BundleDesk:
                     error,
                 )
                 return False
-            await asyncio.sleep(self._rate.pause_s(num_bytes, clock()))
-            answer.blocked_s = clock()
-            await response.write(piece)
-            answer.blocked_s = None
-            self._count(num_bytes)
+            for place in range(0, num_bytes, _PIECE_BYTES):
+                now = clock()
+                if now - looked_s > _LOOK_S:
+                    looked_s = now
+                    if now - begun_s > _TURN_S or not self._callers.may_stay(answer.person):
+                        return False
+                await self._write_piece(answer, response, content[place : place + _PIECE_BYTES])
         return True
+
+    async def _write_piece(
+        self, answer: "_Answer", response: web.StreamResponse, piece: bytes
+    ) -> None:
+        """Send this when its turn has come, and wait while the device takes nothing.
+
+        Raises:
+            ConnectionError: the device is gone.
+        """
+        clock = self._reception.clock
+        await asyncio.sleep(self._rate.pause_s(len(piece), clock(), self._is_computing()))
+        answer.blocked_s = clock()
+        await response.write(piece)
+        answer.blocked_s = None
+        self._count(len(piece))
 
     async def _let_in(self, request: web.Request) -> Person | web.Response:
         """Who asks, or why he gets nothing; the next wrong secret of an address waits longer."""
@@ -241,11 +272,7 @@ class BundleDesk:
             return person
         handler, address = handler_of(request), _address(request)
         wrong, clock = self._reception.wrong_secrets, self._reception.clock
-        # Meanwhile it makes room for others, as who has said nothing.
-        handler.doubt(asyncio.get_running_loop().time() + _ASKS_AGAIN_S)
-        delay_s = wrong.delay_s(address, clock())
-        if delay_s:
-            await asyncio.sleep(delay_s)
+        await self._hold(request, wrong.delay_s(address, clock()))
         wrong.note(address, clock())
         if handler.visit is not None:
             self._reception.guard.say(handler.visit, "401, it asked for the device bundle")
@@ -253,7 +280,7 @@ class BundleDesk:
         why_not = self._callers.why_not(credential, certificate)
         return web.Response(status=401, text=why_not, headers=headers)
 
-    def _take_place(self, request: web.Request, person: Person) -> "_Answer | None":
+    def _take_place(self, request: web.Request, person: Person, name: str) -> "_Answer | None":
         """Begin one more answer, if there is room; what takes nothing makes room for it."""
         identity = person.identity_at(_address(request))
         own = [answer for answer in self._answers if answer.identity == identity]
@@ -266,7 +293,7 @@ class BundleDesk:
             self._answers.remove(stalled[0])
             if (transport := stalled[0].request.transport) is not None:
                 transport.abort()
-        self._answers.append(answer := _Answer(request, person, identity))
+        self._answers.append(answer := _Answer(request, person, identity, name))
         return answer
 
 
@@ -277,6 +304,8 @@ class _Answer:
     request: web.Request
     person: Person
     identity: Identity
+    name: str
+    """Of the file."""
     blocked_s: float | None = None
     """Since when the device takes nothing of what is written; None: it does."""
 

@@ -141,6 +141,11 @@ class CloudDaemon:
         return self._is_restarting
 
     @property
+    def is_computing(self) -> bool:
+        """Whether a step is in the engine."""
+        return self._num_running_steps > 0
+
+    @property
     def is_draining(self) -> bool:
         """Whether new sessions are refused."""
         return self._core.is_draining

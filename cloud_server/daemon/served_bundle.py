@@ -10,7 +10,7 @@ from pathlib import Path
 from process.errors import StartError, system_reason
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.fingerprint import middle_fingerprint_of
-from submodels.bundle.manifest_file import manifest_bytes, parse_manifest
+from submodels.bundle.manifest_file import MANIFEST_FILE, manifest_bytes, parse_manifest
 from submodels.bundle.signature import SIGNATURE_FILE, read_signatures
 from submodels.errors import BundleError
 from submodels.manifest import Manifest
@@ -28,7 +28,7 @@ class _OpenFile:
 
 
 class ServedBundle:
-    """What may be asked for by name: the files that the manifest lists, and its signatures.
+    """What may be asked for by name: the manifest, the files that it lists, and its signatures.
 
     Names are looked up among open files, and never in a folder. `digest` (hex) is the SHA-256 of
     the manifest, so of everything.
@@ -37,9 +37,10 @@ class ServedBundle:
     def __init__(
         self, manifest: bytes, signatures: bytes | None, files: Mapping[str, _OpenFile]
     ) -> None:
-        self.manifest = manifest
         self.digest = hashlib.sha256(manifest).hexdigest()
-        self._small = {} if signatures is None else {SIGNATURE_FILE: signatures}
+        self._small = {MANIFEST_FILE: manifest}
+        if signatures is not None:
+            self._small[SIGNATURE_FILE] = signatures
         self._files = files
 
     @property

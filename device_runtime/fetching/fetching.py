@@ -266,9 +266,9 @@ class _Part:
 
     def __enter__(self) -> "_Part":
         try:
-            # Windows would else take some bytes for ends of lines.
-            as_is = getattr(os, "O_BINARY", 0)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | as_is, 0o600)
+            # Windows would else take some bytes for ends of lines, and knows of no links here.
+            flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | flags, 0o600)
             self._file = os.fdopen(descriptor, "r+b", buffering=0)
             self._file.truncate(self._start)
             self._file.seek(self._start)
