@@ -31,6 +31,8 @@ NOT_INSTALLED: Final = "spans need OpenTelemetry: pip install 'hat-serving[otel]
 _NEEDED: Final = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 _TRACES_PATH: Final = "/v1/traces"
 _SERVICE_NAME: Final = "hat-device"
+_EXPORT_S: Final = 3
+"""A collector that takes longer does not hold up a device that stops, and gets nothing."""
 _CLOSE_MS: Final = 2000
 _NS: Final = 1e9
 
@@ -85,6 +87,8 @@ def collector_of(setting: str | None, environ: Mapping[str, str]) -> str | None:
     """Where spans go: by the setting, else by the environment; None: nowhere."""
     if setting is not None:
         return _with_path(setting)
+    if environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
     whole, root = (environ.get(name) or None for name in VARIABLES)
     if whole is not None or root is None:
         return whole
@@ -109,7 +113,8 @@ def spans_to(url: str, model_name: str, clock: Clock, unix_clock: Clock) -> Span
         raise StartError(NOT_INSTALLED)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return ExportedSpans(OTLPSpanExporter(endpoint=url), model_name, clock, unix_clock)
+    exporter = OTLPSpanExporter(endpoint=url, timeout=_EXPORT_S)
+    return ExportedSpans(exporter, model_name, clock, unix_clock)
 
 
 class ExportedSpans:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ GIVEN = f"00-{TRACE_ID}-{SPAN_ID}-01"
         ("http://here/own/path", {}, "http://here/own/path"),
         (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1/a/"}, "http://x:1/a/v1/traces"),
         (None, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://y/t"}, "http://y/t"),
+        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"}, None),
     ],
 )
 def test_a_collector_is_one_that_is_named(setting, environ, expected) -> None:
@@ -141,10 +143,16 @@ async def test_what_a_client_does_not_record_is_not_recorded_here() -> None:
     assert spans == []
 
 
-async def test_a_collector_that_is_gone_holds_up_nobody() -> None:
-    spans = spans_to("http://127.0.0.1:1/v1/traces", MODEL, time.monotonic, time.time)
-    async with story_server(spans=spans) as (client, _):
-        status, _ = await client.post(CHAT, {"messages": USER, "max_tokens": 2})
-    assert status == 200
-    async with asyncio.timeout(20):
-        await asyncio.to_thread(spans.close)
+@pytest.mark.parametrize("is_there", [True, False], ids=["it never answers", "it is gone"])
+async def test_a_collector_that_takes_nothing_holds_up_nobody(is_there) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        if not is_there:
+            listener.close()
+        url = f"http://127.0.0.1:{port}/v1/traces"
+        spans = spans_to(url, MODEL, time.monotonic, time.time)
+        async with story_server(spans=spans) as (client, _):
+            status, _ = await client.post(CHAT, {"messages": USER, "max_tokens": 2})
+        assert status == 200
+        async with asyncio.timeout(9):
+            await asyncio.to_thread(spans.close)
