@@ -133,6 +133,11 @@ def _message(draws: Draws, depth: int) -> dict[str, Any]:
     return made
 
 
+def json_of(value: Any, is_ascii: bool) -> bytes:
+    """A value as clients write it, halves of characters as well."""
+    return json.dumps(value, ensure_ascii=is_ascii).encode(errors="surrogatepass")
+
+
 def body_of(draws: Draws, kind: Kind) -> bytes:
     """A body for this kind of request."""
     fields = {draws.pick(FIELDS[kind]): _value(draws) for _ in range(draws.number(0, 5))}
@@ -140,7 +145,7 @@ def body_of(draws: Draws, kind: Kind) -> bytes:
         if name in FIELDS[kind] and draws.flag():
             words = {"model": "story", "max_tokens": 5, "prompt": "Once"}
             fields[name] = words.get(name) or [_message(draws, 1)]
-    body = json.dumps(fields, ensure_ascii=draws.flag()).encode(errors="surrogatepass")
+    body = json_of(fields, draws.flag())
     if draws.one_in(8):
         place = draws.number(0, len(body))
         body = body[:place] + draws.pick(ODD) + body[place:]

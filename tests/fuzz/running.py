@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-TARGETS = ("decode", "core", "device", "http", "headers", "bundle")
+TARGETS = ("decode", "core", "device", "http", "plan", "headers", "bundle")
 INSTRUMENTED = ("wire", "cloud_server.core", "device_runtime", "chunking", "process.listening")
 LENGTHS = (30, 100, 400, 1500)
 """Of the byte strings that chance draws."""
