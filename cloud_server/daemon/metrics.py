@@ -59,7 +59,7 @@ class Metrics:
         self._prefill_tokens = self._counter("prefill_tokens", "Rows of prompts that ran.")
         self._verify_tokens_run = self._counter("verify_tokens", "Rows of verifications that ran.")
         self._counted = {
-            field: self._counter(name, about) for field, (name, about) in _COUNTED.items()
+            name: self._counter(shown, about) for name, (shown, about) in _COUNTED.items()
         }
         self._last: dict[str, int] = dict.fromkeys(self._counted, 0)
         self.failed_steps = self._counter("failed_steps", "Steps that raised.")
@@ -172,3 +172,19 @@ _COUNTED = {
     ),
 }
 """Counters of the core's figures, by their fields."""
+
+_COUNTED = {
+    "saved_bytes": (
+        "received_saved_bytes",
+        "Bytes that coded rows from devices took less than RAW ones.",
+    ),
+    "lossy_tokens": (
+        "received_lossy_tokens",
+        "Rows from devices in a codec that rounds them.",
+    ),
+    "dropped_tokens": ("dropped_tokens", "Rows that their device took back before they ran."),
+    "saves": ("host_saves", "Idle sessions that went to host memory."),
+    "restores": ("host_restores", "Sessions filled from host memory."),
+    "dropped_copies": ("host_drops", "Sessions that ended in host memory, which others needed."),
+}
+"""Counters by the figures that they are of: names and what they count."""

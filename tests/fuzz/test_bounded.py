@@ -13,10 +13,11 @@ from tests.fuzz.running import TARGETS, FoundError, load, run_plain
 NUM_RUNS = {
     "decode": 40_000,
     "core": 250,
-    "device": 25,
+    "device": 15,
     "http": 10_000,
     "headers": 10_000,
     "bundle": 2000,
+    "plan": 800,
 }
 
 
