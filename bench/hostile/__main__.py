@@ -37,6 +37,8 @@ _MODEL = Path(__file__).resolve().parents[2] / "models" / "stories260k"
 _START_S = 120.0
 _LEAD_IN_S = 2.0
 _PAUSE_S = 1.0
+_QUOTAS_S = 6.0
+"""Until the attacker's name has had what it may use at once, and is at its quotas."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ async def _attacked(
     command = [sys.executable, "-m", "bench.hostile.attacks", name, str(port), str(bundle)]
     child = await Child.start(Command(name, [*command, str(secret), source]))
     try:
-        await asyncio.sleep(_LEAD_IN_S)
+        await asyncio.sleep(_QUOTAS_S if name == BEYOND_QUOTAS else _LEAD_IN_S)
         yield
     finally:
         await child.stop()
@@ -155,7 +157,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7799)
     parser.add_argument("--same-address", action="store_true")
     parser.add_argument("--names", action="store_true", help="two names, one beyond its quotas")
-    parser.add_argument("--rows-per-s", type=int, default=100, help="of the attacker's name")
+    parser.add_argument("--rows-per-s", type=int, default=50, help="of the attacker's name")
     given = parser.parse_args()
     print(*machine_lines(), sep="\n")
     periods = f"{given.rounds} x {given.seconds:g} s quiet and attacked in turn"

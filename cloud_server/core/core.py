@@ -15,7 +15,7 @@ from cloud_server.core.actions import (
 )
 from cloud_server.core.config import CoreConfig, CoreFigures
 from cloud_server.core.figures import NameFigures, figures_of, names_of
-from cloud_server.core.greeting import Greeter
+from cloud_server.core.greeting import Greeter, retry_after_s
 from cloud_server.core.lanes import Lanes
 from cloud_server.core.links import Link, Links
 from cloud_server.core.names.people import People, Person
@@ -383,8 +383,7 @@ class CloudCore:
         """Tell a device why, and forget its connection; its sessions wait for another."""
         if self._links.get(link.connection) is not link:
             return
-        can_retry = code in (FaultCode.TOO_MANY_SESSIONS, FaultCode.QUOTA, FaultCode.DRAINING)
-        retry_s = self._sessions.retry_s if can_retry else 0.0
+        retry_s = retry_after_s(code, self._sessions.retry_s)
         self._links.send(link, Fault(code, NO_SESSION, retry_s, reason))
         self._links.close(link)
         self._forget(link, now)

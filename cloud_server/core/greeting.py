@@ -9,6 +9,21 @@ from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello, check_join
 from wire.messages import Hello, Join
 
+QUOTA_RETRY_S = 15.0
+"""After which a connection too many of a name may be tried again."""
+
+
+def retry_after_s(code: FaultCode, full_s: float) -> float:
+    """When to come back after a connection was refused; 0: not as it is. `full_s` is what a cloud
+    that is full says."""
+    match code:
+        case FaultCode.QUOTA:
+            return max(full_s, QUOTA_RETRY_S)
+        case FaultCode.TOO_MANY_SESSIONS | FaultCode.DRAINING:
+            return full_s
+        case _:
+            return 0.0
+
 
 class Greeter:
     """Answers the first frame of each socket, and knows who may stay."""
@@ -81,7 +96,7 @@ class Greeter:
         assert link.person is not None, "it was let in"
         if quota.connections is not None and num >= quota.connections:
             got, kind = f"there are {num}", QuotaKind.CONNECTIONS
-            refusal = refusal_of(link.person.name, quota, kind, got, self._config.quiet_s)
+            refusal = refusal_of(link.person.name, quota, kind, got, QUOTA_RETRY_S)
             raise RemoteProtocolError(FaultCode.QUOTA, refusal.message)
         most = self._config.most_connections(self._links.is_alone(link.identity))
         if num >= most:

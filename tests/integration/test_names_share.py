@@ -138,6 +138,16 @@ async def ask(cloud: MemoryCloud, key: int) -> None:
                 await peer.receive()
 
 
+async def crowd(cloud: MemoryCloud, key: int) -> None:
+    """One that asks for a session until it has one, and floods that."""
+    async with peer_of(cloud, "hog") as peer:
+        number = 1
+        while not isinstance(await peer.open(number, key), Opened):
+            number += 1
+        while True:
+            await peer.rows(number, 4)
+
+
 async def knock(cloud: MemoryCloud, key: int) -> None:
     """One that wants to come in on and on."""
     while True:
@@ -184,8 +194,14 @@ async def p99_ratio(quota: Quota, attacks: Sequence[Attack]) -> tuple[float, Mem
         (Quota(tokens_per_day=64), [ask]),
         (Quota(kv_tokens=32, rows_per_s=RATE), [ask]),
         (Quota(connections=50, rows_per_s=RATE), [flood, knock]),
+        (Quota(sessions=8), [crowd]),
+        (Quota(kv_tokens=300), [crowd]),
+        (Quota(connections=8), [flood, knock]),
     ],
-    ids=["rows a second", "rows of a day", "sessions of a day", "sessions", "connections"],
+    ids=[
+        *("rows a second", "rows of a day", "sessions of a day", "sessions", "connections"),
+        *("busy sessions", "busy positions", "busy connections"),
+    ],
 )
 async def test_a_quota_that_one_name_reaches_hardly_delays_another(
     quota: Quota, attacks: list[Attack]
@@ -196,6 +212,8 @@ async def test_a_quota_that_one_name_reaches_hardly_delays_another(
     hog = figures[Name("hog")]
     if quota.tokens_per_day is not None:
         assert hog.num_rows <= quota.tokens_per_day
+    elif quota.rows_per_s is None:
+        assert hog.num_rows > 8 * PERIOD_S, "who insists is not shut out"
     else:
         assert hog.num_rows <= RATE * (PERIOD_S + LEAD_IN_S + 1) + 64, "its quota holds"
         is_busy = attacks[0] is flood

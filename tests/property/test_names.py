@@ -173,6 +173,20 @@ def test_rows_run_at_the_rate_beyond_a_second_and_a_step(
     assert usage.free_rows(PHONE, quota, now) == rate
 
 
+def test_who_is_refused_now_and_then_does_not_insist_and_who_asks_on_and_on_does() -> None:
+    usage, now = Usage(), 0.0
+    usage.refused(PHONE, 15, now)
+    for _ in range(40):
+        now += 1.0
+        usage.refused(PHONE, 1, now)
+        assert not usage.insists(PHONE, now)
+    usage.refused(PHONE, 10, now)
+    assert usage.insists(PHONE, now)
+    assert usage.insists(PHONE, now + 5)
+    assert not usage.insists(PHONE, now + 25), "whatever was asked before"
+    assert not usage.insists(Name("another"), now)
+
+
 @given(
     most=st.integers(1, 200),
     asks=st.lists(st.tuples(st.integers(0, DAY_S), st.integers(1, 90)), max_size=40),

@@ -1,4 +1,4 @@
-"""Rows of who has reached his rate run where they cost others next to nothing."""
+"""Rows of who has reached a quota run where they cost others next to nothing."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ class Rates:
         self.free = 100
         self.reached = True
 
-    def has_reached_rate(self, identity: Identity, now: float) -> bool:
+    def has_reached_quota(self, identity: Identity, now: float) -> bool:
         return self.reached and identity == HOG.identity
 
     def free_rows(self, identity: Identity, now: float) -> int:

@@ -1,5 +1,6 @@
 """Who a device is, by what it shows, and what that name may have now."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -73,6 +74,8 @@ class People:
         self._tokens: Tokens | None = None
         self._offset_s = 0.0
         self.usage = Usage()
+        self._refused: Counter[Name] = Counter()
+        """Since it was last looked whether they have reached a quota."""
         self.counted: dict[Name, Counts] = {}
         """By name, of at most `_MOST_LABELS` and of all others together."""
 
@@ -82,6 +85,7 @@ class People:
         if tokens is not self._tokens:
             self._tokens = tokens
             self.usage.forget_others(self._entries)
+            self._refused.clear()
 
     def who(self, credential: bytes, certificate: str | None, now: float) -> Person | None:
         """Whose a device is that shows this; None: nobody's who may come.
@@ -135,10 +139,16 @@ class People:
         if name is not None:
             self.usage.ran(name, self.quota_of(identity), num_rows, now, self.unix_s(now))
 
-    def has_reached_rate(self, identity: Identity, now: float) -> bool:
-        """Whether an identity has run at its rate lately."""
+    def has_reached_quota(self, identity: Identity, now: float) -> bool:
+        """Whether an identity has run at its rate lately, or keeps asking for more than it may
+        have."""
         quota, name = self.quota_of(identity), name_in(identity)
-        return name is not None and self.usage.has_reached_rate(name, quota, now)
+        if name is None:
+            return False
+        if num_refused := self._refused.pop(name, 0):
+            self.usage.refused(name, num_refused, now)
+        insists = self.usage.insists(name, now)
+        return self.usage.has_reached_rate(name, quota, now) or insists
 
     def free_rows(self, identity: Identity, now: float) -> int:
         """How many rows of an identity may run now by its rate."""
@@ -147,7 +157,10 @@ class People:
 
     def refused(self, identity: Identity) -> None:
         """A quota has refused something to an identity."""
-        self._counts(name_in(identity)).num_refused += 1
+        name = name_in(identity)
+        self._counts(name).num_refused += 1
+        if name is not None:
+            self._refused[name] += 1
 
     def label_of(self, name: Name | None) -> Name:
         """Under which label a name counts; the first ones that come have their own, for good."""

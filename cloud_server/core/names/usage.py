@@ -1,4 +1,4 @@
-"""What names have used of their quotas: rows today, and rows a second.
+"""What names have used of their quotas: rows today, rows a second, and patience.
 
 Times are given. `now` is a monotonic clock, `unix_s` the world's, which may jump.
 """
@@ -14,6 +14,27 @@ _DAY_S = 86_400.0
 
 _BURST_S = 1.0
 """What a name that used little may use at once, in seconds at its rate."""
+
+
+_INSISTS, _INSISTS_NO_MORE, _MOST_ASKS = 20.0, 1.0, 25.0
+_ASKS_PER_S = 1.0
+"""Refusals that devices which come back when they are told to may have: so many a second, and a
+program's worth of requests at once."""
+
+
+@dataclass(slots=True)
+class _Asks:
+    """What a quota has refused to a name lately; it is forgotten at a rate."""
+
+    level: float = 0.0
+    at_s: float = 0.0
+    is_insisting: bool = False
+
+    def look(self, now: float) -> None:
+        self.level = max(0.0, self.level - _ASKS_PER_S * max(0.0, now - self.at_s))
+        self.at_s = max(self.at_s, now)
+        most = _INSISTS_NO_MORE if self.is_insisting else _INSISTS
+        self.is_insisting = self.level >= most
 
 
 @dataclass(slots=True)
@@ -41,6 +62,7 @@ class Usage:
         self._today: Counter[Name] = Counter()
         self._day = 0
         self._rates: dict[Name, _Rate] = {}
+        self._asks: dict[Name, _Asks] = {}
 
     def ran(self, name: Name, quota: Quota, num_rows: int, now: float, unix_s: float) -> None:
         """Rows of a name were put into a step."""
@@ -83,6 +105,22 @@ class Usage:
             return False
         return self._rate(name, quota.rows_per_s, now).is_reached
 
+    def refused(self, name: Name, num_times: int, now: float) -> None:
+        """A quota has refused something to a name, so many times."""
+        asks = self._asks.setdefault(name, _Asks())
+        asks.look(now)
+        asks.level = min(_MOST_ASKS, asks.level + num_times)
+
+    def insists(self, name: Name, now: float) -> bool:
+        """Whether a name keeps asking for more than it may have."""
+        asks = self._asks.get(name)
+        if asks is None:
+            return False
+        asks.look(now)
+        if asks.level == 0:
+            del self._asks[name]
+        return asks.is_insisting
+
     def wait_s(self, name: Name, quota: Quota, num_rows: int, now: float) -> float:
         """How long so many rows of a name wait by its rate alone."""
         if quota.rows_per_s is None:
@@ -93,6 +131,7 @@ class Usage:
     def forget_others(self, names: Container[Name]) -> None:
         """Keep what is known of these names alone."""
         self._rates = {name: rate for name, rate in self._rates.items() if name in names}
+        self._asks = {name: asks for name, asks in self._asks.items() if name in names}
         self._today = Counter({name: n for name, n in self._today.items() if name in names})
 
     def _turn(self, unix_s: float) -> None:

@@ -1,7 +1,8 @@
-"""When rows of those run who have reached their rate: where they cost others next to nothing.
+"""When rows of those run who have reached a quota: where they cost others next to nothing.
 
-Whoever has a rate (rows a second, see `Usage`) and has used it up yields, until he has let a second
-of it be and nothing of his waits. Until then his rows run, as his rate allows,
+Whoever has used up his rate (rows a second), or keeps asking for more than another quota gives him,
+yields, until he has let a second of it be, or asks no more, and nothing of his waits (see `Usage`).
+Until then his rows run, as his rate allows,
 
 - beside rows of others, as many as make a step a tenth longer at the most;
 - alone, once nobody else has had rows to run for a while: a step cannot be interrupted, so whoever
@@ -25,11 +26,11 @@ _LOOK_S = 0.05
 """How often to look again for those who yield."""
 
 
-class Rates(Protocol):
-    """What is known of the rates of identities."""
+class Quotas(Protocol):
+    """What is known of the quotas of identities."""
 
-    def has_reached_rate(self, identity: Identity, now: float) -> bool:
-        """Whether it has run at its rate lately."""
+    def has_reached_quota(self, identity: Identity, now: float) -> bool:
+        """Whether it has run at its rate lately, or keeps asking for more than it may have."""
         ...
 
     def free_rows(self, identity: Identity, now: float) -> int:
@@ -44,10 +45,10 @@ class Yielding:
     """
 
     def __init__(
-        self, scheduler: Scheduler, rates: Rates, riding_tokens: Callable[[int], int]
+        self, scheduler: Scheduler, quotas: Quotas, riding_tokens: Callable[[int], int]
     ) -> None:
         self._scheduler = scheduler
-        self._rates = rates
+        self._quotas = quotas
         self._riding_tokens = riding_tokens
         self._yielding: dict[Identity, float] = {}
         """And when rows of each had their last step; who has waited longest is first."""
@@ -71,7 +72,7 @@ class Yielding:
         if identity is None:
             return
         self._let_go(identity, now)
-        if self._rates.has_reached_rate(identity, now):
+        if self._quotas.has_reached_quota(identity, now):
             self._hold(identity, now)
         if identity not in self._yielding:
             self._others_s = now
@@ -97,7 +98,7 @@ class Yielding:
         return found
 
     def _of(self, identity: Identity, most_tokens: int, is_alone: bool, now: float) -> list[Grant]:
-        num_free = self._rates.free_rows(identity, now)
+        num_free = self._quotas.free_rows(identity, now)
         if num_free < 1 or not self._scheduler.is_waiting(identity):
             return []
         granted: list[Grant] = []
@@ -114,7 +115,7 @@ class Yielding:
     def _let_go(self, identity: Identity, now: float) -> None:
         if identity not in self._yielding or self._scheduler.is_waiting(identity):
             return
-        if not self._rates.has_reached_rate(identity, now):
+        if not self._quotas.has_reached_quota(identity, now):
             del self._yielding[identity]
             self._scheduler.let_go(identity)
 
