@@ -67,6 +67,7 @@ async def watch(tls: ServedTls, now: Callable[[], datetime], every_s: float = _L
         try:
             if tls.look(moment):
                 _log.info("took up %s, valid until %s", tls.certificate, f"{tls.ends:%Y-%m-%d}")
+                said = moment - _SAID_AGAIN
         except StartError as error:
             _log.error("the certificate stays what it was: %s", error)
         if moment - said >= _SAID_AGAIN:

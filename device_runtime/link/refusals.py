@@ -145,9 +145,8 @@ def _of_certificate(error: BaseException, where: str) -> Refusal:
 
 def _of_key(error: WrongKeyError, where: str) -> Refusal:
     """Whoever is there holds another key; only its operator can tell whether that is right."""
-    found = error.found or "none that this device can read"
-    what = f"has another key than --cloud-pin says: {found}"
-    advice = "unless its operator confirms this one, somebody else answers in its place"
+    what = f"has the key {error.found or 'of no known kind'}, which is not that of --cloud-pin"
+    advice = "unless its operator says that it has this one now, somebody else answers"
     return Refusal(f"the cloud at {where} {what}; {advice}", is_permanent=True)
 
 

@@ -158,6 +158,9 @@ async def test_the_end_is_told_from_two_weeks_before_once_a_day(tmp_path, caplog
         await asyncio.sleep(12.5)
         assert caplog.records[-1].levelno == logging.ERROR
         assert "has expired on" in caplog.records[-1].getMessage()
+        make_certificate(tmp_path, "-days", "25")
+        await asyncio.sleep(0.1)
+        assert "expires on" in caplog.records[-1].getMessage(), "at once, of one that is taken up"
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
