@@ -115,7 +115,8 @@ def _said(cell: Cell | None, attack: str, num_pairs: int | None) -> str:
 
 
 def _share(figure: Figure) -> str:
-    return f"{_percent(figure.share)} ({figure.documents_read}/{figure.num_documents})"
+    documents = f" ({figure.documents_read}/{figure.num_documents})" if figure.num_documents else ""
+    return f"{_percent(figure.share)}{documents}"
 
 
 def _percent(share: float) -> str:

@@ -25,7 +25,8 @@ def scored(
 
     Args:
         attack: Its name.
-        guesses: Of the first positions of each document; those behind them do not count.
+        guesses: Of the first positions of each document; those behind them do not count, and a
+            document that has such is none that can have been read.
         said: What was said, at least as long.
         thresholds: Of verdicts.
         chance: Shuffles labels.
@@ -42,7 +43,8 @@ def scored(
     else:
         by_chance = np.concatenate(shuffled) == all_labels
     prior = float(np.bincount(all_labels).max() / num_tokens)
-    read = [each.mean() >= thresholds.document_read_from for each in right if len(each)]
+    whole = [each for each, ids in zip(right, said, strict=True) if len(each) == len(ids)]
+    read = [each.mean() >= thresholds.document_read_from for each in whole]
     return Figure(
         attack=attack,
         num_right=num_right,

@@ -1,7 +1,7 @@
 """What is recovered from rows on their way up: every token that the device sends."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -134,10 +134,11 @@ def by_optimisation(ends: Ends, inverter: Inverter, heard: Heard, judge: Judge) 
     spread = heard.known_rows.std(0)
     guesses = []
     for rows in heard.rows[: sizes.optimised_documents]:
-        begun = rows[: sizes.optimised_tokens]
-        beginning = Beginning(inverter.codes_of(begun), spread)
-        guesses.append(optimise(begun, ends, beginning, sizes.optimised_steps).token_ids)
-    return judge.of_sent(OPTIMISED, guesses, heard)
+        first = rows[: sizes.optimised_tokens]
+        beginning = Beginning(inverter.codes_of(first), spread)
+        guesses.append(optimise(first, ends, beginning, sizes.optimised_steps).token_ids)
+    begun = [ids[: sizes.optimised_tokens] for ids in heard.said]
+    return judge.of_sent(OPTIMISED, guesses, replace(heard, said=begun))
 
 
 def order_of(
