@@ -5,6 +5,7 @@ ends: with all bytes, or with a reason, after a time that does not depend on the
 """
 
 import json
+from copy import deepcopy
 from typing import Any
 
 from device_runtime.fetching.download import (
@@ -140,12 +141,12 @@ def _change(draws: Draws, value: Any) -> None:
         if draws.one_in(3):
             del value[place]
         else:
-            value[place] = draws.pick(VALUES)
+            value[place] = deepcopy(draws.pick(VALUES))
         return
     if isinstance(value, dict):
-        value[str(draws.pick(VALUES))] = draws.pick(VALUES)
+        value[str(draws.pick(VALUES))] = deepcopy(draws.pick(VALUES))
     else:
-        value.append(draws.pick(VALUES))
+        value.append(deepcopy(draws.pick(VALUES)))
 
 
 def _download(draws: Draws) -> None:
