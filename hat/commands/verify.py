@@ -108,6 +108,7 @@ def verify(model: str | None, bundle: str | None, **parameters: Any) -> int:
 def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "VerifyOptions":
     from hat.verify.settings import VerifyOptions
 
+    key = _bundle_key(parameters["bundle_key"])
     path = model_path(name)
     if bundle is None:
         request = SplitRequest(None, None, "keep", ("float32",))
@@ -128,7 +129,7 @@ def _options(name: str, bundle: str | None, parameters: dict[str, Any]) -> "Veri
         num_draws=parameters["num_draws"],
         drafter=parameters["drafter"] or "auto",
         engine=parameters["engine"],
-        bundle_key=_bundle_key(parameters["bundle_key"]),
+        bundle_key=key,
     )
 
 

@@ -101,6 +101,13 @@ def test_as_a_module_it_prints_its_version() -> None:
         (["cloud"], "hat: missing BUNDLE"),
         (["cloud", "b", "--port", "x"], "hat: --port: expected an integer, got 'x'"),
         (["cloud", "b", "--tls-key", "k"], "hat: --tls-certificate and --tls-key go together"),
+        (
+            ["device"],
+            "hat: missing BUNDLE (or HAT_DEVICE_BUNDLE, or bundle in --config), or --cloud",
+        ),
+        (["device", "b", "--bundle-key", "k"], "hat: --bundle-key: expected a key as `hat sign`"),
+        (["verify", "--bundle-key", "ed25519:k"], "hat: --bundle-key: expected a key as"),
+        (["doctor"], "hat: missing BUNDLE"),
         (["device", "b", "--weights", "int2"], "hat: --weights: expected one of"),
         (["device", "b", "--config", "/none"], "hat: cannot read --config /none"),
         (["up", "--cloud-port", "x"], "hat: --cloud-port: expected an integer, got 'x'"),
