@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from device_runtime.fetching.listing import FetchError, Wanted
 
+_STEP_BYTES = 1 << 16
+"""In the time of its patience so much has to come, or the rest of a file."""
+
 REFUSED_SECRET = "the cloud refused this device's secret"
 
 _MIN_RETRY_S = 0.25
@@ -65,7 +68,7 @@ class Download:
         files: What is wanted.
         kept: By SHA-256, how many bytes of a file are here from before.
         now: The time, as in all that follows, in seconds of one clock.
-        patience_s: So long no byte may come before it is given up.
+        patience_s: So long less than 64 KiB may come before it is given up.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Download:
         self._num_here = {each.sha256: kept.get(each.sha256, 0) for each in files}
         self._doubtful = {sha256 for sha256, num_bytes in self._num_here.items() if num_bytes}
         """Some bytes of them came from before: if they are wrong, the file is fetched again."""
-        self._most_bytes = self.num_bytes
+        self._most_bytes = self._counted_bytes = self.num_bytes
         self._place = 0
         self._attempt = 0
         self._progress_s = now
@@ -120,7 +123,7 @@ class Download:
         """So many more bytes came; they are written only if this returns.
 
         Raises:
-            FetchError: they are more than the file has.
+            FetchError: they are more than the file has, or come too slowly.
         """
         file, num_here = self._asked
         if num_here + num_bytes > file.num_bytes:
@@ -128,8 +131,12 @@ class Download:
         self._num_here[file.sha256] += num_bytes
         # What comes again is no progress: a cloud could begin anew for ever.
         if self.num_bytes > self._most_bytes:
-            self._most_bytes = self.num_bytes
-            self._attempt, self._progress_s = 0, now
+            self._most_bytes, self._attempt = self.num_bytes, 0
+        num_new = self._most_bytes - self._counted_bytes
+        if num_new >= _STEP_BYTES or (num_new and num_here + num_bytes == file.num_bytes):
+            self._counted_bytes, self._progress_s = self._most_bytes, now
+        elif now - self._progress_s > self._patience_s:
+            raise FetchError(f"{file.name} comes too slowly{self._since}")
 
     def on_end(self, reason: str, now: float, draw: float) -> Action:
         """The answer ended, or there was none; `reason` says why, if not all came.
@@ -167,7 +174,7 @@ class Download:
         file, _ = self._asked
         self._num_here[file.sha256] = 0
         self._doubtful.discard(file.sha256)
-        self._most_bytes = self.num_bytes
+        self._most_bytes = self._counted_bytes = self.num_bytes
 
     def on_checked(self, sha256: str) -> Action:
         """The bytes of a file have this hash.
@@ -191,9 +198,13 @@ class Download:
         file = self._files[self._place]
         return file, self._num_here[file.sha256]
 
+    @property
+    def _since(self) -> str:
+        return f"; less than {_STEP_BYTES >> 10} KiB came in {self._patience_s:.0f} s"
+
     def _pause(self, reason: str, least_s: float, now: float, draw: float) -> Pause:
         if now - self._progress_s > self._patience_s:
-            raise FetchError(f"{reason}; nothing came for {self._patience_s:.0f} s")
+            raise FetchError(f"{reason}{self._since}")
         delay_s = pause_s(self._attempt, draw)
         self._attempt += 1
         return Pause(max(delay_s, min(least_s, _MAX_RETRY_S)), reason)

@@ -35,7 +35,10 @@ Show = Callable[[int, int], None]
 """Told how many bytes of how many are here."""
 
 PATIENCE_S = 180.0
-"""So long no byte may come; whoever starts the program again goes on where this one stopped."""
+"""Within it 64 KiB have to come; whoever starts the program again goes on where this one was."""
+
+_MANIFEST_S = 180.0
+"""For a manifest as a whole."""
 
 _IMPATIENCE_S = 5.0
 """For a cloud that does not answer, where the bundle of last time is at hand."""
@@ -190,8 +193,9 @@ class Fetcher:
         begun_s = clock()
         while True:
             try:
-                text = await files.manifest()
-                signatures = await files.signatures(digest_of(text))
+                async with asyncio.timeout(_MANIFEST_S):
+                    text = await files.manifest()
+                    signatures = await files.signatures(digest_of(text))
                 return listing_of(text, signatures, self._where, self._key)
             except StatusError as error:
                 reason = self._of_status(error.status)

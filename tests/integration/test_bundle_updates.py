@@ -12,6 +12,9 @@ from device_runtime.fetching.fetching import Fetcher
 from device_runtime.fetching.listing import FetchError
 from device_runtime.fetching.updates import Updates
 from device_runtime.link.link import Link
+from tests.support.event_loop import until
+from tests.support.fake_cloud import FakeCloud, fault, running
+from wire.errors import FaultCode
 
 pytestmark = pytest.mark.event_loop("virtual")
 
@@ -126,3 +129,25 @@ async def test_a_bundle_that_was_taken_up_and_worked_may_be_followed_by_another(
     link.refuse()
     assert await task == NEW
     assert len(fetcher.asked_s) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "is_other"),
+    [
+        (FaultCode.FINGERPRINT_MISMATCH, True),
+        (FaultCode.SHAPE_MISMATCH, True),
+        (FaultCode.BAD_CREDENTIAL, False),
+        (FaultCode.UNSUPPORTED_VERSION, False),
+        (FaultCode.DRAINING, False),
+    ],
+)
+async def test_a_link_knows_when_it_is_refused_for_its_model(
+    code: FaultCode, is_other: bool
+) -> None:
+    cloud = FakeCloud(refuse_connection=fault(code))
+    async with running(cloud) as link:
+        await until(lambda: not (link.status.reason or "").startswith("connecting"))
+        assert link.mismatched.is_set() is is_other
+        cloud.refuse_connection = None
+        await link.connected()
+        assert not link.mismatched.is_set()
