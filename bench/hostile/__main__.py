@@ -7,7 +7,8 @@ have addresses of their own (127.0.0.2 and 127.0.0.3), as on a network; with --s
 share one, as behind one NAT.
 
 With --names both have names with tokens, and the attacker's name has quotas, all of which it
-reaches: of connections, sessions, KV cache and rows a second.
+reaches: of connections, sessions, KV cache and rows a second. With --step-ms the engine sleeps
+instead of computing, so that what scheduling costs is seen on a machine with other work too.
 """
 
 import argparse
@@ -60,15 +61,19 @@ class Samples:
 
 
 @asynccontextmanager
-async def _cloud(bundle: Path, shown: Sequence[str], port: int) -> AsyncIterator[Child]:
+async def _cloud(
+    bundle: Path, shown: Sequence[str], given: argparse.Namespace
+) -> AsyncIterator[Child]:
     ready = asyncio.Event()
 
     def take(line: bytes) -> None:
         if b"serving " in line:
             ready.set()
 
-    command = [sys.executable, "-m", "hat", "cloud", str(bundle / "cloud"), "--port", str(port)]
-    child = await Child.start(Command("cloud", [*command, *shown]), take)
+    program = ["hat", "cloud"] if given.step_ms is None else ["bench.hostile.sleeper"]
+    step = [] if given.step_ms is None else ["--step-ms", str(given.step_ms)]
+    command = [sys.executable, "-m", *program, str(bundle / "cloud"), "--port", str(given.port)]
+    child = await Child.start(Command("cloud", [*command, *step, *shown]), take)
     try:
         await first_of(child, ready, _START_S, "ready")
         yield child
@@ -120,7 +125,7 @@ async def _measure(given: argparse.Namespace, bundle: Path) -> None:
     shown = [*shown, "--serve-device-bundle", str(bundle)]
     source = honest.source if given.same_address else "127.0.0.3"
     usual = [BEYOND_QUOTAS] if given.names else [name for name in ATTACKS if name != BEYOND_QUOTAS]
-    async with _cloud(bundle, shown, given.port):
+    async with _cloud(bundle, shown, given):
         await Samples().take(honest, 2.0)
         for name in given.attack or usual:
             quiet, attacked = Samples(), Samples()
@@ -157,6 +162,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7799)
     parser.add_argument("--same-address", action="store_true")
     parser.add_argument("--names", action="store_true", help="two names, one beyond its quotas")
+    parser.add_argument(
+        "--step-ms", type=float, help="an engine that sleeps so long instead of computing"
+    )
     parser.add_argument("--rows-per-s", type=int, default=50, help="of the attacker's name")
     given = parser.parse_args()
     print(*machine_lines(), sep="\n")
