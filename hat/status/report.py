@@ -42,6 +42,7 @@ def _device(now: SideStatus, before: SideStatus | None) -> Iterator[Line]:
     yield "drafts", f"{share(accepted, drafted)} accepted; {per_round} tokens per round"
     up, down = "hat_uplink_bytes_total", "hat_downlink_bytes_total"
     yield "traffic", _traffic(now, before, (up, "up"), (down, "down"))
+    yield "build", _build(found)
 
 
 def _cloud(now: SideStatus, before: SideStatus | None) -> Iterator[Line]:
@@ -64,6 +65,15 @@ def _cloud(now: SideStatus, before: SideStatus | None) -> Iterator[Line]:
     yield "traffic", _traffic(now, before, (received, "in"), (sent, "out"))
     faults = {code: n for code, n in found.by_label("hat_cloud_faults_total", "code").items() if n}
     yield "faults", ", ".join(f"{n:,.0f} {code}" for code, n in sorted(faults.items())) or "none"
+    yield "build", _build(found)
+
+
+def _build(found: Samples) -> str:
+    """Which program runs there; one of earlier days does not say."""
+    said = {each: found.label("hat_build_info", each) for each in ("version", "commit", "engine")}
+    number_format = found.label("hat_build_info", "number_format")
+    words = f"{said['version']}, commit {said['commit']}; {said['engine']}, {number_format}"
+    return UNKNOWN if None in said.values() else words
 
 
 def _link(found: Samples) -> str:

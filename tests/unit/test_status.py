@@ -19,7 +19,7 @@ from cloud_server.daemon.metrics import Metrics as CloudMetrics
 from device_runtime.api.metrics import GenerationTimer, Metrics
 from device_runtime.generation.timeline import Timeline
 from hat.quantities import num_bytes, rate, seconds
-from hat.status.asking import root_beside, root_url
+from hat.status.asking import SideStatus, root_beside, root_url
 from hat.status.report import report
 from hat.status.samples import parse_samples
 from process.errors import ConfigError
@@ -27,6 +27,7 @@ from process.tls.certificates import pin_of_pem
 from process.tls.self_signed import self_signed
 from tests.support.api_server import story_generator
 from tests.support.fake_generator import scripted_stats
+from tests.support.metric_tables import PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60
@@ -219,7 +220,6 @@ async def test_watching_asks_again_until_it_is_interrupted() -> None:
 
 
 def test_rates_are_those_between_two_looks() -> None:
-    from hat.status.asking import SideStatus
 
     def at(at_s: float, num_tokens: int) -> SideStatus:
         page = f"# TYPE hat_generation_tokens counter\nhat_generation_tokens_total {num_tokens}\n"
@@ -260,7 +260,6 @@ def test_quantities_have_three_digits_and_a_unit() -> None:
 
 
 def test_a_cloud_shows_its_idle_sessions_in_host_memory() -> None:
-    from hat.status.asking import SideStatus
 
     metrics = {
         "hat_cloud_host_sessions": ("gauge", 2),
@@ -275,3 +274,11 @@ def test_a_cloud_shows_its_idle_sessions_in_host_memory() -> None:
     (line,) = [each for each in report(side, None).splitlines() if each.startswith("  host")]
     expected = "host 2 idle sessions, 1,508 of 6,032 (25 %) tokens; 8 saved, 6 brought back"
     assert " ".join(line.split()) == f"{expected}, 1 dropped"
+
+
+def test_each_side_says_which_build_runs_there() -> None:
+    for name, page in PAGES.items():
+        side = SideStatus(name, "http://x", 1.0, True, None, parse_samples(page()))
+        assert report(side, None).endswith("  build     1, commit 2; 3, 4")
+    cloud = SideStatus("cloud", "http://x", 1.0, True, None, parse_samples(cloud_page().decode()))
+    assert report(cloud, None).endswith("  build     -")
