@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from cloud_server.config import CloudConfig
-from cloud_server.engines.engine import EngineFullError, Rows, SequenceId, StepItem
+from cloud_server.engines.engine import (
+    EngineFullError,
+    HostCopy,
+    PendingCopy,
+    Rows,
+    SequenceId,
+    StepItem,
+)
 from cloud_server.engines.loading import LoadedEngine
 from cloud_server.server import serve_cloud
 from process.program.logs import configure_logs
@@ -25,11 +32,6 @@ _ROW_SHARE = 0.008
 """Of a step's fixed time, for each row: about a GPU's, where 100 rows double a step."""
 
 _CAPACITY_TOKENS, _CONTEXT_TOKENS = 1 << 17, 512
-
-
-class _Copy:
-    def wait(self) -> None:
-        """There is none."""
 
 
 class Sleeper:
@@ -62,15 +64,15 @@ class Sleeper:
     def release(self, sequence: SequenceId) -> None:
         """See `MiddleEngine`."""
 
-    def save(self, sequence: SequenceId, begin: int, end: int) -> _Copy:
+    def save(self, sequence: SequenceId, begin: int, end: int) -> HostCopy:
         """See `MiddleEngine`."""
         raise EngineFullError("nothing is kept elsewhere")
 
-    def restore(self, sequence: SequenceId, copy: _Copy, begin: int, end: int) -> _Copy:
+    def restore(self, sequence: SequenceId, copy: HostCopy, begin: int, end: int) -> PendingCopy:
         """See `MiddleEngine`."""
         return copy
 
-    def drop(self, copy: _Copy) -> _Copy:
+    def drop(self, copy: HostCopy) -> PendingCopy:
         """See `MiddleEngine`."""
         return copy
 
