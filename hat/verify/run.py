@@ -36,7 +36,7 @@ def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
     Raises:
         CommandError: something is missing or cannot run.
     """
-    files = _check_files(options.bundle, options.bundle_key)
+    files = check_files(options.bundle, options.bundle_key)
     if files.verdict == "FAILED":
         return [files]
     device = load_bundle(options.bundle, "device")
@@ -76,7 +76,7 @@ def verify(options: VerifyOptions, bars: Bars) -> list[Check]:
     return checks
 
 
-def _check_files(bundle: Path, key: str | None) -> Check:
+def check_files(bundle: Path, key: str | None) -> Check:
     """Every file's SHA-256, who signed them, and that the device's half is made for the cloud's."""
     try:
         device = load_bundle(bundle, "device", verify=True, key=key).manifest

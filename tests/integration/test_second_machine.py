@@ -1,8 +1,8 @@
 """A new machine with an empty home: one line to the first token, cut twice in mid-download."""
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,18 +20,14 @@ from tests.support.stack import split_for_serving
 from tests.support.tokenizers import MODEL_FOLDER
 
 _REASON = reason_against(LinkKind.TAP)
-pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.slow,
-    pytest.mark.skipif(_REASON is not None, reason=f"no TAP links here: {_REASON}"),
-]
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 _FIRST_TOKEN = """
 import http.client, json, sys, time
-begun = time.monotonic()
+begun, port = time.monotonic(), int(sys.argv[1])
 while True:
     try:
-        here = http.client.HTTPConnection("127.0.0.1", 8000, timeout=60)
+        here = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         here.request("GET", "/ready")
         if here.getresponse().status == 200:
             break
@@ -40,7 +36,7 @@ while True:
     assert time.monotonic() < begun + 120, "it was never ready"
     time.sleep(0.2)
 body = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0, "stream": True}
-here = http.client.HTTPConnection("127.0.0.1", 8000, timeout=60)
+here = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 here.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
 for line in here.getresponse():
     if line.startswith(b"data: {"):
@@ -92,6 +88,7 @@ def _wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.skipif(_REASON is not None, reason=f"no TAP links here: {_REASON}")
 def test_one_line_leads_to_the_first_token_though_it_is_cut_twice(tmp_path: Path) -> None:
     """Once the cloud is killed and started again, once the device changes its network."""
     bundles = split_for_serving(MODEL_FOLDER, tmp_path / "out", 1)
@@ -134,8 +131,15 @@ def _size(folder: Path, name: str) -> int:
     return (folder / name).stat().st_size
 
 
-def _first_token(link: ShapedLink) -> str:
-    command = link.device_command([sys.executable, "-c", _FIRST_TOKEN])
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _first_token(link: ShapedLink, port: int = 8000) -> str:
+    """Of an answer, once the device is ready."""
+    command = link.device_command([sys.executable, "-c", _FIRST_TOKEN, str(port)])
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -147,19 +151,17 @@ def test_a_running_device_follows_a_cloud_that_was_given_another_model(tmp_path:
     second = split_for_serving(MODEL_FOLDER, tmp_path / "second", 2)
     log = tmp_path / "machine" / "log"
     log.parent.mkdir()
-    with open_link(parse_link_spec("up=50mbit,down=50mbit,rtt=5ms"), kind=LinkKind.TAP) as link:
-        certificate, key = _certificate(tmp_path, link.cloud_host)
-        serving = ("--host", link.bind_host, "--tls-certificate", certificate, "--tls-key", key)
-        url = f"wss://{link.cloud_host}:{link.forward(7700)}"
-        line = ("device", "--cloud", url, "--cloud-ca", certificate, "--drain-timeout-s", 5)
-        with _program(link.device_prefix, log, *line) as device:
-            for bundles in (first, second):
-                words = ("cloud", bundles / "cloud", "--serve-device-bundle", bundles)
-                with _program(link.cloud_prefix, tmp_path / "cloud-log", *words, *serving):
-                    assert _first_token(link).strip()
-            device.send_signal(signal.SIGTERM)
-            assert device.wait(timeout=30) == 0
+    port, cloud_port = _free_port(), _free_port()
+    here = ShapedLink(LinkKind.LOOPBACK, parse_link_spec("loopback"))
+    line = ("device", "--cloud", f"ws://127.0.0.1:{cloud_port}", "--drain-timeout-s", 5)
+    with _program((), log, *line, "--port", port) as device:
+        for bundles in (first, second):
+            words = ("cloud", bundles / "cloud", "--serve-device-bundle", bundles)
+            with _program((), tmp_path / "cloud-log", *words, "--port", cloud_port):
+                assert _first_token(here, port).strip()
+        device.send_signal(signal.SIGTERM)
+        assert device.wait(timeout=30) == 0
     said = log.read_text()
     assert said.count("asking for the bundle that it serves") == 1, said
     assert said.count("the bundle is whole") == 2, said
-    assert json.dumps(len(list((log.parent / "home/.cache/hat/bundles").glob("[!.]*")))) == "2"
+    assert len(list((log.parent / "home/.cache/hat/bundles").glob("[!.]*"))) == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hat.cli import run
+from hat.verify.run import check_files
 from process.machine import CACHE_VARIABLE
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.signature import (
@@ -207,3 +208,14 @@ def test_a_key_of_another_kind_is_named_and_not_shown(
         said = capsys.readouterr().err
         assert "expected a private ed25519 key" in said
         assert "secret words" not in said
+
+
+def test_hat_verify_names_who_did_not_sign(bundles: Path, key: SigningKey) -> None:
+    sign_bundle(bundles / "device", key)
+    check = check_files(bundles, key.public)
+    assert check.verdict == "FAILED"
+    assert "cloud is not signed" in check.line
+    sign_bundle(bundles / "cloud", key)
+    check = check_files(bundles, key.public)
+    assert (check.verdict, key.public in check.line) == ("ok", True)
+    assert check_files(bundles, None).verdict == "ok"
