@@ -127,8 +127,8 @@ def alone_with(path: Path) -> Iterator[None]:
 class TokenFile:
     """The register of a running cloud, read again whenever its file has changed.
 
-    A file that cannot be read, or is none, changes nothing: the names that were known stay. One
-    that is gone leaves nobody who could come with a token.
+    A file that cannot be read, or is none, changes nothing: the names that were known stay, or
+    nobody's where there were none. One that is gone leaves nobody who could come with a token.
     """
 
     def __init__(self, path: Path, is_needed: bool) -> None:
@@ -136,6 +136,8 @@ class TokenFile:
         self._is_needed = is_needed
         self._version: _Version | None = None
         self._tokens: Tokens | None = None
+        self._said: str | None = None
+        """What is wrong with it, and was said."""
 
     @property
     def has_names(self) -> bool:
@@ -170,8 +172,13 @@ class TokenFile:
             self._version = version
             tokens = Tokens() if version is None else read_tokens(self._path)
         except (UserError, OSError) as error:
-            _log.error("the tokens file is not used, names stay as they were: %s", error)
+            if str(error) != self._said:
+                self._said = str(error)
+                _log.error("the tokens file is not used, names stay as they were: %s", error)
+            # Whoever has put it there wants tokens to be asked for.
+            self._tokens = Tokens() if self._tokens is None else self._tokens
             return self._tokens
+        self._said = None
         if version is None:
             _log.error("the tokens file %s is gone: nobody's token lets him in", self._path)
         else:
@@ -189,5 +196,10 @@ class TokenFile:
         try:
             status = self._path.stat()
         except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError:
+            # Nobody has named the usual one, which may lie in a home that is not for this program.
+            if self._is_needed or self._tokens is not None:
+                raise
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino

@@ -146,6 +146,51 @@ def test_a_start_says_how_many_may_come_and_who_else_may_write(
     assert f"can be written by others: chmod 600 {file}" in caplog.text
 
 
+def test_a_file_that_cannot_be_looked_at_any_more_is_told_of_once(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _token("add", "phone")
+    tokens = TokenFile(file, is_needed=True)
+    tokens.start()
+
+    def refuse(path: Path) -> os.stat_result:
+        raise PermissionError(13, "not for you", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for _ in range(3):
+        known = tokens.read()
+        assert known is not None
+        assert list(known.entries) == ["phone"]
+    assert caplog.text.count("names stay as they were") == 1
+
+
+def test_a_usual_file_that_comes_broken_lets_nobody_in(file: Path) -> None:
+    usual = TokenFile(file, is_needed=False)
+    usual.start()
+    file.parent.mkdir()
+    file.write_text("{")
+    tokens = usual.read()
+    assert tokens is not None
+    assert not tokens.entries
+    _token("add", "phone", "--tokens-file", str(file.parent / "whole.json"))
+    (file.parent / "whole.json").replace(file)
+    assert [*(usual.read() or tokens).entries] == ["phone"]
+
+
+def test_a_home_that_is_not_for_this_program_is_as_good_as_none(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> os.stat_result:
+        raise PermissionError(13, "not for you", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    usual = TokenFile(file, is_needed=False)
+    usual.start()
+    assert usual.read() is None
+    with pytest.raises(StartError, match="not for you"):
+        TokenFile(file, is_needed=True).start()
+
+
 def test_the_usual_file_is_in_the_configuration_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert default_tokens_file({}) == Path("/home/somebody/.config/hat/tokens.json")
