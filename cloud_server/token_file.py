@@ -20,6 +20,10 @@ _Version = tuple[int, int, int]
 """When a file was changed, how long it is, and which one."""
 
 
+class UnreadableError(UserError):
+    """The system does not let the file be read now; that may pass while the file stays the same."""
+
+
 def default_tokens_file(environ: Mapping[str, str]) -> Path | None:
     """Where it lies if nobody says; None where there is no home."""
     folder = environ.get("XDG_CONFIG_HOME") or ""
@@ -34,7 +38,8 @@ def read_tokens(path: Path) -> Tokens:
     """The register of a file.
 
     Raises:
-        UserError: it cannot be read, or is none; the message is for users.
+        UnreadableError: it cannot be read.
+        UserError: it is none; the message is for users.
         FileNotFoundError: there is none.
     """
     try:
@@ -43,7 +48,7 @@ def read_tokens(path: Path) -> Tokens:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UnreadableError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
         raise UserError(f"{path}: expected at most {_MAX_BYTES} bytes")
     try:
@@ -128,7 +133,8 @@ class TokenFile:
     """The register of a running cloud, read again whenever its file has changed.
 
     A file that cannot be read, or is none, changes nothing: the names that were known stay, or
-    nobody's where there were none. One that is gone leaves nobody who could come with a token.
+    nobody's where there were none. One that cannot be read is tried again each time, since it may
+    hold a revocation. One that is gone leaves nobody who could come with a token.
     """
 
     def __init__(self, path: Path, is_needed: bool) -> None:
@@ -165,26 +171,33 @@ class TokenFile:
     def read(self) -> Tokens | None:
         """The register as it is now, the same value while nothing has changed; None: there was
         never one."""
+        version = self._version
         try:
             version = self._look()
             if version == self._version:
                 return self._tokens
-            self._version = version
             tokens = Tokens() if version is None else read_tokens(self._path)
-        except (UserError, OSError) as error:
-            if str(error) != self._said:
-                self._said = str(error)
-                _log.error("the tokens file is not used, names stay as they were: %s", error)
-            # Whoever has put it there wants tokens to be asked for.
-            self._tokens = Tokens() if self._tokens is None else self._tokens
-            return self._tokens
-        self._said = None
+        except (UnreadableError, OSError) as error:
+            return self._kept(error)
+        except UserError as error:
+            self._version = version
+            return self._kept(error)
+        self._version, self._said = version, None
         if version is None:
             _log.error("the tokens file %s is gone: nobody's token lets him in", self._path)
         else:
             _log.info("the tokens file was read again: %d names", len(tokens.entries))
         self._tokens = tokens
         return tokens
+
+    def _kept(self, error: Exception) -> Tokens:
+        """The names that were known, when the file cannot be used; why is said once."""
+        if str(error) != self._said:
+            self._said = str(error)
+            _log.error("the tokens file is not used, names stay as they were: %s", error)
+        # Whoever has put it there wants tokens to be asked for.
+        self._tokens = Tokens() if self._tokens is None else self._tokens
+        return self._tokens
 
     def _warn_of_writers(self) -> None:
         """Whoever may write the file may let himself in; on Windows modes say nothing of that."""

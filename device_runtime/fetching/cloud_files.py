@@ -26,16 +26,22 @@ PIECE_BYTES = 1 << 18
 _CONNECT_S = 10.0
 _SILENCE_S = 10.0
 _SCHEMES = {"ws": "http", "wss": "https"}
+_MOST_WORDS = 200
+_NOT_PLAIN = re.compile(r"[^ -~]+")
 _PART = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 
 
 class StatusError(Exception):
-    """The cloud answers with a status that is neither 200 nor 206."""
+    """The cloud answers with a status that is neither 200 nor 206.
 
-    def __init__(self, status: int, retry_after_s: float) -> None:
+    `words` are the cloud's own of why it lets nobody in, short and plain; empty otherwise.
+    """
+
+    def __init__(self, status: int, retry_after_s: float, words: str = "") -> None:
         super().__init__(f"HTTP {status}")
         self.status = status
         self.retry_after_s = retry_after_s
+        self.words = words
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,8 @@ class CloudFiles:
             URL(url, encoded=True), headers=fields, ssl=tls, allow_redirects=False
         ) as response:
             if response.status not in (200, 206):
-                raise StatusError(response.status, _seconds(response.headers))
+                words = await _words(response) if response.status == 401 else ""
+                raise StatusError(response.status, _seconds(response.headers), words)
             if response.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
                 raise FetchError("the cloud, or a proxy before it, compresses the bundle")
             yield response
@@ -161,6 +168,14 @@ def _answer(response: aiohttp.ClientResponse) -> Answer:
     if found is None:
         raise FetchError(f"the cloud sends a part of a file without saying which: {field[:40]!r}")
     return Answer(int(found[1]), int(found[3]), response)
+
+
+async def _words(response: aiohttp.ClientResponse) -> str:
+    """The beginning of a plain text; of a page of a proxy's nothing."""
+    if response.content_type != "text/plain":
+        return ""
+    begin = await response.content.read(_MOST_WORDS)
+    return _NOT_PLAIN.sub(" ", begin.decode("ascii", "replace")).strip()
 
 
 async def _whole(response: aiohttp.ClientResponse, most_bytes: int, what: str) -> bytes:

@@ -198,7 +198,7 @@ class Fetcher:
                     signatures = await files.signatures(digest_of(text))
                 return listing_of(text, signatures, self._where, self._key)
             except StatusError as error:
-                reason = self._of_status(error.status)
+                reason = self._of_status(error)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 reason = self._reason(error)
             if clock() - begun_s > patience_s:
@@ -208,14 +208,15 @@ class Fetcher:
             await asyncio.sleep(pause_s(attempt, self._world.randomness.random()))
             attempt += 1
 
-    def _of_status(self, status: int) -> str:
+    def _of_status(self, error: StatusError) -> str:
         """Why there is no manifest now.
 
         Raises:
             FetchError: there will be none.
         """
+        status = error.status
         if status in (401, 403):
-            raise FetchError(f"{REFUSED_SECRET} ({self._where}); start both sides with the same")
+            raise FetchError(self._of_refusal(error.words))
         if status == 404:
             raise UnreachableError(
                 f"the cloud at {self._where} serves no device bundle: its operator adds "
@@ -227,6 +228,19 @@ class Fetcher:
                 "hat cloud?"
             )
         return f"the cloud at {self._where} answers HTTP {status}"
+
+    def _of_refusal(self, words: str) -> str:
+        """Why this device is not let in, with the cloud's own words, and what to do."""
+        if self._address.secret is None:
+            return (
+                f"the cloud at {self._where} asks for a secret or a token, and this device shows "
+                "none: give it --secret-file"
+            )
+        details = f": {words}" if words else ""
+        return (
+            f"{REFUSED_SECRET} or token ({self._where}{details}); start both sides with the same "
+            "secret, or ask whoever runs the cloud for a token"
+        )
 
     def _reason(self, error: BaseException) -> str:
         """Why the cloud could not be asked.

@@ -14,6 +14,7 @@ import click
 
 from cloud_server.core.names.quota import NO_QUOTA, Quota
 from cloud_server.core.names.tokens import (
+    MOST_SECONDS,
     TOKEN_BYTES,
     TOKEN_PREFIX,
     Entry,
@@ -196,14 +197,15 @@ def _quota(texts: Iterable[str]) -> Quota:
 
 
 def _expiry(text: str, now: float) -> float:
-    match = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
     if match is not None:
-        return float(int(now + int(match[1]) * _UNITS_S[match[2]]))
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError as error:
-        wanted = "90d, 12h, 30m, 4w or a day such as 2027-01-31"
-        raise ConfigError(f"--expires: expected {wanted}, got {text!r}") from error
-    if day.timestamp() <= now:
-        raise ConfigError(f"--expires: expected a day to come, got {text}")
-    return day.timestamp()
+        ends_s = float(int(now + int(match[1]) * _UNITS_S[match[2]]))
+    else:
+        try:
+            ends_s = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+        except ValueError as error:
+            wanted = "90d, 12h, 30m, 4w or a day such as 2027-01-31"
+            raise ConfigError(f"--expires: expected {wanted}, got {text!r}") from error
+    if not now < ends_s <= MOST_SECONDS:
+        raise ConfigError(f"--expires: expected a time to come, up to the year 9999, got {text}")
+    return ends_s

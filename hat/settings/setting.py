@@ -124,7 +124,8 @@ class Setting:
             if about.maximum is not None and value > about.maximum:
                 raise ValueError(f"expected at most {about.maximum:g}, got {value}")
         if about.check is not None and (expected := about.check(value)) is not None:
-            raise ValueError(f"expected {expected}, got {value!r}")
+            got = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ValueError(f"expected {expected}, got {got!r}")
         return value
 
     def _unexpected(self, value: object) -> ValueError:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from cloud_server.config import CloudConfig
+from cloud_server.core.names.tokens import Entry, Name, digest_of, tokens_of
 from cloud_server.daemon.metrics import Metrics
+from cloud_server.token_file import write_tokens
 from device_runtime.fetching.cloud_files import CloudAddress
 from device_runtime.fetching.fetching import Fetcher, UnreachableError
 from device_runtime.fetching.listing import FetchError
@@ -101,6 +103,17 @@ async def test_a_wrong_secret_is_told_as_one(folder, new, engine):
     async with serve_cloud(config, engine.load) as server:
         with pytest.raises(FetchError, match="refused this device's secret"):
             await new.of(server.url, "guess").fetch()
+
+
+async def test_a_refusal_says_why_in_the_clouds_own_words(folder, new, engine, tmp_path):
+    over = Entry(Name("lab"), digest_of("hat_lab"), 1.0, revoked_unix_s=2.0)
+    write_tokens(file := tmp_path / "tokens.json", tokens_of([over]))
+    config = CloudConfig(folder, port=0, threads=1, tokens_file=file, serve_device_bundle=folder)
+    async with serve_cloud(config, engine.load) as server:
+        with pytest.raises(FetchError, match=r"secret or token \(.*: lab was revoked\); .*a token"):
+            await new.of(server.url, "hat_lab").fetch()
+        with pytest.raises(FetchError, match=r"asks for a secret or a token.*--secret-file"):
+            await new.of(server.url, None).fetch()
 
 
 async def test_after_two_cuts_it_goes_on_where_it_was(device, store, new):

@@ -184,6 +184,12 @@ def test_printed_settings_never_show_a_secret() -> None:
     assert "# secret is set: ********" in printed
 
 
+def test_a_pin_that_is_none_is_shown_as_it_was_given() -> None:
+    message = _refusal(DEVICE, Sources({"cloud_pin": "sha256/..."}, {}))
+    assert message.startswith("--cloud-pin: expected sha256/ and ")
+    assert message.endswith("got 'sha256/...'")
+
+
 def test_a_missing_bundle_is_named_with_its_three_places() -> None:
     with pytest.raises(ConfigError, match=r"missing BUNDLE \(or HAT_CLOUD_BUNDLE, or bundle"):
         load(CLOUD, Sources({}, {})).config()

@@ -1,9 +1,11 @@
 """`hat token`: names in a file, and their tokens once on the standard output."""
 
 import base64
+import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -75,7 +77,7 @@ def test_the_list_shows_names_and_no_hash(file: Path) -> None:
         (("add", "x", "--quota", "sessions=0"), "expected sessions of 1 to"),
         (("add", "x", "--quota", "sessions"), "expected a number"),
         (("add", "x", "--expires", "soon"), "90d, 12h, 30m, 4w or a day"),
-        (("add", "x", "--expires", "2020-01-01"), "a day to come"),
+        (("add", "x", "--expires", "2020-01-01"), "a time to come"),
         (("list",), "`hat token add NAME` makes it"),
         (("revoke", "x"), "`hat token add NAME` makes it"),
     ],
@@ -131,6 +133,46 @@ def test_a_file_that_cannot_be_read_ends_the_start(file: Path) -> None:
     file.write_text("{}")
     with pytest.raises(StartError, match="expected an object with version 1"):
         TokenFile(file, is_needed=False).start()
+
+
+def test_a_file_that_could_not_be_read_once_is_tried_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _token("add", "phone")
+    tokens = TokenFile(file, is_needed=True)
+    tokens.start()
+    _token("revoke", "phone")
+
+    def full(*given: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        for _ in range(3):
+            known = tokens.read()
+            assert known is not None
+            assert known.entries[Name("phone")].revoked_unix_s is None, "names stay as they were"
+    assert caplog.text.count("Too many open files") == 1
+    known = tokens.read()
+    assert known is not None
+    assert known.entries[Name("phone")].revoked_unix_s is not None
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "1e400", "NaN"])
+def test_numbers_beyond_all_bounds_are_no_times(number: str, file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text(f'{{"version": 1, "names": {{"phone": {{"made_unix_s": {number}}}}}}}')
+    with pytest.raises(UserError, match=r"tokens\.json: (phone: expected made|expected JSON)"):
+        read_tokens(file)
+
+
+@pytest.mark.parametrize("when", ["999999w", "0d", "2020-01-01"])
+def test_a_time_that_is_over_or_cannot_be_written_is_refused(
+    when: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["token", "add", "phone", "--expires", when]) == 2
+    assert "expected a time to come" in capsys.readouterr().err
+    assert not file.exists()
 
 
 def test_a_start_says_how_many_may_come_and_who_else_may_write(

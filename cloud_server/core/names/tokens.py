@@ -41,8 +41,8 @@ LEAST_TOKEN_CHARACTERS: Final = 22
 _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _DIGEST_BYTES = 32
-_MOST_SECONDS = 253_402_300_799.0
-"""The last second of the year 9999."""
+MOST_SECONDS: Final = 253_402_300_799.0
+"""The last second of the year 9999, since 1970: no name lasts longer, nor can that be written."""
 
 
 class TokensError(ValueError):
@@ -159,7 +159,7 @@ def from_text(text: str) -> Tokens:
     """
     try:
         raw = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise TokensError("expected JSON as `hat token` writes it") from error
     if not isinstance(raw, dict) or raw.get("version") != _VERSION:
         raise TokensError(f"expected an object with version {_VERSION}")
@@ -210,7 +210,7 @@ def _time(name: str, key: str, value: object) -> float | None:
     if value is None:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= float(value) <= _MOST_SECONDS:  # type: ignore[arg-type]
+    if not is_number or not 0 <= value <= MOST_SECONDS:  # type: ignore[operator]
         raise TokensError(f"{name}: expected {key} in seconds since 1970")
     return float(value)  # type: ignore[arg-type]
 
