@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ _EPILOG = """
 Examples:
   hat token add phone > token                    # chmod 600, and `hat device --secret-file token`
   hat token add lab --quota sessions=8,tokens_per_day=1m --expires 90d
+  hat token change lab --quota sessions=16,tokens_per_day=0
   hat token list
   hat token revoke lab
 
@@ -63,20 +65,28 @@ def _file_option(command: F) -> F:
     )(command)
 
 
+def _quota_option(command: F) -> F:
+    return click.option(
+        "--quota",
+        "quotas",
+        multiple=True,
+        metavar="BOUND=N,...",
+        help=f"What the name may have over all of its devices: {', '.join(_BOUNDS)}.",
+    )(command)
+
+
+def _expires_option(command: F) -> F:
+    return click.option(
+        "--expires",
+        metavar="WHEN",
+        help="How long it lasts (90d, 12h, 30m, 4w) or until which day of UTC (2027-01-31).",
+    )(command)
+
+
 @token.command(epilog=_EPILOG)
 @click.argument("name")
-@click.option(
-    "--quota",
-    "quotas",
-    multiple=True,
-    metavar="BOUND=N,...",
-    help=f"What the name may have over all of its devices: {', '.join(_BOUNDS)}.",
-)
-@click.option(
-    "--expires",
-    metavar="WHEN",
-    help="How long it lasts (90d, 12h, 30m, 4w) or until which day of UTC (2027-01-31).",
-)
+@_quota_option
+@_expires_option
 @click.option(
     "--certificate",
     is_flag=True,
@@ -105,6 +115,29 @@ def add(
     click.echo(f"hat: {entry.name} may come to clouds with {path}", err=True)
     if made is not None:
         click.echo(made)
+
+
+@token.command()
+@click.argument("name")
+@_quota_option
+@_expires_option
+@_file_option
+def change(
+    name: str, quotas: tuple[str, ...], expires: str | None, tokens_file: str | None
+) -> None:
+    """Give a name another quota (a bound of 0: none) or another time; its token stays."""
+    need_unix()
+    if not quotas and expires is None:
+        raise ConfigError("expected --quota or --expires")
+    path, checked, now = _path(tokens_file), _checked(name), time.time()
+    ends = None if expires is None else _expiry(expires, now)
+
+    def changed(entry: Entry) -> Entry:
+        bounds = {**entry.quota.bounds, **_bounds(quotas)}
+        kept = {bound: value for bound, value in bounds.items() if value}
+        return replace(entry, quota=_made(kept), expires_unix_s=ends or entry.expires_unix_s)
+
+    _change(path, lambda tokens: tokens.changed(checked, changed))
 
 
 @token.command("list")
@@ -178,6 +211,10 @@ def _new_token() -> str:
 
 
 def _quota(texts: Iterable[str]) -> Quota:
+    return _made(_bounds(texts))
+
+
+def _bounds(texts: Iterable[str]) -> dict[str, int]:
     bounds: dict[str, int] = {}
     for part in ",".join(texts).split(","):
         if not part.strip():
@@ -190,6 +227,10 @@ def _quota(texts: Iterable[str]) -> Quota:
             bounds[key] = token_count(value)
         except ValueError as error:
             raise ConfigError(f"--quota {key}: {error}") from error
+    return bounds
+
+
+def _made(bounds: dict[str, int]) -> Quota:
     try:
         return Quota(**bounds) if bounds else NO_QUOTA
     except ValueError as error:

@@ -136,6 +136,18 @@ def test_a_name_that_expires_goes_in_time() -> None:
     assert "expired on 2027-01-15 08:01 UTC" in fault.message
 
 
+def test_another_quota_counts_at_once_and_ends_nothing() -> None:
+    cloud = Named(entry("anna", Quota(sessions=1)))
+    anna = cloud.come("anna")
+    cloud.send(anna, opening(1, key=1))
+    assert one_fault(cloud.send(anna, opening(2, key=2))).code is FaultCode.QUOTA
+    cloud.admit(tokens_of([entry("anna", Quota(sessions=2))]))
+    assert cloud.send(anna, opening(3, key=3)) == [Opened(SessionId(3), 0)]
+    cloud.admit(tokens_of([entry("anna", Quota(sessions=1))]))
+    assert cloud.core.figures().num_sessions == 2
+    assert anna not in cloud.closed
+
+
 def test_whoever_came_while_nobody_was_asked_goes_once_there_are_names() -> None:
     cloud = Cloud(MANY)
     anyone = cloud.connect()

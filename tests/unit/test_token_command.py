@@ -104,6 +104,26 @@ def test_a_name_is_added_once_and_revoked_once(
     _token("add", "phone")
 
 
+def test_a_change_keeps_the_token_and_what_is_not_named(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = _token("add", "phone", "--quota", "sessions=8,rows_per_s=9")[0].strip()
+    _token("change", "phone", "--quota", "sessions=2,kv_tokens=1k,rows_per_s=0")
+    _token("change", "phone", "--expires", "2090-01-31")
+    entry = read_tokens(file).get(Name("phone"))
+    assert entry is not None
+    assert entry.digest == digest_of(made)
+    assert entry.quota.bounds == {"sessions": 2, "kv_tokens": 1000}
+    assert entry.expires_unix_s is not None
+    before = file.read_text()
+    for arguments in (("phone",), ("nobody", "--quota", "sessions=1"), ("phone", "--quota", "x=1")):
+        assert run(["token", "change", *arguments]) in (1, 2)
+    _token("revoke", "phone")
+    assert run(["token", "change", "phone", "--quota", "sessions=1"]) == 1
+    assert "`hat token add` lets it" in capsys.readouterr().err
+    assert before != file.read_text()
+
+
 def test_a_file_behind_a_link_is_replaced_and_the_link_stays(file: Path, tmp_path: Path) -> None:
     real = tmp_path / "elsewhere" / "names.json"
     link = tmp_path / "link.json"

@@ -6,7 +6,7 @@ who reads the register cannot make a token of it, and a look-up by hash tells no
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -130,6 +130,17 @@ class Tokens:
         if known.revoked_unix_s is not None:
             raise TokensError(f"{name} was revoked on {day_of(known.revoked_unix_s)}")
         return self._with(replace(known, revoked_unix_s=unix_s))
+
+    def changed(self, name: Name, change: Callable[[Entry], Entry]) -> "Tokens":
+        """With another quota or time for a name, whose token stays.
+
+        Raises:
+            TokensError: there is no such name, or it was revoked.
+        """
+        known = self.entries.get(name)
+        if known is None or known.revoked_unix_s is not None:
+            raise TokensError(f"{name} may not come; `hat token add` lets it")
+        return self._with(change(known))
 
     def _with(self, entry: Entry) -> "Tokens":
         return Tokens(MappingProxyType({**self.entries, entry.name: entry}))
