@@ -28,6 +28,8 @@ from device_runtime.fetching.store import BusyError, Store, hash_of
 from device_runtime.link.refusals import of_error
 from process.errors import system_reason
 from process.world import World
+from submodels.bundle.bundle import check_manifest
+from submodels.bundle.manifest_file import MANIFEST_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +198,9 @@ class Fetcher:
                 async with asyncio.timeout(_MANIFEST_S):
                     text = await files.manifest()
                     signatures = await files.signatures(digest_of(text))
-                return listing_of(text, signatures, self._where, self._key)
+                listing = listing_of(text, signatures, self._where, self._key)
+                check_manifest(listing.manifest, f"{MANIFEST_FILE} of the cloud at {self._where}")
+                return listing
             except StatusError as error:
                 reason = self._of_status(error)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -122,8 +122,15 @@ class Store:
         return self._parts / file.sha256
 
     def forget(self, file: Wanted) -> None:
-        """Remove what is here of a file."""
-        self.part(file).unlink(missing_ok=True)
+        """Remove what is here of a file.
+
+        Raises:
+            FetchError: the disk does not let it.
+        """
+        try:
+            self.part(file).unlink(missing_ok=True)
+        except OSError as error:
+            raise FetchError(f"cannot remove {self.part(file)}: {system_reason(error)}") from error
 
     def install(self, listing: Listing, key: str | None) -> Path:
         """Put a bundle together whose files are all here and right.

@@ -99,7 +99,7 @@ def load_bundle(
     manifest = parse_manifest(text, folder / MANIFEST_FILE)
     if manifest.role != role:
         raise BundleError(f"{folder} is a {manifest.role} bundle, expected a {role} bundle")
-    _check_manifest(folder, manifest)
+    check_manifest(manifest, folder / MANIFEST_FILE)
     placed = placements(manifest.shape, manifest.num_input_layers, manifest.num_output_layers)
     parts = {
         part.value: {placement.name: placement for placement in placed if placement.part is part}
@@ -126,7 +126,12 @@ def find_bundle(path: Path, role: Role) -> Path:
     )
 
 
-def _check_manifest(folder: Path, manifest: Manifest) -> None:
+def check_manifest(manifest: Manifest, place: Path | str) -> None:
+    """Return if what a manifest says goes together; `place` is where it came from, for messages.
+
+    Raises:
+        BundleError: it does not.
+    """
     try:
         check_shape(manifest.shape)
         check_split(
@@ -139,10 +144,10 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
                 f"fingerprint: its tensors give {served}, it says {manifest.fingerprint!r}"
             )
     except ValueError as error:
-        raise BundleError(f"{folder / MANIFEST_FILE}: {error}") from error
+        raise BundleError(f"{place}: {error}") from error
     missing = {part.value for part in _PARTS[manifest.role]} - manifest.files.keys()
     if missing:
-        raise BundleError(f"{folder / MANIFEST_FILE} does not list {', '.join(sorted(missing))}")
+        raise BundleError(f"{place} does not list {', '.join(sorted(missing))}")
 
 
 def _open(path: Path) -> TensorFile:

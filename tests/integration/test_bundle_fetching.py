@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -24,11 +25,9 @@ from submodels.bundle.bundle import load_bundle
 from submodels.bundle.files import replace_files
 from submodels.bundle.signature import SigningKey, new_private_key, sign_bundle
 from submodels.errors import BundleError
-from submodels.split import SplitOptions, split_checkpoint
 from tests.support.bundle_server import SECRET, BundleServer, bundle_server
 from tests.support.world import REAL, serve_cloud
 
-MODEL = Path(__file__).parents[2] / "models" / "stories260k"
 INPUT = "input.safetensors"
 
 
@@ -271,13 +270,29 @@ async def test_names_that_lead_out_of_the_folder_are_refused_before_anything_is_
     assert not (store.parent / "outside").exists()
 
 
-async def test_a_bundle_whose_fingerprint_is_a_lie_is_not_kept(device, store, new):
+async def test_a_bundle_whose_fingerprint_is_a_lie_costs_no_file(device, new):
     """All of its files have their hashes; it is the weights that are others."""
     document = json.loads((device / "hat.json").read_text())
     document["fingerprint"] = "0" * 64
     (device / "hat.json").write_text(json.dumps(document))
     async with bundle_server(device) as server:
-        with pytest.raises(BundleError, match="fingerprint"):
+        with pytest.raises(BundleError, match=r"hat\.json of the cloud at .*: fingerprint"):
+            await new.of(server.url).fetch()
+        assert {name for name, _ in server.asked} == {"manifest", "hat.sig"}
+
+
+async def test_files_that_are_no_bundle_are_not_kept_though_their_hashes_are_right(
+    device, store, new
+):
+    """Found when all of them are here: the weights are not those of the fingerprint."""
+    content = bytearray((device / INPUT).read_bytes())
+    content[-1] ^= 1
+    (device / INPUT).write_bytes(content)
+    document = json.loads((device / "hat.json").read_text())
+    document["files"][INPUT]["sha256"] = hashlib.sha256(content).hexdigest()
+    (device / "hat.json").write_text(json.dumps(document))
+    async with bundle_server(device) as server:
+        with pytest.raises(BundleError, match="the fingerprint was made of"):
             await new.of(server.url).fetch()
     assert kept_bundles(store) == []
 
@@ -379,22 +394,3 @@ async def test_parts_that_nobody_wants_any_more_are_removed_after_a_week(device,
     async with bundle_server(device) as server:
         await new.of(server.url).fetch()
     assert [path.name for path in (store / ".fetching").iterdir()] == ["b" * 64]
-
-
-def test_the_cached_name_says_which_model_it_is(tmp_path: Path) -> None:
-    """The name comes from the cloud; nothing of it but plain letters is believed."""
-    from device_runtime.fetching.listing import listing_of
-
-    out = split_checkpoint(SplitOptions(str(MODEL), tmp_path / "out", 1, onnx_weights=())).out
-    document = json.loads((out / "device" / "hat.json").read_text())
-    for name, label in (
-        ("owner/Some Model", "Some-Model"),
-        ("..", "model"),
-        ("a/../..", "model"),
-        ("x" * 300, "x" * 60),
-        ("\u202emodel\n", "model"),
-    ):
-        text = json.dumps(document | {"model_name": name}).encode()
-        listing = listing_of(text, None, "here", None)
-        assert listing.folder_name.startswith(f"{label}-{document['fingerprint'][:12]}-")
-        assert listing.folder_name.count("/") == 0

@@ -78,3 +78,21 @@ def test_bytes_that_are_no_manifest_are_an_error(text, noise, place):
     cut = place % len(text)
     for sent in (noise, text[:cut], text[:cut] + noise + text[cut + len(noise) :]):
         assert isinstance(_listing_or_words(sent), Listing | str)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("owner/Some Model", "Some-Model"),
+        ("..", "model"),
+        ("a/../..", "model"),
+        ("x" * 300, "x" * 60),
+        ("\u202emodel\n", "model"),
+    ],
+)
+def test_the_name_of_the_folder_says_which_model_it_is(text: bytes, name: str, label: str) -> None:
+    """The name comes from the cloud; nothing of it but plain letters is believed."""
+    document = json.loads(text) | {"model_name": name}
+    listing = listing_of(json.dumps(document).encode(), None, "here", None)
+    assert listing.folder_name.startswith(f"{label}-{document['fingerprint'][:12]}-")
+    assert "/" not in listing.folder_name
