@@ -128,6 +128,24 @@ def test_a_cpu_has_kernels_for_some_sizes_only(
             start._check_kernels(middle)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("no kernel\nand a trace", "no kernel"),
+        (
+            "1 validation error for VllmConfig\n  Value error, no such method [type=value_error, "
+            "input_value=ArgsKwargs(()), input_type=ArgsKwargs]\n    For further information",
+            "Value error, no such method",
+        ),
+        ("", "ValueError"),
+    ],
+)
+def test_what_vllm_refuses_is_told_in_a_line(text: str, line: str) -> None:
+    with pytest.raises(StartError) as refused, start._refusals_explained():
+        raise ValueError(text)
+    assert str(refused.value) == f"engine vllm refuses: {line}"
+
+
 def test_the_plugin_tells_vllm_where_every_class_is(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, str] = {}
     registry = SimpleNamespace(

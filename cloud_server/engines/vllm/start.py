@@ -213,9 +213,9 @@ def _refusals_explained() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
-        raise StartError(f"engine vllm refuses: {_first_line(error)}") from error
+        raise StartError(f"engine vllm refuses: {_reason(error)}") from error
     except Exception as error:
-        reason = f"{_first_line(error)} (lines of the workers above this one say more)"
+        reason = f"{_reason(error)} (lines of the workers above this one say more)"
         raise StartError(f"engine vllm did not start: {reason}") from error
 
 
@@ -254,6 +254,9 @@ def _vllm(name: str) -> Any:
         raise StartError(f"the engine needs vLLM ({error}): {advice}") from error
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _reason(error: Exception) -> str:
+    """One line of what it says. pydantic counts first; behind why stand its own marks."""
+    lines = str(error).strip().splitlines()
+    if len(lines) > 1 and " validation error" in lines[0]:
+        return lines[1].strip().split(" [type=")[0]
+    return lines[0] if lines else type(error).__name__
