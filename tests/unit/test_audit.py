@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hat.audit.controls import judged, planted
+from hat.audit.measuring import places
 from hat.audit.receipt import Receipt, read_receipt, write_receipt
 from hat.audit.report import rendered
 from hat.audit.run import AuditOptions, audit
@@ -16,6 +17,7 @@ from hat.audit.scoring import scored
 from hat.audit.thresholds import THRESHOLDS, Sizes
 from hat.cli import FAILED, OK, USAGE, run
 from hat.errors import CommandError
+from tests.support.audit_tables import fresh_documents, shipped
 from tests.support.split_models import split
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -249,3 +251,18 @@ def test_what_cannot_be_audited_is_refused_in_one_line(
     assert "expected a folder that `hat split` wrote" in capsys.readouterr().err
     assert run(_command(bundles, "--input-layers", "one")) == USAGE
     assert "expected numbers such as 0,1,2, got 'one'" in capsys.readouterr().err
+
+
+def test_the_tables_in_the_documents_are_those_of_the_receipt() -> None:
+    """Stale? `python -m tests.support.audit_tables` writes them."""
+    for path, fresh in fresh_documents().items():
+        assert path.read_text() == fresh, path
+
+
+def test_the_receipt_of_the_documents_is_whole_and_of_todays_thresholds() -> None:
+    receipt = shipped()
+    assert receipt.is_sound
+    plan = receipt.plan
+    assert (plan.input_layers, plan.output_layers) == ((0, 1, 2, 4, 8), (0, 1, 2, 4))
+    assert (plan.thresholds, plan.sizes) == (THRESHOLDS, Sizes())
+    assert {cell.place for cell in receipt.cells} == set(places(plan))

@@ -1,5 +1,6 @@
 """What a cloud may do with rows, on models small enough to know what must come out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adapters.data.whole_model import load_whole_model
+from device_runtime.engines.onnx_engine import load_onnx_engine
 from hat.audit.attacks.inverter import fit_inverter
 from hat.audit.attacks.lens import lens_scores
 from hat.audit.attacks.nearest import nearest
@@ -14,6 +16,7 @@ from hat.audit.attacks.optimising import Beginning, optimise
 from hat.audit.attacks.search import SearchBounds, likeliest_first, search
 from hat.audit.cut_model import CutModel, cut_model, with_other_ends
 from hat.audit.passages import Link, find_rotation, passage_of
+from hat.audit.thresholds import THRESHOLDS
 from submodels.bundle.layer_weights import Placed
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.family_models import FAMILY_MODELS
@@ -22,6 +25,7 @@ from wire.messages import Dtype
 
 TOY = Path(__file__).resolve().parents[2] / "models" / "stories260k"
 WHOLE = SearchBounds(match=1e-3, most_candidates=1 << 20, most_layer_rows=1 << 30)
+BFLOAT16 = replace(WHOLE, match=THRESHOLDS.match_exact)
 STORY = (1, 403, 407, 261, 378, 283, 286, 264, 322, 456, 304, 351, 269, 430)
 
 
@@ -66,6 +70,20 @@ def test_trying_the_vocabulary_recovers_every_token(toy: CutModel, depth: int) -
     places = [order.tolist().index(token_id) for token_id in STORY]
     assert all(place < tried for place, tried in zip(places, found.num_tried, strict=True))
     assert found.num_layer_rows == sum(found.num_tried) * max(1, depth)
+
+
+def test_rows_of_a_device_that_computes_otherwise_are_read_as_well(tmp_path: Path) -> None:
+    """The device's layers are ONNX Runtime's, the attacker's the reference ones."""
+    split(TOY, tmp_path / "out", 2, 0, onnx_weights=("float32",))
+    engine = load_onnx_engine(tmp_path / "out" / "device", "float32", 1, None)
+    sent = torch.from_numpy(engine.input_rows(engine.open(), STORY, 0).astype("float32"))
+    passage = passage_of("exact", Link(Dtype.BF16, sent, False, None))
+    assert passage is not None
+    model = _loaded(tmp_path / "out")
+    order = _any_order(model)
+    found = search(passage(sent), model.ends(2), lambda position: order, BFLOAT16)
+    assert found.token_ids == STORY
+    assert all(found.are_matches)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt-oss", "cohere2", "granite", "mixtral sliding"])
