@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ class BundleServer:
 
     folder: Path
     port: int = 0
+    tls: ssl.SSLContext | None = None
     cuts: list[tuple[str, int]] = field(default_factory=list)
     """The next answer about a file ends after so many bytes, without a word."""
     changes: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
@@ -35,7 +37,7 @@ class BundleServer:
     @property
     def url(self) -> str:
         """As a device has it."""
-        return f"ws://127.0.0.1:{self.port}"
+        return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{self.port}"
 
     @property
     def text(self) -> bytes:
@@ -99,7 +101,7 @@ async def bundle_server(folder: Path, **how: object) -> AsyncIterator[BundleServ
     app.router.add_get("/v1/bundle/{digest}/{name}", server.file)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server.tls).start()
     server.port = runner.addresses[0][1]
     try:
         yield server
