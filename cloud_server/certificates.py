@@ -49,8 +49,9 @@ def tls_lines(config: CloudConfig, tls: ServedTls, has_names: bool = False) -> l
     if has_names or config.secret is not None:
         parts.append(f"--secret-file {'TOKEN' if has_names else 'SECRET'}")
     kind = "self-signed, kept in" if config.tls_self_signed else "from"
+    pin = "" if tls.pin is None else f"; pin {tls.pin}"
     return [
-        f"tls       {kind} {tls.certificate}, valid until {tls.ends:%Y-%m-%d}; pin {tls.pin}",
+        f"tls       {kind} {tls.certificate}, valid until {tls.ends:%Y-%m-%d}{pin}",
         f"device    {' '.join(parts)}",
     ]
 

@@ -97,7 +97,11 @@ def _of_pem(pem: bytes) -> "list[x509.Certificate]":
 def _pin(certificate: "x509.Certificate") -> str:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    from cryptography.x509.oid import PublicKeyAlgorithmOID
 
+    if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+        # It would be written as RSA's, and so have another pin than curl and openssl give it.
+        raise CertificateError("keys of RSASSA-PSS have no pin here: use RSA, EC or Ed25519")
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from process.errors import StartError
-from process.tls.certificates import parse_pin, pin_of_der, pin_of_pem, validities
+from process.tls.certificates import (
+    CertificateError,
+    parse_pin,
+    pin_of_der,
+    pin_of_pem,
+    validities,
+)
 from process.tls.self_signed import own_names, self_signed
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -44,6 +50,16 @@ def test_a_pin_is_what_openssl_makes_of_any_kind_of_key(kind, tmp_path):
     openssl(*ask, "-newkey", *kind)
     assert pin_of_pem(path.read_bytes()) == pin_by_openssl(path)
     assert pin_of_der(openssl("x509", "-in", path, "-outform", "der")) == pin_by_openssl(path)
+
+
+@needs_openssl
+def test_a_kind_of_key_whose_pin_would_be_another_than_curls_has_none(tmp_path):
+    path = tmp_path / "c.pem"
+    ask = ("req", "-x509", "-nodes", "-subj", "/CN=x", "-keyout", tmp_path / "k.pem", "-out", path)
+    openssl(*ask, "-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048")
+    with pytest.raises(CertificateError, match="use RSA, EC or Ed25519"):
+        pin_of_pem(path.read_bytes())
+    assert len(validities(path.read_bytes())) == 1
 
 
 def test_a_pin_is_read_as_it_is_written_and_as_curl_has_it():
