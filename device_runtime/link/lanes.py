@@ -63,6 +63,8 @@ class LanePlan:
     """Of the longest frame that is sent."""
     size: Callable[[], LinkSize]
     """What is known of the link now."""
+    why: Callable[[Exception], str]
+    """What an error is called, for users."""
 
 
 class Lane:
@@ -232,7 +234,7 @@ class Lanes:
         except _RefusedError as refused:
             self._say(f"the cloud takes no further connection of this device: {refused}")
         except (RemoteProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            self._say(f"no further connection to the cloud: {type(error).__name__}")
+            self._say(f"no further connection to the cloud: {self._plan.why(error)}")
         self._openings.failed(len(self._lanes), self._clock())
 
     def _say(self, words: str) -> None:

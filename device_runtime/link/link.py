@@ -329,6 +329,7 @@ class Link:
             is_fixed=self._config.connections is not None,
             frame_bytes=min(welcome.max_frame_tokens, MAX_FRAME_TOKENS) * row_bytes,
             size=size,
+            why=lambda error: of_error(error, self._where).reason,
         )
 
     def _on_broken_lane(self) -> None:

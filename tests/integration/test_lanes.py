@@ -1,6 +1,7 @@
 """Prompts over several real sockets: the unsplit model's answers, with TLS and through proxies."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from device_runtime.session.actions import ComputeAndSend
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.windows import Window
 from process.tls.certificates import pin_of_pem
+from process.tls.served import ServedTls
 from submodels.bundle.bundle import load_bundle
 from tests.support.certificates import HAS_OPENSSL
 from tests.support.connect_proxy import ConnectProxy
@@ -85,6 +87,40 @@ async def test_answers_over_several_sockets_are_the_unsplit_models(
     for (_, reference), ids in zip(cases, came, strict=True):
         difference = first_difference(reference, ids)
         assert difference is None or difference.is_tie
+
+
+@needs_openssl
+async def test_a_further_connection_that_meets_another_key_is_none(
+    bundles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody else who answers on the way sees no Join, which has the secret in it."""
+    caplog.set_level("INFO")
+    certificate, key = make_certificate(tmp_path)
+    cloud = {"tls_certificate": certificate, "tls_key": key}
+    pin = pin_of_pem(certificate.read_bytes())
+    (tmp_path / "others").mkdir()
+    foreign = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    foreign.load_cert_chain(*make_certificate(tmp_path / "others"))
+    shown: list[ssl.SSLContext] = []
+
+    def context(tls: ServedTls) -> ssl.SSLContext:
+        shown.append(foreign if shown else tls._context)
+        return shown[-1]
+
+    monkeypatch.setattr(ServedTls, "context", context)
+    device = {"connections": 3, "cloud_pin": (pin,)}
+    async with (
+        serve_cloud(cloud_config(bundles, cloud)) as server,
+        connected_device(bundles, server.url, device) as running,
+    ):
+        await until(lambda: "which is not that of --cloud-pin" in caplog.text)
+        await send_prompt(running.link)
+        assert figures(server) == (1, 0)
+        assert running.link.num_connections == 1
+    assert foreign in shown
 
 
 async def test_forty_sockets_carry_one_prompt_and_the_answer_is_the_unsplit_models(

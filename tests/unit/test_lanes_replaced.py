@@ -65,6 +65,7 @@ async def test_the_only_lane_ends_when_another_is_there_and_a_frame_that_waits_g
         is_fixed=True,
         frame_bytes=len(FRAME),
         size=lambda: SLOW,
+        why=str,
     )
     lanes = Lanes(plan, Patience(), loop.time, lambda: broken.append("broken"))
     running = asyncio.create_task(lanes.run())
