@@ -154,7 +154,9 @@ class Clients:
     async def run(self, number: int, seed: int, is_over: asyncio.Event) -> None:
         """One client: ask what chance says, one after the other, until it is over."""
         chance = random.Random(f"{seed} {number}")
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
+        # A connection that is kept may be that of a device which was killed since.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector) as http:
             while not is_over.is_set():
                 one = chance.choice(list(self.texts))
                 leaves_after = chance.randint(1, 8) if chance.random() < 0.15 else None

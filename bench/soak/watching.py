@@ -57,10 +57,15 @@ class Watch:
         return (
             f"{self.program.name}, last process, {minutes:.1f} minutes: "
             f"memory {first.resident_kib:,} KiB, most {most:,}, last {last.resident_kib:,}, "
-            f"{grown:+,.0f} KiB a minute over the last two thirds; "
+            f"{grown:+,.0f} KiB a minute over the last two thirds (MiB, in tenths of the time: "
+            f"{', '.join(f'{each.resident_kib / 1024:.0f}' for each in self._tenths())}); "
             f"descriptors {first.num_descriptors} to {last.num_descriptors}, "
             f"threads {first.num_threads} to {last.num_threads}"
         )
+
+    def _tenths(self) -> list[Footprint]:
+        last = len(self.samples) - 1
+        return [self.samples[last * tenth // 10][1] for tenth in range(11)]
 
 
 def slope_kib(samples: Sequence[tuple[float, Footprint]]) -> float:
