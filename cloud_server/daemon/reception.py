@@ -16,6 +16,7 @@ from process.listening.limits import Limits, default_max_connections, default_ma
 from process.open_files import open_files_limit
 from process.quiet_log import QuietLog
 from process.sockets.congestion import check_congestion_control
+from process.tls.certificates import why_no_pair
 from process.world import Clock
 
 _log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def server_tls(
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = why_no_pair(error)
         raise StartError(f"TLS: cannot use {certificate} with {key}: {reason}") from error
     if client_ca is not None:
         _ask_for_certificates(context, client_ca)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from device_runtime.link.proxies import Proxy
 from process.errors import StartError
-from process.tls.certificates import parse_pin
+from process.tls.certificates import parse_pin, why_no_pair
 from process.tls.pinned import pinned_context
 from wire.coding.lossy import Rounding
 from wire.handshake import LINK_PATH, MIN_VERSION, VERSION
@@ -186,7 +186,7 @@ def showing(
     try:
         context.load_cert_chain(shown.certificate, shown.key, password=_no_password)
     except (ssl.SSLError, OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or error
+        why = why_no_pair(error)
         files = f"{shown.certificate} with {shown.key}"
         raise StartError(f"client certificate: cannot use {files}: {why}") from error
     return context

@@ -71,7 +71,7 @@ async def ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatu
     try:
         return await _ask(http, side, at_s)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return SideStatus(side.name, side.url, at_s, False, _words(error))
+        return SideStatus(side.name, side.url, at_s, False, _words(error, side))
 
 
 def root_beside(url: str) -> str:
@@ -92,7 +92,7 @@ async def _ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStat
         try:
             found = await _with_figures(http, side, heard, side.metrics_url)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            reason = f"{side.metrics_url}: {_words(error)}"
+            reason = f"{side.metrics_url}: {_words(error, side)}"
         else:
             return found or replace(heard, trouble=f"{side.metrics_url} has no figures")
     # So it is with devices, and with clouds of before figures had a port of their own.
@@ -130,13 +130,15 @@ def _tls(side: Side) -> bool | ssl.SSLContext:
     return True if ca_file is None else ssl.create_default_context(cafile=ca_file)
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, side: Side) -> str:
     """Why somebody could not be asked."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
             found = getattr(error.certificate_error, "found", None)
             key = "" if found is None else f", whose key is {found}"
-            return f"its certificate is not trusted{key}"
+            advice = "; give its pin with --cloud-pin, or its CA with --cloud-ca"
+            is_untold = side.name == "cloud" and not side.pins and side.ca_file is None
+            return f"its certificate is not trusted{key}{advice if is_untold else ''}"
         case aiohttp.ClientConnectorError():
             return system_reason(error.os_error).lower()
         case TimeoutError():

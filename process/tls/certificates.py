@@ -1,4 +1,4 @@
-"""From when until when certificates are valid, and the pins of their keys.
+"""From when until when certificates are valid, the pins of their keys, and which are of no use.
 
 A pin is the SHA-256 of a public key with its algorithm (SubjectPublicKeyInfo), so it outlives the
 certificates that are made for the key.
@@ -9,9 +9,12 @@ Source: RFC 5280, section 4.1; RFC 7469, section 2.4.
 import base64
 import binascii
 import hashlib
+import ssl
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+from process.errors import system_reason
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -83,6 +86,20 @@ def parse_pin(text: str) -> str:
     if prefix + slash != PIN_PREFIX or len(digest) != _PIN_BYTES:
         raise ValueError(f"expected {PIN_PREFIX} and {_PIN_BYTES} bytes in base64")
     return _written(digest)
+
+
+def why_no_pair(error: Exception) -> str:
+    """Why `load_cert_chain` does not take a certificate and a key, in words for users."""
+    match error:
+        case ssl.SSLError(reason="KEY_VALUES_MISMATCH"):
+            return "the key is another certificate's (KEY_VALUES_MISMATCH)"
+        case ssl.SSLError(reason=reason):
+            code = f" ({reason})" if reason else ""
+            return f"expected a certificate and its private key, both PEM{code}"
+        case OSError():
+            return system_reason(error)
+        case _:
+            return str(error)
 
 
 def _of_pem(pem: bytes) -> "list[x509.Certificate]":

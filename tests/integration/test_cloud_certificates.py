@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloud_server.certificates import tls_lines, watch, with_own_certificate
+from cloud_server.daemon.reception import server_tls
+from device_runtime.link.config import ClientCertificate, showing
 from process.errors import StartError
 from process.tls.certificates import pin_of_pem
 from process.tls.served import ServedTls
@@ -49,6 +51,19 @@ def bare() -> ssl.SSLContext:
 def folder_at(path: Path) -> Path:
     path.mkdir()
     return path
+
+
+def test_files_that_are_no_pair_are_told_in_words(tmp_path):
+    certificate, key = make_certificate(tmp_path)
+    other, _ = make_certificate(folder_at(tmp_path / "others"))
+    with pytest.raises(StartError, match="the key is another certificate's"):
+        server_tls(other, key)
+    key.write_text("no key")
+    with pytest.raises(StartError, match="expected a certificate and its private key, both PEM"):
+        server_tls(certificate, key)
+    client = ClientCertificate(certificate, key)
+    with pytest.raises(StartError, match="expected a certificate and its private key, both PEM"):
+        showing(ssl.create_default_context(), client)
 
 
 async def test_what_is_shown_changes_with_its_files_and_connections_stay(

@@ -190,10 +190,12 @@ async def test_a_cloud_that_shows_its_own_certificate_is_known_by_its_pin(tmp_pa
         right = await status(*named, pin)
         wrong = await status(*named, "sha256/" + "A" * 43 + "=")
         none = await status(*named, "sha256/A")
+        untold = await status(*named[:2])
     assert right[0] == 0
     assert wrong[0] == 1
     assert f"its certificate is not trusted, whose key is {pin}" in wrong[1]
     assert "--cloud-pin: expected sha256/ and 32 bytes in base64, got 'sha256/A'" in none[2]
+    assert "not trusted; give its pin with --cloud-pin, or its CA with --cloud-ca" in untold[1]
 
 
 def test_the_address_of_figures_follows_from_the_clouds() -> None:
