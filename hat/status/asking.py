@@ -83,44 +83,46 @@ def root_beside(url: str) -> str:
 
 async def _ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatus:
     """How a side is that is there."""
-    tls = _tls(side)
-    async with http.get(f"{side.url}/ready", ssl=tls, timeout=_TIMEOUT) as response:
+    async with http.get(f"{side.url}/ready", ssl=_tls(side), timeout=_TIMEOUT) as response:
         trouble = None if response.status == 200 else _reason(await response.text())
     heard = SideStatus(side.name, side.url, at_s, True, trouble)
-    reason = f"{side.url} has none"
+    note = None
     if side.metrics_url is not None:
         try:
-            found = await _with_figures(http, side, heard, side.metrics_url)
+            return replace(heard, samples=await _figures(http, side, side.metrics_url))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            reason = f"{side.metrics_url}: {_words(error, side)}"
-        else:
-            return found or replace(heard, trouble=f"{side.metrics_url} has no figures")
+            note = f"no figures: {side.metrics_url}: {_words(error, side)}"
     # So it is with devices, and with clouds of before figures had a port of their own.
-    found = await _with_figures(http, side, heard, side.url)
-    if found is None and side.metrics_url is None:
-        return replace(heard, trouble=f"no figures: {reason}")
-    return found or replace(heard, note=f"no figures: {reason}")
+    try:
+        return replace(heard, samples=await _figures(http, side, side.url))
+    except _PageError as error:
+        is_without = error.status == 404 and note is not None
+        return replace(heard, note=note) if is_without else replace(heard, trouble=str(error))
 
 
-async def _with_figures(
-    http: aiohttp.ClientSession, side: Side, heard: SideStatus, url: str
-) -> SideStatus | None:
-    """What is known of a side and, of the page at this address, its figures; None: no page."""
+class _PageError(ValueError):
+    """What was found in place of a side's figures, in words."""
+
+    def __init__(self, words: str, status: int = 200) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+async def _figures(http: aiohttp.ClientSession, side: Side, url: str) -> Samples:
+    """Those at an address; they are this side's."""
     headers = {"Authorization": f"Bearer {side.api_key}"} if side.api_key else {}
     async with http.get(
         f"{url}/metrics", headers=headers, ssl=_tls(side), timeout=_TIMEOUT
     ) as response:
         page = await response.text()
-    if response.status == 404:
-        return None
     if response.status != 200:
-        return replace(heard, trouble=f"{response.status} {_reason(page)}")
+        raise _PageError(f"{response.status} {_reason(page)}", response.status)
     samples = parse_samples(page)
     found = [name for name, mark in _MARKS.items() if samples.value(mark) is not None]
     if side.name not in found:
         stranger = found[0] if found else "stranger"
-        return replace(heard, trouble=f"expected a {side.name}, found a {stranger}")
-    return replace(heard, samples=samples)
+        raise _PageError(f"expected a {side.name}, found a {stranger}")
+    return samples
 
 
 def _tls(side: Side) -> bool | ssl.SSLContext:
@@ -143,6 +145,8 @@ def _words(error: Exception, side: Side) -> str:
             return system_reason(error.os_error).lower()
         case TimeoutError():
             return "it does not answer"
+        case _PageError():
+            return str(error)
         case _:
             return f"it cannot be asked: {type(error).__name__}"
 

@@ -167,17 +167,21 @@ async def test_sides_that_are_taken_for_each_other_fail_the_command() -> None:
 async def test_a_clouds_figures_are_asked_for_at_their_own_address() -> None:
     async with (
         serving(ScriptedSide(cloud_page())) as figures,
+        serving(ScriptedSide(device_page())) as neighbour,
         serving(ScriptedSide(b"", has_page=False)) as cloud,
     ):
         found = await status("--cloud", cloud.url, "--cloud-metrics", figures.url)
         without = await status("--cloud", cloud.url, "--cloud-metrics", "http://127.0.0.1:9")
         device = await status("--device", cloud.url)
+        beside = await status("--cloud", cloud.url, "--cloud-metrics", neighbour.url)
+    assert beside[0] == 0
+    assert f"no figures: {neighbour.url}: expected a cloud, found a device" in beside[1]
     assert found[0] == without[0] == 0
     assert f"cloud   {cloud.url}  ready\n  devices   0 devices" in found[1]
     reason = "no figures: http://127.0.0.1:9: connection refused"
     assert without[1].splitlines() == [f"cloud   {cloud.url}  ready; {reason}"]
     assert device[0] == 1
-    assert "no figures" in device[1]
+    assert f"device  {cloud.url}  404" in device[1]
 
 
 async def test_a_cloud_that_shows_its_own_certificate_is_known_by_its_pin(tmp_path: Path) -> None:
