@@ -127,7 +127,7 @@ lock: $(TOOLS)/.ready
 SBOM_WRITER := $(TOOLS)/bin/cyclonedx-py
 sbom: $(TOOLS)/.ready $(RUNTIME)
 	mkdir -p $(SBOM)
-	for lock in device cloud runtime torch torch-cuda; do \
+	for lock in device cloud runtime torch torch-cpu torch-cuda; do \
 	  $(SBOM_WRITER) requirements locks/$$lock.txt --pyproject pyproject.toml \
 	    --output-reproducible --output-file $(SBOM)/$$lock.cdx.json || exit 1; done
 	$(SBOM_WRITER) environment $(BIN)/python --pyproject pyproject.toml \

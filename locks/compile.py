@@ -164,7 +164,10 @@ def entries(text: str) -> dict[str, str]:
 def write(name: str, about: str, lines: dict[str, str]) -> None:
     """One lock file."""
     head = f"# For {about}. Written by `make lock`; install by locks/install.py.\n"
-    (LOCKS / f"{name}.txt").write_text(head + "".join(f"{text}\n" for text in lines.values()))
+    path, text = LOCKS / f"{name}.txt", head + "".join(f"{each}\n" for each in lines.values())
+    # What is as it was keeps its time, by which make knows what to install again.
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 if __name__ == "__main__":
