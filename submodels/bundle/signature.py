@@ -85,7 +85,10 @@ def sign_bundle(folder: Path, key: SigningKey) -> None:
     if len(text) > MAX_SIGNATURE_BYTES:
         raise BundleError(f"{folder / SIGNATURE_FILE} is full: take signatures out of it")
     partial = folder / f".{SIGNATURE_FILE}.partial"
-    partial.write_text(text)
+    # Others may write to the folder: what they put there may be a link to another file.
+    partial.unlink(missing_ok=True)
+    with partial.open("x", encoding="ascii") as file:
+        file.write(text)
     os.replace(partial, folder / SIGNATURE_FILE)
 
 

@@ -158,6 +158,18 @@ def test_a_large_file_is_hashed_at_every_start_where_a_key_is_pinned(
         load_bundle(bundles, "device", key=key.public)
 
 
+def test_a_signature_is_written_through_no_link(
+    bundles: Path, key: SigningKey, tmp_path: Path
+) -> None:
+    precious, folder = tmp_path / "precious", bundles / "device"
+    precious.write_text("untouched")
+    (folder / f".{SIGNATURE_FILE}.partial").symlink_to(precious)
+    sign_bundle(folder, key)
+    assert precious.read_text() == "untouched"
+    assert not (folder / SIGNATURE_FILE).is_symlink()
+    load_bundle(folder, "device", key=key.public)
+
+
 def test_what_is_signed_begins_with_words_of_its_own() -> None:
     """A key that signs other things as well signs no bundle by accident."""
     assert signed_bytes(b"{}") == b"hat bundle manifest 1\n{}"
