@@ -31,6 +31,7 @@ from hat.settings.options import sources_of
 from hat.settings.programs import CLOUD, DEVICE
 from hat.settings.sources import load
 from process.listening.limits import Limits
+from process.program.build import COMMIT_VARIABLE
 from tests.support.dockerfiles import DOCKERFILES, instruction
 from tests.support.scaling_tables import DOCUMENT
 from wire.handshake import LINK_PATH
@@ -146,9 +147,15 @@ def test_every_command_line_is_understood(
     assert result.exit_code == 0, f"{where}: {result.output}"
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_may_be_told_its_commit(path: Path) -> None:
+    last = _text(path).rpartition("\nFROM ")[2]
+    assert f"\nARG COMMIT=\nENV {COMMIT_VARIABLE}=${{COMMIT}}\n" in last
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_every_variable_of_ours_is_a_setting(path: Path) -> None:
-    known = {"HAT_CONFIG"}
+    known = {"HAT_CONFIG", COMMIT_VARIABLE}
     for program in (CLOUD, DEVICE):
         for setting in program.settings:
             known.update(setting.variables)
