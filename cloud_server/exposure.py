@@ -39,7 +39,7 @@ def _open_to_others(config: CloudConfig, has_names: bool) -> list[Notice]:
         advice = "give it a --secret-file, or names with `hat token add`"
         text = f"whoever reaches this cloud {where} may use it: {advice}"
         notices.append(Notice(text))
-    if config.tls_certificate is not None:
+    if config.tls_certificate is not None or config.tls_self_signed:
         return notices
     what = "rows" if is_open else "rows and the secret"
     if config.insecure:

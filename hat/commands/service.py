@@ -4,11 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cloud_server.config import CloudConfig
+from cloud_server.exposure import exposure_of as exposure_of_cloud
+from device_runtime.config import DeviceConfig
+from device_runtime.exposure import exposure_of as exposure_of_device
 from hat.errors import CommandError, failures_explained
 from hat.service.command_line import OWN_FOLDER, Installation, service_of
 from hat.service.description import Role, Service
@@ -18,6 +23,7 @@ from hat.settings.options import CONFIG_VARIABLE, settings_options, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE, C, Program
 from hat.settings.sources import Sources, load
+from process.listening.limits import Limits
 
 _EPILOG = """
 \b
@@ -116,13 +122,31 @@ def _service(
     """The service, and the folders of bundles that it reads."""
     resolved = load(program, _sources(program, parameters))
     # Whatever the program would refuse in its settings is refused now.
-    resolved.config()
-    for note in resolved.notes:
+    for note in (*resolved.notes, *_exposed(resolved.config())):
         click.echo(f"hat: {note}", err=True)
     made = service_of(resolved, role, _installation(), user=user, accelerator=accelerator)
     given = {name: each.value for name, each in resolved.given.items() if name not in OWN_FOLDER}
     paths = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
     return made, [path for name, path in paths.items() if name == "bundle" or path.is_dir()]
+
+
+def _exposed(config: object) -> list[str]:
+    """What the program would say at its start of whom its settings let in.
+
+    Raises:
+        CommandError: it would not start with them, however often it is started again.
+    """
+    if isinstance(config, CloudConfig):
+        most = config.max_connections
+        has_names, now = config.tokens_file is not None, datetime.now(UTC)
+        notices = exposure_of_cloud(config, Limits(most, most), now, has_names)
+    else:
+        assert isinstance(config, DeviceConfig)
+        notices = exposure_of_device(config)
+    for notice in notices:
+        if notice.fatal:
+            raise CommandError(notice.text)
+    return [notice.text for notice in notices]
 
 
 def _sources(program: Program[C], parameters: dict[str, Any]) -> Sources:

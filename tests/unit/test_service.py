@@ -362,3 +362,22 @@ def test_the_command_prints_writes_and_refuses(
     assert "HAT_CONFIG is set" in str(refused.exception)
     wrong = CliRunner().invoke(hat, [*words, "--weights", "int2", "--print"])
     assert wrong.exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("cloud", "--host", "0.0.0.0"), "unencrypted on 0.0.0.0: give it --tls-self-signed"),
+        (("device", "--cloud", "ws://gpu:7700"), "to gpu unencrypted: use wss://"),
+    ],
+)
+def test_what_would_not_start_without_tls_is_not_installed(
+    words: tuple[str, ...], told: str
+) -> None:
+    role, *flags = words
+    refused = CliRunner().invoke(hat, ["service", "install", role, "bundle", "--print", *flags])
+    assert refused.exit_code != 0
+    assert told in str(refused.exception)
+    spelled = [*flags, "--tls-self-signed"] if role == "cloud" else [*flags, "--insecure"]
+    taken = CliRunner().invoke(hat, ["service", "install", role, "bundle", "--print", *spelled])
+    assert taken.exit_code == 0, taken.output
