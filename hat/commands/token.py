@@ -138,6 +138,7 @@ def change(
         return replace(entry, quota=_made(kept), expires_unix_s=ends or entry.expires_unix_s)
 
     _change(path, lambda tokens: tokens.changed(checked, changed))
+    click.echo(f"hat: {name} is changed; clouds that run know it within {_ENDED_S} s")
 
 
 @token.command("list")

@@ -108,7 +108,8 @@ def test_a_change_keeps_the_token_and_what_is_not_named(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = _token("add", "phone", "--quota", "sessions=8,rows_per_s=9")[0].strip()
-    _token("change", "phone", "--quota", "sessions=2,kv_tokens=1k,rows_per_s=0")
+    said, _ = _token("change", "phone", "--quota", "sessions=2,kv_tokens=1k,rows_per_s=0")
+    assert said == "hat: phone is changed; clouds that run know it within 2 s\n"
     _token("change", "phone", "--expires", "2090-01-31")
     entry = read_tokens(file).get(Name("phone"))
     assert entry is not None
