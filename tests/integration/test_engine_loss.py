@@ -138,7 +138,8 @@ async def test_a_restart_is_seen_refuses_sessions_and_passes(config, bundle, loa
         loader.may_load.set()
         await until(lambda: not server.daemon.is_restarting)
         assert await page(server, "ready") == (200, "ready")
-        assert "hat_cloud_engine_restarts_total 1.0" in (await page(server, "metrics"))[1]
+        _, figures = await http_get(f"{server.metrics_url}/metrics")
+        assert "hat_cloud_engine_restarts_total 1.0" in figures
         await assert_serves(client, 4, seed=4)
         assert server.daemon.figures().num_sessions == loader.engine.num_sequences == 1
     assert loader.num_closed == loader.num_loads == 2

@@ -7,11 +7,13 @@ from typing import Any, cast
 import pytest
 import torch
 
+from bench.steps.middle_step import random_bundle
 from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, known_models
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings
 from cloud_server.engines.torch.kv_slab import KvShape
 from submodels.bundle.coding_file import ChannelScales
+from submodels.random_models import RandomModel
 from submodels.split import default_input_layers
 from tests.support.scaling_tables import DOCUMENT, with_fresh_tables
 from wire.messages import Dtype
@@ -80,11 +82,9 @@ def test_a_steps_traffic_is_that_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("hidden_size", [4096, 8192])
 def test_the_rows_that_a_connection_may_have_outstanding_are_the_documents(
-    hidden_size: int,
+    hidden_size: int, tmp_path: Path
 ) -> None:
-    manifest = SimpleNamespace(
-        fingerprint="00" * 32, num_input_layers=2, num_middle_layers=30, dtype="bfloat16"
-    )
+    manifest = random_bundle(RandomModel(dtype="bfloat16"), tmp_path).manifest
     engine = SimpleNamespace(
         takes_taps=True,
         hidden_size=hidden_size,
@@ -93,8 +93,6 @@ def test_the_rows_that_a_connection_may_have_outstanding_are_the_documents(
         max_context_tokens=8192,
         block_tokens=16,
     )
-    settings = core_settings(
-        CloudConfig(Path()), cast(Any, manifest), cast(Any, engine), ChannelScales()
-    )
+    settings = core_settings(CloudConfig(Path()), manifest, cast(Any, engine), ChannelScales())
     assert settings.credit_window_tokens == 2048
     assert "may have 2,048 rows outstanding" in DOCUMENT.read_text()
