@@ -3,7 +3,6 @@
 A crash in between leaves the bundle as it was without these files, never one that fails its checks.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.manifest_file import MANIFEST_FILE
+from submodels.bundle.whole_file import replace_whole
 from submodels.manifest import BundleFile, Manifest
 from submodels.tensors.file_hashes import sha256_of
 
@@ -45,8 +45,5 @@ def _listed(path: Path) -> BundleFile:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Whole or not at all."""
-    partial = folder / f".{MANIFEST_FILE}.partial"
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    partial.write_bytes(text + b"\n")
-    os.replace(partial, folder / MANIFEST_FILE)
+    replace_whole(folder / MANIFEST_FILE, text + b"\n")

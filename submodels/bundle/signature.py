@@ -5,10 +5,10 @@
 
 import base64
 import binascii
-import os
 from pathlib import Path
 
 from submodels.bundle.manifest_file import MANIFEST_FILE, check_regular, manifest_bytes
+from submodels.bundle.whole_file import replace_whole
 from submodels.errors import BundleError
 
 SIGNATURE_FILE = "hat.sig"
@@ -84,12 +84,7 @@ def sign_bundle(folder: Path, key: SigningKey) -> None:
     text = "\n".join([*others, key.line(manifest)]) + "\n"
     if len(text) > MAX_SIGNATURE_BYTES:
         raise BundleError(f"{folder / SIGNATURE_FILE} is full: take signatures out of it")
-    partial = folder / f".{SIGNATURE_FILE}.partial"
-    # Others may write to the folder: what they put there may be a link to another file.
-    partial.unlink(missing_ok=True)
-    with partial.open("x", encoding="ascii") as file:
-        file.write(text)
-    os.replace(partial, folder / SIGNATURE_FILE)
+    replace_whole(folder / SIGNATURE_FILE, text.encode("ascii"))
 
 
 def read_signatures(folder: Path) -> bytes | None:

@@ -141,3 +141,14 @@ def test_an_adapter_without_the_head_it_drafts_with_is_refused(
     replace_files(load_bundle(onnx_device, "device"), ["draft_head.int8.onnx"], [])
     with pytest.raises(BundleError, match=r"lists adapter\.int8\.onnx and not draft_head\.int8"):
         load_onnx_engine(onnx_device, "float32", 1, None, "int8")
+
+
+def test_the_manifest_is_written_through_no_link_that_somebody_put_there(
+    onnx_device: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (onnx_device / ".hat.json.partial").symlink_to(other)
+    manifest = replace_files(load_bundle(onnx_device, "device"), [], [])
+    assert other.read_text() == "mine"
+    assert load_bundle(onnx_device, "device").manifest == manifest
