@@ -10,6 +10,7 @@ from cloud_server.config import CloudConfig
 from process.errors import StartError
 from process.machine import cache_folder
 from process.program.exposure import certificate_notices
+from process.sockets.addresses import bracketed
 from process.tls.certificates import Validity
 from process.tls.self_signed import own_names, self_signed
 from process.tls.served import ServedTls
@@ -41,9 +42,8 @@ def with_own_certificate(
 def tls_lines(config: CloudConfig, tls: ServedTls, has_names: bool = False) -> list[str]:
     """What a device is told to know this cloud, ready to be pasted."""
     (name, *_) = (*config.tls_names, *own_names(config.host))
-    host = f"[{name}]" if ":" in name else name
     bundle = "" if config.serve_device_bundle is not None else "BUNDLE "
-    parts = [f"hat device {bundle}--cloud wss://{host}:{config.port}"]
+    parts = [f"hat device {bundle}--cloud wss://{bracketed(name)}:{config.port}"]
     if config.tls_self_signed:
         parts.append(f"--cloud-pin {tls.pin}")
     if has_names or config.secret is not None:

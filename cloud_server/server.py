@@ -25,6 +25,7 @@ from cloud_server.token_file import TokenFile
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
 from process.program.build import built_here
+from process.sockets.addresses import bracketed
 from process.tls.served import ServedTls
 from process.world import Clock, Randomness
 from submodels.bundle.bundle import Bundle, load_bundle
@@ -306,7 +307,7 @@ async def serve_cloud(
 
 
 def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{bracketed(host)}:{port}"
 
 
 def _served_tls(config: CloudConfig) -> ServedTls | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from process.errors import StartError
+from process.sockets.addresses import bracketed
 
 _VARIABLES = {"wss": ("HTTPS_PROXY", "ALL_PROXY"), "ws": ("HTTP_PROXY", "ALL_PROXY")}
 
@@ -25,8 +26,7 @@ class Proxy:
     @property
     def where(self) -> str:
         """Its address, as it may be shown."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from device_runtime.link.proxies import Proxy
+from process.sockets.addresses import bracketed
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -95,7 +96,7 @@ class TunnelConnector(aiohttp.BaseConnector):
         raise TunnelError(f"the proxy at {proxy.where} cannot be reached") from failure
 
     def _question(self, host: str, port: int) -> bytes:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        where = f"{bracketed(host)}:{port}"
         lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
         if self._proxy.authorization is not None:
             lines.append(f"Proxy-Authorization: {self._proxy.authorization}")

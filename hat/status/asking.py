@@ -12,6 +12,7 @@ import aiohttp
 from cloud_server.config import CloudConfig, beside
 from hat.status.samples import NO_SAMPLES, Samples, parse_samples
 from process.errors import ConfigError, system_reason
+from process.sockets.addresses import bracketed
 from process.tls.pinned import pinned_context
 
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
@@ -77,8 +78,7 @@ async def ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatu
 def root_beside(url: str) -> str:
     """Where a cloud at this address has its figures, unless it was told otherwise."""
     parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"http://{host}:{beside(parts.port or _CLOUD_PORT)}"
+    return f"http://{bracketed(str(parts.hostname))}:{beside(parts.port or _CLOUD_PORT)}"
 
 
 async def _ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatus:

@@ -14,6 +14,7 @@ from hat.settings.programs import CLOUD, DEVICE, C
 from hat.settings.sources import Resolved, Sources, load
 from hat.up.children import Side
 from process.errors import ConfigError
+from process.sockets.addresses import bracketed
 from process.sockets.binding import keep_to_oneself
 
 _SECRET_BYTES = 32
@@ -131,8 +132,7 @@ def require_free_port(host: str, port: int, flag: str) -> None:
 
 def reachable_host(host: str) -> str:
     """Where to connect on this machine when a server listens on `host`; IPv6 in brackets."""
-    address = _WILDCARDS.get(host, host)
-    return f"[{address}]" if ":" in address else address
+    return bracketed(_WILDCARDS.get(host, host))
 
 
 def _reason(error: OSError, host: str, port: int, flag: str) -> str:
