@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from submodels.bundle.whole_file import replace_whole
 from submodels.manifest import BundleFile
 from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
 
@@ -36,9 +37,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> BundleFile
 
 def write_json(path: Path, card: msgspec.Struct, indent: int) -> None:
     """Write a card as indented JSON."""
-    partial = _partial(path)
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=indent) + b"\n")
-    os.replace(partial, path)
+    replace_whole(path, msgspec.json.format(msgspec.json.encode(card), indent=indent) + b"\n")
 
 
 def _partial(path: Path) -> Path:

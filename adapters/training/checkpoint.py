@@ -1,6 +1,5 @@
 """A training's state on disk: enough to go on exactly as if it had not been interrupted."""
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -12,6 +11,7 @@ from torch import Tensor
 from adapters.options import Recipe
 from adapters.storage import Kind
 from adapters.training.learning.distillation import Distillation
+from submodels.bundle.whole_file import replace_whole
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "checkpoint.json"
@@ -59,9 +59,7 @@ def save_checkpoint(folder: Path, distillation: Distillation, progress: Training
             tensors[f"{moment}.{name}"] = distillation.optimizer.state[parameter][moment]
     path = _tensors_path(folder, progress.step)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    partial = folder / f".{PROGRESS_FILE}.partial"
-    partial.write_bytes(msgspec.json.encode(progress))
-    os.replace(partial, folder / PROGRESS_FILE)
+    replace_whole(folder / PROGRESS_FILE, msgspec.json.encode(progress))
     for other in folder.glob(f"*.{CHECKPOINT_FILE}"):
         if other != path:
             other.unlink()
