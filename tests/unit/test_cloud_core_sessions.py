@@ -329,6 +329,22 @@ def test_a_fork_begins_with_the_first_positions_of_its_source() -> None:  # W29
     assert rows_of(reply.payload) == deep_rows(A[:4] + B[:2], 2)
 
 
+@pytest.mark.parametrize("is_source_running", [False, True])
+def test_a_fork_and_its_source_that_end_at_once_leave_no_work(is_source_running: bool) -> None:
+    cloud = Cloud()
+    connection = cloud.connect()
+    cloud.send(connection, opening(1, key=1))
+    cloud.send(connection, states(1, 0, A[:3]))
+    if is_source_running:
+        assert cloud.core.next_step(cloud.now) is not None
+    cloud.send(connection, opening(2, key=2, fork_of=SessionId(1), fork_tokens=0))
+    cloud.send(connection, Close(SessionId(2)))
+    if not is_source_running:
+        cloud.send(connection, Close(SessionId(1)))
+    assert not cloud.core.has_work
+    assert cloud.core.next_step(cloud.now) is None
+
+
 def test_a_fork_of_positions_that_are_not_settled_is_refused() -> None:  # W29
     cloud = Cloud()
     connection = cloud.connect()

@@ -83,7 +83,8 @@ class Homes:
     @property
     def has_work(self) -> bool:
         """Whether something is to be copied, or a session's rows may run again."""
-        return bool(self._transfers or self._freed) or self._next_placed() is not None
+        has_rows = any(session.is_waiting for session in self._freed)
+        return bool(self._transfers) or has_rows or self._next_placed() is not None
 
     @property
     def num_copies(self) -> int:
@@ -134,6 +135,7 @@ class Homes:
     def end(self, session: Session) -> None:
         """Forget a session, wherever it is, before its reservation is given back."""
         copy = self._copies.get(session.handle)
+        self._freed = [each for each in self._freed if each is not session]
         if session.home not in {Home.LEAVING, Home.HOST}:
             self._quit_engine(session)
         if copy is not None:
