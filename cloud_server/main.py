@@ -16,6 +16,7 @@ from cloud_server.server import CloudServer, load_chosen_engine
 from cloud_server.token_file import default_tokens_file
 from process.errors import UserError
 from process.program.exposure import tell
+from process.program.garbage import leave_out_what_is_loaded
 from process.program.logs import configure_logs
 from process.program.run import OK, Signals, run_on_loop, told
 
@@ -87,6 +88,7 @@ async def _serve(config: CloudConfig) -> bool:
         await asyncio.wait([stop, load], return_when=asyncio.FIRST_COMPLETED)
         if load.done():
             load.result()
+            leave_out_what_is_loaded()
         await signals.drain(await stop, server.drain, config.drain_timeout_s)
     finally:
         load.cancel()

@@ -21,6 +21,7 @@ from device_runtime.server import DeviceServer, serve_device
 from device_runtime.text.chat_template import TEMPLATE_FILE
 from process.errors import UserError
 from process.program.exposure import tell
+from process.program.garbage import leave_out_what_is_loaded
 from process.program.logs import configure_logs
 from process.program.run import OK, Signals, run_on_loop, told
 from process.world import World
@@ -65,6 +66,7 @@ async def _serve(config: DeviceConfig, world: World, show: Show | None) -> None:
     while True:
         async with serve_device(config, world) as server:
             signals = signals or Signals(_log)
+            leave_out_what_is_loaded()
             newer = await _until_told(config, server, signals, updates)
         if newer is None:
             break

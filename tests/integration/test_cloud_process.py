@@ -68,9 +68,10 @@ def _read_until(process: subprocess.Popen[str], part: str) -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_with_0(folder, number):
     port = _free_port()
-    process = _start(bundle=folder, port=port, log_format="json", threads=1)
+    process = _start(bundle=folder, port=port, log_format="json", log_level="debug", threads=1)
     try:
         serving = json.loads(_read_until(process, "serving "))["message"]
+        assert "objects are left out" in _read_until(process, "garbage collection")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=30) as page:
             assert page.status == 200
         process.send_signal(number)

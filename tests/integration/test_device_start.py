@@ -156,13 +156,16 @@ def test_the_process_announces_itself_answers_the_printed_request_and_ends_at_a_
     bundles, free_port
 ):
     command = [sys.executable, "-m", "hat", "device", str(bundles), "--threads", "1"]
-    command += ["--port", str(free_port), "--cloud", "ws://127.0.0.1:9", "--log-level", "error"]
+    command += ["--port", str(free_port), "--cloud", "ws://127.0.0.1:9", "--log-level", "debug"]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(5)]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+    assert "objects are left out of garbage collection" in log
     assert lines[3] == f"endpoint  http://127.0.0.1:{free_port}/v1\n"
     body = lines[4].split(" -d ")[1].strip().strip("'")
     assert json.loads(body) == {"prompt": "Once upon a time", "max_tokens": 60}
