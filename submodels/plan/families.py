@@ -132,15 +132,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Family(
                 "ministral3", "Ministral3", _never, _never, _never, False, "everywhere", "mistral"
             ),
-            Family(
-                "qwen2_5_vl_text",
-                "Qwen2_5_VLText",
-                _always,
-                _never,
-                _never,
-                False,
-                "by layer",
-                "qwen2",
+            *(
+                Family(model_type, name, _always, _never, _never, False, "by layer", "qwen2")
+                for model_type, name in (
+                    ("qwen2_vl_text", "Qwen2VLText"),
+                    ("qwen2_5_vl_text", "Qwen2_5_VLText"),
+                )
             ),
             Family(
                 "qwen3_vl_text",

@@ -8,6 +8,7 @@ from typing import Any
 from submodels.errors import UnsupportedModelError
 from submodels.plan.families import FAMILIES
 from submodels.plan.loading import loaded_config
+from submodels.plan.refusals import unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,18 @@ WRAPPERS: Mapping[str, Wrapper] = MappingProxyType(
     {
         wrapper.model_type: wrapper
         for wrapper in (
+            Wrapper("qwen2_vl", "Qwen2VL"),
             Wrapper("qwen2_5_vl", "Qwen2_5_VL"),
             Wrapper("qwen3_vl", "Qwen3VL"),
             Wrapper("mistral3", "Mistral3"),
             Wrapper("gemma3", "Gemma3"),
+            Wrapper("llava", "Llava"),
+            Wrapper("llava_next", "LlavaNext"),
+            Wrapper("llava_onevision", "LlavaOnevision"),
+            Wrapper("internvl", "InternVL"),
+            Wrapper("idefics3", "Idefics3"),
+            Wrapper("smolvlm", "SmolVLM"),
+            Wrapper("exaone4_5", "Exaone4_5_"),
         )
     }
 )
@@ -39,6 +48,7 @@ WRAPPERS: Mapping[str, Wrapper] = MappingProxyType(
 _TEXT: Mapping[str, str] = MappingProxyType(
     {
         "model.language_model.": "model.",
+        "model.text_model.": "model.",
         "language_model.model.": "model.",
         "language_model.lm_head.": "lm_head.",
     }
@@ -46,15 +56,23 @@ _TEXT: Mapping[str, str] = MappingProxyType(
 """How names of the language model begin in published checkpoints and in transformers', and how
 they would without the wrapper."""
 
-_PICTURES = (
-    "model.visual.",
-    "visual.",
-    "model.vision_tower.",
-    "vision_tower.",
-    "model.multi_modal_projector.",
-    "multi_modal_projector.",
+_PICTURES = tuple(
+    before + name
+    for name in (
+        "visual.",
+        "vision_tower.",
+        "vision_model.",
+        "multi_modal_projector.",
+        "connector.",
+        "image_newline",
+    )
+    for before in ("model.", "")
 )
+# Drafts of the wrapper's own, of several tokens at a time, are not computed here.
+_LEFT_OUT = (*_PICTURES, "mtp.")
 
+# A language model's own head applies them; that of each wrapper above does not, in transformers.
+_OF_THE_HEAD = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 # What only the wrapper says of itself; the language model has it all the same.
 _OUTER_KEYS = ("quantization_config", "quantization", "bos_token_id", "eos_token_id")
 
@@ -76,10 +94,7 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(model_type, str) and model_type in FAMILIES:
         return dict(config)
     if not is_wrapper(config):
-        names = (*(name for name in FAMILIES if not name.endswith("_text")), *WRAPPERS)
-        raise UnsupportedModelError(
-            f"model type {model_type!r} is not supported; supported: {', '.join(names)}"
-        )
+        raise UnsupportedModelError(unsupported(config, FAMILIES, WRAPPERS))
     wrapper = WRAPPERS[config["model_type"]]
     architectures = config.get("architectures") or [wrapper.architecture]
     if architectures != [wrapper.architecture]:
@@ -95,14 +110,25 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
             f"the text part of this {wrapper.model_type} is a {model_type!r}, which is not "
             f"supported; supported: {', '.join(FAMILIES)}"
         )
+    _refuse_factors(wrapper, text)
     outer = {key: config[key] for key in _OUTER_KEYS if text.get(key) is None and key in config}
     text |= {**outer, "tie_word_embeddings": loaded.tie_word_embeddings}
     return {key: value for key, value in text.items() if key != "architectures"}
 
 
+def _refuse_factors(wrapper: Wrapper, text: Mapping[str, Any]) -> None:
+    for key in _OF_THE_HEAD:
+        if text.get(key) not in (None, 1.0):
+            raise UnsupportedModelError(
+                f"the language model of this {wrapper.model_type} has a {key} of {text[key]}, "
+                "which transformers leaves out within it and others do not: split that language "
+                "model, where it is published by itself"
+            )
+
+
 def text_name(name: str) -> str | None:
-    """A tensor's name without the wrapper; None for a part that sees pictures."""
-    if name.startswith(_PICTURES):
+    """A tensor's name without the wrapper; None for a part that is left out."""
+    if name.startswith(_LEFT_OUT):
         return None
     for begin, instead in _TEXT.items():
         if name.startswith(begin):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hat.verify.reference import whole_model
 from submodels.bundle.cloud_config import cloud_config
@@ -13,6 +14,7 @@ from submodels.checkpoint.checkpoint import open_checkpoint, read_json
 from submodels.checkpoint.text_part import text_part
 from submodels.errors import CheckpointError, UnsupportedModelError
 from submodels.plan.plan import read_model
+from submodels.plan.wrappers import text_config
 from tests.support.other_names import OTHER_NAMES, make_other_name
 from tests.support.split_models import SplitModel, random_tokens, split
 
@@ -85,6 +87,37 @@ def test_a_wrapper_around_another_model_is_refused_by_its_name(tmp_path: Path) -
         split(tmp_path / "model", tmp_path / "out", 1)
 
 
+def test_drafts_of_the_wrapper_s_own_are_left_out(tmp_path: Path) -> None:
+    """EXAONE 4.5 as it is published: drafts beside the text part, and names in `text_config`."""
+    folder = tmp_path / "model"
+    make_other_name("exaone4_5", folder)
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    _change(folder, text_config=text | {"model_type": "exaone4_5_text"})
+    tensors = load_file(folder / "model.safetensors")
+    plain = split(folder, tmp_path / "plain", 1).device.fingerprint
+    tensors["mtp.layers.0.self_attn.q_proj.weight"] = torch.zeros(3, 3)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert split(folder, tmp_path / "out", 1).device.fingerprint == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ({"model_type": "granite", "logits_scaling": 8.0}, "logits_scaling of 8.0, which"),
+        ({"model_type": "cohere2", "logit_scale": 0.25}, "logit_scale of 0.25, which"),
+        ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, "softcapping of 30.0, which"),
+    ],
+)
+def test_a_text_part_whose_head_transformers_leaves_plain_is_refused(
+    text: dict[str, Any], words: str
+) -> None:
+    """Greedy ids would be the same, and probabilities not."""
+    with pytest.raises(UnsupportedModelError, match=words):
+        text_config({"model_type": "llava_next", "text_config": text})
+    plain = text_config({"model_type": "llava_next", "text_config": {"model_type": "granite"}})
+    assert plain["model_type"] == "granite"
+
+
 def test_a_wrapper_s_quantisation_is_seen(tmp_path: Path) -> None:
     make_other_name("qwen3_vl", tmp_path / "model")
     _change(tmp_path / "model", quantization_config={"quant_method": "hqq"})
@@ -93,8 +126,6 @@ def test_a_wrapper_s_quantisation_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_is_there_under_both_names_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     make_other_name("qwen3_vl", tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"
     tensors = load_file(file)

@@ -49,6 +49,8 @@ _GEMMA_SIGHT = {
     "image_size": 28,
     "patch_size": 14,
 }
+_CLIP_SIGHT = {**_GEMMA_SIGHT, "model_type": "clip_vision_model", "projection_dim": 32}
+_INTERN_SIGHT = {**_GEMMA_SIGHT, "image_size": [28, 28], "patch_size": [14, 14]}
 _YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -124,6 +126,28 @@ OTHER_NAMES: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "mistral3": _seeing("Mistral3", _MISTRAL_SIGHT, model_type="mistral", sliding_window=None),
         "gemma3": _seeing(
             "Gemma3", _GEMMA_SIGHT, tied=True, sliding_window=6, sliding_window_pattern=2
+        ),
+        "qwen2_vl": _seeing(
+            "Qwen2VL",
+            {**_QWEN_SIGHT, "embed_dim": 32, "hidden_size": 64},
+            tied=True,
+            rope_parameters=_axes(),
+        ),
+        "llava": _seeing("Llava", _CLIP_SIGHT, model_type="llama"),
+        "llava of mistral, as Pixtral": _seeing(
+            "Llava", _MISTRAL_SIGHT, model_type="mistral", sliding_window=None
+        ),
+        "llava_next": _seeing("LlavaNext", _CLIP_SIGHT, model_type="mistral", sliding_window=5),
+        "llava_onevision": _seeing("LlavaOnevision", _CLIP_SIGHT, model_type="qwen2"),
+        "internvl": _seeing("InternVL", _INTERN_SIGHT, model_type="qwen3"),
+        "idefics3": _seeing("Idefics3", _GEMMA_SIGHT, model_type="llama"),
+        "smolvlm": _seeing("SmolVLM", _GEMMA_SIGHT, tied=True, model_type="llama"),
+        "exaone4_5": _seeing(
+            "Exaone4_5_",
+            {**_QWEN_SIGHT, "num_key_value_heads": 1},
+            model_type="exaone4",
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention"] * 2,
         ),
         "mistral3 of ministral3": _seeing(
             "Mistral3", _MISTRAL_SIGHT, model_type="ministral3", rope_parameters=_YARN

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,46 @@ def test_other_families_say_what_sets_them_apart_and_are_read_back(model_type: s
     check_shape(shape)
 
 
-def test_every_other_type_of_transformers_is_refused_by_name() -> None:
+def test_every_other_type_of_transformers_is_refused_by_name_with_what_would_help() -> None:
     others = sorted(set(CONFIG_MAPPING) - set(FAMILIES) - set(WRAPPERS))
     assert len(others) > 200
     for model_type in others:
-        with pytest.raises(UnsupportedModelError, match=rf"'{model_type}'"):
+        with pytest.raises(UnsupportedModelError) as caught:
             text_config({"model_type": model_type})
+        said = str(caught.value)
+        assert said.startswith(f"model type '{model_type}' is not supported: it ")
+        assert "\n" not in said
+        assert re.search("; (split a|transformers or vLLM may run it unsplit)", said), said
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "qwen3_5", "text_config": {"linear_num_key_heads": 16}}, "state of their"),
+        ({"model_type": "mamba2", "state_size": 128}, "a state of their own"),
+        ({"model_type": "lfm2", "conv_L_cache": 3}, "a state of their own"),
+        ({"model_type": "deepseek_v3", "kv_lora_rank": 512, "n_routed_experts": 8}, "latent atten"),
+        ({"model_type": "gemma3n", "text_config": {"vocab_size_per_layer_input": 9}}, "in every l"),
+        ({"model_type": "qwen2_moe", "num_experts": 60}, "it has experts of another kind"),
+        ({"model_type": "starcoder2", "num_experts": 0}, "layers that no row of the table"),
+        ({"model_type": "bart", "is_encoder_decoder": True}, "an encoder and a decoder"),
+        ({"model_type": "siglip_vision_model"}, "does not write text, token after token"),
+        (
+            {"model_type": "aya_vision", "text_config": {"model_type": "cohere2"}},
+            "its language model is a 'cohere2', but not what is around it",
+        ),
+        (
+            {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "x.Y"}},
+            r"never run, and transformers \S+ has none; some .* \(-hf\)",
+        ),
+        ({"model_type": "of_next_year"}, r"transformers \S+ does not know it; a newer"),
+        ({"model_type": ["llama"]}, r"model type \['llama'\] is not supported"),
+        ({}, "model type None is not supported"),
+    ],
+)
+def test_a_refusal_says_why(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=words):
+        text_config(config)
 
 
 def test_a_description_is_part_of_the_fingerprint(tmp_path: Path) -> None:
