@@ -27,7 +27,8 @@ def run(config: CloudConfig) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait.
 
     Returns:
-        0 after a signal, 1 when the daemon could not start (said in one line on stderr).
+        0 after a signal; when the daemon could not start (said in one line on stderr) 1 if it may
+        the next time, 2 if somebody has to mend something first.
     """
     # OpenMP reads this when torch is first imported. By default its idle threads spin, and on a
     # machine with other work a step of 40 ms took 7 s (measured: two threads on two busy cores).

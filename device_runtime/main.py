@@ -40,8 +40,9 @@ def run(config: DeviceConfig, show: Show | None = None) -> int:
     Without a bundle that of the cloud is fetched; `show` is told how far that is.
 
     Returns:
-        0 after a signal, 1 when the device could not start (said in one line on stderr), 130
-        when it was interrupted while starting.
+        0 after a signal; when the device could not start (said in one line on stderr) 1 if it may
+        the next time, 2 if somebody has to mend something first; 130 when it was interrupted while
+        starting.
     """
     world = World(time.monotonic, time.time, random.SystemRandom())
     configure_logs(config.log_level, config.log_format, quotes_no_requests=True)

@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import click
@@ -25,6 +25,7 @@ from hat.commands.token import token
 from hat.commands.up import up
 from hat.commands.verify import verify
 from hat.early_interrupt import INTERRUPTED, leave_at_once, raise_again
+from hat.service.description import LAUNCHD, SUPERVISOR_VARIABLE
 from process.errors import ConfigError, UserError
 
 OK = 0
@@ -87,7 +88,18 @@ def main() -> NoReturn:
     finally:
         # What the interpreter does at its end is not the user's business.
         leave_at_once()
-    sys.exit(code)
+    sys.exit(as_supervisor_reads(code, os.environ))
+
+
+def as_supervisor_reads(code: int, environ: Mapping[str, str]) -> int:
+    """The exit code that has the supervisor which started this process do what `code` means.
+
+    launchd starts again whatever does not end with 0, and can be told of no other code. What
+    somebody has to mend first ends with 0 there, and a line that says so.
+    """
+    if code != USAGE or environ.get(SUPERVISOR_VARIABLE) != LAUNCHD:
+        return code
+    return _report("not to be started again as it is, so launchd is told that all is well", OK)
 
 
 def run(arguments: Sequence[str]) -> int:

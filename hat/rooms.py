@@ -22,7 +22,7 @@ ROOMS = (
 )
 """The top-level packages of this project beside `hat`."""
 
-_FAILED = 1
+_WRONG_PLACE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +61,4 @@ def leave_if_foreign() -> None:
     ]
     if lines:
         print(*lines, sep="\n", file=sys.stderr)
-        sys.exit(_FAILED)
+        sys.exit(_WRONG_PLACE)

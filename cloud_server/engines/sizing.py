@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from process.errors import StartError
+from process.errors import PassingError
 
 _KV_SHARE = 0.5
 """Of the memory that the weights leave: the rest is for rows, scores, sockets, and a moving slab,
@@ -29,19 +29,19 @@ def choose_capacity(demand: KvDemand, free_bytes: int) -> int:
     """The KV capacity in tokens, given what is free once the weights are there.
 
     Raises:
-        StartError: the capacity asked for does not fit, or nothing does.
+        PassingError: the capacity asked for does not fit, or nothing does.
     """
     if demand.capacity_tokens is not None:
         needed_bytes = demand.capacity_tokens * demand.bytes_per_token
         if needed_bytes > free_bytes:
-            raise StartError(
+            raise PassingError(
                 f"capacity_tokens {demand.capacity_tokens} takes {gib(needed_bytes)} of KV cache, "
                 f"{gib(free_bytes)} of memory are free"
             )
         return demand.capacity_tokens
     affordable_tokens = int(free_bytes * _KV_SHARE) // demand.bytes_per_token
     if affordable_tokens < 1:
-        raise StartError(f"no memory for a KV cache: {gib(free_bytes)} are free")
+        raise PassingError(f"no memory for a KV cache: {gib(free_bytes)} are free")
     return min(affordable_tokens, demand.useful_tokens)
 
 
@@ -63,14 +63,14 @@ def choose_host_tokens(demand: HostDemand, free_bytes: int) -> int:
     """How many positions of idle sessions to keep in host memory, of which so much is free.
 
     Raises:
-        StartError: what was asked for does not fit.
+        PassingError: what was asked for does not fit.
     """
     left_bytes = max(0, free_bytes - demand.kv_host_bytes)
     num_bytes = int(left_bytes * _HOST_SHARE)
     if demand.gib is not None:
         num_bytes = int(demand.gib * _GIB)
         if num_bytes > left_bytes:
-            raise StartError(
+            raise PassingError(
                 f"host_cache_gib {demand.gib:g}: {gib(left_bytes)} of memory are free beside the "
                 "KV cache"
             )
@@ -88,10 +88,10 @@ def check_weights_fit(weight_bytes: int, free_bytes: int) -> None:
     """Return if the weights fit beside what is there.
 
     Raises:
-        StartError: they do not.
+        PassingError: they do not.
     """
     if weight_bytes > free_bytes:
-        raise StartError(
+        raise PassingError(
             f"the middle layers take {gib(weight_bytes)}, {gib(free_bytes)} of memory are free"
         )
 

@@ -19,6 +19,9 @@ _NOT_IN_LABELS = re.compile(r"[^\w.-]+", re.ASCII)
 class FetchError(UserError):
     """The bundle cannot be had from this cloud; the message is one line."""
 
+    may_pass = True
+    # Cloud and network decide that. A disk that does not let it is the cause of its error.
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

@@ -24,7 +24,7 @@ from device_runtime.session.kept_text import (
     decode,
     encode,
 )
-from process.errors import StartError, system_reason
+from process.errors import PassingError, StartError, system_reason
 from process.world import Clock
 
 _log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def _locked(path: Path) -> int:
     """An open file that no other program has locked.
 
     Raises:
-        StartError: one has.
+        PassingError: one has.
     """
     # Not on Windows, which names no boots either: nothing is kept there.
     import fcntl
@@ -187,7 +187,7 @@ def _locked(path: Path) -> int:
     except BlockingIOError as error:
         os.close(lock)
         other = "another device program keeps its sessions there"
-        raise StartError(f"kept_sessions_folder: cannot use {path.parent}: {other}") from error
+        raise PassingError(f"kept_sessions_folder: cannot use {path.parent}: {other}") from error
     return lock
 
 

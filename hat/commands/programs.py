@@ -3,6 +3,8 @@
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import click
 from cloud_server.config import CloudConfig
 from device_runtime.config import DeviceConfig
 from hat.early_interrupt import NothingBegun
-from hat.errors import extras_explained, need_unix
+from hat.errors import CommandError, extras_explained, need_unix
 from hat.progress import FetchProgress
 from hat.settings.options import settings_options, sources_of
 from hat.settings.print_config import as_toml
@@ -69,9 +71,9 @@ def cloud(**parameters: Any) -> int:
         raise click.UsageError("--tls-self-signed makes what --tls-certificate and --tls-key name")
     if (config.tls_certificate is None) != (config.tls_key is None):
         raise click.UsageError("--tls-certificate and --tls-key go together")
-    with extras_explained(), NothingBegun():
+    with _installed(), NothingBegun():
         from cloud_server.main import run
-    with extras_explained():
+    with _installed():
         return run(config)
 
 
@@ -92,11 +94,25 @@ def device(**parameters: Any) -> int:
             "missing BUNDLE (or HAT_DEVICE_BUNDLE, or bundle in --config), or --cloud with the "
             "address of a cloud that serves it"
         )
-    with extras_explained(), NothingBegun():
+    with _installed(), NothingBegun():
         _say_loading(config)
         from device_runtime.main import run
-    with extras_explained(), FetchProgress(sys.stderr, time.monotonic) as show:
+    with _installed(), FetchProgress(sys.stderr, time.monotonic) as show:
         return run(config, show)
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """Imports in the body may need packages of an extra.
+
+    Raises:
+        ConfigError: one is missing; a service that is started again would miss it again.
+    """
+    try:
+        with extras_explained():
+            yield
+    except CommandError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _say_loading(config: DeviceConfig) -> None:

@@ -14,6 +14,12 @@ CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
 """The folder that systemd puts a service's own copies of secret files in, as units write it."""
 
 
+SUPERVISOR_VARIABLE = "HAT_SUPERVISOR"
+"""Says which supervisor has started a program that has to be told of failures in its own way."""
+
+LAUNCHD = "launchd"
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """One program that a supervisor keeps running. All paths are absolute."""

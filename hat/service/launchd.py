@@ -3,7 +3,7 @@
 import plistlib
 from pathlib import Path
 
-from hat.service.description import MARK, Service
+from hat.service.description import LAUNCHD, MARK, SUPERVISOR_VARIABLE, Service
 
 _HEAD_END = b'PropertyList-1.0.dtd">\n'
 
@@ -19,9 +19,14 @@ def plist_text(service: Service, home: Path) -> str:
     tables = {
         "Label": label(service.name),
         "ProgramArguments": list(service.command),
-        "EnvironmentVariables": {"PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1"},
+        "EnvironmentVariables": {
+            "PYTHONUNBUFFERED": "1",
+            "DO_NOT_TRACK": "1",
+            SUPERVISOR_VARIABLE: LAUNCHD,
+        },
         "RunAtLoad": True,
-        # Again after a failure, and not after it was told to stop.
+        # Again after a failure, and neither after it was told to stop nor where the next start
+        # would fail as this one, which the program says by 0 as well.
         "KeepAlive": {"SuccessfulExit": False},
         "ThrottleInterval": 10,
         "ExitTimeOut": 60,

@@ -15,7 +15,7 @@ _STARTING = """\
 Type=exec
 Restart=on-failure
 RestartSec=5
-# 2: a setting is wrong, and would be the next time.
+# 2: somebody has to mend something first, such as a setting or a bundle that is not there.
 RestartPreventExitStatus=2
 # Above the drain of 30 s and what it takes to stop an engine.
 TimeoutStopSec=60

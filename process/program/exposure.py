@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from process.errors import StartError
+from process.errors import PassingError, StartError
 from process.tls.certificates import Validity
 
 LEAST_SECRET_CHARACTERS = 16
@@ -22,6 +22,8 @@ class Notice:
 
     text: str
     fatal: bool = False
+    may_pass: bool = False
+    """Of what is fatal: another program may mend it, such as one that renews certificates."""
 
 
 def is_loopback(host: str) -> bool:
@@ -61,7 +63,8 @@ def certificate_notices(name: str, all_valid: Sequence[Validity], now: datetime)
         if validity.ends < now:
             # The first is the program's own; a device may find another way past a later one.
             text = f"the certificate {name} has expired on {validity.ends:{_DAY}}"
-            notices.append(Notice(f"{text}: every device will refuse it", fatal=place == 0))
+            told = f"{text}: every device will refuse it"
+            notices.append(Notice(told, fatal=place == 0, may_pass=True))
         elif validity.ends < now + _SOON:
             notices.append(Notice(f"the certificate {name} expires on {validity.ends:{_DAY}}"))
         elif validity.begins > now:
@@ -81,4 +84,4 @@ def tell(notices: Sequence[Notice], logger: logging.Logger) -> None:
             logger.warning("%s", notice.text)
     for notice in notices:
         if notice.fatal:
-            raise StartError(notice.text)
+            raise (PassingError if notice.may_pass else StartError)(notice.text)

@@ -8,18 +8,24 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
-from process.errors import UserError
+from process.errors import UserError, passes
 
 OK = 0
 FAILED = 1
+WRONG_SETTINGS = 2
+"""As for a wrong command line: whoever starts it again as it is gets the same."""
 
 T = TypeVar("T")
 
 
 def told(error: UserError) -> int:
-    """Say in one line why a program cannot start; returns its exit code."""
+    """Say in one line why a program cannot start; returns its exit code.
+
+    `FAILED` where another start may go better, `WRONG_SETTINGS` where somebody has to mend
+    something first: supervisors start the former again and leave the latter alone.
+    """
     print(f"hat: {error}", file=sys.stderr, flush=True)
-    return FAILED
+    return FAILED if passes(error) else WRONG_SETTINGS
 
 
 def run_on_loop(serve: Coroutine[Any, Any, T]) -> T:

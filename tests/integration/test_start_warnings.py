@@ -47,7 +47,7 @@ def _secret(tmp_path: Path, length: int, mode: int = 0o600) -> Path:
 def test_a_secret_that_can_never_be_sent_ends_the_start_in_one_line(folder, tmp_path, program):
     secret = _secret(tmp_path, 1025)
     lines, code = _lines(program, folder / "cloud", "--secret-file", secret, until="listening")
-    assert code == 1
+    assert code == 2
     assert lines[-1].startswith("hat: the secret is 1025 bytes long")
     assert "sss" not in "".join(lines)
 
@@ -56,13 +56,14 @@ def test_nobody_goes_beyond_this_machine_without_tls_unless_it_is_spelled_out(fo
     """An address of documentation, at which nobody can listen, and whom nobody is asked for."""
     cloud = ("cloud", folder / "cloud", "--host", "192.0.2.1")
     lines, code = _lines(*cloud, until="listening")
-    assert code == 1
+    assert code == 2
     assert lines[-1].startswith("hat: rows would come in unencrypted on 192.0.2.1: give it --tls-")
     lines, code = _lines(*cloud, "--insecure", until="listening")
     assert "cannot listen on 192.0.2.1" in lines[-1]
+    assert code == 1, "the machine may have that address in a moment"
     device = (folder / "device", "--cloud", "ws://192.0.2.1:7700")
     lines, code = _lines("device", *device, until="never")
-    assert code == 1
+    assert code == 2
     assert lines[-1].startswith("hat: rows would go to 192.0.2.1 unencrypted: use wss://")
 
 
@@ -128,5 +129,5 @@ def test_an_expired_certificate_ends_the_start_in_one_line(folder, tmp_path):
 def test_a_device_says_at_once_that_it_loads(tmp_path):
     lines, code = _lines("device", tmp_path / "no-bundle", until="never")
     assert "loading" in lines[0]
-    assert code == 1
+    assert code == 2
     assert lines[-1].startswith("hat: ")

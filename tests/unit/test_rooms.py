@@ -47,7 +47,7 @@ def test_another_projects_package_of_the_same_name_is_told_in_one_line(
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("raise ImportError('this is AdapterHub')\n")
     done = started(module, tmp_path, "--version")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"hat: Python finds another project's package {name}: ")
     assert f"would import {tmp_path.resolve() / name}, " in line
@@ -58,7 +58,7 @@ def test_another_projects_package_of_the_same_name_is_told_in_one_line(
 def test_a_single_file_of_that_name_is_told_too(tmp_path: Path) -> None:
     (tmp_path / "wire.py").write_text("")
     done = started("hat", tmp_path, "--version")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert f"would import {tmp_path.resolve() / 'wire.py'}, " in done.stderr
 
 

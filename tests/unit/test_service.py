@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from hat.cli import hat
 from hat.errors import CommandError
 from hat.service.command_line import Installation, service_of
-from hat.service.description import CREDENTIALS, MARK, Role, Service
+from hat.service.description import (
+    CREDENTIALS,
+    LAUNCHD,
+    MARK,
+    SUPERVISOR_VARIABLE,
+    Role,
+    Service,
+)
 from hat.service.install import install, refuse_unreadable, status, uninstall
 from hat.service.launchd import plist_text
 from hat.service.place import Machine, Words, place_of
@@ -222,6 +229,8 @@ def test_a_property_list_runs_the_same_command_and_writes_where_its_user_may() -
     assert read["ProgramArguments"] == list(made.command)
     assert read["StandardErrorPath"] == "/Users/ann/Library/Logs/hat-device.log"
     assert read["KeepAlive"] == {"SuccessfulExit": False}
+    # What is not to be started again has to end with 0 there: see `as_supervisor_reads`.
+    assert read["EnvironmentVariables"][SUPERVISOR_VARIABLE] == LAUNCHD
     assert read["Umask"] == 0o077
 
 

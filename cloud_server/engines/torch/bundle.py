@@ -29,7 +29,7 @@ from cloud_server.number_format import (
     given_format,
     is_open,
 )
-from process.errors import StartError
+from process.errors import PassingError, StartError
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layer_weights import Placed
 from submodels.tensors.tensor_layout import Part, layer_name, layer_tensor_shapes
@@ -104,7 +104,7 @@ def _device(text: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise StartError(f"device: expected {expected}, got {text!r}")
     if device.type == "cuda" and not has_cuda:
-        raise StartError(f"device {text}: no CUDA GPU that this torch can use")
+        raise PassingError(f"device {text}: no CUDA GPU that this torch can use")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise StartError(f"device {text}: this machine has {torch.cuda.device_count()} GPUs")
     return device

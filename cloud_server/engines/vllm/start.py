@@ -25,7 +25,7 @@ from cloud_server.engines.vllm.exchange.shared_rows import RowPaths, SharedRows,
 from cloud_server.engines.vllm.facts import WorkerFacts, check_facts, installed_version
 from cloud_server.engines.vllm.paged_cache import PagedCache
 from cloud_server.engines.vllm.processes import ProcessWorkers, answering_rank
-from process.errors import StartError
+from process.errors import PassingError, StartError
 from wire.limits import ITEM_BYTES
 from wire.messages import Dtype
 from wire.numbers import NUMPY_DTYPES
@@ -216,7 +216,7 @@ def _refusals_explained() -> Iterator[None]:
         raise StartError(f"engine vllm refuses: {_reason(error)}") from error
     except Exception as error:
         reason = f"{_reason(error)} (lines of the workers above this one say more)"
-        raise StartError(f"engine vllm did not start: {reason}") from error
+        raise PassingError(f"engine vllm did not start: {reason}") from error
 
 
 def _set_environment(shape: EngineShape, num_workers: int) -> None:
