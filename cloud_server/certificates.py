@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,9 +10,8 @@ from cloud_server.config import CloudConfig
 from process.errors import StartError
 from process.machine import cache_folder
 from process.program.exposure import certificate_notices
-from process.sockets.addresses import bracketed
 from process.tls.certificates import Validity
-from process.tls.self_signed import own_names, self_signed
+from process.tls.self_signed import self_signed
 from process.tls.served import ServedTls
 
 _log = logging.getLogger(__name__)
@@ -23,9 +22,11 @@ _SAID_AGAIN = timedelta(days=1)
 
 
 def with_own_certificate(
-    config: CloudConfig, environ: Mapping[str, str], now: datetime
+    config: CloudConfig, names: Sequence[str], environ: Mapping[str, str], now: datetime
 ) -> CloudConfig:
     """The settings with the files of a certificate that is made here, if they ask for one.
+
+    It is for these names and addresses of the machine, and those of the settings.
 
     Raises:
         StartError: it cannot be kept, or they name another certificate as well.
@@ -34,16 +35,14 @@ def with_own_certificate(
         return config
     if config.tls_certificate is not None or config.tls_key is not None:
         raise StartError("tls_self_signed makes a certificate: leave out tls_certificate, tls_key")
-    names = [*config.tls_names, *own_names(config.host)]
-    files = self_signed(cache_folder(environ) / "tls", names, now)
+    files = self_signed(cache_folder(environ) / "tls", [*config.tls_names, *names], now)
     return replace(config, tls_certificate=files.certificate, tls_key=files.key)
 
 
-def tls_lines(config: CloudConfig, tls: ServedTls, has_names: bool = False) -> list[str]:
-    """What a device is told to know this cloud, ready to be pasted."""
-    (name, *_) = (*config.tls_names, *own_names(config.host))
+def tls_lines(config: CloudConfig, tls: ServedTls, url: str, has_names: bool = False) -> list[str]:
+    """What a device is told to know this cloud at `url`, ready to be pasted."""
     bundle = "" if config.serve_device_bundle is not None else "BUNDLE "
-    parts = [f"hat device {bundle}--cloud wss://{bracketed(name)}:{config.port}"]
+    parts = [f"hat device {bundle}--cloud {url}"]
     if config.tls_self_signed:
         parts.append(f"--cloud-pin {tls.pin}")
     if has_names or config.secret is not None:

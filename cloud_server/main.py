@@ -19,6 +19,7 @@ from process.program.exposure import tell
 from process.program.garbage import leave_out_what_is_loaded
 from process.program.logs import configure_logs
 from process.program.run import OK, Signals, run_on_loop, told
+from process.tls.self_signed import own_names
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ async def _serve(config: CloudConfig) -> bool:
     """The daemon's life; returns whether its engine thread has ended."""
     signals = Signals(_log)
     loop = asyncio.get_running_loop()
-    config = with_own_certificate(config, os.environ, _now())
+    names = own_names(config.host)
+    config = with_own_certificate(config, names, os.environ, _now())
     limits = socket_limits(config)
     # What can never work, before a large bundle is looked at.
     tell([each for each in exposure_of(config, limits, _now()) if each.fatal], _log)
@@ -71,6 +73,7 @@ async def _serve(config: CloudConfig) -> bool:
         randomness=random.SystemRandom(),
         unix_clock=time.time,
         usual_tokens_file=default_tokens_file(os.environ),
+        own_names=names,
     )
     has_names = server.token_file is not None and server.token_file.has_names
     tell(exposure_of(config, limits, _now(), has_names), _log)
@@ -83,7 +86,7 @@ async def _serve(config: CloudConfig) -> bool:
     load = loop.create_task(server.load())
     watching = None
     if server.tls is not None:
-        print("\n".join(tls_lines(config, server.tls, has_names)), flush=True)
+        print("\n".join(tls_lines(config, server.tls, server.device_url, has_names)), flush=True)
         watching = loop.create_task(watch(server.tls, _now))
     try:
         await asyncio.wait([stop, load], return_when=asyncio.FIRST_COMPLETED)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from cloud_server.config import CloudConfig, check_torch_settings, metrics_port
@@ -21,6 +21,7 @@ from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
 from cloud_server.engines.sizing import HostDemand, choose_host_tokens, gib
 from cloud_server.number_format import NAMES
+from cloud_server.reached import reached_at
 from cloud_server.token_file import TokenFile
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
@@ -47,7 +48,8 @@ class CloudServer:
 
     `clock` is the event loop's. Keys of lanes come from `randomness`; without it there are none.
     `unix_clock` is the world's, by which names expire; a tokens file needs it. `usual_tokens_file`
-    is used if there is one and the settings name none.
+    is used if there is one and the settings name none. `own_names` are those of the machine, by
+    which devices are told where it is.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class CloudServer:
         randomness: Randomness | None = None,
         unix_clock: Clock | None = None,
         usual_tokens_file: Path | None = None,
+        own_names: Sequence[str] = (),
     ) -> None:
+        self._own_names = own_names
         self._unix_clock = unix_clock
         self.token_file: TokenFile | None = None
         """Who may come, if there is such a file or may come to be one."""
@@ -98,8 +102,20 @@ class CloudServer:
 
     @property
     def url(self) -> str:
-        """What a device is given as its cloud, `ws://host:port`."""
+        """Where it listens, `ws://host:port`."""
         return f"{'wss' if self.tls else 'ws'}://{_address(self._config.host, self._port)}"
+
+    @property
+    def device_url(self) -> str:
+        """What a device on another machine is given as its cloud, as far as that is known here."""
+        config, tls = self._config, self.tls
+        host = reached_at(
+            config.host,
+            (*config.tls_names, *self._own_names),
+            None if tls is None else tls.names,
+            is_pinned=config.tls_self_signed,
+        )
+        return f"{'wss' if tls else 'ws'}://{_address(host, self._port)}"
 
     @property
     def link_url(self) -> str:
@@ -276,7 +292,7 @@ class CloudServer:
             f"({_CODECS[self._config.wire_codec]}{lossy}); "
             f"{loaded.description}; "
             f"KV cache {engine.capacity_tokens} tokens ({gib(kv_bytes)}), of idle sessions {kept}, "
-            f"context {engine.max_context_tokens}; devices connect to {self.url}{congestion}"
+            f"context {engine.max_context_tokens}; devices connect to {self.device_url}{congestion}"
         )
 
 

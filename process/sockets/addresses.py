@@ -1,4 +1,11 @@
-"""How an address is written before a port."""
+"""Addresses as hosts have them, and as they are written before a port."""
+
+_WILDCARDS = ("", "0.0.0.0", "::")
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a listener there listens on all of a machine's addresses."""
+    return host in _WILDCARDS
 
 
 def bracketed(host: str) -> str:

@@ -69,6 +69,26 @@ def pin_of_der(der: bytes) -> str:
     return _pin(certificate)
 
 
+def names_of_pem(pem: bytes) -> tuple[str, ...]:
+    """The host names and addresses that a file's first certificate is for.
+
+    Raises:
+        CertificateError: there is none.
+    """
+    return names_in(_of_pem(pem)[0])
+
+
+def names_in(certificate: "x509.Certificate") -> tuple[str, ...]:
+    """The same of a certificate; none where it has no alternative names, which alone count."""
+    from cryptography import x509
+
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    return tuple(str(each.value) for each in found.value)
+
+
 def parse_pin(text: str) -> str:
     """A pin as `pin_of_pem` writes it, from that or from curl's `sha256//`.
 

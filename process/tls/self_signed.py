@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from process.errors import StartError, system_reason
+from process.sockets.addresses import is_wildcard
+from process.tls.certificates import names_in
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -27,8 +29,6 @@ _RENEWED = timedelta(days=60)
 """Before its end."""
 
 _CLOCKS_DIFFER = timedelta(days=1)
-
-_WILDCARDS = ("", "0.0.0.0", "::")
 
 # Addresses of documentation: what is sent from this machine's own, and nothing is sent.
 _FAR = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
@@ -58,7 +58,7 @@ def self_signed(folder: Path, names: Sequence[str], now: datetime) -> Certificat
         if before is None or before.not_valid_after_utc < now + _RENEWED:
             kept: tuple[str, ...] = ()
         else:
-            kept = _names(before)
+            kept = names_in(before)
         if not set(names) <= set(kept):
             every = tuple(dict.fromkeys((*names, *kept)))
             _write(files.certificate, _signed(key, every, now), mode=0o644)
@@ -71,7 +71,7 @@ def self_signed(folder: Path, names: Sequence[str], now: datetime) -> Certificat
 def own_names(host: str) -> list[str]:
     """Under which a listener on this host may be asked for, the best first."""
     found = [host]
-    if host in _WILDCARDS:
+    if is_wildcard(host):
         found = [socket.gethostname()]
         for family, far in _FAR:
             with (
@@ -121,16 +121,6 @@ def _certificate(path: Path, key: "EllipticCurvePrivateKey") -> "x509.Certificat
     except (FileNotFoundError, ValueError):
         return None
     return found if found.public_key() == key.public_key() else None
-
-
-def _names(certificate: "x509.Certificate") -> tuple[str, ...]:
-    from cryptography import x509
-
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        return ()
-    return tuple(str(each.value) for each in found.value)
 
 
 def _signed(key: "EllipticCurvePrivateKey", names: Sequence[str], now: datetime) -> bytes:

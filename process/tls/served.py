@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from process.errors import StartError, system_reason
-from process.tls.certificates import CertificateError, pin_of_pem, validities
+from process.tls.certificates import CertificateError, names_of_pem, pin_of_pem, validities
 
 _Mark = tuple[tuple[int, ...], ...]
 
@@ -55,7 +55,7 @@ class ServedTls:
         context = self._make()
         try:
             pem = self.certificate.read_bytes()
-            ends, pin = validities(pem)[0].ends, _pin(pem)
+            ends, pin, names = validities(pem)[0].ends, _pin(pem), names_of_pem(pem)
         except CertificateError as error:
             raise StartError(f"TLS: cannot use {self.certificate}: {error}") from error
         except OSError as error:
@@ -67,6 +67,8 @@ class ServedTls:
         """Its last moment."""
         self.pin = pin
         """Of its key; None where that is of a kind that has none here."""
+        self.names = names
+        """The hosts that it is for."""
         self._context = context
 
     def _marked(self) -> _Mark:

@@ -107,19 +107,18 @@ async def test_curl_takes_the_pin_and_no_other(config, engine, tmp_path):
 async def test_a_self_signed_cloud_is_served_as_it_says(config, engine, tmp_path):
     environ = {"HAT_CACHE": str(tmp_path)}
     asked = replace(config, tls_self_signed=True, secret="s" * 20)
-    own = with_own_certificate(asked, environ, datetime.now(UTC))
+    own = with_own_certificate(asked, ["127.0.0.1"], environ, datetime.now(UTC))
     assert own.tls_certificate == tmp_path / "tls" / "certificate.pem"
     async with serve_cloud(own, engine.load) as server:
-        told = "\n".join(tls_lines(replace(own, port=7700), server.tls))
-        assert (
-            f"hat device BUNDLE --cloud wss://127.0.0.1:7700 --cloud-pin {server.tls.pin} " in told
-        )
+        told = "\n".join(tls_lines(own, server.tls, server.device_url))
+        cloud = f"--cloud {server.url} --cloud-pin {server.tls.pin} "
+        assert f"hat device BUNDLE {cloud}" in told
         assert "s" * 20 not in told
         trust = ("--cacert", str(own.tls_certificate))
         assert await ran("curl", "-s", *trust, f"{server.http_url}/ready") == (0, b"ready")
-    assert with_own_certificate(config, environ, NOW) == config
+    assert with_own_certificate(config, [], environ, NOW) == config
     with pytest.raises(StartError, match="leave out tls_certificate"):
-        with_own_certificate(replace(asked, tls_key=Path("key.pem")), environ, NOW)
+        with_own_certificate(replace(asked, tls_key=Path("key.pem")), [], environ, NOW)
 
 
 def test_an_expired_certificate_is_not_taken_up(tmp_path):

@@ -294,7 +294,7 @@ def test_every_cloud_that_is_shipped_or_told_of_speaks_tls_where_others_reach_it
         composed = "c.pem" if where.startswith("compose") else ""
         environ = {f"HAT_CLOUD_TLS_{name}": composed for name in ("CERTIFICATE", "KEY") if composed}
         config = load(CLOUD, replace(sources_of(CLOUD, context.params), environ=environ)).config()
-        config = with_own_certificate(config, {"HAT_CACHE": str(tmp_path)}, now)
+        config = with_own_certificate(config, [], {"HAT_CACHE": str(tmp_path)}, now)
         notices = exposure_of(config, Limits(2048, 1024), now)
         assert [each.text for each in notices if each.fatal] == [], where
         assert not config.insecure, where
