@@ -39,6 +39,10 @@ _STALLED_S = 5.0
 _PIECE_BYTES = 1 << 16
 """What one write costs the event loop, with TLS: less than a tenth of a millisecond."""
 
+_LEAST_BYTES = _PIECE_BYTES
+"""What any question counts, also one for a byte, or for what is not there: it costs the event loop
+more than a piece does."""
+
 _WHILE_COMPUTING = 1 / 8
 """Of the rate: what a download takes of the processor then comes off somebody's verification."""
 
@@ -165,18 +169,9 @@ class BundleDesk:
         person = await self._let_in(request)
         if isinstance(person, web.Response):
             return person
-        if request.match_info["digest"] != self._bundle.digest:
-            return web.Response(status=410, text="this cloud serves another bundle by now")
         return await self._answer(request, person, request.match_info["name"])
 
     async def _answer(self, request: web.Request, person: Person, name: str) -> web.StreamResponse:
-        size = self._bundle.size(name)
-        if size is None:
-            return web.Response(status=404, text="the bundle has no file of this name")
-        wanted = _wanted(request.headers.get(hdrs.RANGE, ""), size)
-        if wanted is None:
-            headers = {hdrs.CONTENT_RANGE: f"bytes */{size}"}
-            return web.Response(status=416, text=f"the file has {size} bytes", headers=headers)
         answer = self._take_place(request, person, name)
         if answer is None:
             # Told later, since who is told at once may ask again at once.
@@ -184,10 +179,31 @@ class BundleDesk:
             headers = {hdrs.RETRY_AFTER: str(_RETRY_S)}
             return web.Response(status=503, text="others fetch it now", headers=headers)
         try:
-            return await self._send(answer, wanted, size)
+            response = await self._answered(answer)
+            if not answer.is_counted:
+                # Of a file without bytes nothing was written.
+                await self._wait_turn(answer, 0)
+            return response
         finally:
             if answer in self._answers:
                 self._answers.remove(answer)
+
+    async def _answered(self, answer: "_Answer") -> web.StreamResponse:
+        """What is asked for, or why there is none of it."""
+        request, size = answer.request, self._bundle.size(answer.name)
+        wanted = _wanted(request.headers.get(hdrs.RANGE, ""), size or 0)
+        if request.match_info.get("digest", self._bundle.digest) != self._bundle.digest:
+            refusal = web.Response(status=410, text="this cloud serves another bundle by now")
+        elif size is None:
+            refusal = web.Response(status=404, text="the bundle has no file of this name")
+        elif wanted is None:
+            headers = {hdrs.CONTENT_RANGE: f"bytes */{size}"}
+            refusal = web.Response(status=416, text=f"the file has {size} bytes", headers=headers)
+        else:
+            return await self._send(answer, wanted, size)
+        # Told when its turn has come.
+        await self._wait_turn(answer, 0)
+        return refusal
 
     async def _hold(self, request: web.Request, seconds: float) -> None:
         """Wait; meanwhile the connection makes room for others, as one that has said nothing."""
@@ -255,12 +271,18 @@ class BundleDesk:
         Raises:
             ConnectionError: the device is gone.
         """
-        clock = self._reception.clock
-        await asyncio.sleep(self._rate.pause_s(len(piece), clock(), self._is_computing()))
-        answer.blocked_s = clock()
+        await self._wait_turn(answer, len(piece))
+        answer.blocked_s = self._reception.clock()
         await response.write(piece)
         answer.blocked_s = None
         self._count(len(piece))
+
+    async def _wait_turn(self, answer: "_Answer", num_bytes: int) -> None:
+        """Wait until so many more bytes may go; the first of an answer count as some at least."""
+        counted = num_bytes if answer.is_counted else max(num_bytes, _LEAST_BYTES)
+        answer.is_counted = True
+        now = self._reception.clock()
+        await asyncio.sleep(self._rate.pause_s(counted, now, self._is_computing()))
 
     async def _let_in(self, request: web.Request) -> Person | web.Response:
         """Who asks, or why he gets nothing; the next wrong secret of an address waits longer."""
@@ -306,6 +328,8 @@ class _Answer:
     identity: Identity
     name: str
     """Of the file."""
+    is_counted: bool = False
+    """Whether the question itself has been counted."""
     blocked_s: float | None = None
     """Since when the device takes nothing of what is written; None: it does."""
 

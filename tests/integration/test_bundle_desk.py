@@ -176,6 +176,33 @@ async def test_few_answers_are_under_way_at_once(serving, bundles, engine):
             answer.close()
 
 
+async def test_a_question_counts_as_a_piece_however_little_it_asks_for(
+    serving, bundles, engine, large, monkeypatch
+):
+    counted: list[int] = []
+    pause_s = Rate.pause_s
+
+    def counting(rate: Rate, num_bytes: int, now: float, is_computing: bool = False) -> float:
+        counted.append(num_bytes)
+        return pause_s(rate, num_bytes, now, is_computing)
+
+    monkeypatch.setattr(Rate, "pause_s", counting)
+    here = f"/{digest_of(bundles)}"
+    async with asked(replace(serving, bundle_mbit_per_s=100_000), engine) as desk:
+        for path, field, status in (
+            (f"{here}/input.safetensors", "bytes=5-5", 206),
+            (f"{here}/nothing", "", 404),
+            (f"{here}/input.safetensors", f"bytes={10**14}-", 416),
+            (f"/{'0' * 64}/input.safetensors", "", 410),
+        ):
+            counted.clear()
+            assert (await desk.get(path, Range=field))[0] == status
+            assert counted == [1 << 16], (path, field)
+        counted.clear()
+        assert (await desk.get(f"{here}/{large.name}"))[0] == 200
+        assert sum(counted) == large.stat().st_size, "a file counts as what it has"
+
+
 @pytest.fixture
 def large(bundles: Path, tmp_path: Path) -> Path:
     """A file of the bundle that is more than the buffers of a connection hold."""
