@@ -6,6 +6,7 @@ from pathlib import Path
 from cloud_server.config import CloudConfig
 from process.listening.limits import Limits
 from process.program.exposure import Notice, certificate_notices, is_loopback, secret_notices
+from process.sockets.addresses import is_wildcard
 from process.tls.certificates import CertificateError, validities
 from wire.limits import MAX_CREDENTIAL_BYTES
 
@@ -14,7 +15,7 @@ def exposure_of(
     config: CloudConfig, limits: Limits, now: datetime, has_names: bool = False
 ) -> list[Notice]:
     """What the user should know, or what can never work; `has_names`: devices show tokens."""
-    notices = secret_notices(config.secret, MAX_CREDENTIAL_BYTES)
+    notices = [*secret_notices(config.secret, MAX_CREDENTIAL_BYTES), *_port_clash(config)]
     if not is_loopback(config.host):
         notices += _open_to_others(config, has_names)
     if config.serve_device_bundle is not None:
@@ -29,6 +30,16 @@ def exposure_of(
         text = f"there is room for {limits.max_connections} sockets and not for"
         notices.append(Notice(f"{text} {config.max_connections} devices: raise `ulimit -n`"))
     return notices
+
+
+def _port_clash(config: CloudConfig) -> list[Notice]:
+    """Devices and figures cannot have one port of one address; 0 takes free ones."""
+    hosts = {config.host, config.metrics_host}
+    is_shared = len(hosts) == 1 or any(map(is_wildcard, hosts)) or all(map(is_loopback, hosts))
+    if config.metrics_port != config.port or config.port == 0 or not is_shared:
+        return []
+    text = f"--metrics-port {config.port} is --port as well: /metrics wants a port of its own"
+    return [Notice(text, fatal=True)]
 
 
 def _open_to_others(config: CloudConfig, has_names: bool) -> list[Notice]:

@@ -63,6 +63,26 @@ def test_figures_that_others_reach_are_said():
 
 
 @pytest.mark.parametrize(
+    ("host", "metrics_host", "is_refused"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "localhost", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("10.0.0.7", "::", True),
+        ("10.0.0.7", "127.0.0.1", False),
+        ("gpu-server", "10.0.0.7", False),
+    ],
+)
+def test_one_port_for_devices_and_figures_is_told_as_such(host, metrics_host, is_refused):
+    tls = {"tls_self_signed": True, "host": host, "metrics_host": metrics_host}
+    expected = "fatal: --metrics-port 7700 is --port as well: /metrics wants a port of its own"
+    assert (expected in _cloud(**tls, metrics_port=7700)) == is_refused
+    assert "is --port as well" not in _cloud(**tls, metrics_port=7702)
+    assert "is --port as well" not in _cloud(**tls)
+    assert "is --port as well" not in _cloud(**tls, port=0, metrics_port=0)
+
+
+@pytest.mark.parametrize(
     ("cloud", "is_refused"),
     [
         ("ws://gpu-server:7700", True),
