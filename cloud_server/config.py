@@ -64,7 +64,9 @@ class CloudConfig:
     host: str = some_text("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
     port: int = tcp_port(7700, "that devices connect to")
     metrics_host: str = some_text(
-        "127.0.0.1", "Address of its own on which /metrics is, without TLS; 0.0.0.0 for all."
+        "127.0.0.1",
+        "Address of its own on which /metrics is; 0.0.0.0 for all. Beyond this machine it speaks "
+        "TLS with the same certificate, unless --insecure is there.",
     )
     metrics_port: int | None = tcp_port(
         None, "of /metrics; left out: the one above --port, if that is free"
@@ -134,7 +136,8 @@ class CloudConfig:
     )
     insecure: bool = setting(
         False,
-        "Listen beyond this machine without TLS: in a private network, or behind a proxy with TLS.",
+        "Listen beyond this machine without TLS: in a private network, or behind a proxy with TLS. "
+        "With a certificate this is of the figures alone.",
     )
     congestion_control: str | None = congestion_control()
     """Of what goes down to devices; a device's setting is of what goes up."""

@@ -10,6 +10,8 @@ from process.sockets.addresses import is_wildcard
 from process.tls.certificates import CertificateError, validities
 from wire.limits import MAX_CREDENTIAL_BYTES
 
+_ADVICE = "give it --tls-self-signed, or --tls-certificate and --tls-key"
+
 
 def exposure_of(
     config: CloudConfig, limits: Limits, now: datetime, has_names: bool = False
@@ -21,9 +23,7 @@ def exposure_of(
     if config.serve_device_bundle is not None:
         notices.append(_holds_the_ends(config, has_names))
     if not is_loopback(config.metrics_host):
-        where = f"on {config.metrics_host}"
-        text = f"what all devices do can be read without TLS or secret {where}, at /metrics"
-        notices.append(Notice(f"{text}: let only a private network reach it"))
+        notices.append(_open_figures(config))
     if config.tls_certificate is not None:
         notices += _certificate_notices(config.tls_certificate, now)
     if limits.max_connections < config.max_connections:
@@ -35,7 +35,8 @@ def exposure_of(
 def _port_clash(config: CloudConfig) -> list[Notice]:
     """Devices and figures cannot have one port of one address; 0 takes free ones."""
     hosts = {config.host, config.metrics_host}
-    is_shared = len(hosts) == 1 or any(map(is_wildcard, hosts)) or all(map(is_loopback, hosts))
+    is_shared = len(hosts) == 1 or any(map(is_wildcard, hosts))
+    is_shared = is_shared or ("localhost" in hosts and all(map(is_loopback, hosts)))
     if config.metrics_port != config.port or config.port == 0 or not is_shared:
         return []
     text = f"--metrics-port {config.port} is --port as well: /metrics wants a port of its own"
@@ -50,14 +51,28 @@ def _open_to_others(config: CloudConfig, has_names: bool) -> list[Notice]:
         advice = "give it a --secret-file, or names with `hat token add`"
         text = f"whoever reaches this cloud {where} may use it: {advice}"
         notices.append(Notice(text))
-    if config.tls_certificate is not None or config.tls_self_signed:
+    if _speaks_tls(config):
         return notices
     what = "rows" if is_open else "rows and the secret"
     if config.insecure:
         return [*notices, Notice(f"{what} come in unencrypted {where}, as --insecure has it")]
-    advice = "give it --tls-self-signed, or --tls-certificate and --tls-key"
-    text = f"{what} would come in unencrypted {where}: {advice}; or add --insecure"
+    text = f"{what} would come in unencrypted {where}: {_ADVICE}; or add --insecure"
     return [*notices, Notice(text, fatal=True)]
+
+
+def _open_figures(config: CloudConfig) -> Notice:
+    """Who reads how busy all are, and by whom."""
+    where = f"on {config.metrics_host}, at /metrics"
+    if not _speaks_tls(config) and not config.insecure:
+        text = f"what all devices do could be read unencrypted {where}: {_ADVICE}"
+        return Notice(f"{text}; or add --insecure", fatal=True)
+    without = "TLS or secret" if config.insecure else "a secret"
+    text = f"what all devices do can be read without {without} {where}"
+    return Notice(f"{text}: let only a private network reach it")
+
+
+def _speaks_tls(config: CloudConfig) -> bool:
+    return config.tls_certificate is not None or config.tls_self_signed
 
 
 def _holds_the_ends(config: CloudConfig, has_names: bool) -> Notice:

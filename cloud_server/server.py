@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from cloud_server.config import CloudConfig, check_torch_settings, metrics_port
@@ -26,6 +26,7 @@ from cloud_server.token_file import TokenFile
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
 from process.program.build import built_here
+from process.program.exposure import is_loopback
 from process.sockets.addresses import bracketed
 from process.tls.served import ServedTls
 from process.world import Clock, Randomness
@@ -133,7 +134,16 @@ class CloudServer:
         addresses = self._figures.addresses
         if not addresses:
             return None
-        return f"http://{_address(self._config.metrics_host, addresses[0][1])}"
+        scheme = "http" if self._figures_tls is None else "https"
+        return f"{scheme}://{_address(self._config.metrics_host, addresses[0][1])}"
+
+    @property
+    def _figures_tls(self) -> Callable[[], ssl.SSLContext] | None:
+        """Beyond this machine figures are shown as the link is, unless that was not wanted."""
+        config = self._config
+        if self.tls is None or config.insecure or is_loopback(config.metrics_host):
+            return None
+        return self.tls.context
 
     async def open(self) -> None:
         """Listen; readiness is false until `load` is through.
@@ -194,7 +204,7 @@ class CloudServer:
         await self._figures.setup()
         host, port = self._config.metrics_host, metrics_port(self._config)
         try:
-            await self._figures.listen(host, port)
+            await self._figures.listen(host, port, self._figures_tls)
         except OSError as error:
             text = f"cannot listen on {host}:{port} for /metrics: {system_reason(error)}"
             if self._config.metrics_port is not None:

@@ -58,21 +58,21 @@ def status(
 
     From their own metrics; with --watch also what they do now.
     """
-    from hat.status.asking import Side, root_beside, root_url
+    from hat.status.asking import Side, root_url, roots_beside
     from hat.status.run import run_status
 
     key = endpoint_key(api_key_file, os.environ)
     cloud_url = root_url(cloud or _CLOUD, "--cloud")
-    figures = (
-        root_url(cloud_metrics, "--cloud-metrics") if cloud_metrics else root_beside(cloud_url)
-    )
+    figures = roots_beside(cloud_url)
+    if cloud_metrics:
+        figures = (root_url(cloud_metrics, "--cloud-metrics"),)
     sides = (
         Side("device", root_url(device or _DEVICE, "--device"), device is not None, api_key=key),
         Side(
             *("cloud", cloud_url, cloud is not None),
             ca_file=cloud_ca,
             pins=_pins(cloud_pin),
-            metrics_url=figures,
+            metrics_urls=figures,
         ),
     )
     if not run_status(sides, watch):

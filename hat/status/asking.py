@@ -12,6 +12,7 @@ import aiohttp
 from cloud_server.config import CloudConfig, beside
 from hat.status.samples import NO_SAMPLES, Samples, parse_samples
 from process.errors import ConfigError, system_reason
+from process.program.exposure import is_loopback
 from process.sockets.addresses import bracketed
 from process.tls.pinned import pinned_context
 
@@ -34,8 +35,8 @@ class Side:
     ca_file: str | None = None
     pins: tuple[str, ...] = ()
     """Of its key, one of which must be its, in place of an authority's word."""
-    metrics_url: str | None = None
-    """Where its figures are, if not there."""
+    metrics_urls: tuple[str, ...] = ()
+    """Where its figures may be, if not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,17 @@ async def ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatu
         return SideStatus(side.name, side.url, at_s, False, _words(error, side))
 
 
-def root_beside(url: str) -> str:
-    """Where a cloud at this address has its figures, unless it was told otherwise."""
+def roots_beside(url: str) -> tuple[str, ...]:
+    """Where a cloud at this address has its figures, unless it was told otherwise; likely first.
+
+    What only its own machine reaches has no TLS, and what others reach has it as the link has.
+    """
     parts = urlsplit(url)
-    return f"http://{bracketed(str(parts.hostname))}:{beside(parts.port or _CLOUD_PORT)}"
+    address = f"{bracketed(str(parts.hostname))}:{beside(parts.port or _CLOUD_PORT)}"
+    plain, secure = f"http://{address}", f"https://{address}"
+    if parts.scheme != "https":
+        return (plain,)
+    return (plain, secure) if is_loopback(str(parts.hostname)) else (secure, plain)
 
 
 async def _ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatus:
@@ -87,11 +95,11 @@ async def _ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStat
         trouble = None if response.status == 200 else _reason(await response.text())
     heard = SideStatus(side.name, side.url, at_s, True, trouble)
     note = None
-    if side.metrics_url is not None:
+    for url in side.metrics_urls:
         try:
-            return replace(heard, samples=await _figures(http, side, side.metrics_url))
+            return replace(heard, samples=await _figures(http, side, url))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            note = f"no figures: {side.metrics_url}: {_words(error, side)}"
+            note = note or f"no figures: {url}: {_words(error, side)}"
     # So it is with devices, and with clouds of before figures had a port of their own.
     try:
         return replace(heard, samples=await _figures(http, side, side.url))

@@ -104,6 +104,29 @@ async def test_curl_takes_the_pin_and_no_other(config, engine, tmp_path):
         assert await ran(*ask, wrong) == (90, b""), "CURLE_SSL_PINNEDPUBKEYNOTMATCH"
 
 
+@pytest.mark.parametrize(
+    ("changes", "scheme"),
+    [
+        ({"metrics_host": "0.0.0.0"}, "https"),
+        ({"metrics_host": "0.0.0.0", "insecure": True}, "http"),
+        ({}, "http"),
+    ],
+)
+async def test_figures_beyond_this_machine_have_the_same_certificate(
+    config, engine, tmp_path, changes, scheme
+):
+    certificate, key = make_certificate(tmp_path)
+    secure = replace(config, tls_certificate=certificate, tls_key=key, **changes)
+    async with serve_cloud(secure, engine.load) as server:
+        url = server.metrics_url.replace("0.0.0.0", "127.0.0.1")
+        assert url.startswith(f"{scheme}://127.0.0.1:")
+        pin = server.tls.pin.replace("sha256/", "sha256//")
+        told = await ran("curl", "-sk", f"{url}/ready", "--pinnedpubkey", pin)
+        assert told == (0, b"ready")
+        code, page = await ran("curl", "-s", "--cacert", str(certificate), f"{url}/metrics")
+        assert (code, b"hat_cloud_connections" in page) == (0, True)
+
+
 async def test_a_self_signed_cloud_is_served_as_it_says(config, engine, tmp_path):
     environ = {"HAT_CACHE": str(tmp_path)}
     asked = replace(config, tls_self_signed=True, secret="s" * 20)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from hat.settings.programs import CLOUD, DEVICE
 from hat.settings.sources import load
 from process.listening.limits import Limits
 from process.program.build import COMMIT_VARIABLE
+from process.tls.self_signed import self_signed
 from tests.support.dockerfiles import DOCKERFILES, instruction
 from tests.support.scaling_tables import DOCUMENT
 from wire.handshake import LINK_PATH
@@ -221,6 +223,11 @@ def test_the_manifest_probes_and_scrapes_paths_that_the_cloud_has() -> None:
     assert figures["containerPort"] == FIGURES_PORT
     assert annotations["prometheus.io/port"] == str(FIGURES_PORT)
     assert f"--metrics-port={FIGURES_PORT}" in container["args"]
+    # Beyond loopback figures speak TLS.
+    assert "--metrics-host=0.0.0.0" in container["args"]
+    schemes = {container[name]["httpGet"].get("scheme") for name in container if "Probe" in name}
+    assert schemes == {"HTTPS"}
+    assert annotations["prometheus.io/scheme"] == "https"
     probed = {container[name]["httpGet"]["port"] for name in container if "Probe" in name}
     assert probed == {figures["name"]}
 
@@ -318,14 +325,23 @@ def test_the_balancers_speak_tls_on_both_sides_and_check_the_clouds() -> None:
     assert "verify none" not in haproxy
 
 
-async def test_the_probe_tells_ready_from_not_ready_and_from_nothing() -> None:
+def with_tls(folder: Path) -> ssl.SSLContext:
+    files = self_signed(folder / "tls", ["cloud"], datetime.now(UTC))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+async def test_the_probe_tells_ready_from_not_ready_and_from_nothing(tmp_path: Path) -> None:
     ready, refused = await _probe_a_server(200), await _probe_a_server(503)
     assert ready == (0, "200 why\n")
+    assert await _probe_a_server(200, with_tls(tmp_path)) == ready
+    assert await _probe_a_server(503, with_tls(tmp_path)) == refused
     assert refused == (1, "503 why\n")
     assert _probe(1)[0] == 1
 
 
-async def _probe_a_server(status: int) -> tuple[int, str]:
+async def _probe_a_server(status: int, tls: ssl.SSLContext | None = None) -> tuple[int, str]:
     """What the probe says of a server that answers so, in this process's event loop."""
 
     async def answer(_: web.Request) -> web.Response:
@@ -335,7 +351,7 @@ async def _probe_a_server(status: int) -> tuple[int, str]:
     app.router.add_get("/ready", answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
         return await asyncio.to_thread(_probe, runner.addresses[0][1])
     finally:
@@ -345,7 +361,11 @@ async def _probe_a_server(status: int) -> tuple[int, str]:
 def _probe(port: int) -> tuple[int, str]:
     command = [sys.executable, str(DEPLOY / "probe.py"), str(port), "/ready"]
     # A proxy of the environment is not for this machine's own port.
-    environment = os.environ | {"http_proxy": "http://127.0.0.1:9"}
+    # Nor does a certificate for the link say that this port shows it, as compose has it.
+    environment = os.environ | {
+        "http_proxy": "http://127.0.0.1:9",
+        "HAT_CLOUD_TLS_CERTIFICATE": "/run/secrets/hat_certificate",
+    }
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=60, env=environment
     )

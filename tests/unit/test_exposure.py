@@ -58,8 +58,12 @@ def test_programs_that_others_reach_say_what_they_leave_open(host):
 
 def test_figures_that_others_reach_are_said():
     assert _cloud(metrics_host="::1") == ""
-    assert "can be read without TLS or secret on 0.0.0.0" in _cloud(metrics_host="0.0.0.0")
-    assert "fatal" not in _cloud(metrics_host="0.0.0.0")
+    clear = _cloud(metrics_host="0.0.0.0")
+    assert clear.startswith("fatal: what all devices do could be read unencrypted on 0.0.0.0")
+    asked = _cloud(metrics_host="0.0.0.0", insecure=True)
+    assert asked.startswith("what all devices do can be read without TLS or secret on 0.0.0.0")
+    over_tls = _cloud(metrics_host="0.0.0.0", tls_self_signed=True)
+    assert over_tls.startswith("what all devices do can be read without a secret on 0.0.0.0")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from cloud_server.daemon.metrics import Metrics as CloudMetrics
 from device_runtime.api.metrics import GenerationTimer, Metrics
 from device_runtime.generation.timeline import Timeline
 from hat.quantities import num_bytes, rate, seconds
-from hat.status.asking import SideStatus, root_beside, root_url
+from hat.status.asking import SideStatus, root_url, roots_beside
 from hat.status.report import report
 from hat.status.samples import parse_samples
 from process.errors import ConfigError
@@ -203,9 +203,14 @@ async def test_a_cloud_that_shows_its_own_certificate_is_known_by_its_pin(tmp_pa
 
 
 def test_the_address_of_figures_follows_from_the_clouds() -> None:
-    assert root_beside("https://gpu-server:7700") == "http://gpu-server:7701"
-    assert root_beside("http://[::1]:7700") == "http://[::1]:7701"
-    assert root_beside("https://gate.example") == "http://gate.example:7701"
+    assert roots_beside("https://gpu-server:7700") == (
+        *("https://gpu-server:7701", "http://gpu-server:7701"),
+    )
+    assert roots_beside("http://[::1]:7700") == ("http://[::1]:7701",)
+    assert roots_beside("https://localhost:7700") == (
+        *("http://localhost:7701", "https://localhost:7701"),
+    )
+    assert roots_beside("https://gate.example")[0] == "https://gate.example:7701"
 
 
 async def test_the_key_comes_from_the_environment() -> None:
