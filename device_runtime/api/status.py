@@ -90,7 +90,7 @@ async def ready(request: web.Request) -> web.Response:
     if service.drain.is_draining:
         raise service.drain.refusal()
     reason = service.generator.ready()
-    if reason is not None and service.lone_answers is not None:
+    if reason is not None and service.generator.answers_alone:
         return json_response({"status": "ready", "answered_by": "draft"}, headers=LONE_HEADERS)
     if reason is not None:
         raise unavailable(reason, "cloud_unavailable", retry_after_s=1.0)

@@ -167,6 +167,11 @@ class Generator(Protocol):
         """The most tokens of prompt and output together; may change when the cloud does."""
         ...
 
+    @property
+    def answers_alone(self) -> bool:
+        """Whether the draft model answers now, since there is no cloud."""
+        ...
+
     def generate(self, request: GenerationRequest, request_id: str) -> Emissions:
         """Generate until a stop token, `max_tokens`, or the iterator is closed.
 

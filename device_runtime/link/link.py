@@ -62,6 +62,8 @@ class LinkStatus:
     is_connected: bool
     reason: str | None = None
     retry_after_s: float = 1.0
+    is_refused: bool = False
+    """The cloud is there, and has said itself that it does not serve this device, or not now."""
 
 
 class Link:
@@ -212,7 +214,8 @@ class Link:
             delay_s = self._delay_s(refusal, attempt)
             if refusal.reason != self.status.reason:
                 _log.warning("%s", refusal.reason)
-            self.status = LinkStatus(False, refusal.reason, max(1.0, delay_s))
+            retry_s = max(1.0, delay_s)
+            self.status = LinkStatus(False, refusal.reason, retry_s, refusal.is_told)
             if refusal.is_other_model:
                 self.mismatched.set()
             self._fail_sessions(refusal.is_draining)

@@ -26,6 +26,8 @@ class Refusal:
     retry_after_s: float = 0.0
     is_other_model: bool = False
     """The device's bundle is not for the layers that the cloud has."""
+    is_told: bool = False
+    """The cloud is there and says itself that this device is not let in, or not now."""
 
 
 _ADVICE = {
@@ -53,6 +55,9 @@ _WHAT = {
     FaultCode.QUOTA: "serves no more devices of this name",
 }
 
+
+_STAYS = (FaultCode.CAPACITY, FaultCode.TOO_MANY_SESSIONS, FaultCode.QUOTA)
+"""Said by a cloud that serves others meanwhile; one that drains or fails is on its way out."""
 
 _UNTRUSTED = (
     "shows a certificate this device does not trust; give its CA with --cloud-ca, or its pin (the "
@@ -94,11 +99,13 @@ def of_fault(fault: Fault, where: str) -> Refusal:
             f"the cloud at {where} {what}{details}; {advice}",
             is_permanent=True,
             is_other_model=fault.code in _OTHER_MODEL,
+            is_told=True,
         )
     return Refusal(
         f"the cloud at {where} {what}{details}",
         is_draining=fault.code is FaultCode.DRAINING,
         retry_after_s=fault.retry_after_s,
+        is_told=fault.code in _STAYS,
     )
 
 

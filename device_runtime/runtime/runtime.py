@@ -154,6 +154,16 @@ class Runtime:
         """Whether the draft model answers requests while there is no cloud."""
         return self._config.when_cloud_gone == "draft"
 
+    @property
+    def answers_alone(self) -> bool:
+        """Whether there is no cloud now, and the draft model answers in its place.
+
+        A cloud that says why it does not serve this device is there: whoever asks is to hear that.
+        """
+        status = self._link.status
+        is_there = status.is_refused or (status.is_connected and not self._link.is_leaving)
+        return self.may_answer_alone and not is_there
+
     def generate(self, request: GenerationRequest, request_id: str) -> Generation:
         """Generate until a stop token, `max_tokens`, the end of the context, or `aclose`.
 
@@ -185,7 +195,7 @@ class Runtime:
                     return
                 except CloudUnavailableError as error:
                     # All tokens of an answer are the model's, or none is.
-                    if is_begun or not self._is_alone:
+                    if is_begun or not self.answers_alone:
                         raise
                     self._lone_log.tell(self._link.num_connections, error.reason)
             async with aclosing(self._drafted(request, recorder)) as emissions:
@@ -274,12 +284,6 @@ class Runtime:
                     await self._link.connected()
         if not self._link.status.is_connected or self._link.limits is None:
             raise self._unavailable()
-
-    @property
-    def _is_alone(self) -> bool:
-        """Whether there is no cloud, and the draft model may answer in its place."""
-        has_cloud = self._link.status.is_connected and not self._link.is_leaving
-        return self.may_answer_alone and not has_cloud
 
     def _unavailable(self) -> CloudUnavailableError:
         status = self._link.status

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from numpy.testing import assert_allclose
 
@@ -22,6 +23,7 @@ from device_runtime.grammar.wanted import OneOf
 from device_runtime.server import DeviceServer, serve_device
 from process.errors import StartError
 from submodels.random_models import RandomModel, make_random_model
+from tests.support.fake_cloud import FakeCloud, fault
 from tests.support.reference import first_difference, greedy, load_reference
 from tests.support.split_models import random_tokens
 from tests.support.stack import (
@@ -37,6 +39,7 @@ from tests.support.stored_adapters import (
     install_fed_adapter,
 )
 from tests.support.world import REAL, serve_cloud
+from wire.errors import FaultCode
 
 WORDS = ("yes", "no", "perhaps")
 NOBODY = "ws://127.0.0.1:9"
@@ -169,6 +172,45 @@ async def test_a_fed_adapter_answers_alone_with_tokens_that_it_cannot_draft_as_w
     assert (len(ids), stats.is_alone) == (40, True)
     assert ids == again
     assert set(ids) - set(few.tolist())
+
+
+@pytest.mark.parametrize(
+    ("code", "is_there"),
+    [
+        (FaultCode.QUOTA, True),
+        (FaultCode.TOO_MANY_SESSIONS, True),
+        (FaultCode.CAPACITY, True),
+        (FaultCode.BAD_CREDENTIAL, True),
+        (FaultCode.FINGERPRINT_MISMATCH, True),
+        (FaultCode.SHAPE_MISMATCH, True),
+        (FaultCode.UNSUPPORTED_VERSION, True),
+        (FaultCode.DRAINING, False),
+        (FaultCode.INTERNAL, False),
+        (FaultCode.DEADLINE_EXCEEDED, False),
+    ],
+)
+async def test_a_cloud_that_refuses_the_device_is_there_and_one_that_stops_is_not(
+    plain: Path, code: FaultCode, is_there: bool
+) -> None:
+    """Whoever asks hears why, in place of an answer that is not the model's."""
+    cloud = FakeCloud(refuse_connection=fault(code, 30.0, "says the cloud"))
+    await cloud.start()
+    try:
+        url = f"ws://127.0.0.1:{cloud.port}"
+        config = DeviceConfig(bundle=plain, port=0, cloud=url, threads=1, **EXACT)
+        async with serve_device(config, REAL) as device, aiohttp.ClientSession(device.url) as http:
+            await device.link.tried()
+            asked = GenerationRequest(PROMPT[:9], 3, GREEDY)
+            if is_there:
+                with pytest.raises(CloudUnavailableError, match="says the cloud"):
+                    await _tokens(device, asked)
+            else:
+                assert len(await _tokens(device, asked)) == 3
+            async with http.get("/ready") as response:
+                assert response.status == (503 if is_there else 200)
+                assert ("says the cloud" in await response.text()) is is_there
+    finally:
+        await cloud.stop()
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,11 @@ class FakeGenerator:
         """As scripted."""
         return self.not_ready
 
+    @property
+    def answers_alone(self) -> bool:
+        """It has no draft model."""
+        return False
+
     async def _rounds(self, request: GenerationRequest) -> AsyncGenerator[Emission, None]:
         ids = self.answer(request)
         tokens: list[Token] = []
