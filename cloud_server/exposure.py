@@ -4,9 +4,9 @@ from datetime import datetime
 from pathlib import Path
 
 from cloud_server.config import CloudConfig
+from process.addresses import is_wildcard
 from process.listening.limits import Limits
 from process.program.exposure import Notice, certificate_notices, is_loopback, secret_notices
-from process.sockets.addresses import is_wildcard
 from process.tls.certificates import CertificateError, validities
 from wire.limits import MAX_CREDENTIAL_BYTES
 

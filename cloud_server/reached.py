@@ -3,8 +3,8 @@
 import ipaddress
 from collections.abc import Sequence
 
+from process.addresses import is_wildcard
 from process.program.exposure import is_loopback
-from process.sockets.addresses import is_wildcard
 
 
 def reached_at(

@@ -23,11 +23,11 @@ from cloud_server.engines.sizing import HostDemand, choose_host_tokens, gib
 from cloud_server.number_format import NAMES
 from cloud_server.reached import reached_at
 from cloud_server.token_file import TokenFile
+from process.addresses import bracketed
 from process.errors import StartError, system_reason
 from process.listening.runner import GuardedRunner
 from process.program.build import built_here
 from process.program.exposure import is_loopback
-from process.sockets.addresses import bracketed
 from process.tls.served import ServedTls
 from process.world import Clock, Randomness
 from submodels.bundle.bundle import Bundle, load_bundle

@@ -1,18 +1,6 @@
 """What whoever runs a program can mend, as opposed to bugs."""
 
-import errno
 import os
-import socket
-
-_PASSING = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("EADDRINUSE", "EADDRNOTAVAIL", "EAGAIN", "EBUSY", "EDQUOT", "EIO", "EMFILE", "ENFILE"),
-        *("ENOBUFS", "ENOMEM", "ENOSPC", "ESTALE", "ETIMEDOUT", "ETXTBSY"),
-    )
-    if hasattr(errno, name)
-)
-"""What other programs, disks and networks decide, and may decide otherwise the next time."""
 
 
 class UserError(Exception):
@@ -34,23 +22,6 @@ class PassingError(StartError):
 
 class ConfigError(UserError):
     """A setting or an argument is wrong; the message names it."""
-
-
-def passes(error: UserError) -> bool:
-    """Whether what an error tells of may be over without anybody's doing.
-
-    Where the system has caused it, that decides: a port in use passes, a file that is missing not.
-    """
-    match error.__cause__:
-        case socket.gaierror():
-            # Names are found once there is a network.
-            return True
-        case OSError(errno=int(number)):
-            return number in _PASSING
-        case UserError() as cause:
-            return error.may_pass or passes(cause)
-        case _:
-            return error.may_pass
 
 
 def system_reason(error: OSError) -> str:

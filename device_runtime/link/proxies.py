@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from process.addresses import bracketed
 from process.errors import StartError
-from process.sockets.addresses import bracketed
 
 _VARIABLES = {"wss": ("HTTPS_PROXY", "ALL_PROXY"), "ws": ("HTTP_PROXY", "ALL_PROXY")}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from device_runtime.link.proxies import Proxy
-from process.sockets.addresses import bracketed
+from process.addresses import bracketed
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler

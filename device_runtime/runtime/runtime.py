@@ -156,10 +156,7 @@ class Runtime:
 
     @property
     def answers_alone(self) -> bool:
-        """Whether there is no cloud now, and the draft model answers in its place.
-
-        A cloud that says why it does not serve this device is there: whoever asks is to hear that.
-        """
+        """Whether there is no cloud now; one that says why it refuses this device is there."""
         status = self._link.status
         is_there = status.is_refused or (status.is_connected and not self._link.is_leaving)
         return self.may_answer_alone and not is_there

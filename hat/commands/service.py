@@ -22,7 +22,8 @@ from hat.service.place import Machine, Words, place_of, text_of
 from hat.settings.options import CONFIG_VARIABLE, settings_options, sources_of
 from hat.settings.print_config import as_toml
 from hat.settings.programs import CLOUD, DEVICE, C, Program
-from hat.settings.sources import Sources, load
+from hat.settings.sources import Sources, load, unheard
+from process.errors import ConfigError
 from process.listening.limits import Limits
 
 _EPILOG = """
@@ -150,11 +151,25 @@ def _exposed(config: object) -> list[str]:
 
 
 def _sources(program: Program[C], parameters: dict[str, Any]) -> Sources:
-    """Flags and a TOML file, and nothing of the environment of whoever installs."""
+    """Flags and a TOML file, and nothing of the environment of whoever installs.
+
+    Raises:
+        ConfigError: a variable says what neither of them does; without it the service would be
+            another one than its installer has in mind, such as one that anybody may use.
+    """
     found = sources_of(program, parameters)
     if parameters["config"] is None and os.environ.get(CONFIG_VARIABLE):
         raise CommandError(f"{CONFIG_VARIABLE} is set: a service takes --config {found.file}")
-    return Sources(found.flags, {}, found.file)
+    sources = Sources(found.flags, {}, found.file)
+    left_out = unheard(load(program, sources), found.environ)
+    for setting, variable in left_out.items():
+        name = setting.name.upper() if setting.about.argument else setting.flag
+        what = "a file" if setting.about.secret else "its value"
+        raise ConfigError(
+            f"{variable} is set: a service takes nothing of the environment; give {name} with "
+            f"{what}, or unset the variable"
+        )
+    return sources
 
 
 def _installation() -> Installation:

@@ -93,6 +93,25 @@ def load(program: Program[C], sources: Sources) -> Resolved[C]:
     return Resolved(program, sources, given, tuple(notes))
 
 
+def unheard(resolved: Resolved[Any], environ: Mapping[str, str]) -> dict[Setting, str]:
+    """Settings that were given nowhere, and would be by these variables; and which ones."""
+    found = {}
+    for setting in resolved.program.settings:
+        given = resolved.given.get(setting.name)
+        if given is not None and given.source != "default":
+            continue
+        for variable in (name for each in setting.variables for name in _names_of(setting, each)):
+            # What Kubernetes sets for a service of such a name is meant for nobody.
+            if environ.get(variable) and not _KUBERNETES_ADDRESS.fullmatch(environ[variable]):
+                found.setdefault(setting, variable)
+    return found
+
+
+def _names_of(setting: Setting, variable: str) -> list[str]:
+    """A secret is a variable's value, or lies in the file that another one names."""
+    return [variable, f"{variable}_FILE"] if setting.about.secret else [variable]
+
+
 def _from_flags(program: Program[C], sources: Sources) -> dict[str, Given]:
     given = {}
     for setting in program.settings:
@@ -111,7 +130,7 @@ def _from_environment(
     notes: list[str] = []
     for setting in program.settings:
         for variable in setting.variables:
-            names = [variable, f"{variable}_FILE"] if setting.about.secret else [variable]
+            names = _names_of(setting, variable)
             known.update(names)
             present = [name for name in names if environ.get(name)]
             if len(present) > 1:

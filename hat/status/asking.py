@@ -11,9 +11,9 @@ import aiohttp
 
 from cloud_server.config import CloudConfig, beside
 from hat.status.samples import NO_SAMPLES, Samples, parse_samples
+from process.addresses import bracketed
 from process.errors import ConfigError, system_reason
 from process.program.exposure import is_loopback
-from process.sockets.addresses import bracketed
 from process.tls.pinned import pinned_context
 
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)

@@ -13,8 +13,8 @@ from hat.errors import CommandError
 from hat.settings.programs import CLOUD, DEVICE, C
 from hat.settings.sources import Resolved, Sources, load
 from hat.up.children import Side
+from process.addresses import bracketed
 from process.errors import ConfigError
-from process.sockets.addresses import bracketed
 from process.sockets.binding import keep_to_oneself
 
 _SECRET_BYTES = 32

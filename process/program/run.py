@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
-from process.errors import UserError, passes
+from process.errors import UserError
+from process.program.passing import passes
 
 OK = 0
 FAILED = 1

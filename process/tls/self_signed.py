@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from process.addresses import is_wildcard
 from process.errors import StartError, system_reason
-from process.sockets.addresses import is_wildcard
 from process.tls.certificates import names_in
 
 if TYPE_CHECKING:
