@@ -150,6 +150,11 @@ class Link:
         """Whether the cloud takes no new sessions, so that another connection comes next."""
         return self._connection is not None and self._connection.is_leaving
 
+    @property
+    def has_cloud(self) -> bool:
+        """Whether a cloud is there that stays, be it one that refuses this device."""
+        return self.status.is_refused or (self.status.is_connected and not self.is_leaving)
+
     def was_up_within(self, seconds: float) -> bool:
         """Whether it is up, or was so short a while ago."""
         is_recent = self._lost_s is not None and self._clock() - self._lost_s < seconds

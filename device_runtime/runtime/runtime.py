@@ -157,9 +157,7 @@ class Runtime:
     @property
     def answers_alone(self) -> bool:
         """Whether there is no cloud now; one that says why it refuses this device is there."""
-        status = self._link.status
-        is_there = status.is_refused or (status.is_connected and not self._link.is_leaving)
-        return self.may_answer_alone and not is_there
+        return self.may_answer_alone and not self._link.has_cloud
 
     def generate(self, request: GenerationRequest, request_id: str) -> Generation:
         """Generate until a stop token, `max_tokens`, the end of the context, or `aclose`.

@@ -95,7 +95,7 @@ def load(program: Program[C], sources: Sources) -> Resolved[C]:
 
 def unheard(resolved: Resolved[Any], environ: Mapping[str, str]) -> dict[Setting, str]:
     """Settings that were given nowhere, and would be by these variables; and which ones."""
-    found = {}
+    found: dict[Setting, str] = {}
     for setting in resolved.program.settings:
         given = resolved.given.get(setting.name)
         if given is not None and given.source != "default":
