@@ -217,10 +217,18 @@ class Sessions:
             self.yielding.note(session.identity, now)
         most = self._config.verify_tokens
         verified = [each for each in pieces if each[1].is_verification(most)]
-        num_verified = sum(piece.num_rows for _, piece in verified)
-        num_prompt = step.num_tokens - num_verified
         handles = [session.handle for session, _ in verified]
-        self.beside.observe(handles, num_verified, num_prompt, outcome.seconds, now)
+        riding = self._riding(pieces)
+        num_riding = sum(piece.num_rows for one, piece in pieces if one.handle in riding)
+        num_verified = sum(piece.num_rows for one, piece in verified if one.handle not in riding)
+        num_prompt = step.num_tokens - num_verified - num_riding
+        seconds = outcome.seconds
+        self.beside.observe(handles, num_verified, num_prompt, seconds, now, num_riding)
+
+    def _riding(self, pieces: Sequence[Running]) -> set[SequenceHandle]:
+        """The sessions of those who yield, in a step that has others."""
+        riding = {one.handle for one, _ in pieces if self.yielding.yields(one.identity)}
+        return riding if len(riding) < len(pieces) else set()
 
     def advance(self, has_rows: bool) -> None:
         """Have the next step copy what it may between engine and host memory."""

@@ -44,6 +44,13 @@ was foretold."""
 _RIDING_SHARE = 0.1
 """Of what a step takes, that rows of who has reached his rate may add to it."""
 
+_RIDING_CHANGE = 0.02
+"""By which what they add is believed more, or less, after each step that had some: late steps,
+however late, are as good as one."""
+
+_MOST_BELIEVED = 0.2
+"""So few good steps make them welcome again."""
+
 _LEAST_ROW_S = 1e-7
 """Of one row, however cheap it seems."""
 
@@ -72,6 +79,8 @@ class Beside:
         self._has_verified = False
         """Whether the latest step verified somebody's rows."""
         self._tried_tokens = _FIRST_TOKENS // _CHANGE
+        self._riding_share = 0.0
+        """What rows of who yields have added to steps lately, in half of the cases at the most."""
 
     def note_round(self, handle: SequenceHandle, away_s: float | None, now: float) -> None:
         """A frame to verify came; its session had been without work for so long, or had some."""
@@ -96,10 +105,14 @@ class Beside:
         num_prompt: int,
         seconds: float,
         now: float,
+        num_riding: int = 0,
     ) -> None:
         """Learn from a step that ended now: whose rows it verified, how many these were, and how
-        many were of prompts."""
-        self._model.observe(num_verified, num_prompt, seconds)
+        many were of prompts; `num_riding` are those of others who yield, counted in neither."""
+        if num_riding:
+            self._observe_riding(num_verified, num_prompt, num_riding, seconds)
+        else:
+            self._model.observe(num_verified, num_prompt, seconds)
         self._tried_tokens = max(self._tried_tokens, num_prompt)
         self._has_verified = bool(verified)
         came_s = [self._came_s.pop(one) for one in verified if one in self._came_s]
@@ -134,12 +147,28 @@ class Beside:
 
     def riding_tokens(self, num_verified: int, num_prompt: int) -> int:
         """How many more rows a step with these may have and hardly take longer."""
+        if self._riding_share > _RIDING_SHARE:
+            return 0
+        return self._riding_tokens(num_verified, num_prompt)
+
+    def _riding_tokens(self, num_verified: int, num_prompt: int) -> int:
         if not self._model.is_known:
             return 0
         alone_s = self._model.seconds(num_verified, num_prompt)
         verified_s = self._model.seconds(num_verified + 1, num_prompt) - alone_s
         prompt_s = self._model.seconds(num_verified, num_prompt + 1) - alone_s
         return int(_RIDING_SHARE * alone_s / max(verified_s, prompt_s, _LEAST_ROW_S))
+
+    def _observe_riding(
+        self, num_verified: int, num_prompt: int, num_riding: int, seconds: float
+    ) -> None:
+        """A further sequence costs more than its rows, on some engines, which the line over rows
+        does not show. Steps with more rows than were to ride say nothing of that."""
+        if num_riding > max(1, self._riding_tokens(num_verified, num_prompt)):
+            return
+        added_share = seconds / max(self._model.seconds(num_verified, num_prompt), 1e-9) - 1
+        change = _RIDING_CHANGE if added_share > self._riding_share else -_RIDING_CHANGE
+        self._riding_share = min(max(self._riding_share + change, 0.0), _MOST_BELIEVED)
 
     def _decodes(self, now: float) -> bool:
         """Whether somebody does."""
