@@ -134,6 +134,7 @@ class DeviceSocket:
     def limited(self) -> None:
         """A quota has refused the device something."""
         self._over_quota_s += OVER_QUOTA_S
+        self._turns.limited()
 
     def refused(self, fault: Fault) -> None:
         """The core has ended the connection, before or after the device was welcomed."""

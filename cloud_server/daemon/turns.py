@@ -21,6 +21,13 @@ _COSTLY = (bytes([MessageType.OPEN]), bytes([MessageType.CLOSE]))
 OVER_QUOTA_S = 0.002
 """What a refusal by a quota counts, more than it takes: whoever asks on and on asks rarely then."""
 
+LIMITED_S = 10.0
+"""For so long after a refusal by a quota,"""
+
+LIMITED_COST = 4.0
+"""all that a name does counts so many times what it takes: a quarter of the loop beside others
+becomes a sixteenth, which the steps of others hardly feel."""
+
 PING_S = 0.0001
 """About what a ping and its pong cost."""
 
@@ -66,6 +73,7 @@ class Shares:
     num_lanes: int = 0
     """Links that help another one of their device, and are nobody else."""
     _allowances: dict[Identity, Allowance] = field(default_factory=dict)
+    _limited_until_s: dict[Identity, float] = field(default_factory=dict)
 
     def enter(self, identity: Identity) -> Allowance:
         """A link begins; returns its own allowance."""
@@ -80,10 +88,17 @@ class Shares:
         if self.num_links[identity] <= 0:
             del self.num_links[identity]
             del self._allowances[identity]
+            self._limited_until_s.pop(identity, None)
+
+    def limited(self, identity: Identity) -> None:
+        """A quota has refused something to one who has links."""
+        self._limited_until_s[identity] = self.clock() + LIMITED_S
 
     def pause_s(self, identity: Identity, own: Allowance, used_s: float) -> float:
         """How long a link that used so much must leave the loop to others, if there are any."""
         now = self.clock()
+        if now < self._limited_until_s.get(identity, now):
+            used_s *= LIMITED_COST
         pause_s = own.spend(used_s, now)
         of_all_s = self._allowances[identity].spend(used_s, now)
         if self.share >= 1 or self.num_links.total() - self.num_lanes < 2:
@@ -118,6 +133,10 @@ class Turns:
         own = self._shares.enter(identity)
         self._shares.leave(self._identity)
         self._identity, self._own = identity, own
+
+    def limited(self) -> None:
+        """A quota has refused the link something."""
+        self._shares.limited(self._identity)
 
     def help(self) -> None:
         """The link is a further one of its device."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cloud_server.core.actions import Identity
-from cloud_server.daemon.turns import BURST_S, MAX_S, Shares, Turns, cost_s
+from cloud_server.daemon.turns import BURST_S, LIMITED_COST, LIMITED_S, MAX_S, Shares, Turns, cost_s
 from wire.codec import encode
 from wire.messages import Close, Codec, Dtype, Open, States, Want
 
@@ -43,6 +43,24 @@ def test_who_is_alone_may_have_all_of_it():
 def test_who_floods_beside_others_has_a_share(other):
     used = _used_share([(HERE, 1.0), (other, 0.0)], share=0.25)
     assert used == pytest.approx(0.25, abs=0.02)
+
+
+def test_who_has_met_a_quota_has_a_quarter_of_his_share_for_a_while():
+    clock = Clock()
+    shares = Shares(0.25, clock)
+    own = shares.enter(HERE)
+    shares.enter(THERE)
+    worked_s = {True: 0.0, False: 0.0}
+    for begin_s, is_limited in ((0.0, True), (LIMITED_S + 2, False)):
+        clock.now = begin_s
+        if is_limited:
+            shares.limited(HERE)
+        while clock.now < begin_s + LIMITED_S:
+            clock.now += MAX_S
+            worked_s[is_limited] += MAX_S
+            clock.now += shares.pause_s(HERE, own, MAX_S)
+    assert worked_s[True] / LIMITED_S == pytest.approx(0.25 / LIMITED_COST, abs=0.02)
+    assert worked_s[False] / LIMITED_S == pytest.approx(0.25, abs=0.02)
 
 
 def test_the_share_may_be_given_up():
