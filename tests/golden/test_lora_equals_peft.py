@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from submodels.checkpoint.lora import merging
 from submodels.checkpoint.opening import opened_checkpoint
 from submodels.errors import CheckpointError, SplitError, UnsupportedModelError
 from submodels.random_models import RandomModel, make_random_model
@@ -22,12 +23,6 @@ from tests.support.split_models import SplitModel, random_tokens, reference_logi
 MADE_BY_PEFT = Path(__file__).parents[1] / "data" / "peft"
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
 SETTINGS = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6}
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    shutil.copytree(MADE_BY_PEFT / "adapter", tmp_path / "adapter")
-    return tmp_path / "adapter"
 
 
 @pytest.fixture
@@ -54,16 +49,60 @@ def _numbers(source: Any) -> np.ndarray[Any, Any]:
     return numbers.reshape(source.shape).astype(np.float32)
 
 
-def test_every_weight_is_the_one_that_peft_merged(adapter: Path) -> None:
-    expected = load_file(MADE_BY_PEFT / "merged.safetensors")
+@pytest.mark.parametrize(
+    ("name", "expected_file", "changed_modules"),
+    [
+        ("adapter", "merged", {"q_proj", "o_proj", "up_proj", "lm_head"}),
+        ("dora", "merged-dora", {"k_proj", "down_proj", "lm_head"}),
+        ("table", "merged-table", {"embed_tokens", "v_proj"}),
+    ],
+)
+def test_every_weight_is_the_one_that_peft_merged(
+    name: str, expected_file: str, changed_modules: set[str]
+) -> None:
+    expected = load_file(MADE_BY_PEFT / f"{expected_file}.safetensors")
     plain = load_file(MADE_BY_PEFT / "base" / "model.safetensors")
-    with opened_checkpoint(adapter, str(MADE_BY_PEFT / "base")) as merged:
+    with opened_checkpoint(MADE_BY_PEFT / name, str(MADE_BY_PEFT / "base")) as merged:
         assert merged.tensors.keys() == plain.keys()
-        for name, source in merged.tensors.items():
+        for tensor, source in merged.tensors.items():
             assert source.dtype == "BF16"
-            assert np.array_equal(_numbers(source), expected[name].float().numpy()), name
-    changed = {name for name in plain if not torch.equal(plain[name], expected[name])}
-    assert {name.split(".")[-2] for name in changed} == {"q_proj", "o_proj", "up_proj", "lm_head"}
+            assert np.array_equal(_numbers(source), expected[tensor].float().numpy()), tensor
+    changed = {tensor for tensor in plain if not torch.equal(plain[tensor], expected[tensor])}
+    assert {tensor.split(".")[-2] for tensor in changed} == changed_modules
+
+
+@pytest.mark.parametrize("kind", ["plain", "dora", "table"])
+def test_steps_of_a_large_matrix_are_alike_and_come_to_the_whole(
+    kind: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers, which add up to the same in every order."""
+    module = "base_model.model.model.embed_tokens" if kind == "table" else Q0
+    rows = 261 if kind == "table" else 64
+    generator = torch.Generator().manual_seed(2)
+    down = torch.randint(-3, 4, (2, 64), generator=generator).float()
+    up = torch.randint(-3, 4, (rows, 2), generator=generator).float()
+    lengths = torch.rand(rows, generator=generator) + 1
+    if kind == "table":
+        tensors = {f"{module}.lora_embedding_A": up.T, f"{module}.lora_embedding_B": down.T}
+    else:
+        tensors = {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+    if kind == "dora":
+        tensors[f"{module}.lora_magnitude_vector"] = lengths
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    folder = _written(tmp_path / "a", tensors, use_dora=kind == "dora")
+    name = f"{module.removeprefix('base_model.model.')}.weight"
+    whole = load_file(base / "model.safetensors")[name] + (up @ down) * 3.0
+    if kind == "dora":
+        whole *= (lengths / torch.linalg.norm(whole, dim=1))[:, None]
+    monkeypatch.setattr(merging, "PIECE_BYTES", 3000)
+    with opened_checkpoint(folder, str(base)) as merged:
+        pieces = list(merged.tensors[name].pieces())
+        came = _numbers(merged.tensors[name])
+    assert len(pieces) > 5
+    sizes = [len(piece) for piece in pieces]
+    assert max(sizes) <= 3072
+    assert min(sizes) > max(sizes) / 2
+    np.testing.assert_array_equal(came, whole.numpy())
 
 
 def test_a_split_adapter_says_what_the_merged_model_says(base: Path, tmp_path: Path) -> None:
@@ -112,7 +151,8 @@ def test_the_tokenizer_is_the_adapters_where_it_has_one(base: Path, tmp_path: Pa
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
         ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
-        ({"use_dora": True}, "use_dora is set"),
+        ({"use_qalora": True}, "use_qalora is set"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices is set"),
         ({"lora_bias": True}, "lora_bias is set"),
         ({"layer_replication": [[0, 4]]}, "layer_replication is set"),
         ({"a_later_invention": 1}, "a_later_invention is set"),
@@ -146,6 +186,10 @@ def _dora(tensors: dict[str, torch.Tensor]) -> None:
     tensors[f"{Q0}.lora_magnitude_vector"] = torch.zeros(64)
 
 
+def _dora_of_a_table(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["base_model.model.model.embed_tokens.lora_magnitude_vector"] = torch.zeros(64)
+
+
 def _more_tokens(tensors: dict[str, torch.Tensor]) -> None:
     tensors["base_model.model.lm_head.weight"] = torch.zeros(270, 64)
 
@@ -156,7 +200,8 @@ def _more_tokens(tensors: dict[str, torch.Tensor]) -> None:
         (_without_up, "and no base_model.*lora_B.weight"),
         (_other_rank, r"expected shape \(2, 64\), got \(3, 64\)"),
         (_of_nothing, "qkv_proj.lora_A.weight is an update of nothing in"),
-        (_dora, "lora_magnitude_vector is not supported"),
+        (_dora, "use_dora is False in its settings, and .*lora_magnitude_vector is there"),
+        (_dora_of_a_table, "embed_tokens.lora_magnitude_vector is not supported"),
         (_more_tokens, r"expected shape \(261, 64\), got \(270, 64\)"),
     ],
 )
@@ -167,6 +212,22 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(
     change(tensors)
     folder = _written(tmp_path / "a", tensors)
     with pytest.raises(SplitError, match=words):
+        split(folder, tmp_path / "out", 1, base=str(base))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        (None, "use_dora is True in its settings, and .*lora_magnitude_vector is not there"),
+        (torch.ones(63), r"lora_magnitude_vector: expected shape \(64,\), got \(63,\)"),
+    ],
+)
+def test_dora_without_its_lengths_is_refused(
+    base: Path, tmp_path: Path, lengths: torch.Tensor | None, words: str
+) -> None:
+    more = {} if lengths is None else {f"{Q0}.lora_magnitude_vector": lengths}
+    folder = _written(tmp_path / "a", _update() | more, use_dora=True)
+    with pytest.raises(CheckpointError, match=words):
         split(folder, tmp_path / "out", 1, base=str(base))
 
 

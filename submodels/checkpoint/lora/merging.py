@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
+import torch
 
 from submodels.checkpoint.checkpoint import PIECE_BYTES, Checkpoint, ReadThrough, SourceTensor
 from submodels.checkpoint.lora.settings import LoraSettings
@@ -17,35 +18,63 @@ from submodels.tensors.tensor_layout import EMBEDDING, LM_HEAD
 
 _BEFORE = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+# Of an embedding, both turned around, as its weight has a row for each input.
+_DOWN_OF_TABLE, _UP_OF_TABLE = ".lora_embedding_A", ".lora_embedding_B"
+_MAGNITUDE = ".lora_magnitude_vector"
 # How a weight or bias of a module with an update is called that is saved whole.
 _WHOLE = ".base_layer."
-_KINDS_REFUSED = ("lora_embedding_", "lora_magnitude_vector", "lora_B.bias", "token_adapter")
+_TORCH = MappingProxyType({"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16})
+_KINDS_REFUSED = ("lora_B.bias", "token_adapter")
 
 
 @dataclass(frozen=True, slots=True)
 class _Merged(ReadThrough):
     """A matrix `[N, K]` and its update `scaling * up @ down`, a `SourceTensor`.
 
-    Added in float32 and rounded once, to the base's format.
+    Added in float32 and rounded once, to the base's format. With a `magnitude` (DoRA) each row of
+    the sum is then as long as it says. The product is torch's, as peft's is: libraries add up in
+    different orders.
     """
 
     up: SourceTensor
     down: SourceTensor
     scaling: float
+    magnitude: SourceTensor | None = None
+    is_table: bool = False
+    """`up` and `down` are those of an embedding: `[r, N]` and `[K, r]`, to be turned around."""
 
     @property
     def name(self) -> str:
         return self.source.name
 
     def pieces(self) -> Iterator[bytes]:
-        up, down = (whole(part).astype(np.float32) for part in (self.up, self.down))
+        up, down = _float32(self.up), _float32(self.down)
+        lengths = None if self.magnitude is None else _float32(self.magnitude)
         first = 0
-        for rows in row_steps(self.source, max(1, PIECE_BYTES * self.shape[0] // self.num_bytes)):
+        for rows in row_steps(self.source, self._rows_at_a_time()):
             last = first + len(rows)
-            update = (up[first:last] @ down) * np.float32(self.scaling)
-            merged = rows.astype(np.float32) + update
-            yield cast(merged.tobytes(), "F32", self.dtype, self.name)
+            if self.is_table:
+                update = (down @ up[:, first:last]).T * self.scaling
+                # Of an embedding peft rounds the update by itself as well.
+                update = update.to(_TORCH[self.dtype]).float()
+            else:
+                update = (up[first:last] @ down) * self.scaling
+            merged = torch.from_numpy(rows.astype(np.float32)) + update
+            if lengths is not None:
+                factors = lengths[first:last] / torch.linalg.norm(merged, dim=1)
+                merged = factors[:, None] * merged
+            yield cast(merged.numpy().tobytes(), "F32", self.dtype, self.name)
             first = last
+
+    def _rows_at_a_time(self) -> int:
+        """All steps alike, since products of a few rows are added up in another order."""
+        num_rows = self.shape[0]
+        num_steps = -(-self.num_bytes // PIECE_BYTES)
+        return -(-num_rows // max(1, num_steps))
+
+
+def _float32(source: SourceTensor) -> torch.Tensor:
+    return torch.from_numpy(whole(source).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +110,17 @@ def merged_tensors(
         if any(kind in name for kind in _KINDS_REFUSED):
             raise UnsupportedModelError(f"{adapter.path}: {name} is not supported in an adapter")
     # What comes whole comes before its updates.
-    for name in sorted(adapter.tensors, key=lambda name: name.endswith(_DOWN)):
+    for name in sorted(adapter.tensors, key=lambda name: name.endswith((_DOWN, _DOWN_OF_TABLE))):
         inner = text_name(name.removeprefix(_BEFORE))
-        if inner is None or name.endswith(_UP):
+        if inner is None or name.endswith((_UP, _UP_OF_TABLE)):
             # What sees pictures, and the second half of a pair.
             continue
-        target = inner.removesuffix(_DOWN) + ".weight" if name.endswith(_DOWN) else inner
+        if name.endswith(_MAGNITUDE):
+            if name.removesuffix(_MAGNITUDE) + _DOWN in adapter.tensors:
+                continue
+            raise UnsupportedModelError(f"{adapter.path}: {name} is not supported in an adapter")
+        end = next((end for end in (_DOWN, _DOWN_OF_TABLE) if name.endswith(end)), None)
+        target = inner if end is None else inner.removesuffix(end) + ".weight"
         target = target.replace(_WHOLE, ".")
         if is_tied and target in (EMBEDDING, LM_HEAD):
             raise UnsupportedModelError(
@@ -96,8 +130,8 @@ def merged_tensors(
         place = places.get(target)
         if not name.startswith(_BEFORE) or place is None:
             raise CheckpointError(f"{adapter.path}: {name} is an update of nothing in {base.path}")
-        if name.endswith(_DOWN):
-            tensors[place] = _merged(tensors[place], adapter, name, settings)
+        if end is not None:
+            tensors[place] = _merged(tensors[place], adapter, name, end, settings)
         else:
             source = adapter.tensors[name]
             _check_shape(adapter, name, source.shape, tensors[place].shape)
@@ -106,19 +140,39 @@ def merged_tensors(
 
 
 def _merged(
-    source: SourceTensor, adapter: Checkpoint, name: str, settings: LoraSettings
+    source: SourceTensor, adapter: Checkpoint, name: str, end: str, settings: LoraSettings
 ) -> SourceTensor:
-    module = name.removeprefix(_BEFORE).removesuffix(_DOWN)
-    other = name.removesuffix(_DOWN) + _UP
+    before, is_table = name.removesuffix(end), end == _DOWN_OF_TABLE
+    module = before.removeprefix(_BEFORE)
+    other = before + (_UP_OF_TABLE if is_table else _UP)
     if other not in adapter.tensors:
         raise CheckpointError(f"{adapter.path} has {name} and no {other}")
-    down, up = adapter.tensors[name], adapter.tensors[other]
-    rank = settings.rank_of(module)
     if len(source.shape) != 2:
         raise CheckpointError(f"{adapter.path}: {name} is an update of {source.name}, no matrix")
-    _check_shape(adapter, name, down.shape, (rank, source.shape[1]))
-    _check_shape(adapter, other, up.shape, (source.shape[0], rank))
-    return _Merged(source, up, down, settings.scaling(module))
+    rank, (rows, columns) = settings.rank_of(module), source.shape
+    down, up = adapter.tensors[name], adapter.tensors[other]
+    _check_shape(adapter, name, down.shape, (rank, rows if is_table else columns))
+    _check_shape(adapter, other, up.shape, (columns if is_table else rows, rank))
+    scaling = settings.scaling(module)
+    if is_table:
+        return _Merged(source, down, up, scaling, is_table=True)
+    return _Merged(source, up, down, scaling, _magnitude(adapter, before, rows, settings))
+
+
+def _magnitude(
+    adapter: Checkpoint, module: str, num_rows: int, settings: LoraSettings
+) -> SourceTensor | None:
+    """How long DoRA has each row of a module's weight."""
+    name = module + _MAGNITUDE
+    if (name in adapter.tensors) != settings.is_decomposed:
+        raise CheckpointError(
+            f"{adapter.path}: use_dora is {settings.is_decomposed} in its settings, and {name} is "
+            f"{'not ' if settings.is_decomposed else ''}there"
+        )
+    if not settings.is_decomposed:
+        return None
+    _check_shape(adapter, name, adapter.tensors[name].shape, (num_rows,))
+    return adapter.tensors[name]
 
 
 def _check_shape(

@@ -39,7 +39,7 @@ _PASSED_OVER = frozenset(
         "task_type",
     }
 )
-_READ = frozenset({"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"})
+_READ = frozenset({"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"})
 # Other ways to begin (pissa, olora, loftq, corda) change the base's weights as well.
 _BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
 _TASKS = (None, "CAUSAL_LM")
@@ -58,6 +58,8 @@ class LoraSettings:
     ranks: Mapping[str, int]
     """Other ranks, by regular expressions of the ends of modules' names."""
     alphas: Mapping[str, float]
+    is_decomposed: bool = False
+    """Whether each row of a changed weight has a length of its own (DoRA)."""
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's update, by its name in the base model."""
@@ -115,6 +117,7 @@ def _read(config: Mapping[str, Any]) -> LoraSettings:
         bool(config.get("use_rslora")),
         MappingProxyType(ranks),
         MappingProxyType(alphas),
+        bool(config.get("use_dora")),
     )
 
 
