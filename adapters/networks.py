@@ -262,6 +262,7 @@ def start_as(network: AdapterNetwork, layer: DecoderLayer) -> None:
         return
     assert weights.input_norm is not None, "as Llama"
     assert weights.post_attention_norm is not None, "as Llama"
+    assert weights.v is not None, "as Llama"
     named = {
         "input_layernorm": weights.input_norm,
         "self_attn.q_proj": weights.q.weight,

@@ -1,5 +1,6 @@
 """`hat.json`: what a bundle holds, in words a program can check. Needs no torch."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -18,6 +19,18 @@ class Rope(msgspec.Struct, frozen=True, kw_only=True):
 
     inv_freq: tuple[float, ...]
     attention_scaling: float = 1.0
+
+
+class Heads(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Heads of keys and values in some layers, where others have others."""
+
+    head_dim: int
+    """Of query heads too."""
+    num_key_value_heads: int
+    keys_are_values: bool = False
+    """No matrix makes values: they are what that of keys gives, before its norm."""
 
 
 class Experts(
@@ -66,6 +79,15 @@ class Description(
     """Added to every stored gain of a norm."""
     qk_norm_over: Literal["head", "width"] = "head"
     """Where queries and keys are normed: each head by itself, or all heads together."""
+    other_heads: tuple[Heads, ...] = ()
+    layer_heads: tuple[int, ...] = ()
+    """Per layer of the whole model 0 for `ModelShape`'s heads, i for the i-th of the others."""
+    keys_are_values: bool = False
+    """Of the heads of `ModelShape`, as in `Heads`."""
+    has_value_norm: bool = False
+    """Each head's values are normed by root mean square, without a gain."""
+    has_layer_scalar: bool = False
+    """The stream behind a layer is multiplied by a number of the layer's own, `layer_scalar`."""
     rotary_dim: int | None = None
     """Of a head so many numbers are turned, the first ones; None: all."""
     is_interleaved: bool = False
@@ -133,6 +155,43 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         """Which of `ropes` a layer of the whole model turns by."""
         layer_ropes = self.described.layer_ropes
         return layer_ropes[layer] if layer_ropes else 0
+
+    @property
+    def heads(self) -> tuple[Heads, ...]:
+        """All kinds of heads of the model, as `Description.layer_heads` counts them."""
+        own = Heads(
+            head_dim=self.head_dim,
+            num_key_value_heads=self.num_key_value_heads,
+            keys_are_values=self.described.keys_are_values,
+        )
+        return (own, *self.described.other_heads)
+
+    def heads_of(self, layer: int) -> Heads:
+        """The heads of a layer of the whole model."""
+        layer_heads = self.described.layer_heads
+        return self.heads[layer_heads[layer] if layer_heads else 0]
+
+    def of_layer(self, layer: int) -> "ModelShape":
+        """The shape as if all layers had the heads of this one."""
+        if not self.described.layer_heads:
+            return self
+        heads = self.heads_of(layer)
+        return msgspec.structs.replace(
+            self,
+            head_dim=heads.head_dim,
+            num_key_value_heads=heads.num_key_value_heads,
+            description=msgspec.structs.replace(
+                self.described,
+                other_heads=(),
+                layer_heads=(),
+                keys_are_values=heads.keys_are_values,
+            ),
+        )
+
+    def num_cached(self, layers: Iterable[int]) -> int:
+        """How many numbers of keys and values these layers hold for one position."""
+        heads = [self.heads_of(layer) for layer in layers]
+        return sum(2 * each.num_key_value_heads * each.head_dim for each in heads)
 
     @property
     def attention_scale(self) -> float:
@@ -204,3 +263,8 @@ class Manifest(
     def num_middle_layers(self) -> int:
         """How many layers the cloud runs."""
         return self.shape.num_layers - self.num_input_layers - self.num_output_layers
+
+    @property
+    def middle_layers(self) -> range:
+        """The layers the cloud runs, numbered as in the whole model."""
+        return range(self.num_input_layers, self.shape.num_layers - self.num_output_layers)

@@ -104,6 +104,9 @@ def _randomize(network: torch.nn.Module, seed: int) -> None:
             else:
                 gain = next((g for part, g in scales.items() if part in name), 1.0)
                 parameter.copy_(noise * gain * parameter.shape[-1] ** -0.5)
+        for name, buffer in network.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.copy_(1 + 0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 def _write_tokenizer(folder: Path, max_context_tokens: int) -> None:

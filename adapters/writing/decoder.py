@@ -32,11 +32,11 @@ class BatchDecoder:
         self.num_slots = num_slots
         self.max_tokens = max_tokens
         self._device = model.embedding.device
-        shape = model.manifest.shape
-        size = (num_slots, shape.num_key_value_heads, max_tokens, shape.head_dim)
+        shapes = [layer.shape for layer in self._layers]
+        sizes = [(num_slots, s.num_key_value_heads, max_tokens, s.head_dim) for s in shapes]
         dtype = model.embedding.dtype
-        self._keys = [torch.zeros(size, dtype=dtype, device=self._device) for _ in self._layers]
-        self._values = [torch.zeros(size, dtype=dtype, device=self._device) for _ in self._layers]
+        self._keys = [torch.zeros(size, dtype=dtype, device=self._device) for size in sizes]
+        self._values = [torch.zeros(size, dtype=dtype, device=self._device) for size in sizes]
 
     @torch.inference_mode()
     def read(self, token_ids: Sequence[int], slots: slice) -> None:

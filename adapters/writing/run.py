@@ -320,6 +320,6 @@ def _max_tokens(sources: Sources, options: WritingOptions, context_tokens: int) 
 def _slots_in(model: WholeModel, max_tokens: int) -> int:
     """How many caches fit into the memory that is set aside for them."""
     shape = model.manifest.shape
-    per_token = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
+    per_token = shape.num_cached(range(shape.num_layers))
     slot_bytes = per_token * max_tokens * model.embedding.element_size()
     return max(1, _MAX_CACHE_BYTES // slot_bytes)

@@ -141,15 +141,16 @@ def model_record(bundles: Path, dtype: str = "auto") -> ModelRecord:
         BundleError: it holds no sound bundle.
     """
     manifest = load_bundle(bundles / "cloud", "cloud").manifest
+    num_layers = manifest.shape.num_layers
     return ModelRecord(
         name=manifest.model_name,
         fingerprint=manifest.fingerprint,
-        num_layers=manifest.shape.num_layers,
+        num_layers=num_layers,
         num_input_layers=manifest.num_input_layers,
         num_output_layers=manifest.num_output_layers,
         hidden_size=manifest.shape.hidden_size,
         intermediate_size=manifest.shape.intermediate_size,
-        kv_size=manifest.shape.num_key_value_heads * manifest.shape.head_dim,
+        kv_size=manifest.shape.num_cached(range(num_layers)) // (2 * num_layers),
         dtype=manifest.dtype if dtype == "auto" else dtype,
         has_real_weights=has_real_weights(bundles / "cloud"),
     )

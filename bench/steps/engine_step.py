@@ -133,7 +133,7 @@ def _started(bundle: Bundle, is_compiled: bool) -> StartedEngine:
     arguments = '{"enforce_eager": false}' if is_compiled else '{"enforce_eager": true}'
     config = CloudConfig(bundle.path, engine="vllm", dtype="bfloat16", vllm_args=arguments)
     shape = EngineShape(_HIDDEN, Dtype.BF16, _CONTEXT, _MOST_ROWS)
-    return start_engine(bundle.path, config, shape, _KV_BYTES, MiddleClass(_HIDDEN // _HEADS))
+    return start_engine(bundle.path, config, shape, _KV_BYTES, MiddleClass((_HIDDEN // _HEADS,)))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,18 @@ _GROWTH = 4
 
 @dataclass(frozen=True, slots=True)
 class KvShape:
-    """The buffers of a stack of layers; no sequence needs more than `max_tokens` positions."""
+    """The buffers of a stack of layers; no sequence needs more than `max_tokens` positions.
 
-    num_layers: int
-    num_heads: int
-    head_dim: int
+    `layers` says of each how many heads it has, and of what size.
+    """
+
+    layers: tuple[tuple[int, int], ...]
     max_tokens: int
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the stack has."""
+        return len(self.layers)
 
     def capacity_for(self, num_tokens: int) -> int:
         """The smallest step that holds `num_tokens` positions."""
@@ -45,7 +51,7 @@ class KvBuffers:
         self.shape = shape
         self.num_tokens = 0
         self.capacity = shape.capacity_for(0)
-        self.arrays = [self._empty() for _ in range(2 * shape.num_layers)]
+        self.arrays = [self._empty(index) for index in range(2 * shape.num_layers)]
 
     def reserve(self, num_kept: int, num_tokens: int) -> bool:
         """Forget positions from `num_kept` on, and make room for `num_tokens` in all.
@@ -58,7 +64,7 @@ class KvBuffers:
             return False
         self.capacity = self.shape.capacity_for(num_tokens)
         for index, old in enumerate(self.arrays):
-            self.arrays[index] = self._empty()
+            self.arrays[index] = self._empty(index)
             self.arrays[index][:, :, :num_kept] = old[:, :, :num_kept]
         return True
 
@@ -71,9 +77,10 @@ class KvBuffers:
         copy.num_tokens = num_tokens
         return copy
 
-    def _empty(self) -> NDArray[np.float32]:
-        shape = self.shape
-        return np.zeros((1, shape.num_heads, self.capacity, shape.head_dim), np.float32)
+    def _empty(self, index: int) -> NDArray[np.float32]:
+        """New memory for the array of this number."""
+        num_heads, head_dim = self.shape.layers[index // 2]
+        return np.zeros((1, num_heads, self.capacity, head_dim), np.float32)
 
 
 class RotaryTables:

@@ -58,18 +58,19 @@ class OnnxStack:
         self, session: onnxruntime.InferenceSession, shape: ModelShape, rotary: RotaryTables
     ) -> None:
         sizes = {value.name: value.shape for value in session.get_inputs()}
-        num_layers = sum(past_names(index)[0] in sizes for index in range(shape.num_layers))
-        _, num_heads, _, head_dim = sizes[past_names(0)[0]]
+        pasts = [past_names(index)[0] for index in range(shape.num_layers)]
+        layers = tuple((sizes[past][1], sizes[past][3]) for past in pasts if past in sizes)
         self.session = session
         self.reads_in_place = runs_in_place(session)
         self.rotary = rotary
-        self.kv_shape = KvShape(num_layers, num_heads, head_dim, rotary.max_positions)
+        self.kv_shape = KvShape(layers, rotary.max_positions)
         self.last_position = np.zeros(1, np.int32)
         self.num_positions = np.zeros((), np.int32)
         self.num_attention_heads = shape.num_attention_heads
         self.hidden_size = shape.hidden_size
-        self.turning = [rope for rope in range(len(shape.ropes)) if angle_names(rope)[0] in sizes]
-        """By which of the model's rotary embeddings its layers turn."""
+        angles = [angle_names(rope)[0] for rope in range(len(shape.ropes))]
+        self.turning = {rope: sizes[name][1] for rope, name in enumerate(angles) if name in sizes}
+        """By which of the model's rotary embeddings its layers turn, and by how many angles."""
         self.short_frames = {
             num_rows: _Frame(
                 np.zeros((num_rows, sizes[ROWS][-1]), np.float32),
@@ -159,8 +160,8 @@ class OnnxStackCache:
             for past, present, array in names:
                 self._bind_input(past, array)
                 self._bind_output(present, array)
-        for rope in self._stack.turning:
-            tables = self._stack.rotary.up_to(self._buffers.capacity, kv_shape.head_dim // 2, rope)
+        for rope, width in self._stack.turning.items():
+            tables = self._stack.rotary.up_to(self._buffers.capacity, width, rope)
             for name, table in zip(angle_names(rope), tables, strict=True):
                 self._bind_input(name, table)
 

@@ -263,7 +263,10 @@ def context_of(measured: Measured, most_share: float) -> LinearTime:
 
 
 def _attention_share(shape: ModelShape) -> float:
-    """Multiplications of a row with one position's key and value, over those with the weights."""
+    """Multiplications of a row with one position's key and value, over those with the weights.
+
+    Where heads differ, those of `ModelShape` stand for all: most layers have them.
+    """
     width = shape.num_attention_heads * shape.head_dim
     kv_width = shape.num_key_value_heads * shape.head_dim
     attention = shape.hidden_size * 2 * (width + kv_width)

@@ -105,7 +105,7 @@ def examine_device(
     found.sort(key=lambda times: WEIGHTS_FORMATS.index(times.weights))
     ids = some_token_ids(min(MOST_ROWS, engine.max_context_tokens), shape.vocab_size)
     rows = engine.input_rows(engine.open(), ids, 0)
-    num_own_layers = manifest.num_input_layers + manifest.num_output_layers
+    own_layers = set(range(shape.num_layers)) - set(manifest.middle_layers)
     findings = DeviceFindings(
         processor=processor(),
         num_threads=num_threads(config.threads),
@@ -121,7 +121,7 @@ def examine_device(
         memory=Memory(
             used_bytes=_peak_bytes(),
             free_bytes=available_bytes(),
-            context_token_bytes=8 * num_own_layers * shape.num_key_value_heads * shape.head_dim,
+            context_token_bytes=4 * shape.num_cached(own_layers),
         ),
     )
     return findings, rows

@@ -7,7 +7,7 @@ in and gives hidden states out.
 from collections.abc import Mapping
 from typing import Any
 
-from submodels.manifest import DtypeName
+from submodels.manifest import DtypeName, ModelShape
 from submodels.plan.plan import SourceModel
 
 # The class inherits an embedding and a head that are never used; they are kept this small.
@@ -28,6 +28,8 @@ def cloud_config(
     kept = _plain_rope(kept, model)
     if model.family.layers_of:
         kept = _as_base(kept, model)
+    if model.shape.described.layer_heads:
+        kept = _with_heads(kept, model.shape, middle)
     narrowed = {
         **kept,
         "architectures": [f"HatMiddle{model.family.computed_as.architecture}"],
@@ -60,12 +62,32 @@ def _plain_rope(config: Mapping[str, Any], model: SourceModel) -> dict[str, Any]
     where there are further axes for pictures.
     """
     loaded: Mapping[str, Any] = model.family.load_config(config).rope_parameters
+    if model.shape.described.layer_heads and model.family.rope_by_type:
+        return {**config, "rope_parameters": dict(loaded)}
     served = {key: loaded[key] for key in model.rope_parameters if key in loaded}
     served |= {"rope_type": model.rope_parameters["rope_type"]}
     if served["rope_type"] == loaded.get("rope_type") and not model.family.layers_of:
         return dict(config)
     others = ("rope_scaling", "rope_theta", "rope_parameters")
     return {**{k: v for k, v in config.items() if k not in others}, "rope_parameters": served}
+
+
+def _with_heads(config: Mapping[str, Any], shape: ModelShape, middle: range) -> dict[str, Any]:
+    """With the heads of each layer under the number that it has here."""
+    others = ("global_head_dim", "num_global_key_value_heads", "per_layer_config")
+    return {
+        **{key: value for key, value in config.items() if key not in others},
+        "head_dim": shape.head_dim,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "per_layer_config": {
+            str(index): {
+                "head_dim": shape.heads_of(layer).head_dim,
+                "num_key_value_heads": shape.heads_of(layer).num_key_value_heads,
+            }
+            for index, layer in enumerate(middle)
+            if shape.heads_of(layer) != shape.heads[0]
+        },
+    }
 
 
 def _as_base(config: Mapping[str, Any], model: SourceModel) -> dict[str, Any]:
@@ -91,6 +113,14 @@ def _as_base(config: Mapping[str, Any], model: SourceModel) -> dict[str, Any]:
         settings["mlp_bias"] = shape.mlp_bias
     elif base.model_type == "qwen3":
         settings["attention_bias"] = shape.qkv_bias
-    if base.windows == "by layer":
+    elif base.model_type == "gemma4_text":
+        settings |= {
+            "hidden_activation": shape.hidden_act,
+            "attention_bias": shape.qkv_bias,
+            "attention_k_eq_v": any(heads.keys_are_values for heads in shape.heads),
+            "hidden_size_per_layer_input": 0,
+            "final_logit_softcapping": shape.described.logit_softcap,
+        }
+    if base.windows == "by layer" and not shape.described.layer_heads:
         settings |= {"use_sliding_window": bool(windows), "max_window_layers": shape.num_layers}
     return settings

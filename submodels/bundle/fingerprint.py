@@ -87,6 +87,8 @@ def middle_fields(
     }
     if shape.described.layer_ropes:
         described["layer_ropes"] = shape.described.layer_ropes[layers]
+    if shape.described.layer_heads:
+        described["layer_heads"] = shape.described.layer_heads[layers]
     fields |= {
         "first_layer": middle.start,
         "num_middle_layers": len(middle),

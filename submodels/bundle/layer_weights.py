@@ -14,7 +14,14 @@ from submodels.bundle.bundle import Bundle
 from submodels.manifest import Experts, ModelShape
 from submodels.tensors.computed import as_computed
 from submodels.tensors.tensor_file import TensorFile
-from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, LM_HEAD, Part, layer_name
+from submodels.tensors.tensor_layout import (
+    EMBEDDING,
+    FINAL_NORM,
+    LAYER_SCALAR,
+    LM_HEAD,
+    Part,
+    layer_name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +54,15 @@ class ExpertWeights:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer's tensors; norms and sinks that its family does not have are None.
+    """One decoder layer's tensors; those that its family does not have are None.
 
-    `q_norm` and `k_norm` are `[D]`, or as wide as the projection; `sinks` `[heads]`.
+    `q_norm` and `k_norm` are `[D]`, or as wide as the projection; `sinks` `[heads]`, `scalar`
+    `[1]`. Without `v` values are what `k` gives.
     """
 
     q: Linear
     k: Linear
-    v: Linear
+    v: Linear | None
     o: Linear
     feed_forward: GatedWeights | ExpertWeights
     input_norm: Tensor | None = None
@@ -64,6 +72,7 @@ class LayerWeights:
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
     sinks: Tensor | None = None
+    scalar: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +109,9 @@ def load_layer_weights(bundle: Bundle, part: Part, placed: Placed) -> Sequence[L
     Raises:
         BundleError: the bundle does not hold this part.
     """
-    tensors = bundle.open_tensors(part)
-    count = len(layer_indices(bundle, part))
-    return [load_layer(tensors, index, bundle.manifest.shape, placed) for index in range(count)]
+    tensors, shape = bundle.open_tensors(part), bundle.manifest.shape
+    numbered = enumerate(layer_indices(bundle, part))
+    return [load_layer(tensors, index, shape.of_layer(layer), placed) for index, layer in numbered]
 
 
 def load_embedding(bundle: Bundle, placed: Placed) -> Tensor:
@@ -127,7 +136,7 @@ def load_lm_head(bundle: Bundle, placed: Placed) -> Tensor:
 
 
 def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Placed) -> LayerWeights:
-    """One decoder layer of a part's file, by its number there."""
+    """One decoder layer of a part's file, by its number there; `shape` is that of the layer."""
 
     described = shape.described
 
@@ -145,7 +154,7 @@ def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Place
     return LayerWeights(
         q=linear("self_attn.q_proj", shape.qkv_bias),
         k=linear("self_attn.k_proj", shape.qkv_bias),
-        v=linear("self_attn.v_proj", shape.qkv_bias),
+        v=None if described.keys_are_values else linear("self_attn.v_proj", shape.qkv_bias),
         o=linear("self_attn.o_proj", shape.output_bias),
         feed_forward=_feed_forward(load, linear, shape),
         input_norm=norm(described.before_attention),
@@ -155,6 +164,7 @@ def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Place
         q_norm=load("self_attn.q_norm.weight") if shape.qk_norm else None,
         k_norm=load("self_attn.k_norm.weight") if shape.qk_norm else None,
         sinks=load("self_attn.sinks") if described.has_sinks else None,
+        scalar=load(LAYER_SCALAR) if described.has_layer_scalar else None,
     )
 
 

@@ -193,7 +193,7 @@ def over_cache(
 class DecoderLayer:
     """One decoder layer; `window` is how many keys a query sees, itself included.
 
-    `rope` None is the shape's first.
+    `shape` is that of the layer (`ModelShape.of_layer`); `rope` None is the shape's first.
     """
 
     weights: LayerWeights
@@ -229,7 +229,8 @@ class DecoderLayer:
         rows = rows + _scaled(update, described.residual_scale)
         normed = self._norm(rows, weights.post_attention_norm)
         update = self._norm(self._feed_forward(normed), weights.after_mlp_norm)
-        return rows + _scaled(update, described.residual_scale)
+        rows = rows + _scaled(update, described.residual_scale)
+        return rows if weights.scalar is None else rows * weights.scalar
 
     def _norm(self, rows: Tensor, weight: Tensor | None) -> Tensor:
         if weight is None:
@@ -268,7 +269,9 @@ class DecoderLayer:
         cos, sin = rope_table(rope, positions, normed.dtype, self.shape.head_dim)
         queries = rotate(self._heads(normed, weights.q, weights.q_norm), cos, sin)
         keys = rotate(self._heads(normed, weights.k, weights.k_norm), cos, sin)
-        values = self._heads(normed, weights.v, None)
+        values = self._heads(normed, weights.v or weights.k, None)
+        if self.shape.described.has_value_norm:
+            values = rms_norm(values, values.new_ones(()), self.shape.rms_norm_eps)
         return weights.o(attend(queries, keys, values).flatten(-2))
 
     def _heads(self, normed: Tensor, linear: Linear, norm: Tensor | None) -> Tensor:
@@ -347,7 +350,7 @@ def load_layers(bundle: Bundle, part: Part, placed: Placed) -> list[DecoderLayer
 def layer_at(shape: ModelShape, index: int, weights: LayerWeights) -> DecoderLayer:
     """Layer `index` of the whole model."""
     rope = shape.ropes[shape.rope_index(index)]
-    return DecoderLayer(weights, shape, shape.sliding_windows[index], rope)
+    return DecoderLayer(weights, shape.of_layer(index), shape.sliding_windows[index], rope)
 
 
 def load_head(bundle: Bundle, placed: Placed) -> Head:

@@ -37,6 +37,6 @@ def _through(
 ) -> torch.Tensor:
     """Rows after layers of the model, whose file numbers them from `first`."""
     for index in layers:
-        weights = load_layer(tensors, index - first, shape, Placed())
+        weights = load_layer(tensors, index - first, shape.of_layer(index), Placed())
         rows = layer_at(shape, index, weights).forward(rows, 0, LayerCache())
     return rows

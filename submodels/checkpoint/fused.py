@@ -29,8 +29,8 @@ def unfused(checkpoint: Checkpoint, shape: ModelShape, fused: Collection[str]) -
     A matrix whose rows are not those of its parts stays too, and is then an unknown tensor.
     """
     tensors = dict(checkpoint.tensors)
-    sizes = layer_tensor_shapes(shape)
     for index in range(shape.num_layers):
+        sizes = layer_tensor_shapes(shape.of_layer(index))
         for whole, parts in (_FUSED[name] for name in sorted(fused)):
             source = tensors.get(layer_name(index, whole))
             num_rows = sum(sizes[part][0] for part in parts)

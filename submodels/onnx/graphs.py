@@ -41,19 +41,17 @@ def write_onnx(
         ValueError: an unknown weights format or activation.
     """
     inputs, outputs = (TensorFile(device_dir / part.value) for part in (Part.INPUT, Part.OUTPUT))
-    windows = shape.sliding_windows
-    ropes = [shape.rope_index(layer) for layer in range(shape.num_layers)]
-    ends = slice(num_input_layers), slice(shape.num_layers - num_output_layers, None)
+    first_output = shape.num_layers - num_output_layers
     stacks = [
-        (Graph.INPUT, windows[ends[0]], ropes[ends[0]], inputs),
-        (Graph.OUTPUT, windows[ends[1]], ropes[ends[1]], outputs),
+        (Graph.INPUT, 0, shape.sliding_windows[:num_input_layers], inputs),
+        (Graph.OUTPUT, first_output, shape.sliding_windows[first_output:], outputs),
     ]
     written: list[str] = []
     for name in weights:
-        for graph, layer_windows, layer_ropes, tensors in stacks:
-            if layer_windows:
+        for graph, first, windows, tensors in stacks:
+            if windows:
                 builder = GraphBuilder(graph, weights_format(name), names_places=True)
-                add_decoder_stack(builder, shape, layer_windows, tensors, ropes=layer_ropes)
+                add_decoder_stack(builder, shape, windows, tensors, first_layer=first)
                 written += builder.save(device_dir, inline_limit_bytes)
         builder = head_graph(device_dir, shape, name)
         written += builder.save(device_dir, inline_limit_bytes)

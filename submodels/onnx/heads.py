@@ -23,7 +23,7 @@ _INPUT_NORM = layer_name(0, "input_layernorm.weight")
 def add_eagle(builder: GraphBuilder, shape: ModelShape, tensors: TensorFile) -> None:
     """EAGLE-1 and 2: a matrix over both halves, then a layer without a norm before attention."""
     hidden = shape.hidden_size
-    rows = declare_stack(builder, shape, 1, 2 * hidden + 1)
+    rows = declare_stack(builder, shape, range(1), 2 * hidden + 1)
     sizes = builder.constant("fed.sizes", np.array([2 * hidden, 1], np.int64))
     builder.node("Split", [rows, sizes], ["fed.both", "fed.unused"], axis=-1)
     bias = tensors.read(_FEED_BIAS).astype(np.float32)
@@ -36,7 +36,7 @@ def add_eagle3(
 ) -> None:
     """EAGLE-3: attention reads both halves normed, and its layer adds to the feature."""
     hidden, eps = shape.hidden_size, shape.rms_norm_eps
-    rows = declare_stack(builder, shape, 1, 2 * hidden + 1)
+    rows = declare_stack(builder, shape, range(1), 2 * hidden + 1)
     sizes = builder.constant("fed.sizes", np.array([hidden, hidden, 1], np.int64))
     parts = ["fed.embedded", "fed.previous", "fed.unused"]
     builder.node("Split", [rows, sizes], parts, axis=-1)

@@ -32,7 +32,7 @@ from submodels.onnx.matrices import (
 )
 from submodels.tensors.computed import as_computed, head_order
 from submodels.tensors.tensor_file import TensorFile
-from submodels.tensors.tensor_layout import layer_name
+from submodels.tensors.tensor_layout import LAYER_SCALAR, layer_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,17 @@ def add_decoder_stack(
     windows: Sequence[int | None],
     tensors: TensorFile,
     *,
-    ropes: Sequence[int] = (),
+    first_layer: int = 0,
     has_mlp: bool = True,
     closing_norm: NDArray[Any] | None = None,
     feed: Feed | None = None,
 ) -> None:
     """Decoder layers `0..len(windows)` of `tensors`, from rows to rows.
 
-    `ropes` says per layer by which of the shape's rotary embeddings it turns; empty: the first.
-    Without `has_mlp` a layer is its attention half; a `closing_norm` `[H]` ends the stack. With
-    `feed` the rows that come in are `[1, T, 2 H + 1]` and become those of the layers first.
+    `first_layer` is the first of them in the whole model: by its number there a layer has its heads
+    and its rotary embedding. Without `has_mlp` a layer is its attention half; a `closing_norm`
+    `[H]` ends the stack. With `feed` the rows that come in are `[1, T, 2 H + 1]` and become those
+    of the layers first.
 
     Raises:
         ValueError: an activation that has no operator here, or experts.
@@ -75,48 +76,47 @@ def add_decoder_stack(
         raise ValueError("layers with experts or attention sinks cannot be written as ONNX")
     rows_shape = (1, "T", shape.hidden_size)
     width = shape.hidden_size if feed is None else 2 * shape.hidden_size + 1
-    ropes = ropes or (0,) * len(windows)
-    turning = tuple(rope for rope in dict.fromkeys(ropes) if shape.ropes[rope].inv_freq)
-    residual = declare_stack(builder, shape, len(windows), width, turning)
+    layers = range(first_layer, first_layer + len(windows))
+    residual = declare_stack(builder, shape, layers, width)
     if feed is not None:
         residual = _add_feed(builder, shape, feed, residual)
     update = ""
-    for index, (window, rope) in enumerate(zip(windows, ropes, strict=True)):
-        layer = Layer(builder, shape, index, window, tensors, has_mlp, rope)
+    for index, (window, number) in enumerate(zip(windows, layers, strict=True)):
+        rope = shape.rope_index(number)
+        layer = Layer(builder, shape.of_layer(number), index, window, tensors, has_mlp, rope)
         residual, update = layer.add(residual, update)
     builder.output(NEW_ROWS, np.float32, rows_shape)
-    if closing_norm is None:
-        builder.node("Add", [residual, update], NEW_ROWS)
-        return
-    summed = builder.node("Add", [residual, update], "unclosed")
-    add_norm(builder, summed, closing_norm, NEW_ROWS, shape.rms_norm_eps)
+    last = NEW_ROWS if closing_norm is None else "unclosed"
+    if update:
+        builder.node("Add", [residual, update], last)
+    else:
+        builder.node("Identity", [residual], last)
+    if closing_norm is not None:
+        add_norm(builder, last, closing_norm, NEW_ROWS, shape.rms_norm_eps)
 
 
-def declare_stack(
-    builder: GraphBuilder,
-    shape: ModelShape,
-    num_layers: int,
-    width: int,
-    ropes: Sequence[int] = (0,),
-) -> str:
-    """What a stack of layers reads beside its weights, and the caches it writes.
-
-    `ropes` are the rotary embeddings whose angles it reads.
+def declare_stack(builder: GraphBuilder, shape: ModelShape, layers: range, width: int) -> str:
+    """What layers of the whole model read beside their weights, and the caches they write.
 
     Returns:
         The name of the rows `[1, T, width]`.
     """
     rows = builder.input(ROWS, np.float32, (1, "T", width))
-    head_dim = padded_head_dim(shape.head_dim)
-    cache_shape = (1, shape.num_key_value_heads, "capacity", head_dim)
-    for index in range(num_layers):
+    widths: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        heads, rope = shape.heads_of(layer), shape.rope_index(layer)
+        head_dim = padded_head_dim(heads.head_dim)
+        cache_shape = (1, heads.num_key_value_heads, "capacity", head_dim)
         for past, present in zip(past_names(index), present_names(index), strict=True):
             builder.input(past, np.float32, cache_shape)
             builder.output(present, np.float32, cache_shape)
+        if shape.ropes[rope].inv_freq:
+            widths[rope] = head_dim // 2
     builder.input(LAST_POSITION, np.int32, (1,))
     builder.input(NUM_POSITIONS, np.int32, ())
-    for name in (name for rope in ropes for name in angle_names(rope)):
-        builder.input(name, np.float32, ("num_angles", head_dim // 2))
+    for rope, num_angles in widths.items():
+        for name in angle_names(rope):
+            builder.input(name, np.float32, ("num_angles", num_angles))
     return rows
 
 
@@ -177,7 +177,10 @@ def add_norm(
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer. Values and weights it adds are named `<index>.<what>`."""
+    """One decoder layer. Values and weights it adds are named `<index>.<what>`.
+
+    `shape` is that of the layer (`ModelShape.of_layer`).
+    """
 
     builder: GraphBuilder
     shape: ModelShape
@@ -195,7 +198,13 @@ class Layer:
         if described.is_parallel and self.has_mlp:
             both = self.builder.node("Add", [attended, self._mlp(normed)], self._name("both"))
             return residual, self._ready(both, "")
-        return self.finish(residual, self._ready(attended, described.after_attention))
+        residual, update = self.finish(residual, self._ready(attended, described.after_attention))
+        if not described.has_layer_scalar:
+            return residual, update
+        rows = self.builder.node("Add", [residual, update], self._name("unscaled"))
+        scalar = self._tensor(LAYER_SCALAR).astype(np.float32)
+        scalar_name = self.builder.constant(self._name(LAYER_SCALAR), scalar)
+        return self.builder.node("Mul", [rows, scalar_name], self._name("scaled")), ""
 
     def finish(self, residual: str, attended: str) -> tuple[str, str]:
         """The same two behind attention's update: the MLP, where there is one."""
@@ -277,8 +286,9 @@ class Layer:
     def _projected(self, normed: str) -> tuple[str, str, str]:
         """Queries, keys and values, or all in the first, as the operator takes both."""
         shape, order = self.shape, head_order(self.shape)
-        projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        orders = (order, order, None)
+        which = "qk" if shape.described.keys_are_values else "qkv"
+        projections = [f"self_attn.{name}_proj" for name in which]
+        orders = (order, order, None)[: len(which)]
         matrix = stacked(
             *(
                 stored_heads(
@@ -292,42 +302,58 @@ class Layer:
             parts = [pad_heads(self._tensor(f"{p}.bias"), shape.head_dim) for p in projections]
             bias = np.concatenate(parts)
         qkv = self.builder.linear(normed, matrix, self._name("qkv"), bias)
-        return self._norm_heads(qkv) if shape.qk_norm else (qkv, "", "")
+        plain = not (shape.qk_norm or shape.described.has_value_norm or which == "qk")
+        return (qkv, "", "") if plain else self._norm_heads(qkv, which)
 
-    def _norm_heads(self, qkv: str) -> tuple[str, str, str]:
-        """Queries and keys normed, each head by itself or all together, values as they are."""
-        head_dim = padded_head_dim(self.shape.head_dim)
-        counts = {"q": self.shape.num_attention_heads, "k": self.shape.num_key_value_heads}
-        sizes = [n * head_dim for n in (counts["q"], counts["k"], counts["k"])]
-        names = [self._name(what) for what in "qkv"]
-        lengths = self.builder.constant(self._name("qkv.sizes"), np.array(sizes, np.int64))
-        self.builder.node("Split", [qkv, lengths], names, axis=-1)
-        queries, keys = (
-            self._norm_one(name, f"self_attn.{what}_norm.weight", counts[what])
-            for name, what in zip(names, "qk", strict=False)
-        )
-        return queries, keys, names[2]
+    def _norm_heads(self, qkv: str, which: str) -> tuple[str, str, str]:
+        """Queries, keys and values, each head by itself or all together, where they are normed.
 
-    def _norm_one(self, value: str, weight_name: str, num_heads: int) -> str:
+        `which` of them the rows `qkv` hold; missing values are the keys before their norm.
+        """
+        shape = self.shape
+        head_dim = padded_head_dim(shape.head_dim)
+        counts = {"q": shape.num_attention_heads} | dict.fromkeys("kv", shape.num_key_value_heads)
+        names = {what: self._name(what) for what in which}
+        sizes = np.array([counts[what] * head_dim for what in which], np.int64)
+        lengths = self.builder.constant(self._name("qkv.sizes"), sizes)
+        self.builder.node("Split", [qkv, lengths], list(names.values()), axis=-1)
+        queries, keys, values = names["q"], names["k"], names.get("v", names["k"])
+        if shape.described.has_value_norm:
+            ones, normed = np.ones(shape.head_dim, np.float32), self._name("v.normed")
+            values = self._norm_one(values, ones, counts["v"], normed)
+        if shape.qk_norm:
+            queries, keys = (
+                self._norm_one(
+                    names[what],
+                    self._tensor(f"self_attn.{what}_norm.weight"),
+                    counts[what],
+                    f"{names[what]}.normed",
+                )
+                for what in "qk"
+            )
+        return queries, keys, values
+
+    def _norm_one(self, value: str, gain: NDArray[Any], num_heads: int, normed: str) -> str:
         head_dim = self.shape.head_dim
         # The mean runs over the padding zeros too and is smaller by this factor.
         part = head_dim / padded_head_dim(head_dim)
-        weight = pad_heads(self._tensor(weight_name), head_dim) * np.float32(math.sqrt(part))
+        weight = pad_heads(gain, head_dim) * np.float32(math.sqrt(part))
         builder = self.builder
         if self.shape.described.qk_norm_over == "width":
             epsilon = self.shape.rms_norm_eps * part
-            return add_norm(builder, value, weight, f"{value}.normed", epsilon)
-        heads = builder.constant(f"{value}.heads", np.array([0, 0, num_heads, -1], np.int64))
-        flat = builder.constant(f"{value}.flat", np.array([0, 0, -1], np.int64))
-        builder.node("Reshape", [value, heads], f"{value}.by_head")
+            return add_norm(builder, value, weight, normed, epsilon)
+        name = normed.removesuffix(".normed")
+        heads = builder.constant(f"{name}.heads", np.array([0, 0, num_heads, -1], np.int64))
+        flat = builder.constant(f"{name}.flat", np.array([0, 0, -1], np.int64))
+        builder.node("Reshape", [value, heads], f"{name}.by_head")
         builder.node(
             "SimplifiedLayerNormalization",
-            [f"{value}.by_head", builder.constant(f"{value}.weight", weight)],
-            f"{value}.by_head.normed",
+            [f"{name}.by_head", builder.constant(f"{name}.weight", weight)],
+            f"{name}.by_head.normed",
             axis=-1,
             epsilon=self.shape.rms_norm_eps * part,
         )
-        return builder.node("Reshape", [f"{value}.by_head.normed", flat], f"{value}.normed")
+        return builder.node("Reshape", [f"{name}.by_head.normed", flat], normed)
 
     def _mlp(self, normed: str) -> str:
         builder, name = self.builder, self._name

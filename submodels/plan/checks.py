@@ -33,23 +33,19 @@ def check_shape(shape: ModelShape) -> None:
     for name in _LIMITS:
         if name != "num_experts":
             check_size(name, getattr(shape, name))
-    if shape.num_attention_heads % shape.num_key_value_heads:
-        raise ValueError(
-            f"expected attention heads to be a multiple of key-value heads, got "
-            f"{shape.num_attention_heads} and {shape.num_key_value_heads}"
-        )
+    _check_heads(shape)
     _check_description(shape)
-    for rope in shape.ropes:
-        _check_rope_numbers(shape, rope)
+    for rope, head_dim in zip(shape.ropes, rope_head_dims(shape), strict=True):
+        _check_rope_numbers(shape, rope, head_dim)
     if not (math.isfinite(shape.rms_norm_eps) and shape.rms_norm_eps >= 0):
         raise ValueError(f"rms_norm_eps: expected a finite number >= 0, got {shape.rms_norm_eps}")
     _check_windows(shape)
 
 
-def _check_rope_numbers(shape: ModelShape, rope: Rope) -> None:
+def _check_rope_numbers(shape: ModelShape, rope: Rope, head_dim: int) -> None:
     rotary_dim = shape.described.rotary_dim
     expected, size = (
-        (f"head_dim / 2 = {shape.head_dim / 2:g}", shape.head_dim)
+        (f"head_dim / 2 = {head_dim / 2:g}", head_dim)
         if rotary_dim is None
         else (f"rotary_dim / 2 = {rotary_dim / 2:g}", rotary_dim)
     )
@@ -58,6 +54,47 @@ def _check_rope_numbers(shape: ModelShape, rope: Rope) -> None:
         raise ValueError(f"rope: expected {expected} frequencies, got {len(rope.inv_freq)}")
     if not all(math.isfinite(x) for x in (*rope.inv_freq, rope.attention_scaling)):
         raise ValueError("rope: expected finite numbers")
+
+
+def rope_head_dims(shape: ModelShape) -> list[int]:
+    """For each of the model's rotary embeddings, how large the heads are that it turns.
+
+    Raises:
+        ValueError: it turns heads of several sizes.
+    """
+    found: list[set[int]] = [set() for _ in shape.ropes]
+    for layer in range(shape.num_layers):
+        found[shape.rope_index(layer)].add(shape.heads_of(layer).head_dim)
+    for index, (sizes, rope) in enumerate(zip(found, shape.ropes, strict=True)):
+        if len(sizes) > 1 and rope.inv_freq:
+            raise ValueError(f"rope {index}: expected heads of one size, got {sorted(sizes)}")
+    return [min(sizes, default=shape.head_dim) for sizes in found]
+
+
+def _check_heads(shape: ModelShape) -> None:
+    described, num_kinds = shape.described, len(shape.heads)
+    layer_heads = described.layer_heads
+    if layer_heads and len(layer_heads) != shape.num_layers:
+        raise ValueError(f"expected {shape.num_layers} layer_heads, got {len(layer_heads)}")
+    if num_kinds > shape.num_layers:
+        raise ValueError(f"expected at most {shape.num_layers} kinds of heads, got {num_kinds}")
+    if not all(0 <= index < num_kinds for index in layer_heads):
+        raise ValueError(f"layer_heads: expected 0 to {num_kinds - 1}, got {layer_heads}")
+    for heads in shape.heads:
+        check_size("head_dim", heads.head_dim)
+        check_size("num_key_value_heads", heads.num_key_value_heads)
+        if shape.num_attention_heads % heads.num_key_value_heads:
+            raise ValueError(
+                f"expected attention heads to be a multiple of key-value heads, got "
+                f"{shape.num_attention_heads} and {heads.num_key_value_heads}"
+            )
+    # The order of a head's numbers is changed for keys, and would be for values.
+    if any(each.keys_are_values for each in shape.heads) and (
+        described.is_interleaved or described.rotary_dim is not None
+    ):
+        raise ValueError("keys_are_values: expected heads that turn whole, in halves")
+    if num_kinds > 1 and (described.rotary_dim is not None or described.qk_norm_over == "width"):
+        raise ValueError("other_heads: expected heads that turn whole, and are normed one by one")
 
 
 _NAME = re.compile(r"[a-z_0-9.]{1,80}")
@@ -164,6 +201,10 @@ def _check_windows(shape: ModelShape) -> None:
 NONE = "none"
 """The rope type of layers that do not turn; it has no further parameters."""
 
+PROPORTIONAL = "proportional"
+"""The rope type whose last frequencies are zero: heads turn in part, but pair up as if they turned
+whole."""
+
 LONG = "longrope"
 """The rope type that divides each frequency by a number of its own."""
 
@@ -179,7 +220,7 @@ def check_ropes(shape: ModelShape, parameters: Mapping[str, float | str]) -> Non
     Raises:
         ValueError: as there, or parameters that belong to none.
     """
-    rotary_dim = shape.described.rotary_dim or shape.head_dim
+    rotary_dims = [shape.described.rotary_dim or size for size in rope_head_dims(shape)]
     left = dict(parameters)
     for index, rope in reversed(list(enumerate(shape.ropes))):
         prefix = other_prefix(index) if index else ""
@@ -189,7 +230,7 @@ def check_ropes(shape: ModelShape, parameters: Mapping[str, float | str]) -> Non
             if rope.inv_freq or len(own) != 1:
                 raise ValueError(f"rope {index}: expected no frequencies, got {own}")
         else:
-            check_rope(rope, own, rotary_dim)
+            check_rope(rope, own, rotary_dims[index])
 
 
 def check_rope(rope: Rope, parameters: Mapping[str, float | str], head_dim: int) -> None:
@@ -208,15 +249,26 @@ def check_rope(rope: Rope, parameters: Mapping[str, float | str], head_dim: int)
     if kind == LONG:
         _check_long(rope, parameters, theta, head_dim)
         return
+    num_turned = len(rope.inv_freq)
+    if kind == PROPORTIONAL:
+        num_turned = _num_proportional(parameters, head_dim)
     for index, came in enumerate(rope.inv_freq):
-        plain = theta ** (-2 * index / head_dim)
+        plain = theta ** (-2 * index / head_dim) if index < num_turned else 0.0
         ends = (plain / factor, plain)
-        if kind in ("default", "linear"):
+        if kind in ("default", "linear", PROPORTIONAL):
             ends = (ends[0], ends[0])
         if not min(ends) * (1 - _ROPE_TOLERANCE) <= came <= max(ends) * (1 + _ROPE_TOLERANCE):
             raise ValueError(f"rope: frequency {index} is {came}, expected {ends[0]} to {ends[1]}")
     if kind != "yarn" and rope.attention_scaling != 1.0:
         raise ValueError(f"rope: expected no attention_scaling, got {rope.attention_scaling}")
+
+
+def _num_proportional(parameters: Mapping[str, float | str], head_dim: int) -> int:
+    """How many pairs of a head turn."""
+    share = parameters.get("partial_rotary_factor", 1.0)
+    if not isinstance(share, float) or not 0 <= share <= 1:
+        raise ValueError(f"rope: expected a partial_rotary_factor from 0 to 1, got {share}")
+    return int(share * head_dim // 2)
 
 
 def _check_long(

@@ -7,7 +7,7 @@ The law is transformers' own model code of the family; rotary embeddings are rea
 from typing import Any
 
 from submodels.errors import UnsupportedModelError
-from submodels.manifest import LLAMA, Description, Experts
+from submodels.manifest import LLAMA, Description, Experts, Heads
 
 Config = Any
 """A transformers configuration object; its defaults and its reading of old keys are the law."""
@@ -73,6 +73,42 @@ def _gemma(config: Config, attention_softcap: float | None) -> Description:
         attention_softcap=attention_softcap,
         embedding_scale=float(config.hidden_size**0.5),
         logit_softcap=None if cap is None else float(cap),
+    )
+
+
+def gemma4(config: Config) -> Description:
+    """As Gemma 3 with gains as stored, normed values, and a number that each layer ends with.
+
+    Raises:
+        UnsupportedModelError: what the smaller models of the family have, or the one with experts.
+    """
+    per_layer = getattr(config, "hidden_size_per_layer_input", 0)
+    if per_layer:
+        raise UnsupportedModelError(
+            f"embeddings per layer are not supported (hidden_size_per_layer_input {per_layer}, as "
+            "in E2B and E4B): every layer would have to know the token, and the cloud must not"
+        )
+    if config.num_kv_shared_layers:
+        raise UnsupportedModelError(
+            "layers that read keys and values of others are not supported: num_kv_shared_layers "
+            f"{config.num_kv_shared_layers} (as in E2B and E4B)"
+        )
+    if getattr(config, "enable_moe_block", False):
+        raise UnsupportedModelError(
+            "experts beside a feed-forward half are not supported: enable_moe_block (as in 26B-A4B)"
+        )
+    if config.use_bidirectional_attention == "all":
+        raise UnsupportedModelError("use_bidirectional_attention 'all' is not supported")
+    cap = config.final_logit_softcapping
+    return Description(
+        after_attention="post_attention_layernorm",
+        before_mlp="pre_feedforward_layernorm",
+        after_mlp="post_feedforward_layernorm",
+        attention_scale=1.0,
+        embedding_scale=float(config.hidden_size**0.5),
+        logit_softcap=None if cap is None else float(cap),
+        has_value_norm=True,
+        has_layer_scalar=True,
     )
 
 
@@ -152,6 +188,34 @@ def gpt_oss(config: Config) -> Description:
             swiglu_limit=float(config.swiglu_limit),
             swiglu_alpha=float(config.swiglu_alpha),
         ),
+    )
+
+
+def same_heads(config: Config, layer: int) -> Heads:
+    """The same in all layers."""
+    explicit: int | None = getattr(config, "head_dim", None)
+    return Heads(
+        head_dim=explicit or config.hidden_size // config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+    )
+
+
+def gemma4_heads(config: Config, layer: int) -> Heads:
+    """Of a size and number of the layer's own; in global layers keys may be the values.
+
+    Raises:
+        UnsupportedModelError: transformers is too old to say what a layer has.
+    """
+    if not hasattr(config, "per_layer_config"):
+        raise UnsupportedModelError(
+            "this transformers has no per_layer_config: a newer one is needed for this model"
+        )
+    own = config.per_layer_config[layer]
+    is_global = config.layer_types[layer] == "full_attention"
+    return Heads(
+        head_dim=own.head_dim,
+        num_key_value_heads=own.num_key_value_heads,
+        keys_are_values=bool(config.attention_k_eq_v and is_global),
     )
 
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from submodels.errors import UnsupportedModelError
-from submodels.manifest import Description
+from submodels.manifest import Description, Heads
 from submodels.plan import described
 from submodels.plan.described import Config
 from submodels.plan.loading import loaded_config
@@ -36,6 +36,8 @@ class Family:
     """What sets its layers apart, all but their rotary embeddings."""
     turns: Callable[[Config, int], bool] = described.every_layer
     """Whether a layer has rotary positions at all."""
+    heads: Callable[[Config, int], Heads] = described.same_heads
+    """Those of a layer."""
     rope_by_type: bool = False
     """Layer types have rotary parameters of their own."""
     is_partial: bool = False
@@ -46,6 +48,8 @@ class Family:
     """Matrices that the checkpoint has as one: `qkv`, `gate_up`; they are split."""
     config_name: str = ""
     """Of its configuration's class, where that is not `name`."""
+    rotary_name: str = ""
+    """Of its rotary module's class, where that is not `name`."""
     activation_key: str = "hidden_act"
     eps_key: str = "rms_norm_eps"
 
@@ -191,6 +195,28 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 describe=described.gemma3,
                 rope_by_type=True,
                 config_name="Gemma3Text",
+                activation_key="hidden_activation",
+            ),
+            Family(
+                *("gemma4_text", "Gemma4", _attention_bias, _attention_bias, _never),
+                windows="by layer",
+                qk_norm=True,
+                describe=described.gemma4,
+                heads=described.gemma4_heads,
+                rope_by_type=True,
+                config_name="Gemma4Text",
+                rotary_name="Gemma4Text",
+                activation_key="hidden_activation",
+            ),
+            Family(
+                *("gemma4_unified_text", "Gemma4Unified", _attention_bias, _attention_bias, _never),
+                windows="by layer",
+                qk_norm=True,
+                layers_of="gemma4_text",
+                describe=described.gemma4,
+                heads=described.gemma4_heads,
+                rope_by_type=True,
+                config_name="Gemma4UnifiedText",
                 activation_key="hidden_activation",
             ),
             Family(

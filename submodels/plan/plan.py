@@ -4,14 +4,14 @@ The configuration is read through transformers' own classes, so that absent keys
 defaults mean here what they mean there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from submodels.errors import UnsupportedModelError
-from submodels.manifest import LLAMA, ModelShape
+from submodels.manifest import LLAMA, Description, Heads, ModelShape
 from submodels.plan.checks import check_shape, check_size
 from submodels.plan.described import Config
 from submodels.plan.families import Family, family_of
@@ -67,9 +67,12 @@ def read_model(config: Mapping[str, Any], long_context: bool = False) -> SourceM
         )
     if long_context and not is_long(loaded):
         raise UnsupportedModelError("--long-context: the model has no LongRoPE to choose from")
-    ropes = read_ropes(family, loaded, _head_dim(loaded), long_context)
+    # First, since it refuses what the rest would not understand.
+    description = family.describe(loaded)
+    heads = [family.heads(loaded, layer) for layer in range(loaded.num_hidden_layers)]
+    ropes = read_ropes(family, loaded, [each.head_dim for each in heads], long_context)
     num_tokens = context_tokens(loaded, long_context)
-    shape = _shape(family, loaded, ropes, num_tokens)
+    shape = _shape(family, loaded, _with(description, ropes, heads), ropes, num_tokens)
     try:
         check_shape(shape)
     except ValueError as error:
@@ -96,18 +99,24 @@ def refuse_absurd_sizes(config: Mapping[str, Any]) -> None:
                 raise UnsupportedModelError(f"config.json: {error}") from error
 
 
-def _head_dim(config: Config) -> int:
-    explicit: int | None = getattr(config, "head_dim", None)
-    return explicit or config.hidden_size // config.num_attention_heads
-
-
-def _shape(family: Family, config: Config, ropes: Ropes, num_tokens: int) -> ModelShape:
-    description = msgspec.structs.replace(
-        family.describe(config),
+def _with(description: Description, ropes: Ropes, heads: Sequence[Heads]) -> Description:
+    """A family's description with what its rotary embeddings and heads are, layer by layer."""
+    kinds = list(dict.fromkeys(heads))
+    return msgspec.structs.replace(
+        description,
         other_ropes=ropes.others,
         layer_ropes=ropes.layers,
         rotary_dim=ropes.rotary_dim,
+        other_heads=tuple(kinds[1:]),
+        layer_heads=tuple(kinds.index(each) for each in heads) if len(kinds) > 1 else (),
+        keys_are_values=kinds[0].keys_are_values,
     )
+
+
+def _shape(
+    family: Family, config: Config, description: Description, ropes: Ropes, num_tokens: int
+) -> ModelShape:
+    heads = family.heads(config, 0)
     return ModelShape(
         model_type=family.model_type,
         num_layers=config.num_hidden_layers,
@@ -115,8 +124,8 @@ def _shape(family: Family, config: Config, ropes: Ropes, num_tokens: int) -> Mod
         intermediate_size=config.intermediate_size,
         vocab_size=config.vocab_size,
         num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=_head_dim(config),
+        num_key_value_heads=heads.num_key_value_heads,
+        head_dim=heads.head_dim,
         rms_norm_eps=float(getattr(config, family.eps_key)),
         hidden_act=_activation(family, config),
         max_context_tokens=num_tokens,

@@ -2,14 +2,14 @@
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from submodels.errors import UnsupportedModelError
 from submodels.manifest import Rope
-from submodels.plan.checks import LONG, NONE, other_prefix
+from submodels.plan.checks import LONG, NONE, PROPORTIONAL, other_prefix
 from submodels.plan.described import Config
 from submodels.plan.families import Family
 
@@ -35,6 +35,7 @@ _USED_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "original_max_position_embeddings",
             "truncate",
         ),
+        PROPORTIONAL: ("rope_theta", "factor", "partial_rotary_factor"),
         LONG: (
             "rope_theta",
             "factor",
@@ -89,8 +90,10 @@ def _original(config: Config) -> int:
     return int(config.rope_parameters["original_max_position_embeddings"])
 
 
-def read_ropes(family: Family, config: Config, head_dim: int, long_context: bool = False) -> Ropes:
-    """What each layer turns by, by the family's own rotary module.
+def read_ropes(
+    family: Family, config: Config, head_dims: Sequence[int], long_context: bool = False
+) -> Ropes:
+    """What each layer, with heads of these sizes, turns by: by the family's own rotary module.
 
     A rotary embedding that `is_long` has two sets of frequencies; `long_context` takes those of
     texts beyond the original length, else the context ends there.
@@ -107,10 +110,13 @@ def read_ropes(family: Family, config: Config, head_dim: int, long_context: bool
     }
     if not named:
         named[_FULL] = _parameters(family, config, _FULL, long_context)
-    # Layer types whose parameters are the same turn by the same.
-    ropes = [next(iter(named.values()))]
-    ropes += [found for found in named.values() if found != ropes[0]]
-    places = {kind: ropes.index(found) for kind, found in named.items()}
+    # Layer types whose parameters and heads are the same turn by the same.
+    sizes = dict(zip(reversed(kinds), reversed(head_dims), strict=True))
+    keys = {kind: (found, sizes.get(kind)) for kind, found in named.items()}
+    distinct = [next(iter(keys.values()))]
+    distinct += [found for found in keys.values() if found not in distinct]
+    places = {kind: distinct.index(found) for kind, found in keys.items()}
+    ropes = [found for found, _ in distinct]
     computed = [compute_rope(family, config, kind, long_context) for kind in _firsts(places)]
     if _STILL in kinds:
         places[_STILL] = len(ropes)
@@ -126,7 +132,7 @@ def read_ropes(family: Family, config: Config, head_dim: int, long_context: bool
         first=computed[0],
         others=tuple(computed[1:]),
         layers=layers if any(layers) else (),
-        rotary_dim=_rotary_dim(computed[0], head_dim),
+        rotary_dim=_rotary_dim(computed[0], head_dims[0]),
         parameters=parameters,
     )
 
@@ -195,7 +201,7 @@ def rope_parameters(
         )
     factor = parameters.get("partial_rotary_factor")
     partial = getattr(config, "partial_rotary_factor", None) if factor is None else factor
-    is_partial = partial not in (None, 1.0)
+    is_partial = partial not in (None, 1.0) and rope_type != PROPORTIONAL
     if is_partial and not may_be_partial:
         raise UnsupportedModelError(
             f"partial rotary embedding is not supported: partial_rotary_factor is {partial}"
@@ -224,7 +230,8 @@ def compute_rope(family: Family, config: Config, kind: str, long_context: bool =
         UnsupportedModelError: transformers refuses the parameters.
     """
     code = family.computed_as
-    rotary_class: Any = getattr(importlib.import_module(code.module), f"{code.name}RotaryEmbedding")
+    module, name = importlib.import_module(code.module), code.rotary_name or code.name
+    rotary_class: Any = getattr(module, f"{name}RotaryEmbedding")
     before = f"{kind}_" if family.rope_by_type else ""
     try:
         rotary = rotary_class(config=config)

@@ -1,4 +1,4 @@
-"""Models that see pictures around a language model that is a supported one: its text part."""
+"""Models that see pictures, or hear, around a supported language model: its text part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,13 @@ from submodels.plan.refusals import unsupported
 
 @dataclass(frozen=True, slots=True)
 class Wrapper:
-    """One architecture of transformers that holds a language model and something that sees."""
+    """One architecture of transformers that holds a language model and something that sees or
+    hears."""
 
     model_type: str
     name: str
+    has_factors: bool = False
+    """Its head scales and caps logits as the language model's own does."""
 
     @property
     def architecture(self) -> str:
@@ -40,6 +43,8 @@ WRAPPERS: Mapping[str, Wrapper] = MappingProxyType(
             Wrapper("idefics3", "Idefics3"),
             Wrapper("smolvlm", "SmolVLM"),
             Wrapper("exaone4_5", "Exaone4_5_"),
+            Wrapper("gemma4", "Gemma4", has_factors=True),
+            Wrapper("gemma4_unified", "Gemma4Unified", has_factors=True),
         )
     }
 )
@@ -56,12 +61,16 @@ _TEXT: Mapping[str, str] = MappingProxyType(
 """How names of the language model begin in published checkpoints and in transformers', and how
 they would without the wrapper."""
 
-_PICTURES = tuple(
+_SENSES = tuple(
     before + name
     for name in (
         "visual.",
         "vision_tower.",
         "vision_model.",
+        "vision_embedder.",
+        "embed_vision.",
+        "audio_tower.",
+        "embed_audio.",
         "multi_modal_projector.",
         "connector.",
         "image_newline",
@@ -69,9 +78,9 @@ _PICTURES = tuple(
     for before in ("model.", "")
 )
 # Drafts of the wrapper's own, of several tokens at a time, are not computed here.
-_LEFT_OUT = (*_PICTURES, "mtp.")
+_LEFT_OUT = (*_SENSES, "mtp.")
 
-# A language model's own head applies them; that of each wrapper above does not, in transformers.
+# A language model's own head applies them; that of a wrapper mostly does not, in transformers.
 _OF_THE_HEAD = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 # What only the wrapper says of itself; the language model has it all the same.
 _OUTER_KEYS = ("quantization_config", "quantization", "bos_token_id", "eos_token_id")
@@ -117,7 +126,7 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_factors(wrapper: Wrapper, text: Mapping[str, Any]) -> None:
-    for key in _OF_THE_HEAD:
+    for key in () if wrapper.has_factors else _OF_THE_HEAD:
         if text.get(key) not in (None, 1.0):
             raise UnsupportedModelError(
                 f"the language model of this {wrapper.model_type} has a {key} of {text[key]}, "
@@ -139,7 +148,8 @@ def text_name(name: str) -> str | None:
 def _loaded(wrapper: Wrapper, config: Mapping[str, Any]) -> Any:
     from submodels.plan.plan import refuse_absurd_sizes
 
-    for each in (config, config.get("text_config"), config.get("vision_config")):
+    inner = (config.get(f"{part}_config") for part in ("text", "vision", "audio"))
+    for each in (config, *inner):
         if isinstance(each, Mapping):
             refuse_absurd_sizes(each)
     return loaded_config(f"{wrapper.name}Config", config)

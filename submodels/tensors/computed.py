@@ -36,7 +36,10 @@ def is_norm(suffix: str) -> bool:
 
 
 def as_computed(tensor: Any, suffix: str, shape: ModelShape) -> Any:
-    """A tensor of torch or numpy, named `suffix` in its layer, as engines compute with it."""
+    """A tensor of torch or numpy, named `suffix` in its layer, as engines compute with it.
+
+    `shape` is that of the layer (`ModelShape.of_layer`).
+    """
     order = head_order(shape)
     if order is not None and suffix.startswith(_TURNED):
         heads = tensor.reshape(-1, shape.head_dim, *tensor.shape[1:])

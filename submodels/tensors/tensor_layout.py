@@ -9,6 +9,8 @@ from submodels.manifest import Experts, ModelShape
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
+LAYER_SCALAR = "layer_scalar"
+"""Of a layer, where it has one."""
 
 
 class Part(Enum):
@@ -32,9 +34,16 @@ class Placement:
 def layer_tensor_shapes(shape: ModelShape) -> Mapping[str, tuple[int, ...]]:
     """The tensors of one decoder layer, by their names after `model.layers.<i>.`.
 
-    Biases come last, so that a bundle of a model is byte for byte what it always was.
+    `shape` is that of the layer (`ModelShape.of_layer`) where layers differ. Biases come last, so
+    that a bundle of a model is byte for byte what it always was.
     """
-    shapes = {**_norm_shapes(shape), **_attention_shapes(shape), **_feed_forward_shapes(shape)}
+    scalar = {LAYER_SCALAR: (1,)} if shape.described.has_layer_scalar else {}
+    shapes: dict[str, tuple[int, ...]] = {
+        **_norm_shapes(shape),
+        **_attention_shapes(shape),
+        **_feed_forward_shapes(shape),
+        **scalar,
+    }
     return dict(sorted(shapes.items(), key=lambda named: named[0].endswith(".bias")))
 
 
@@ -65,6 +74,8 @@ def _attention_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         "self_attn.v_proj": (keys, hidden, shape.qkv_bias),
         "self_attn.o_proj": (hidden, queries, shape.output_bias),
     }
+    if shape.described.keys_are_values:
+        del linears["self_attn.v_proj"]
     sinks = {"self_attn.sinks": (shape.num_attention_heads,)} if shape.described.has_sinks else {}
     return {**_linear_shapes(linears), **sinks}
 
@@ -126,12 +137,11 @@ def placements(
     embedding_shape = (shape.vocab_size, shape.hidden_size)
     placed = [Placement(EMBEDDING, Part.INPUT, EMBEDDING, embedding_shape)]
     first_output_layer = shape.num_layers - num_output_layers
-    suffixes = layer_tensor_shapes(shape)
     for index in range(shape.num_layers):
         part, first = _part_of_layer(index, num_input_layers, first_output_layer)
         placed += [
             Placement(layer_name(index, suffix), part, layer_name(index - first, suffix), size)
-            for suffix, size in suffixes.items()
+            for suffix, size in layer_tensor_shapes(shape.of_layer(index)).items()
         ]
     placed.append(Placement(FINAL_NORM, Part.OUTPUT, FINAL_NORM, (shape.hidden_size,)))
     if not shape.tied_embeddings:

@@ -43,7 +43,7 @@ def _families_of(engine_name: str) -> tuple[str, ...]:
     if engine_name == "vllm-tp1":
         return tuple(family for family in FAMILIES if family not in SCALED_ROPES)
     if engine_name.startswith("vllm"):
-        return ("qwen2-plain", "qwen3-moe", "olmo3", "gpt-oss")
+        return ("qwen2-plain", "qwen3-moe", "olmo3", "gpt-oss", "gemma4")
     return tuple(family for family in FAMILIES if family != "qwen3-moe")
 
 

@@ -30,6 +30,19 @@ _LOCAL_AND_GLOBAL = {
     "full_attention": {"rope_type": "linear", "rope_theta": 3000.0, "factor": 8.0},
 }
 _MIXED = ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
+_GEMMA4 = {
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention", *_MIXED[2:3], *_MIXED[:2]],
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "enable_moe_block": False,
+    "use_bidirectional_attention": "vision",
+    "final_logit_softcapping": 30.0,
+}
+"""As the configuration of the 31B says it, but for sizes."""
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 
 
@@ -101,6 +114,36 @@ FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
                 "rope_parameters": _LOCAL_AND_GLOBAL,
             },
             tied=True,
+        ),
+        "gemma4": _model("gemma4_text", _GEMMA4, tied=True),
+        "gemma4, global heads of 24 with values": _model(
+            "gemma4_text",
+            {
+                **_GEMMA4,
+                "global_head_dim": 24,
+                "attention_k_eq_v": False,
+                "final_logit_softcapping": 7.0,
+                "attention_bias": True,
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                    "full_attention": {
+                        "rope_type": "proportional",
+                        "rope_theta": 3000.0,
+                        "partial_rotary_factor": 0.6,
+                        "factor": 2.0,
+                    },
+                },
+            },
+        ),
+        "gemma4, global layer first": _model(
+            "gemma4_text",
+            {
+                **_GEMMA4,
+                "layer_types": ["full_attention", *_MIXED[:4]],
+                "head_dim": 24,
+                "global_head_dim": 16,
+            },
+            num_key_value_heads=4,
         ),
         "cohere2": _model(
             "cohere2", {"sliding_window": 6, "layer_types": _MIXED, "logit_scale": 0.7}, tied=True

@@ -37,6 +37,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "phi3": "Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
         "gemma2": "Gemma 2",
         "gemma3_text": "Gemma 3, text",
+        "gemma4_text": "Gemma 4, dense, text",
         "cohere2": "Command R7B, Command A",
         "glm4": "GLM-4 0414",
         "exaone4": "EXAONE 4",

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma4TextConfig,
+    Gemma4TextModel,
     GptOssConfig,
     GptOssModel,
     LlamaConfig,
@@ -96,10 +98,20 @@ _DESCRIBED = MappingProxyType(
                 "rope_parameters": {**_LONG, **_YARN},
             },
         ),
+        "gemma4": (
+            Gemma4TextModel,
+            Gemma4TextConfig,
+            {
+                **_MIXED,
+                "num_global_key_value_heads": 1,
+                "attention_k_eq_v": True,
+                "hidden_size_per_layer_input": 0,
+            },
+        ),
     }
 )
 """Families whose shape is read as a split reads it: norms behind each half and over all heads;
-experts in one tensor and sinks."""
+experts in one tensor and sinks; heads of other sizes and numbers in some layers."""
 
 _FAMILIES = MappingProxyType(
     {
@@ -162,6 +174,8 @@ def make_middle_model(family: str, seed: int = 0, head_dim: int = 8) -> MiddleMo
             # Clamped experts have to reach their limit of 7.
             scale = 0.3 if "experts.gate_up" in name and family == "gpt-oss" else 0.15
             parameter.copy_(1 + 0.1 * noise if "norm" in name else scale * noise)
+        for index, layer in enumerate(model.layers if family == "gemma4" else ()):
+            layer.layer_scalar.fill_(0.8 + 0.1 * index)
     is_described = family in _DESCRIBED
     shape = read_model(config.to_dict()).shape if is_described else _shape(config, model)
     return MiddleModel(family, model, shape)
@@ -169,7 +183,11 @@ def make_middle_model(family: str, seed: int = 0, head_dim: int = 8) -> MiddleMo
 
 def _heads(head_dim: int) -> dict[str, int]:
     """vLLM takes the head size of Qwen2 from the hidden size, whatever the configuration says."""
-    return {"head_dim": head_dim, "hidden_size": head_dim * _COMMON["num_attention_heads"]}
+    return {
+        "head_dim": head_dim,
+        "global_head_dim": 2 * head_dim,
+        "hidden_size": head_dim * _COMMON["num_attention_heads"],
+    }
 
 
 def _shape(config: PreTrainedConfig, model: PreTrainedModel) -> ModelShape:

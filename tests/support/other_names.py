@@ -51,6 +51,39 @@ _GEMMA_SIGHT = {
 }
 _CLIP_SIGHT = {**_GEMMA_SIGHT, "model_type": "clip_vision_model", "projection_dim": 32}
 _INTERN_SIGHT = {**_GEMMA_SIGHT, "image_size": [28, 28], "patch_size": [14, 14]}
+_GEMMA4_SIGHT = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "patch_size": 4,
+    "position_embedding_size": 64,
+}
+_GEMMA4_HEARING = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "output_proj_dims": 32,
+    "subsampling_conv_channels": [8, 4],
+}
+_UNIFIED_SIGHT = {
+    "patch_size": 4,
+    "mm_embed_dim": 32,
+    "mm_posemb_size": 16,
+    "output_proj_dims": 32,
+}
+_GEMMA4 = {
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "global_head_dim": 64,
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
+    "use_bidirectional_attention": "vision",
+    "final_logit_softcapping": 30.0,
+    "pad_token_id": 0,
+}
 _YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -73,11 +106,18 @@ def _causal(name: str, **settings: Any) -> Callable[[], Any]:
 
 
 def _seeing(
-    name: str, sight: Mapping[str, Any], tied: bool = False, **text: Any
+    name: str,
+    sight: Mapping[str, Any],
+    tied: bool = False,
+    hearing: Mapping[str, Any] | None = None,
+    **text: Any,
 ) -> Callable[[], Any]:
     def made() -> Any:
+        senses = {"vision_config": dict(sight)}
+        if hearing is not None:
+            senses["audio_config"] = dict(hearing)
         config = getattr(transformers, f"{name}Config")(
-            text_config={**_SIZES, **text}, vision_config=dict(sight), tie_word_embeddings=tied
+            text_config={**_SIZES, **text}, **senses, tie_word_embeddings=tied
         )
         return getattr(transformers, f"{name}ForConditionalGeneration")(config)
 
@@ -148,6 +188,10 @@ OTHER_NAMES: Mapping[str, Callable[[], Any]] = MappingProxyType(
             model_type="exaone4",
             sliding_window=6,
             layer_types=["sliding_attention", "full_attention"] * 2,
+        ),
+        "gemma4": _seeing("Gemma4", _GEMMA4_SIGHT, tied=True, hearing=_GEMMA4_HEARING, **_GEMMA4),
+        "gemma4_unified": _seeing(
+            "Gemma4Unified", _UNIFIED_SIGHT, tied=True, hearing={"audio_embed_dim": 32}, **_GEMMA4
         ),
         "mistral3 of ministral3": _seeing(
             "Mistral3", _MISTRAL_SIGHT, model_type="ministral3", rope_parameters=_YARN

@@ -138,5 +138,10 @@ def _checkpoint(middle: MiddleModel) -> Path:
         config["layer_types"] = config["layer_types"][FIRST_LAYER:last]
         if "max_window_layers" in config:
             config["max_window_layers"] = config["layer_types"].count("full_attention")
+    if config.get("per_layer_config"):
+        each = {int(layer): own for layer, own in config["per_layer_config"].items()}
+        numbers = range(NUM_MIDDLE_LAYERS)
+        kept = {n: each[n + FIRST_LAYER] for n in numbers if n + FIRST_LAYER in each}
+        config["per_layer_config"] = kept
     (folder / "config.json").write_text(json.dumps(config, default=str))
     return folder

@@ -19,13 +19,14 @@ _CHANGED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "long_factor": [2.0 + 0.5 * index for index in range(12)],
             }
         },
+        "gemma4": {"global_head_dim": 64},
         # A constant in vLLM.
         "gpt-oss": {"swiglu_limit": 7.0},
     }
 )
 _CHOSEN = (
     *("granite tied, with biases", "smollm3, first layer without rope, window"),
-    *("olmo2", "olmo3", "gemma2", "gemma3", "cohere2", "exaone4", "gpt-oss"),
+    *("olmo2", "olmo3", "gemma2", "gemma3", "gemma4", "cohere2", "exaone4", "gpt-oss"),
     *("phi4-mini", "phi4-mini with LongRoPE", "glm4", "qwen3 moe", "mixtral"),
     "qwen3, mixed layers, yarn with scaling, sharded",
 )

@@ -86,7 +86,9 @@ def test_rows_of_a_device_that_computes_otherwise_are_read_as_well(tmp_path: Pat
     assert all(found.are_matches)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt-oss", "cohere2", "granite", "mixtral sliding"])
+@pytest.mark.parametrize(
+    "name", ["gemma3", "gemma4", "gpt-oss", "cohere2", "granite", "mixtral sliding"]
+)
 def test_layers_of_every_kind_are_searched(name: str, tmp_path: Path) -> None:
     """Windows, sinks, caps, experts and halves side by side are the reference layers' own."""
     make_random_model(FAMILY_MODELS[name], tmp_path / "model")

@@ -17,7 +17,7 @@ from hat.commands.split import split as split_command
 from submodels.bundle.bundle import load_bundle
 from submodels.checkpoint.fused import RowsOf
 from submodels.errors import BundleError, UnsupportedModelError
-from submodels.manifest import Description, Experts, Rope
+from submodels.manifest import Description, Experts, Heads, Rope
 from submodels.plan.checks import check_ropes, check_shape
 from submodels.plan.families import FAMILIES
 from submodels.plan.plan import read_model
@@ -42,6 +42,8 @@ CONFIG = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
+    # Gemma 4's own default is that of its smaller models.
+    "hidden_size_per_layer_input": 0,
     "vocab_size": 64,
     "max_position_embeddings": 128,
     "pad_token_id": None,
@@ -147,6 +149,7 @@ def test_rotary_numbers_that_their_parameters_do_not_give_are_refused(tmp_path: 
 _EXPERTS = Experts(
     num_experts=4, num_chosen=2, inner_size=8, router="r", gate="a.{}", up="b.{}", down="c.{}"
 )
+_HEADS = Heads(head_dim=32, num_key_value_heads=1)
 BROKEN = {
     "expected 4 layer_ropes": {"layer_ropes": (0,)},
     "layer_ropes: expected 0 to 0": {"layer_ropes": (0, 1, 0, 0)},
@@ -162,6 +165,22 @@ BROKEN = {
     "num_experts: expected a whole": {
         "experts": msgspec.structs.replace(_EXPERTS, num_experts=10**9)
     },
+    "expected 4 layer_heads": {"layer_heads": (0,)},
+    "layer_heads: expected 0 to 0": {"layer_heads": (0, 1, 0, 0)},
+    "expected at most 4 kinds of heads": {"other_heads": (_HEADS,) * 4},
+    "rope 0: expected heads of one size, got": {
+        "other_heads": (_HEADS,),
+        "layer_heads": (0, 1, 0, 0),
+    },
+    "a multiple of key-value heads, got 4 and 3": {
+        "other_heads": (Heads(head_dim=16, num_key_value_heads=3),)
+    },
+    "head_dim: expected a whole": {"other_heads": (Heads(head_dim=0, num_key_value_heads=2),)},
+    "keys_are_values: expected heads that turn whole": {
+        "keys_are_values": True,
+        "is_interleaved": True,
+    },
+    "and are normed one by one": {"other_heads": (_HEADS,), "qk_norm_over": "width"},
     "got 3": {"other_ropes": (Rope(inv_freq=(1.0, 0.5, 0.1)),)},
 }
 
@@ -232,7 +251,9 @@ def test_what_a_family_cannot_have_is_refused_by_name(
         _shape(model_type, **changes)
 
 
-@pytest.mark.parametrize("model_type", ["olmo2", "gemma2", "cohere2", "glm4", "mixtral"])
+@pytest.mark.parametrize(
+    "model_type", ["olmo2", "gemma2", "gemma4_text", "cohere2", "glm4", "mixtral"]
+)
 def test_a_rotation_that_is_not_exact_is_refused_by_name(model_type: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"not exact for model type '{model_type}'"):
         check_rotatable(_shape(model_type))

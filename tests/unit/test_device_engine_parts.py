@@ -47,7 +47,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(max_tokens=st.integers(1, 5000), num_tokens=st.integers(0, 5000))
 def test_capacity_is_enough_and_never_above_the_context(max_tokens: int, num_tokens: int) -> None:
     num_tokens = min(num_tokens, max_tokens)
-    capacity = KvShape(1, 1, 16, max_tokens).capacity_for(num_tokens)
+    capacity = KvShape(((1, 16),), max_tokens).capacity_for(num_tokens)
     assert num_tokens <= capacity <= max_tokens
     assert capacity <= max(256, 4 * num_tokens)
 
@@ -57,7 +57,8 @@ def test_buffers_keep_what_was_written_through_growth_and_forks(
     writes: list[tuple[float, int]],
 ) -> None:
     """Against a list of the numbers written."""
-    buffers = KvBuffers(KvShape(2, 1, 16, 4096))
+    layers = ((1, 16), (2, 8))
+    buffers = KvBuffers(KvShape(layers, 4096))
     held: list[int] = []
     for number, (where, num_new) in enumerate(writes, start=1):
         position = int(where * len(held))
@@ -70,8 +71,9 @@ def test_buffers_keep_what_was_written_through_growth_and_forks(
     copy = buffers.fork(len(held) // 2)
     for one, num_tokens in ((buffers, len(held)), (copy, len(held) // 2)):
         assert one.num_tokens == num_tokens <= one.capacity
-        for array in one.arrays:
-            assert array.shape == (1, 1, one.capacity, 16)
+        for index, array in enumerate(one.arrays):
+            num_heads, head_dim = layers[index // 2]
+            assert array.shape == (1, num_heads, one.capacity, head_dim)
             assert array[0, 0, :num_tokens, 0].tolist() == held[:num_tokens]
 
 

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from transformers import Gemma4TextConfig
 
 from submodels.bundle.cloud_config import cloud_config
 from submodels.errors import UnsupportedModelError
+from submodels.plan.checks import check_ropes, check_shape
 from submodels.plan.plan import read_model
 from submodels.plan.wrappers import text_config
 
@@ -104,6 +106,36 @@ _INTERNLM3 = {
 }
 
 
+_GEMMA_4: Mapping[str, Any] = {
+    "architectures": ["Gemma4ForConditionalGeneration"],
+    "model_type": "gemma4",
+    "audio_config": None,
+    "vision_config": {"model_type": "gemma4_vision"},
+    "tie_word_embeddings": True,
+    "text_config": {
+        "model_type": "gemma4_text",
+        "attention_k_eq_v": True,
+        "enable_moe_block": False,
+        "final_logit_softcapping": 30.0,
+        "global_head_dim": 512,
+        "head_dim": 256,
+        "hidden_size": 5376,
+        "hidden_size_per_layer_input": 0,
+        "intermediate_size": 21504,
+        "max_position_embeddings": 262144,
+        "num_attention_heads": 32,
+        "num_global_key_value_heads": 4,
+        "num_hidden_layers": 60,
+        "num_key_value_heads": 16,
+        "num_kv_shared_layers": 0,
+        "sliding_window": 1024,
+        "tie_word_embeddings": True,
+        "use_bidirectional_attention": "vision",
+        "vocab_size": 262144,
+    },
+}
+
+
 @pytest.mark.parametrize(
     ("config", "layers", "context", "theta", "is_tied"),
     [
@@ -125,6 +157,56 @@ def test_what_is_published_is_read(
     assert set(model.shape.sliding_windows) == {None}
     nested = config.get("text_config", config)
     assert text.get("eos_token_id", 2) == nested.get("eos_token_id", 2)
+
+
+def test_the_heads_of_gemma_4_differ_by_layer() -> None:
+    """Sizes and flags of the dense 31B: 50 layers slide, of 60, and 10 have fewer, larger heads."""
+    text = text_config(_GEMMA_4)
+    model = read_model(text)
+    shape, sliding, whole = model.shape, range(50), range(5, 60, 6)
+    assert shape.described.layer_heads == (0, 0, 0, 0, 0, 1) * 10
+    own, other = shape.heads
+    assert (own.head_dim, own.num_key_value_heads, own.keys_are_values) == (256, 16, False)
+    assert (other.head_dim, other.num_key_value_heads, other.keys_are_values) == (512, 4, True)
+    assert shape.num_cached(range(60)) == 2 * (len(sliding) * 16 * 256 + len(whole) * 4 * 512)
+    assert [shape.sliding_windows[layer] for layer in (4, 5)] == [1024, None]
+    of_whole = shape.ropes[shape.rope_index(5)].inv_freq
+    assert (len(of_whole), sum(frequency > 0 for frequency in of_whole)) == (256, 64)
+    assert shape.described.logit_softcap == 30.0
+    assert (shape.max_context_tokens, shape.tied_embeddings) == (262144, True)
+    check_shape(shape)
+    check_ropes(shape, model.rope_parameters)
+    wrong = {**model.rope_parameters, "other_1.partial_rotary_factor": 0.5}
+    with pytest.raises(ValueError, match=r"rope: frequency 64 is 0\.0"):
+        check_ropes(shape, wrong)
+
+
+def test_a_clouds_config_numbers_heads_as_its_layers() -> None:
+    text = text_config(_GEMMA_4)
+    told = cloud_config(text, read_model(text), range(2, 58), "bfloat16")
+    assert told["architectures"] == ["HatMiddleGemma4ForCausalLM"]
+    config = Gemma4TextConfig.from_dict(told)
+    sizes = [config.per_layer_config[layer].head_dim for layer in range(5)]
+    assert sizes == [256, 256, 256, 512, 256]
+    assert config.per_layer_config[3].num_key_value_heads == 4
+    assert len(told["per_layer_config"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_size_per_layer_input": 256}, "embeddings per layer are .* as in E2B and E4B"),
+        ({"num_kv_shared_layers": 18}, "keys and values of others .* num_kv_shared_layers 18"),
+        ({"enable_moe_block": True}, r"experts beside a feed-forward half .* \(as in 26B-A4B\)"),
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention 'all'"),
+    ],
+)
+def test_other_models_of_gemma_4_are_refused_by_what_they_have(
+    changes: Mapping[str, Any], named: str
+) -> None:
+    nested = {**_GEMMA_4["text_config"], **changes}
+    with pytest.raises(UnsupportedModelError, match=named):
+        read_model(text_config({**_GEMMA_4, "text_config": nested}))
 
 
 def test_a_size_that_no_model_has_is_refused_before_anything_is_made_of_it() -> None:

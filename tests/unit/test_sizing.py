@@ -11,7 +11,7 @@ from bench.steps.middle_step import random_bundle
 from bench.steps.sizing import GIB, WEIGHT_BITS, Gpus, SplitModel, known_models
 from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings
-from cloud_server.engines.torch.kv_slab import KvShape
+from cloud_server.engines.torch.kv_slab import KvShape, LayerKv
 from submodels.bundle.coding_file import ChannelScales
 from submodels.random_models import RandomModel
 from submodels.split import default_input_layers
@@ -53,7 +53,8 @@ def test_kv_per_token_is_the_engines_own() -> None:
     for model in known_models():
         heads, size = model.shape.num_key_value_heads, model.shape.head_dim
         cpu = torch.device("cpu")
-        engine = KvShape(model.num_middle_layers, heads, size, torch.bfloat16, cpu, True)
+        layers = (LayerKv(heads, size),) * model.num_middle_layers
+        engine = KvShape(layers, torch.bfloat16, cpu, True)
         assert model.kv_bytes_per_token == engine.bytes_per_token
 
 

@@ -94,7 +94,7 @@ def test_float32_is_not_chosen_where_it_leaves_no_room_for_a_session(
     monkeypatch.setattr(torch_probe, "measure_formats", lambda *_: OWN_IS_SLOW)
     bundle = half_bundles[Dtype.BF16]
     kv_bytes = 2 * 2 * 2 * 16 * 4 * bundle.manifest.shape.max_context_tokens
-    weight_bytes = 4 * torch_probe.num_weights(bundle.manifest.shape, 2)
+    weight_bytes = 4 * torch_probe.num_weights(bundle.manifest.shape, range(2))
     for spare, expected in ((0, Dtype.FP32), (-1, Dtype.BF16)):
         free_bytes = weight_bytes + 2 * kv_bytes + spare
         monkeypatch.setattr(torch_bundle, "available_bytes", lambda free=free_bytes: free)

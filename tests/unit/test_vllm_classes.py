@@ -51,7 +51,7 @@ def _described(shape: ModelShape, **changes: Any) -> ModelShape:
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "phi3"])
 def test_where_vllms_own_class_gives_the_layers_it_is_told_nothing(model_type: str) -> None:
-    assert middle_class(_shape(model_type), MIDDLE, 1) == MiddleClass(32)
+    assert middle_class(_shape(model_type), MIDDLE, 1) == MiddleClass((32,))
 
 
 @pytest.mark.parametrize("model_type", ["gemma3_text", "olmo2", "granite", "cohere2", "exaone4"])
@@ -110,7 +110,11 @@ def test_what_the_described_class_cannot_is_refused_by_name() -> None:
     ("changes", "complaint"),
     [
         ({}, None),
-        ({"head_dim": 24}, "kernels for heads of 32, 64 numbers, the model's have 24; use torch"),
+        (
+            {"head_dims": (24,)},
+            "kernels for heads of 32, 64 numbers, the model's have 24; use torch",
+        ),
+        ({"head_dims": (32, 128)}, "the model's have 128; use torch"),
         ({"expert_widths": (64, 48)}, "a multiple of 32 wide in each worker, got 48"),
     ],
 )
@@ -120,7 +124,7 @@ def test_a_cpu_has_kernels_for_some_sizes_only(
     sizes = SimpleNamespace(get_supported_head_sizes=lambda: [32, 64])
     backend = SimpleNamespace(CPUAttentionBackend=sizes)
     monkeypatch.setattr(start, "_vllm", lambda _: backend)
-    middle = replace(MiddleClass(32), **changes)
+    middle = replace(MiddleClass((32,)), **changes)
     if complaint is None:
         start._check_kernels(middle)
     else:

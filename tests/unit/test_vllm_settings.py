@@ -291,7 +291,7 @@ def test_the_shape_follows_the_bundle_and_the_settings(plain, monkeypatch):
         vllm_bundle.load_vllm_engine(plain, config)
     ((folder, _, shape, memory, middle),) = seen
     assert folder == plain.path
-    assert middle == MiddleClass(plain.manifest.shape.head_dim)
+    assert middle == MiddleClass((plain.manifest.shape.head_dim,))
     assert (shape.dtype, shape.max_context_tokens, shape.max_step_tokens) == (Dtype.BF16, 50, 512)
     # Two layers, two heads of 16, keys and values, two bytes each.
     kv_bytes = vllm_bundle.kv_bytes_per_token(plain.manifest, Dtype.BF16)

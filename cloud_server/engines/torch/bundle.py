@@ -118,7 +118,7 @@ def _choice(stored: EnginePlan, config: CloudConfig) -> FormatChoice:
     context = context_tokens(config, stored.shape.max_context_tokens)
     kv_bytes = least_kv_bytes(_kv_demand(wide, config, context), context)
     room = Room(_weight_bytes(wide) + kv_bytes, _free_bytes(stored.device))
-    layers = (stored.shape, stored.num_layers, stored.dtype)
+    layers = (stored.shape, stored.layers, stored.dtype)
     return measured_format(*layers, room, time.perf_counter)
 
 
@@ -147,16 +147,16 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _weight_bytes(plan: EnginePlan) -> int:
-    return num_weights(plan.shape, plan.num_layers) * ITEM_BYTES[plan.dtype]
+    return num_weights(plan.shape, plan.layers) * ITEM_BYTES[plan.dtype]
 
 
 def _layer_tensors(bundle: Bundle, plan: EnginePlan) -> LayerTensors:
     """Reads one layer at a time from the memory-mapped file, straight to its place."""
     file = bundle.open_tensors(Part.MIDDLE)
-    names = tuple(layer_tensor_shapes(plan.shape))
-    placed = {name: Placed(tensor_dtype(plan, name), plan.device) for name in names}
 
     def layer_tensors(index: int) -> Mapping[str, torch.Tensor]:
+        names = layer_tensor_shapes(plan.shape.of_layer(plan.first_layer + index))
+        placed = {name: Placed(tensor_dtype(plan, name), plan.device) for name in names}
         return {name: placed[name].tensor(file.read(layer_name(index, name))) for name in names}
 
     return layer_tensors

@@ -14,6 +14,7 @@ from cloud_server.engines.torch.linear import Linear
 from submodels.bundle.layer_weights import stacked_experts
 from submodels.bundle.layers import clamped_swiglu, layer_norm, route
 from submodels.manifest import LLAMA, Description, Experts, ModelShape
+from submodels.tensors.tensor_layout import LAYER_SCALAR
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,6 +28,7 @@ def is_plain(shape: ModelShape) -> bool:
     inside = (
         *("before_attention", "after_attention", "before_mlp", "after_mlp", "is_parallel", "norm"),
         *("norm_offset", "qk_norm_over", "has_sinks", "residual_scale", "experts"),
+        *("keys_are_values", "has_value_norm", "has_layer_scalar"),
     )
     return all(getattr(described, name) == getattr(LLAMA, name) for name in inside)
 
@@ -52,6 +54,7 @@ class DescribedLayer(MiddleLayer):
             self._attention = SinkAttention(tensors["self_attn.sinks"], self._heads)
         self._query_norm = tensors.get("self_attn.q_norm.weight")
         self._key_norm = tensors.get("self_attn.k_norm.weight")
+        self._scalar = tensors.get(LAYER_SCALAR)
 
     def _load_feed_forward(
         self, tensors: Mapping[str, torch.Tensor], settings: LayerSettings
@@ -74,7 +77,8 @@ class DescribedLayer(MiddleLayer):
             return rows + (update + self._feed_forward(normed)) * scale
         rows = torch.add(rows, update, alpha=scale)
         update = self._feed_forward(self._normed(rows, before_mlp))
-        return torch.add(rows, self._normed(update, after_mlp), alpha=scale)
+        rows = torch.add(rows, self._normed(update, after_mlp), alpha=scale)
+        return rows if self._scalar is None else rows * self._scalar
 
     def _feed_forward(self, normed: torch.Tensor) -> torch.Tensor:
         if self._mixture is not None:
@@ -90,6 +94,15 @@ class DescribedLayer(MiddleLayer):
         if weight.dtype == rows.dtype:
             return F.rms_norm(rows, weight.shape, weight, self._eps)
         return F.rms_norm(rows.float(), weight.shape, weight, self._eps).to(rows.dtype)
+
+    def _values(self, by_head: torch.Tensor) -> torch.Tensor:
+        first = (
+            self._num_query_heads if self._described.keys_are_values else self._num_rotated_heads
+        )
+        values = by_head[:, first:]
+        if not self._described.has_value_norm:
+            return values
+        return F.rms_norm(values, (self._head_dim,), None, self._eps)
 
     def _rotate(self, heads: torch.Tensor, ragged: Ragged) -> torch.Tensor:
         if self._query_norm is not None:

@@ -14,11 +14,10 @@ from cloud_server.engines.engine import (
     SequenceId,
     StepItem,
 )
-from cloud_server.engines.torch.attention import plan_blocks
+from cloud_server.engines.torch.attention import HeadLayout, plan_blocks
 from cloud_server.engines.torch.kv_slab import KvShape, KvSlab, SavedKv
-from cloud_server.engines.torch.layer import LayerSettings, MiddleLayer, Ragged, Span
+from cloud_server.engines.torch.layer import MiddleLayer, Ragged, Span, Turn
 from cloud_server.engines.torch.rows import rows_of, tensor_of
-from submodels.manifest import Rope
 from wire.messages import Dtype
 
 
@@ -36,7 +35,7 @@ class TorchMiddleEngine:
     Linear layers run over the rows of all items together, attention per sequence. A sequence's
     reservation counts against the capacity at once; its memory grows as it is used.
 
-    `windows` are the layers' attention windows, one per layer.
+    `windows` are the layers' attention windows, one per layer, and `turns` what they are turned by.
     """
 
     block_tokens = 1
@@ -46,23 +45,22 @@ class TorchMiddleEngine:
         self,
         layers: Sequence[MiddleLayer],
         windows: Sequence[int | None],
-        settings: LayerSettings,
+        turns: Sequence[Turn],
         kv_shape: KvShape,
         dtype: Dtype,
         limits: EngineLimits,
     ) -> None:
-        self.hidden_size = settings.shape.hidden_size
+        self.hidden_size = layers[0].hidden_size
         self.dtype = dtype
         self.capacity_tokens = limits.capacity_tokens
         self.max_context_tokens = limits.max_context_tokens
         self._layers = layers
         self._windows = tuple(dict.fromkeys(windows))
-        self._settings = settings
         self._kv_shape = kv_shape
         self._device = kv_shape.device
-        shape = settings.shape
-        self._ropes = [_turns(rope, shape.head_dim, self._device) for rope in shape.ropes]
-        self._attention_scale = shape.attention_scale
+        self._turns = [(turn, *_frequencies(turn, self._device)) for turn in turns]
+        # Blocks are as large as all query heads' scores allow, however keys are shared.
+        self._heads = HeadLayout(1, turns[0].num_query_heads)
         self._slabs: dict[SequenceId, KvSlab] = {}
         self._num_opened = 0
         self._reserved_tokens = 0
@@ -168,34 +166,34 @@ class TorchMiddleEngine:
         for item in batch:
             first, num_rows = item.position, len(item.rows)
             blocks = {
-                window: plan_blocks(first, num_rows, window, self._settings.heads, self._device)
+                window: plan_blocks(first, num_rows, window, self._heads, self._device)
                 for window in self._windows
             }
             spans.append(Span(self._slab(item.sequence), num_rows, first, blocks))
             positions.append(torch.arange(first, first + num_rows))
         at = torch.cat(positions).to(self._device)
-        return Ragged(spans, [self._rotation(at, *turns) for turns in self._ropes])
+        return Ragged(spans, [self._rotation(at, *each) for each in self._turns])
 
     def _rotation(
-        self, positions: torch.Tensor, inv_freq: torch.Tensor, scales: torch.Tensor
+        self, positions: torch.Tensor, turn: Turn, inv_freq: torch.Tensor, scales: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines `[T, Hq + KV, D]`, as `Ragged` has them.
 
         Angles are computed in float32 and rounded to the engine's format, as transformers does.
         """
-        shape = self._settings.shape
         angles = positions.float().unsqueeze(1) * inv_freq
         cos, sin = angles.cos() * scales, angles.sin() * scales
-        num_heads = shape.num_attention_heads + shape.num_key_value_heads
+        num_heads = turn.num_query_heads + turn.num_kv_heads
         factors = torch.ones((num_heads, 1), device=self._device)
-        factors[: shape.num_attention_heads] *= self._attention_scale
+        factors[: turn.num_query_heads] *= turn.scale
         both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
         rounded = [(side.unsqueeze(1) * factors).to(self._kv_shape.dtype) for side in both]
         return rounded[0], rounded[1]
 
 
-def _turns(rope: Rope, head_dim: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _frequencies(turn: Turn, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Frequency and scale of each pair of a head `[D / 2]`; 0 and 1 where nothing turns."""
+    rope, head_dim = turn.rope, turn.head_dim
     frequencies, scales = torch.zeros(head_dim // 2), torch.ones(head_dim // 2)
     frequencies[: len(rope.inv_freq)] = torch.tensor(rope.inv_freq, dtype=torch.float32)
     scales[: len(rope.inv_freq)] = rope.attention_scaling

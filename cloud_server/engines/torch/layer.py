@@ -11,7 +11,7 @@ from cloud_server.engines.torch.kv_slab import KvSlab
 from cloud_server.engines.torch.linear import Linear, make_linear
 from submodels.bundle.layers import ACTIVATIONS
 from submodels.errors import UnsupportedModelError
-from submodels.manifest import ModelShape
+from submodels.manifest import ModelShape, Rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Span:
 class Ragged:
     """What all layers share in one step.
 
-    `rotations` are cosines and sines `[T, Hq + KV, D]`, queries first, of each rotary embedding of
-    the model; the queries' part carries the softmax scale, the sines' first half its minus sign.
+    `rotations` are cosines and sines `[T, Hq + KV, D]`, queries first, of each of the engine's
+    `Turn`s; the queries' part carries the softmax scale, the sines' first half its minus sign.
     """
 
     spans: list[Span]
@@ -41,7 +41,7 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class LayerSettings:
-    """What the layers of an engine have in common."""
+    """How a layer is computed; `shape` is its own (`ModelShape.of_layer`)."""
 
     shape: ModelShape
     attention: Attention
@@ -55,12 +55,27 @@ class LayerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """By which of the model's rotary embeddings heads are turned, and what heads these are."""
+
+    rope: Rope
+    num_query_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    """Of scores."""
+
+
+@dataclass(frozen=True, slots=True)
 class LayerPlace:
-    """Which of the engine's layers one is, what its queries see, and by what they are turned."""
+    """Which of the engine's layers one is, what its queries see, and by what they are turned.
+
+    `turn` is the number of one of the engine's `Turn`s.
+    """
 
     index: int
     window: int | None
-    rope: int = 0
+    turn: int = 0
 
 
 class MiddleLayer:
@@ -83,9 +98,10 @@ class MiddleLayer:
         if shape.hidden_act not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise UnsupportedModelError(f"activation {shape.hidden_act!r}; known are {known}")
+        self.hidden_size = shape.hidden_size
         self._index = place.index
         self._window = place.window
-        self._rope = place.rope
+        self._turn = place.turn
         self._eps = shape.rms_norm_eps
         self._activation = ACTIVATIONS[shape.hidden_act]
         self._attention = settings.attention
@@ -93,7 +109,10 @@ class MiddleLayer:
         self._head_dim = shape.head_dim
         self._num_query_heads = shape.num_attention_heads
         self._num_rotated_heads = shape.num_attention_heads + shape.num_key_value_heads
-        attention = [f"self_attn.{name}_proj" for name in "qkv"]
+        attention = [
+            f"self_attn.{name}_proj"
+            for name in ("qk" if shape.described.keys_are_values else "qkv")
+        ]
         self._qkv = joined(tensors, attention, settings.packed)
         self._output = joined(tensors, ["self_attn.o_proj"], settings.packed)
         self._load_norms(tensors, shape)
@@ -124,7 +143,7 @@ class MiddleLayer:
         rotated = self._rotate(by_head[:, : self._num_rotated_heads], ragged)
         sizes = [span.num_rows for span in ragged.spans]
         keys = torch.split(rotated[:, self._num_query_heads :], sizes)
-        values = torch.split(by_head[:, self._num_rotated_heads :], sizes)
+        values = torch.split(self._values(by_head), sizes)
         outputs = []
         queries = self._fold(rotated[:, : self._num_query_heads], sizes)
         for span, *rows in zip(ragged.spans, queries, keys, values, strict=True):
@@ -132,6 +151,10 @@ class MiddleLayer:
         folded = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         unfolded = folded.view(self._heads.num_kv_heads, num_rows, -1).transpose(0, 1)
         return unfolded.reshape(num_rows, -1)
+
+    def _values(self, by_head: torch.Tensor) -> torch.Tensor:
+        """Values `[T, KV, D]` of what was projected, queries and keys first."""
+        return by_head[:, self._num_rotated_heads :]
 
     def _attend_span(
         self, span: Span, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -152,7 +175,7 @@ class MiddleLayer:
         """Rotary embedding over queries and keys together `[T, Hq + KV, D]`."""
         if self._head_norm is not None:
             heads = F.rms_norm(heads, (self._head_dim,), None, self._eps) * self._head_norm
-        cos, sin = ragged.rotations[self._rope]
+        cos, sin = ragged.rotations[self._turn]
         half = self._head_dim // 2
         swapped = torch.cat((heads[..., half:], heads[..., :half]), dim=-1)
         return (heads * cos).addcmul_(swapped, sin)

@@ -13,8 +13,8 @@ from cloud_server.engines.torch.attention import (
 )
 from cloud_server.engines.torch.described_layer import DescribedLayer, is_plain
 from cloud_server.engines.torch.engine import EngineLimits, TorchMiddleEngine
-from cloud_server.engines.torch.kv_slab import KvShape
-from cloud_server.engines.torch.layer import LayerPlace, LayerSettings, MiddleLayer
+from cloud_server.engines.torch.kv_slab import KvShape, LayerKv
+from cloud_server.engines.torch.layer import LayerPlace, LayerSettings, MiddleLayer, Turn
 from cloud_server.engines.torch.rows import torch_dtype
 from submodels.manifest import ModelShape
 from submodels.tensors.computed import as_computed, is_norm
@@ -51,12 +51,16 @@ class EnginePlan:
         return MatmulAttention() if self.device.type == "cpu" else FusedAttention()
 
     @property
+    def layers(self) -> range:
+        """The middle's layers in the whole model."""
+        return range(self.first_layer, self.first_layer + self.num_layers)
+
+    @property
     def kv_shape(self) -> KvShape:
         """What a cached position holds."""
+        heads = [self.shape.heads_of(layer) for layer in self.layers]
         return KvShape(
-            num_layers=self.num_layers,
-            num_kv_heads=self.shape.num_key_value_heads,
-            head_dim=self.shape.head_dim,
+            layers=tuple(LayerKv(each.num_key_value_heads, each.head_dim) for each in heads),
             dtype=torch_dtype(self.dtype),
             device=self.device,
             transposed=self.chosen_attention.transposed_keys,
@@ -73,24 +77,40 @@ def build_engine(
         UnsupportedModelError: an activation or a tensor the engine does not know.
         KeyError: a tensor is missing.
     """
-    settings = LayerSettings(plan.shape, plan.chosen_attention, plan.packed)
-    end_layer = plan.first_layer + plan.num_layers
-    windows = plan.shape.sliding_windows[plan.first_layer : end_layer]
-    make_layer = MiddleLayer if is_plain(plan.shape) else DescribedLayer
+    shape, attention = plan.shape, plan.chosen_attention
+    make_layer = MiddleLayer if is_plain(shape) else DescribedLayer
+    turns = [_turn(shape, layer) for layer in plan.layers]
+    kinds = list(dict.fromkeys(turns))
     layers = [
         make_layer(
-            LayerPlace(index, window, plan.shape.rope_index(plan.first_layer + index)),
-            _converted(layer_tensors(index), plan),
-            settings,
+            LayerPlace(index, shape.sliding_windows[layer], kinds.index(turns[index])),
+            _converted(layer_tensors(index), plan, shape.of_layer(layer)),
+            LayerSettings(shape.of_layer(layer), attention, plan.packed),
         )
-        for index, window in enumerate(windows)
+        for index, layer in enumerate(plan.layers)
     ]
-    return TorchMiddleEngine(layers, windows, settings, plan.kv_shape, plan.dtype, limits)
+    windows = [shape.sliding_windows[layer] for layer in plan.layers]
+    return TorchMiddleEngine(layers, windows, kinds, plan.kv_shape, plan.dtype, limits)
 
 
-def _converted(tensors: Mapping[str, torch.Tensor], plan: EnginePlan) -> Mapping[str, torch.Tensor]:
+def _turn(shape: ModelShape, layer: int) -> Turn:
+    """What a layer of the whole model is turned by."""
+    own = shape.of_layer(layer)
+    return Turn(
+        shape.ropes[shape.rope_index(layer)],
+        own.num_attention_heads,
+        own.num_key_value_heads,
+        own.head_dim,
+        own.attention_scale,
+    )
+
+
+def _converted(
+    tensors: Mapping[str, torch.Tensor], plan: EnginePlan, shape: ModelShape
+) -> Mapping[str, torch.Tensor]:
+    """The tensors of a layer of this shape as it computes with them."""
     return {
-        name: as_computed(tensor, name, plan.shape).to(plan.device, tensor_dtype(plan, name))
+        name: as_computed(tensor, name, shape).to(plan.device, tensor_dtype(plan, name))
         for name, tensor in tensors.items()
     }
 

@@ -5,6 +5,7 @@ the processor's caches, as those of a model do not, and attention of one KV head
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,38 +61,43 @@ class _Products:
         ]
 
 
-def num_weights(shape: ModelShape, num_layers: int) -> int:
-    """Numbers of so many decoder layers."""
-    return num_layers * sum(math.prod(size) for size in layer_tensor_shapes(shape).values())
+def num_weights(shape: ModelShape, layers: range) -> int:
+    """Numbers of these decoder layers."""
+    counted = Counter(shape.of_layer(layer) for layer in layers)
+    return sum(
+        times * sum(math.prod(size) for size in layer_tensor_shapes(each).values())
+        for each, times in counted.items()
+    )
 
 
 def measured_format(
-    shape: ModelShape, num_layers: int, stored: Dtype, room: Room, clock: Clock
+    shape: ModelShape, layers: range, stored: Dtype, room: Room, clock: Clock
 ) -> FormatChoice:
-    """The format for so many layers on this machine; measured only if float32 fits at all."""
+    """The format for these layers on this machine; measured only if float32 fits at all."""
     if not room.is_enough:
         return no_room_for_float32(stored, room)
-    times = measure_formats(shape, num_layers, (stored, Dtype.FP32), clock)
+    times = measure_formats(shape, layers, (stored, Dtype.FP32), clock)
     return choose_format(stored, times, room)
 
 
 @torch.inference_mode()
 def measure_formats(
-    shape: ModelShape, num_layers: int, dtypes: Sequence[Dtype], clock: Clock
+    shape: ModelShape, layers: range, dtypes: Sequence[Dtype], clock: Clock
 ) -> dict[Dtype, FormatTimes]:
-    """Seconds of `num_layers` layers in each format.
+    """Seconds of these layers in each format; where heads differ, those of the first stand for all.
 
     The formats take turns, and of several passes the fastest counts, since others use the machine
     too. Takes below a second. Threads are those of the calling thread's torch.
     """
-    all_weights = num_weights(shape, num_layers)
+    all_weights = num_weights(shape, layers)
+    shape = shape.of_layer(layers.start)
     out_size, in_size = _cut(shape)
     num_copies = max(1, min(_ALL_WEIGHTS, all_weights) // (out_size * in_size))
     products = {dtype: _products(shape, out_size, in_size, num_copies, dtype) for dtype in dtypes}
     best = _best_times(products, clock)
     whole_prompt = all_weights / (out_size * in_size)
     whole_round = whole_prompt / num_copies
-    num_heads = num_layers * shape.num_key_value_heads
+    num_heads = len(layers) * shape.num_key_value_heads
     prompt_heads = num_heads * PROMPT_ROWS / _ATTENTION_ROWS
     return {
         dtype: FormatTimes(

@@ -94,8 +94,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def kv_bytes_per_token(manifest: Manifest, dtype: Dtype) -> int:
     """Bytes of one position in all middle layers, keys and values, over all workers."""
     shape = manifest.shape
-    numbers = 2 * shape.num_key_value_heads * shape.head_dim * manifest.num_middle_layers
-    return numbers * ITEM_BYTES[dtype]
+    return shape.num_cached(manifest.middle_layers) * ITEM_BYTES[dtype]
 
 
 def _checked(bundle: Bundle, config: CloudConfig) -> tuple[MiddleClass, EngineShape, int]:
@@ -104,8 +103,7 @@ def _checked(bundle: Bundle, config: CloudConfig) -> tuple[MiddleClass, EngineSh
     _check_folder(bundle)
     manifest = bundle.manifest
     _check_settings(config, manifest)
-    first = manifest.num_input_layers
-    layers = range(first, first + manifest.num_middle_layers)
+    layers = manifest.middle_layers
     middle = middle_class(manifest.shape, layers, config.tensor_parallel_size)
     shape = _shape(manifest, config)
     return middle, shape, kv_bytes_per_token(manifest, shape.dtype)
@@ -158,12 +156,12 @@ def _format(manifest: Manifest, config: CloudConfig, context: int) -> FormatChoi
         return given_format(config.dtype, stored)
     from cloud_server.engines.torch.probe import measured_format, num_weights
 
-    shape, num_layers = manifest.shape, manifest.num_middle_layers
+    shape, layers = manifest.shape, manifest.middle_layers
     kv_tokens = config.capacity_tokens or context
-    needed_bytes = num_weights(shape, num_layers) * ITEM_BYTES[Dtype.FP32]
+    needed_bytes = num_weights(shape, layers) * ITEM_BYTES[Dtype.FP32]
     needed_bytes += kv_tokens * kv_bytes_per_token(manifest, Dtype.FP32)
     room = Room(needed_bytes, available_bytes())
-    return measured_format(shape, num_layers, stored, room, time.perf_counter)
+    return measured_format(shape, layers, stored, room, time.perf_counter)
 
 
 def _kv_memory_bytes(config: CloudConfig, kv_bytes: int) -> int | None:

@@ -26,10 +26,11 @@ CPU_WIDTH: Final = 32
 class MiddleClass:
     """What vLLM is told of the middle layers besides their config.json, and what they ask of it.
 
-    `expert_widths` are the sides of a clamped expert's matrices in one worker.
+    `head_dims` are all sizes of its layers' heads, `expert_widths` the sides of a clamped expert's
+    matrices in one worker.
     """
 
-    head_dim: int
+    head_dims: tuple[int, ...]
     overrides: Mapping[str, str | int | list[str]] = field(default_factory=dict)
     expert_widths: tuple[int, ...] = ()
 
@@ -40,8 +41,9 @@ def middle_class(shape: ModelShape, layers: range, tensor_parallel_size: int) ->
     Raises:
         StartError: there is none, with the reason.
     """
+    head_dims = tuple(sorted({shape.heads_of(layer).head_dim for layer in layers}))
     if has_own_class(shape, layers):
-        return MiddleClass(shape.head_dim)
+        return MiddleClass(head_dims)
     complaint = why_not_described(shape)
     if complaint is not None:
         raise StartError(f"engine vllm: {shape.model_type}: {complaint}; use torch")
@@ -52,9 +54,9 @@ def middle_class(shape: ModelShape, layers: range, tensor_parallel_size: int) ->
     }
     experts = shape.described.experts
     if experts is None:
-        return MiddleClass(shape.head_dim, overrides)
+        return MiddleClass(head_dims, overrides)
     widths = (shape.hidden_size, experts.inner_size // tensor_parallel_size)
-    return MiddleClass(shape.head_dim, overrides, widths)
+    return MiddleClass(head_dims, overrides, widths)
 
 
 def has_own_class(shape: ModelShape, layers: range) -> bool:

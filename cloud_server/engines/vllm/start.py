@@ -152,12 +152,13 @@ def _check_kernels(middle: MiddleClass) -> None:
     """vLLM's workers would say the same, each in a trace of its own."""
     attention = _vllm("vllm.v1.attention.backends.cpu_attn").CPUAttentionBackend
     sizes = attention.get_supported_head_sizes()
-    if middle.head_dim not in sizes:
-        expected = ", ".join(map(str, sizes))
-        raise StartError(
-            f"engine vllm: on a CPU it has kernels for heads of {expected} numbers, the model's "
-            f"have {middle.head_dim}; use torch"
-        )
+    for head_dim in middle.head_dims:
+        if head_dim not in sizes:
+            expected = ", ".join(map(str, sizes))
+            raise StartError(
+                f"engine vllm: on a CPU it has kernels for heads of {expected} numbers, the "
+                f"model's have {head_dim}; use torch"
+            )
     for width in middle.expert_widths:
         if width % CPU_WIDTH:
             raise StartError(

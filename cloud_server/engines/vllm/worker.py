@@ -57,7 +57,7 @@ class HatWorkerExtension:
             num_blocks=runner.kv_cache_config.num_blocks,
             block_tokens=[group.kv_cache_spec.block_size for group in groups],
             kernel_block_tokens=list(_kernel_block_sizes(runner)),
-            cache_kinds=sorted({type(group.kv_cache_spec).__name__ for group in groups}),
+            cache_kinds=sorted({kind for group in groups for kind in _cache_kinds(group)}),
             uses_mla=bool(model.use_mla),
             uses_mrope=bool(model.uses_mrope),
             attention=sorted({g.backend.__name__ for groups in runner.attn_groups for g in groups}),
@@ -296,6 +296,13 @@ def _kernel_block_sizes(runner: Any) -> list[int]:
     if sizes is None:
         sizes = getattr(runner, "kernel_block_sizes", None)
     return [] if sizes is None else list(sizes)
+
+
+def _cache_kinds(group: Any) -> set[str]:
+    """What vLLM calls the caches of a group's layers: one kind for all of them, or one each."""
+    spec = group.kv_cache_spec
+    each = getattr(spec, "kv_cache_specs", None)
+    return {type(one).__name__ for one in ([spec] if each is None else each.values())}
 
 
 def _block_dim(cache: torch.Tensor, runner: Any) -> int:

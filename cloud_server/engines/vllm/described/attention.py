@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import QKVParallelLinear, RowParallelLinear
 from vllm.model_executor.model_loader.weight_utils import sharded_weight_loader
 from vllm.model_executor.utils import set_weight_attrs
@@ -34,6 +35,8 @@ class DescribedAttention(nn.Module):
         self._num_keys = max(1, shape.num_key_value_heads // num_workers)
         self._head_dim = shape.head_dim
         self._is_normed_whole = described.qk_norm_over == "width"
+        self.keys_are_values = described.keys_are_values
+        """The matrix of keys is then loaded a second time as that of values."""
         self.qkv_proj = QKVParallelLinear(
             shape.hidden_size,
             shape.head_dim,
@@ -52,6 +55,9 @@ class DescribedAttention(nn.Module):
         )
         self.q_norm = self._head_norm(shape, shape.num_attention_heads)
         self.k_norm = self._head_norm(shape, shape.num_key_value_heads)
+        self.v_norm = None
+        if described.has_value_norm:
+            self.v_norm = RMSNorm(shape.head_dim, shape.rms_norm_eps, has_weight=False)
         self.rotary_emb = place.rotary
         self.attn = Attention(
             self._num_queries,
@@ -86,6 +92,8 @@ class DescribedAttention(nn.Module):
         widths = [n * self._head_dim for n in (self._num_queries, self._num_keys, self._num_keys)]
         queries, keys, values = qkv.split(widths, dim=-1)
         queries, keys = self._normed(queries, self.q_norm), self._normed(keys, self.k_norm)
+        if self.v_norm is not None:
+            values = self.v_norm(values.view(len(values), -1, self._head_dim)).flatten(-2)
         if self.rotary_emb is not None:
             queries, keys = self.rotary_emb(positions, queries, keys)
         update: torch.Tensor = self.o_proj(self.attn(queries, keys, values))[0]

@@ -1,6 +1,6 @@
 """Tensors under a checkpoint's names into the parameters of described layers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -33,8 +33,20 @@ def load_described(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> s
     """
     parameters = dict(model.named_parameters())
     present = ((name, w) for name, w in weights if not is_pp_missing_parameter(name, model))
-    loaded = (_load(name, weight, parameters) for name, weight in present)
+    all_present = _with_values(present, dict(model.named_modules()))
+    loaded = (_load(name, weight, parameters) for name, weight in all_present)
     return {name for name in loaded if name is not None}
+
+
+def _with_values(
+    weights: Iterable[tuple[str, torch.Tensor]], modules: dict[str, Any]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights, those of keys a second time as those of values where they are both."""
+    for name, weight in weights:
+        yield name, weight
+        place, is_key, end = name.partition(".k_proj.")
+        if is_key and getattr(modules.get(place), "keys_are_values", False):
+            yield f"{place}.v_proj.{end}", weight
 
 
 def _load(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> str | None:

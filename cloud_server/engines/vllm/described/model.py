@@ -36,10 +36,11 @@ from cloud_server.engines.vllm.described.loading import load_described
 from cloud_server.engines.vllm.described.parts import DescribedRotary, make_norm
 from cloud_server.engines.vllm.models import ResidualSum, load_middle
 from submodels.manifest import ModelShape
+from submodels.plan.checks import rope_head_dims
 
 
 class DescribedLayer(nn.Module):
-    """A decoder layer as the shape's description says."""
+    """A decoder layer as the description of its own shape says (`ModelShape.of_layer`)."""
 
     def __init__(self, shape: ModelShape, place: LayerPlace, vllm_config: Any, prefix: str) -> None:
         super().__init__()
@@ -55,6 +56,9 @@ class DescribedLayer(nn.Module):
         names = {self._before_attention, self._after_attention, self._before_mlp, self._after_mlp}
         for name in sorted(names - {""}):
             self.add_module(name, make_norm(shape, shape.hidden_size))
+        self.layer_scalar = None
+        if described.has_layer_scalar:
+            self.layer_scalar = nn.Parameter(torch.ones(1), requires_grad=False)
 
     def forward(
         self, positions: torch.Tensor, rows: torch.Tensor, residual: None = None
@@ -66,7 +70,8 @@ class DescribedLayer(nn.Module):
             return rows + _scaled(update + self.mlp(normed), self._scale), None
         rows = rows + _scaled(update, self._scale)
         update = self.mlp(self._normed(rows, self._before_mlp))
-        return rows + _scaled(self._normed(update, self._after_mlp), self._scale), None
+        rows = rows + _scaled(self._normed(update, self._after_mlp), self._scale)
+        return rows if self.layer_scalar is None else rows * self.layer_scalar, None
 
     def _normed(self, rows: torch.Tensor, name: str) -> torch.Tensor:
         return getattr(self, name)(rows) if name else rows
@@ -87,15 +92,17 @@ class DescribedStack(nn.Module):
         # Layers say themselves how far they see; vLLM would take this one where they see all.
         vllm_config.cache_config.sliding_window = None
         rotaries = [
-            DescribedRotary(shape, rope, config.max_position_embeddings) if rope.inv_freq else None
-            for rope in shape.ropes
+            DescribedRotary(shape, rope, head_dim, config.max_position_embeddings)
+            if rope.inv_freq
+            else None
+            for rope, head_dim in zip(shape.ropes, rope_head_dims(shape), strict=True)
         ]
 
         def layer(prefix: str) -> DescribedLayer:
             number = config.hat_model_layer + extract_layer_index(prefix)
             rotary = rotaries[shape.rope_index(number)]
             place = LayerPlace(shape.sliding_windows[number], rotary)
-            return DescribedLayer(shape, place, vllm_config, prefix)
+            return DescribedLayer(shape.of_layer(number), place, vllm_config, prefix)
 
         self.embed_tokens = VocabParallelEmbedding(config.vocab_size, shape.hidden_size)
         self.start_layer, self.end_layer, self.layers = make_layers(

@@ -59,10 +59,10 @@ class WideNorm(nn.Module):
 class DescribedRotary(RotaryEmbedding):  # type: ignore[misc]
     """vLLM's rotary embedding by the manifest's own frequencies, whatever they came from."""
 
-    def __init__(self, shape: ModelShape, rope: Rope, max_positions: int) -> None:
+    def __init__(self, shape: ModelShape, rope: Rope, head_dim: int, max_positions: int) -> None:
         self._rope = rope
         super().__init__(
-            head_size=shape.head_dim,
+            head_size=head_dim,
             rotary_dim=2 * len(rope.inv_freq),
             max_position_embeddings=max_positions,
             base=1.0,
