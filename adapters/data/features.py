@@ -19,6 +19,7 @@ from torch import Tensor
 
 from adapters.data.sample import Places, Sample, samples_key
 from adapters.data.whole_model import WholeModel
+from submodels.bundle.whole_file import replace_whole
 from submodels.manifest import Manifest
 
 FEATURES_FILE = "features.bin"
@@ -236,9 +237,7 @@ def _tensor(array: NDArray[Any], device: torch.device | str) -> Tensor:
 
 def _note(folder: Path, key: str, layout: Layout) -> None:
     noted = {"key": key, "computed_in": layout.computed_in}
-    partial = folder / f".{FEATURES_KEY_FILE}.partial"
-    partial.write_text(json.dumps(noted) + "\n")
-    os.replace(partial, folder / FEATURES_KEY_FILE)
+    replace_whole(folder / FEATURES_KEY_FILE, f"{json.dumps(noted)}\n".encode())
 
 
 def _holds(folder: Path, key: str) -> bool:
