@@ -210,6 +210,11 @@ class DeviceConfig:
     insecure: bool = setting(
         False, "Let the secret and rows go unencrypted, by ws://, to a cloud on another machine."
     )
+    kept_bundles: int = count(
+        3,
+        "Bundles fetched from clouds that stay in the cache, those that were used last; older ones "
+        "that no device runs with are removed when one is fetched or used.",
+    )
     connections: int | None = setting(
         None,
         "Connections to the cloud at once: all but the first carry prompts, which so hold up no "

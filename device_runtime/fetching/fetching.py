@@ -83,7 +83,7 @@ class Fetcher:
         try:
             return await self.fetch(PATIENCE_S if last is None else _IMPATIENCE_S)
         except UnreachableError as error:
-            if last is None:
+            if last is None or not self._store.use(last, self._world.unix_clock()):
                 raise
             _log.warning("%s: starting with the bundle that was fetched from it last", error)
             return last
@@ -101,9 +101,11 @@ class Fetcher:
                 listing = await self._ask_listing(files, patience_s)
                 async with self._alone():
                     folder = await self._had(files, listing)
-                if folder is not None:
-                    self._store.remember(self._address.url, folder)
-                    return folder
+                    if folder is not None:
+                        self._store.use(folder, self._world.unix_clock())
+                        self._store.remember(self._address.url, folder)
+                        await asyncio.to_thread(self._store.remove_old)
+                        return folder
                 _log.info("the cloud at %s has another bundle by now", self._where)
         raise FetchError(f"the cloud at {self._where} has another bundle each time it is asked")
 

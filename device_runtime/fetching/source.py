@@ -28,7 +28,7 @@ def make_fetcher(config: DeviceConfig, world: World, show: Show | None = None) -
         tls=showing(tls_context(url, config.cloud_ca, config.cloud_pin), shown),
         proxy=proxy_for(url, os.environ),
     )
-    store = Store(cache_folder(os.environ) / _FOLDER)
+    store = Store(cache_folder(os.environ) / _FOLDER, config.kept_bundles)
     return Fetcher(address, store, config.bundle_key, world, show or _show_nothing)
 
 

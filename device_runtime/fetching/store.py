@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from device_runtime.fetching.keeping import Keeper
 from device_runtime.fetching.listing import FetchError, Listing, Wanted
 from process.errors import system_reason
 from submodels.bundle.bundle import load_bundle
 from submodels.bundle.manifest_file import MANIFEST_FILE, manifest_bytes, read_manifest
 from submodels.bundle.signature import SIGNATURE_FILE
+from submodels.bundle.whole_file import replace_whole
 from submodels.checkpoint.staging import alone_in
 from submodels.errors import BundleError
 from submodels.tensors.file_hashes import sha256_of
@@ -33,16 +35,20 @@ _OLD_S = 7 * 86_400.0
 """Parts that nobody went on with for so long are removed."""
 
 
+_USUALLY_KEPT = 3
+
+
 class BusyError(Exception):
     """Another process fetches."""
 
 
 class Store:
-    """The bundles below `root`. One process fetches at a time."""
+    """The bundles below `root`, of which so many stay. One process fetches at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, num_kept: int = _USUALLY_KEPT) -> None:
         self._root = root
         self._parts = root / _PARTS
+        self._keeper = Keeper(root, num_kept)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -82,14 +88,27 @@ class Store:
         folder = self._root / Path(name).name
         return folder if name and (folder / ROLE / MANIFEST_FILE).is_file() else None
 
+    def use(self, folder: Path, unix_s: float) -> bool:
+        """Hold a bundle, so that nobody removes it; False: it is gone."""
+        return self._keeper.use(folder, unix_s)
+
     def remember(self, cloud: str, folder: Path) -> None:
         """Note which bundle a cloud's is; where that cannot be written, nothing is noted."""
         with contextlib.suppress(OSError):
             note = self._note(cloud)
             note.parent.mkdir(mode=0o700, exist_ok=True)
-            partial = note.with_suffix(".partial")
-            partial.write_text(f"{folder.name}\n")
-            os.replace(partial, note)
+            replace_whole(note, f"{folder.name}\n".encode())
+
+    def remove_old(self) -> None:
+        """Remove the bundles that were used longest ago, but for those that devices run with."""
+        for folder in self._keeper.remove_old():
+            self._forget_notes(folder)
+
+    def _forget_notes(self, folder: Path) -> None:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            for note in (self._root / _NOTES).iterdir():
+                if note.read_text().strip() == folder.name:
+                    note.unlink()
 
     def begin(self, listing: Listing, unix_s: float) -> dict[str, int]:
         """What is here of a bundle's files, in bytes by SHA-256; files of other bundles count.
@@ -112,8 +131,8 @@ class Store:
         if missing and missing + _SPARE_BYTES > free:
             raise FetchError(
                 f"the bundle takes {missing / 1e6:,.0f} MB more in {self._root}, and "
-                f"{free / 1e6:,.0f} MB are free there; older bundles in it may be removed, or "
-                "HAT_CACHE names another disk"
+                f"{free / 1e6:,.0f} MB are free there; folders in it that no device runs with may "
+                "be removed, or HAT_CACHE names another disk"
             )
         return kept
 
