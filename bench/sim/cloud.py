@@ -238,6 +238,11 @@ class _Host:
     def greeted(self, is_lane: bool, person: Person) -> None:
         pass
 
+    @property
+    def where(self) -> str:
+        """Nobody reads of it."""
+        return ""
+
     def limited(self) -> None:
         pass
 

@@ -26,6 +26,11 @@ class SendLimits:
 class Host(Protocol):
     """Who hears what the core has decided about a device."""
 
+    @property
+    def where(self) -> str:
+        """Whose it is, if it has a name, and where it comes from; for log lines."""
+        ...
+
     def greeted(self, is_lane: bool, person: Person) -> None:
         """It was welcomed, as a device or as a further socket of one; and whose it is."""
         ...

@@ -332,8 +332,9 @@ class CloudDaemon:
             return
         self._faults.say(
             logging.INFO,
-            "connection %d, session %d: %s (%s)",
+            "connection %d%s, session %d: %s (%s)",
             action.connection,
+            connection.host.where,
             fault.session,
             fault.code.name,
             fault.message,

@@ -131,6 +131,11 @@ class DeviceSocket:
         self._is_greeted = True
         self._note("a device%s at %s")
 
+    @property
+    def where(self) -> str:
+        """See `Host`."""
+        return f"{self._whose} at {self._visitor.identity}"
+
     def limited(self) -> None:
         """A quota has refused the device something."""
         self._over_quota_s += OVER_QUOTA_S

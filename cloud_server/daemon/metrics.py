@@ -172,19 +172,3 @@ _COUNTED = {
     ),
 }
 """Counters of the core's figures, by their fields."""
-
-_COUNTED = {
-    "saved_bytes": (
-        "received_saved_bytes",
-        "Bytes that coded rows from devices took less than RAW ones.",
-    ),
-    "lossy_tokens": (
-        "received_lossy_tokens",
-        "Rows from devices in a codec that rounds them.",
-    ),
-    "dropped_tokens": ("dropped_tokens", "Rows that their device took back before they ran."),
-    "saves": ("host_saves", "Idle sessions that went to host memory."),
-    "restores": ("host_restores", "Sessions filled from host memory."),
-    "dropped_copies": ("host_drops", "Sessions that ended in host memory, which others needed."),
-}
-"""Counters by the figures that they are of: names and what they count."""

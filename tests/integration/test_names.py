@@ -169,7 +169,8 @@ async def test_connections_beyond_the_quota_wait_ever_longer_for_their_answer(
             pass
 
 
-async def test_a_quota_of_sessions_is_told(config, bundle, engine, register):
+async def test_a_quota_of_sessions_is_told(config, bundle, engine, register, caplog):
+    caplog.set_level(logging.INFO)
     anna = register.add("anna", "--quota", "sessions=1,kv-tokens=1k")
     settings = replace(config, tokens_file=register.path)
     async with (
@@ -183,6 +184,9 @@ async def test_a_quota_of_sessions_is_told(config, bundle, engine, register):
         assert isinstance(fault, Fault)
         assert fault.message == "the quota of anna is 1 sessions at once; there are 1"
         assert fault.retry_after_s > 0
+        page = (await http_get(server.metrics_url + "/metrics"))[1]
+    assert f"connection 1 of anna at 127.0.0.1, session 2: QUOTA ({fault.message})" in caplog.text
+    assert 'hat_cloud_faults_total{code="QUOTA"} 1.0' in page
 
 
 @pytest.mark.parametrize(

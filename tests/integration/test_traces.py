@@ -138,7 +138,7 @@ async def test_both_logs_name_a_request_that_the_cloud_refuses(caplog) -> None:
         for record in caplog.records
         if getattr(record, "fields", {}).get("trace_id") == FIRST.hex()
     }
-    assert told[logging.INFO] == "connection 1, session 1: BAD_FRAME (not finite)"
+    assert told[logging.INFO] == "connection 1 at a device, session 1: BAD_FRAME (not finite)"
     assert told[logging.DEBUG] == "connection 1, session 1"
 
 
