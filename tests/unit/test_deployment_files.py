@@ -36,7 +36,7 @@ from process.program.build import COMMIT_VARIABLE
 from process.tls.self_signed import self_signed
 from tests.support.dockerfiles import DOCKERFILES, instruction
 from tests.support.scaling_tables import DOCUMENT
-from wire.handshake import LINK_PATH
+from wire.handshake import BUNDLE_PATH, LINK_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -278,10 +278,12 @@ def test_only_the_container_that_makes_the_setting_has_rights_and_it_ends_at_onc
     }
 
 
-def test_the_balancers_pass_the_link_alone_to_the_clouds_port() -> None:
+def test_the_balancers_pass_the_link_and_the_bundle_alone_to_the_clouds_port() -> None:
     nginx, haproxy = _text(DEPLOY / "nginx.conf"), _text(DEPLOY / "haproxy.cfg")
-    assert re.findall(r"location (.*) \{", nginx) == [f"= {LINK_PATH}"]
-    assert f"deny unless {{ path {LINK_PATH} }}" in haproxy
+    assert re.findall(r"location (.*) \{", nginx) == [f"= {LINK_PATH}", f"~ ^{BUNDLE_PATH}(/|$)"]
+    assert nginx.count("proxy_pass https://clouds;") == 2
+    bundle = f"{{ path {BUNDLE_PATH} }} || {{ path_beg {BUNDLE_PATH}/ }}"
+    assert f"deny unless {{ path {LINK_PATH} }} || {bundle}\n" in haproxy
     assert set(re.findall(r"server cloud-\d:(\d+)", nginx)) == {str(CLOUD_PORT)}
     assert set(re.findall(r"server cloud-\d cloud-\d:(\d+)", haproxy)) == {str(CLOUD_PORT)}
     assert "check send meth GET uri /ready" in haproxy
