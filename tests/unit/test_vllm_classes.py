@@ -9,14 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm import plugin, start
 from cloud_server.engines.vllm.classes import MiddleClass, has_own_class, middle_class
+from cloud_server.engines.vllm.engine import EngineShape
 from cloud_server.engines.vllm.plugin import BASES, DESCRIBED, PREFIX
 from process.errors import StartError
 from submodels.manifest import Description, ModelShape
 from submodels.plan.families import FAMILIES
 from submodels.plan.plan import read_model
 from tests.support.vllm_family_models import VLLM_MODELS
+from wire.messages import Dtype
 
 SIZES = {
     "num_hidden_layers": 4,
@@ -163,3 +166,38 @@ def test_the_plugin_tells_vllm_where_every_class_is(monkeypatch: pytest.MonkeyPa
     module, name = told[DESCRIBED].split(":")
     file = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
     assert f"class {name}(" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("head_dims", "is_cpu", "vllm_args", "expected"),
+    [
+        ((256, 512), False, None, "TRITON_ATTN"),
+        ((256, 512), False, '{"attention_backend": "FLASH_ATTN"}', "FLASH_ATTN"),
+        ((256, 512), False, '{"attention_config": {"backend": "FLASH_ATTN"}}', None),
+        ((256, 512), True, None, None),
+        ((256,), False, None, None),
+    ],
+)
+def test_heads_of_several_sizes_have_one_attention_on_a_gpu(
+    head_dims: tuple[int, ...],
+    is_cpu: bool,
+    vllm_args: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fields = SimpleNamespace(EngineArgs=SimpleNamespace(__dataclass_fields__=_AnyName()))
+    monkeypatch.setattr(start, "_vllm", lambda _: fields)
+    monkeypatch.setattr(start, "is_cpu_build", lambda: is_cpu)
+    monkeypatch.setattr(start, "_check_kernels", lambda _: None)
+    monkeypatch.setattr(start, "_set_environment", lambda *_: None)
+    config = CloudConfig(Path("bundle"), engine="vllm", vllm_args=vllm_args)
+    shape = EngineShape(64, Dtype.FP32, 128, 64)
+    told = start._arguments(Path("bundle"), config, shape, None, MiddleClass(head_dims))
+    assert told.get("attention_backend") == expected
+
+
+class _AnyName(dict[str, object]):
+    """A release of vLLM that knows every argument."""
+
+    def __contains__(self, name: object) -> bool:
+        return True

@@ -48,6 +48,10 @@ _BEFORE_IMPORT = MappingProxyType(
 """Variables that vLLM reads when it is first imported, or later, in its workers too."""
 
 
+_FOR_ALL_HEADS = "TRITON_ATTN"
+"""The attention on GPUs that has kernels for heads of every size."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartedEngine:
     """An engine with its processes; `close` ends them."""
@@ -141,9 +145,13 @@ def _arguments(
 ) -> dict[str, Any]:
     num_workers = config.tensor_parallel_size * config.pipeline_parallel_size
     _set_environment(shape, num_workers // config.nnodes)
-    if is_cpu_build():
+    is_cpu = is_cpu_build()
+    if is_cpu:
         _check_kernels(middle)
     arguments = engine_arguments(folder, config, shape, kv_memory_bytes, middle.overrides)
+    if len(middle.head_dims) > 1 and not is_cpu and "attention_config" not in arguments:
+        # vLLM would choose for each size by itself; for its own Gemma 4 it takes one for both too.
+        arguments.setdefault("attention_backend", _FOR_ALL_HEADS)
     check_names(arguments, _vllm("vllm.engine.arg_utils").EngineArgs.__dataclass_fields__)
     return arguments
 
