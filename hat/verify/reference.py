@@ -27,6 +27,8 @@ from submodels.checkpoint.other_forms import is_adapter
 
 Advance = Callable[[], None]
 
+_READ_BY_TRANSFORMERS = ("llama", "mistral", "qwen2", "qwen3")
+
 
 def place_for_transformers(model: Path) -> dict[str, Any]:
     """How `from_pretrained` of transformers is told of a checkpoint's folder or a GGUF file.
@@ -73,10 +75,11 @@ class UnsplitModel:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         place = place_for_transformers(_base(model))
-        rope = _rope_of_gguf(model) if "gguf_file" in place else None
+        config = _config_of_gguf(place, model) if "gguf_file" in place else None
         if long_context:
-            rope = _long_rope(place)
-        self._model: Any = whole_model(place, getattr(torch, dtype), rope)
+            config = config or AutoConfig.from_pretrained(**place)
+            config.rope_parameters = _long_rope(config.rope_parameters)
+        self._model: Any = whole_model(place, getattr(torch, dtype), config)
         if is_adapter(model):
             self._model = _with_adapter(self._model, model)
         tokenizer = AutoTokenizer.from_pretrained(**tokenizer_place(model))
@@ -135,19 +138,15 @@ class UnsplitModel:
         return beginnings
 
 
-def whole_model(
-    place: Mapping[str, Any], dtype: torch.dtype, rope: Mapping[str, Any] | None = None
-) -> Any:
+def whole_model(place: Mapping[str, Any], dtype: torch.dtype, config: Any = None) -> Any:
     """The model by the class that transformers has for it, also where it sees pictures as well.
 
-    `rope`: rotary parameters instead of those that transformers reads.
+    `config`: instead of the one that transformers reads.
 
     Raises:
         OSError, ValueError, NotImplementedError: transformers cannot load it.
     """
-    config = AutoConfig.from_pretrained(**place)
-    if rope is not None:
-        config.rope_parameters = dict(rope)
+    config = config or AutoConfig.from_pretrained(**place)
     if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
         # Others leave the cap out, which releases before 5.24 do not say.
         config._attn_implementation = "eager"
@@ -159,15 +158,22 @@ def whole_model(
     return classes.from_pretrained(**place, config=config, dtype=dtype).eval()
 
 
-def _rope_of_gguf(model: Path) -> dict[str, Any]:
-    """The rotary parameters of a GGUF file, of which transformers would read the base only."""
+def _config_of_gguf(place: Mapping[str, Any], model: Path) -> Any:
+    """A GGUF file's configuration, of which transformers would not read all.
+
+    Of some families it reads all but the scaling of rotary embeddings; of the others ours is taken,
+    so that what is compared are its tensors.
+    """
     with opened_checkpoint(model) as checkpoint:
-        parameters: dict[str, Any] = read_json(checkpoint.folder / CONFIG_FILE)["rope_parameters"]
-    return parameters
+        ours = read_json(checkpoint.folder / CONFIG_FILE)
+        if ours["model_type"] not in _READ_BY_TRANSFORMERS:
+            return AutoConfig.from_pretrained(checkpoint.folder)
+    config = AutoConfig.from_pretrained(**place)
+    config.rope_parameters = ours["rope_parameters"]
+    return config
 
 
-def _long_rope(place: Mapping[str, Any]) -> dict[str, Any]:
-    parameters: Mapping[str, Any] = AutoConfig.from_pretrained(**place).rope_parameters
+def _long_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**parameters, "short_factor": parameters["long_factor"]}
 
 

@@ -19,7 +19,15 @@ def llama(config: Config) -> Description:
 
 
 def granite(config: Config) -> Description:
-    """Four multipliers."""
+    """Four multipliers.
+
+    Raises:
+        UnsupportedModelError: logits would be divided by zero.
+    """
+    if not config.logits_scaling:
+        raise UnsupportedModelError(
+            f"logits_scaling: expected a number but 0, got {config.logits_scaling}"
+        )
     return Description(
         attention_scale=float(config.attention_multiplier),
         embedding_scale=float(config.embedding_multiplier),

@@ -87,7 +87,12 @@ def _most_tokens(config: Config) -> int:
 
 
 def _original(config: Config) -> int:
-    return int(config.rope_parameters["original_max_position_embeddings"])
+    original = int(config.rope_parameters["original_max_position_embeddings"])
+    if original < 1:
+        raise UnsupportedModelError(
+            f"original_max_position_embeddings: expected 1 or more, got {original}"
+        )
+    return original
 
 
 def read_ropes(

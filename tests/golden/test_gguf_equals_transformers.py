@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hat.verify.reference import UnsplitModel
 from submodels.random_models import RandomModel, make_random_model
+from tests.support.gguf_converted import llama3_factors
 from tests.support.gguf_files import GgufSettings, write_gguf
 from tests.support.reference import greedy
 from tests.support.split_models import SplitModel, random_tokens, split
@@ -130,9 +130,7 @@ def test_the_scaling_of_llama_3_is_found_again(tmp_path: Path) -> None:
     scaling = LLAMA_3_2
     model = RandomModel(num_layers=2, head_dim=64, extra={"rope_parameters": scaling})
     make_random_model(model, tmp_path / "model")
-    factors = _llama3_factors(scaling, 64)
-    how = GgufSettings(tensors={"rope_freqs.weight": factors})
-    write_gguf(tmp_path / "model", tmp_path / "model.gguf", how)
+    write_gguf(tmp_path / "model", tmp_path / "model.gguf")
     from_folder = split(tmp_path / "model", tmp_path / "one", 1)
     from_file = split(tmp_path / "model.gguf", tmp_path / "other", 1)
     assert from_file.device.rope_parameters == from_folder.device.rope_parameters
@@ -149,7 +147,7 @@ def test_verifying_gives_transformers_the_scaling_that_it_does_not_read(
     make_random_model(RandomModel(num_layers=2, head_dim=64), tmp_path / "model")
     how = GgufSettings(settings={"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
     if scaling == "llama3":
-        how = GgufSettings(tensors={"rope_freqs.weight": _llama3_factors(LLAMA_3_2, 64)})
+        how = GgufSettings(tensors={"rope_freqs.weight": llama3_factors(LLAMA_3_2, 64)})
     # The base of which the factors are.
     how = replace(how, settings={**how.settings, "rope.freq_base": 500_000.0})
     path = tmp_path / "model.gguf"
@@ -164,20 +162,3 @@ def test_verifying_gives_transformers_the_scaling_that_it_does_not_read(
 def test_a_model_in_parts_is_not_compared_with_a_part_of_itself(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it reads no GGUF model in parts"):
         UnsplitModel(tmp_path / "many-00001-of-00002.gguf", "float32")
-
-
-def _llama3_factors(scaling: dict, head_dim: int) -> np.ndarray:
-    """By what llama.cpp's converter divides each frequency."""
-    factors = []
-    for index in range(head_dim // 2):
-        wavelength = 2 * np.pi * scaling["rope_theta"] ** (2 * index / head_dim)
-        context = scaling["original_max_position_embeddings"]
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        if wavelength < context / high:
-            factors.append(1.0)
-        elif wavelength > context / low:
-            factors.append(scaling["factor"])
-        else:
-            smooth = (context / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
-    return np.array(factors, np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from submodels.checkpoint.gguf.architectures import EVERY_ARCHITECTURE
 from submodels.plan.families import FAMILIES, Family
 from submodels.random_models import RandomModel
 from tests.support.family_models import FAMILY_MODELS, has_experts
@@ -17,8 +18,9 @@ from tests.support.vllm_family_models import VLLM_MODELS
 README = Path(__file__).resolve().parents[2] / "README.md"
 _MARKED = "<!-- families:begin -->\n{table}\n<!-- families:end -->"
 _HEAD = (
-    "| family | `model_type` | device runs its layers on | cloud | checked with |\n"
-    "|---|---|---|---|---|"
+    "| family | `model_type` | GGUF architecture | device runs its layers on | cloud "
+    "| checked with |\n"
+    "|---|---|---|---|---|---|"
 )
 
 _ON_VLLM = {"llama", "mistral", "qwen2", "qwen3", *(m.family for m in VLLM_MODELS.values())}
@@ -62,9 +64,16 @@ def _row(family: Family, models: Iterable[RandomModel]) -> str:
     cloud = "torch, vLLM" if family.model_type in _ON_VLLM else "torch"
     name = _NAMES[family.model_type]
     return (
-        f"| {name} | `{family.model_type}` | {device} | {cloud} | {len(of_family)} checkpoint"
-        f"{'s' if len(of_family) > 1 else ''} |"
+        f"| {name} | `{family.model_type}` | {_of_gguf(family)} | {device} | {cloud} "
+        f"| {len(of_family)} checkpoint{'s' if len(of_family) > 1 else ''} |"
     )
+
+
+def _of_gguf(family: Family) -> str:
+    """llama.cpp's names for it; its converter writes Mistral's models as Llama's."""
+    names = [each.name for each in EVERY_ARCHITECTURE if each.model_type == family.model_type]
+    names = ["llama", *names] if family.model_type == "mistral" else names
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def with_fresh_table(text: str) -> str:

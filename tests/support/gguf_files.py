@@ -15,6 +15,8 @@ from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from tests.support.gguf_converted import family_settings, family_tensors
+
 # Where the scales lie in a block of each format that the package cannot write, as float16.
 SCALES: Mapping[Kind, tuple[int, ...]] = MappingProxyType(
     {
@@ -49,11 +51,11 @@ def write_gguf(checkpoint: Path, path: Path, how: GgufSettings = GgufSettings())
     config = json.loads((checkpoint / "config.json").read_text())
     architecture = how.architecture or config["model_type"]
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=how.max_tensors_per_file)
-    for name, value in {**_model_settings(config), **how.settings}.items():
+    for name, value in {**_model_settings(config, architecture), **how.settings}.items():
         _add(writer, name if name.startswith("general.") else f"{architecture}.{name}", value)
     _add_tokenizer(writer, checkpoint, config)
-    for name, array in _own_names(checkpoint, config, architecture).items():
-        kind = how.kind if array.ndim > 1 else Kind.F32
+    for name, array in _tensors(checkpoint, config, architecture).items():
+        kind = how.kind if array.ndim > 1 and name.endswith("weight") else Kind.F32
         data = blocks_like(array, kind)
         writer.add_tensor(name, data, raw_dtype=kind)
     for name, array in how.tensors.items():
@@ -92,10 +94,10 @@ def _set_scales(blocks: NDArray[np.uint8], kind: Kind, scale: float) -> None:
         blocks[:, place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
 
 
-def _model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _model_settings(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     num_heads, hidden_size = config["num_attention_heads"], config["hidden_size"]
     head_dim = config.get("head_dim") or hidden_size // num_heads
-    return {
+    settings = {
         "general.name": "a test's",
         "block_count": config["num_hidden_layers"],
         "context_length": config["max_position_embeddings"],
@@ -105,11 +107,11 @@ def _model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention.head_count_kv": config["num_key_value_heads"],
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
-        "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
-        "rope.dimension_count": head_dim,
-        "rope.freq_base": float(config["rope_parameters"]["rope_theta"]),
         "vocab_size": config["vocab_size"],
     }
+    if "rms_norm_eps" in config:
+        settings["attention.layer_norm_rms_epsilon"] = float(config["rms_norm_eps"])
+    return {**settings, **family_settings(config, architecture)}
 
 
 def _add(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
@@ -145,31 +147,10 @@ def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, config: Mapping[st
     writer.add_eos_token_id(config["eos_token_id"])
 
 
-def _own_names(
+def _tensors(
     checkpoint: Path, config: Mapping[str, Any], architecture: str
 ) -> dict[str, NDArray[np.float32]]:
-    """The tensors by llama.cpp's names, with the rows of queries and keys in its order."""
-    known = {"mistral": gguf.MODEL_ARCH.LLAMA}
-    arch = known.get(architecture) or next(
-        key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture
-    )
-    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    tensors = {}
+    tensors: dict[str, NDArray[np.float32]] = {}
     for shard in sorted(checkpoint.glob("*.safetensors")):
-        for name, array in load_file(shard).items():
-            base, suffix = name.rsplit(".", 1)
-            heads = None
-            if architecture in ("llama", "mistral") and base.endswith(("q_proj", "k_proj")):
-                is_query = base.endswith("q_proj")
-                heads = config["num_attention_heads" if is_query else "num_key_value_heads"]
-            own_name = f"{names.get_name(base)}.{suffix}"
-            tensors[own_name] = _interleaved(array.astype(np.float32), heads)
-    return tensors
-
-
-def _interleaved(array: NDArray[np.float32], num_heads: int | None) -> NDArray[np.float32]:
-    """The two halves of each head, row by row in turn; None: as it is."""
-    if num_heads is None:
-        return array
-    halves = array.reshape(num_heads, 2, -1, *array.shape[1:])
-    return halves.swapaxes(1, 2).reshape(array.shape)
+        tensors |= {name: array.astype(np.float32) for name, array in load_file(shard).items()}
+    return family_tensors(tensors, config, architecture)

@@ -178,7 +178,10 @@ def test_big_endian_files_and_other_versions_are_refused(model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"expert_count": 8}, r"llama\.expert_count is 8"),
+        ({"expert_shared_count": 1}, r"llama\.expert_shared_count is 1, which is not supported"),
+        ({"expert_count": 8}, r"expected llama\.expert_used_count as one number, got None"),
+        ({"expert_gating_func": 2}, r"llama\.expert_gating_func is 2"),
+        ({"attention__causal": False}, r"llama\.attention\.causal is False"),
         ({"attention__sliding_window": 128}, "a sliding window is not supported in llama files"),
         ({"rope__dimension_count": 8}, r"rope\.dimension_count is 8, expected that of keys, 16"),
         ({"rope__scaling__type": "longrope", "rope__scaling__factor": 2.0}, "scaling 'longrope'"),
@@ -196,8 +199,10 @@ def test_what_is_not_supported_is_refused_by_name(
 
 
 def test_another_architecture_is_refused_by_name(model: Path, tmp_path: Path) -> None:
-    write_gguf(model, tmp_path / "a.gguf", GgufSettings(architecture="gemma3"))
-    with pytest.raises(UnsupportedModelError, match="architecture 'gemma3' is not supported"):
+    write_gguf(model, tmp_path / "a.gguf")
+    whole = (tmp_path / "a.gguf").read_bytes()
+    (tmp_path / "a.gguf").write_bytes(whole.replace(b"llama", b"plamo"))
+    with pytest.raises(UnsupportedModelError, match="architecture 'plamo' is not supported"):
         _open(tmp_path / "a.gguf")
 
 

@@ -1,12 +1,14 @@
 """GGUF files that lie: refused in one line, in bounded time and memory, and never a traceback."""
 
 import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
@@ -18,6 +20,7 @@ from submodels.checkpoint.opening import opened_checkpoint
 from submodels.errors import CheckpointError, SplitError
 from submodels.plan.plan import read_model
 from submodels.random_models import RandomModel, make_random_model
+from tests.support.gguf_families import GGUF_FAMILIES
 from tests.support.gguf_files import GgufSettings, write_gguf
 
 HUGE = 1 << 60
@@ -182,6 +185,65 @@ def test_a_setting_of_any_type_and_value_is_read_or_refused(model: Path, tmp_pat
     refusals = [said for said in complaints if said is not None]
     assert all(map(_is_one_line, refusals)), refusals
     assert len(refusals) > len(_SETTINGS)
+
+
+_OF_FAMILIES = {
+    "gpt-oss": (
+        *("expert_count", "expert_used_count", "expert_feed_forward_length", "block_count"),
+        *("attention.sliding_window", "attention.sliding_window_pattern", "expert_gating_func"),
+    ),
+    "gemma3": ("rope.freq_base_swa", "final_logit_softcapping", "attention.sliding_window_pattern"),
+    "granite": ("attention.scale", "embedding_scale", "residual_scale", "logit_scale"),
+    "phi4-mini with LongRoPE": (
+        *("rope.dimension_count", "rope.scaling.attn_factor", "context_length"),
+        "rope.scaling.original_context_length",
+    ),
+    "ministral 3": ("attention.temperature_scale", "rope.scaling.yarn_log_multiplier"),
+}
+
+
+@pytest.mark.parametrize("family", _OF_FAMILIES)
+def test_a_setting_of_a_family_is_read_or_refused_whatever_it_says(
+    tmp_path: Path, family: str
+) -> None:
+    architecture, random_model = GGUF_FAMILIES[family]
+    make_random_model(random_model, tmp_path / "model")
+    path, complaints = tmp_path / "a.gguf", []
+    for name in _OF_FAMILIES[family]:
+        for value in _ODD:
+            write_gguf(
+                tmp_path / "model", path, GgufSettings(Kind.F32, architecture, {name: value})
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                complaints.append(_complaint(path))
+    refusals = [said for said in complaints if said is not None]
+    assert all(map(_is_one_line, refusals)), refusals
+    assert len(refusals) > len(_OF_FAMILIES[family])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("ffn_gate_exps.weight", (4, 96, 64), "expected 5 experts, got the shape (4, 96, 64)"),
+        ("ffn_gate_exps.weight", (64,), "expected 5 experts, got the shape (64,)"),
+        ("ffn_up_exps.weight", (5, 95, 64), "differ in shape or format"),
+    ],
+)
+def test_experts_that_do_not_fit_are_refused(
+    tmp_path: Path, name: str, shape: tuple[int, ...], said: str
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "gpt-oss")
+    writer.add_uint32("gpt-oss.expert_count", 5)
+    shapes = {f"ffn_{kind}_exps.weight": (5, 96, 64) for kind in ("gate", "up")}
+    for own_name, size in {**shapes, name: shape}.items():
+        writer.add_tensor(f"blk.0.{own_name}", np.zeros(size, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        gguf_tensors(read_gguf(tmp_path / "a.gguf"), 16)
 
 
 @pytest.mark.parametrize(

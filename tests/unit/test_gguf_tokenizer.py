@@ -47,10 +47,16 @@ def byte_level_vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(tokens), tuple(" ".join(merge) for merge in model["merges"])
 
 
-def write_file(path: Path, tokens: list[str], types: list[int], settings: dict[str, Any]) -> Path:
+def write_file(
+    path: Path,
+    tokens: list[str],
+    types: list[int],
+    settings: dict[str, Any],
+    architecture: str = "llama",
+) -> Path:
     """A file without weights."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_uint32("llama.block_count", 1)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_uint32(f"{architecture}.block_count", 1)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     adders = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}
@@ -62,9 +68,11 @@ def write_file(path: Path, tokens: list[str], types: list[int], settings: dict[s
     return path
 
 
-def byte_level_file(path: Path, **settings: Any) -> Path:
+def byte_level_file(path: Path, architecture: str = "llama", **settings: Any) -> Path:
     tokens, merges = byte_level_vocabulary()
     special = ["<|end|>", "<|user|>", "<think>"]
+    if architecture == "gpt-oss":
+        special[1:] = ["<|call|>", "<|return|>"]
     return write_file(
         path,
         [*special, *tokens],
@@ -76,6 +84,7 @@ def byte_level_file(path: Path, **settings: Any) -> Path:
             "ggml.eos_token_id": 0,
         }
         | {name.replace("__", "."): value for name, value in settings.items()},
+        architecture,
     )
 
 
@@ -85,14 +94,26 @@ def ours(path: Path, folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-@pytest.mark.parametrize("pre", [name for name in SPLITTINGS if name not in WHOLE_WORDS])
+# transformers cuts for these as for GPT-2; whose cutting is theirs, by llama.cpp.
+_READ_AS_GPT_2 = {"stablelm2": "qwen2", "hunyuan": "qwen2", "glm4": "dbrx", "chatglm-bpe": "dbrx"}
+_KNOWN = [name for name in SPLITTINGS if name not in (*WHOLE_WORDS, "seed-coder")]
+
+
+@pytest.mark.parametrize("pre", _KNOWN)
 def test_ids_of_byte_level_tokenizers_are_those_of_transformers(tmp_path: Path, pre: str) -> None:
     path = byte_level_file(tmp_path / "a.gguf", ggml__pre=pre, ggml__add_bos_token=False)
     came = ids_of(ours(path, tmp_path / "files"))
-    if pre in ("stablelm2", "hunyuan"):
-        # It reads these as GPT-2's too; their cutting is that of qwen2.
-        path = byte_level_file(tmp_path / "b.gguf", ggml__pre="qwen2", ggml__add_bos_token=False)
+    if pre in _READ_AS_GPT_2:
+        known = _READ_AS_GPT_2[pre]
+        path = byte_level_file(tmp_path / "b.gguf", ggml__pre=known, ggml__add_bos_token=False)
     assert came == theirs(path, digits_apart=SPLITTINGS[pre].single_digits)
+
+
+def test_signs_of_seed_coder_take_no_lines_behind_them(tmp_path: Path) -> None:
+    path = byte_level_file(tmp_path / "a.gguf", ggml__pre="seed-coder")
+    cutting = ours(path, tmp_path / "files").pre_tokenizer
+    came = [piece for piece, _ in cutting.pre_tokenize_str("it's 12 ...\n\nA\t b")]
+    assert came == ["it", "'s", "Ġ", "1", "2", "Ġ...", "ĊĊ", "A", "ĉ", "Ġb"]
 
 
 @pytest.mark.parametrize("pre", ["llama-bpe", "tekken"])
@@ -118,8 +139,13 @@ def test_qwen_composes_characters_as_its_own_tokenizer_does(tmp_path: Path) -> N
         assert ours(path, tmp_path / "files").encode(text).ids == own(text)["input_ids"]
 
 
-def sentencepiece_file(path: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
-    """The shipped model's tokenizer, as llama.cpp keeps such: a score for each token."""
+def sentencepiece_file(
+    path: Path, architecture: str = "llama", added: tuple[str, ...] = (), **settings: Any
+) -> tuple[Path, dict[str, Any]]:
+    """The shipped model's tokenizer, as llama.cpp keeps such: a score for each token.
+
+    `added` tokens lie behind the others, with a score of another kind, and are user-defined.
+    """
     own = json.loads((MODELS / "stories260k" / "tokenizer.json").read_text())
     vocabulary = own["model"]["vocab"]
     tokens = sorted(vocabulary, key=vocabulary.get)
@@ -130,14 +156,17 @@ def sentencepiece_file(path: Path, **settings: Any) -> tuple[Path, dict[str, Any
         .get(token, NORMAL)
         for token in tokens
     ]  # fmt: skip
+    types += [USER_DEFINED] * len(added)
+    scores = [ranks.get(token, lowest) for token in tokens] + [-1000.0] * len(added)
+    tokens += added
     written = {
         "ggml.model": "llama",
-        "ggml.scores": [ranks.get(token, lowest) for token in tokens],
+        "ggml.scores": scores,
         "ggml.bos_token_id": 1,
         "ggml.eos_token_id": 2,
         "ggml.unknown_token_id": 0,
     } | {name.replace("__", "."): value for name, value in settings.items()}
-    return write_file(path, tokens, types, written), own
+    return write_file(path, tokens, types, written, architecture), own
 
 
 def test_ids_of_sentencepiece_tokenizers_are_those_of_transformers(tmp_path: Path) -> None:
@@ -155,6 +184,27 @@ def test_a_space_before_the_text_is_left_out_where_the_file_says_so(tmp_path: Pa
     tokenizer = ours(path, tmp_path / "files")
     assert tokenizer.encode("once").tokens[1] != "▁once"
     assert tokenizer.decode(tokenizer.encode(" once").ids) == " once"
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "phi3"])
+def test_ids_of_families_of_sentencepiece_are_those_of_transformers(
+    tmp_path: Path, architecture: str
+) -> None:
+    added = ("  ", "   ", "<b>") if architecture != "phi3" else ()
+    settings = {"ggml__add_space_prefix": False} if added else {}
+    path, _ = sentencepiece_file(tmp_path / "a.gguf", architecture, added, **settings)
+    came = ids_of(ours(path, tmp_path / "files"))
+    assert came == theirs(path)
+    llama, _ = sentencepiece_file(tmp_path / "b.gguf", "llama", added, **settings)
+    assert came != ids_of(ours(llama, tmp_path / "files"))
+
+
+def test_spaces_and_lines_behind_an_added_token_of_phi_3_are_a_part_of_it(tmp_path: Path) -> None:
+    """As its own tokenizer has them, and llama.cpp; transformers' reading of a file has not."""
+    path, _ = sentencepiece_file(tmp_path / "a.gguf", "phi3", ("<|user|>", "<|endoftext|>"))
+    tokenizer = ours(path, tmp_path / "files")
+    assert tokenizer.encode("<|user|>\n once").ids == tokenizer.encode("<|user|>once").ids
+    assert tokenizer.encode("<|endoftext|>\nonce").tokens[2:4] == ["▁", "<0x0A>"]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +242,18 @@ def test_the_ids_that_end_an_answer_are_the_files(
     path = byte_level_file(tmp_path / "a.gguf", ggml__pre="gpt-2", **settings)
     ours(path, tmp_path / "files")
     assert special_tokens(tmp_path / "files", {}, 2000).eos_token_ids == ends
+
+
+def test_a_message_of_gpt_oss_is_no_end_of_its_answer(tmp_path: Path) -> None:
+    """Its thoughts end with `<|end|>`, which its template writes and the answer goes on behind."""
+    template = "{{ '<|end|>' }}"
+    path = byte_level_file(
+        tmp_path / "a.gguf", "gpt-oss", ggml__eos_token_id=2, chat_template=template
+    )
+    ours(path, tmp_path / "files")
+    ends = special_tokens(tmp_path / "files", {}, 2000).eos_token_ids
+    assert ends[:2] == (2, 1)
+    assert 0 not in ends
 
 
 def test_the_chat_template_and_the_names_it_uses_are_the_files(tmp_path: Path) -> None:

@@ -2,31 +2,45 @@
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from submodels.checkpoint.gguf.file import GgufFile
-from submodels.checkpoint.gguf.rope import rope_parameters
+from submodels.checkpoint.gguf.architectures import Architecture, architecture_of
+from submodels.checkpoint.gguf.file import HEADS, GgufFile
+from submodels.checkpoint.gguf.rope import rope_parameters, rotary_dim
 from submodels.errors import CheckpointError, UnsupportedModelError
 from submodels.plan.families import FAMILIES
+from submodels.plan.plan import refuse_absurd_sizes
 
-_EMBEDDING, _HEAD, _ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
-# What these say changes the arithmetic, and plain models do without.
+# What these say changes the arithmetic, and models that are not said to know them do without.
 _REFUSED_SETTINGS = (
     "expert_count",
+    "expert_shared_count",
+    "expert_shared_feed_forward_length",
+    "expert_group_count",
+    "leading_dense_block_count",
+    "interleave_moe_layer_step",
+    "nextn_predict_layers",
     "attention.scale",
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
+    "attention.temperature_scale",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "embedding_scale",
     "residual_scale",
     "logit_scale",
+    "rope.dimension_sections",
 )
-
-
-_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+# Values that are what they would be without the setting; another one is refused.
+_USUAL = {
+    "attention.causal": (True,),
+    "expert_gating_func": (0, 1, 3),
+    "expert_weights_scale": (0.0, 1.0),
+    "rope.scaling.finetuned": (True,),
+}
+"""Gating 1 is softmax, 3 softmax over the chosen ones, which is the same share; of `finetuned`,
+Granite alone takes the contrary for layers that do not turn."""
+_OF_GRANITE = "rope.scaling.finetuned"
 
 
 def check_supported(file: GgufFile) -> None:
@@ -35,19 +49,21 @@ def check_supported(file: GgufFile) -> None:
     Raises:
         UnsupportedModelError: another architecture, or a setting that none of ours has.
     """
-    if file.architecture not in _ARCHITECTURES:
-        raise UnsupportedModelError(
-            f"{file.path}: architecture {file.architecture!r:.60} is not supported; supported: "
-            f"{', '.join(_ARCHITECTURES)}"
-        )
+    architecture = architecture_of(file)
     for name in _REFUSED_SETTINGS:
-        if file.get(name):
-            raise UnsupportedModelError(
-                f"{file.path}: {file.architecture}.{name} is {file.get(name)!r:.40}, which is not "
-                "supported"
-            )
-    if file.get("attention.causal") is False:
-        raise UnsupportedModelError(f"{file.path} is no model that continues texts")
+        if name not in architecture.known and file.get(name):
+            _refuse(file, name)
+    for name, usual in _USUAL.items():
+        is_elsewhere = name == _OF_GRANITE and architecture.model_type != "granite"
+        if not is_elsewhere and file.get(name, usual[0]) not in usual:
+            _refuse(file, name)
+
+
+def _refuse(file: GgufFile, name: str) -> None:
+    raise UnsupportedModelError(
+        f"{file.path}: {file.architecture}.{name} is {file.get(name)!r:.40}, which is not "
+        f"supported in {file.architecture} files; split the model's safetensors checkpoint"
+    )
 
 
 def gguf_config(file: GgufFile) -> dict[str, Any]:
@@ -57,30 +73,41 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         UnsupportedModelError: a rotary embedding or a window that is not supported.
         CheckpointError: a setting or the embedding is missing, or cannot be.
     """
-    family = FAMILIES[file.architecture]
-    hidden_size, num_heads = file.integer("embedding_length"), file.integer("attention.head_count")
-    head_dim = file.integer("attention.key_length", hidden_size // max(num_heads, 1))
-    _check_heads(file, head_dim)
-    return {
+    architecture = architecture_of(file)
+    family = FAMILIES[architecture.model_type]
+    _check_heads(file, architecture)
+    num_heads = file.integer(HEADS)
+    _check_window(file, architecture)
+    config = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         "num_hidden_layers": file.integer("block_count"),
-        "hidden_size": hidden_size,
+        "hidden_size": file.integer("embedding_length"),
         "intermediate_size": file.integer("feed_forward_length"),
         "vocab_size": _vocab_size(file),
         "num_attention_heads": num_heads,
         "num_key_value_heads": file.integer("attention.head_count_kv", num_heads),
-        "head_dim": head_dim,
+        "head_dim": file.head_dim,
         "max_position_embeddings": file.integer("context_length"),
-        "rms_norm_eps": file.number("attention.layer_norm_rms_epsilon"),
         "hidden_act": "silu",
-        "rope_parameters": rope_parameters(file, head_dim, _rope_factors(file)),
         "tie_word_embeddings": _HEAD not in file.tensors,
-        **_family_settings(file),
     }
+    # Before anything is made of them, layer by layer.
+    refuse_absurd_sizes(config)
+    if family.eps_key == "rms_norm_eps":
+        config["rms_norm_eps"] = file.number("attention.layer_norm_rms_epsilon")
+    config |= architecture.settings(file)
+    return config if "rope_parameters" in config else config | _rope(file)
 
 
-def _check_heads(file: GgufFile, head_dim: int) -> None:
+def _rope(file: GgufFile) -> dict[str, Any]:
+    return {"rope_parameters": rope_parameters(file)}
+
+
+def _check_heads(file: GgufFile, architecture: Architecture) -> None:
+    head_dim = file.head_dim
+    if architecture.turns_partly and 0 < rotary_dim(file) < head_dim:
+        return
     for name in ("attention.value_length", "rope.dimension_count"):
         if file.integer(name, head_dim) != head_dim:
             raise UnsupportedModelError(
@@ -89,39 +116,18 @@ def _check_heads(file: GgufFile, head_dim: int) -> None:
             )
 
 
+def _check_window(file: GgufFile, architecture: Architecture) -> None:
+    name = "attention.sliding_window"
+    if name in architecture.known or file.get(name) is None:
+        return
+    if 0 < file.integer(name) < file.integer("context_length"):
+        raise UnsupportedModelError(
+            f"{file.path}: a sliding window is not supported in {file.architecture} files"
+        )
+
+
 def _vocab_size(file: GgufFile) -> int:
     """The embedding's rows; the list of tokens may be shorter."""
     if _EMBEDDING not in file.tensors:
         raise CheckpointError(f"{file.path} has no {_EMBEDDING}")
     return file.tensors[_EMBEDDING].shape[0]
-
-
-def _rope_factors(file: GgufFile) -> NDArray[np.float32] | None:
-    stored = file.tensors.get(_ROPE_FACTORS)
-    if stored is None:
-        return None
-    if stored.type.name != "F32":
-        raise UnsupportedModelError(f"{file.path}: {_ROPE_FACTORS} is {stored.type.name}, not F32")
-    with stored.path.open("rb") as source:
-        source.seek(stored.start)
-        return np.frombuffer(source.read(stored.num_bytes), "<f4")
-
-
-def _family_settings(file: GgufFile) -> dict[str, Any]:
-    """Biases, which show in the tensors alone, and the window."""
-    window = file.get("attention.sliding_window")
-    if window is not None:
-        window = file.integer("attention.sliding_window")
-    if file.architecture == "mistral":
-        return {"sliding_window": window}
-    if window is not None and window < file.integer("context_length"):
-        raise UnsupportedModelError(
-            f"{file.path}: a sliding window is not supported in {file.architecture} files"
-        )
-    if file.architecture == "qwen2":
-        return {"use_sliding_window": False}
-    kinds = {name.split(".", 2)[-1] for name in file.tensors}
-    settings = {"attention_bias": "attn_q.bias" in kinds}
-    if file.architecture == "llama":
-        settings["mlp_bias"] = "ffn_up.bias" in kinds
-    return settings

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from submodels.checkpoint.gguf.header import Header, StoredTensor, read_header
 from submodels.checkpoint.gguf.names import part_paths
-from submodels.errors import CheckpointError
+from submodels.errors import CheckpointError, UnsupportedModelError
 
 _ARCHITECTURE = "general.architecture"
 _PART_COUNT = "split.count"
 _TENSOR_COUNT = "split.tensors.count"
+HEADS = "attention.head_count"
+# Factors of rotary embeddings, one for two numbers of a head.
+_MAX_VECTOR = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,38 @@ class GgufFile:
             name = f"{self.architecture}.{key}"
             raise CheckpointError(f"{self.path}: expected {name} as a number, got {value!r:.60}")
         return shortest(value)
+
+    @property
+    def head_dim(self) -> int:
+        """How many numbers a head of queries or keys has.
+
+        Raises:
+            CheckpointError: a setting is missing or no count.
+        """
+        hidden_size, num_heads = self.integer("embedding_length"), self.integer(HEADS)
+        return self.integer("attention.key_length", hidden_size // max(num_heads, 1))
+
+    def has_in_layers(self, name: str) -> bool:
+        """Whether some layer has a tensor of this name."""
+        return any(own.split(".", 2)[-1] == name for own in self.tensors)
+
+    def vector(self, name: str) -> NDArray[np.float32] | None:
+        """The numbers of a float32 tensor that belongs to the settings; None: there is none.
+
+        Raises:
+            UnsupportedModelError: it has another format.
+            CheckpointError: it is no vector.
+        """
+        stored = self.tensors.get(name)
+        if stored is None:
+            return None
+        if stored.type.name != "F32":
+            raise UnsupportedModelError(f"{self.path}: {name} is {stored.type.name}, not F32")
+        if len(stored.shape) != 1 or stored.shape[0] > _MAX_VECTOR:
+            raise CheckpointError(f"{self.path}: {name} has the shape {stored.shape}")
+        with stored.path.open("rb") as source:
+            source.seek(stored.start)
+            return np.frombuffer(source.read(stored.num_bytes), "<f4")
 
 
 def shortest(value: float) -> float:

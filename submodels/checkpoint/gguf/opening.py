@@ -31,6 +31,8 @@ def open_gguf(path: Path, folder: Path) -> Checkpoint:
     config |= {
         "bos_token_id": vocabulary.special_id("bos"),
         "eos_token_id": list(vocabulary.end_ids),
+        # Else it is that of a family's first model, which may be no token of this one.
+        "pad_token_id": vocabulary.special_id("padding"),
     }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     write_tokenizer(vocabulary, folder)

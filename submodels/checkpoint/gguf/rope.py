@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from submodels.checkpoint.gguf.file import GgufFile, shortest
 from submodels.errors import UnsupportedModelError
 
-Parameters = dict[str, float | str]
+Parameters = dict[str, float | str | list[float]]
 
+_FACTORS = "rope_freqs.weight"
 _DEFAULT_THETA = 10_000.0
 # Of all Llama 3 models; used where too few frequencies lie between to tell.
 _LLAMA3_HIGH, _LLAMA3_CONTEXT = 4.0, 8192
@@ -23,21 +24,80 @@ _LLAMA3_HIGH, _LLAMA3_CONTEXT = 4.0, 8192
 _TOLERANCE = 1e-4
 
 
-def rope_parameters(
-    file: GgufFile, head_dim: int, factors: NDArray[np.float32] | None
-) -> Parameters:
+def rope_parameters(file: GgufFile, with_log_multiplier: bool = False) -> Parameters:
     """What `rope_parameters` of a config.json would say.
 
-    Args:
-        file: The model.
-        head_dim: All of it rotates.
-        factors: By what each frequency is divided, `[head_dim / 2]`, where the file says so.
+    `with_log_multiplier`: the family's factor on attention may be given as one on a logarithm.
 
     Raises:
         UnsupportedModelError: a scaling that is not known, or one that no parameters give.
         CheckpointError: a setting that is no number.
     """
-    theta = file.number("rope.freq_base", _DEFAULT_THETA)
+    scaling = _scaling(file, with_log_multiplier)
+    return {"rope_theta": rope_theta(file), **scaling, **_turned_part(file)}
+
+
+def long_rope_parameters(file: GgufFile, original: int) -> Parameters | None:
+    """The same for LongRoPE, whose two sets of factors are tensors; None: there are none.
+
+    `original`: the length within which the short ones hold.
+
+    Raises:
+        UnsupportedModelError: one set without the other.
+        CheckpointError: a factor on attention that is no number.
+    """
+    short, long = (file.vector(f"rope_factors_{name}.weight") for name in ("short", "long"))
+    if short is None and long is None:
+        return None
+    if short is None or long is None:
+        raise UnsupportedModelError(f"{file.path}: LongRoPE needs rope_factors_short and _long")
+    parameters: Parameters = {
+        "rope_type": "longrope",
+        "rope_theta": rope_theta(file),
+        "short_factor": [shortest(each) for each in short.tolist()],
+        "long_factor": [shortest(each) for each in long.tolist()],
+        "original_max_position_embeddings": original,
+        **_turned_part(file),
+    }
+    scale = file.integer("context_length") / max(original, 1)
+    usual = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 < original else 1.0
+    stored = file.number("rope.scaling.attn_factor", usual)
+    if not math.isclose(stored, usual, rel_tol=_TOLERANCE):
+        parameters["attention_factor"] = stored
+    return parameters
+
+
+def rotary_dim(file: GgufFile) -> int:
+    """How many numbers of a head turn.
+
+    Raises:
+        CheckpointError: a setting is missing or no count.
+    """
+    return file.integer("rope.dimension_count", file.head_dim)
+
+
+def rope_theta(file: GgufFile) -> float:
+    """The base of all frequencies.
+
+    Raises:
+        CheckpointError: a setting that is no number.
+    """
+    return file.number("rope.freq_base", _DEFAULT_THETA)
+
+
+def _turned_part(file: GgufFile) -> Parameters:
+    """The share of a head that turns, as transformers multiplies it; nothing where all does."""
+    size, turned = file.head_dim, rotary_dim(file)
+    if turned == size:
+        return {}
+    share = turned / size
+    return {
+        "partial_rotary_factor": share if int(share * size) == turned else math.nextafter(share, 1)
+    }
+
+
+def _scaling(file: GgufFile, with_log_multiplier: bool) -> Parameters:
+    factors = file.vector(_FACTORS)
     kind = file.get("rope.scaling.type", "linear")
     # The second is an old name. 0 means that nothing is scaled.
     factor = file.number("rope.scaling.factor", file.number("rope.scale_linear", 1.0)) or 1.0
@@ -47,35 +107,47 @@ def rope_parameters(
             raise UnsupportedModelError(
                 f"{file.path}: rope_freqs beside {kind} scaling is not supported"
             )
-        return {"rope_theta": theta, **_llama3(file, theta, head_dim, factors)}
+        return _llama3(file, rope_theta(file), rotary_dim(file), factors)
     if not is_scaled:
-        return {"rope_type": "default", "rope_theta": theta}
+        return {"rope_type": "default"}
     if kind == "linear":
-        return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+        return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        return {"rope_theta": theta, "factor": factor, **_yarn(file, factor)}
+        return {"factor": factor, **_yarn(file, factor, with_log_multiplier)}
     raise UnsupportedModelError(
         f"{file.path}: rope scaling {kind!r:.60} is not supported; supported: none, linear, yarn, "
         "and that of Llama 3"
     )
 
 
-def _yarn(file: GgufFile, factor: float) -> Parameters:
-    """llama.cpp multiplies YaRN's own factor on attention by one of the file, usually 1."""
+def _yarn(file: GgufFile, factor: float, with_log_multiplier: bool) -> Parameters:
+    """The converter writes transformers' factor on attention under a name of its own, which
+    llama.cpp does not look at. By the other name llama.cpp multiplies YaRN's own factor, but the
+    converter wrote transformers' there for OLMo 3.
+    """
     parameters: Parameters = {
         "rope_type": "yarn",
         "original_max_position_embeddings": file.integer(
             "rope.scaling.original_context_length", file.integer("context_length")
         ),
     }
-    attention = file.number("rope.scaling.attn_factor", 1.0)
-    attention *= file.number("rope.scaling.yarn_attn_factor", 1.0)
-    if attention != 1.0:
-        parameters["attention_factor"] = attention * (0.1 * math.log(factor) + 1.0)
+    multiplier = file.number("rope.scaling.attn_factor", 1.0)
+    if file.get("rope.scaling.yarn_attn_factor") is not None:
+        parameters["attention_factor"] = file.number("rope.scaling.yarn_attn_factor")
+    elif multiplier != 1.0:
+        own = 1.0 if file.architecture == "olmo2" else 0.1 * math.log(factor) + 1.0
+        parameters["attention_factor"] = multiplier * own
     for name in ("beta_fast", "beta_slow"):
         if file.get(f"rope.scaling.yarn_{name}") is not None:
             parameters[name] = file.number(f"rope.scaling.yarn_{name}")
-    for refused, default in (("yarn_log_multiplier", 0.0), ("yarn_ext_factor", 1.0)):
+    if with_log_multiplier and file.get("rope.scaling.yarn_log_multiplier") is not None:
+        # That of all dimensions; the other one is 1 in llama.cpp.
+        multiplier = file.number("rope.scaling.yarn_log_multiplier")
+        parameters |= {"mscale": 1.0, "mscale_all_dim": multiplier}
+    refusals = {"yarn_log_multiplier": 0.0, "yarn_ext_factor": 1.0}
+    if with_log_multiplier:
+        del refusals["yarn_log_multiplier"]
+    for refused, default in refusals.items():
         if file.number(f"rope.scaling.{refused}", default) != default:
             raise UnsupportedModelError(f"{file.path}: {refused} of YaRN is not supported")
     return parameters

@@ -19,6 +19,11 @@ from tokenizers import (
     processors,
 )
 
+from submodels.checkpoint.gguf.sentencepiece import (
+    sentencepiece,
+    takes_spaces,
+    with_spaces_as_marks,
+)
 from submodels.checkpoint.gguf.vocabulary import TokenType, Vocabulary
 from submodels.checkpoint.gguf.words import SPLITTINGS, TextSplitting
 from submodels.checkpoint.special_tokens import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
@@ -26,9 +31,6 @@ from submodels.checkpoint.tokenizer_files import GENERATION_CONFIG_FILE
 from submodels.errors import CheckpointError, UnsupportedModelError
 
 _TEMPLATE_FILE = "chat_template.jinja"
-_SPACE = "▁"
-# Every way to cut a token in two is tried; sentencepiece makes none longer than some dozen.
-_MAX_PIECE_LENGTH = 256
 
 _SPECIAL_NAMES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 # llama.cpp's names for how the model is best sampled.
@@ -42,10 +44,13 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path) -> None:
         UnsupportedModelError: a kind of tokenizer that is not known.
         CheckpointError: merges or scores are missing or do not fit the tokens.
     """
+    vocabulary = with_spaces_as_marks(vocabulary)
     begins = _begins(vocabulary)
     tokenizer = _tokenizer(vocabulary)
-    tokenizer.add_special_tokens([_added(t, True) for t in vocabulary.of_type(TokenType.CONTROL)])
-    tokenizer.add_tokens([_added(t, False) for t in vocabulary.of_type(TokenType.USER_DEFINED)])
+    for kind, is_special in ((TokenType.CONTROL, True), (TokenType.USER_DEFINED, False)):
+        texts = vocabulary.of_type(kind)
+        added = [_added(text, is_special, takes_spaces(vocabulary, text)) for text in texts]
+        tokenizer.add_special_tokens(added) if is_special else tokenizer.add_tokens(added)
     tokenizer.post_processor = _framing(vocabulary, begins)
     tokenizer.save(str(folder / TOKENIZER_FILE))
     _write_json(folder / TOKENIZER_CONFIG_FILE, _configuration(vocabulary, begins))
@@ -60,7 +65,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         if kind == "gpt2":
             return _byte_level(vocabulary, _splitting(vocabulary))
         if kind == "llama":
-            return _sentencepiece(vocabulary)
+            return sentencepiece(vocabulary)
     except Exception as error:  # the library raises bare Exception
         if isinstance(error, CheckpointError | UnsupportedModelError):
             raise
@@ -113,55 +118,6 @@ def _pair(merge: str) -> tuple[str, str]:
     return left, right
 
 
-def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
-    """Merges of characters, best score first; a character without a token becomes its bytes."""
-    unknown = vocabulary.special_id("unknown")
-    tokenizer = Tokenizer(
-        models.BPE(
-            {token: index for index, token in enumerate(vocabulary.tokens)},
-            _merges_by_score(vocabulary),
-            unk_token=None if unknown is None else vocabulary.tokens[unknown],
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    has_prefix = vocabulary.get("add_space_prefix", True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-        replacement=_SPACE, prepend_scheme="first" if has_prefix else "never", split=False
-    )
-    steps: list[Any] = [
-        decoders.Replace(_SPACE, " "),
-        decoders.ByteFallback(),
-        decoders.Fuse(),
-    ]
-    if has_prefix:
-        steps.append(decoders.Strip(content=" ", left=1))
-    tokenizer.decoder = decoders.Sequence(steps)
-    return tokenizer
-
-
-def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, in the order in which sentencepiece tries them.
-
-    Source: `generate_merges` of transformers.
-    """
-    tokens = vocabulary.tokens
-    scores = vocabulary.get("scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise CheckpointError(f"{vocabulary.file.path} does not hold a score for each token")
-    longest = max(map(len, tokens))
-    if longest > _MAX_PIECE_LENGTH:
-        raise CheckpointError(f"{vocabulary.file.path} is corrupt: a token has {longest} letters")
-    ids = {token: index for index, token in enumerate(tokens)}
-    made = [
-        (-score, -len(left), -len(right), index, ids[left], ids[right])
-        for index, (token, score) in enumerate(zip(tokens, scores, strict=True))
-        for left, right in ((token[:place], token[place:]) for place in range(1, len(token)))
-        if left in ids and right in ids
-    ]
-    return [(tokens[left], tokens[right]) for *_, left, right in sorted(made)]
-
-
 def _begins(vocabulary: Vocabulary) -> bool:
     """Whether a text begins with a token for that: as the file says, else as its kind does."""
     is_sentencepiece = vocabulary.get("model") == "llama"
@@ -183,8 +139,8 @@ def _framing(vocabulary: Vocabulary, begins: bool) -> processors.TemplateProcess
     )
 
 
-def _added(text: str, is_special: bool) -> AddedToken:
-    return AddedToken(text, special=is_special, normalized=False)
+def _added(text: str, is_special: bool, takes_spaces_behind: bool) -> AddedToken:
+    return AddedToken(text, special=is_special, normalized=False, rstrip=takes_spaces_behind)
 
 
 def _configuration(vocabulary: Vocabulary, begins: bool) -> dict[str, Any]:

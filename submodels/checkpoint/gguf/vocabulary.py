@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from submodels.checkpoint.gguf.architectures import architecture_of
 from submodels.checkpoint.gguf.file import GgufFile
 from submodels.errors import CheckpointError
 
@@ -11,7 +12,14 @@ _PREFIX = "tokenizer"
 
 # How chat templates of the supported families end a turn. Some files name only the end of a
 # document as their end of text.
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_turn|>")
+_TURN_ENDS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|end_of_turn|>",
+    "<end_of_turn>",
+)
 
 
 class TokenType(IntEnum):
@@ -29,6 +37,8 @@ class Vocabulary:
     file: GgufFile
     tokens: tuple[str, ...]
     types: tuple[int, ...]
+    ends: tuple[str, ...] | None = None
+    """What ends an answer by the kind of model; None: what the chat template says."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """A setting of the tokenizer, by its name after `tokenizer.ggml.`."""
@@ -54,9 +64,9 @@ class Vocabulary:
         """The ids that end an answer: those the file names, and a turn's end by its template."""
         named = [self.special_id(name) for name in ("eos", "eot", "eom")]
         ids = [token_id for token_id in named if token_id is not None]
-        template = self.chat_template or ""
-        written = [text for text in _TURN_ENDS if text in template and text in self.tokens]
-        ids += [self.tokens.index(text) for text in written]
+        template, own = self.chat_template or "", self.ends
+        texts = [text for text in _TURN_ENDS if text in template] if own is None else own
+        ids += [self.tokens.index(text) for text in texts if text in self.tokens]
         return tuple(dict.fromkeys(ids))
 
     def of_type(self, kind: TokenType) -> tuple[str, ...]:
@@ -69,6 +79,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
 
     Raises:
         CheckpointError: there is none, or its parts do not fit each other.
+        UnsupportedModelError: an architecture that is not read.
     """
     tokens = file.settings.get(f"{_PREFIX}.ggml.tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
@@ -77,4 +88,4 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
     num_types = len(types) if isinstance(types, list) else 0
     if num_types != len(tokens):
         raise CheckpointError(f"{file.path} has {len(tokens)} tokens, but {num_types} types")
-    return Vocabulary(file, tuple(tokens), tuple(types))
+    return Vocabulary(file, tuple(tokens), tuple(types), architecture_of(file).ends)

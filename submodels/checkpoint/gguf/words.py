@@ -21,6 +21,15 @@ def _words(num_digits: str) -> str:
     )
 
 
+_GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+{_CONTRACTION}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*{_CONTRACTION}?"
+    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_LINES_AND_SPACES}"
+)
+_SEED = (
+    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_LINES_AND_SPACES}"
+)
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*"
     rf"|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_LINES_AND_SPACES}"
@@ -50,12 +59,19 @@ _LLAMA3 = TextSplitting(_words("{1,3}"), whole_words=True, begins=True)
 
 SPLITTINGS = MappingProxyType(
     {
-        **dict.fromkeys(("default", "gpt-2", "phi-2", "mpt", "olmo"), _GPT2),
+        **dict.fromkeys(
+            ("default", "gpt-2", "phi-2", "mpt", "olmo", "exaone4", "granite-docling"), _GPT2
+        ),
         **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), _DIGITS),
         "qwen2": TextSplitting(_words(""), composed=True),
         **dict.fromkeys(("deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"), _QWEN2),
         **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"), _LLAMA3),
-        **dict.fromkeys(("smaug-bpe", "dbrx"), TextSplitting(_words("{1,3}"))),
+        **dict.fromkeys(
+            ("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"), TextSplitting(_words("{1,3}"))
+        ),
+        **dict.fromkeys(("gpt-4o", "llama4", "kanana2"), TextSplitting(_GPT_4O)),
+        "command-r": TextSplitting(single_digits=True, composed=True),
+        "seed-coder": TextSplitting(_SEED),
         "tekken": TextSplitting(_TEKKEN, whole_words=True, begins=True),
     }
 )
