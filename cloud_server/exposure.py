@@ -17,7 +17,7 @@ def exposure_of(
     config: CloudConfig, limits: Limits, now: datetime, has_names: bool = False
 ) -> list[Notice]:
     """What the user should know, or what can never work; `has_names`: devices show tokens."""
-    notices = [*secret_notices(config.secret, MAX_CREDENTIAL_BYTES), *_port_clash(config)]
+    notices = [*secret_notices(config.secret, MAX_CREDENTIAL_BYTES), *_contradictions(config)]
     if not is_loopback(config.host):
         notices += _open_to_others(config, has_names)
     if config.serve_device_bundle is not None:
@@ -32,15 +32,24 @@ def exposure_of(
     return notices
 
 
-def _port_clash(config: CloudConfig) -> list[Notice]:
+def _contradictions(config: CloudConfig) -> list[Notice]:
+    """What was asked for and cannot be had as it was said."""
+    notices = []
+    if _is_one_port(config):
+        text = f"--metrics-port {config.port} is --port as well"
+        notices.append(Notice(f"{text}: /metrics wants a port of its own", fatal=True))
+    if config.tls_names and not config.tls_self_signed:
+        text = "--tls-names are those of a certificate that is made here: add --tls-self-signed"
+        notices.append(Notice(text, fatal=True))
+    return notices
+
+
+def _is_one_port(config: CloudConfig) -> bool:
     """Devices and figures cannot have one port of one address; 0 takes free ones."""
     hosts = {config.host, config.metrics_host}
     is_shared = len(hosts) == 1 or any(map(is_wildcard, hosts))
     is_shared = is_shared or ("localhost" in hosts and all(map(is_loopback, hosts)))
-    if config.metrics_port != config.port or config.port == 0 or not is_shared:
-        return []
-    text = f"--metrics-port {config.port} is --port as well: /metrics wants a port of its own"
-    return [Notice(text, fatal=True)]
+    return is_shared and config.metrics_port == config.port != 0
 
 
 def _open_to_others(config: CloudConfig, has_names: bool) -> list[Notice]:

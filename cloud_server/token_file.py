@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cloud_server.core.names.tokens import Tokens, TokensError, from_text, to_text
-from process.errors import StartError, UserError
+from process.errors import StartError, UserError, system_reason
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def read_tokens(path: Path) -> Tokens:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UnreadableError(f"cannot read {path}: {error.strerror}") from error
+        raise UnreadableError(f"cannot read {path}: {system_reason(error)}") from error
     if len(data) > _MAX_BYTES:
         raise UserError(f"{path}: expected at most {_MAX_BYTES} bytes")
     try:
@@ -87,7 +87,7 @@ def write_tokens(path: Path, tokens: Tokens) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {system_reason(error)}") from error
 
 
 def _other_owner(path: Path) -> tuple[int, int] | None:
@@ -121,7 +121,7 @@ def alone_with(path: Path) -> Iterator[None]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"cannot use {folder}: {error.strerror}") from error
+        raise UserError(f"cannot use {folder}: {system_reason(error)}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

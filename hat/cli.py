@@ -110,6 +110,10 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         result = hat.main(args=list(arguments), prog_name="hat", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        # A group of commands without one of them.
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.ClickException as error:
         return _report(_usage_message(error), USAGE)
     except ConfigError as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from process.errors import UserError
+from process.errors import UserError, system_reason
 
 EXTRAS: Mapping[str, str] = MappingProxyType(
     {
@@ -63,4 +63,5 @@ def failures_explained() -> Iterator[None]:
         with extras_explained():
             yield
     except OSError as error:
-        raise CommandError(str(error)) from error
+        what = "" if error.filename is None else f"{error.filename}: "
+        raise CommandError(f"{what}{system_reason(error)}") from error

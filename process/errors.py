@@ -24,6 +24,11 @@ class ConfigError(UserError):
     """A setting or an argument is wrong; the message names it."""
 
 
+def reading_reason(error: OSError | UnicodeError) -> str:
+    """Why a text file cannot be read."""
+    return system_reason(error) if isinstance(error, OSError) else "expected UTF-8"
+
+
 def system_reason(error: OSError) -> str:
     """The system's own words; event loops put a description of the call in their place."""
     if error.errno is not None and error.errno > 0:

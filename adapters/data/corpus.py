@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from process.errors import UserError
+from process.errors import UserError, reading_reason
 from submodels.bundle.bundle import Bundle
 from submodels.checkpoint.special_tokens import TOKENIZER_FILE
 
@@ -109,7 +109,7 @@ def stories(paths: Sequence[Path]) -> Iterator[str]:
                 if held.strip():
                     yield held.strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(f"cannot read text from {path}: {error}") from error
+            raise CorpusError(f"cannot read text from {path}: {reading_reason(error)}") from error
 
 
 def encoded_stories(corpus: Corpus) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cloud_server.config import CloudConfig
 from cloud_server.daemon.turns import Shares
 from cloud_server.daemon.wrong_secrets import WrongSecrets
-from process.errors import StartError
+from process.errors import StartError, system_reason
 from process.listening.addresses import Network, parse_networks
 from process.listening.guard import Guard
 from process.listening.limits import Limits, default_max_connections, default_max_per_address
@@ -102,7 +102,10 @@ def server_tls(
     """
     if certificate is None and key is None:
         if client_ca is not None:
-            raise StartError("tls_client_ca: certificates are shown where TLS is on")
+            raise StartError(
+                "tls_client_ca: devices show certificates over TLS alone: give tls_certificate and "
+                "tls_key, or tls_self_signed"
+            )
         return None
     if certificate is None or key is None:
         raise StartError("tls_certificate and tls_key go together")
@@ -126,7 +129,9 @@ def _ask_for_certificates(context: ssl.SSLContext, client_ca: Path) -> None:
     except ssl.SSLError as error:
         raise StartError(f"tls_client_ca: no certificate is in {client_ca}") from error
     except OSError as error:
-        raise StartError(f"tls_client_ca: cannot read {client_ca}: {error.strerror}") from error
+        raise StartError(
+            f"tls_client_ca: cannot read {client_ca}: {system_reason(error)}"
+        ) from error
     # Whoever shows none has a token, or goes.
     context.verify_mode = ssl.CERT_OPTIONAL
 

@@ -10,6 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from adapters.data.corpus import CorpusError, stories
+from process.errors import reading_reason
 
 Tokens = tuple[int, ...]
 
@@ -91,7 +92,7 @@ def _texts(path: Path) -> Iterator[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot read text from {path}: {error}") from error
+        raise CorpusError(f"cannot read text from {path}: {reading_reason(error)}") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield _text_of(line, f"{path}, line {number}")

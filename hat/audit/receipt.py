@@ -8,6 +8,8 @@ import msgspec
 
 from hat.audit.thresholds import Sizes, Thresholds
 from hat.errors import CommandError
+from process.errors import system_reason
+from submodels.bundle.whole_file import replace_whole
 
 FORMAT: Final = 1
 PUBLIC: Final = 0.0
@@ -171,7 +173,9 @@ def read_receipt(path: Path) -> Receipt | None:
         receipt = msgspec.json.decode(path.read_bytes(), type=Receipt)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {system_reason(error)}") from error
+    except msgspec.DecodeError as error:
         raise CommandError(f"{path}: expected a receipt of `hat audit`, got {error}") from error
     if receipt.format != FORMAT:
         raise CommandError(f"{path}: expected a receipt of format {FORMAT}, got {receipt.format}")
@@ -185,9 +189,7 @@ def write_receipt(path: Path, receipt: Receipt) -> None:
         CommandError: it cannot be written.
     """
     text = msgspec.json.format(msgspec.json.encode(receipt), indent=1) + b"\n"
-    beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_bytes(text)
-        beside.replace(path)
+        replace_whole(path, text)
     except OSError as error:
-        raise CommandError(f"cannot write {path}: {error}") from error
+        raise CommandError(f"cannot write {path}: {system_reason(error)}") from error

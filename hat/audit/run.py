@@ -21,6 +21,7 @@ from hat.audit.receipt import PUBLIC, Plan, Receipt, Source, read_receipt, write
 from hat.audit.thresholds import THRESHOLDS, Sizes
 from hat.codec_eval.run import WIRE_DTYPES
 from hat.errors import CommandError
+from process.errors import reading_reason
 from process.machine import commit, processor
 from submodels.bundle.layer_weights import Placed
 from submodels.calibration.text import calibration_ids
@@ -213,4 +214,4 @@ def _source(path: Path) -> Source:
     try:
         return Source(name=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     except OSError as error:
-        raise CorpusError(f"cannot read text from {path}: {error}") from error
+        raise CorpusError(f"cannot read text from {path}: {reading_reason(error)}") from error

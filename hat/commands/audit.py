@@ -94,6 +94,9 @@ def audit(bundles: str, as_json: bool, **parameters: Any) -> int:
 
     BUNDLES is the folder that `hat split` wrote.
     """
+    for name in ("text", "known", "receipt"):
+        if parameters[name] is not None and not parameters[name].strip():
+            raise click.UsageError(f"--{name}: expected a file, got {parameters[name]!r}")
     if not is_bundle_pair(Path(bundles)):
         raise CommandError(f"{bundles}: expected a folder that `hat split` wrote")
     with extras_explained(), NothingBegun():

@@ -38,6 +38,9 @@ def sign(bundle: str | None, key: str | None, new_key: str | None) -> None:
     """
     if (bundle is None) is not (key is None) or (new_key is None) is (key is None):
         raise click.UsageError("expected BUNDLE and --key FILE, or --new-key FILE alone")
+    for what, text in (("BUNDLE", bundle), ("--key", key), ("--new-key", new_key)):
+        if text is not None and not text.strip():
+            raise click.UsageError(f"{what}: expected a path, got {text!r}")
     if new_key is not None:
         _make_key(Path(new_key).expanduser())
     elif bundle is not None and key is not None:
@@ -51,13 +54,16 @@ def _make_key(path: Path) -> None:
     try:
         # Never over another key: what that one signed would be signed by nobody.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise CommandError(f"cannot make {path}: {system_reason(error)}") from error
+    try:
         with open(descriptor, "wb") as file:
             file.write(pem)
             os.fsync(descriptor)
     except OSError as error:
-        raise CommandError(
-            f"cannot make {path}: {(error.strerror or str(error)).lower()}"
-        ) from error
+        # Half a key would be in the way of the next one.
+        path.unlink(missing_ok=True)
+        raise CommandError(f"cannot make {path}: {system_reason(error)}") from error
     click.echo(SigningKey(pem, str(path)).public)
 
 
@@ -68,15 +74,17 @@ def _sign(bundle: Path, path: Path) -> None:
     try:
         with path.open("rb") as file:
             key = SigningKey(file.read(_MAX_KEY_BYTES), str(path))
-        note = readable_note(path)
-        if note is not None:
-            click.echo(f"hat: {note}", err=True)
-        for folder in folders:
-            sign_bundle(folder, key)
-            click.echo(f"signed {folder}")
     except OSError as error:
-        what = error.filename or path
-        raise CommandError(f"cannot sign with {path}: {what}: {system_reason(error)}") from error
+        raise CommandError(f"cannot read {path}: {system_reason(error)}") from error
+    note = readable_note(path)
+    if note is not None:
+        click.echo(f"hat: {note}", err=True)
+    for folder in folders:
+        try:
+            sign_bundle(folder, key)
+        except OSError as error:
+            raise CommandError(f"cannot sign {folder}: {system_reason(error)}") from error
+        click.echo(f"signed {folder}")
     click.echo(f"who pins this key takes it: --bundle-key {key.public}")
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,6 +176,8 @@ def _row(entry: Entry, now: float) -> tuple[str, ...]:
 
 
 def _path(given: str | None) -> Path:
+    if given is not None and not given.strip():
+        raise ConfigError(f"--tokens-file: expected a file, got {given!r}")
     text = given or os.environ.get(_VARIABLE)
     path = Path(text).expanduser() if text else default_tokens_file(os.environ)
     if path is None:
@@ -196,7 +198,7 @@ def _change(path: Path, change: Callable[[Tokens], Tokens], may_be_new: bool = F
         try:
             write_tokens(path, change(Tokens() if is_new else _read(path)))
         except TokensError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(f"{path}: {error}") from error
 
 
 def _checked(name: str) -> Any:
@@ -211,12 +213,15 @@ def _new_token() -> str:
     return TOKEN_PREFIX + chance.rstrip("=")
 
 
-def _quota(texts: Iterable[str]) -> Quota:
+def _quota(texts: Sequence[str]) -> Quota:
     return _made(_bounds(texts))
 
 
-def _bounds(texts: Iterable[str]) -> dict[str, int]:
+def _bounds(texts: Sequence[str]) -> dict[str, int]:
     bounds: dict[str, int] = {}
+    empty = next((text for text in texts if not text.strip(" ,")), None)
+    if empty is not None:
+        raise ConfigError(f"--quota: expected BOUND=N, such as sessions=8, got {empty!r}")
     for part in ",".join(texts).split(","):
         if not part.strip():
             continue
@@ -227,7 +232,8 @@ def _bounds(texts: Iterable[str]) -> dict[str, int]:
         try:
             bounds[key] = token_count(value)
         except ValueError as error:
-            raise ConfigError(f"--quota {key}: {error}") from error
+            wanted = "a whole number such as 64, 64k (64,000) or 64K (65,536)"
+            raise ConfigError(f"--quota {key}: expected {wanted}, got {value!r}") from error
     return bounds
 
 

@@ -1,5 +1,6 @@
 """Services are written, started, asked and removed; files of others stay as they are."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Protocol
 from hat.errors import CommandError
 from hat.service.description import MARK, Service
 from hat.service.place import Place, Words
+from process.errors import system_reason
 
 Say = Callable[[str], None]
 
@@ -126,14 +128,23 @@ def _is_ours(file: Path) -> bool:
 
 
 def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Whole or not at all.
+
+    Raises:
+        CommandError: it cannot be written; nothing is left of it.
+    """
     new = file.with_name(f".{file.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-    new.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+        new.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise CommandError(f"cannot write {file}: {system_reason(error)}") from error
 
 
 def _try_all(commands: Sequence[Words], supervisor: Supervisor) -> None:

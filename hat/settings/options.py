@@ -79,7 +79,7 @@ def sources_of(program: Program[C], parameters: Mapping[str, Any], **spelled: st
     flags = {}
     for setting in program.settings:
         value = parameters.get(setting.key)
-        text = ",".join(value) or None if isinstance(value, tuple) else value
+        text = (",".join(value) if value else None) if isinstance(value, tuple) else value
         if text is not None:
             flags[setting.key] = text
     file = parameters["config"] or os.environ.get(CONFIG_VARIABLE)

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from process.errors import ConfigError
+from process.errors import ConfigError, system_reason
 
 MAX_SECRET_CHARS = 4096
 
@@ -20,7 +20,7 @@ def read_secret(path: Path, source: str) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_SECRET_CHARS + 3)
     except OSError as error:
-        raise ConfigError(f"{source}: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"{source}: cannot read {path}: {system_reason(error)}") from error
     return usable_secret(data.decode("ascii", errors="replace").rstrip("\r\n"), f"{source} {path}")
 
 

@@ -79,6 +79,9 @@ class Setting:
         """
         if self.about.tokens:
             return token_count(text)
+        # An empty text is a variable of a shell that nobody has set, and not this folder.
+        if self.base in (tuple, Path) and not text.strip(" ,"):
+            raise self._unexpected(text)
         if self.base is tuple:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         if self.base is Path:

@@ -12,7 +12,7 @@ from typing import Any, Generic
 from hat.settings.programs import C, Program
 from hat.settings.secret_files import read_secret, readable_note, usable_secret
 from hat.settings.setting import Setting, Value
-from process.errors import ConfigError
+from process.errors import ConfigError, system_reason
 
 # Kubernetes gives every pod variables for each service of its namespace. A service that is
 # called hat-cloud brings HAT_CLOUD_PORT=tcp://10.96.0.7:7700 and the names below
@@ -182,7 +182,7 @@ def _table(program: Program[C], path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             tables = tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"cannot read --config {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read --config {path}: {system_reason(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for name, table in tables.items():

@@ -1,5 +1,6 @@
 """Files of a bundle that are replaced as a whole."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,10 +12,15 @@ def replace_whole(path: Path, data: bytes) -> None:
     file, is taken away and not followed.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; nothing is left of it.
     """
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    with partial.open("xb") as file:
-        file.write(data)
-    os.replace(partial, path)
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

@@ -159,7 +159,7 @@ async def test_files_that_cannot_be_used_are_said_at_the_start(
     with pytest.raises(StartError, match="no certificate is in"):
         await serve_cloud(replace(settings, tls_client_ca=tmp_path / "empty")).__aenter__()
     bare = replace(settings, tls_certificate=None, tls_key=None)
-    with pytest.raises(StartError, match="where TLS is on"):
+    with pytest.raises(StartError, match="over TLS alone"):
         await serve_cloud(bare).__aenter__()
     async with serve_cloud(settings, engine.load) as server:
         with pytest.raises(StartError, match="no file"):

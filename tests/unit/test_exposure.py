@@ -56,6 +56,12 @@ def test_programs_that_others_reach_say_what_they_leave_open(host):
     assert "the API key travel unencrypted" in _device(host=host, api_key=LONG)
 
 
+def test_names_for_a_certificate_that_nobody_makes_are_refused():
+    told = "fatal: --tls-names are those of a certificate that is made here: add --tls-self-signed"
+    assert _cloud(tls_names=("gpu",)) == told
+    assert _cloud(tls_names=("gpu",), tls_self_signed=True) == ""
+
+
 def test_figures_that_others_reach_are_said():
     assert _cloud(metrics_host="::1") == ""
     clear = _cloud(metrics_host="0.0.0.0")

@@ -90,7 +90,7 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, text: str, expec
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     message = _refusal(CLOUD, Sources({}, {}, tmp_path / "none.toml"))
-    assert message == f"cannot read --config {tmp_path}/none.toml: No such file or directory"
+    assert message == f"cannot read --config {tmp_path}/none.toml: no such file or directory"
 
 
 def test_the_other_programs_table_is_left_alone(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_list_shows_names_and_no_hash(file: Path) -> None:
         (("add", "x", "--quota", "sesions=1"), "expected each of connections, sessions"),
         (("add", "x", "--quota", "sessions=1,sessions=2"), "once"),
         (("add", "x", "--quota", "sessions=0"), "expected sessions of 1 to"),
-        (("add", "x", "--quota", "sessions"), "expected a number"),
+        (("add", "x", "--quota", "sessions"), "expected a whole number"),
         (("add", "x", "--expires", "soon"), "90d, 12h, 30m, 4w or a day"),
         (("add", "x", "--expires", "2020-01-01"), "a time to come"),
         (("list",), "`hat token add NAME` makes it"),
@@ -121,7 +121,7 @@ def test_a_change_keeps_the_token_and_what_is_not_named(
         assert run(["token", "change", *arguments]) in (1, 2)
     _token("revoke", "phone")
     assert run(["token", "change", "phone", "--quota", "sessions=1"]) == 1
-    assert "`hat token add` lets it" in capsys.readouterr().err
+    assert "`hat token add` makes" in capsys.readouterr().err
     assert before != file.read_text()
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_could_not_be_read_once_is_tried_again(
             known = tokens.read()
             assert known is not None
             assert known.entries[Name("phone")].revoked_unix_s is None, "names stay as they were"
-    assert caplog.text.count("Too many open files") == 1
+    assert caplog.text.count("too many open files") == 1
     known = tokens.read()
     assert known is not None
     assert known.entries[Name("phone")].revoked_unix_s is not None

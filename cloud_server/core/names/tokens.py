@@ -56,7 +56,7 @@ def check_name(text: str) -> Name:
         TokensError: it is none, or one that has a meaning already.
     """
     if not _NAME.fullmatch(text):
-        allowed = "letters, digits, '.', '_', '-' and '@', the first a letter or digit"
+        allowed = "of a to z, A to Z, 0 to 9, '.', '_', '-' and '@', the first a letter or digit"
         raise TokensError(f"expected a name of 1 to 64 {allowed}, got {text!r}")
     if text in RESERVED:
         raise TokensError(f"the name {text} has a meaning of its own; take another")
@@ -126,7 +126,7 @@ class Tokens:
         """
         known = self.entries.get(name)
         if known is None:
-            raise TokensError(f"no token of {name} is here")
+            raise TokensError(f"there is no name {name}")
         if known.revoked_unix_s is not None:
             raise TokensError(f"{name} was revoked on {day_of(known.revoked_unix_s)}")
         return self._with(replace(known, revoked_unix_s=unix_s))
@@ -138,8 +138,11 @@ class Tokens:
             TokensError: there is no such name, or it was revoked.
         """
         known = self.entries.get(name)
-        if known is None or known.revoked_unix_s is not None:
-            raise TokensError(f"{name} may not come; `hat token add` lets it")
+        if known is None:
+            raise TokensError(f"there is no name {name}; `hat token add` makes it")
+        if known.revoked_unix_s is not None:
+            revoked = f"{name} was revoked on {day_of(known.revoked_unix_s)}"
+            raise TokensError(f"{revoked}; `hat token add` makes a new token")
         return self._with(change(known))
 
     def _with(self, entry: Entry) -> "Tokens":
