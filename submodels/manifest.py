@@ -53,6 +53,21 @@ class Experts(
     are_stacked: bool = False
     """All experts' matrices are one, `[num_experts, inputs, outputs]`, with biases; that named
     `gate` has gate and up in turn, and `up` names none. The router has a bias too."""
+    has_halves: bool = False
+    """Of stacked ones: matrices are `[num_experts, outputs, inputs]`, gates lie above their
+    factors, and there are no biases, nor in the router."""
+    before: str = ""
+    """With a name, experts run beside a gated half, whose matrices are `mlp`'s: they read the
+    stream itself, behind this norm."""
+    after: str = ""
+    """Behind experts that run beside a gated half, a norm of what they give."""
+    after_gated: str = ""
+    """And one of what the gated half gives; both are added."""
+    router_scale: str = ""
+    """With a name, the router reads the stream normed without a gain, times this tensor `[hidden]`
+    over the root of the hidden size."""
+    expert_scale: str = ""
+    """With a name, a tensor `[num_experts]` that shares are multiplied by in the end."""
     swiglu_limit: float | None = None
     """Gates are held below it, and their factors, to which 1 is added, on both sides of zero."""
     swiglu_alpha: float = 1.0

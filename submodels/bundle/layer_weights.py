@@ -46,10 +46,23 @@ class GatedWeights:
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """The router and all experts of a layer."""
+    """The router and all experts of a layer; scales as `Experts` says, None where it has none."""
 
     router: Linear
     experts: Sequence[GatedWeights]
+    router_scale: Tensor | None = None
+    expert_scale: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BesideWeights:
+    """A gated feed-forward network and experts beside it, with the norms `[H]` around both."""
+
+    gated: GatedWeights
+    experts: ExpertWeights
+    before: Tensor
+    after: Tensor
+    after_gated: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class LayerWeights:
     k: Linear
     v: Linear | None
     o: Linear
-    feed_forward: GatedWeights | ExpertWeights
+    feed_forward: GatedWeights | ExpertWeights | BesideWeights
     input_norm: Tensor | None = None
     after_attention_norm: Tensor | None = None
     post_attention_norm: Tensor | None = None
@@ -170,11 +183,24 @@ def load_layer(tensors: TensorFile, index: int, shape: ModelShape, placed: Place
 
 def _feed_forward(
     load: Callable[[str], Tensor], linear: Callable[[str, bool], Linear], shape: ModelShape
-) -> GatedWeights | ExpertWeights:
+) -> GatedWeights | ExpertWeights | BesideWeights:
     experts = shape.described.experts
+    names = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     if experts is None:
-        names = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
         return GatedWeights(*(linear(name, shape.mlp_bias) for name in names))
+    if experts.before:
+        return BesideWeights(
+            GatedWeights(*(linear(name, shape.mlp_bias) for name in names)),
+            ExpertWeights(
+                linear(experts.router, False),
+                stacked_experts(load, experts),
+                load(experts.router_scale),
+                load(experts.expert_scale),
+            ),
+            load(f"{experts.before}.weight"),
+            load(f"{experts.after}.weight"),
+            load(f"{experts.after_gated}.weight"),
+        )
     if experts.are_stacked:
         return ExpertWeights(linear(experts.router, True), stacked_experts(load, experts))
     return ExpertWeights(
@@ -190,6 +216,11 @@ def _expert(linear: Callable[[str, bool], Linear], experts: Experts, index: int)
 
 def stacked_experts(load: Callable[[str], Tensor], experts: Experts) -> list[GatedWeights]:
     """Experts out of the tensors that hold all of them; `load` gives these by their names."""
+    if experts.has_halves:
+        return [
+            GatedWeights(*(Linear(each.contiguous()) for each in (*one.chunk(2), down)))
+            for one, down in zip(load(experts.gate), load(experts.down), strict=True)
+        ]
     gate_up, gate_up_bias = load(experts.gate), load(f"{experts.gate}_bias")
     down, down_bias = load(experts.down), load(f"{experts.down}_bias")
     return [

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from submodels.bundle.bundle import Bundle
 from submodels.bundle.layer_weights import (
+    BesideWeights,
     ExpertWeights,
     GatedWeights,
     LayerWeights,
@@ -225,10 +226,10 @@ class DecoderLayer:
             self._attention(normed, positions, attend), weights.after_attention_norm
         )
         if described.is_parallel:
-            return rows + (update + self._feed_forward(normed)) * described.residual_scale
+            return rows + (update + self._feed_forward(normed, rows)) * described.residual_scale
         rows = rows + _scaled(update, described.residual_scale)
         normed = self._norm(rows, weights.post_attention_norm)
-        update = self._norm(self._feed_forward(normed), weights.after_mlp_norm)
+        update = self._norm(self._feed_forward(normed, rows), weights.after_mlp_norm)
         rows = rows + _scaled(update, described.residual_scale)
         return rows if weights.scalar is None else rows * weights.scalar
 
@@ -237,27 +238,43 @@ class DecoderLayer:
             return rows
         return norm_of(self.shape)(rows, weight, self.shape.rms_norm_eps)
 
-    def _feed_forward(self, normed: Tensor) -> Tensor:
+    def _feed_forward(self, normed: Tensor, rows: Tensor) -> Tensor:
+        """Of the stream, normed and as it is."""
         weights, experts = self.weights.feed_forward, self.shape.described.experts
         if isinstance(weights, GatedWeights):
             return self._gated(weights, normed)
         assert experts is not None, "weights are loaded by the description"
-        flat = normed.flatten(0, -2)
-        return self._experts(weights, experts, flat).view(normed.shape)
+        if isinstance(weights, BesideWeights):
+            gated = self._norm(self._gated(weights.gated, normed), weights.after_gated)
+            chosen = self._router_rows(weights.experts, rows)
+            made = self._experts(weights.experts, experts, self._norm(rows, weights.before), chosen)
+            return gated + self._norm(made, weights.after)
+        return self._experts(weights, experts, normed, normed)
+
+    def _router_rows(self, weights: ExpertWeights, rows: Tensor) -> Tensor:
+        """Rows as a router that has a scale reads them."""
+        assert weights.router_scale is not None, "experts beside a gated half have one"
+        normed = rms_norm(rows, rows.new_ones(()), self.shape.rms_norm_eps)
+        return normed * weights.router_scale * float(self.shape.hidden_size**-0.5)
 
     def _gated(self, weights: GatedWeights, normed: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.shape.hidden_act]
         return weights.down(activation(weights.gate(normed)) * weights.up(normed))
 
-    def _experts(self, weights: ExpertWeights, experts: Experts, normed: Tensor) -> Tensor:
-        """Of rows `[T, H]` each through the experts that the router chooses for it."""
-        shares, chosen = route(weights.router(normed), experts)
+    def _experts(
+        self, weights: ExpertWeights, experts: Experts, stream: Tensor, chosen_by: Tensor
+    ) -> Tensor:
+        """Of rows `[..., H]` each through the experts that the router chooses by its other form."""
+        normed = stream.flatten(0, -2)
+        shares, chosen = route(weights.router(chosen_by.flatten(0, -2)), experts)
+        if weights.expert_scale is not None:
+            shares = shares * weights.expert_scale[chosen]
         update = torch.zeros_like(normed)
         for index in torch.unique(chosen).tolist():
             rows, places = torch.where(chosen == index)
             made = self._expert(weights.experts[index], experts, normed[rows])
             update.index_add_(0, rows, made * shares[rows, places, None])
-        return update
+        return update.view(stream.shape)
 
     def _expert(self, weights: GatedWeights, experts: Experts, rows: Tensor) -> Tensor:
         if experts.swiglu_limit is None:

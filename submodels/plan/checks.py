@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from submodels.manifest import ModelShape, Rope
+from submodels.manifest import Experts, ModelShape, Rope
 
 # Generous bounds, so that a corrupt or hostile file cannot ask for absurd memory. The largest
 # dense models known have 126 layers, 16384 hidden, 53248 inner, 262144 vocabulary.
@@ -148,6 +148,7 @@ def _check_names(shape: ModelShape) -> None:
         _check_factor("swiglu_limit", experts.swiglu_limit)
         _check_factor("swiglu_alpha", experts.swiglu_alpha)
         numbered = [experts.gate, experts.up, experts.down]
+        names += _beside_names(experts)
         if experts.are_stacked:
             names += [experts.gate, experts.down]
             numbered = []
@@ -157,6 +158,19 @@ def _check_names(shape: ModelShape) -> None:
     for name in names:
         if not _NAME.fullmatch(name):
             raise ValueError(f"expected the name of a tensor, got {name!r}")
+
+
+def _beside_names(experts: Experts) -> list[str]:
+    """What experts beside a gated half have more; none where they are the half."""
+    names = [experts.before, experts.after, experts.after_gated]
+    names += [experts.router_scale, experts.expert_scale]
+    if not any(names) and not experts.has_halves:
+        return []
+    if not all(names) or len(set(names)) != len(names):
+        raise ValueError(f"experts beside a gated half: expected different names, got {names}")
+    if not (experts.are_stacked and experts.has_halves and experts.swiglu_limit is None):
+        raise ValueError("experts beside a gated half: expected stacked ones, in halves, unclamped")
+    return names
 
 
 def check_size(name: str, value: object) -> None:

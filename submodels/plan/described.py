@@ -88,7 +88,7 @@ def gemma4(config: Config) -> Description:
     """As Gemma 3 with gains as stored, normed values, and a number that each layer ends with.
 
     Raises:
-        UnsupportedModelError: what the smaller models of the family have, or the one with experts.
+        UnsupportedModelError: what the smaller models of the family have.
     """
     per_layer = getattr(config, "hidden_size_per_layer_input", 0)
     if per_layer:
@@ -100,10 +100,6 @@ def gemma4(config: Config) -> Description:
         raise UnsupportedModelError(
             "layers that read keys and values of others are not supported: num_kv_shared_layers "
             f"{config.num_kv_shared_layers} (as in E2B and E4B)"
-        )
-    if getattr(config, "enable_moe_block", False):
-        raise UnsupportedModelError(
-            "experts beside a feed-forward half are not supported: enable_moe_block (as in 26B-A4B)"
         )
     if config.use_bidirectional_attention == "all":
         raise UnsupportedModelError("use_bidirectional_attention 'all' is not supported")
@@ -117,6 +113,26 @@ def gemma4(config: Config) -> Description:
         logit_softcap=None if cap is None else float(cap),
         has_value_norm=True,
         has_layer_scalar=True,
+        experts=_gemma4_experts(config) if getattr(config, "enable_moe_block", False) else None,
+    )
+
+
+def _gemma4_experts(config: Config) -> Experts:
+    return Experts(
+        num_experts=config.num_experts,
+        num_chosen=config.top_k_experts,
+        inner_size=config.moe_intermediate_size,
+        router="router.proj",
+        gate="experts.gate_up_proj",
+        up="",
+        down="experts.down_proj",
+        are_stacked=True,
+        has_halves=True,
+        before="pre_feedforward_layernorm_2",
+        after="post_feedforward_layernorm_2",
+        after_gated="post_feedforward_layernorm_1",
+        router_scale="router.scale",
+        expert_scale="router.per_expert_scale",
     )
 
 

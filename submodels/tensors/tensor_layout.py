@@ -83,14 +83,9 @@ def _attention_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
 def _feed_forward_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     hidden, experts = shape.hidden_size, shape.described.experts
     if experts is None:
-        inner, has_bias = shape.intermediate_size, shape.mlp_bias
-        return _linear_shapes(
-            {
-                "mlp.gate_proj": (inner, hidden, has_bias),
-                "mlp.up_proj": (inner, hidden, has_bias),
-                "mlp.down_proj": (hidden, inner, has_bias),
-            }
-        )
+        return _gated_shapes(shape)
+    if experts.before:
+        return {**_gated_shapes(shape), **_beside_shapes(experts, hidden)}
     if experts.are_stacked:
         return _stacked_shapes(experts, hidden)
     linears = {experts.router: (experts.num_experts, hidden, False)}
@@ -99,6 +94,30 @@ def _feed_forward_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
             linears[name.format(index)] = (experts.inner_size, hidden, False)
         linears[experts.down.format(index)] = (hidden, experts.inner_size, False)
     return _linear_shapes(linears)
+
+
+def _gated_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    hidden, inner, has_bias = shape.hidden_size, shape.intermediate_size, shape.mlp_bias
+    return _linear_shapes(
+        {
+            "mlp.gate_proj": (inner, hidden, has_bias),
+            "mlp.up_proj": (inner, hidden, has_bias),
+            "mlp.down_proj": (hidden, inner, has_bias),
+        }
+    )
+
+
+def _beside_shapes(experts: Experts, hidden: int) -> dict[str, tuple[int, ...]]:
+    num_experts, inner = experts.num_experts, experts.inner_size
+    norms = (experts.before, experts.after, experts.after_gated)
+    return {
+        f"{experts.router}.weight": (num_experts, hidden),
+        experts.router_scale: (hidden,),
+        experts.expert_scale: (num_experts,),
+        experts.gate: (num_experts, 2 * inner, hidden),
+        experts.down: (num_experts, hidden, inner),
+        **{f"{name}.weight": (hidden,) for name in norms},
+    }
 
 
 def _stacked_shapes(experts: Experts, hidden: int) -> dict[str, tuple[int, ...]]:

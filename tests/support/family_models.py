@@ -145,6 +145,17 @@ FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
             },
             num_key_value_heads=4,
         ),
+        "gemma4 with experts": _model(
+            "gemma4_text",
+            {
+                **_GEMMA4,
+                "enable_moe_block": True,
+                "num_experts": 6,
+                "top_k_experts": 2,
+                "moe_intermediate_size": 40,
+            },
+            tied=True,
+        ),
         "cohere2": _model(
             "cohere2", {"sliding_window": 6, "layer_types": _MIXED, "logit_scale": 0.7}, tied=True
         ),
@@ -177,7 +188,7 @@ FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
 
 def has_experts(model: RandomModel) -> bool:
     """Whether its device runs layers on torch only."""
-    return FAMILIES[model.family].describe in (
+    return bool(model.extra.get("enable_moe_block")) or FAMILIES[model.family].describe in (
         described.qwen3_moe,
         described.mixtral,
         described.gpt_oss,

@@ -39,7 +39,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "phi3": "Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
         "gemma2": "Gemma 2",
         "gemma3_text": "Gemma 3, text",
-        "gemma4_text": "Gemma 4, dense, text",
+        "gemma4_text": "Gemma 4, text: dense, or with experts",
         "cohere2": "Command R7B, Command A",
         "glm4": "GLM-4 0414",
         "exaone4": "EXAONE 4",
@@ -48,6 +48,16 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "gpt_oss": "gpt-oss",
     }
 )
+
+
+_DEVICES: Mapping[frozenset[bool], str] = MappingProxyType(
+    {
+        frozenset({False}): "ONNX, torch",
+        frozenset({True}): "torch (by default it has none)",
+        frozenset({False, True}): "ONNX, torch; with experts torch (by default none)",
+    }
+)
+"""By whether models of a family have experts."""
 
 
 def table() -> str:
@@ -60,7 +70,7 @@ def table() -> str:
 def _row(family: Family, models: Iterable[RandomModel]) -> str:
     of_family = [model for model in models if model.family == family.model_type]
     assert of_family, f"no test runs {family.model_type}"
-    device = "torch (by default it has none)" if has_experts(of_family[0]) else "ONNX, torch"
+    device = _DEVICES[frozenset(has_experts(model) for model in of_family)]
     cloud = "torch, vLLM" if family.model_type in _ON_VLLM else "torch"
     name = _NAMES[family.model_type]
     return (

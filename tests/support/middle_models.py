@@ -106,12 +106,17 @@ _DESCRIBED = MappingProxyType(
                 "num_global_key_value_heads": 1,
                 "attention_k_eq_v": True,
                 "hidden_size_per_layer_input": 0,
+                "enable_moe_block": True,
+                "num_experts": 4,
+                "top_k_experts": 2,
+                "moe_intermediate_size": 64,
             },
         ),
     }
 )
 """Families whose shape is read as a split reads it: norms behind each half and over all heads;
-experts in one tensor and sinks; heads of other sizes and numbers in some layers."""
+experts in one tensor and sinks; heads of other sizes and numbers in some layers, and experts beside
+a gated half."""
 
 _FAMILIES = MappingProxyType(
     {

@@ -20,13 +20,24 @@ _CHANGED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             }
         },
         "gemma4": {"global_head_dim": 64},
+        "gemma4 with experts": {"global_head_dim": 64, "moe_intermediate_size": 64},
         # A constant in vLLM.
         "gpt-oss": {"swiglu_limit": 7.0},
     }
 )
 _CHOSEN = (
     *("granite tied, with biases", "smollm3, first layer without rope, window"),
-    *("olmo2", "olmo3", "gemma2", "gemma3", "gemma4", "cohere2", "exaone4", "gpt-oss"),
+    *(
+        "olmo2",
+        "olmo3",
+        "gemma2",
+        "gemma3",
+        "gemma4",
+        "gemma4 with experts",
+        "cohere2",
+        "exaone4",
+        "gpt-oss",
+    ),
     *("phi4-mini", "phi4-mini with LongRoPE", "glm4", "qwen3 moe", "mixtral"),
     "qwen3, mixed layers, yarn with scaling, sharded",
 )

@@ -149,6 +149,13 @@ def test_rotary_numbers_that_their_parameters_do_not_give_are_refused(tmp_path: 
 _EXPERTS = Experts(
     num_experts=4, num_chosen=2, inner_size=8, router="r", gate="a.{}", up="b.{}", down="c.{}"
 )
+_BESIDE = Experts(
+    **{name: getattr(_EXPERTS, name) for name in ("num_experts", "num_chosen", "inner_size")},
+    **{name: name[:3] for name in ("router", "gate", "up", "down", "before", "after")},
+    **{name: name[-7:] for name in ("after_gated", "router_scale", "expert_scale")},
+    are_stacked=True,
+    has_halves=True,
+)
 _HEADS = Heads(head_dim=32, num_key_value_heads=1)
 BROKEN = {
     "expected 4 layer_ropes": {"layer_ropes": (0,)},
@@ -162,6 +169,12 @@ BROKEN = {
     "expected the name of a tensor": {"before_mlp": "../secret"},
     "expected 1 to 4 chosen": {"experts": msgspec.structs.replace(_EXPERTS, num_chosen=5)},
     "three different names": {"experts": msgspec.structs.replace(_EXPERTS, up="a.{}")},
+    "beside a gated half: expected different names": {
+        "experts": msgspec.structs.replace(_BESIDE, after="")
+    },
+    "beside a gated half: expected stacked ones": {
+        "experts": msgspec.structs.replace(_BESIDE, are_stacked=False)
+    },
     "num_experts: expected a whole": {
         "experts": msgspec.structs.replace(_EXPERTS, num_experts=10**9)
     },

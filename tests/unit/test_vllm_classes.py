@@ -96,6 +96,16 @@ def test_clamped_experts_have_vllms_constants() -> None:
         middle_class(_shape("gpt_oss", **MIXED, swiglu_limit=3.0), MIDDLE, 1)
 
 
+def test_experts_beside_a_gated_half_have_the_names_of_our_class() -> None:
+    moe = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
+    changes = {**moe, "enable_moe_block": True, "sliding_window": 8}
+    shape = _shape("gemma4_text", hidden_size_per_layer_input=0, **changes)
+    assert middle_class(shape, MIDDLE, 2).expert_widths == (64, 32)
+    experts = msgspec.structs.replace(shape.described.experts, router="gate")
+    with pytest.raises(StartError, match=r"expected tensors \('router.proj', .* got \('gate'"):
+        middle_class(_described(shape, experts=experts), MIDDLE, 1)
+
+
 def test_what_the_described_class_cannot_is_refused_by_name() -> None:
     shape = _shape("gemma3_text", **MIXED)
     with pytest.raises(StartError, match=r"gemma3_text: expected gains .* not plus 0.5; use torch"):

@@ -60,11 +60,16 @@ class DescribedLayer(MiddleLayer):
         self, tensors: Mapping[str, torch.Tensor], settings: LayerSettings
     ) -> None:
         self._mixture = None
+        self._beside: list[torch.Tensor] = []
         experts = self._described.experts
-        if experts is None:
+        if experts is None or experts.before:
             super()._load_feed_forward(tensors, settings)
-        else:
+        if experts is not None:
             self._mixture = _Mixture(experts, tensors, settings.packed)
+        if experts is not None and experts.before:
+            names = (experts.before, experts.after, experts.after_gated)
+            self._beside = [tensors[f"{name}.weight"] for name in names]
+            self._router_scale = tensors[experts.router_scale] * settings.shape.hidden_size**-0.5
 
     def forward(self, rows: torch.Tensor, ragged: Ragged) -> torch.Tensor:
         """The residual stream `[T, H]` after this layer; writes the new keys and values."""
@@ -74,17 +79,23 @@ class DescribedLayer(MiddleLayer):
         update = self._output(self._attend(self._qkv(normed), ragged))
         update = self._normed(update, after_attention)
         if self._described.is_parallel:
-            return rows + (update + self._feed_forward(normed)) * scale
+            return rows + (update + self._feed_forward(normed, rows)) * scale
         rows = torch.add(rows, update, alpha=scale)
-        update = self._feed_forward(self._normed(rows, before_mlp))
+        update = self._feed_forward(self._normed(rows, before_mlp), rows)
         rows = torch.add(rows, self._normed(update, after_mlp), alpha=scale)
         return rows if self._scalar is None else rows * self._scalar
 
-    def _feed_forward(self, normed: torch.Tensor) -> torch.Tensor:
-        if self._mixture is not None:
-            return self._mixture.forward(normed, self._activation)
+    def _feed_forward(self, normed: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        if self._mixture is not None and not self._beside:
+            return self._mixture.forward(normed, normed, self._activation)
         gate, up = self._gate_up(normed).chunk(2, dim=-1)
-        return self._down(self._activation(gate).mul_(up))
+        update = self._down(self._activation(gate).mul_(up))
+        if self._mixture is None:
+            return update
+        before, after, after_gated = self._beside
+        routed = F.rms_norm(rows, (rows.shape[-1],), None, self._eps) * self._router_scale
+        made = self._mixture.forward(self._normed(rows, before), routed, self._activation)
+        return self._normed(update, after_gated) + self._normed(made, after)
 
     def _normed(self, rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         if weight is None:
@@ -128,6 +139,7 @@ class _Mixture:
     def __init__(self, experts: Experts, tensors: Mapping[str, torch.Tensor], packed: bool) -> None:
         self._experts = experts
         self._router = joined(tensors, [experts.router], packed)
+        self._expert_scale = tensors.get(experts.expert_scale)
         self._gate_up: list[Linear] = []
         self._down: list[Linear] = []
         if experts.are_stacked:
@@ -142,14 +154,19 @@ class _Mixture:
         for each in stacked_experts(tensors.__getitem__, self._experts):
             named: dict[str, torch.Tensor] = {}
             for name, linear in (("gate", each.gate), ("up", each.up), ("down", each.down)):
-                assert linear.bias is not None, "stacked experts have biases"
-                named |= {f"{name}.weight": linear.weight, f"{name}.bias": linear.bias}
+                named[f"{name}.weight"] = linear.weight
+                if linear.bias is not None:
+                    named[f"{name}.bias"] = linear.bias
             self._gate_up.append(joined(named, ["gate", "up"], packed))
             self._down.append(joined(named, ["down"], packed))
 
-    def forward(self, normed: torch.Tensor, activation: Activation) -> torch.Tensor:
-        """What the chosen experts of each row `[T, H]` give, by their shares."""
-        shares, chosen = route(self._router(normed), self._experts)
+    def forward(
+        self, normed: torch.Tensor, routed: torch.Tensor, activation: Activation
+    ) -> torch.Tensor:
+        """What the experts of each row `[T, H]` give, chosen by rows that the router reads."""
+        shares, chosen = route(self._router(routed), self._experts)
+        if self._expert_scale is not None:
+            shares = shares * self._expert_scale[chosen]
         update = torch.zeros_like(normed)
         for index in torch.unique(chosen).tolist():
             rows, places = torch.where(chosen == index)

@@ -18,6 +18,12 @@ from submodels.plan.families import FAMILIES
 _SWIGLU: Final = (7.0, 1.702)
 """Limit and alpha of clamped experts, which are constants of vLLM's kernels."""
 
+_BESIDE: Final = (
+    *("router.proj", "router.scale", "router.per_expert_scale"),
+    *("experts.gate_up_proj", "experts.down_proj"),
+)
+"""How tensors of experts beside a gated half are called in our class for vLLM."""
+
 CPU_WIDTH: Final = 32
 """vLLM's experts on a CPU take matrices of a multiple of it on both sides."""
 
@@ -86,6 +92,12 @@ def why_not_described(shape: ModelShape) -> str | None:
 
 
 def _complaint_of(experts: Experts) -> str | None:
+    if experts.before:
+        named = (
+            *(experts.router, experts.router_scale, experts.expert_scale),
+            *(experts.gate, experts.down),
+        )
+        return None if named == _BESIDE else f"expected tensors {_BESIDE}, got {named}"
     if not experts.are_stacked:
         return "expected one sliding window in all layers with such experts"
     got = (experts.swiglu_limit, experts.swiglu_alpha)

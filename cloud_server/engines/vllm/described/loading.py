@@ -24,6 +24,12 @@ _EXPERTS = {
 }
 """How a tensor with all experts ends, its parameter's end here, and what vLLM calls its parts."""
 
+_HALVES = {
+    ".experts.gate_up_proj": (".experts.made.routed_experts.w13_weight", ("w1", "w3")),
+    ".experts.down_proj": (".experts.made.routed_experts.w2_weight", ("w2",)),
+}
+"""The same of experts beside a gated half, whose parts lie above each other."""
+
 
 def load_described(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
     """Load the weights of this stage's layers; the names of the parameters that were.
@@ -60,6 +66,11 @@ def _load(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> str | 
                     parameter, expert, weight_name=here, shard_id=part, expert_id=number
                 )
             return here
+    for end, (own_end, halves) in _HALVES.items():
+        if name.endswith(end):
+            here = name.removesuffix(end) + own_end
+            _load_halves(_parameter(here, parameters), weight, here, halves)
+            return here
     for there, joint, which in _JOINED:
         if there in name:
             here = name.replace(there, joint)
@@ -73,6 +84,12 @@ def _load(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> str | 
     parameter = _parameter(name, parameters)
     _loader(parameter)(parameter, weight)
     return name
+
+
+def _load_halves(parameter: Any, weight: torch.Tensor, here: str, halves: tuple[str, ...]) -> None:
+    for number, expert in enumerate(weight):
+        for part, half in zip(expert.chunk(len(halves)), halves, strict=True):
+            _loader(parameter)(parameter, part, weight_name=here, shard_id=half, expert_id=number)
 
 
 def _adds_nothing(name: str, weight: torch.Tensor, parameters: dict[str, Any]) -> bool:

@@ -31,7 +31,11 @@ from vllm.model_executor.models.utils import (
 from vllm.sequence import IntermediateTensors
 
 from cloud_server.engines.vllm.described.attention import DescribedAttention, LayerPlace
-from cloud_server.engines.vllm.described.feed_forward import make_feed_forward
+from cloud_server.engines.vllm.described.feed_forward import (
+    BesideExperts,
+    ScaledRouter,
+    make_feed_forward,
+)
 from cloud_server.engines.vllm.described.loading import load_described
 from cloud_server.engines.vllm.described.parts import DescribedRotary, make_norm
 from cloud_server.engines.vllm.models import ResidualSum, load_middle
@@ -54,6 +58,17 @@ class DescribedLayer(nn.Module):
         self._after_attention = described.after_attention
         self._before_mlp, self._after_mlp = described.before_mlp, described.after_mlp
         names = {self._before_attention, self._after_attention, self._before_mlp, self._after_mlp}
+        experts = described.experts
+        self.router = self.experts = None
+        if experts is not None and experts.before:
+            self._before, self._after = experts.before, experts.after
+            self._after_gated = experts.after_gated
+            names |= {self._before, self._after, self._after_gated}
+            quantised = vllm_config.quant_config
+            self.router = ScaledRouter(shape, experts, f"{prefix}.router")
+            self.experts = BesideExperts(
+                shape, experts, self.router, quantised, f"{prefix}.experts"
+            )
         for name in sorted(names - {""}):
             self.add_module(name, make_norm(shape, shape.hidden_size))
         self.layer_scalar = None
@@ -70,6 +85,9 @@ class DescribedLayer(nn.Module):
             return rows + _scaled(update + self.mlp(normed), self._scale), None
         rows = rows + _scaled(update, self._scale)
         update = self.mlp(self._normed(rows, self._before_mlp))
+        if self.router is not None and self.experts is not None:
+            made = self.experts(self._normed(rows, self._before), self.router(rows))
+            update = self._normed(update, self._after_gated) + self._normed(made, self._after)
         rows = rows + _scaled(self._normed(update, self._after_mlp), self._scale)
         return rows if self.layer_scalar is None else rows * self.layer_scalar, None
 
