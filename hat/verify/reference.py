@@ -2,7 +2,8 @@
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,9 @@ class UnsplitModel:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         place = place_for_transformers(_base(model))
-        config = _config_of_gguf(place, model) if "gguf_file" in place else None
-        if long_context:
-            config = config or AutoConfig.from_pretrained(**place)
-            config.rope_parameters = _long_rope(config.rope_parameters)
-        self._model: Any = whole_model(place, getattr(torch, dtype), config)
-        if is_adapter(model):
-            self._model = _with_adapter(self._model, model)
-        tokenizer = AutoTokenizer.from_pretrained(**tokenizer_place(model))
+        with _told_in_a_line(place):
+            self._model: Any = _loaded(place, model, getattr(torch, dtype), long_context)
+            tokenizer = AutoTokenizer.from_pretrained(**tokenizer_place(model))
         if tokenizer.chat_template is None:
             tokenizer.chat_template = template_of_processor(model)
         self.stop_ids = _ends_of_text(tokenizer, self._model)
@@ -136,6 +132,33 @@ class UnsplitModel:
             }
             advance()
         return beginnings
+
+
+@contextmanager
+def _told_in_a_line(place: Mapping[str, Any]) -> Iterator[None]:
+    """transformers' reader of GGUF files raises whatever it comes upon.
+
+    Raises:
+        ValueError: instead of that.
+    """
+    try:
+        yield
+    except (OSError, ValueError, NotImplementedError):
+        raise
+    except Exception as error:
+        if "gguf_file" not in place:
+            raise
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(f"its reader of GGUF files ends with {reason}") from error
+
+
+def _loaded(place: Mapping[str, Any], model: Path, dtype: torch.dtype, long_context: bool) -> Any:
+    config = _config_of_gguf(place, model) if "gguf_file" in place else None
+    if long_context:
+        config = config or AutoConfig.from_pretrained(**place)
+        config.rope_parameters = _long_rope(config.rope_parameters)
+    loaded = whole_model(place, dtype, config)
+    return _with_adapter(loaded, model) if is_adapter(model) else loaded
 
 
 def whole_model(place: Mapping[str, Any], dtype: torch.dtype, config: Any = None) -> Any:

@@ -61,12 +61,22 @@ def test_the_tensors_of_a_quantised_file_are_those_that_transformers_reads(
         logits = parts.logits([token_id], len(prompt) + place)[-1]
 
 
-def test_an_architecture_that_transformers_reads_as_another_is_not_compared(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mixtral", "Unknown gguf model_type: mixtral"),
+        ("granite", "architecture granite is not supported"),
+        ("gemma4", "its reader of GGUF files ends with"),
+        ("gpt-oss", "its reader of GGUF files ends with"),
+    ],
+)
+def test_what_transformers_cannot_read_is_told_in_a_line(
+    tmp_path: Path, name: str, said: str
 ) -> None:
-    architecture, model = GGUF_FAMILIES["mixtral"]
+    architecture, model = GGUF_FAMILIES[name]
     make_random_model(model, tmp_path / "model")
     path = tmp_path / "model.gguf"
     write_gguf(tmp_path / "model", path, GgufSettings(architecture=architecture))
-    with pytest.raises(NotImplementedError, match="Unknown gguf model_type: mixtral"):
+    with pytest.raises((NotImplementedError, ValueError), match=said) as refused:
         UnsplitModel(path, "float32")
+    assert "\n" not in str(refused.value)

@@ -41,6 +41,8 @@ def family_settings(config: Mapping[str, Any], architecture: str) -> dict[str, A
     if architecture == "phi3":
         original = config.get("original_max_position_embeddings", config["max_position_embeddings"])
         settings["rope.scaling.original_context_length"] = original
+    if architecture == "gemma4":
+        settings |= _gemma4_heads(config, head_dim)
     if "llama_4_scaling_beta" in full:
         settings["attention.temperature_scale"] = float(full["llama_4_scaling_beta"])
         settings["rope.scaling.yarn_log_multiplier"] = float(full["mscale_all_dim"])
@@ -58,8 +60,25 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
         "attn_logit_softcapping": "attn_logit_softcapping",
         "final_logit_softcapping": "final_logit_softcapping",
     },
+    "gemma4": {"final_logit_softcapping": "final_logit_softcapping"},
     "cohere2": {"logit_scale": "logit_scale", "layer_norm_eps": "attention.layer_norm_epsilon"},
 }
+
+
+def _gemma4_heads(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    is_sliding = [each == "sliding_attention" for each in config["layer_types"]]
+    usual = {"head_dim": head_dim, "num_key_value_heads": config["num_key_value_heads"]}
+    wide = {**usual, **next(iter(config["per_layer_config"].values()), {})}
+    sizes = {"": wide["head_dim"], "_swa": head_dim}
+    names = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    return {
+        "attention.head_count_kv": [
+            (usual if slides else wide)["num_key_value_heads"] for slides in is_sliding
+        ],
+        "embedding_length_per_layer_input": 0,
+        "attention.shared_kv_layers": 0,
+        **{f"{name}{suffix}": size for name in names for suffix, size in sizes.items()},
+    }
 
 
 def _rope_scaling(full: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,10 +105,13 @@ def _windows(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     window, types = config.get("sliding_window"), config.get("layer_types")
     if architecture == "phi3":
         return {"attention.sliding_window": window or 0}
-    if window is None or architecture not in (*_GEMMA, "olmo2", "exaone4", "cohere2", "gpt-oss"):
+    if window is None or architecture not in (
+        *_GEMMA,
+        *("gemma4", "olmo2", "exaone4", "cohere2", "gpt-oss"),
+    ):
         return {}
     settings: dict[str, Any] = {"attention.sliding_window": window}
-    if architecture in ("olmo2", "exaone4"):
+    if architecture in ("gemma4", "olmo2", "exaone4"):
         pattern = [each == "sliding_attention" for each in types]
         settings["attention.sliding_window_pattern"] = pattern
     return settings
@@ -153,6 +175,8 @@ def _modified(tensors: Mapping[str, Array], architecture: str) -> Iterator[tuple
             continue
         if architecture in _GEMMA and name.endswith("norm.weight"):
             yield name, array + np.float32(1)
+        elif name.endswith("layer_scalar"):
+            yield f"{name}.weight", array
         elif architecture != "gpt-oss":
             yield name, array
         elif name.endswith("sinks"):
@@ -174,6 +198,12 @@ def _rope_factors(config: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
     if parameters.get("rope_type") == "longrope":
         for name in ("long", "short"):
             yield f"rope_factors_{name}.weight", np.array(parameters[f"{name}_factor"], np.float32)
+    full = parameters.get("full_attention", {})
+    if full.get("rope_type") == "proportional":
+        size = next(iter(config["per_layer_config"].values()))["head_dim"]
+        turned = int(size * full["partial_rotary_factor"] / 2)
+        factors = [1.0] * turned + [1e30] * (size // 2 - turned)
+        yield "rope_freqs.weight", np.array(factors, np.float32)
     if parameters.get("rope_type") == "llama3":
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         yield "rope_freqs.weight", llama3_factors(parameters, head_dim)

@@ -39,6 +39,19 @@ _PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor"
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
 
+_GEMMA4 = {
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 2 + ["full_attention"],
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "enable_moe_block": False,
+    "final_logit_softcapping": 30.0,
+}
+
+
 def _types(period: int, num_layers: int) -> list[str]:
     """Every `period`-th layer sees all."""
     names = "sliding_attention", "full_attention"
@@ -135,6 +148,21 @@ GGUF_FAMILIES: Mapping[str, tuple[str, RandomModel]] = MappingProxyType(
                 query_pre_attn_scalar=16,
                 layer_types=_types(6, 7),
                 rope_parameters=_ropes(100.0, rope_type="linear", rope_theta=3000.0, factor=8.0),
+            ),
+        ),
+        "gemma4": ("gemma4", _model("gemma4_text", tied=True, **_GEMMA4)),
+        "gemma4, values of their own": (
+            "gemma4",
+            _model(
+                "gemma4_text",
+                tied=True,
+                **{**_GEMMA4, "attention_k_eq_v": False, "final_logit_softcapping": 9.0},
+                rope_parameters=_ropes(
+                    100.0,
+                    rope_type="proportional",
+                    rope_theta=3000.0,
+                    partial_rotary_factor=0.625,
+                ),
             ),
         ),
         "cohere2": (

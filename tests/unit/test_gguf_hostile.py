@@ -193,6 +193,10 @@ _OF_FAMILIES = {
         *("attention.sliding_window", "attention.sliding_window_pattern", "expert_gating_func"),
     ),
     "gemma3": ("rope.freq_base_swa", "final_logit_softcapping", "attention.sliding_window_pattern"),
+    "gemma4": (
+        *("attention.head_count_kv", "attention.key_length", "attention.key_length_swa"),
+        *("attention.shared_kv_layers", "embedding_length_per_layer_input"),
+    ),
     "granite": ("attention.scale", "embedding_scale", "residual_scale", "logit_scale"),
     "phi4-mini with LongRoPE": (
         *("rope.dimension_count", "rope.scaling.attn_factor", "context_length"),

@@ -199,6 +199,20 @@ def test_ids_of_families_of_sentencepiece_are_those_of_transformers(
     assert came != ids_of(ours(llama, tmp_path / "files"))
 
 
+def test_a_tokenizer_of_gemma_4_has_its_merges_in_the_file_and_begins_no_text(
+    tmp_path: Path,
+) -> None:
+    own = json.loads((MODELS / "stories260k" / "tokenizer.json").read_text())["model"]
+    settings = {"ggml__merges": [" ".join(merge) for merge in own["merges"]]}
+    settings |= {"ggml__model": "gemma4", "ggml__add_space_prefix": False}
+    path, _ = sentencepiece_file(
+        tmp_path / "a.gguf", "gemma4", ("<|x|>",), ggml__add_bos_token=True, **settings
+    )
+    tokenizer = ours(path, tmp_path / "files")
+    assert ids_of(tokenizer) == theirs(path)
+    assert tokenizer.encode("once").ids == tokenizer.encode("once", add_special_tokens=False).ids
+
+
 def test_spaces_and_lines_behind_an_added_token_of_phi_3_are_a_part_of_it(tmp_path: Path) -> None:
     """As its own tokenizer has them, and llama.cpp; transformers' reading of a file has not."""
     path, _ = sentencepiece_file(tmp_path / "a.gguf", "phi3", ("<|user|>", "<|endoftext|>"))

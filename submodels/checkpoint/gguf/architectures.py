@@ -68,6 +68,8 @@ class Architecture:
     """The converter adds it to the gains of norms."""
     known: frozenset[str] = frozenset()
     """Settings that change the arithmetic and that `settings` reads."""
+    has_own_heads: bool = False
+    """Layers differ in the size and number of their heads, which `settings` reads."""
     turns_partly: bool = False
     """Rotary embeddings may turn a part of each head only."""
     ends: tuple[str, ...] | None = None
@@ -155,6 +157,15 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
                 names=_GEMMA,
                 gain_offset=1.0,
                 known=_WINDOW | {"final_logit_softcapping"},
+            ),
+            Architecture(
+                "gemma4",
+                "gemma4_text",
+                settings.gemma4,
+                names={**_GEMMA, "layer_output_scale.weight": "layer_scalar"},
+                known=_WINDOW | {"final_logit_softcapping"},
+                has_own_heads=True,
+                ends=("<turn|>", "<|tool_response>"),
             ),
             Architecture("cohere2", "cohere2", settings.cohere2, known=_WINDOW | {"logit_scale"}),
             Architecture(

@@ -20,6 +20,8 @@ _REFUSED_SETTINGS = (
     "leading_dense_block_count",
     "interleave_moe_layer_step",
     "nextn_predict_layers",
+    "embedding_length_per_layer_input",
+    "attention.shared_kv_layers",
     "attention.scale",
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
@@ -62,7 +64,7 @@ def check_supported(file: GgufFile) -> None:
 def _refuse(file: GgufFile, name: str) -> None:
     raise UnsupportedModelError(
         f"{file.path}: {file.architecture}.{name} is {file.get(name)!r:.40}, which is not "
-        f"supported in {file.architecture} files; split the model's safetensors checkpoint"
+        f"supported in {file.architecture} files; the model's safetensors checkpoint may be"
     )
 
 
@@ -86,12 +88,15 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         "intermediate_size": file.integer("feed_forward_length"),
         "vocab_size": _vocab_size(file),
         "num_attention_heads": num_heads,
-        "num_key_value_heads": file.integer("attention.head_count_kv", num_heads),
-        "head_dim": file.head_dim,
         "max_position_embeddings": file.integer("context_length"),
         "hidden_act": "silu",
         "tie_word_embeddings": _HEAD not in file.tensors,
     }
+    if not architecture.has_own_heads:
+        config |= {
+            "num_key_value_heads": file.integer("attention.head_count_kv", num_heads),
+            "head_dim": file.head_dim,
+        }
     # Before anything is made of them, layer by layer.
     refuse_absurd_sizes(config)
     if family.eps_key == "rms_norm_eps":
@@ -108,12 +113,16 @@ def _check_heads(file: GgufFile, architecture: Architecture) -> None:
     head_dim = file.head_dim
     if architecture.turns_partly and 0 < rotary_dim(file) < head_dim:
         return
-    for name in ("attention.value_length", "rope.dimension_count"):
-        if file.integer(name, head_dim) != head_dim:
-            raise UnsupportedModelError(
-                f"{file.path}: {file.architecture}.{name} is {file.integer(name)}, expected that "
-                f"of keys, {head_dim}; other models are not supported"
-            )
+    sizes = {"": head_dim}
+    if architecture.has_own_heads:
+        sizes["_swa"] = file.integer("attention.key_length_swa", head_dim)
+    for suffix, size in sizes.items():
+        for name in (f"attention.value_length{suffix}", f"rope.dimension_count{suffix}"):
+            if file.integer(name, size) != size:
+                raise UnsupportedModelError(
+                    f"{file.path}: {file.architecture}.{name} is {file.integer(name)}, expected "
+                    f"that of keys, {size}; other models are not supported"
+                )
 
 
 def _check_window(file: GgufFile, architecture: Architecture) -> None:

@@ -6,7 +6,12 @@ Where a file says nothing, it is what llama.cpp takes for it, or what all models
 from typing import Any
 
 from submodels.checkpoint.gguf.file import GgufFile
-from submodels.checkpoint.gguf.rope import long_rope_parameters, rope_parameters, rope_theta
+from submodels.checkpoint.gguf.rope import (
+    long_rope_parameters,
+    proportional_rope_parameters,
+    rope_parameters,
+    rope_theta,
+)
 from submodels.errors import CheckpointError
 from submodels.plan.checks import check_size
 
@@ -131,6 +136,55 @@ def _gemma(file: GgufFile, layers_of_27b: int) -> Settings:
         "query_pre_attn_scalar": scaled_by,
         "hidden_activation": "gelu_pytorch_tanh",
     }
+
+
+def gemma4(file: GgufFile) -> Settings:
+    """Heads of layers that slide and of those that do not; in the latter keys may be the values."""
+    windows = _windows(file, 6)
+    is_global = [each == FULL for each in windows["layer_types"]]
+    values = {f"blk.{layer}.attn_v.weight" for layer, each in enumerate(is_global) if each}
+    theta = file.number("rope.freq_base_swa", 10_000.0)
+    heads = {
+        name: _of_all(file, "attention.head_count_kv", is_global, which)
+        for name, which in (("num_key_value_heads", False), ("num_global_key_value_heads", True))
+    }
+    return {
+        **_attention_bias(file),
+        **windows,
+        **{name: count for name, count in heads.items() if count is not None},
+        "head_dim": file.integer("attention.key_length_swa", file.head_dim),
+        "global_head_dim": file.head_dim,
+        "attention_k_eq_v": not values <= file.tensors.keys(),
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "enable_moe_block": False,
+        "final_logit_softcapping": file.number("final_logit_softcapping", 0.0) or None,
+        "rope_parameters": {
+            FULL: proportional_rope_parameters(file),
+            SLIDING: {"rope_type": "default", "rope_theta": theta},
+        },
+    }
+
+
+def _of_all(file: GgufFile, name: str, is_global: list[bool], which: bool) -> int | None:
+    """What a setting says for all layers that are global, or for all others; None: there are none.
+
+    Raises:
+        CheckpointError: no count, or not the same one for all.
+    """
+    stored = file.get(name)
+    counts = stored if isinstance(stored, list) else [stored] * len(is_global)
+    if len(counts) != len(is_global):
+        raise CheckpointError(
+            f"{file.path}: expected {len(is_global)} of {name}, got {len(counts)}"
+        )
+    found = {each for each, own in zip(counts, is_global, strict=True) if own == which}
+    if not found:
+        return None
+    if len(found) > 1 or not all(type(each) is int for each in found):
+        raise CheckpointError(f"{file.path}: expected {name} as one number, got {stored!r:.60}")
+    return int(found.pop())
 
 
 def cohere2(file: GgufFile) -> Settings:

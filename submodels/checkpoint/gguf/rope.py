@@ -20,6 +20,8 @@ _FACTORS = "rope_freqs.weight"
 _DEFAULT_THETA = 10_000.0
 # Of all Llama 3 models; used where too few frequencies lie between to tell.
 _LLAMA3_HIGH, _LLAMA3_CONTEXT = 4.0, 8192
+# What llama.cpp's converter divides by where nothing turns is 1e30.
+_STILL = 1e20
 # The factors were computed in float32.
 _TOLERANCE = 1e-4
 
@@ -67,6 +69,30 @@ def long_rope_parameters(file: GgufFile, original: int) -> Parameters | None:
     return parameters
 
 
+def proportional_rope_parameters(file: GgufFile) -> Parameters:
+    """The same for Gemma 4's layers that see all: by what divides a frequency it turns or does not.
+
+    Raises:
+        UnsupportedModelError: factors of another kind.
+    """
+    factors = file.vector(_FACTORS)
+    pairs = file.head_dim // 2
+    turned = pairs if factors is None else int(np.count_nonzero(factors == 1))
+    if factors is not None and not (
+        factors.shape == (pairs,)
+        and np.all(factors[:turned] == 1)
+        and np.all(factors[turned:] > _STILL)
+    ):
+        raise UnsupportedModelError(
+            f"{file.path}: its rope_freqs are not those of Gemma 4, which turn or do not"
+        )
+    return {
+        "rope_type": "proportional",
+        "rope_theta": rope_theta(file),
+        "partial_rotary_factor": _share(turned, pairs),
+    }
+
+
 def rotary_dim(file: GgufFile) -> int:
     """How many numbers of a head turn.
 
@@ -90,10 +116,13 @@ def _turned_part(file: GgufFile) -> Parameters:
     size, turned = file.head_dim, rotary_dim(file)
     if turned == size:
         return {}
-    share = turned / size
-    return {
-        "partial_rotary_factor": share if int(share * size) == turned else math.nextafter(share, 1)
-    }
+    return {"partial_rotary_factor": _share(turned, size)}
+
+
+def _share(part: int, whole: int) -> float:
+    """Of which the whole is multiplied and cut to a count by transformers."""
+    share = part / max(whole, 1)
+    return share if int(share * whole) == part else math.nextafter(share, 1)
 
 
 def _scaling(file: GgufFile, with_log_multiplier: bool) -> Parameters:

@@ -12,6 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from submodels.checkpoint.gguf.vocabulary import TokenType, Vocabulary
 from submodels.errors import CheckpointError
 
+GEMMA4 = "gemma4"
+SENTENCEPIECE = ("llama", GEMMA4)
+"""Kinds of tokenizers, by llama.cpp's names. Gemma 4's files hold merges instead of scores."""
+
 _SPACE = "▁"
 # Every way to cut a token in two is tried; sentencepiece makes none longer than some dozen.
 _MAX_PIECE_LENGTH = 256
@@ -81,6 +85,12 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     Source: `generate_merges` of transformers.
     """
     tokens = vocabulary.tokens
+    merges = vocabulary.get("merges")
+    if vocabulary.get("model") == GEMMA4:
+        if not isinstance(merges, list) or not all(isinstance(merge, str) for merge in merges):
+            raise CheckpointError(f"{vocabulary.file.path} holds no merges")
+        pairs = [merge.partition(" ") for merge in merges]
+        return [(left, right) for left, _, right in pairs]
     scores = vocabulary.get("scores")
     if vocabulary.file.architecture in _GEMMA:
         # Tokens that were added have a score of another kind; places follow the order of all.

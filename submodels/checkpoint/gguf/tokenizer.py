@@ -20,6 +20,8 @@ from tokenizers import (
 )
 
 from submodels.checkpoint.gguf.sentencepiece import (
+    GEMMA4,
+    SENTENCEPIECE,
     sentencepiece,
     takes_spaces,
     with_spaces_as_marks,
@@ -49,8 +51,8 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path) -> None:
     tokenizer = _tokenizer(vocabulary)
     for kind, is_special in ((TokenType.CONTROL, True), (TokenType.USER_DEFINED, False)):
         texts = vocabulary.of_type(kind)
-        added = [_added(text, is_special, takes_spaces(vocabulary, text)) for text in texts]
-        tokenizer.add_special_tokens(added) if is_special else tokenizer.add_tokens(added)
+        add = tokenizer.add_special_tokens if is_special else tokenizer.add_tokens
+        add([_added(text, is_special, takes_spaces(vocabulary, text)) for text in texts])
     tokenizer.post_processor = _framing(vocabulary, begins)
     tokenizer.save(str(folder / TOKENIZER_FILE))
     _write_json(folder / TOKENIZER_CONFIG_FILE, _configuration(vocabulary, begins))
@@ -64,7 +66,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     try:
         if kind == "gpt2":
             return _byte_level(vocabulary, _splitting(vocabulary))
-        if kind == "llama":
+        if kind in SENTENCEPIECE:
             return sentencepiece(vocabulary)
     except Exception as error:  # the library raises bare Exception
         if isinstance(error, CheckpointError | UnsupportedModelError):
@@ -73,7 +75,8 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
             f"{vocabulary.file.path}: its tokenizer is not valid: {error}"
         ) from error
     raise UnsupportedModelError(
-        f"{vocabulary.file.path}: tokenizer {kind!r:.60} is not supported; supported: gpt2, llama"
+        f"{vocabulary.file.path}: tokenizer {kind!r:.60} is not supported; supported: gpt2, "
+        f"{', '.join(SENTENCEPIECE)}"
     )
 
 
@@ -120,7 +123,11 @@ def _pair(merge: str) -> tuple[str, str]:
 
 def _begins(vocabulary: Vocabulary) -> bool:
     """Whether a text begins with a token for that: as the file says, else as its kind does."""
-    is_sentencepiece = vocabulary.get("model") == "llama"
+    kind = vocabulary.get("model")
+    if kind == GEMMA4:
+        # The file says so for llama.cpp, but its own tokenizer leaves it to the chat template.
+        return False
+    is_sentencepiece = kind in SENTENCEPIECE
     default = is_sentencepiece or _splitting(vocabulary).begins
     return (
         bool(vocabulary.get("add_bos_token", default)) and vocabulary.special_id("bos") is not None
