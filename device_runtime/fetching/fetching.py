@@ -257,7 +257,10 @@ class Fetcher:
         refusal = of_error(error, self._where)
         if refusal.is_permanent:
             raise UnreachableError(refusal.reason)
-        return refusal.reason
+        is_cut = isinstance(error, aiohttp.ServerDisconnectedError)
+        # So does one that speaks TLS, which no answer says.
+        hint = "; is it wss:// instead of ws://?" if is_cut and self._address.tls is None else ""
+        return refusal.reason + hint
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
