@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import ssl
 
 from process.errors import UserError
 
@@ -25,6 +26,9 @@ def passes(error: UserError) -> bool:
         case socket.gaierror():
             # Names are found once there is a network.
             return True
+        case ssl.SSLError():
+            # Its numbers are OpenSSL's: a key of another certificate has that of ESTALE.
+            return error.may_pass
         case OSError(errno=int(number)):
             return number in _PASSING
         case UserError() as cause:

@@ -42,11 +42,11 @@ def _start(**settings: object) -> subprocess.Popen[str]:
     )
 
 
-def _complaint(**settings: object) -> str:
+def _complaint(*, code: int = 2, **settings: object) -> str:
     """The one line of a daemon that cannot start, beside what it warns of."""
     process = _start(log_level="error", **settings)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (code, "")
     (line,) = err.splitlines()
     assert line.startswith("hat: ")
     return line
@@ -98,13 +98,13 @@ def test_a_signal_while_loading_ends_with_0(folder):
 
 
 def test_a_taken_port_is_one_line(folder, taken_port):
-    line = _complaint(bundle=folder, port=taken_port)
+    line = _complaint(code=1, bundle=folder, port=taken_port)
     assert f"cannot listen on 127.0.0.1:{taken_port}: address already in use" in line
 
 
 def test_an_address_of_nobody_is_one_line(folder):
     assert "cannot listen on 192.0.2.1:7700" in _complaint(
-        bundle=folder, host="192.0.2.1", insecure=True
+        code=1, bundle=folder, host="192.0.2.1", insecure=True
     )
 
 
@@ -130,6 +130,6 @@ def test_certificates_that_are_missing_or_wrong_are_one_line(folder, tmp_path):
 
 
 def test_a_capacity_beyond_all_memory_is_one_line(folder):
-    line = _complaint(bundle=folder, port=_free_port(), capacity_tokens=1 << 40)
+    line = _complaint(code=1, bundle=folder, port=_free_port(), capacity_tokens=1 << 40)
     assert f"capacity_tokens {1 << 40} takes" in line
     assert "GiB" in line

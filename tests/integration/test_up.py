@@ -136,7 +136,7 @@ async def test_a_bundle_that_does_not_load_stops_everything_with_the_reason(
         (tmp_path / side / "hat.json").write_text("{}")
     async with _up(environ, str(tmp_path)) as up:
         assert await up.wait_for_end(DEADLINE_S) == 1
-        assert up.lines[-1].startswith("hat: the cloud side ended with exit code 1 (")
+        assert up.lines[-1].startswith("hat: the cloud side ended with exit code 2 (")
         assert "format_version" in up.lines[-1]
 
 

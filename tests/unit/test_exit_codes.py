@@ -3,6 +3,7 @@
 import errno
 import logging
 import socket
+import ssl
 
 import pytest
 
@@ -34,6 +35,7 @@ def _caused(error: UserError, by: Exception) -> UserError:
         (_caused(StartError("cannot listen"), OSError(errno.EACCES, "port 80")), 2),
         (_caused(StartError("cannot listen"), socket.gaierror(socket.EAI_NONAME, "name")), 1),
         (_caused(StartError("TLS"), OSError(errno.ENOSPC, "full")), 1),
+        (_caused(StartError("TLS"), ssl.SSLError(errno.ESTALE, "KEY_VALUES_MISMATCH")), 2),
         (_caused(BundleError("cannot read"), OSError(errno.EACCES, "denied")), 2),
         (_caused(FetchError("cannot write"), OSError(errno.EROFS, "read-only")), 2),
         (_caused(FetchError("cannot write"), OSError(errno.ENOSPC, "full")), 1),
