@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -193,24 +192,6 @@ async def test_files_of_a_bundle_that_is_here_are_not_fetched_for_the_next(devic
         assert_same(second, device)
         assert [name for name, _ in server.asked] == ["manifest", "hat.sig", "note.txt"]
     load_bundle(first, "device", verify=True)
-
-
-async def test_a_device_that_follows_its_cloud_keeps_the_bundle_it_leaves_and_none_before(
-    device, tmp_path, store, caplog
-):
-    """With one bundle to be kept: the last one is held until the device has gone over."""
-    caplog.set_level(logging.INFO)
-    async with bundle_server(device) as server:
-        address = CloudAddress(server.url, SECRET)
-        fetcher = Fetcher(address, Store(store, 1), None, REAL, lambda done, total: None)
-        folders = []
-        for number in range(3):
-            (tmp_path / f"note{number}.txt").write_text("another file")
-            replace_files(load_bundle(device, "device"), [], [tmp_path / f"note{number}.txt"])
-            folders.append(await fetcher.fetch())
-        assert sorted(kept_bundles(store)) == sorted(each.name for each in folders[1:])
-        assert f"removed {folders[0]} (" in caplog.text
-        load_bundle(folders[1], "device", verify=True)
 
 
 async def test_a_file_that_was_damaged_in_the_cache_is_fetched_again_and_alone(device, new):
