@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from cloud_server.config import CloudConfig
 from cloud_server.engines.vllm import bundle as vllm_bundle
+from cloud_server.engines.vllm.kept import check_kept_on_cpu
 from hat.commands.split import split as split_command
 from process.errors import StartError
 from submodels.bundle.bundle import load_bundle
@@ -62,6 +63,80 @@ def test_the_middles_tensors_are_the_checkpoints_byte_for_byte(name: str, tmp_pa
     assert load_bundle(tmp_path / "out", "cloud", verify=True).manifest == result.cloud
 
 
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("fp8, one scale", {".weight", ".weight_scale", ".input_scale"}),
+        ("fp8, AutoFP8", {".weight", ".weight_scale", ".input_scale"}),
+        ("fp8, blocks", {".weight", ".weight_scale_inv"}),
+    ],
+)
+def test_scales_have_the_names_of_vllms_layers(name: str, ends: set[str], tmp_path: Path) -> None:
+    """Devstral 2 as it is published has the first: only vLLM's mistral3 reads its names."""
+    tensors = kept_middle(_made(KINDS[name], tmp_path), range(1, 2)).tensors
+    module = "model.layers.0.mlp.up_proj"
+    assert {key.removeprefix(module) for key in tensors if key.startswith(module)} == ends
+
+
+_FLOATS = {"group_0": {"weights": {"type": "float", "num_bits": 8, "strategy": "tensor"}}}
+_FLOATS_BY_ROW = {"group_0": {"weights": {"type": "float", "num_bits": 8, "strategy": "channel"}}}
+_INTEGERS = {"group_0": {"weights": {"type": "int", "num_bits": 4}}, "group_1": {}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"quant_method": "gptq", "bits": 8, "sym": True}, "the bundle has GPTQ of 8 bits; split"),
+        (
+            {"quant_method": "gptq", "bits": 4, "sym": False},
+            "the bundle has GPTQ of 4 bits, not symmetric;",
+        ),
+        ({"quant_method": "fp8"}, "on a CPU without AMX, which this one is"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "pack-quantized",
+                "config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 8}}},
+            },
+            "the bundle has pack-quantized of 8 bits;",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "int-quantized",
+                "config_groups": {"group_0": {"weights": {"num_bits": 8, "symmetric": False}}},
+            },
+            "the bundle has int-quantized of 8 bits, not symmetric;",
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": _FLOATS},
+            "on a CPU without AMX, which this one is",
+        ),
+    ],
+)
+def test_what_vllm_has_no_kernel_for_on_a_cpu_is_refused(
+    settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(StartError, match=complaint):
+        check_kept_on_cpu(settings, has_amx=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_amx"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "sym": True}, False),
+        ({"quant_method": "gptq", "bits": 4}, False),
+        ({"quant_method": "awq", "bits": 4}, False),
+        ({"quant_method": "compressed-tensors", "config_groups": _INTEGERS}, False),
+        ({"quant_method": "compressed-tensors", "config_groups": _FLOATS_BY_ROW}, False),
+        ({"quant_method": "compressed-tensors", "config_groups": _FLOATS}, True),
+        ({"quant_method": "fp8"}, True),
+    ],
+)
+def test_the_rest_is_left_to_vllm(settings: dict[str, Any], has_amx: bool) -> None:
+    check_kept_on_cpu(settings, has_amx)
+
+
 def test_the_device_is_the_one_of_the_dequantised_split(tmp_path: Path) -> None:
     packed = _made(KINDS["awq"], tmp_path)
     kept, plain = (
@@ -102,6 +177,8 @@ def test_modules_that_were_left_out_have_the_bundles_names(tmp_path: Path) -> No
     path = packed / "config.json"
     told = json.loads(path.read_text())
     ignored = ["lm_head", "model.layers.0.mlp.gate", "model.layers.2.mlp", "re:.*shared.*"]
+    ignored += ["vision_tower.vision_model.encoder.layers.1.self_attn.q_proj"]
+    ignored += ["model.vision_tower.encoder.layers.2.self_attn.k_proj"]
     told["quantization_config"]["ignore"] = ignored
     path.write_text(json.dumps(told))
     settings = kept_middle(packed, range(1, 3)).settings

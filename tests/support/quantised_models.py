@@ -83,6 +83,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "awq": Kind(_AWQ, awq, "float16"),
         "gptq": Kind({**_GPTQ, "bits": 4, "desc_act": False}, gptq(4, 1), "float16"),
+        "gptq, symmetric": Kind(
+            {**_GPTQ, "bits": 4, "desc_act": False, "sym": True},
+            gptq(4, 1, symmetric=True),
+            "float16",
+        ),
         "gptq, in order of activations": Kind(
             {**_GPTQ, "bits": 4, "desc_act": True, "checkpoint_format": "gptq"},
             gptq(4, 1, is_ordered=True),

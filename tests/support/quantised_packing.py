@@ -131,7 +131,9 @@ def awq(weight: Tensor) -> tuple[Packed, Tensor]:
     return stored, numbers
 
 
-def gptq(bits: int, version: int, *, is_ordered: bool = False, group: int = 32) -> Pack:
+def gptq(
+    bits: int, version: int, *, is_ordered: bool = False, group: int = 32, symmetric: bool = False
+) -> Pack:
     """GPTQ, whose first version stores zero points less one."""
 
     def pack(weight: Tensor) -> tuple[Packed, Tensor]:
@@ -140,7 +142,7 @@ def gptq(bits: int, version: int, *, is_ordered: bool = False, group: int = 32) 
         order = None
         if is_ordered:
             order = torch.randperm(columns, generator=torch.Generator().manual_seed(columns))
-        codes, zeros, scales, group_of = _integers(weight, bits, size, order)
+        codes, zeros, scales, group_of = _integers(weight, bits, size, order, symmetric=symmetric)
         numbers = _read_as(codes, zeros[:, group_of], scales[:, group_of])
         stored = {
             ".qweight": words_of(codes, bits).T.contiguous(),

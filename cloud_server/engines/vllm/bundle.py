@@ -12,6 +12,7 @@ from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import LoadedEngine
 from cloud_server.engines.vllm.classes import MiddleClass, middle_class
 from cloud_server.engines.vllm.engine import EngineShape
+from cloud_server.engines.vllm.kept import check_kept_here
 from cloud_server.engines.vllm.start import (
     StartedEngine,
     is_cpu_build,
@@ -103,6 +104,8 @@ def _checked(bundle: Bundle, config: CloudConfig) -> tuple[MiddleClass, EngineSh
     _check_folder(bundle)
     manifest = bundle.manifest
     _check_settings(config, manifest)
+    if manifest.kept_quantisation is not None and is_cpu_build():
+        check_kept_here(bundle.path)
     layers = manifest.middle_layers
     middle = middle_class(manifest.shape, layers, config.tensor_parallel_size)
     shape = _shape(manifest, config)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from submodels.checkpoint.checkpoint import CONFIG_FILE, SourceTensor, open_checkpoint, read_json
@@ -12,10 +13,19 @@ from submodels.checkpoint.quantised.settings import quantisation_of
 from submodels.checkpoint.text_part import text_part
 from submodels.errors import UnsupportedModelError
 from submodels.manifest import BundleFile
+from submodels.plan.wrappers import text_name
 from submodels.tensors.safetensors_writer import SafetensorsWriter, TensorToWrite
 
 KEPT = ("fp8", "awq", "gptq", "compressed-tensors")
 """Methods whose tensors have a layer's own names with other ends, which vLLM's classes read."""
+
+_VLLM_SCALES: Mapping[str, str] = MappingProxyType(
+    {".activation_scale": ".input_scale", ".weight_scale_inv": ".weight_scale"}
+)
+"""Of fp8 with one scale for a matrix, as transformers and Mistral store it: names in vLLM's layers.
+
+Source: `hf_to_vllm_mapper` of vLLM's mistral3, which no other class of it has.
+"""
 
 _LAYER = re.compile(r"(?:^|.*\.)layers\.(\d+)(?=\.|$)")
 _NUMBERED_PATTERN = re.compile(r"^re:.*layers\W*\d")
@@ -55,7 +65,10 @@ def kept_middle(folder: Path, middle: range, changes: Sequence[str] = ()) -> Kep
         )
     _, checkpoint = text_part(read_json(folder / CONFIG_FILE), open_checkpoint(folder))
     renamed = {_renamed(name, middle): tensor for name, tensor in checkpoint.tensors.items()}
-    tensors = {name: tensor for name, tensor in renamed.items() if name is not None}
+    scales = _VLLM_SCALES if method == "fp8" and not settings.get("weight_block_size") else {}
+    tensors = {
+        _with_end(name, scales): tensor for name, tensor in renamed.items() if name is not None
+    }
     return KeptMiddle(method, _renumbered(dict(settings), middle), tensors)
 
 
@@ -65,6 +78,13 @@ def _renamed(name: str, middle: range) -> str | None:
     if found is None or int(found[1]) not in middle:
         return None
     return f"model.layers.{int(found[1]) - middle.start}{name[found.end() :]}"
+
+
+def _with_end(name: str, ends: Mapping[str, str]) -> str:
+    for end, instead in ends.items():
+        if name.endswith(end):
+            return name.removesuffix(end) + instead
+    return name
 
 
 def _renumbered(value: Any, middle: range) -> Any:
@@ -81,7 +101,8 @@ def _renumbered(value: Any, middle: range) -> Any:
                 " and they have other numbers in the bundle"
             )
         if isinstance(each, str) and _LAYER.match(each):
-            name = _renamed(each, middle)
+            # Layers of what sees pictures have numbers of their own.
+            name = None if text_name(each) is None else _renamed(each, middle)
             kept += [] if name is None else [name]
         else:
             kept.append(_renumbered(each, middle))
