@@ -18,6 +18,10 @@ _GEMMA = ("gemma2", "gemma3")
 _EXPERT = re.compile(
     r"(?P<begin>.*)\.(?P<mlp>mlp|block_sparse_moe)\.experts\.\d+\.(?P<kind>\w+)\.weight"
 )
+_ROUTER_SCALES = {
+    "router.scale": "ffn_gate_inp.scale",
+    "router.per_expert_scale": "ffn_down_exps.scale",
+}
 _STACKED = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
@@ -121,7 +125,8 @@ def _experts(config: Mapping[str, Any]) -> dict[str, Any]:
     count = config.get("num_local_experts", config.get("num_experts"))
     if count is None:
         return {}
-    settings = {"expert_count": count, "expert_used_count": config["num_experts_per_tok"]}
+    chosen = config.get("num_experts_per_tok", config.get("top_k_experts"))
+    settings = {"expert_count": count, "expert_used_count": chosen}
     inner = config.get("moe_intermediate_size")
     if config["model_type"] == "gpt_oss":
         inner = config["intermediate_size"]
@@ -138,6 +143,10 @@ def family_tensors(
     )
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     found = {}
+    for name in [name for name in tensors if name.endswith(tuple(_ROUTER_SCALES))]:
+        scale = next(own for own in _ROUTER_SCALES if name.endswith(own))
+        found[f"blk.{name.split('.')[2]}.{_ROUTER_SCALES[scale]}"] = tensors[name]
+    tensors = {name: array for name, array in tensors.items() if "scale" not in name}
     for name, array in (*_rope_factors(config), *_modified(_together(tensors), architecture)):
         base, suffix = name.rsplit(".", 1)
         heads = None
@@ -175,7 +184,7 @@ def _modified(tensors: Mapping[str, Array], architecture: str) -> Iterator[tuple
             continue
         if architecture in _GEMMA and name.endswith("norm.weight"):
             yield name, array + np.float32(1)
-        elif name.endswith("layer_scalar"):
+        elif name.endswith("layer_scalar") or (".experts." in name and architecture == "gemma4"):
             yield f"{name}.weight", array
         elif architecture != "gpt-oss":
             yield name, array

@@ -165,6 +165,17 @@ GGUF_FAMILIES: Mapping[str, tuple[str, RandomModel]] = MappingProxyType(
                 ),
             ),
         ),
+        "gemma4 with experts": (
+            "gemma4",
+            _model(
+                "gemma4_text",
+                tied=True,
+                **{**_GEMMA4, "enable_moe_block": True},
+                num_experts=6,
+                top_k_experts=2,
+                moe_intermediate_size=64,
+            ),
+        ),
         "cohere2": (
             "cohere2",
             _model(

@@ -193,9 +193,10 @@ _OF_FAMILIES = {
         *("attention.sliding_window", "attention.sliding_window_pattern", "expert_gating_func"),
     ),
     "gemma3": ("rope.freq_base_swa", "final_logit_softcapping", "attention.sliding_window_pattern"),
-    "gemma4": (
+    "gemma4 with experts": (
         *("attention.head_count_kv", "attention.key_length", "attention.key_length_swa"),
         *("attention.shared_kv_layers", "embedding_length_per_layer_input"),
+        *("expert_count", "expert_feed_forward_length"),
     ),
     "granite": ("attention.scale", "embedding_scale", "residual_scale", "logit_scale"),
     "phi4-mini with LongRoPE": (

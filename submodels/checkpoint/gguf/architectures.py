@@ -33,6 +33,18 @@ _NORMS_BEHIND = {
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 _GEMMA = {**_NORMS_BEHIND, "ffn_norm": "pre_feedforward_layernorm"}
+_GEMMA4 = {
+    **_GEMMA,
+    "layer_output_scale.weight": "layer_scalar",
+    "ffn_gate_inp.weight": "router.proj.weight",
+    "ffn_gate_inp.scale": "router.scale",
+    "ffn_gate_up_exps.weight": "experts.gate_up_proj",
+    "ffn_down_exps.weight": "experts.down_proj",
+    "ffn_down_exps.scale": "router.per_expert_scale",
+    "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
+    "post_ffw_norm_1": "post_feedforward_layernorm_1",
+    "post_ffw_norm_2": "post_feedforward_layernorm_2",
+}
 _QWEN3_EXPERTS = {
     "ffn_gate_exps": "mlp.experts.{}.gate_proj",
     "ffn_up_exps": "mlp.experts.{}.up_proj",
@@ -162,8 +174,8 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
                 "gemma4",
                 "gemma4_text",
                 settings.gemma4,
-                names={**_GEMMA, "layer_output_scale.weight": "layer_scalar"},
-                known=_WINDOW | {"final_logit_softcapping"},
+                names=_GEMMA4,
+                known=_WINDOW | {"final_logit_softcapping", "expert_count"},
                 has_own_heads=True,
                 ends=("<turn|>", "<|tool_response>"),
             ),

@@ -158,12 +158,25 @@ def gemma4(file: GgufFile) -> Settings:
         "hidden_activation": "gelu_pytorch_tanh",
         "hidden_size_per_layer_input": 0,
         "num_kv_shared_layers": 0,
-        "enable_moe_block": False,
+        **_experts_beside(file),
         "final_logit_softcapping": file.number("final_logit_softcapping", 0.0) or None,
         "rope_parameters": {
             FULL: proportional_rope_parameters(file),
             SLIDING: {"rope_type": "default", "rope_theta": theta},
         },
+    }
+
+
+def _experts_beside(file: GgufFile) -> Settings:
+    """All layers of a Gemma 4 have experts beside their feed-forward half, or none."""
+    if not file.get("expert_count"):
+        return {"enable_moe_block": False}
+    experts = _experts(file, "num_experts")
+    return {
+        "enable_moe_block": True,
+        "num_experts": experts["num_experts"],
+        "top_k_experts": experts["num_experts_per_tok"],
+        "moe_intermediate_size": file.integer("expert_feed_forward_length"),
     }
 
 

@@ -54,11 +54,17 @@ def gguf_tensors(file: GgufFile, head_dim: int) -> dict[str, SourceTensor]:
 
 
 def _apart(file: GgufFile) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    """Tensors that hold all experts of a layer, and the others but those of the configuration."""
-    is_long = architecture_of(file).model_type == "phi3"
+    """Tensors of experts that the family has otherwise, and the others but those of settings."""
+    architecture = architecture_of(file)
+    is_long = architecture.model_type == "phi3"
+    is_apart = bool(architecture.experts) or architecture.stacks_experts
     passed_over = (*_OF_ROPE, *(_OF_LONG_ROPE if is_long else ()))
     kinds = {name: name.split(".")[-2] if "." in name else name for name in file.tensors}
-    experts = {name: file.tensors[name] for name, kind in kinds.items() if kind.endswith("_exps")}
+    experts = {
+        name: file.tensors[name]
+        for name, kind in kinds.items()
+        if is_apart and kind.endswith("_exps")
+    }
     others = {
         name: file.tensors[name]
         for name, kind in kinds.items()
