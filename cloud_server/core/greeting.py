@@ -3,7 +3,7 @@
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.links import Link, Links
 from cloud_server.core.names.people import People, Person, told
-from cloud_server.core.names.quota import QuotaKind, refusal_of
+from cloud_server.core.names.quota import QuotaKind, refusal_of, there_are
 from wire.codec import Frame
 from wire.errors import FaultCode, RemoteProtocolError
 from wire.handshake import CloudTerms, answer_hello, check_join
@@ -95,7 +95,7 @@ class Greeter:
         num, quota = self._links.num_of(link.identity), self._people.quota_of(link.identity)
         assert link.person is not None, "it was let in"
         if quota.connections is not None and num >= quota.connections:
-            got, kind = f"there are {num}", QuotaKind.CONNECTIONS
+            got, kind = there_are(num), QuotaKind.CONNECTIONS
             refusal = refusal_of(link.person.name, quota, kind, got, QUOTA_RETRY_S)
             raise RemoteProtocolError(FaultCode.QUOTA, refusal.message)
         most = self._config.most_connections(self._links.is_alone(link.identity))

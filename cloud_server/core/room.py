@@ -22,7 +22,7 @@ from cloud_server.core.admission import AdmissionError, over_quota
 from cloud_server.core.config import CoreConfig
 from cloud_server.core.links import Link, Links
 from cloud_server.core.names.people import People, name_in, told
-from cloud_server.core.names.quota import Quota, QuotaKind, refusal_of
+from cloud_server.core.names.quota import Quota, QuotaKind, refusal_of, there_are
 from cloud_server.core.saving.saver import Saver
 from cloud_server.core.scheduling.kv_accounting import KvAccounting
 from cloud_server.core.session import Session
@@ -161,7 +161,7 @@ class Room:
             raise AdmissionError(FaultCode.CAPACITY, reason)
         if need.num_sessions > 0:
             if most_sessions == quota.sessions:
-                self._refuse(link, quota, QuotaKind.SESSIONS, f"there are {held.num_sessions}")
+                self._refuse(link, quota, QuotaKind.SESSIONS, there_are(held.num_sessions))
             reason = f"expected at most {most_sessions} sessions of one {whose}"
             raise AdmissionError(FaultCode.TOO_MANY_SESSIONS, reason)
         return self._divided(victims, num_places)

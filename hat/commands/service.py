@@ -36,9 +36,10 @@ Examples:
   hat service status device --user
   hat service uninstall device --user
 
-Settings are read now, from flags and --config, and stand in the service's file; nothing of the
-environment is taken. A system service has a user of its own, and gets copies of the files with
-secrets from systemd; after such a file changed, install again or restart the service.
+Settings are read now, from flags and --config, and stand in the service's file. Nothing of the
+environment is taken, and a variable that says what no flag does is refused. A system service has a
+user of its own, and gets copies of the files with secrets from systemd; after such a file changed,
+install again or restart the service.
 """
 
 _ROLE = click.argument("role", type=click.Choice(["cloud", "device"]))

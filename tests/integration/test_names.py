@@ -162,7 +162,7 @@ async def test_connections_beyond_the_quota_wait_ever_longer_for_their_answer(
             async with connected(server.link_url) as second:
                 await second.send(hello_of(bundle, anna))
                 fault = await second.expect_fault(FaultCode.QUOTA)
-        assert fault.message == "the quota of anna is 1 connections at once; there are 1"
+        assert fault.message == "the quota of anna is 1 connection at once; there is 1"
         delays = server.reception.full_names
         assert delays.delay_s("@anna", asyncio.get_running_loop().time()) == 0.2
         async with welcomed(server.link_url, hello_of(bundle, bert)):
@@ -182,7 +182,7 @@ async def test_a_quota_of_sessions_is_told(config, bundle, engine, register, cap
         await client.send(Open(SessionId(2), session_key(2), 64))
         fault = await client.expect_fault(FaultCode.QUOTA, session=2)
         assert isinstance(fault, Fault)
-        assert fault.message == "the quota of anna is 1 sessions at once; there are 1"
+        assert fault.message == "the quota of anna is 1 session at once; there is 1"
         assert fault.retry_after_s > 0
         page = (await http_get(server.metrics_url + "/metrics"))[1]
     assert f"connection 1 of anna at 127.0.0.1, session 2: QUOTA ({fault.message})" in caplog.text

@@ -72,13 +72,24 @@ class QuotaRefusal:
 def refusal_of(name: str, quota: Quota, kind: QuotaKind, got: str, retry_s: float) -> QuotaRefusal:
     """The refusal for one of a name's bounds, of which it has `got` already."""
     allowed = quota.bounds[kind]
-    return QuotaRefusal(kind, f"the quota of {name} is {_WORDS[kind](allowed)}; {got}", retry_s)
+    return QuotaRefusal(
+        kind, f"the quota of {name} is {_said(allowed, *_WORDS[kind])}; {got}", retry_s
+    )
+
+
+def there_are(num: int) -> str:
+    """How many a name has, for its refusal."""
+    return "there is 1" if num == 1 else f"there are {num}"
+
+
+def _said(num: int, one: str, rest: str) -> str:
+    return f"{num} {one}{'' if num == 1 else 's'} {rest}"
 
 
 _WORDS = {
-    QuotaKind.CONNECTIONS: "{} connections at once".format,
-    QuotaKind.SESSIONS: "{} sessions at once".format,
-    QuotaKind.KV_TOKENS: "{} tokens of KV cache at once".format,
-    QuotaKind.ROWS_PER_S: "{} rows a second".format,
-    QuotaKind.TOKENS_PER_DAY: "{} tokens a day".format,
+    QuotaKind.CONNECTIONS: ("connection", "at once"),
+    QuotaKind.SESSIONS: ("session", "at once"),
+    QuotaKind.KV_TOKENS: ("token", "of KV cache at once"),
+    QuotaKind.ROWS_PER_S: ("row", "a second"),
+    QuotaKind.TOKENS_PER_DAY: ("token", "a day"),
 }
