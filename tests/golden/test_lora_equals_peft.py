@@ -55,6 +55,7 @@ def _numbers(source: Any) -> np.ndarray[Any, Any]:
         ("adapter", "merged", {"q_proj", "o_proj", "up_proj", "lm_head"}),
         ("dora", "merged-dora", {"k_proj", "down_proj", "lm_head"}),
         ("table", "merged-table", {"embed_tokens", "v_proj"}),
+        ("tokens", "merged-tokens", {"embed_tokens", "lm_head", "v_proj"}),
     ],
 )
 def test_every_weight_is_the_one_that_peft_merged(
@@ -152,7 +153,8 @@ def test_the_tokenizer_is_the_adapters_where_it_has_one(base: Path, tmp_path: Pa
         ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
         ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
         ({"use_qalora": True}, "use_qalora is set"),
-        ({"trainable_token_indices": [3]}, "trainable_token_indices is set"),
+        ({"trainable_token_indices": [3, -1]}, "trainable_token_indices: expected ids, got"),
+        ({"trainable_token_indices": {"embed_tokens": "3"}}, "expected ids, got"),
         ({"lora_bias": True}, "lora_bias is set"),
         ({"layer_replication": [[0, 4]]}, "layer_replication is set"),
         ({"a_later_invention": 1}, "a_later_invention is set"),
@@ -212,6 +214,53 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(
     change(tensors)
     folder = _written(tmp_path / "a", tensors)
     with pytest.raises(SplitError, match=words):
+        split(folder, tmp_path / "out", 1, base=str(base))
+
+
+_TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+
+
+def test_rows_that_are_brought_whole_are_a_tied_heads_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As peft has it: both stay tied."""
+    make_random_model(RandomModel(num_layers=2, tied=True, dtype="bfloat16"), tmp_path / "base")
+    rows = torch.randn(2, 64, generator=torch.Generator().manual_seed(4))
+    folder = _written(tmp_path / "a", {_TOKENS: rows}, trainable_token_indices=[200, 3])
+    monkeypatch.setattr(merging, "PIECE_BYTES", 3000)
+    expected = load_file(tmp_path / "base" / "model.safetensors")["model.embed_tokens.weight"]
+    expected[[200, 3]] = rows.bfloat16()
+    with opened_checkpoint(folder, str(tmp_path / "base")) as merged:
+        came = _numbers(merged.tensors["model.embed_tokens.weight"])
+    np.testing.assert_array_equal(came, expected.float().numpy())
+    assert split(
+        folder, tmp_path / "o", 1, base=str(tmp_path / "base")
+    ).device.shape.tied_embeddings
+
+
+def test_rows_of_a_tied_head_that_is_on_disk_too_are_refused(tmp_path: Path) -> None:
+    """They would be the embedding's alone, and the head no longer tied."""
+    make_random_model(RandomModel(num_layers=2, tied=True), tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    weights = load_file(file)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, file, {"format": "pt"})
+    folder = _written(tmp_path / "a", {_TOKENS: torch.ones(1, 64)}, trainable_token_indices=[3])
+    with pytest.raises(UnsupportedModelError, match="changes one of embedding and head"):
+        split(folder, tmp_path / "out", 1, base=str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([3, 261], "trainable_token_indices: expected ids below 261, got 261"),
+        ([3], r"trainable_tokens_delta: expected shape \(1, 64\), got \(2, 64\)"),
+        ({"other": [3, 4]}, r"trainable_tokens_delta: expected shape \(0, 64\), got \(2, 64\)"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(ids: Any, words: str, base: Path, tmp_path: Path) -> None:
+    folder = _written(tmp_path / "a", {_TOKENS: torch.ones(2, 64)}, trainable_token_indices=ids)
+    with pytest.raises(CheckpointError, match=words):
         split(folder, tmp_path / "out", 1, base=str(base))
 
 

@@ -24,7 +24,10 @@ _MAGNITUDE = ".lora_magnitude_vector"
 # How a weight or bias of a module with an update is called that is saved whole.
 _WHOLE = ".base_layer."
 _TORCH = MappingProxyType({"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16})
-_KINDS_REFUSED = ("lora_B.bias", "token_adapter")
+_TOKENS = ".token_adapter.trainable_tokens_delta"
+_ENDS = (_DOWN, _DOWN_OF_TABLE, _TOKENS)
+"""Of what changes a tensor, and comes behind what is brought whole."""
+_KINDS_REFUSED = ("lora_B.bias",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,32 @@ class _Replaced(ReadThrough):
             yield cast(piece, self.instead.dtype, self.dtype, self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class _WithRows(ReadThrough):
+    """A table some of whose rows the adapter brings whole, a `SourceTensor`."""
+
+    rows: SourceTensor
+    places: tuple[int, ...]
+    """Which rows of the table, one for each of `rows`."""
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def pieces(self) -> Iterator[bytes]:
+        brought = whole(self.rows)
+        dtype, first = NUMPY_DTYPES[self.dtype], 0
+        row_bytes = self.num_bytes // self.shape[0]
+        for rows in row_steps(self.source, max(1, PIECE_BYTES // row_bytes)):
+            some = rows.copy()
+            for place, row in zip(self.places, brought, strict=True):
+                if first <= place < first + len(some):
+                    data = cast(row.tobytes(), self.rows.dtype, self.dtype, self.name)
+                    some[place - first] = np.frombuffer(data, dtype)
+            yield some.tobytes()
+            first += len(some)
+
+
 def merged_tensors(
     base: Checkpoint, adapter: Checkpoint, settings: LoraSettings, is_tied: bool
 ) -> Checkpoint:
@@ -110,7 +139,7 @@ def merged_tensors(
         if any(kind in name for kind in _KINDS_REFUSED):
             raise UnsupportedModelError(f"{adapter.path}: {name} is not supported in an adapter")
     # What comes whole comes before its updates.
-    for name in sorted(adapter.tensors, key=lambda name: name.endswith((_DOWN, _DOWN_OF_TABLE))):
+    for name in sorted(adapter.tensors, key=lambda name: name.endswith(_ENDS)):
         inner = text_name(name.removeprefix(_BEFORE))
         if inner is None or name.endswith((_UP, _UP_OF_TABLE)):
             # What sees pictures, and the second half of a pair.
@@ -119,10 +148,12 @@ def merged_tensors(
             if name.removesuffix(_MAGNITUDE) + _DOWN in adapter.tensors:
                 continue
             raise UnsupportedModelError(f"{adapter.path}: {name} is not supported in an adapter")
-        end = next((end for end in (_DOWN, _DOWN_OF_TABLE) if name.endswith(end)), None)
-        target = inner if end is None else inner.removesuffix(end) + ".weight"
+        end = next((end for end in _ENDS if name.endswith(end)), "")
+        target = inner.removesuffix(end) + ".weight" if end else inner
         target = target.replace(_WHOLE, ".")
-        if is_tied and target in (EMBEDDING, LM_HEAD):
+        # Rows that are brought whole are a tied head's too, where that is not on disk beside it.
+        is_of_both = (end, target) == (_TOKENS, EMBEDDING) and LM_HEAD not in places
+        if is_tied and target in (EMBEDDING, LM_HEAD) and not is_of_both:
             raise UnsupportedModelError(
                 f"{adapter.path}: {name} changes one of embedding and head, which are tied in "
                 f"{base.path}; merge it with peft, which changes both"
@@ -130,13 +161,20 @@ def merged_tensors(
         place = places.get(target)
         if not name.startswith(_BEFORE) or place is None:
             raise CheckpointError(f"{adapter.path}: {name} is an update of nothing in {base.path}")
-        if end is not None:
-            tensors[place] = _merged(tensors[place], adapter, name, end, settings)
-        else:
-            source = adapter.tensors[name]
-            _check_shape(adapter, name, source.shape, tensors[place].shape)
-            tensors[place] = _Replaced(tensors[place], source)
+        tensors[place] = _changed(tensors[place], adapter, name, end, settings)
     return replace(base, path=adapter.path, tensors=MappingProxyType(tensors))
+
+
+def _changed(
+    source: SourceTensor, adapter: Checkpoint, name: str, end: str, settings: LoraSettings
+) -> SourceTensor:
+    """What a tensor of the adapter, whose name ends so, makes of the base's."""
+    if end == _TOKENS:
+        return _with_rows(source, adapter, name, settings)
+    if end:
+        return _merged(source, adapter, name, end, settings)
+    _check_shape(adapter, name, adapter.tensors[name].shape, source.shape)
+    return _Replaced(source, adapter.tensors[name])
 
 
 def _merged(
@@ -157,6 +195,19 @@ def _merged(
     if is_table:
         return _Merged(source, down, up, scaling, is_table=True)
     return _Merged(source, up, down, scaling, _magnitude(adapter, before, rows, settings))
+
+
+def _with_rows(
+    source: SourceTensor, adapter: Checkpoint, name: str, settings: LoraSettings
+) -> SourceTensor:
+    places = settings.tokens_of(name.removeprefix(_BEFORE).removesuffix(_TOKENS))
+    if any(place >= source.shape[0] for place in places):
+        raise CheckpointError(
+            f"{adapter.path}: trainable_token_indices: expected ids below {source.shape[0]}, got "
+            f"{max(places)}"
+        )
+    _check_shape(adapter, name, adapter.tensors[name].shape, (len(places), source.shape[1]))
+    return _WithRows(source, adapter.tensors[name], places)
 
 
 def _magnitude(

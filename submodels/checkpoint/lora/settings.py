@@ -39,7 +39,12 @@ _PASSED_OVER = frozenset(
         "task_type",
     }
 )
-_READ = frozenset({"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"})
+_READ = frozenset(
+    {
+        *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora"),
+        "trainable_token_indices",
+    }
+)
 # Other ways to begin (pissa, olora, loftq, corda) change the base's weights as well.
 _BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
 _TASKS = (None, "CAUSAL_LM")
@@ -58,12 +63,19 @@ class LoraSettings:
     ranks: Mapping[str, int]
     """Other ranks, by regular expressions of the ends of modules' names."""
     alphas: Mapping[str, float]
-    is_decomposed: bool = False
+    is_decomposed: bool
     """Whether each row of a changed weight has a length of its own (DoRA)."""
+    tokens: Mapping[str, tuple[int, ...]]
+    """Rows of embeddings that the adapter brings whole, by ends of modules' names."""
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's update, by its name in the base model."""
         return _matched(self.ranks, module, self.rank)
+
+    def tokens_of(self, module: str) -> tuple[int, ...]:
+        """The rows that the adapter brings whole of a module's weight."""
+        found = [ids for end, ids in self.tokens.items() if f".{module}".endswith(f".{end}")]
+        return found[0] if found else ()
 
     def scaling(self, module: str) -> float:
         """What the product of both factors is multiplied by."""
@@ -118,7 +130,16 @@ def _read(config: Mapping[str, Any]) -> LoraSettings:
         MappingProxyType(ranks),
         MappingProxyType(alphas),
         bool(config.get("use_dora")),
+        MappingProxyType(_tokens(config.get("trainable_token_indices") or {})),
     )
+
+
+def _tokens(told: Any) -> dict[str, tuple[int, ...]]:
+    named = told if isinstance(told, Mapping) else {"embed_tokens": told}
+    tokens = {str(module): tuple(ids) for module, ids in named.items()}
+    if any(type(each) is not int or each < 0 for ids in tokens.values() for each in ids):
+        raise ValueError(f"trainable_token_indices: expected ids, got {told!r:.60}")
+    return tokens
 
 
 def _checked(pattern: str) -> str:

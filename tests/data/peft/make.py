@@ -26,6 +26,10 @@ SETTINGS = {
     },
     "dora": {"target_modules": ["k_proj", "down_proj", "lm_head"], "use_dora": True},
     "table": {"target_modules": ["embed_tokens", "v_proj"]},
+    "tokens": {
+        "target_modules": ["v_proj"],
+        "trainable_token_indices": {"embed_tokens": [7, 3], "lm_head": [39]},
+    },
 }
 """What of LoRA each adapter has, by the name of its folder."""
 
