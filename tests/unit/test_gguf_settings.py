@@ -114,3 +114,17 @@ def test_gates_above_their_factors_in_one_tensor_become_two_matrices(tmp_path: P
             tensor = tensors[f"model.layers.1.mlp.experts.{expert}.{kind}_proj.weight"]
             assert tensor.shape == (4, 4)
             assert b"".join(tensor.pieces()) == rows.tobytes()
+
+
+def test_experts_of_old_files_of_mixtral_are_one_by_one(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_uint32("llama.expert_count", 2)
+    for kind in ("gate", "up", "down"):
+        writer.add_tensor(f"blk.3.ffn_{kind}.1.weight", np.ones((2, 2), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    names = gguf_tensors(read_gguf(tmp_path / "a.gguf"), 4).keys()
+    begin = "model.layers.3.block_sparse_moe.experts.1"
+    assert names == {f"{begin}.w1.weight", f"{begin}.w3.weight", f"{begin}.w2.weight"}

@@ -107,5 +107,9 @@ def _hugging_face_name(name: str, architecture: Architecture) -> str:
             return f"model.layers.{index}.{names[f'{kind}.{suffix}']}"
         case ["blk", index, kind, suffix] if kind in names:
             return f"model.layers.{index}.{names[kind]}.{suffix}"
+        # Files of before April 2024 have experts one by one.
+        case ["blk", index, kind, number, "weight"] if f"{kind}_exps" in architecture.experts:
+            own_name = architecture.experts[f"{kind}_exps"].format(number)
+            return f"model.layers.{index}.{own_name}.weight"
         case _:
             return name
