@@ -38,7 +38,9 @@ BURST_S = 0.01
 """What a device may use at once, after it used little: some twenty verifications."""
 
 MOST_DEBT_S = 0.25
-"""What the links of one address may owe together; at a quarter, a pause of a second."""
+"""What the links of one address may owe together; at a quarter, a pause of a second. Links that owe
+as much as that come back all at once, so who met a quota may owe as many times as much as he
+pays."""
 
 
 def cost_s(frame: bytes | str, seconds: float) -> float:
@@ -55,11 +57,13 @@ class Allowance:
         self._room_s = BURST_S
         self._counted_s = now
 
-    def spend(self, used_s: float, now: float) -> float:
-        """Count what was used; returns the pause after which it is within the share again."""
+    def spend(self, used_s: float, now: float, price: float = 1.0) -> float:
+        """Count what was used, so many times; returns the pause after which it is within the share
+        again."""
         earned_s = (now - self._counted_s) * self._share
         self._counted_s = now
-        self._room_s = max(-MOST_DEBT_S, min(BURST_S, self._room_s + earned_s) - used_s)
+        room_s = min(BURST_S, self._room_s + earned_s) - price * used_s
+        self._room_s = max(-price * MOST_DEBT_S, room_s)
         return max(0.0, -self._room_s / self._share)
 
 
@@ -97,10 +101,10 @@ class Shares:
     def pause_s(self, identity: Identity, own: Allowance, used_s: float) -> float:
         """How long a link that used so much must leave the loop to others, if there are any."""
         now = self.clock()
-        if now < self._limited_until_s.get(identity, now):
-            used_s *= LIMITED_COST
-        pause_s = own.spend(used_s, now)
-        of_all_s = self._allowances[identity].spend(used_s, now)
+        is_limited = now < self._limited_until_s.get(identity, now)
+        price = LIMITED_COST if is_limited else 1.0
+        pause_s = own.spend(used_s, now, price)
+        of_all_s = self._allowances[identity].spend(used_s, now, price)
         if self.share >= 1 or self.num_links.total() - self.num_lanes < 2:
             return 0.0
         return max(pause_s, of_all_s) if len(self.num_links) > 1 else pause_s

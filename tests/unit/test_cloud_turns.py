@@ -1,6 +1,7 @@
 """How much of the event loop one device may have while there are others."""
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -61,6 +62,18 @@ def test_who_has_met_a_quota_has_a_quarter_of_his_share_for_a_while():
             clock.now += shares.pause_s(HERE, own, MAX_S)
     assert worked_s[True] / LIMITED_S == pytest.approx(0.25 / LIMITED_COST, abs=0.02)
     assert worked_s[False] / LIMITED_S == pytest.approx(0.25, abs=0.02)
+
+
+def test_many_links_that_meet_a_quota_at_once_come_back_one_after_the_other():
+    clock = Clock()
+    shares = Shares(0.25, clock)
+    links = [shares.enter(HERE) for _ in range(50)]
+    shares.enter(THERE)
+    shares.limited(HERE)
+    back_s = sorted(shares.pause_s(HERE, own, 0.0025) for own in links)
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(back_s)]
+    assert sum(gap_s == 0 for gap_s in gaps_s) <= 1
+    assert back_s[-1] < 3
 
 
 def test_the_share_may_be_given_up():
