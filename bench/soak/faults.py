@@ -66,10 +66,11 @@ class Faults:
         }
 
     async def run(self, names: Sequence[str], seconds: float) -> None:
-        """One after the other, in an order of chance, for so long."""
+        """One after the other, in an order of chance, for so long; without names only the time."""
         end_s = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end_s:
-            await self.do(self._next(names))
+            if names:
+                await self.do(self._next(names))
             await asyncio.sleep(self._seconds(self._scene.pace.between_s))
 
     def _next(self, names: Sequence[str]) -> str:
