@@ -71,7 +71,9 @@ async def _cloud(
             ready.set()
 
     program = ["hat", "cloud"] if given.step_ms is None else ["bench.hostile.sleeper"]
-    step = [] if given.step_ms is None else ["--step-ms", str(given.step_ms)]
+    step = ["--engine", given.engine]
+    if given.step_ms is not None:
+        step = ["--step-ms", str(given.step_ms)]
     command = [sys.executable, "-m", *program, str(bundle / "cloud"), "--port", str(given.port)]
     child = await Child.start(Command("cloud", [*command, *step, *shown]), take)
     try:
@@ -159,6 +161,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="quiet and attacked periods in turn")
     parser.add_argument("--attack", action="append", choices=ATTACKS, help="only these")
     parser.add_argument("--model", type=Path, default=_MODEL, help="checkpoint [stories260k]")
+    parser.add_argument("--engine", choices=("torch", "vllm"), default="torch")
     parser.add_argument("--port", type=int, default=7799)
     parser.add_argument("--same-address", action="store_true")
     parser.add_argument("--names", action="store_true", help="two names, one beyond its quotas")
