@@ -206,7 +206,7 @@ def test_no_more_run_in_a_day_than_the_quota_and_a_new_day_begins_anew(
             used[day] = used.get(day, 0) + num_rows
             continue
         assert refusal.kind is QuotaKind.TOKENS_PER_DAY
-        assert f"{most} tokens a day" in refusal.message
+        assert f"is {most} {'token' if most == 1 else 'tokens'} a day;" in refusal.message
         later = datetime.fromtimestamp(unix_s + refusal.retry_after_s, UTC)
         assert int(later.timestamp() // DAY_S) == day + 1
         assert usage.refuse_rows(Name("another"), quota, 1, unix_s) is None
