@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from submodels.random_models import MIN_VOCAB_SIZE, RandomModel, save_random
+from tests.support.other_names import SIGHT
 from tests.support.split_models import SplitModel, random_tokens, split
 
 # As in test_families_equal_transformers.py, and twice that for heads of 256.
@@ -33,15 +34,6 @@ _LONG = {
     "short_factor": [1] * 6,
     "long_factor": [1, 1.118320672, 1.250641126, 5.984965424, 32.61, 47.77],
 }
-_SIGHT: Mapping[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-
 CAUSAL: Mapping[str, Mapping[str, Any]] = {
     "Phi-4-mini": {
         "architectures": ["Phi3ForCausalLM"],
@@ -192,7 +184,7 @@ WRAPPED: Mapping[str, Mapping[str, Any]] = {
             "sliding_window": 8,
             "vocab_size": MIN_VOCAB_SIZE + 3,
         },
-        "vision_config": {**_SIGHT, "model_type": "siglip_vision_model", "vision_use_head": False},
+        "vision_config": {**SIGHT, "model_type": "siglip_vision_model", "vision_use_head": False},
     },
     "SmolVLM-256M": {
         "architectures": ["Idefics3ForConditionalGeneration"],
@@ -216,7 +208,7 @@ WRAPPED: Mapping[str, Mapping[str, Any]] = {
             "vocab_size": MIN_VOCAB_SIZE + 3,
         },
         "tie_word_embeddings": False,
-        "vision_config": {**_SIGHT, "model_type": "idefics3", "use_base_siglip": False},
+        "vision_config": {**SIGHT, "model_type": "idefics3", "use_base_siglip": False},
     },
     "Qwen2-VL-2B": {
         **_SIZES,

@@ -15,7 +15,7 @@ _GRANITE = {
     "residual_multiplier": 0.6,
     "logits_scaling": 0.8,
 }
-_PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.75}
+PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.75}
 LONG_ROPE = {
     "rope_type": "longrope",
     "rope_theta": 500.0,
@@ -86,7 +86,7 @@ FAMILY_MODELS: Mapping[str, RandomModel] = MappingProxyType(
         ),
         "phi3": _model("phi3", _NO_WINDOW),
         "phi3 sliding": _model("phi3", {"sliding_window": 7}),
-        "phi4-mini": _model("phi3", {**_NO_WINDOW, "rope_parameters": _PARTIAL}, tied=True),
+        "phi4-mini": _model("phi3", {**_NO_WINDOW, "rope_parameters": PARTIAL_ROPE}, tied=True),
         "phi4-mini with LongRoPE": _model(
             "phi3",
             {

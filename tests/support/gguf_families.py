@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from submodels.random_models import RandomModel
+from tests.support.family_models import LONG_ROPE, PARTIAL_ROPE
 
 _LLAMA_3 = {
     "rope_type": "llama3",
@@ -27,15 +28,6 @@ _YARN = {
     "beta_fast": 16.0,
     "beta_slow": 2.0,
 }
-_LONG = {
-    "rope_type": "longrope",
-    "rope_theta": 500.0,
-    "short_factor": [1.0, 1.2, 1.5, 1.1, 1.3, 1.05],
-    "long_factor": [1.4, 2.0, 3.5, 6.0, 9.0, 14.0],
-    "partial_rotary_factor": 0.75,
-    "original_max_position_embeddings": 256,
-}
-_PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.75}
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
 
@@ -116,14 +108,14 @@ GGUF_FAMILIES: Mapping[str, tuple[str, RandomModel]] = MappingProxyType(
         "phi3": ("phi3", _model("phi3", sliding_window=7)),
         "phi4-mini": (
             "phi3",
-            _model("phi3", tied=True, sliding_window=None, rope_parameters=_PARTIAL),
+            _model("phi3", tied=True, sliding_window=None, rope_parameters=PARTIAL_ROPE),
         ),
         "phi4-mini with LongRoPE": (
             "phi3",
             _model(
                 "phi3",
                 sliding_window=None,
-                rope_parameters=_LONG,
+                rope_parameters=LONG_ROPE,
                 original_max_position_embeddings=256,
             ),
         ),

@@ -41,7 +41,7 @@ _MISTRAL_SIGHT = {
     "num_attention_heads": 2,
     "head_dim": 16,
 }
-_GEMMA_SIGHT = {
+SIGHT = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
@@ -49,8 +49,10 @@ _GEMMA_SIGHT = {
     "image_size": 28,
     "patch_size": 14,
 }
-_CLIP_SIGHT = {**_GEMMA_SIGHT, "model_type": "clip_vision_model", "projection_dim": 32}
-_INTERN_SIGHT = {**_GEMMA_SIGHT, "image_size": [28, 28], "patch_size": [14, 14]}
+"""The smallest part that sees pictures, for wrappers that are read for their text part."""
+
+_CLIP_SIGHT = {**SIGHT, "model_type": "clip_vision_model", "projection_dim": 32}
+_INTERN_SIGHT = {**SIGHT, "image_size": [28, 28], "patch_size": [14, 14]}
 _GEMMA4_SIGHT = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -164,9 +166,7 @@ OTHER_NAMES: Mapping[str, Callable[[], Any]] = MappingProxyType(
             rope_parameters=_axes(mrope_interleaved=True),
         ),
         "mistral3": _seeing("Mistral3", _MISTRAL_SIGHT, model_type="mistral", sliding_window=None),
-        "gemma3": _seeing(
-            "Gemma3", _GEMMA_SIGHT, tied=True, sliding_window=6, sliding_window_pattern=2
-        ),
+        "gemma3": _seeing("Gemma3", SIGHT, tied=True, sliding_window=6, sliding_window_pattern=2),
         "qwen2_vl": _seeing(
             "Qwen2VL",
             {**_QWEN_SIGHT, "embed_dim": 32, "hidden_size": 64},
@@ -180,8 +180,8 @@ OTHER_NAMES: Mapping[str, Callable[[], Any]] = MappingProxyType(
         "llava_next": _seeing("LlavaNext", _CLIP_SIGHT, model_type="mistral", sliding_window=5),
         "llava_onevision": _seeing("LlavaOnevision", _CLIP_SIGHT, model_type="qwen2"),
         "internvl": _seeing("InternVL", _INTERN_SIGHT, model_type="qwen3"),
-        "idefics3": _seeing("Idefics3", _GEMMA_SIGHT, model_type="llama"),
-        "smolvlm": _seeing("SmolVLM", _GEMMA_SIGHT, tied=True, model_type="llama"),
+        "idefics3": _seeing("Idefics3", SIGHT, model_type="llama"),
+        "smolvlm": _seeing("SmolVLM", SIGHT, tied=True, model_type="llama"),
         "exaone4_5": _seeing(
             "Exaone4_5_",
             {**_QWEN_SIGHT, "num_key_value_heads": 1},
