@@ -56,11 +56,7 @@ class StackedExperts(nn.Module):
             return_bias=False,
         )
         self.experts = FusedMoEFactory(
-            num_experts=experts.num_experts,
-            top_k=experts.num_chosen,
-            hidden_size=shape.hidden_size,
-            intermediate_size=experts.inner_size,
-            renormalize=experts.are_renormalised,
+            **_sizes(shape, experts),
             quant_config=quantised,
             prefix=f"{prefix}.experts",
             has_bias=True,
@@ -115,11 +111,7 @@ class BesideExperts(nn.Module):
     ) -> None:
         super().__init__()
         self.made = FusedMoEFactory(
-            num_experts=experts.num_experts,
-            top_k=experts.num_chosen,
-            hidden_size=shape.hidden_size,
-            intermediate_size=experts.inner_size,
-            renormalize=experts.are_renormalised,
+            **_sizes(shape, experts),
             quant_config=quantised,
             prefix=f"{prefix}.made",
             custom_routing_function=router.choose,
@@ -131,6 +123,17 @@ class BesideExperts(nn.Module):
         """What they give for rows `[T, H]` whose router says `scores`."""
         update: torch.Tensor = self.made(hidden_states=normed, router_logits=scores)
         return update[:, : self._hidden_size]
+
+
+def _sizes(shape: ModelShape, experts: Experts) -> dict[str, Any]:
+    """What vLLM's experts are told of any kind of them."""
+    return {
+        "num_experts": experts.num_experts,
+        "top_k": experts.num_chosen,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": experts.inner_size,
+        "renormalize": experts.are_renormalised,
+    }
 
 
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
