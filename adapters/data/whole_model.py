@@ -17,7 +17,7 @@ from submodels.bundle.layers import (
     embed,
     load_head,
     load_layers,
-    rms_norm,
+    norm_of,
     run_layers,
 )
 from submodels.errors import BundleError
@@ -60,7 +60,7 @@ class WholeModel:
 
     def final(self, top: Tensor) -> Tensor:
         """Top rows of any leading shape, after the final norm."""
-        return rms_norm(top, self.head.norm, self.head.eps)
+        return norm_of(self.manifest.shape)(top, self.head.norm, self.head.eps)
 
 
 class WholeSequence:

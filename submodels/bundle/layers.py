@@ -202,6 +202,12 @@ class DecoderLayer:
     window: int | None
     rope: Rope | None = None
 
+    @property
+    def scores(self) -> Scores:
+        """What its attention makes of scores; every `attend` that is given to `through` has to."""
+        described = self.shape.described
+        return Scores(self.shape.attention_scale, described.attention_softcap, self.weights.sinks)
+
     def forward(self, rows: Tensor, position: int, cache: LayerCache) -> Tensor:
         """Hidden states `[T, H]` after this layer of rows at `[position, position + T)`.
 
@@ -211,12 +217,8 @@ class DecoderLayer:
             ValueError: a position beyond what the cache holds.
         """
         positions = torch.arange(position, position + rows.shape[0], device=rows.device)
-        how = Scores(
-            self.shape.attention_scale,
-            self.shape.described.attention_softcap,
-            self.weights.sinks,
-        )
-        return self.through(rows, positions, over_cache(cache, position, self.window, how))
+        sees = over_cache(cache, position, self.window, self.scores)
+        return self.through(rows, positions, sees)
 
     def through(self, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Rows `[..., H]` at positions `[...]` after this layer; `attend` says what they see."""

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from adapters.data.whole_model import load_whole_model
+from adapters.writing.decoder import BatchDecoder
 from cloud_server.config import CloudConfig
 from cloud_server.engines.engine import StepItem, Want
 from cloud_server.engines.torch.bundle import load_torch_engine
 from hat.verify.reference import UnsplitModel
 from submodels.bundle.bundle import load_bundle
+from submodels.bundle.layer_weights import Placed
 from submodels.random_models import RandomModel, make_random_model
 from tests.support.device_engines import ENGINES
 from tests.support.family_models import FAMILY_MODELS, LONG_ROPE, has_experts
@@ -76,6 +79,27 @@ def test_engines_of_both_sides_equal_the_whole_model(
         np.testing.assert_allclose(again, deep, rtol=0, atol=MAX_ERROR)
         logits[start:] = device.logits(ours, deep, start, len(ids))
     assert _error(np.stack(logits), folder, token_ids) < MAX_ERROR
+
+
+def test_texts_side_by_side_are_given_what_the_whole_model_gives(
+    model: tuple[RandomModel, Path], tmp_path: Path
+) -> None:
+    """As conversations are written to train a drafter, and answers to measure drafters by."""
+    made, folder = model
+    split(folder, tmp_path / "out", 1, 1)
+    whole = load_whole_model(tmp_path / "out" / "device", tmp_path / "out" / "cloud", Placed())
+    texts = [random_tokens(NUM_TOKENS, made.vocab_size, seed) for seed in (1, 2)]
+    decoder = BatchDecoder(whole, 2, NUM_TOKENS)
+    starts = (NUM_TOKENS - 3, 4)
+    for slot, (text, start) in enumerate(zip(texts, starts, strict=True)):
+        decoder.read(text[:start], slice(slot, slot + 1))
+    for step in range(3):
+        positions = [start + step for start in starts]
+        tokens = [text[at] for text, at in zip(texts, positions, strict=True)]
+        logits = decoder.logits(decoder.step(tokens, positions)).numpy()
+        for text, at, row in zip(texts, positions, logits, strict=True):
+            expected = reference_logits(folder, text)[at].numpy()
+            assert np.abs(row - expected).max() < MAX_ERROR
 
 
 def test_longropes_other_frequencies_are_those_of_longer_texts(tmp_path: Path) -> None:

@@ -89,12 +89,7 @@ class _Prefix:
         rows = self._ends.table[token_ids]
         positions = torch.full((len(rows),), self.length, device=rows.device)
         for layer, seen in zip(self._ends.layers, self._seen, strict=True):
-            how = Scores(
-                layer.shape.attention_scale,
-                layer.shape.described.attention_softcap,
-                layer.weights.sinks,
-            )
-            sees = seen.attending(self.length, layer.window, how, keep)
+            sees = seen.attending(self.length, layer.window, layer.scores, keep)
             rows = layer.through(rows, positions, sees)
         self.length += keep
         return rows
