@@ -15,11 +15,11 @@ from cloud_server.exposure import exposure_of
 from cloud_server.server import CloudServer, load_chosen_engine
 from cloud_server.token_file import default_tokens_file
 from process.errors import UserError
+from process.own_names import own_names
 from process.program.exposure import tell
 from process.program.garbage import leave_out_what_is_loaded
 from process.program.logs import configure_logs
 from process.program.run import OK, Signals, run_on_loop, told
-from process.tls.self_signed import own_names
 
 _log = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
 """By which name or address devices reach a cloud, as far as it can know that itself."""
 
-import ipaddress
 from collections.abc import Sequence
 
-from process.addresses import is_wildcard
+from process.addresses import is_address, is_wildcard
 from process.program.exposure import is_loopback
 
 
@@ -48,7 +47,7 @@ def _best_first(names: Sequence[str], listens_everywhere: bool) -> list[str]:
 def _rank(name: str) -> int:
     if is_loopback(name):
         return 3
-    if _is_address(name):
+    if is_address(name):
         return 1
     # What has a domain was named by somebody; a bare name is what the machine calls itself.
     return 0 if "." in name else 2
@@ -57,14 +56,6 @@ def _rank(name: str) -> int:
 def _is_for(certified: str, name: str) -> bool:
     """Whether one name of a certificate is for this host (RFC 9525, section 6.3)."""
     certified, name = certified.lower().rstrip("."), name.lower().rstrip(".")
-    if certified.startswith("*.") and not _is_address(name):
+    if certified.startswith("*.") and not is_address(name):
         return name.partition(".")[2] == certified[2:]
     return certified == name
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

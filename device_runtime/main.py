@@ -15,6 +15,7 @@ from device_runtime.config import DeviceConfig
 from device_runtime.engines.bundle_adapter import drafter_reason, recorded_figures
 from device_runtime.exposure import exposure_of
 from device_runtime.fetching.fetching import Show
+from device_runtime.fetching.keeping import hold_named
 from device_runtime.fetching.source import make_fetcher
 from device_runtime.fetching.updates import Updates
 from device_runtime.server import DeviceServer, serve_device
@@ -63,6 +64,8 @@ async def _serve(config: DeviceConfig, world: World, show: Show | None) -> None:
         fetcher = make_fetcher(config, world, show)
         config = replace(config, bundle=await fetcher.at_start())
         updates = Updates(fetcher)
+    else:
+        hold_named(config.bundle, world.unix_clock())
     signals = None
     while True:
         async with serve_device(config, world) as server:
@@ -134,7 +137,7 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
             f"model     {server.service.model.id}: {layers}, {context}",
             f"engine    {config.engine}{runs_on}{weights}; drafter {_drafter(server)}",
             f"cloud     {config.cloud}: {cloud}{congestion}",
-            f"endpoint  {server.url}/v1",
+            f"endpoint  {server.url}/v1{_far(server)}",
             f"try       {_curl(config, server)}",
             f"sampling  {server.service.sampling.described()}",
             *_kept(config, server),
@@ -142,6 +145,11 @@ def start_lines(config: DeviceConfig, server: DeviceServer) -> str:
             *_advice(server),
         ]
     )
+
+
+def _far(server: DeviceServer) -> str:
+    """Where others find it, if they do."""
+    return "" if server.far_url is None else f"; from other machines {server.far_url}/v1"
 
 
 def _kept(config: DeviceConfig, server: DeviceServer) -> list[str]:

@@ -59,7 +59,9 @@ from device_runtime.text.chat_template import load_chat_template
 from device_runtime.text.control_tokens import ControlTokens
 from device_runtime.text.tokenizer import load_tokenizer
 from device_runtime.thinking.marks import marks_of
+from process.addresses import bracketed, far_address, is_wildcard, near_host
 from process.errors import StartError, system_reason
+from process.own_names import own_names
 from process.program.build import built_here
 from process.program.exposure import is_loopback
 from process.sockets.binding import keep_to_oneself
@@ -80,9 +82,12 @@ _RETRY_HERE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class DeviceServer:
-    """A running endpoint. `url` has no path; OpenAI clients want `url + "/v1"`."""
+    """A running endpoint. URLs have no path; OpenAI clients want `url + "/v1"`."""
 
     url: str
+    """For programs of this machine."""
+    far_url: str | None
+    """For those of others, where it listens on all addresses; None as well where it has none."""
     bundle: Bundle
     service: Service
     runtime: Runtime
@@ -137,7 +142,7 @@ async def serve_device(
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, backlog=_BACKLOG).start()
         stack.push_async_callback(service.drain.finish, 0.0)
-        yield DeviceServer(_url(listener), bundle, service, runtime, link, engine.runs_on)
+        yield DeviceServer(*_urls(listener), bundle, service, runtime, link, engine.runs_on)
 
 
 def _bind(config: DeviceConfig) -> socket.socket:
@@ -156,9 +161,12 @@ def _bind(config: DeviceConfig) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket) -> str:
+def _urls(listener: socket.socket) -> tuple[str, str | None]:
+    """Where it can be connected to: from this machine, and from others."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    near = f"http://{bracketed(near_host(host))}:{port}"
+    far = far_address(host, own_names(host)) if is_wildcard(host) else None
+    return near, None if far is None else f"http://{bracketed(far)}:{port}"
 
 
 def link_config(config: DeviceConfig, bundle: Bundle) -> LinkConfig:

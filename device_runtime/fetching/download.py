@@ -7,7 +7,7 @@ came of that.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from device_runtime.fetching.listing import FetchError, Wanted
+from device_runtime.fetching.listing import FetchError, NotLetInError, Wanted
 
 _STEP_BYTES = 1 << 16
 """In the time of its patience so much has to come, or the rest of a file."""
@@ -166,8 +166,9 @@ class Download:
             # Not what came just now: a cloud could take its own bytes back for ever.
             self._num_here[file.sha256] = file.num_bytes + 1
             return self.next()
-        what = REFUSED_SECRET if status in (401, 403) else f"the cloud answers HTTP {status}"
-        raise FetchError(f"{what} when asked for {file.name}")
+        if status in (401, 403):
+            raise NotLetInError(f"{REFUSED_SECRET} when asked for {file.name}")
+        raise FetchError(f"the cloud answers HTTP {status} when asked for {file.name}")
 
     def on_forgotten(self) -> None:
         """What was here of a file is removed."""

@@ -23,7 +23,14 @@ from device_runtime.fetching.download import (
     Pause,
     pause_s,
 )
-from device_runtime.fetching.listing import FetchError, Listing, Wanted, digest_of, listing_of
+from device_runtime.fetching.listing import (
+    FetchError,
+    Listing,
+    NotLetInError,
+    Wanted,
+    digest_of,
+    listing_of,
+)
 from device_runtime.fetching.store import BusyError, Store, hash_of
 from device_runtime.link.refusals import of_error
 from process.errors import system_reason
@@ -74,7 +81,9 @@ class Fetcher:
         self._show = show
 
     async def at_start(self) -> Path:
-        """The folder of the bundle that the cloud serves, or of last time's if it does not answer.
+        """The folder of the bundle that the cloud serves, or of last time's if it gives none now.
+
+        A device that has a bundle starts, whatever its cloud says; the link tries on.
 
         Raises:
             UserError: there is neither.
@@ -82,7 +91,7 @@ class Fetcher:
         last = self._store.last_of(self._address.url)
         try:
             return await self.fetch(PATIENCE_S if last is None else _IMPATIENCE_S)
-        except UnreachableError as error:
+        except (UnreachableError, NotLetInError) as error:
             if last is None or not self._store.use(last, self._world.unix_clock()):
                 raise
             _log.warning("%s: starting with the bundle that was fetched from it last", error)
@@ -222,7 +231,7 @@ class Fetcher:
         """
         status = error.status
         if status in (401, 403):
-            raise FetchError(self._of_refusal(error.words))
+            raise NotLetInError(self._of_refusal(error.words))
         if status == 404:
             raise UnreachableError(
                 f"the cloud at {self._where} serves no device bundle: its operator adds "

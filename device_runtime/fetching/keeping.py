@@ -106,11 +106,22 @@ class Keeper:
         finally:
             os.close(descriptor)
         shutil.rmtree(gone)
-        _log.info(
-            "removed %s (%.1f MB): the %d bundles that were used last are kept",
-            *(folder, num_bytes / 1e6, self._num_kept),
-        )
+        kept = f"{self._num_kept} bundles that were used last are"
+        if self._num_kept == 1:
+            kept = "bundle that was used last is"
+        _log.info("removed %s (%.1f MB): the %s kept", folder, num_bytes / 1e6, kept)
         return True
+
+
+def hold_named(path: Path, unix_s: float) -> None:
+    """Hold the fetched bundle that somebody has named by its path, if it is one, as `use` does.
+
+    It may lie in any cache, and be named itself, by a link, or by what lies in it.
+    """
+    whole = Path(os.path.realpath(path))
+    for folder in (whole, whole.parent):
+        if _FETCHED.fullmatch(folder.name) and (folder / _ROLE).is_dir():
+            Keeper(folder.parent, 1).use(folder, unix_s)
 
 
 def _is_bundle_alone(folder: Path) -> bool:

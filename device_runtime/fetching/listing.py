@@ -23,6 +23,12 @@ class FetchError(UserError):
     # Cloud and network decide that. A disk that does not let it is the cause of its error.
 
 
+class NotLetInError(FetchError):
+    """The cloud refuses this device's secret or token, and will until somebody mends that."""
+
+    may_pass = False
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One content of a bundle, under all the names that it has there."""

@@ -7,6 +7,7 @@ from device_runtime.config import DeviceConfig
 from device_runtime.drafting.choice import drafter_names
 from device_runtime.engines.bundle_adapter import recorded_figures
 from device_runtime.exposure import link_exposure_of
+from device_runtime.fetching.keeping import hold_named
 from device_runtime.generation.request import CloudUnavailableError
 from hat.doctor.advice import Drafter, Foretold, foretell
 from hat.doctor.cloud import Reached, examine_cloud
@@ -38,6 +39,7 @@ def visit(config: DeviceConfig, is_cloud_wanted: bool, world: World) -> Report:
     Raises:
         UserError: the device itself cannot work with these settings.
     """
+    hold_named(config.bundle_path, world.unix_clock())
     bundle = load_bundle(config.bundle_path, "device", config.verify_weights, key=config.bundle_key)
     device, rows = examine_device(config, bundle, world.clock)
     name = (*drafter_names(config, device.draft_limits), "none")[0]

@@ -13,7 +13,7 @@ from hat.errors import CommandError
 from hat.settings.programs import CLOUD, DEVICE, C
 from hat.settings.sources import Resolved, Sources, load
 from hat.up.children import Side
-from process.addresses import bracketed
+from process.addresses import bracketed, near_host
 from process.errors import ConfigError
 from process.sockets.binding import keep_to_oneself
 
@@ -21,7 +21,6 @@ _SECRET_BYTES = 32
 # Beyond the drain: closing sockets, freeing the model, writing the last lines.
 _STOP_MARGIN_S = 10.0
 _SECRET_VARIABLES = ("HAT_SECRET", "HAT_CLOUD_SECRET", "HAT_DEVICE_SECRET")
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 def up_settings(
@@ -132,7 +131,7 @@ def require_free_port(host: str, port: int, flag: str) -> None:
 
 def reachable_host(host: str) -> str:
     """Where to connect on this machine when a server listens on `host`; IPv6 in brackets."""
-    return bracketed(_WILDCARDS.get(host, host))
+    return bracketed(near_host(host))
 
 
 def _reason(error: OSError, host: str, port: int, flag: str) -> str:

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from process.addresses import is_wildcard
 from process.listening.door import Visit
 from process.listening.guard import Guard
 from process.listening.handler import GuardedHandler
@@ -121,15 +122,20 @@ def _cancel(task: asyncio.Task[None]) -> Callable[[], None]:
 def bind_all(host: str, port: int) -> list[socket.socket]:
     """A listening socket for every address of a host; port 0 takes a free one, the same for all.
 
+    That on all addresses of IPv6 takes IPv4 as well, where the system has such sockets.
+
     Raises:
         OSError: an address cannot be used.
     """
     sockets: list[socket.socket] = []
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    is_both = ":" in host and is_wildcard(host) and socket.has_dualstack_ipv6()
     try:
         for family, _, _, _, address in dict.fromkeys(found):
             where = (address[0], sockets[0].getsockname()[1] if sockets else port)
-            listener = socket.create_server(where, family=family, backlog=_BACKLOG)
+            listener = socket.create_server(
+                where, family=family, backlog=_BACKLOG, dualstack_ipv6=is_both
+            )
             listener.setblocking(False)
             sockets.append(listener)
     except OSError:

@@ -7,14 +7,12 @@ certificate is made anew where a name is missing in it or it ends soon.
 import contextlib
 import ipaddress
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from process.addresses import is_wildcard
 from process.errors import StartError, system_reason
 from process.tls.certificates import names_in
 
@@ -29,9 +27,6 @@ _RENEWED = timedelta(days=60)
 """Before its end."""
 
 _CLOCKS_DIFFER = timedelta(days=1)
-
-# Addresses of documentation: what is sent from this machine's own, and nothing is sent.
-_FAR = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +61,6 @@ def self_signed(folder: Path, names: Sequence[str], now: datetime) -> Certificat
         reason = system_reason(error)
         raise StartError(f"cannot keep a certificate in {folder}: {reason}") from error
     return files
-
-
-def own_names(host: str) -> list[str]:
-    """Under which a listener on this host may be asked for, the best first."""
-    found = [host]
-    if is_wildcard(host):
-        found = [socket.gethostname()]
-        for family, far in _FAR:
-            with (
-                contextlib.suppress(OSError),
-                socket.socket(family, socket.SOCK_DGRAM) as probe,
-            ):
-                probe.connect((far, 9))
-                found.append(str(probe.getsockname()[0]))
-    return list(dict.fromkeys([*found, "localhost", "127.0.0.1", "::1"]))
 
 
 def _key(path: Path) -> "EllipticCurvePrivateKey":

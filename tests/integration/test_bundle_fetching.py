@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from cloud_server.daemon.metrics import Metrics
 from cloud_server.token_file import write_tokens
 from device_runtime.fetching.cloud_files import CloudAddress
 from device_runtime.fetching.fetching import Fetcher, UnreachableError
-from device_runtime.fetching.listing import FetchError
+from device_runtime.fetching.listing import FetchError, NotLetInError
 from device_runtime.fetching.store import Store
 from process.machine import CACHE_VARIABLE
 from submodels.bundle.bundle import load_bundle
@@ -26,6 +25,7 @@ from submodels.bundle.files import replace_files
 from submodels.bundle.signature import SigningKey, new_private_key, sign_bundle
 from submodels.errors import BundleError
 from tests.support.bundle_server import SECRET, BundleServer, bundle_server
+from tests.support.event_loop import until
 from tests.support.world import REAL, serve_cloud
 
 INPUT = "input.safetensors"
@@ -97,21 +97,16 @@ def _num_sent(metrics: Metrics) -> int:
     return int(float(line))
 
 
-async def test_a_wrong_secret_is_told_as_one(folder, new, engine):
-    config = CloudConfig(folder, port=0, threads=1, secret=SECRET, serve_device_bundle=folder)
-    async with serve_cloud(config, engine.load) as server:
-        with pytest.raises(FetchError, match="refused this device's secret"):
-            await new.of(server.url, "guess").fetch()
-
-
 async def test_a_refusal_says_why_in_the_clouds_own_words(folder, new, engine, tmp_path):
     over = Entry(Name("lab"), digest_of("hat_lab"), 1.0, revoked_unix_s=2.0)
     write_tokens(file := tmp_path / "tokens.json", tokens_of([over]))
     config = CloudConfig(folder, port=0, threads=1, tokens_file=file, serve_device_bundle=folder)
     async with serve_cloud(config, engine.load) as server:
-        with pytest.raises(FetchError, match=r"secret or token \(.*: lab was revoked\); .*a token"):
+        with pytest.raises(
+            NotLetInError, match=r"secret or token \(.*: lab was revoked\); .*a token"
+        ):
             await new.of(server.url, "hat_lab").fetch()
-        with pytest.raises(FetchError, match=r"asks for a secret or a token.*--secret-file"):
+        with pytest.raises(NotLetInError, match=r"asks for a secret or a token.*--secret-file"):
             await new.of(server.url, None).fetch()
 
 
@@ -369,20 +364,26 @@ async def test_without_its_cloud_a_device_starts_with_the_bundle_of_last_time(
         await new.of("ws://127.0.0.1:1").at_start()
 
 
+async def test_a_wrong_secret_ends_a_start_unless_there_is_the_bundle_of_last_time(
+    folder, new, engine
+):
+    """With that its link tries on, and says why it is refused."""
+    config = CloudConfig(folder, port=0, threads=1, secret=SECRET, serve_device_bundle=folder)
+    async with serve_cloud(config, engine.load) as server:
+        with pytest.raises(NotLetInError, match="refused this device's secret"):
+            await new.of(server.url, "guess").at_start()
+        fetched = await new.of(server.url, SECRET).at_start()
+        assert await new.of(server.url, "guess").at_start() == fetched
+
+
 async def test_two_machines_in_one_home_fetch_one_after_the_other(device, store, new):
     async with bundle_server(device) as server:
         with Store(store).alone():
             task = asyncio.create_task(new.of(server.url).fetch())
-            await _until(lambda: len(server.asked) == 2)
+            await until(lambda: len(server.asked) == 2)
             await asyncio.sleep(0.1)
             assert not task.done()
         assert_same(await task, device)
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_parts_that_nobody_wants_any_more_are_removed_after_a_week(device, store, new):

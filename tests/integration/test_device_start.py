@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
 from device_runtime.config import DeviceConfig
+from device_runtime.fetching.keeping import Keeper
 from device_runtime.main import start_lines
 from device_runtime.server import serve_device
 from process.errors import UserError
@@ -81,10 +83,12 @@ async def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_ar
     bundles, free_port
 ):
     async def status(config):
-        async with serve_device(config, REAL) as server, aiohttp.ClientSession() as http:
-            url = server.url.replace("0.0.0.0", "127.0.0.1")
-            async with http.get(url + "/health", headers={"Host": "evil.example"}) as response:
-                return response.status
+        async with (
+            serve_device(config, REAL) as server,
+            aiohttp.ClientSession(server.url, headers={"Host": "evil.example"}) as http,
+            http.get("/health") as response,
+        ):
+            return response.status
 
     config = device_config(bundles, free_port)
     assert await status(config) == 403
@@ -92,6 +96,18 @@ async def test_names_are_judged_where_only_this_machine_can_ask_or_where_some_ar
     everywhere = replace(config, host="0.0.0.0")
     assert await status(everywhere) == 200
     assert await status(replace(everywhere, allowed_hosts=("hat.example",))) == 403
+
+
+async def test_on_all_addresses_the_first_lines_name_some_to_connect_to(bundles, free_port):
+    config = device_config(bundles, free_port, host="0.0.0.0")
+    async with serve_device(config, REAL) as device, aiohttp.ClientSession() as http:
+        lines = start_lines(config, device)
+        assert "0.0.0.0" not in lines
+        assert f"curl http://127.0.0.1:{urlsplit(device.url).port}/v1/" in lines
+        async with http.get(device.url + "/health") as response:
+            assert response.status == 200
+        line = start_lines(config, replace(device, far_url="http://203.0.113.9:80"))
+    assert f"endpoint  {device.url}/v1; from other machines http://203.0.113.9:80/v1\n" in line
 
 
 async def test_it_serves_while_the_cloud_is_away_and_recovers_when_it_comes(bundles, free_port):
@@ -153,18 +169,23 @@ async def test_the_first_lines_name_everything_and_not_the_key(bundles, free_por
 
 
 def test_the_process_announces_itself_answers_the_printed_request_and_ends_at_a_signal(
-    bundles, free_port
+    bundles, free_port, tmp_path
 ):
-    command = [sys.executable, "-m", "hat", "device", str(bundles), "--threads", "1"]
+    """Its bundle was fetched once and is named by its path: no other program removes it."""
+    fetched = tmp_path / f"stories-{1:012x}-{1:012x}"
+    shutil.copytree(bundles / "device", fetched / "device")
+    command = [sys.executable, "-m", "hat", "device", str(fetched), "--threads", "1"]
     command += ["--port", str(free_port), "--cloud", "ws://127.0.0.1:9", "--log-level", "debug"]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(5)]
+        assert Keeper(tmp_path, 0).remove_old() == []
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)
         assert process.returncode == 0
+    assert Keeper(tmp_path, 0).remove_old() == [fetched]
     assert "objects are left out of garbage collection" in log
     assert lines[3] == f"endpoint  http://127.0.0.1:{free_port}/v1\n"
     body = lines[4].split(" -d ")[1].strip().strip("'")

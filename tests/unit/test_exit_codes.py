@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from device_runtime.fetching.listing import FetchError
+from device_runtime.fetching.listing import FetchError, NotLetInError
 from hat.cli import as_supervisor_reads
 from process.errors import ConfigError, PassingError, StartError, UserError
 from process.program.exposure import Notice, tell
@@ -30,6 +30,7 @@ def _caused(error: UserError, by: Exception) -> UserError:
         (BundleError("hat.json is missing"), 2),
         (PassingError("no memory for a KV cache"), 1),
         (FetchError("the cloud does not answer"), 1),
+        (NotLetInError("the cloud refused this device's secret"), 2),
         (_caused(StartError("cannot listen"), OSError(errno.EADDRINUSE, "in use")), 1),
         (_caused(StartError("cannot listen"), OSError(errno.EADDRNOTAVAIL, "no address")), 1),
         (_caused(StartError("cannot listen"), OSError(errno.EACCES, "port 80")), 2),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.fetching.keeping import Keeper
+from device_runtime.fetching.keeping import Keeper, hold_named
 from device_runtime.fetching.store import Store
 
 
@@ -86,3 +86,36 @@ def test_nothing_is_remembered_of_what_was_removed(tmp_path: Path) -> None:
     assert store.last_of("wss://old:7700") is None
     assert store.last_of("wss://new:7700") == new
     assert [path.read_text() for path in (tmp_path / ".of-clouds").iterdir()] == [f"{new.name}\n"]
+
+
+@pytest.mark.parametrize("named", ["{0}", "{0}/device", "{0}/device/..", "link", "inner"])
+def test_a_bundle_that_was_named_by_its_path_is_held_as_well(named: str, tmp_path: Path) -> None:
+    root = tmp_path / "bundles"
+    old, _, new = (_bundle(root, number) for number in (1, 2, 3))
+    (tmp_path / "link").symlink_to(old)
+    (tmp_path / "inner").symlink_to(old / "device")
+    held = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else None
+    hold_named(tmp_path / named.format(old), 1.0)
+    if held is not None:
+        assert len(os.listdir("/proc/self/fd")) == len(held) + 1
+    Keeper(root, 1).remove_old()
+    assert _left(root) == {old, new}
+
+
+def test_a_bundle_of_ones_own_is_not_touched(tmp_path: Path) -> None:
+    mine = tmp_path / "model"
+    (mine / "device").mkdir(parents=True)
+    os.utime(mine, (1, 1))
+    for path in (mine, mine / "device", tmp_path / "missing", tmp_path / "loop"):
+        hold_named(path, 9.0)
+    assert mine.stat().st_mtime == 1
+
+
+def test_one_bundle_is_told_in_the_singular(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    _, new = (_bundle(tmp_path, number) for number in (1, 2))
+    Keeper(tmp_path, 1).remove_old()
+    assert "MB): the bundle that was used last is kept" in caplog.text
+    assert _left(tmp_path) == {new}

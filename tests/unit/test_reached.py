@@ -3,7 +3,7 @@
 import pytest
 
 from cloud_server.reached import reached_at
-from process.tls.self_signed import own_names
+from process.own_names import own_names
 
 EVERYWHERE = ["gpu-7", "203.0.113.9", "2001:db8::9", "localhost", "127.0.0.1", "::1"]
 

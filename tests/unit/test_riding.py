@@ -48,3 +48,10 @@ def test_a_long_offer_says_nothing_of_a_short_one() -> None:
     before = beside.riding_tokens(4, 0)
     _ride(beside, 5 * ALONE_S, 50, num_riding=200)
     assert beside.riding_tokens(4, 0) == before
+
+
+def test_steps_before_it_is_known_what_one_takes_say_nothing() -> None:
+    beside = Beside(0.25)
+    _ride(beside, ALONE_S, 8)
+    beside.observe([GUEST], 4, 0, ALONE_S, 10.0)
+    assert beside.riding_tokens(4, 0) > 1

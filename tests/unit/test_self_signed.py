@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from process.errors import StartError
+from process.own_names import own_names
 from process.tls.certificates import (
     CertificateError,
     parse_pin,
@@ -19,7 +20,7 @@ from process.tls.certificates import (
     pin_of_pem,
     validities,
 )
-from process.tls.self_signed import own_names, self_signed
+from process.tls.self_signed import self_signed
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

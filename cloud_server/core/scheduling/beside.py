@@ -163,10 +163,13 @@ class Beside:
         self, num_verified: int, num_prompt: int, num_riding: int, seconds: float
     ) -> None:
         """A further sequence costs more than its rows, on some engines, which the line over rows
-        does not show. Steps with more rows than were to ride say nothing of that."""
+        does not show. Steps with more rows than were to ride say nothing of that, nor do those
+        before it is known what a step takes without."""
+        if not self._model.is_known:
+            return
         if num_riding > max(1, self._riding_tokens(num_verified, num_prompt)):
             return
-        added_share = seconds / max(self._model.seconds(num_verified, num_prompt), 1e-9) - 1
+        added_share = seconds / self._model.seconds(num_verified, num_prompt) - 1
         change = _RIDING_CHANGE if added_share > self._riding_share else -_RIDING_CHANGE
         self._riding_share = min(max(self._riding_share + change, 0.0), _MOST_BELIEVED)
 

@@ -19,6 +19,7 @@ _UNSURE_SHARE = 0.1
 is learnt again."""
 
 _LEAST_S = 1e-9
+"""Of each cost: none is nothing, so that whoever divides by a known one may."""
 
 _MOST_LATE = 3.0
 """A step that took longer than so many times what was expected counts as one that took that."""
