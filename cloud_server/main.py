@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from cloud_server.certificates import tls_lines, watch, with_own_certificate
 from cloud_server.config import CloudConfig
 from cloud_server.daemon.reception import socket_limits
+from cloud_server.engines.chosen import loader_for
 from cloud_server.exposure import exposure_of
-from cloud_server.server import CloudServer, load_chosen_engine
+from cloud_server.server import CloudServer
 from cloud_server.token_file import default_tokens_file
 from process.errors import UserError
 from process.own_names import own_names
@@ -68,7 +69,7 @@ async def _serve(config: CloudConfig) -> bool:
     tell([each for each in exposure_of(config, limits, _now()) if each.fatal], _log)
     server = CloudServer(
         config,
-        load_chosen_engine,
+        loader_for(config),
         time.monotonic,
         randomness=random.SystemRandom(),
         unix_clock=time.time,

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from cloud_server.config import CloudConfig, check_torch_settings, metrics_port
+from cloud_server.config import CloudConfig, metrics_port
 from cloud_server.core_settings import core_settings, verify_tokens, wire_dtype
 from cloud_server.daemon.app import make_app
 from cloud_server.daemon.bundle_desk import BundleDesk, Callers
@@ -16,6 +16,7 @@ from cloud_server.daemon.figures_app import figures_guard, make_figures_app
 from cloud_server.daemon.metrics import Metrics
 from cloud_server.daemon.reception import make_reception, server_tls
 from cloud_server.daemon.served_bundle import open_served_bundle
+from cloud_server.engines.chosen import load_chosen_engine
 from cloud_server.engines.engine import steps_in_flight
 from cloud_server.engines.host_memory import available_bytes
 from cloud_server.engines.loading import EngineLoader, LoadedEngine
@@ -30,7 +31,7 @@ from process.program.build import built_here
 from process.program.exposure import is_loopback
 from process.tls.served import ServedTls
 from process.world import Clock, Randomness
-from submodels.bundle.bundle import Bundle, load_bundle
+from submodels.bundle.bundle import load_bundle
 from submodels.bundle.coding_file import read_channel_scales
 from wire.handshake import LINK_PATH
 
@@ -317,7 +318,7 @@ async def serve_cloud(
 ) -> AsyncIterator[CloudServer]:
     """A cloud in this process that is ready when entered; port 0 takes a free one.
 
-    `load_engine` None takes the engine that the settings name.
+    `load_engine` None takes the engine that the settings name, in this process.
 
     Raises:
         UserError: it cannot start.
@@ -354,23 +355,3 @@ def _served_tls(config: CloudConfig) -> ServedTls | None:
         return made
 
     return ServedTls(make, certificate, key, *([] if client_ca is None else [client_ca]))
-
-
-def load_chosen_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
-    """The engine that the settings name; it is imported here, in the engine's thread.
-
-    Raises:
-        StartError: what it needs is not installed, or it refuses.
-    """
-    if config.engine == "vllm":
-        from cloud_server.engines.vllm.bundle import load_vllm_engine
-
-        return load_vllm_engine(bundle, config)
-    check_torch_settings(config)
-    try:
-        from cloud_server.engines.torch.bundle import load_torch_engine
-    except ImportError as error:
-        raise StartError(
-            f"the engine needs torch ({error}): pip install 'hat-serving[cloud]'"
-        ) from error
-    return load_torch_engine(bundle, config)

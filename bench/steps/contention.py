@@ -29,8 +29,8 @@ from bench.steps.worlds import CONTEXT, LiveWorld, SimulatedWorld, StepTimes
 from cloud_server.config import CloudConfig
 from cloud_server.core.config import CoreConfig
 from cloud_server.core_settings import core_settings
+from cloud_server.engines.chosen import loader_for
 from cloud_server.engines.engine import MiddleEngine
-from cloud_server.server import load_chosen_engine
 from submodels.bundle.bundle import Bundle, load_bundle
 from submodels.bundle.coding_file import read_channel_scales
 from submodels.random_models import RandomModel
@@ -101,7 +101,7 @@ def _live(chosen: argparse.Namespace) -> tuple[str, list[str]]:
             threads=chosen.threads if chosen.engine == "torch" else None,
             vllm_args=chosen.vllm_args if chosen.engine == "vllm" else None,
         )
-        loaded = load_chosen_engine(bundle, config)
+        loaded = loader_for(config)(bundle, config)
         try:
             channels = read_channel_scales(bundle)
             settings = core_settings(config, bundle.manifest, loaded.engine, channels)

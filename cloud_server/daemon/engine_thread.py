@@ -32,9 +32,9 @@ _MOST_STEPS = 64
 class EngineThread:
     """Loads an engine and performs queued steps, as many at once as the engine can.
 
-    A thread rather than a process: torch's operators let go of the interpreter lock, and hidden
-    states need not be copied through pipes. `wire` is the number format of rows in steps; `clock`
-    times them.
+    The thread waits for what its engine computes, which an engine of many small operators does
+    better in a process of its own (`engines/hosting`). `wire` is the number format of rows in
+    steps; `clock` times them.
     """
 
     def __init__(self, load: Callable[[], LoadedEngine], wire: Dtype, clock: Clock) -> None:

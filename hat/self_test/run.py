@@ -208,7 +208,7 @@ class _SelfTest:
         self, config: CloudConfig, what: str, use: Callable[[MiddleEngine], None]
     ) -> None:
         """Start, use and end an engine; what it refuses is a finding."""
-        from cloud_server.server import load_chosen_engine
+        from cloud_server.engines.chosen import load_chosen_engine
 
         self._say(f"\n{what}: starting")
         self._quiet.forget()

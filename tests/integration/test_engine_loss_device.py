@@ -10,9 +10,9 @@ import pytest
 
 from cloud_server.config import CloudConfig
 from cloud_server.core.actions import Step
+from cloud_server.engines.chosen import load_chosen_engine
 from cloud_server.engines.engine import MiddleEngine, Rows, StepItem
 from cloud_server.engines.loading import LoadedEngine
-from cloud_server.server import load_chosen_engine
 from device_runtime.generation.request import GenerationRequest
 from submodels.bundle.bundle import Bundle
 from tests.support.cloud_client import http_get, until

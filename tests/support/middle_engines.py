@@ -1,5 +1,8 @@
 """The middle engines that must keep the contract, each made for a tiny model."""
 
+import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_server.engines.engine import MiddleEngine, StepItem
+from cloud_server.engines.hosting.calls import facts_of
+from cloud_server.engines.hosting.channel import Channel, make_ends
+from cloud_server.engines.hosting.child import answer_calls
+from cloud_server.engines.hosting.engine import HostedEngine
+from cloud_server.engines.loading import LoadedEngine
 from cloud_server.engines.torch import linear as torch_linear
 from cloud_server.engines.torch.attention import Attention, FusedAttention, MatmulAttention
 from cloud_server.engines.torch.engine import EngineLimits
@@ -68,6 +76,21 @@ def packed_torch_engine(middle: MiddleModel, dtype: Dtype) -> MiddleEngine:
         return torch_engine(middle, dtype, packed=can_pack)
 
 
+def hosted_torch_engine(middle: MiddleModel, dtype: Dtype) -> MiddleEngine:
+    """As a daemon has it, but that the other end of the channel is a thread of this process."""
+    ours, theirs = map(Channel, make_ends())
+    loaded = LoadedEngine(torch_engine(middle, dtype), "torch", 0)
+
+    def answer() -> None:
+        with contextlib.suppress(EOFError):
+            answer_calls(theirs, loaded.engine)
+
+    threading.Thread(target=answer, daemon=True).start()
+    engine = HostedEngine(ours, facts_of(loaded), lambda: "its thread has ended")
+    weakref.finalize(engine, ours.close)
+    return engine
+
+
 def _vllm_factory(parallel: Parallel) -> EngineFactory:
     return lambda middle, dtype: vllm_engine(middle, dtype, parallel, CAPACITY_TOKENS)
 
@@ -76,6 +99,7 @@ ENGINES: Mapping[str, EngineFactory] = MappingProxyType(
     {
         "torch-matmul": lambda middle, dtype: torch_engine(middle, dtype, MatmulAttention()),
         "torch-fused": lambda middle, dtype: torch_engine(middle, dtype, FusedAttention()),
+        "torch-hosted": hosted_torch_engine,
         "torch-packed": packed_torch_engine,
         "torch-cuda": lambda middle, dtype: torch_engine(middle, dtype, device="cuda"),
         **{f"vllm-{name}": _vllm_factory(parallel) for name, parallel in PARALLEL.items()},
