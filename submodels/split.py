@@ -22,7 +22,7 @@ from submodels.checkpoint.opening import opened_checkpoint
 from submodels.checkpoint.quantised.kept import KeptMiddle, kept_middle, write_kept
 from submodels.checkpoint.quantised.settings import quantisation_of
 from submodels.checkpoint.staging import staged_folder
-from submodels.checkpoint.text_part import text_part
+from submodels.checkpoint.text_part import text_part, with_embedding
 from submodels.checkpoint.tokenizer_files import SpecialTokens, copy_tokenizer, special_tokens
 from submodels.errors import SplitError, UnsupportedModelError
 from submodels.known_middle import KnownMiddle, read_known_middle
@@ -34,7 +34,7 @@ from submodels.manifest import (
     Role,
     WireRotation,
 )
-from submodels.plan.checks import check_split
+from submodels.plan.checks import check_split, default_input_layers
 from submodels.plan.plan import SourceModel, read_model
 from submodels.rotation.rotated import check_rotatable, rotated_checkpoint
 from submodels.rotation.rotation import seeded_rotation
@@ -91,6 +91,8 @@ class SplitResult:
     """The method that the checkpoint's tensors were quantised by, if they were."""
     middle: KnownMiddle | None = None
     """The middle that was there before, and that the device bundle is for."""
+    left_out: tuple[str, ...] = ()
+    """Tensors of the checkpoint that no layer of the model is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class _Source:
     special: SpecialTokens
     rotation: WireRotation | None
     kept: KeptMiddle | None
+    left_out: tuple[str, ...]
 
 
 def split_checkpoint(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
@@ -150,16 +153,6 @@ def _silent(num_done_bytes: int, num_bytes: int) -> None:
     """Report nothing."""
 
 
-def default_input_layers(num_layers: int) -> int:
-    """Input layers for a model of `num_layers`: 1 up to 8, 2 up to 36, 3 beyond.
-
-    Source: the paper keeps 2 of 32 and 3 of 40 layers on the device (arXiv:2503.18989);
-    for smaller models one layer leaves most of the work to the cloud.
-    """
-    wanted = 1 if num_layers <= 8 else 2 if num_layers <= 36 else 3
-    return min(wanted, max(num_layers - 1, 0))
-
-
 def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     config, checkpoint = text_part(read_json(checkpoint.folder / CONFIG_FILE), checkpoint)
     model = read_model(config, options.long_context)
@@ -173,11 +166,12 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     except ValueError as error:
         raise SplitError(str(error)) from error
     _check_onnx(model, num_input_layers, options)
+    checkpoint = with_embedding(checkpoint, model.shape.tied_embeddings)
     tied = is_tied_on_disk(checkpoint, model.shape.tied_embeddings)
     model = replace(model, shape=msgspec.structs.replace(model.shape, tied_embeddings=tied))
     checkpoint = unfused(checkpoint, model.shape, model.family.fused)
     placed = placements(model.shape, num_input_layers, options.num_output_layers)
-    check_tensors(checkpoint, placed, tied)
+    left_out = check_tensors(checkpoint, placed, tied, model.shape.num_layers)
     rotation = None
     if options.rotation_seed is not None:
         check_rotatable(model.shape)
@@ -191,7 +185,16 @@ def _read_source(checkpoint: Checkpoint, options: SplitOptions) -> _Source:
     end_layer = model.shape.num_layers - options.num_output_layers
     kept = _kept(checkpoint.path, range(num_input_layers, end_layer), options)
     return _Source(
-        config, model, checkpoint, num_input_layers, placed, dtype, special, rotation, kept
+        config,
+        model,
+        checkpoint,
+        num_input_layers,
+        placed,
+        dtype,
+        special,
+        rotation,
+        kept,
+        left_out,
     )
 
 
@@ -251,6 +254,7 @@ def _write(source: _Source, options: SplitOptions, folder: Path, progress: Progr
         _written(device, _manifest("device", source, options, device, copied)),
         _written(cloud, _manifest("cloud", source, options, cloud, copied)),
         _quantised_by(source),
+        left_out=source.left_out,
     )
 
 
@@ -278,7 +282,8 @@ def _write_ends(
     source = _with_small_files(source, options, device)
     manifest = _manifest("device", source, options, device, copied)
     _written(device, manifest)
-    return SplitResult(options.out, manifest, known.manifest, _quantised_by(source), known)
+    quantised_by = _quantised_by(source)
+    return SplitResult(options.out, manifest, known.manifest, quantised_by, known, source.left_out)
 
 
 def _targets(source: _Source, options: SplitOptions) -> dict[str, str]:

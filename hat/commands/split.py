@@ -1,6 +1,6 @@
 """`hat split`: one checkpoint into a device bundle and a cloud bundle."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +174,7 @@ def _summary(result: "SplitResult") -> str:
         f"Split {device.model_name}: {parts}.",
         f"  {device_folder!s:{width}}  {_size(device)}  tokenizer, embedding, head{onnx}",
         f"  {cloud_folder!s:{width}}  {_size(cloud)}  layers {cloud.num_input_layers} to {last}",
+        *_left_out(result.left_out),
         *_notes(device),
         "",
         "Next, each in its own terminal (on two machines, give the cloud --host 0.0.0.0 and",
@@ -193,6 +194,7 @@ def _summary_of_ends(result: "SplitResult") -> str:
         f"Split {device.model_name}: its {device.num_middle_layers} middle layers are those of "
         f"{where}, all {num_tensors} tensors.",
         f"  {folder!s}  {_size(device)}  tokenizer, embedding, head{onnx}",
+        *_left_out(result.left_out),
         *_notes(device),
         "",
         "Next (a cloud with that middle serves it, beside devices with other ends):",
@@ -217,6 +219,12 @@ def _notes(device: "Manifest") -> Iterator[str]:
         yield "--input-layers N --onnx-weights none the device runs its own on torch."
     yield "No layer is on the device, so embeddings go up: with public weights the cloud can look"
     yield "up each token. --input-layers makes that harder."
+
+
+def _left_out(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        yield f"Left out are tensors that are of no layer of the model ({len(names)}): {listed}"
 
 
 def _engine_flags(device: "Manifest") -> tuple[str, ...]:

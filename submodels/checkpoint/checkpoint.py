@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -118,10 +118,7 @@ class Checkpoint:
 
     def same_bytes(self, first: str, second: str) -> bool:
         """Whether two tensors agree in number format, shape and every byte."""
-        one, other = self.tensors[first], self.tensors[second]
-        if (one.dtype, one.shape) != (other.dtype, other.shape):
-            return False
-        return all(a == b for a, b in zip(one.pieces(), other.pieces(), strict=True))
+        return _agree(self.tensors[first], self.tensors[second])
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -129,7 +126,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: no safetensors there, or files that are missing, truncated, corrupt, or
-            at odds with the index.
+            hold different numbers under one name.
     """
     if (path / SINGLE_FILE).is_file():
         return Checkpoint(path, path, MappingProxyType(read_shard(path / SINGLE_FILE)))
@@ -158,21 +155,40 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_shards(path: Path) -> dict[str, ShardTensor]:
+    """All tensors of the files that an index names, as transformers reads them.
+
+    Of a tensor that several files hold, which happens where one replaces parts of others, it takes
+    the last one's. What the index says of single tensors matters only there.
+    """
     weight_map = read_json(path / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path / INDEX_FILE} has no weight_map")
     tensors: dict[str, ShardTensor] = {}
     for file_name in sorted({str(name) for name in weight_map.values()}):
-        if Path(file_name).name != file_name:
-            raise CheckpointError(f"{path / INDEX_FILE}: {file_name!r} is not a plain file name")
-        shard = read_shard(path / file_name)
-        for name in shard.keys() & tensors.keys():
-            raise CheckpointError(f"{name} is both in {tensors[name].path.name} and {file_name}")
-        tensors |= shard
-    for name, file_name in weight_map.items():
-        if name not in tensors or tensors[name].path.name != file_name:
-            raise CheckpointError(f"{path / INDEX_FILE} says {name} is in {file_name}; it is not")
+        if not _is_below(file_name):
+            raise CheckpointError(f"{path / INDEX_FILE}: {file_name!r} is not a file below {path}")
+        for name, found in read_shard(path / file_name).items():
+            earlier, said = tensors.get(name), weight_map.get(name)
+            if earlier is not None and said != file_name and not _agree(earlier, found):
+                raise CheckpointError(
+                    f"{name} is both in {earlier.path.relative_to(path)} and {file_name}, with "
+                    f"other numbers, and {INDEX_FILE} says {said}, of which transformers takes the "
+                    "last: write the checkpoint anew with one of them"
+                )
+            tensors[name] = found
     return tensors
+
+
+def _is_below(file_name: str) -> bool:
+    path = PurePosixPath(file_name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _agree(one: SourceTensor, other: SourceTensor) -> bool:
+    """Whether two tensors agree in number format, shape and every byte."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return all(a == b for a, b in zip(one.pieces(), other.pieces(), strict=True))
 
 
 def read_shard(path: Path) -> dict[str, ShardTensor]:

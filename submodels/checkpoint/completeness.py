@@ -1,30 +1,47 @@
 """Whether a checkpoint has the tensors that its configuration asks for, and no others."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from submodels.checkpoint.checkpoint import Checkpoint
 from submodels.errors import CheckpointError
 from submodels.tensors.tensor_file import NUMPY_DTYPES
-from submodels.tensors.tensor_layout import EMBEDDING, LM_HEAD, Placement
+from submodels.tensors.tensor_layout import EMBEDDING, FINAL_NORM, LM_HEAD, Placement
 
 # Left over in old Llama checkpoints; the numbers are computed from the configuration.
-_IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+_COMPUTED = ".rotary_emb."
+# They say how cached keys and values would be rounded, which they are not here.
+_OF_CACHES = ("k_scale", "v_scale", "q_scale", "kv_scale")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_OF_THE_MODEL = tuple(name.removesuffix("weight") for name in (EMBEDDING, FINAL_NORM, LM_HEAD))
 
 
-def check_tensors(checkpoint: Checkpoint, placed: Sequence[Placement], tied: bool) -> None:
-    """Return if every tensor of a plan is there in its shape, and none would be left out.
+def check_tensors(
+    checkpoint: Checkpoint, placed: Sequence[Placement], tied: bool, num_layers: int
+) -> tuple[str, ...]:
+    """Which tensors are left out, if every one of a plan is there in its shape.
+
+    Left out is what no layer of the model is about, and transformers passes over with a warning:
+    heads and layers for training or drafting, parts that see. Another tensor of a part that the
+    model has might mean that it is computed in another way.
 
     Args:
         checkpoint: What is to be split.
         placed: Where all tensors of the model go.
         tied: Whether the head is the embedding, so that one on disk is passed over.
+        num_layers: How many layers the configuration says.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape or format.
     """
     expected = {placement.source: placement for placement in placed}
-    ignored = {name for name in checkpoint.tensors if name.endswith(_IGNORED_SUFFIX)}
+    ignored = {name for name in checkpoint.tensors if _COMPUTED in f".{name}"}
     ignored |= {LM_HEAD} if tied else set()
+    unread = checkpoint.tensors.keys() - expected.keys() - ignored
+    # A GGUF file is a model alone: what it holds is computed with, by llama.cpp.
+    is_folder = checkpoint.path.is_dir()
+    left_out = {name for name in unread if is_folder and _is_beside(name, num_layers)}
+    ignored |= left_out
     ignored |= {name for name in checkpoint.tensors if _adds_nothing(name, expected, checkpoint)}
     for text, names in (
         ("lacks", expected.keys() - checkpoint.tensors.keys()),
@@ -41,6 +58,15 @@ def check_tensors(checkpoint: Checkpoint, placed: Sequence[Placement], tied: boo
             raise CheckpointError(
                 f"{name}: expected one of {', '.join(NUMPY_DTYPES)}, got {source.dtype}"
             )
+    return tuple(sorted(left_out))
+
+
+def _is_beside(name: str, num_layers: int) -> bool:
+    """Whether a tensor is of no part that the model has."""
+    layer = _LAYER.match(name)
+    if layer is None:
+        return not name.startswith(_OF_THE_MODEL)
+    return int(layer[1]) >= num_layers or name.rpartition(".")[2] in _OF_CACHES
 
 
 def _adds_nothing(name: str, expected: Mapping[str, Placement], checkpoint: Checkpoint) -> bool:

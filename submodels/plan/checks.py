@@ -202,6 +202,16 @@ def check_split(num_layers: int, num_input_layers: int, num_output_layers: int) 
         )
 
 
+def default_input_layers(num_layers: int) -> int:
+    """Input layers for a model of `num_layers`: 1 up to 8, 2 up to 36, 3 beyond.
+
+    Source: the paper keeps 2 of 32 and 3 of 40 layers on the device (arXiv:2503.18989);
+    for smaller models one layer leaves most of the work to the cloud.
+    """
+    wanted = 1 if num_layers <= 8 else 2 if num_layers <= 36 else 3
+    return min(wanted, max(num_layers - 1, 0))
+
+
 def _check_windows(shape: ModelShape) -> None:
     if len(shape.sliding_windows) != shape.num_layers:
         raise ValueError(

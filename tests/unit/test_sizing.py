@@ -13,8 +13,8 @@ from cloud_server.config import CloudConfig
 from cloud_server.core_settings import core_settings
 from cloud_server.engines.torch.kv_slab import KvShape, LayerKv
 from submodels.bundle.coding_file import ChannelScales
+from submodels.plan.checks import default_input_layers
 from submodels.random_models import RandomModel
-from submodels.split import default_input_layers
 from tests.support.scaling_tables import DOCUMENT, with_fresh_tables
 from wire.messages import Dtype
 

@@ -44,30 +44,16 @@ def test_shards_are_read_as_one_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.same_bytes("a", "b")
 
 
-def test_an_index_at_odds_with_its_shards_is_refused(tmp_path: Path) -> None:
-    _sharded(tmp_path, {"1.safetensors": ["a"]}, {"a": "1.safetensors", "b": "1.safetensors"})
-    with pytest.raises(CheckpointError, match=r"says b is in 1\.safetensors; it is not"):
-        open_checkpoint(tmp_path)
-
-
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     _sharded(tmp_path, {"1.safetensors": ["a"]}, {"a": "1.safetensors", "b": "2.safetensors"})
     with pytest.raises(CheckpointError, match=r"2\.safetensors: No such file"):
         open_checkpoint(tmp_path)
 
 
-def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
-    _sharded(
-        tmp_path, {"1.safetensors": ["a"], "2.safetensors": ["a", "b"]},
-        {"a": "1.safetensors", "b": "2.safetensors"},
-    )  # fmt: skip
-    with pytest.raises(CheckpointError, match="a is both in"):
-        open_checkpoint(tmp_path)
-
-
-def test_a_shard_outside_the_folder_is_refused(tmp_path: Path) -> None:
-    _sharded(tmp_path, {}, {"a": "../1.safetensors"})
-    with pytest.raises(CheckpointError, match="not a plain file name"):
+@pytest.mark.parametrize("name", ["../1.safetensors", "a/../../1.safetensors", "/1.safetensors"])
+def test_a_shard_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    _sharded(tmp_path, {}, {"a": name})
+    with pytest.raises(CheckpointError, match="not a file below"):
         open_checkpoint(tmp_path)
 
 

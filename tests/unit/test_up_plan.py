@@ -22,7 +22,7 @@ from hat.up.plan import (
     up_settings,
 )
 from process.errors import ConfigError
-from submodels.split import default_input_layers
+from submodels.plan.checks import default_input_layers
 
 REQUEST = SplitRequest(None, None, "keep", ())
 CHILD = (sys.executable, "-m", "hat.child")
