@@ -301,8 +301,9 @@ def _with_small_files(source: _Source, options: SplitOptions, device: Path) -> _
 
     A tokenizer of an older format has its special ids only then.
     """
-    copy_tokenizer(source.checkpoint.folder, device)
-    special = special_tokens(device, source.config, source.model.shape.vocab_size)
+    vocab_size = source.model.shape.vocab_size
+    copy_tokenizer(source.checkpoint.folder, device, vocab_size)
+    special = special_tokens(device, source.config, vocab_size)
     source = replace(source, special=special)
     _write_onnx(source, options, device)
     return source

@@ -16,7 +16,7 @@ def named_special_tokens(files: ModelFiles) -> dict[str, str]:
 
     tokenizer_config.json names them. special_tokens_map.json is of older checkpoints: it is read,
     and has precedence, where the former has no `added_tokens_decoder`. Names under
-    `extra_special_tokens` (a mapping) count as well.
+    `extra_special_tokens` or `model_specific_special_tokens` (mappings) count as well.
 
     Source: `PreTrainedTokenizerBase._from_pretrained` of transformers 5.
 
@@ -42,9 +42,10 @@ def tokenizer_eos_id(files: ModelFiles) -> int | None:
 
 def _named(config: Mapping[str, Any]) -> dict[str, str]:
     """Names that end in `_token`; values are strings, or objects with their content."""
-    extra = config.get("extra_special_tokens")
     named = [(name, value) for name, value in config.items() if name.endswith("_token")]
-    named += extra.items() if isinstance(extra, dict) else []
+    for key in ("model_specific_special_tokens", "extra_special_tokens"):
+        further = config.get(key)
+        named += further.items() if isinstance(further, dict) else []
     tokens = {}
     for name, value in named:
         content = value.get("content") if isinstance(value, dict) else value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submodels.bundle.model_files import ModelFiles
+from submodels.checkpoint.added_tokens import ADDED_TOKENS_FILE, with_added_tokens
 from submodels.checkpoint.checkpoint import read_json
 from submodels.checkpoint.special_tokens import (
     SPECIAL_TOKENS_FILE,
@@ -22,7 +23,7 @@ _COPIED_FILES = (
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
-    "added_tokens.json",
+    ADDED_TOKENS_FILE,
     "chat_template.jinja",
     "chat_template.json",
     "vocab.json",
@@ -41,17 +42,26 @@ class SpecialTokens:
     eos_token_ids: tuple[int, ...]
 
 
-def copy_tokenizer(source: Path, device_folder: Path) -> None:
+def copy_tokenizer(source: Path, device_folder: Path, vocab_size: int) -> None:
     """Copy the tokenizer's files; make `tokenizer.json` from an older format where it is absent.
 
+    Tokens that only other files name are added to it, as far as the model has rows for them.
+
     Raises:
-        CheckpointError: there is no tokenizer, or none that can be converted.
+        CheckpointError: there is no tokenizer, none that can be converted, or one whose files
+            contradict each other.
     """
     for name in (*_COPIED_FILES, GENERATION_CONFIG_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, device_folder / name)
     if not (device_folder / TOKENIZER_FILE).is_file():
         _convert(source, device_folder / TOKENIZER_FILE)
+    try:
+        whole = with_added_tokens(ModelFiles(device_folder), vocab_size)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from error
+    if whole is not None:
+        (device_folder / TOKENIZER_FILE).write_text(whole, encoding="utf-8")
 
 
 def special_tokens(source: Path, config: Mapping[str, Any], vocab_size: int) -> SpecialTokens:
