@@ -17,6 +17,7 @@ from device_runtime.text.template_process import (
     TemplateProcesses,
 )
 from submodels.bundle.model_files import ModelFiles, model_files
+from submodels.checkpoint.named_templates import joined
 from submodels.checkpoint.special_tokens import TOKENIZER_CONFIG_FILE, named_special_tokens
 from submodels.errors import BundleError
 
@@ -222,20 +223,22 @@ def _template_source(files: ModelFiles) -> tuple[str, str | None]:
 
 
 def _default_template(value: object) -> str | None:
-    """The template of a tokenizer configuration: a string, or a list of named ones."""
+    """The template of a tokenizer configuration: a string, or several by their names."""
     if isinstance(value, list):
-        named = {}
-        for entry in value:
-            if not isinstance(entry, dict):
-                raise ChatTemplateError(f"expected chat templates with names, got {entry!r:.80}")
-            named[str(entry.get("name"))] = entry.get("template")
-        if "default" not in named:
-            there = ", ".join(sorted(named)) or "no name"
-            raise ChatTemplateError(
-                f"expected a chat template of the name default, got {there}; put the one to use "
-                f"into {TEMPLATE_FILE}"
-            )
-        value = named["default"]
+        value = dict(_named_template(entry) for entry in value)
+    if isinstance(value, dict):
+        if not all(isinstance(template, str) for template in value.values()):
+            raise ChatTemplateError(f"expected chat templates as text, got {value!r:.80}")
+        try:
+            return joined(value)
+        except ValueError as error:
+            raise ChatTemplateError(f"{error}; put the one to use into {TEMPLATE_FILE}") from error
     if value is None or isinstance(value, str):
         return value
     raise ChatTemplateError(f"expected a chat template as text, got {type(value).__name__}")
+
+
+def _named_template(entry: object) -> tuple[str, object]:
+    if not isinstance(entry, dict):
+        raise ChatTemplateError(f"expected chat templates with names, got {entry!r:.80}")
+    return str(entry.get("name")), entry.get("template")

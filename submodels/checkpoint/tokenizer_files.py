@@ -10,6 +10,7 @@ from typing import Any
 from submodels.bundle.model_files import ModelFiles
 from submodels.checkpoint.added_tokens import ADDED_TOKENS_FILE, with_added_tokens
 from submodels.checkpoint.checkpoint import read_json
+from submodels.checkpoint.named_templates import folder_template
 from submodels.checkpoint.special_tokens import (
     SPECIAL_TOKENS_FILE,
     TOKENIZER_CONFIG_FILE,
@@ -19,12 +20,13 @@ from submodels.checkpoint.special_tokens import (
 from submodels.errors import BundleError, CheckpointError
 
 GENERATION_CONFIG_FILE = "generation_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
 _COPIED_FILES = (
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
     ADDED_TOKENS_FILE,
-    "chat_template.jinja",
+    TEMPLATE_FILE,
     "chat_template.json",
     "vocab.json",
     "vocab.txt",
@@ -46,6 +48,7 @@ def copy_tokenizer(source: Path, device_folder: Path, vocab_size: int) -> None:
     """Copy the tokenizer's files; make `tokenizer.json` from an older format where it is absent.
 
     Tokens that only other files name are added to it, as far as the model has rows for them.
+    Templates of a folder become one.
 
     Raises:
         CheckpointError: there is no tokenizer, none that can be converted, or one whose files
@@ -54,6 +57,9 @@ def copy_tokenizer(source: Path, device_folder: Path, vocab_size: int) -> None:
     for name in (*_COPIED_FILES, GENERATION_CONFIG_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, device_folder / name)
+    template = folder_template(source, TEMPLATE_FILE)
+    if template is not None:
+        (device_folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     if not (device_folder / TOKENIZER_FILE).is_file():
         _convert(source, device_folder / TOKENIZER_FILE)
     try:

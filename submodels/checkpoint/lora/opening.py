@@ -12,6 +12,7 @@ from submodels.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, read_json, 
 from submodels.checkpoint.hub import resolve_model
 from submodels.checkpoint.lora.merging import merged_tensors
 from submodels.checkpoint.lora.settings import lora_settings
+from submodels.checkpoint.named_templates import TEMPLATE_FOLDER
 from submodels.checkpoint.other_forms import ADAPTER_CONFIG_FILE
 from submodels.checkpoint.tokenizer_files import GENERATION_CONFIG_FILE, TOKENIZER_FILES
 from submodels.errors import CheckpointError
@@ -86,6 +87,9 @@ def _gather(model: Path, adapter: Path, folder: Path) -> None:
         source = (adapter if own else model) / name
         if source.is_file():
             shutil.copyfile(source, folder / name)
+    templates = (adapter if own else model) / TEMPLATE_FOLDER
+    if templates.is_dir():
+        shutil.copytree(templates, folder / TEMPLATE_FOLDER)
     shutil.copyfile(model / CONFIG_FILE, folder / CONFIG_FILE)
     for place in (adapter, model):
         if (place / GENERATION_CONFIG_FILE).is_file():
