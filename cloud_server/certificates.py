@@ -43,7 +43,7 @@ def tls_lines(config: CloudConfig, tls: ServedTls, url: str, has_names: bool = F
     """What a device is told to know this cloud at `url`, ready to be pasted."""
     bundle = "" if config.serve_device_bundle is not None else "BUNDLE "
     parts = [f"hat device {bundle}--cloud {url}"]
-    if config.tls_self_signed:
+    if config.tls_self_signed or (tls.pin is not None and not tls.names):
         parts.append(f"--cloud-pin {tls.pin}")
     if has_names or config.secret is not None:
         parts.append(f"--secret-file {'TOKEN' if has_names else 'SECRET'}")

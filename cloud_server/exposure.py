@@ -7,7 +7,7 @@ from cloud_server.config import CloudConfig
 from process.addresses import is_wildcard
 from process.listening.limits import Limits
 from process.program.exposure import Notice, certificate_notices, is_loopback, secret_notices
-from process.tls.certificates import CertificateError, validities
+from process.tls.certificates import CertificateError, names_of_pem, validities
 from wire.limits import MAX_CREDENTIAL_BYTES
 
 _ADVICE = "give it --tls-self-signed, or --tls-certificate and --tls-key"
@@ -95,7 +95,13 @@ def _holds_the_ends(config: CloudConfig, has_names: bool) -> Notice:
 
 def _certificate_notices(path: Path, now: datetime) -> list[Notice]:
     try:
-        return certificate_notices(str(path), validities(path.read_bytes()), now)
+        pem = path.read_bytes()
+        notices = certificate_notices(str(path), validities(pem), now)
+        has_names = bool(names_of_pem(pem))
     except (OSError, CertificateError):
         # Whether it can be used at all is said by who uses it.
         return []
+    if not has_names:
+        text = f"the certificate {path} is for no host (it has no alternative names)"
+        notices.append(Notice(f"{text}: devices take it by its pin alone"))
+    return notices

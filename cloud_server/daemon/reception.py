@@ -17,6 +17,7 @@ from process.open_files import open_files_limit
 from process.quiet_log import QuietLog
 from process.sockets.congestion import check_congestion_control
 from process.tls.certificates import why_no_pair
+from process.tls.told import telling_context
 from process.world import Clock
 
 _log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def server_tls(
     for path in (certificate, key):
         if not path.is_file():
             raise StartError(f"TLS: no file {path}")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = telling_context()
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, OSError, ValueError) as error:

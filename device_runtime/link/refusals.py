@@ -177,6 +177,9 @@ def _of_answer(error: aiohttp.ClientResponseError, where: str) -> Refusal:
 
 def _of_network(error: BaseException, where: str) -> Refusal:
     match error:
+        case OSError(__cause__=ssl.SSLError() as alert) if alert.reason in _TLS:
+            # In TLS 1.3 a server finds out about a client's certificate behind the handshake.
+            return _of_tls(alert, where)
         case aiohttp.ClientConnectorDNSError():
             return Refusal(f"cannot find the host of the cloud at {where}; is its name right?")
         case aiohttp.ClientConnectorError():

@@ -23,6 +23,13 @@ PIN_PREFIX = "sha256/"
 
 _PIN_BYTES = 32
 
+_TOO_WEAK = {
+    "EE_KEY_TOO_SMALL": "key",
+    "CA_KEY_TOO_SMALL": "authority's key",
+    "CA_MD_TOO_WEAK": "signature's hash",
+    "EE_MD_TOO_WEAK": "signature's hash",
+}
+
 
 class CertificateError(ValueError):
     """A certificate cannot be read."""
@@ -79,14 +86,18 @@ def names_of_pem(pem: bytes) -> tuple[str, ...]:
 
 
 def names_in(certificate: "x509.Certificate") -> tuple[str, ...]:
-    """The same of a certificate; none where it has no alternative names, which alone count."""
+    """The same of a certificate; none where it has no alternative names, which alone count.
+
+    Those of other kinds, such as URIs, are no hosts.
+    """
     from cryptography import x509
 
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, ValueError):
         return ()
-    return tuple(str(each.value) for each in found.value)
+    hosts = (x509.DNSName, x509.IPAddress)
+    return tuple(str(each.value) for each in found.value if isinstance(each, hosts))
 
 
 def parse_pin(text: str) -> str:
@@ -112,7 +123,12 @@ def why_no_pair(error: Exception) -> str:
     """Why `load_cert_chain` does not take a certificate and a key, in words for users."""
     match error:
         case ssl.SSLError(reason="KEY_VALUES_MISMATCH"):
-            return "the key is another certificate's (KEY_VALUES_MISMATCH)"
+            return (
+                "the key is not that of the first certificate in the file; those of authorities "
+                "come behind it (KEY_VALUES_MISMATCH)"
+            )
+        case ssl.SSLError(reason=str(reason)) if reason in _TOO_WEAK:
+            return f"its {_TOO_WEAK[reason]} is too weak for this system ({reason})"
         case ssl.SSLError(reason=reason):
             code = f" ({reason})" if reason else ""
             return f"expected a certificate and its private key, both PEM{code}"

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import ssl
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -110,19 +112,43 @@ async def test_a_token_counts_more_than_a_certificate(settings, bundle, engine, 
             await until(lambda: "refused this device" in (link.status.reason or ""))
 
 
-async def test_a_certificate_of_another_authority_lets_nobody_in(
-    settings, bundle, engine, authority, stranger
+@on_both_loops
+@pytest.mark.parametrize("kind", ["stranger", "expired"])
+async def test_a_certificate_that_the_cloud_does_not_take_is_told_to_its_device(
+    kind, settings, bundle, engine, authority, stranger, tmp_path
 ):
+    """By the alert of the handshake, which event loops do not send by themselves."""
+    why = "does not know the authority of this device's certificate"
     car = stranger.files("car", "DNS:ignored")
+    if kind == "expired":
+        why, car = "finds this device's certificate expired", authority.expired_files()
+        if car is None:
+            return
     async with (
         serve_cloud(settings, engine.load) as server,
         started(link_of(server, authority, bundle, car)) as link,
     ):
-        await until(
-            lambda: link.status.reason is not None and "connecting" not in link.status.reason
-        )
+        await until(lambda: why in (link.status.reason or ""))
         assert link.num_connections == 0
         assert server.daemon.figures().num_connections == 0
+
+
+@on_both_loops
+async def test_openssls_own_client_reads_the_alert(settings, engine, authority, stranger):
+    certificate, key = stranger.files("car", "DNS:ignored")
+    command = ["openssl", "s_client", "-ign_eof", "-CAfile", authority.ca, "-connect"]
+    async with serve_cloud(settings, engine.load) as server:
+        command.append(f"127.0.0.1:{urlsplit(server.url).port}")
+        for shown, said in (
+            (("-tls1_3", "-cert", certificate, "-key", key), b"unknown ca"),
+            (("-tls1_2", "-cert", certificate, "-key", key), b"unknown ca"),
+            (("-tls1_2", "-cipher", "AES128-SHA256"), b"handshake failure"),
+        ):
+            process = await asyncio.create_subprocess_exec(
+                *command, *shown, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+            )
+            output, _ = await asyncio.wait_for(process.communicate(), 20)
+            assert said in output.lower(), shown
 
 
 async def test_the_device_bundle_is_for_who_shows_a_certificate_and_for_nobody_else(

@@ -56,7 +56,7 @@ def folder_at(path: Path) -> Path:
 def test_files_that_are_no_pair_are_told_in_words(tmp_path):
     certificate, key = make_certificate(tmp_path)
     other, _ = make_certificate(folder_at(tmp_path / "others"))
-    with pytest.raises(StartError, match="the key is another certificate's"):
+    with pytest.raises(StartError, match="not that of the first certificate in the file"):
         server_tls(other, key)
     key.write_text("no key")
     with pytest.raises(StartError, match="expected a certificate and its private key, both PEM"):

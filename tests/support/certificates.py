@@ -55,6 +55,12 @@ class Authority:
             (self._folder / f"good{path.suffix}").rename(path)
         return made
 
+    def expired_files(self) -> tuple[Path, Path] | None:
+        """One that was valid until some time ago, and its key; None as above."""
+        if self.server("expired", "DNS:expired") is None:
+            return None
+        return self._folder / "expired.pem", self._folder / "expired.key"
+
     def _sign(self, kind: str, ends: tuple[str, ...]) -> bool:
         """Which of the ways works depends on openssl's version."""
         try:
