@@ -186,7 +186,7 @@ class TokenFile:
         if version is None:
             _log.error("the tokens file %s is gone: nobody's token lets him in", self._path)
         else:
-            _log.info("the tokens file was read again: %d names", len(tokens.entries))
+            _log.info("the tokens file was read again; names in it: %d", len(tokens.entries))
         self._tokens = tokens
         return tokens
 

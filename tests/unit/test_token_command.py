@@ -179,6 +179,25 @@ def test_a_file_that_could_not_be_read_once_is_tried_again(
     assert known.entries[Name("phone")].revoked_unix_s is not None
 
 
+@pytest.mark.parametrize("again", ['"phone": {}', '"p\\u0068one": {}'])
+def test_a_name_that_is_there_twice_is_refused_since_one_of_them_may_be_a_revocation(
+    again: str, file: Path
+) -> None:
+    _token("add", "phone")
+    _token("revoke", "phone")
+    text = file.read_text().rstrip().removesuffix("}").rstrip().removesuffix("}").rstrip()
+    file.write_text(f"{text}, {again}}}}}")
+    with pytest.raises(UserError, match="expected 'phone' once, found it twice"):
+        read_tokens(file)
+
+
+def test_a_register_that_an_editor_has_marked_as_utf_8_is_read(file: Path) -> None:
+    _token("add", "phone")
+    tokens = read_tokens(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_tokens(file) == tokens
+
+
 @pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "1e400", "NaN"])
 def test_numbers_beyond_all_bounds_are_no_times(number: str, file: Path) -> None:
     file.parent.mkdir()

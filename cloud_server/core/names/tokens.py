@@ -41,6 +41,7 @@ LEAST_TOKEN_CHARACTERS: Final = 22
 _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _DIGEST_BYTES = 32
+_MOST_SHOWN = 64
 MOST_SECONDS: Final = 253_402_300_799.0
 """The last second of the year 9999, since 1970: no name lasts longer, nor can that be written."""
 
@@ -172,7 +173,10 @@ def from_text(text: str) -> Tokens:
         TokensError: it is none; the message says where, and holds nothing of a hash.
     """
     try:
-        raw = json.loads(text)
+        # Some editors put a mark of UTF-8 before it.
+        raw = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_without_twins)
+    except TokensError:
+        raise
     except (ValueError, RecursionError) as error:
         raise TokensError("expected JSON as `hat token` writes it") from error
     if not isinstance(raw, dict) or raw.get("version") != _VERSION:
@@ -185,6 +189,20 @@ def from_text(text: str) -> Tokens:
     if len(set(digests)) != len(digests):
         raise TokensError("expected a token of its own for each name")
     return tokens_of(entries)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of two entries of one key the last would count: a revocation might not.
+
+    Raises:
+        TokensError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise TokensError(f"expected {twice[:_MOST_SHOWN]!r} once, found it twice")
+    return found
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:
