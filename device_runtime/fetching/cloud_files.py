@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,6 +16,7 @@ from device_runtime.fetching.listing import FetchError
 from device_runtime.link.config import link_url
 from device_runtime.link.dialing import open_client
 from device_runtime.link.proxies import Proxy
+from device_runtime.link.trust import DialedTls
 from submodels.bundle.manifest_file import MAX_MANIFEST_BYTES
 from submodels.bundle.signature import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
 from wire.handshake import BUNDLE_PATH, LINK_PATH
@@ -51,7 +51,7 @@ class CloudAddress:
     url: str
     """As `--cloud` has it."""
     secret: str | None = field(default=None, repr=False)
-    tls: ssl.SSLContext | None = None
+    tls: DialedTls | None = None
     proxy: Proxy | None = None
 
     @property
@@ -86,9 +86,10 @@ class CloudFiles:
 
     def __init__(self, address: CloudAddress) -> None:
         self._address = address
+        self._tls = None if address.tls is None else address.tls.context()
         self._client = open_client(
             address.proxy,
-            address.tls,
+            self._tls,
             aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
         )
 
@@ -145,7 +146,7 @@ class CloudFiles:
         fields = {**fields, str(hdrs.ACCEPT_ENCODING): "identity"}
         if self._address.secret is not None:
             fields[str(hdrs.AUTHORIZATION)] = f"Bearer {self._address.secret}"
-        tls = True if self._address.tls is None else self._address.tls
+        tls = True if self._tls is None else self._tls
         async with self._client.get(
             URL(url, encoded=True), headers=fields, ssl=tls, allow_redirects=False
         ) as response:

@@ -268,7 +268,11 @@ class Fetcher:
             raise UnreachableError(refusal.reason)
         is_cut = isinstance(error, aiohttp.ServerDisconnectedError)
         # So does one that speaks TLS, which no answer says.
-        hint = "; is it wss:// instead of ws://?" if is_cut and self._address.tls is None else ""
+        hint = (
+            "; is it wss:// instead of ws://?"
+            if is_cut and self._address.bundle_url.startswith("http:")
+            else ""
+        )
         return refusal.reason + hint
 
     @contextlib.asynccontextmanager

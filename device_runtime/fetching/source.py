@@ -6,8 +6,9 @@ from device_runtime.config import DeviceConfig
 from device_runtime.fetching.cloud_files import CloudAddress
 from device_runtime.fetching.fetching import Fetcher, Show
 from device_runtime.fetching.store import Store
-from device_runtime.link.config import client_certificate, link_url, showing, tls_context
+from device_runtime.link.config import client_certificate, link_url
 from device_runtime.link.proxies import proxy_for
+from device_runtime.link.trust import DialedTls
 from process.machine import cache_folder
 from process.world import World
 
@@ -25,7 +26,7 @@ def make_fetcher(config: DeviceConfig, world: World, show: Show | None = None) -
     address = CloudAddress(
         url=config.cloud,
         secret=config.secret,
-        tls=showing(tls_context(url, config.cloud_ca, config.cloud_pin), shown),
+        tls=DialedTls(url, config.cloud_ca, config.cloud_pin, shown),
         proxy=proxy_for(url, os.environ),
     )
     store = Store(cache_folder(os.environ) / _FOLDER, config.kept_bundles)

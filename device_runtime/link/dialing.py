@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from device_runtime.link.config import CLOSE_S, LinkConfig, link_url, showing, tls_context
+from device_runtime.link.config import CLOSE_S, LinkConfig, link_url
 from device_runtime.link.proxies import Proxy
+from device_runtime.link.trust import DialedTls
 from device_runtime.link.tunnel import TunnelConnector
 from process.sockets.aiohttp_socket import AiohttpSocket
 from process.sockets.congestion import check_congestion_control, choose_congestion_control
@@ -40,8 +41,7 @@ class Dialer:
 
     def __init__(self, config: LinkConfig) -> None:
         self._url = link_url(config.url)
-        tls = tls_context(self._url, config.ca_file, config.pins)
-        self._tls = showing(tls, config.shown)
+        self._tls = DialedTls(self._url, config.ca_file, config.pins, config.shown)
         self._proxy = config.proxy
         check_congestion_control(config.congestion_control)
         self._congestion_control = config.congestion_control
@@ -52,11 +52,12 @@ class Dialer:
     @contextlib.asynccontextmanager
     async def __call__(self) -> AsyncIterator[AiohttpSocket]:
         """A socket on which nothing was said yet."""
-        client = open_client(self._proxy, self._tls, aiohttp.ClientTimeout(total=None))
+        tls = self._tls.context()
+        client = open_client(self._proxy, tls, aiohttp.ClientTimeout(total=None))
         try:
             ws = await client.ws_connect(
                 self._url,
-                ssl=True if self._tls is None else self._tls,
+                ssl=True if tls is None else tls,
                 autoping=False,
                 compress=0,
                 max_msg_size=self._max_frame_bytes,
@@ -75,7 +76,7 @@ class Dialer:
 
     async def finds_tls(self) -> bool:
         """Whether a ws:// address that broke off the opening would have taken TLS."""
-        if self._tls is not None or self._proxy is not None:
+        if self._tls.context() is not None or self._proxy is not None:
             return False
         parts = urlsplit(self._url)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,14 +1,15 @@
 """The certificate that a program shows, taken from files again whenever they change."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from process.errors import StartError, system_reason
 from process.tls.certificates import CertificateError, names_of_pem, pin_of_pem, validities
 
-_Mark = tuple[tuple[int, ...], ...]
+Mark = tuple[tuple[int, ...], ...]
+"""Of some files, at some time."""
 
 
 class ServedTls:
@@ -26,7 +27,7 @@ class ServedTls:
         self.certificate = certificate
         self._files = (certificate, *others)
         self._make = make
-        self._mark = self._marked()
+        self._mark = mark_of(self._files)
         self._take_up()
 
     def context(self) -> ssl.SSLContext:
@@ -43,7 +44,7 @@ class ServedTls:
         Raises:
             StartError: they have, and cannot be used; once for each change. All stays as it was.
         """
-        mark = self._marked()
+        mark = mark_of(self._files)
         if mark == self._mark:
             return False
         self._mark = mark
@@ -71,16 +72,17 @@ class ServedTls:
         """The hosts that it is for."""
         self._context = context
 
-    def _marked(self) -> _Mark:
-        """Changes with the files, also where they are links that are turned to others."""
-        try:
-            found = [path.stat() for path in self._files]
-        except OSError:
-            return ()
-        return tuple(
-            (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns)
-            for each in found
-        )
+
+def mark_of(files: Sequence[Path]) -> Mark:
+    """Changes with the files, also where they are links that are turned to others."""
+    try:
+        found = [path.stat() for path in files]
+    except OSError:
+        return ()
+    return tuple(
+        (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns)
+        for each in found
+    )
 
 
 def _pin(pem: bytes) -> str | None:

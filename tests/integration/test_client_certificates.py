@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import ssl
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from dataclasses import replace
@@ -12,7 +13,13 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 
-from device_runtime.link.config import ClientCertificate, LinkConfig, ModelIdentity, showing
+from device_runtime.link.config import (
+    ClientCertificate,
+    LinkConfig,
+    ModelIdentity,
+    Patience,
+    showing,
+)
 from device_runtime.link.link import Link
 from hat.cli import hat
 from process.errors import StartError
@@ -131,6 +138,29 @@ async def test_a_certificate_that_the_cloud_does_not_take_is_told_to_its_device(
         await until(lambda: why in (link.status.reason or ""))
         assert link.num_connections == 0
         assert server.daemon.figures().num_connections == 0
+
+
+async def test_a_certificate_that_is_renewed_while_a_device_runs_is_taken_up(
+    settings, bundle, engine, authority, stranger, tmp_path, caplog
+):
+    """Those of step-ca and cert-manager last for hours."""
+    caplog.set_level("INFO")
+    shown = tmp_path / "car.pem", tmp_path / "car.key"
+    for source, path in zip(stranger.files("car", "DNS:ignored"), shown, strict=True):
+        shutil.copy(source, path)
+    async with serve_cloud(settings, engine.load) as server:
+        link = link_of(server, authority, bundle, shown)
+        link._config = replace(link._config, patience=Patience(refused_retry_s=0.05))
+        async with started(link):
+            await until(lambda: "does not know the authority" in (link.status.reason or ""))
+            shown[0].write_text(shown[0].read_text()[:100])
+            await until(lambda: "TLS with the cloud stays what it was: client" in caplog.text)
+            for source, path in zip(authority.files("car", "DNS:ignored"), shown, strict=True):
+                shutil.copy(source, path)
+            async with asyncio.timeout(10):
+                await link.connected()
+    assert f"took up {shown[0]} and {shown[1]}" in caplog.text
+    assert caplog.text.count("stays what it was") <= 3, "once for each change"
 
 
 @on_both_loops

@@ -1,0 +1,60 @@
+"""What a cloud is known by and is shown, taken from its files again whenever they change."""
+
+import logging
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from device_runtime.link.config import ClientCertificate, showing, tls_context
+from process.errors import StartError
+from process.tls.served import mark_of
+
+_log = logging.getLogger(__name__)
+
+
+class DialedTls:
+    """The context of connections to come, for a wss:// address; none for ws://.
+
+    Short-lived certificates are renewed while a device runs, and so are authorities.
+
+    Args:
+        url: The cloud's.
+        ca_file: The authority in place of the system's.
+        pins: Keys of which the cloud must have one.
+        shown: What the device shows.
+
+    Raises:
+        StartError: when made, for files that cannot be used, or that are of no use for ws://.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        ca_file: Path | None = None,
+        pins: Sequence[str] = (),
+        shown: ClientCertificate | None = None,
+    ) -> None:
+        self._url = url
+        self._ca_file = ca_file
+        self._pins = pins
+        self._shown = shown
+        mine = () if shown is None else (shown.certificate, shown.key)
+        self._files = (*mine, *(() if ca_file is None else (ca_file,)))
+        self._mark = mark_of(self._files)
+        self._context = self._made()
+
+    def context(self) -> ssl.SSLContext | None:
+        """The one of now; as it was where the files are of no use, which is said once for each
+        change of them."""
+        mark = mark_of(self._files)
+        if mark != self._mark:
+            self._mark = mark
+            try:
+                self._context = self._made()
+                _log.info("took up %s", " and ".join(map(str, self._files)))
+            except StartError as error:
+                _log.error("TLS with the cloud stays what it was: %s", error)
+        return self._context
+
+    def _made(self) -> ssl.SSLContext | None:
+        return showing(tls_context(self._url, self._ca_file, self._pins), self._shown)
