@@ -111,7 +111,7 @@ def _service(service: Service) -> Iterator[str]:
     yield "CacheDirectoryMode=0700"
     yield "StateDirectoryMode=0700"
     for name, path in service.credentials.items():
-        yield f"LoadCredential={name}:{_path(path)}"
+        yield f"LoadCredential={name}:{_rest_of_line(path)}"
     yield from _hardening(service)
     for path in service.read_only:
         yield f"BindReadOnlyPaths={_path(path)}"
@@ -142,8 +142,22 @@ def _command_word(word: str) -> str:
 
 
 def _path(path: Path) -> str:
+    """One of a list of paths, in which a colon would part it from another."""
     text = str(path)
-    return text.replace("%", "%%") if _is_plain(text) else _quoted(text)
+    return text.replace("%", "%%") if _is_plain(text) and ":" not in text else _quoted(text)
+
+
+def _rest_of_line(path: Path) -> str:
+    """A path where systemd takes all that follows as it is: there quotes are a part of it.
+
+    Raises:
+        ConfigError: it has a line break, or an end that systemd leaves out.
+    """
+    text = str(path)
+    if any(ord(character) < 32 for character in text) or text != text.rstrip().rstrip("\\"):
+        expected = "expected no line break and no blank or backslash at the end"
+        raise ConfigError(f"{expected} of what a unit names, got {text!r}")
+    return text.replace("%", "%%")
 
 
 def _is_plain(text: str) -> bool:

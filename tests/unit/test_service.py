@@ -96,7 +96,7 @@ def test_a_system_service_gets_copies_of_secret_files_and_is_shown_hidden_folder
 
     unit = unit_text(made)
 
-    assert f'LoadCredential=secret:"{secret}"' in unit
+    assert f"LoadCredential=secret:{secret}" in unit.splitlines()
     assert "LoadCredential=tls_key:/etc/key.pem" in unit
     words = _words_of(unit)
     assert words[words.index("--secret-file") + 1] == f"{CREDENTIALS}/secret"
