@@ -33,10 +33,11 @@ from device_runtime.fetching.listing import (
 )
 from device_runtime.fetching.store import BusyError, Store, hash_of
 from device_runtime.link.refusals import of_error
-from process.errors import system_reason
+from process.errors import UserError, system_reason
 from process.world import World
 from submodels.bundle.bundle import check_manifest
 from submodels.bundle.manifest_file import MANIFEST_FILE
+from submodels.errors import BundleError
 
 _log = logging.getLogger(__name__)
 
@@ -91,8 +92,11 @@ class Fetcher:
         last = self._store.last_of(self._address.url)
         try:
             return await self.fetch(PATIENCE_S if last is None else _IMPATIENCE_S)
-        except (UnreachableError, NotLetInError) as error:
+        except UserError as error:
             if last is None or not self._store.use(last, self._world.unix_clock()):
+                if isinstance(error, BundleError):
+                    # Who serves it, or a page that a network puts in its place, may change.
+                    raise FetchError(str(error)) from error
                 raise
             _log.warning("%s: starting with the bundle that was fetched from it last", error)
             return last
