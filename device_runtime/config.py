@@ -51,7 +51,8 @@ def _websocket_url(value: str) -> str | None:
     return None if usable else expected
 
 
-def _http_url(value: str) -> str | None:
+def http_url(value: str) -> str | None:
+    """What a value should have been, unless it is an address of HTTP."""
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -289,7 +290,7 @@ class DeviceConfig:
         None,
         "Collector that spans of requests go to (OTLP over HTTP), without prompts and tokens; left "
         "out: what OTEL_EXPORTER_OTLP_ENDPOINT names, else none.",
-        check=_http_url,
+        check=http_url,
     )
     log_level: LogLevel = least_level("info")
     log_format: LogFormat = line_format("text")

@@ -37,7 +37,7 @@ from device_runtime.api.spans import (
 )
 from device_runtime.calling.layouts import LAYOUTS
 from device_runtime.calling.probing import find_calls
-from device_runtime.config import DeviceConfig
+from device_runtime.config import DeviceConfig, http_url
 from device_runtime.engines.bundle_adapter import lone_quality
 from device_runtime.engines.loading import load_engine
 from device_runtime.engines.thread import EngineThread
@@ -349,7 +349,12 @@ def _spans(config: DeviceConfig, model: ModelCard, world: World) -> Spans:
         # The environment may be meant for other programs.
         _log.warning("%s names a collector, but %s", VARIABLES[1], NOT_INSTALLED)
         return NO_SPANS
-    _log.info("spans of requests go to %s, without prompts and tokens", urlsplit(collector).netloc)
+    if config.otlp_endpoint is None and (expected := http_url(collector)) is not None:
+        # What it holds is not shown: a password may be in it.
+        _log.warning("%s: expected %s; no spans are sent", " or ".join(VARIABLES), expected)
+        return NO_SPANS
+    where = urlsplit(collector).netloc.rpartition("@")[2]
+    _log.info("spans of requests go to %s, without prompts and tokens", where)
     return spans_to(collector, model.id, world.clock, world.unix_clock)
 
 

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from device_runtime.api.spans import collector_of, spans_to
+from device_runtime.api.service import ModelCard
+from device_runtime.api.spans import NO_SPANS, collector_of, spans_to
+from device_runtime.config import DeviceConfig
+from device_runtime.server import _spans
 from tests.support.api_server import CHAT, COMPLETIONS, MODEL, USER, story_generator, story_server
+from tests.support.world import REAL
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
@@ -40,6 +44,27 @@ GIVEN = f"00-{TRACE_ID}-{SPAN_ID}-01"
 )
 def test_a_collector_is_one_that_is_named(setting, environ, expected) -> None:
     assert collector_of(setting, environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("a-word:hush", "expected a URL like http://127.0.0.1:4318; no spans are sent"),
+        ("grpc://who:hush@127.0.0.1:1", "expected a URL like http://127.0.0.1:4318"),
+        ("http://who:hush@127.0.0.1:1", "spans of requests go to 127.0.0.1:1, without"),
+    ],
+)
+def test_what_the_environment_names_is_judged_and_its_password_is_in_no_log(
+    address, said, monkeypatch, caplog
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    model = ModelCard("m", (), "m", 0, "", ())
+    spans = _spans(DeviceConfig(), model, REAL)
+    spans.close()
+    assert (spans is NO_SPANS) is ("expected" in said)
+    assert said in caplog.text
+    assert "hush" not in caplog.text
 
 
 def test_nothing_of_the_library_is_loaded_unless_spans_are_wanted() -> None:
