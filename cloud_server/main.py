@@ -35,8 +35,9 @@ def run(config: CloudConfig) -> int:
     # OpenMP reads this when torch is first imported. By default its idle threads spin, and on a
     # machine with other work a step of 40 ms took 7 s (measured: two threads on two busy cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # A small model keeps the engine's thread in Python; the event loop then waits for the
-    # interpreter lock at most this long (99th percentile of its lag: 4.9 ms before, 0.4 ms after).
+    # Where the engine, or what drives it, is a thread that a small model keeps in Python, the event
+    # loop waits for the interpreter lock at most this long (99th percentile of its lag: 4.9 ms
+    # before, 0.4 ms after).
     sys.setswitchinterval(0.0005)
     configure_logs(config.log_level, config.log_format)
     try:

@@ -28,6 +28,10 @@ _RELOAD_PAUSES_S = (0.0, 2.0, 10.0, 30.0)
 _MOST_STEPS = 64
 """More stages than any pipeline has."""
 
+_LOOK_EVERY_S = 1.0
+"""How often an engine without steps is asked whether it is still there: one that ended at night is
+back before anybody comes."""
+
 
 class EngineThread:
     """Loads an engine and performs queued steps, as many at once as the engine can.
@@ -107,7 +111,7 @@ class EngineThread:
         if steps_in_flight(loaded.engine) > 1:
             finisher = _Finisher(on_lost=lambda: self._steps.put(None))
         try:
-            while (step := self._steps.get()) is not None and not self._is_stopping.is_set():
+            while (step := self._next(loaded)) is not None and not self._is_stopping.is_set():
                 finish = self._begin(runner, step)
                 if finisher is None:
                     finish()
@@ -118,6 +122,20 @@ class EngineThread:
             if finisher is not None:
                 finisher.stop()
             return str(error)
+
+    def _next(self, loaded: LoadedEngine) -> Step | None:
+        """What is submitted next.
+
+        Raises:
+            EngineLostError: the engine has ended meanwhile.
+        """
+        while True:
+            try:
+                return self._steps.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                reason = loaded.why_lost()
+            if reason is not None:
+                raise EngineLostError(reason)
 
     def _begin(self, runner: StepRunner, step: Step) -> Callable[[], None]:
         """Begin a step; what is to be called when those before it have ended, and tells of it."""

@@ -12,13 +12,18 @@ def _nothing() -> None:
     pass
 
 
+def _lives() -> str | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
     """`description` names engine, device and threads; `kv_bytes_per_token` is what a position takes
     over all workers, in the engine and in host memory. `kv_host_bytes` is what the engine's own KV
     cache may still take of this machine's memory.
 
-    `close` ends what the engine has started beside it, such as processes.
+    `close` ends what the engine has started beside it, such as processes. `why_lost` says how these
+    have ended by themselves, if they have; it is asked while nobody asks the engine for anything.
     """
 
     engine: MiddleEngine
@@ -26,6 +31,7 @@ class LoadedEngine:
     kv_bytes_per_token: int
     close: Callable[[], None] = _nothing
     kv_host_bytes: int = 0
+    why_lost: Callable[[], str | None] = _lives
 
 
 EngineLoader = Callable[[Bundle, CloudConfig], LoadedEngine]

@@ -73,6 +73,7 @@ class Loader:
         self.num_failures = 0
         self.num_loads = 0
         self.num_closed = 0
+        self.is_seen_to_end = False
         self.engine: Any = None
         """The newest."""
 
@@ -84,10 +85,14 @@ class Loader:
                 self.num_failures -= 1
                 raise StartError("no memory is left")
         self.engine = self._make()
-        return LoadedEngine(self.engine, "a fake", 4, self._close)
+        return LoadedEngine(self.engine, "a fake", 4, self._close, why_lost=self._why_lost)
 
     def _close(self) -> None:
         self.num_closed += 1
+
+    def _why_lost(self) -> str | None:
+        has_ended = self.is_seen_to_end and self.engine.is_lost
+        return "its process has ended" if has_ended else None
 
 
 @pytest.fixture
@@ -142,6 +147,22 @@ async def test_a_restart_is_seen_refuses_sessions_and_passes(config, bundle, loa
         assert "hat_cloud_engine_restarts_total 1.0" in figures
         await assert_serves(client, 4, seed=4)
         assert server.daemon.figures().num_sessions == loader.engine.num_sequences == 1
+    assert loader.num_closed == loader.num_loads == 2
+
+
+async def test_an_engine_that_ends_while_nobody_asks_is_back_before_somebody_does(
+    config, bundle, loader, monkeypatch
+):
+    monkeypatch.setattr(engine_thread, "_LOOK_EVERY_S", 0.01)
+    loader.is_seen_to_end = True
+    async with (
+        serve_cloud(config, loader) as server,
+        welcomed(server.link_url, hello_for(bundle.manifest)) as client,
+    ):
+        loader.engine.is_lost = True
+        await until(lambda: loader.num_loads == 2 and not server.daemon.is_restarting)
+        assert loader.num_closed == 1
+        await assert_serves(client, 1, seed=1)
     assert loader.num_closed == loader.num_loads == 2
 
 

@@ -109,7 +109,10 @@ def test_a_process_that_ends_while_it_loads_may_not_the_next_time(bundles):
 
 def test_a_killed_process_is_a_lost_engine(bundles):
     with _loaded(bundles, load_echo) as loaded:
+        assert loaded.why_lost() is None
         os.kill(loaded.engine.capacity_tokens, signal.SIGKILL)
+        assert _ends_soon(loaded.engine.capacity_tokens)
+        assert loaded.why_lost() == "the engine's process was ended by SIGKILL"
         with pytest.raises(EngineLostError, match="ended by SIGKILL"):
             loaded.engine.open(5)
 

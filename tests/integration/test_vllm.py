@@ -17,6 +17,7 @@ import transformers
 
 from adapters.importing.conversion import ImportLimits, import_head
 from adapters.install import install_adapter
+from cloud_server.server import CloudServer
 from device_runtime.generation.request import GenerationRequest
 from hat.verify.reference import whole_model
 from submodels.random_models import RandomModel, make_random_model
@@ -131,6 +132,16 @@ async def test_a_family_under_another_name_keeps_its_ids(name, tmp_path):
             assert first_difference(reference, ids) is None
 
 
+async def _killed_while_nobody_asks(cloud: CloudServer) -> None:
+    """It is back before anybody does."""
+    assert cloud.daemon is not None
+    await until(lambda: cloud.daemon.figures().num_running_sessions == 0)
+    (worker, *_) = [p for p in multiprocessing.active_children() if "Worker" in p.name]
+    os.kill(worker.pid or 0, signal.SIGKILL)
+    await until(lambda: cloud.daemon.is_restarting)
+    await until(lambda: not cloud.daemon.is_restarting, 120)
+
+
 @pytest.mark.parametrize("name", PARALLEL)
 async def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles, stories, name):
     expected = [list(reference.ids) for _, reference in stories]
@@ -161,6 +172,9 @@ async def test_eight_streams_keep_their_ids_and_outlive_a_killed_worker(bundles,
         assert page["hat_cloud_engine_restarts_total"] == 1
         assert page["hat_cloud_step_seconds_count"] > 0
         assert page["hat_cloud_kv_cache_capacity_tokens"] == 64 * BLOCK_TOKENS
+        if name == "tp1":
+            await _killed_while_nobody_asks(cloud)
+            assert await generate_ids(device.runtime, requests[0]) == expected[0]
     assert _names_left() == before, "nor do files, pipes and shared memory stay"
     left = [p for p in multiprocessing.active_children() if "Worker" in p.name]
     assert left == [], "the cloud's end is its workers' end"

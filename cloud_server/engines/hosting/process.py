@@ -66,13 +66,13 @@ def load_in_own_process(start: Start) -> LoadedEngine:
         close()
         raise reply.error
     facts: Facts = reply.value
-    engine = HostedEngine(channel, facts, lambda: _how_ended(process))
     return LoadedEngine(
-        engine,
+        HostedEngine(channel, facts, lambda: _how_ended(process)),
         facts.description,
         facts.kv_bytes_per_token,
         close=close,
         kv_host_bytes=facts.kv_host_bytes,
+        why_lost=lambda: None if process.poll() is None else _how_ended(process),
     )
 
 

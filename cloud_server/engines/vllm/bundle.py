@@ -52,6 +52,7 @@ def load_vllm_engine(bundle: Bundle, config: CloudConfig) -> LoadedEngine:
         kv_bytes,
         close=started.close,
         kv_host_bytes=kv_host_bytes,
+        why_lost=lambda: "a worker has ended" if started.workers.are_lost else None,
     )
 
 
