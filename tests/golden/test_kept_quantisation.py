@@ -189,6 +189,19 @@ def test_modules_that_were_left_out_have_the_bundles_names(tmp_path: Path) -> No
         kept_middle(packed, range(1, 3))
 
 
+def test_settings_by_pattern_are_kept_where_they_name_no_layer(tmp_path: Path) -> None:
+    packed = _made(KINDS["gptq"], tmp_path)
+    path = packed / "config.json"
+    told = json.loads(path.read_text())
+    told["quantization_config"]["dynamic"] = {r"-:.*self_attn\..*": {}}
+    path.write_text(json.dumps(told))
+    assert kept_middle(packed, range(1, 3)).settings == told["quantization_config"]
+    told["quantization_config"]["dynamic"] = {r"+:model\.layers\.2\..*": {"bits": 8}}
+    path.write_text(json.dumps(told))
+    with pytest.raises(UnsupportedModelError, match="names layers by a pattern"):
+        kept_middle(packed, range(1, 3))
+
+
 def test_a_wrappers_layers_are_found_by_their_names(tmp_path: Path) -> None:
     make_other_name("mistral3", tmp_path / "model")
     kind = KINDS["compressed-tensors, int4"]

@@ -15,6 +15,7 @@ from submodels.errors import CheckpointError, SplitError, UnsupportedModelError
 from submodels.random_models import RandomModel, make_random_model
 from submodels.split import SplitOptions, split_checkpoint
 from tests.support.quantised_models import KINDS, Kind, quantise
+from tests.support.quantised_packing import gptq
 from tests.support.split_models import split
 
 UP = "model.layers.0.mlp.up_proj"
@@ -65,7 +66,18 @@ REFUSED = {
     ),
     "gptq planes": ("gptq", _with("gptq", format="gptq_p"), "checkpoint_format 'gptq_p' is not"),
     "gptq rotated": ("gptq", _with("gptq", rotation="hadamard"), "'gptq': rotation in"),
-    "gptq modules": ("gptq", _with("gptq", dynamic={"+:.*": {"bits": 8}}), "'gptq': dynamic in"),
+    "gptq modules": (
+        "gptq",
+        _with("gptq", dynamic={"+:.*": {"rotation": "hadamard"}}),
+        r"'gptq': rotation in dynamic '\+:\.\*' is not known",
+    ),
+    "gptq bits of one": (
+        "gptq",
+        _with("gptq", dynamic={".*up_proj": {"bits": 3}}),
+        "bits 3 is not supported; supported: 4, 8, 2",
+    ),
+    "gptq pattern": ("gptq", _with("gptq", dynamic={"-:(": {}}), r"'-:\(' is no pattern"),
+    "gptq list": ("gptq", _with("gptq", dynamic=["-:.*"]), "expected dynamic by patterns"),
     "gptq words": ("gptq", _with("gptq", pack_dtype="int64"), "pack_dtype 'int64'"),
     "gptq group": ("gptq", _with("gptq", group_size=0), "group_size: expected a whole number"),
     "fp8 scales": ("fp8, blocks", _with("fp8, blocks", scale_fmt="int"), "scale_fmt 'int'"),
@@ -215,6 +227,35 @@ def test_tensors_of_another_method_are_not_left_out(tmp_path: Path) -> None:
     _told(folder, None)
     with pytest.raises(CheckpointError, match="lacks tensors"):
         split(folder, tmp_path / "out", 1)
+
+
+def test_modules_of_gptq_may_have_settings_of_their_own(tmp_path: Path) -> None:
+    """The first pattern that fits counts; what is excepted stays as it was before."""
+    four = KINDS["gptq"]
+    eight = replace(four, pack=gptq(8, 1, group=64))
+    folder, other = _made(four, tmp_path / "a"), _made(eight, tmp_path / "b")
+    before = load_file(tmp_path / "a" / "model" / "model.safetensors")
+    stored, plain = (
+        load_file(tmp_path / "a" / n / "model.safetensors") for n in ("packed", "plain")
+    )
+    eights, plain_eights = (
+        load_file(at / "model.safetensors") for at in (other, other.parent / "plain")
+    )
+    parts = (("self_attn.", before, before), ("mlp.up_proj", eights, plain_eights))
+    for part, as_stored, as_read in parts:
+        stored = {name: tensor for name, tensor in stored.items() if part not in name}
+        stored |= {name: tensor for name, tensor in as_stored.items() if part in name}
+        plain |= {name: tensor for name, tensor in as_read.items() if part in name}
+    save_file(stored, folder / "model.safetensors")
+    save_file(plain, folder.parent / "plain" / "model.safetensors", {"format": "pt"})
+    changed = {"bits": 8, "group_size": 64, "damp_percent": 0.1}
+    rules = {r"-:.*self_attn\..*": {}, r"+:model\..*up_proj": changed, ".*": {}}
+    _told(folder, {**four.settings, "dynamic": rules})
+    came, expected = (
+        split(folder.parent / name, tmp_path / name, 1) for name in ("packed", "plain")
+    )
+    assert came.device.tensors == expected.device.tensors
+    assert came.cloud.tensors == expected.cloud.tensors
 
 
 def test_groups_of_modules_may_be_stored_in_other_ways(tmp_path: Path) -> None:

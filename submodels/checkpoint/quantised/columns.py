@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from submodels.checkpoint.checkpoint import SourceTensor
+from submodels.checkpoint.quantised.by_module import DYNAMIC, rules_of, settings_of
 from submodels.checkpoint.quantised.held import FLOATS, Held
 from submodels.checkpoint.quantised.settings import expect, group_size_of, refuse_unknown
 from submodels.checkpoint.quantised.tensors import STEP_NUMBERS, rounded_by
@@ -40,7 +41,7 @@ _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How all matrices of a checkpoint are packed."""
+    """How a matrix is packed."""
 
     bits: int
     group_size: int
@@ -137,20 +138,36 @@ def take_awq(held: Held, settings: Mapping[str, Any], target: str | None) -> Non
     expect(settings, "method", method, "awq")
     expect(settings, "zero_point", method, True)
     expect(settings, "desc_act", method, False)
-    layout = settings.get("version") or settings.get("format")
-    expect({"version": str(layout).lower() if layout else None}, "version", method, "gemm")
-    _take(held, Layout(bits, group_size_of(settings, method), is_awq=True), target)
+    told = settings.get("version") or settings.get("format")
+    expect({"version": str(told).lower() if told else None}, "version", method, "gemm")
+    layout = Layout(bits, group_size_of(settings, method), is_awq=True)
+    _take(held, dict.fromkeys(held.ending(".qweight"), layout), target)
 
 
 def take_gptq(held: Held, settings: Mapping[str, Any], target: str | None) -> None:
     """Take GPTQ's matrices; the first version of the format stores zero points less one.
+
+    Modules may have settings of their own.
 
     Raises:
         UnsupportedModelError: settings that are refused by name.
         CheckpointError: tensors that are missing or do not fit.
     """
     method = "quant_method 'gptq'"
-    refuse_unknown(settings, _KNOWN - {"zero_point"}, method)
+    known = _KNOWN - {"zero_point"}
+    rules = rules_of(settings, known, method)
+    plain = {key: value for key, value in settings.items() if key != DYNAMIC}
+    refuse_unknown(plain, known, method)
+    _gptq_layout(plain, method)
+    layouts = {}
+    for module in held.ending(".qweight"):
+        own = settings_of(module, plain, rules)
+        if own is not None:
+            layouts[module] = _gptq_layout(own, method)
+    _take(held, layouts, target)
+
+
+def _gptq_layout(settings: Mapping[str, Any], method: str) -> Layout:
     bits = expect(settings, "bits", method, 4, 8, 2)
     told = settings.get("checkpoint_format") or settings.get("format")
     layout = expect({"checkpoint_format": told}, "checkpoint_format", method, "gptq", "gptq_v2")
@@ -158,11 +175,12 @@ def take_gptq(held: Held, settings: Mapping[str, Any], target: str | None) -> No
     expect(settings, "pack_dtype", method, "int32")
     is_ordered = expect(settings, "desc_act", method, False, True)
     group_size, zero_offset = group_size_of(settings, method), int(layout == "gptq")
-    _take(held, Layout(bits, group_size, False, zero_offset, is_ordered), target)
+    return Layout(bits, group_size, False, zero_offset, is_ordered)
 
 
-def _take(held: Held, layout: Layout, target: str | None) -> None:
-    for name in held.ending(".qweight"):
+def _take(held: Held, layouts: Mapping[str, Layout], target: str | None) -> None:
+    """Take the matrices of these modules."""
+    for name, layout in layouts.items():
         codes = held.take_matrix(f"{name}.qweight", _WORDS)
         num_inputs, num_outputs = codes.shape
         if layout.is_awq:

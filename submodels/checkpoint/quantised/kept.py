@@ -28,7 +28,7 @@ Source: `hf_to_vllm_mapper` of vLLM's mistral3, which no other class of it has.
 """
 
 _LAYER = re.compile(r"(?:^|.*\.)layers\.(\d+)(?=\.|$)")
-_NUMBERED_PATTERN = re.compile(r"^re:.*layers\W*\d")
+_NUMBERED_PATTERN = re.compile(r"^(re|[-+]):.*layers\W*\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +90,14 @@ def _with_end(name: str, ends: Mapping[str, str]) -> str:
 def _renumbered(value: Any, middle: range) -> Any:
     """Settings that name modules, such as those left as they are, by their names in the bundle."""
     if isinstance(value, dict):
+        for key in value:
+            _refuse_numbered(key)
         return {key: _renumbered(each, middle) for key, each in value.items()}
     if not isinstance(value, list):
         return value
     kept = []
     for each in value:
-        if isinstance(each, str) and _NUMBERED_PATTERN.match(each):
-            raise UnsupportedModelError(
-                f"--keep-quantisation: quantization_config names layers by a pattern, {each!r:.80},"
-                " and they have other numbers in the bundle"
-            )
+        _refuse_numbered(each)
         if isinstance(each, str) and _LAYER.match(each):
             # Layers of what sees pictures have numbers of their own.
             name = None if text_name(each) is None else _renamed(each, middle)
@@ -107,6 +105,14 @@ def _renumbered(value: Any, middle: range) -> Any:
         else:
             kept.append(_renumbered(each, middle))
     return kept
+
+
+def _refuse_numbered(told: object) -> None:
+    if isinstance(told, str) and _NUMBERED_PATTERN.match(told):
+        raise UnsupportedModelError(
+            f"--keep-quantisation: quantization_config names layers by a pattern, {told!r:.80},"
+            " and they have other numbers in the bundle"
+        )
 
 
 def write_kept(path: Path, kept: KeptMiddle) -> BundleFile:
