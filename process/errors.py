@@ -34,3 +34,11 @@ def system_reason(error: OSError) -> str:
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return error.strerror or str(error)
+
+
+def shown(error: Exception) -> str:
+    """The words of an error that quotes what somebody sent or wrote, on one line and printable."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in str(error)
+    )

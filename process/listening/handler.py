@@ -14,6 +14,10 @@ from process.listening.guard import Guard
 from process.listening.refusals import FULL, HeadTooLongError, as_bytes, of_parser
 from process.listening.threshold import Threshold
 
+_LATE_S = 0.25
+"""A deadline that comes so much later than it was set for comes to a process that stood still: was
+stopped, swapped out or moved to another machine. What the peer sent meanwhile is yet to be read."""
+
 _LONGEST_HEADS = 2
 """A request line and header fields, each of full length; and the line ends, names and version."""
 
@@ -121,8 +125,7 @@ class GuardedHandler(RequestHandler):
 
     def set_deadline(self, delay_s: float) -> None:
         """Cut the connection off so much later, unless `prove` comes before."""
-        self.clear_deadline()
-        self._deadline = self._loop.call_later(delay_s, self._too_late)
+        self._cut_off_at(self._loop.time() + delay_s)
 
     def clear_deadline(self) -> None:
         """No deadline any more."""
@@ -137,7 +140,7 @@ class GuardedHandler(RequestHandler):
         """
         self.clear_deadline()
         if until_s is not None:
-            self._deadline = self._loop.call_at(until_s, self._too_late)
+            self._cut_off_at(until_s)
         if self.visit is not None:
             self._guard.door.doubt(self.visit)
 
@@ -187,8 +190,15 @@ class GuardedHandler(RequestHandler):
         except (web.RequestPayloadError, ConnectionError):
             self.close()
 
-    def _too_late(self) -> None:
+    def _cut_off_at(self, when_s: float) -> None:
+        self.clear_deadline()
+        self._deadline = self._loop.call_at(when_s, self._too_late, when_s)
+
+    def _too_late(self, due_s: float) -> None:
         self._deadline = None
+        if self._loop.time() > due_s + _LATE_S:
+            self.set_deadline(_LATE_S)
+            return
         self._say("no request in time")
         self._abort()
 

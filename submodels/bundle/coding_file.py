@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from process.errors import shown
 from submodels.bundle.bundle import Bundle
 from submodels.errors import BundleError
 from wire.coding.tables import MAX_SCALE
@@ -41,7 +42,7 @@ def read_channel_scales(bundle: Bundle) -> ChannelScales:
     try:
         scales = msgspec.convert(bundle.files.json(CODING_FILE), ChannelScales)
     except msgspec.ValidationError as error:
-        raise BundleError(f"{path} is not valid: {error}") from error
+        raise BundleError(f"{path} is not valid: {shown(error)}") from error
     for each in (scales.up, scales.down):
         if len(each) not in (0, bundle.manifest.shape.hidden_size):
             expected = bundle.manifest.shape.hidden_size

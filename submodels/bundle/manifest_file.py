@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from process.errors import shown
 from submodels.errors import BundleError
 from submodels.manifest import FORMAT_VERSION, Manifest
 
@@ -50,7 +51,7 @@ def parse_manifest(text: bytes, path: Path | str) -> Manifest:
         _check_version(path, msgspec.json.decode(text, type=dict[str, Any]).get("format_version"))
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} is not a valid manifest: {error}") from error
+        raise BundleError(f"{path} is not a valid manifest: {shown(error)}") from error
 
 
 def check_regular(folder: Path, name: str) -> None:

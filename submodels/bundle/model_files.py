@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from process.errors import shown
 from submodels.bundle.manifest_file import MANIFEST_FILE, check_regular, read_manifest
 from submodels.errors import BundleError
 
@@ -66,7 +67,7 @@ class ModelFiles:
         except OSError as error:
             raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BundleError(f"{path} is not a valid JSON object: {error}") from error
+            raise BundleError(f"{path} is not a valid JSON object: {shown(error)}") from error
 
 
 def model_files(folder: Path) -> ModelFiles:

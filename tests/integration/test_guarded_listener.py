@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import struct
+import time
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,21 @@ async def test_bytes_sent_one_by_one_do_not_renew_the_deadline():
 
     async with guarded(replace(LIMITS, idle_timeout_s=30.0)) as served:
         await asyncio.gather(drip(served, b""), drip(served, GET))
+
+
+@pytest.mark.parametrize("before", [b"", GET[:9]])
+async def test_a_request_that_came_while_this_process_stood_still_is_answered(before):
+    async with guarded() as served:
+        loop = asyncio.get_running_loop()
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(before)
+            await until(lambda: len(served.guard.door) == 1)
+            await asyncio.sleep(0.05)
+            client.sendall(LAST_GET[len(before) :])
+            # As a stopped or swapped-out process: its clock goes on, its loop does not.
+            time.sleep(LIMITS.head_timeout_s + 0.5)  # noqa: ASYNC251
+            answer = await loop.run_in_executor(None, client.recv, 1 << 16)
+        assert _status(answer) == 200
 
 
 async def test_a_request_that_takes_long_and_a_body_that_comes_slowly_outlive_the_deadline():

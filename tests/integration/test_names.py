@@ -104,7 +104,7 @@ async def test_a_revocation_ends_what_a_name_has_within_two_seconds(
             await late.expect_fault(FaultCode.BAD_CREDENTIAL)
         await assert_serves(other, 2, seed=2)
         bert_again = register.add("carl")
-        await until(lambda: "3 names" in caplog.text)
+        await until(lambda: "names in it: 3" in caplog.text)
         async with welcomed(server.link_url, hello_of(bundle, bert_again)):
             pass
         page = (await http_get(server.metrics_url + "/metrics"))[1]

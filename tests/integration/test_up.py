@@ -71,6 +71,11 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
+def _children_of_any_thread(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
 def _printed_requests(lines: list[str]) -> list[str]:
     """The curl commands, each with its continuation lines, as they would be pasted."""
     shown = [line for line in lines if not line.startswith(("cloud  |", "device |", "hat:"))]
@@ -95,9 +100,11 @@ async def test_up_answers_what_it_printed_and_leaves_no_one_behind_however_it_en
         )
         assert "going on with stories260k" in up.lines[1]
         assert up.lines[2].startswith("hat: splitting ")
-        cloud_files, device_files = [_mapped_files(pid) for pid in _children(up.process.pid)]
-        assert "libtorch" in cloud_files
-        assert "libtorch" not in device_files
+        cloud, device = _children(up.process.pid)
+        (engine,) = _children_of_any_thread(cloud)
+        has_torch = ["libtorch" in _mapped_files(pid) for pid in (engine, cloud, device)]
+        assert has_torch == [True, False, False]
+        children.append(WatchedProcess(engine))
         completion, chat = [json.loads(await _shell(r)) for r in _printed_requests(up.lines)]
         assert completion["choices"][0]["text"].startswith(", there was a")
         assert completion["usage"]["completion_tokens"] == 60

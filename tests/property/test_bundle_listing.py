@@ -56,7 +56,7 @@ def test_a_changed_manifest_is_a_listing_of_plain_names_or_an_error(text, data, 
         _one_change(document, data)
     listing = _listing_or_words(json.dumps(document).encode())
     if isinstance(listing, str):
-        assert "\n" not in listing
+        assert listing.isprintable()
         return
     assert listing.num_bytes >= 0
     assert Path(listing.folder_name).name == listing.folder_name
@@ -71,6 +71,15 @@ def _listing_or_words(text: bytes) -> Listing | str:
         return listing_of(text, None, "here", None)
     except UserError as error:
         return str(error)
+
+
+@pytest.mark.parametrize("name", ["\n", "\x1b[2J", "a\u202eb", "\ud800"])
+def test_a_field_of_any_name_is_told_in_a_line_that_can_be_printed(text, name):
+    document = json.loads(text)
+    document[name] = document.pop("bos_token_id")
+    listing = _listing_or_words(json.dumps(document).encode())
+    assert isinstance(listing, str)
+    assert listing.isprintable()
 
 
 @given(noise=st.binary(max_size=200), place=st.integers(0, 1 << 16))
