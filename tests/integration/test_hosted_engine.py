@@ -192,7 +192,7 @@ async def test_answers_outlive_the_loss_of_the_process_with_the_tokens_they_woul
         _, page = await http_get(f"{cloud.metrics_url}/metrics")
         assert "hat_cloud_engine_restarts_total 1.0" in page
         assert await generate_ids(device.runtime, wanted[2]) == undisturbed[2]
-    assert _children() == before
+    assert _children() <= before
 
 
 def test_vllm_s_engine_stays_where_it_is(bundles):
