@@ -75,6 +75,9 @@ _CERTIFICATES = dict.fromkeys((0, 2, 18, 19, 20, 21, 27), _UNTRUSTED) | {
 
 _NO_TLS = "does not speak TLS; is it ws:// instead of wss://?"
 
+_ENDED_TLS = "does not go on with TLS"
+"""By an alert that says nothing which could be mended; whoever sends one speaks TLS."""
+
 _TLS = {
     "UNEXPECTED_EOF_WHILE_READING": "closed the connection before TLS was agreed on",
     "UNSUPPORTED_PROTOCOL": "speaks another version of TLS than this device",
@@ -84,6 +87,10 @@ _TLS = {
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "finds this device's certificate expired",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "does not take this device's certificate",
     "SSLV3_ALERT_BAD_CERTIFICATE": "does not take this device's certificate",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "finds this device's certificate revoked",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": (
+        "finds that this device's certificate is not one for clients (its extended key usage)"
+    ),
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "wants a certificate from this device, which has none",
     "TLSV1_UNRECOGNIZED_NAME": "knows no host of this name",
     "TLSV1_ALERT_INTERNAL_ERROR": "failed while TLS was agreed on",
@@ -158,8 +165,8 @@ def _of_key(error: WrongKeyError, where: str) -> Refusal:
 
 
 def _of_tls(error: BaseException, where: str) -> Refusal:
-    reason = getattr(error, "reason", None)
-    what = _TLS.get(reason or "", _NO_TLS)
+    reason = getattr(error, "reason", None) or ""
+    what = _TLS.get(reason, _ENDED_TLS if "ALERT" in reason else _NO_TLS)
     return Refusal(f"the cloud at {where} {what}", is_permanent=True)
 
 
@@ -177,9 +184,14 @@ def _of_answer(error: aiohttp.ClientResponseError, where: str) -> Refusal:
 
 def _of_network(error: BaseException, where: str) -> Refusal:
     match error:
-        case OSError(__cause__=ssl.SSLError() as alert) if alert.reason in _TLS:
+        case OSError(__cause__=ssl.SSLError(reason=str(reason)) as alert) if (
+            reason in _TLS or "ALERT" in reason
+        ):
             # In TLS 1.3 a server finds out about a client's certificate behind the handshake.
             return _of_tls(alert, where)
+        case OSError(__cause__=ssl.SSLError()):
+            # Its number is one of TLS: as one of the system's it would say something else.
+            return Refusal(f"lost the cloud at {where}: TLS broke off")
         case aiohttp.ClientConnectorDNSError():
             return Refusal(f"cannot find the host of the cloud at {where}; is its name right?")
         case aiohttp.ClientConnectorError():

@@ -23,6 +23,9 @@ PIN_PREFIX = "sha256/"
 
 _PIN_BYTES = 32
 
+_ANOTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""The last where both are of other kinds, such as RSA and EC."""
+
 _TOO_WEAK = {
     "EE_KEY_TOO_SMALL": "key",
     "CA_KEY_TOO_SMALL": "authority's key",
@@ -122,10 +125,10 @@ def parse_pin(text: str) -> str:
 def why_no_pair(error: Exception) -> str:
     """Why `load_cert_chain` does not take a certificate and a key, in words for users."""
     match error:
-        case ssl.SSLError(reason="KEY_VALUES_MISMATCH"):
+        case ssl.SSLError(reason=str(reason)) if reason in _ANOTHER_KEY:
             return (
                 "the key is not that of the first certificate in the file; those of authorities "
-                "come behind it (KEY_VALUES_MISMATCH)"
+                f"come behind it ({reason})"
             )
         case ssl.SSLError(reason=str(reason)) if reason in _TOO_WEAK:
             return f"its {_TOO_WEAK[reason]} is too weak for this system ({reason})"

@@ -90,3 +90,12 @@ def test_a_key_that_this_system_finds_too_weak_is_told_as_that(tmp_path: Path) -
     certificate, key = _made(tmp_path, [x509.DNSName("gpu-server")], weak=True)
     with pytest.raises(StartError, match=r"its key is too weak for this system \(EE_KEY_TOO_SMALL"):
         server_tls(certificate, key)
+
+
+def test_a_key_of_another_kind_than_its_certificate_is_told_as_another_key(tmp_path: Path) -> None:
+    certificate, _ = _made(tmp_path, [x509.DNSName("gpu-server")])
+    key = tmp_path / "rsa.pem"
+    made = rsa.generate_private_key(65537, 2048)
+    key.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(StartError, match="the key is not that of the first certificate in the"):
+        server_tls(certificate, key)

@@ -75,6 +75,16 @@ def test_a_secret_does_not_show_in_the_repr():
     assert "hunter2" not in repr(LinkConfig("ws://cloud", MODEL, b"hunter2"))
 
 
+def alert(reason: str) -> aiohttp.ClientOSError:
+    """What aiohttp makes of an error of TLS behind the handshake; its number is none of a system's.
+    """
+    cause = ssl.SSLError(1, f"[SSL: {reason}] words (_ssl.c:2580)")
+    cause.reason = reason
+    error = aiohttp.ClientOSError(*cause.args)
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "words", "is_permanent"),
     [
@@ -101,6 +111,10 @@ def test_a_secret_does_not_show_in_the_repr():
         (TimeoutError(), "does not answer", False),
         (RemoteProtocolError(FaultCode.BAD_FRAME, "nonsense"), "broke the protocol", False),
         (ConnectionResetError(), "lost the cloud", False),
+        (alert("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"), "is not one for clients", True),
+        (alert("SSLV3_ALERT_CERTIFICATE_REVOKED"), "finds this device's certificate revoked", True),
+        (alert("TLSV1_ALERT_DECRYPT_ERROR"), "does not go on with TLS", True),
+        (alert("DECRYPTION_FAILED_OR_BAD_RECORD_MAC"), "cloud:7700: TLS broke off", False),
     ],
 )
 def test_an_error_is_told_in_words_and_known_to_heal_or_not(error, words, is_permanent):
