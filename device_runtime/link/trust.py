@@ -7,7 +7,7 @@ from pathlib import Path
 
 from device_runtime.link.config import ClientCertificate, showing, tls_context
 from process.errors import StartError
-from process.tls.served import mark_of
+from process.tls.served import Mark, mark_of
 
 _log = logging.getLogger(__name__)
 
@@ -41,19 +41,27 @@ class DialedTls:
         mine = () if shown is None else (shown.certificate, shown.key)
         self._files = (*mine, *(() if ca_file is None else (ca_file,)))
         self._mark = mark_of(self._files)
+        self._failed: tuple[Mark, str] | None = None
+        """The files that could not be used when they were last looked at, and why."""
         self._context = self._made()
 
     def context(self) -> ssl.SSLContext | None:
         """The one of now; as it was where the files are of no use, which is said once for each
-        change of them."""
+        reason. Such files are tried again each time: a disk or a limit may be what is wrong."""
         mark = mark_of(self._files)
-        if mark != self._mark:
-            self._mark = mark
-            try:
-                self._context = self._made()
-                _log.info("took up %s", " and ".join(map(str, self._files)))
-            except StartError as error:
+        if mark == self._mark:
+            self._failed = None
+            return self._context
+        try:
+            self._context = self._made()
+        except StartError as error:
+            failed = mark, str(error)
+            if failed != self._failed:
                 _log.error("TLS with the cloud stays what it was: %s", error)
+            self._failed = failed
+        else:
+            self._mark, self._failed = mark, None
+            _log.info("took up %s", " and ".join(map(str, self._files)))
         return self._context
 
     def _made(self) -> ssl.SSLContext | None:

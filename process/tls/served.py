@@ -28,6 +28,8 @@ class ServedTls:
         self._files = (certificate, *others)
         self._make = make
         self._mark = mark_of(self._files)
+        self._failed: tuple[Mark, str] | None = None
+        """The files that could not be used when they were last looked at, and why."""
         self._take_up()
 
     def context(self) -> ssl.SSLContext:
@@ -41,14 +43,25 @@ class ServedTls:
     def look(self, now: datetime) -> bool:
         """Take up the files if they have changed; whether they have.
 
+        What cannot be used now is tried again each time: a disk, a limit or a clock may be what is
+        wrong.
+
         Raises:
-            StartError: they have, and cannot be used; once for each change. All stays as it was.
+            StartError: they have, and cannot be used; once for each reason. All stays as it was.
         """
         mark = mark_of(self._files)
         if mark == self._mark:
+            self._failed = None
             return False
-        self._mark = mark
-        self._take_up(now)
+        try:
+            self._take_up(now)
+        except StartError as error:
+            failed = mark, str(error)
+            is_new, self._failed = failed != self._failed, failed
+            if is_new:
+                raise
+            return False
+        self._mark, self._failed = mark, None
         return True
 
     def _take_up(self, now: datetime | None = None) -> None:

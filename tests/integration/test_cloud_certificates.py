@@ -13,6 +13,7 @@ import pytest
 from cloud_server.certificates import tls_lines, watch, with_own_certificate
 from cloud_server.daemon.reception import server_tls
 from device_runtime.link.config import ClientCertificate, showing
+from device_runtime.link.trust import DialedTls
 from process.errors import StartError
 from process.tls.certificates import pin_of_pem
 from process.tls.served import ServedTls
@@ -158,6 +159,47 @@ def test_an_expired_certificate_is_not_taken_up(tmp_path):
     make_certificate(tmp_path)
     assert tls.look(NOW)
     assert tls.pin != pin
+
+
+def test_files_that_could_not_be_used_once_are_tried_again_though_they_stay_the_same(tmp_path):
+    """Too many open files, a disk that failed, a clock that was wrong: none of it is in a file."""
+    certificate, key = make_certificate(tmp_path)
+    is_failing = False
+
+    def make() -> ssl.SSLContext:
+        if is_failing:
+            raise StartError("too many open files")
+        return bare()
+
+    tls = ServedTls(make, certificate, key)
+    pin = tls.pin
+    make_certificate(tmp_path)
+    is_failing = True
+    with pytest.raises(StartError, match="too many open files"):
+        tls.look(NOW)
+    assert not tls.look(NOW), "it is told once"
+    is_failing = False
+    assert tls.look(NOW)
+    assert tls.pin != pin
+    assert not tls.look(NOW)
+
+
+def test_a_device_tries_files_again_that_could_not_be_used_once(tmp_path, caplog, monkeypatch):
+    shown = ClientCertificate(*make_certificate(tmp_path))
+    tls = DialedTls("wss://cloud", shown=shown)
+    before, made = tls.context(), DialedTls._made
+    make_certificate(tmp_path)
+
+    def failing(self: DialedTls) -> None:
+        raise StartError("too many open files")
+
+    monkeypatch.setattr(DialedTls, "_made", failing)
+    assert tls.context() is tls.context() is before
+    assert caplog.text.count("stays what it was: too many open files") == 1
+    monkeypatch.setattr(DialedTls, "_made", made)
+    after = tls.context()
+    assert after is not before
+    assert tls.context() is after
 
 
 def test_files_that_are_turned_as_kubernetes_turns_them_are_taken_up(tmp_path):
