@@ -1,9 +1,11 @@
 """`hat token`: the names that may come to a cloud, with a token each."""
 
 import base64
+import errno
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +30,7 @@ from cloud_server.core.names.tokens import (
 from cloud_server.token_file import alone_with, default_tokens_file, read_tokens, write_tokens
 from hat.errors import CommandError, need_unix
 from hat.settings.setting import token_count
-from process.errors import ConfigError
+from process.errors import ConfigError, system_reason
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,7 +116,7 @@ def add(
     _change(path, lambda tokens: tokens.added(entry), may_be_new=True)
     click.echo(f"hat: {entry.name} may come to clouds with {path}", err=True)
     if made is not None:
-        click.echo(made)
+        _print_token(made, entry.name)
 
 
 @token.command()
@@ -165,6 +167,24 @@ def revoke(name: str, tokens_file: str | None) -> None:
     checked = _checked(name)
     _change(path, lambda tokens: tokens.revoked(checked, now))
     click.echo(f"hat: {name} is revoked; clouds that run end what it has within {_ENDED_S} s")
+
+
+def _print_token(made: str, name: str) -> None:
+    """The one time that it is shown.
+
+    Raises:
+        CommandError: nothing takes it, such as a full disk: then nobody knows it.
+    """
+    try:
+        # What click writes to an output that is closed, it drops.
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        click.echo(made)
+    except OSError as error:
+        advice = f"`hat token revoke {name}`, then add it again"
+        raise CommandError(
+            f"the token cannot be written ({system_reason(error)}), and nobody knows it: {advice}"
+        ) from error
 
 
 def _row(entry: Entry, now: float) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ import base64
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,25 @@ def test_a_token_is_printed_once_and_only_its_hash_is_kept(file: Path) -> None:
     assert entry.digest == digest_of(made)
     assert entry.quota.bounds == {"sessions": 8, "kv_tokens": 65_536, "rows_per_s": 9}
     assert [path.name for path in file.parent.iterdir()] == ["tokens.json"], "nothing is left over"
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_a_token_that_cannot_be_written_is_told_since_nobody_knows_it(
+    output: str, file: Path
+) -> None:
+    """As into a file on a full disk; a closed output took it without a word."""
+    command = [sys.executable, "-m", "hat", "token", "add", "phone", "--tokens-file", str(file)]
+    closing = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    if output == "full" and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full" if output == "full" else os.devnull).open("wb") as full:
+        shell = closing if output == "closed" else []
+        done = subprocess.run(
+            [*shell, *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "hat: the token cannot be written (" in done.stderr
+    assert "nobody knows it: `hat token revoke phone`, then add it again" in done.stderr
 
 
 def test_two_tokens_are_never_the_same(file: Path) -> None:
