@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from cloud_server.core.actions import Identity
 from cloud_server.core.names.certificate import name_of_certificate
@@ -69,6 +69,7 @@ class _Face:
 
     async def link(self, request: web.Request) -> web.StreamResponse:
         """One device: frames to the daemon until the socket is gone."""
+        _refuse_pages(request, self._serving.reception)
         daemon = self._serving.daemon
         if daemon is None or daemon.is_draining:
             reason = _LOADING if daemon is None else _DRAINING
@@ -98,6 +99,21 @@ class _Face:
         if daemon.is_restarting:
             return _RESTARTING
         return _DRAINING if daemon.is_draining else None
+
+
+def _refuse_pages(request: web.Request, reception: Reception) -> None:
+    """Return for a device. Browsers let any page open a WebSocket, to this machine's ports too, and
+    read what comes; they say which page it is, and devices are none.
+
+    Raises:
+        web.HTTPForbidden: a page asks.
+    """
+    if hdrs.ORIGIN not in request.headers:
+        return
+    visit = handler_of(request).visit
+    if visit is not None:
+        reception.guard.say(visit, "403, a web page asked for a link")
+    raise web.HTTPForbidden(text="no web page is a device: expected no Origin, got one")
 
 
 async def _let_in(

@@ -301,3 +301,16 @@ async def test_a_flood_of_frames_lets_others_in(guarded_config, bundle, engine):
             most = max(most, len(received) - before)
             turns += 1
         assert most <= 64
+
+
+@pytest.mark.parametrize("origin", ["http://page.example", "null"])
+async def test_no_web_page_gets_a_link(origin, config, bundle, engine, caplog):
+    """Browsers let any page open a WebSocket to this machine, where a cloud may ask for nothing."""
+    caplog.set_level(logging.INFO)
+    async with serve_cloud(config, engine.load) as server:
+        page = UPGRADE.replace(b"Host: x", f"Host: x\r\nOrigin: {origin}".encode())
+        async with _raw(server, page, upgraded=False) as (reader, _):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
+        await until(lambda: "403, a web page asked for a link" in caplog.text)
+        async with connected(server.link_url) as client:
+            await client.shake_hands(hello_for(bundle.manifest))
