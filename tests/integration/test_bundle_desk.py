@@ -244,7 +244,8 @@ async def test_whoever_has_a_name_fetches_by_his_token_until_it_is_revoked(
         async with desk.client.get(desk.url, headers=shown) as answer:
             assert answer.status == 200
         async with desk.client.get(desk.url, headers=SHOWN) as answer:
-            assert (answer.status, await answer.text()) == (401, "expected a token")
+            said = "expected a token, got one that lets nobody in"
+            assert (answer.status, await answer.text()) == (401, said)
         url = f"{desk.url}/{digest_of(bundles)}/{large.name}"
         async with desk.client.get(url, headers=shown) as answer:
             assert answer.status == 200

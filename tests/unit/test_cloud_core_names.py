@@ -61,10 +61,11 @@ def test_names_come_with_their_tokens_and_nobody_else() -> None:
     cloud = Named(entry("anna"))
     anna = cloud.come("anna")
     assert isinstance(cloud.received(anna)[0], Welcome)
-    for hello in (KNOWS, replace(KNOWS, credential=b"a guess")):
-        stranger = cloud.connect(hello)
+    for credential, got in ((b"", "none"), (b"a guess", "one that lets nobody in")):
+        stranger = cloud.connect(replace(KNOWS, credential=credential))
         fault = one_fault(cloud.received(stranger))
-        assert (fault.code, fault.message) == (FaultCode.BAD_CREDENTIAL, "expected a token")
+        said = (FaultCode.BAD_CREDENTIAL, f"expected a token, got {got}")
+        assert (fault.code, fault.message) == said
         assert stranger in cloud.closed
 
 
@@ -156,7 +157,7 @@ def test_whoever_came_while_nobody_was_asked_goes_once_there_are_names() -> None
     cloud.received(anyone)
     assert anyone not in cloud.closed
     cloud._take(cloud.core.admit(tokens_of([entry("anna")]), UNIX_S, cloud.now))
-    assert one_fault(cloud.received(anyone)).message == "expected a token"
+    assert one_fault(cloud.received(anyone)).message == "expected a token, got none"
     assert cloud.core.figures().num_sessions == 0
 
 

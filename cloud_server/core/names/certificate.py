@@ -8,11 +8,15 @@ _ALTERNATIVES = ("DNS", "email")
 
 
 def name_of_certificate(peer: Mapping[str, Any] | None) -> str | None:
-    """What names its holder: the subject's common name, else an alternative name; None without one.
+    """What names its holder: the subject's common name, else an alternative name; empty where it
+    has none of them, which lets nobody in.
 
     Args:
         peer: A certificate as `ssl.SSLSocket.getpeercert` gives it, checked by then; None or empty
             where none was shown.
+
+    Returns:
+        None where none was shown.
     """
     if not peer:
         return None
@@ -24,7 +28,7 @@ def name_of_certificate(peer: Mapping[str, Any] | None) -> str | None:
         found = _first(wanted, pairs)
         if found is not None:
             return found
-    return None
+    return ""
 
 
 def _first(wanted: Iterable[str], pairs: Iterable[tuple[str, str]]) -> str | None:

@@ -113,11 +113,13 @@ class People:
         if reason is not None:
             return reason
         if certificate is not None and not credential:
-            return f"expected a certificate of a name that may come, got {certificate[:64]!r}"
+            got = repr(certificate[:64]) if certificate else "one without a name"
+            return f"expected a certificate of a name that may come, got {got}"
         wanted = ["the shared secret"] if self._secret else []
         wanted += ["a token"] if self._tokens is not None else []
         wanted += ["a certificate"] if self._takes_certificates else []
-        return f"expected {' or '.join(wanted)}"
+        got = "one that lets nobody in" if credential else "none"
+        return f"expected {' or '.join(wanted)}, got {got}"
 
     def why_no_more(self, person: Person, now: float) -> str | None:
         """Why somebody who was let in may stay no longer; None while he may."""
