@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from process.addresses import is_url
 from process.errors import ConfigError
 from process.program.about import (
     bundle_key,
@@ -43,22 +44,15 @@ OnnxProvider = Literal[
 
 def _websocket_url(value: str) -> str | None:
     expected = "a URL like ws://gpu-server:7700 or wss://gpu-server:7700"
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
-    except ValueError:
+    if not is_url(value, ("ws", "wss")):
         return expected
-    return None if usable else expected
+    without = "without a user or a password: a secret comes from --secret-file"
+    return None if urlsplit(value).username is None else f"{expected}, {without}"
 
 
 def http_url(value: str) -> str | None:
     """What a value should have been, unless it is an address of HTTP."""
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = None
-    return None if usable else "a URL like http://127.0.0.1:4318"
+    return None if is_url(value, ("http", "https")) else "a URL like http://127.0.0.1:4318"
 
 
 def _pins(values: tuple[str, ...]) -> str | None:

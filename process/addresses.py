@@ -3,6 +3,9 @@
 import ipaddress
 import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+_USER = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE | re.DOTALL)
 
 _ZERO = re.compile(r"0+(\.0+){0,3}")
 """Other ways to write 0.0.0.0, which systems take."""
@@ -48,3 +51,17 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_url(text: str, schemes: Sequence[str]) -> bool:
+    """Whether this is a URL of one of these schemes, with a host and a port that there can be."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def without_user(url: str) -> str:
+    """A URL as it may be shown: without a user and a password that stand before its host."""
+    return _USER.sub(r"\1...@", url)

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from device_runtime.link.proxies import Proxy
+from process.addresses import is_url, without_user
 from process.errors import StartError
 from process.tls.certificates import parse_pin, why_no_pair
 from process.tls.pinned import pinned_context
@@ -121,13 +122,10 @@ def link_url(cloud: str) -> str:
     Raises:
         StartError: not a ws:// or wss:// address with a host.
     """
-    try:
-        parts = urlsplit(cloud)
-        has_host = bool(parts.hostname) and parts.port != 0
-    except ValueError as error:
-        raise StartError(f"the cloud's address {cloud!r} is not a URL: {error}") from error
-    if parts.scheme not in ("ws", "wss") or not has_host or parts.username is not None:
-        raise StartError(f"expected a cloud address like wss://host:port, got {cloud!r}")
+    if not is_url(cloud, ("ws", "wss")) or urlsplit(cloud).username is not None:
+        got = without_user(cloud)
+        raise StartError(f"expected a cloud address like wss://host:port, got {got!r}")
+    parts = urlsplit(cloud)
     path = LINK_PATH if parts.path in ("", "/") else parts.path
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 

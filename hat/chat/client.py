@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from hat.chat.stats import AnswerStats, stats_of
+from process.addresses import without_user
 from process.errors import UserError, system_reason
 
 _MODELS_TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -52,7 +53,9 @@ class Endpoint:
             async with self._asked("GET", "models", _MODELS_TIMEOUT) as response:
                 return str((await response.json())["data"][0]["id"])
         except (ValueError, LookupError, TypeError) as error:
-            raise EndpointError(f"{self._url('models')} does not list a model") from error
+            raise EndpointError(
+                f"{without_user(self._url('models'))} does not list a model"
+            ) from error
 
     async def answer(self, request: Mapping[str, Any]) -> AsyncGenerator[Piece]:
         """The answer's text as it comes. Closing the iterator ends the generation.
@@ -83,11 +86,11 @@ class Endpoint:
         except aiohttp.ClientConnectorError as error:
             reason = system_reason(error.os_error)
             raise EndpointError(
-                f"no endpoint at {self.url}: {reason}; `hat up` starts one"
+                f"no endpoint at {without_user(self.url)}: {reason}; `hat up` starts one"
             ) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             how = "is silent" if isinstance(error, TimeoutError) else "broke off the connection"
-            raise EndpointError(f"no answer from {self.url}: it {how}") from error
+            raise EndpointError(f"no answer from {without_user(self.url)}: it {how}") from error
 
 
 async def _require_success(response: aiohttp.ClientResponse) -> None:

@@ -8,6 +8,7 @@ import click
 from hat.settings.options import FiniteRange
 from hat.settings.secret_files import endpoint_key
 from hat.up.first_steps import DEFAULT_URL
+from process.addresses import is_url, without_user
 
 _EPILOG = """
 \b
@@ -37,8 +38,9 @@ def chat(
     /stats says what the last answer took, /reset starts over, /quit ends; Ctrl-C stops an answer,
     and at the prompt it ends too.
     """
-    if not url.startswith(("http://", "https://")):
-        raise click.UsageError(f"--url: expected a URL like {DEFAULT_URL}, got {url!r}")
+    if not is_url(url, ("http", "https")):
+        got = without_user(url)
+        raise click.UsageError(f"--url: expected a URL like {DEFAULT_URL}, got {got!r}")
     from hat.chat.client import Endpoint
     from hat.chat.terminal import talk
 

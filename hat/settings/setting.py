@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 
+from process.addresses import without_user
 from process.program.about import About
 
 Value = str | int | float | bool | Path | tuple[str, ...] | None
@@ -128,6 +129,7 @@ class Setting:
                 raise ValueError(f"expected at most {about.maximum:g}, got {value}")
         if about.check is not None and (expected := about.check(value)) is not None:
             got = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            got = without_user(got) if isinstance(got, str) else got
             raise ValueError(f"expected {expected}, got {got!r}")
         return value
 

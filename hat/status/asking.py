@@ -11,7 +11,7 @@ import aiohttp
 
 from cloud_server.config import CloudConfig, beside
 from hat.status.samples import NO_SAMPLES, Samples, parse_samples
-from process.addresses import bracketed
+from process.addresses import bracketed, is_url, without_user
 from process.errors import ConfigError, system_reason
 from process.program.exposure import is_loopback
 from process.tls.pinned import pinned_context
@@ -62,9 +62,10 @@ def root_url(text: str, option: str) -> str:
     Raises:
         ConfigError: it is no address.
     """
+    if not is_url(text, tuple(_SCHEMES)):
+        got = without_user(text)
+        raise ConfigError(f"{option}: expected an address like http://127.0.0.1:8000, got {got!r}")
     parts = urlsplit(text)
-    if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ConfigError(f"{option}: expected an address like http://127.0.0.1:8000, got {text!r}")
     return f"{_SCHEMES[parts.scheme]}://{parts.netloc}"
 
 
@@ -73,7 +74,7 @@ async def ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStatu
     try:
         return await _ask(http, side, at_s)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return SideStatus(side.name, side.url, at_s, False, _words(error, side))
+        return SideStatus(side.name, without_user(side.url), at_s, False, _words(error, side))
 
 
 def roots_beside(url: str) -> tuple[str, ...]:
@@ -93,13 +94,13 @@ async def _ask(http: aiohttp.ClientSession, side: Side, at_s: float) -> SideStat
     """How a side is that is there."""
     async with http.get(f"{side.url}/ready", ssl=_tls(side), timeout=_TIMEOUT) as response:
         trouble = None if response.status == 200 else _reason(await response.text())
-    heard = SideStatus(side.name, side.url, at_s, True, trouble)
+    heard = SideStatus(side.name, without_user(side.url), at_s, True, trouble)
     note = None
     for url in side.metrics_urls:
         try:
             return replace(heard, samples=await _figures(http, side, url))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            note = note or f"no figures: {url}: {_words(error, side)}"
+            note = note or f"no figures: {without_user(url)}: {_words(error, side)}"
     # So it is with devices, and with clouds of before figures had a port of their own.
     try:
         return replace(heard, samples=await _figures(http, side, side.url))

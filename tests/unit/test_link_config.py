@@ -76,8 +76,7 @@ def test_a_secret_does_not_show_in_the_repr():
 
 
 def alert(reason: str) -> aiohttp.ClientOSError:
-    """What aiohttp makes of an error of TLS behind the handshake; its number is none of a system's.
-    """
+    """What aiohttp makes of an error of TLS behind the handshake; its number is TLS's own."""
     cause = ssl.SSLError(1, f"[SSL: {reason}] words (_ssl.c:2580)")
     cause.reason = reason
     error = aiohttp.ClientOSError(*cause.args)

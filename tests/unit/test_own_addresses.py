@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from device_runtime.server import _urls
-from process.addresses import far_address, is_wildcard, near_host
+from process.addresses import far_address, is_url, is_wildcard, near_host, without_user
 from process.listening.listener import bind_all
 
 OWN = ["box", "203.0.113.9", "2001:db8::9", "localhost", "127.0.0.1", "::1"]
@@ -73,3 +73,27 @@ def test_all_addresses_of_ipv6_are_those_of_ipv4_as_well() -> None:
     with listener:
         for near in ("127.0.0.1", "::1"):
             socket.create_connection((near, listener.getsockname()[1]), 5).close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("wss://gpu-server:7700", "wss://gpu-server:7700"),
+        ("wss://who:hush@gpu-server:7700", "wss://...@gpu-server:7700"),
+        ("grpc://who:hu@sh/x@[::1]:1", "grpc://...@[::1]:1"),
+        ("who:hush@gpu-server", "...@gpu-server"),
+        ("gpu-server", "gpu-server"),
+        ("wss://[::1", "wss://[::1"),
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(url: str, shown: str) -> None:
+    assert without_user(url) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", "h", "wss:h", "wss://", "wss://[::1", "wss://h:99999", "wss://h:x", "wss://h:0"]
+)
+def test_what_is_no_address_is_found_to_be_none(text: str) -> None:
+    assert not is_url(text, ("wss",))
+    assert not is_url("wss://h:1", ("ws",))
+    assert is_url("wss://[::1]:7700/v1/link", ("wss",))

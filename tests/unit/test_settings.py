@@ -47,6 +47,18 @@ def test_a_wrong_flag_is_refused_with_what_was_expected(
     assert expected in _refusal(CLOUD, Sources(flags, {}))
 
 
+@pytest.mark.parametrize("setting", ["cloud", "otlp_endpoint"])
+@pytest.mark.parametrize("scheme", ["grpc", "wss"])
+def test_a_password_in_an_address_is_refused_for_the_cloud_and_never_shown(
+    setting: str, scheme: str
+) -> None:
+    """A service's log would keep it."""
+    flags = {"bundle": "bundle", setting: f"{scheme}://who:hush@gpu-server:7700"}
+    refusal = _refusal(DEVICE, Sources(flags, {}))
+    assert f"got '{scheme}://...@gpu-server:7700'" in refusal
+    assert "hush" not in refusal
+
+
 @pytest.mark.parametrize(
     "url", ["http://a:1", "ws://", "gpu-server:7700", "ws://a:99999", "ws://["]
 )

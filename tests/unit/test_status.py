@@ -150,6 +150,13 @@ async def test_a_named_side_that_is_not_there_fails_the_command() -> None:
     assert "cloud   http://127.0.0.1:9  connection refused" in out
 
 
+async def test_a_password_in_an_address_is_not_shown() -> None:
+    code, out, err = await status("--cloud", "ws://who:hush@127.0.0.1:9")
+    assert code == 1
+    assert "cloud   http://...@127.0.0.1:9  connection refused" in out
+    assert "hush" not in out + err
+
+
 async def test_sides_that_are_taken_for_each_other_fail_the_command() -> None:
     async with (
         serving(ScriptedSide(device_page())) as device,
@@ -253,7 +260,18 @@ def test_quantiles_lie_in_their_bucket() -> None:
     assert samples.quantile("hat_other", 0.5) is None
 
 
-@pytest.mark.parametrize("text", ["localhost:8000", "ftp://x", "http://", "nonsense"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "localhost:8000",
+        "ftp://x",
+        "http://",
+        "nonsense",
+        "wss://[::1",
+        "wss://h:99999",
+        "http://h:0",
+    ],
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--device: expected an address"):
         root_url(text, "--device")
