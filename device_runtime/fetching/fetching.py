@@ -251,9 +251,11 @@ class Fetcher:
     def _of_refusal(self, words: str) -> str:
         """Why this device is not let in, with the cloud's own words, and what to do."""
         if self._address.secret is None:
+            # It may have shown a certificate, of which the cloud's words tell.
+            details = f" ({words})" if words else ""
             return (
                 f"the cloud at {self._where} asks for a secret or a token, and this device shows "
-                "none: give it --secret-file"
+                f"none{details}: give it --secret-file"
             )
         details = f": {words}" if words else ""
         return (

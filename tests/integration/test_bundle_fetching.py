@@ -106,7 +106,8 @@ async def test_a_refusal_says_why_in_the_clouds_own_words(folder, new, engine, t
             NotLetInError, match=r"secret or token \(.*: lab was revoked\); .*a token"
         ):
             await new.of(server.url, "hat_lab").fetch()
-        with pytest.raises(NotLetInError, match=r"asks for a secret or a token.*--secret-file"):
+        said = r"asks for a secret or a token.*none \(expected a token, got none\): .*--secret-file"
+        with pytest.raises(NotLetInError, match=said):
             await new.of(server.url, None).fetch()
 
 
