@@ -1,6 +1,6 @@
 """Hello and Welcome: who may talk, in which version, about which model (rules W10 to W14)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import Final
 
@@ -33,7 +33,7 @@ class CloudTerms:
     fingerprint: bytes
     first_layer: int
     num_layers: int
-    credential: bytes
+    credential: bytes = field(repr=False)
     rows: RowLimits
     max_context_tokens: int
     credit_limit_tokens: int

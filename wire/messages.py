@@ -4,7 +4,7 @@ One WebSocket per device carries many sessions; each message is one binary frame
 states travel: no message has a field that can hold token ids or text of the user.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NewType
 
@@ -98,7 +98,7 @@ class Hello:
     hidden_size: int
     dtypes: int
     codecs: int
-    credential: bytes
+    credential: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ class Join:
 
     version: int
     lane_key: bytes
-    credential: bytes
+    credential: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The settings of the cloud's core, and the figures that it shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wire.limits import FINGERPRINT_BYTES, RowLimits
 from wire.messages import Ability, Codec, Dtype
@@ -35,7 +35,7 @@ class CoreConfig:
     """Reservations take whole blocks of so many KV positions."""
     host_tokens: int = 0
     """KV positions of idle sessions that may be kept in host memory, outside the engine."""
-    credential: bytes = b""
+    credential: bytes = field(default=b"", repr=False)
     """What a device must say; empty lets every device in, unless there are tokens."""
     takes_certificates: bool = False
     """Whether a device may show a certificate instead."""

@@ -75,7 +75,7 @@ class AccessRules:
     names beside those of this machine; None answers to any name.
     """
 
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     cors_origins: tuple[str, ...] = ("localhost",)
     allowed_hosts: tuple[str, ...] | None = None
 

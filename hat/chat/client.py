@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -41,7 +41,7 @@ class Endpoint:
     """Where to ask, up to /v1, and the key to show if it wants one."""
 
     url: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
     async def first_model(self) -> str:
         """The first model that the endpoint lists.

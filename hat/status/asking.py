@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ class Side:
     name: Literal["device", "cloud"]
     url: str
     is_named: bool
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     pins: tuple[str, ...] = ()
     """Of its key, one of which must be its, in place of an authority's word."""

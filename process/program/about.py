@@ -61,8 +61,9 @@ def about(text: str, *more: Any, **rest: Any) -> Mapping[str, About]:
 
 
 def setting(default: T, text: str, *more: Any, **rest: Any) -> T:
-    """A field with a default; all else is `About`'s."""
-    made: T = field(default=default, metadata=about(text, *more, **rest))
+    """A field with a default; all else is `About`'s. A secret does not show in a repr."""
+    said = about(text, *more, **rest)
+    made: T = field(default=default, repr=not said[_ABOUT].secret, metadata=said)
     return made
 
 
