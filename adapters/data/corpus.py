@@ -93,12 +93,14 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer:
 def stories(paths: Sequence[Path]) -> Iterator[str]:
     """The stories of text files in order, without surrounding blanks; empty ones are left out.
 
+    A mark of UTF-8 before a file's first story is no part of it.
+
     Raises:
         CorpusError: a file cannot be read, or is not UTF-8.
     """
     for path in paths:
         try:
-            with path.open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8-sig") as file:
                 held = ""
                 while piece := file.read(_PIECE_CHARS):
                     *whole, held = (held + piece).split(STORY_END)

@@ -1,15 +1,14 @@
 """The texts of an audit: what users say, and what an attacker learns from."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from adapters.data.corpus import CorpusError, stories
+from hat.text_lines import json_line, text_lines
 from process.errors import reading_reason
 
 Tokens = tuple[int, ...]
@@ -90,7 +89,7 @@ def _texts(path: Path) -> Iterator[str]:
         yield from stories([path])
         return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read text from {path}: {reading_reason(error)}") from error
     for number, line in enumerate(lines, start=1):
@@ -100,8 +99,8 @@ def _texts(path: Path) -> Iterator[str]:
 
 def _text_of(line: str, place: str) -> str:
     try:
-        found: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+        found = json_line(line)
+    except ValueError as error:
         raise CorpusError(f"{place}: expected JSON, {error}") from error
     texts = [found.get(name) for name in _FIELDS] if isinstance(found, dict) else []
     for text in texts:

@@ -1,12 +1,11 @@
 """What the models are asked: the user's prompts, or some that come with hat."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hat.errors import CommandError
+from hat.text_lines import json_line, text_lines
 
 _MAX_FILE_BYTES = 64 << 20
 
@@ -58,7 +57,7 @@ def read_prompts(file: Path | None) -> tuple[str, ...]:
     try:
         if file.stat().st_size > _MAX_FILE_BYTES:
             raise CommandError(f"--prompts {file} is larger than {_MAX_FILE_BYTES >> 20} MiB")
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(file)
     except OSError as error:
         raise CommandError(f"cannot read --prompts {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -84,7 +83,7 @@ def encode_prompts(
 
 def _prompt_of(line: str, where: str) -> str:
     try:
-        value: Any = json.loads(line)
+        value = json_line(line)
     except ValueError as error:
         raise CommandError(f"{where}: expected a JSON object: {error}") from error
     if isinstance(value, dict):
