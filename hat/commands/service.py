@@ -17,7 +17,14 @@ from device_runtime.exposure import exposure_of as exposure_of_device
 from hat.errors import CommandError, failures_explained
 from hat.service.command_line import OWN_FOLDER, Installation, service_of
 from hat.service.description import Role, Service
-from hat.service.install import Supervisor, install, refuse_unreadable, status, uninstall
+from hat.service.install import (
+    Supervisor,
+    install,
+    refuse_other_bundle,
+    refuse_unreadable,
+    status,
+    uninstall,
+)
 from hat.service.place import Machine, Words, place_of, text_of
 from hat.settings.options import CONFIG_VARIABLE, settings_options, sources_of
 from hat.settings.print_config import as_toml
@@ -42,6 +49,7 @@ user of its own, and gets copies of the files with secrets from systemd; after s
 install again or restart the service.
 """
 
+_DEVICE: Role = "device"
 _ROLE = click.argument("role", type=click.Choice(["cloud", "device"]))
 _USER = click.option(
     "--user", is_flag=True, help="A service of this user alone, without root's rights."
@@ -82,7 +90,10 @@ def _install_command(program: Program[C], role: Role, accelerator: bool) -> None
                 click.echo(text_of(made, machine), nl=False)
             else:
                 place = place_of(made.name, machine, user=user)
-                refuse_unreadable(made, folders)
+                refuse_unreadable(made, list(folders.values()))
+                for name, kind in (("bundle", role), ("serve_device_bundle", _DEVICE)):
+                    if name in folders:
+                        refuse_other_bundle(folders[name], kind)
                 for folder in made.writable:
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 supervisor = None if no_start else _supervisor(place.ask)
@@ -120,8 +131,8 @@ def status_command(role: str, user: bool) -> None:
 
 def _service(
     program: Program[C], role: Role, parameters: dict[str, Any], user: bool, accelerator: bool
-) -> tuple[Service, list[Path]]:
-    """The service, and the folders of bundles that it reads."""
+) -> tuple[Service, dict[str, Path]]:
+    """The service, and the folders of bundles that it reads, by their settings."""
     resolved = load(program, _sources(program, parameters))
     # Whatever the program would refuse in its settings is refused now.
     for note in (*resolved.notes, *_exposed(resolved.config())):
@@ -129,7 +140,8 @@ def _service(
     made = service_of(resolved, role, _installation(), user=user, accelerator=accelerator)
     given = {name: each.value for name, each in resolved.given.items() if name not in OWN_FOLDER}
     paths = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
-    return made, [path for name, path in paths.items() if name == "bundle" or path.is_dir()]
+    folders = {name: path for name, path in paths.items() if name == "bundle" or path.is_dir()}
+    return made, folders
 
 
 def _exposed(config: object) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hat.errors import CommandError
-from hat.service.description import MARK, Service
+from hat.service.description import MARK, Role, Service
 from hat.service.place import Place, Words
 from process.errors import system_reason
 
@@ -102,6 +102,22 @@ def refuse_unreadable(service: Service, folders: Sequence[Path]) -> None:
             raise CommandError(f"expected the folder of a bundle, found none at {folder}")
         if not service.user:
             _refuse_closed(folder)
+
+
+def refuse_other_bundle(folder: Path, role: Role) -> None:
+    """Return where a folder has a bundle for this program.
+
+    Raises:
+        BundleError: it has none, or the other program's, with which every start would end.
+    """
+    from submodels.bundle.bundle import find_bundle
+    from submodels.bundle.manifest_file import read_manifest
+    from submodels.errors import BundleError
+
+    found = find_bundle(folder, role)
+    kind = read_manifest(found).role
+    if kind != role:
+        raise BundleError(f"{found} is a {kind} bundle, expected a {role} bundle")
 
 
 def _refuse_closed(folder: Path) -> None:

@@ -85,7 +85,7 @@ def unit_text(service: Service) -> str:
     """The whole unit file.
 
     Raises:
-        ConfigError: a word of the command line or a path has a line break.
+        ConfigError: a word of the command line or a path has what no unit can hold.
     """
     return "\n".join([f"# {MARK}", "[Unit]", *_unit(service), "", *_service(service), ""])
 
@@ -101,7 +101,8 @@ def _unit(service: Service) -> Iterator[str]:
 
 def _service(service: Service) -> Iterator[str]:
     yield "[Service]"
-    yield "ExecStart=" + " ".join(_command_word(word) for word in service.command)
+    program, *arguments = service.command
+    yield " ".join([f"ExecStart={_program(program)}", *map(_command_word, arguments)])
     yield _STARTING
     for assignment in _ENVIRONMENT:
         yield f"Environment={assignment}"
@@ -132,6 +133,20 @@ def _hardening(service: Service) -> Iterator[str]:
             yield _ACCELERATOR
     else:
         yield "PrivateDevices=yes"
+
+
+def _program(path: str) -> str:
+    """The first word of ExecStart, in which systemd replaces no variable.
+
+    Raises:
+        ConfigError: systemd runs no program of such a path, however it is written.
+    """
+    if any(character in "\"'\\" for character in path):
+        raise ConfigError(
+            f"systemd runs no program in a folder with quotes or backslashes, got {path}: "
+            "install hat into an environment somewhere else"
+        )
+    return path.replace("%", "%%") if _is_plain(path) else _quoted(path)
 
 
 def _command_word(word: str) -> str:

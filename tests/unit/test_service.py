@@ -33,9 +33,11 @@ from hat.settings.options import sources_of
 from hat.settings.programs import CLOUD, DEVICE, Program
 from hat.settings.sources import Resolved, Sources, load
 from process.errors import ConfigError
+from submodels.split import SplitOptions, split_checkpoint
 from tests.support.examples import at_most
 from tests.support.setting_values import as_text, values_of
 
+STORIES = Path(__file__).resolve().parents[2] / "models" / "stories260k"
 INSTALLATION = Installation(Path("/opt/hat/bin/python"), (Path("/opt/hat"), Path("/usr")))
 LINUX = Machine("linux", 0, Path("/root"), Path("/root/.config"))
 ROLES: list[tuple[Program[Any], Role]] = [(CLOUD, "cloud"), (DEVICE, "device")]
@@ -349,9 +351,9 @@ def test_the_command_prints_writes_and_refuses(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HAT_DEVICE_PORT", "9999")
-    bundle, file = tmp_path / "bundle", tmp_path / "hat.toml"
-    bundle.mkdir()
-    file.write_text('[device]\nbundle = "bundle"\ncloud = "wss://gpu:7700"\n')
+    split_checkpoint(SplitOptions(str(STORIES), tmp_path / "out", 1, onnx_weights=()))
+    bundle, file = tmp_path / "out" / "device", tmp_path / "hat.toml"
+    file.write_text('[device]\nbundle = "out/device"\ncloud = "wss://gpu:7700"\n')
     words = ["service", "install", "device", "--user", "--config", str(file), "--port", "8001"]
 
     printed = CliRunner().invoke(hat, [*words, "--print"])

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from hat.service.description import Service
+from hat.service.install import refuse_other_bundle
 from hat.service.systemd import unit_text
 from process.errors import ConfigError
+from submodels.errors import BundleError
+from submodels.split import SplitOptions, split_checkpoint
 
 ODD = [
     "two words",
@@ -27,10 +30,11 @@ ODD = [
 
 def _unit(folder: Path) -> str:
     """A service with one path in each place that takes some."""
+    python = folder / "python"
     return unit_text(
         Service(
             "device",
-            (sys.executable, str(folder / "bundle")),
+            (str(python) if python.exists() else sys.executable, str(folder / "bundle")),
             user=False,
             credentials={"secret": folder / "secret"},
             read_only=(folder / "bundle",),
@@ -64,6 +68,29 @@ def test_a_secret_whose_end_systemd_would_leave_out_is_refused(end: str) -> None
         unit_text(service)
 
 
+def test_the_program_itself_is_read_without_variables() -> None:
+    """systemd looked for a folder with two dollars."""
+    unit = unit_text(Service("device", ("/opt/a $HOME 5%/python", "a$b"), user=True))
+    assert _value(unit, "ExecStart") == '"/opt/a $HOME 5%%/python" "a$$b"'
+
+
+@pytest.mark.parametrize("name", ["it's", 'quo"ted', "back\\slash"])
+def test_a_program_that_systemd_never_runs_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="no program in a folder with quotes or backslashes"):
+        unit_text(Service("device", (f"/opt/{name}/python",), user=True))
+
+
+def test_a_service_is_given_its_own_kind_of_bundle(tmp_path: Path) -> None:
+    model = Path(__file__).resolve().parents[2] / "models" / "stories260k"
+    out = split_checkpoint(SplitOptions(str(model), tmp_path / "out", 1, onnx_weights=())).out
+    for folder in (out, out / "cloud"):
+        refuse_other_bundle(folder, "cloud")
+    with pytest.raises(BundleError, match="is a device bundle, expected a cloud bundle"):
+        refuse_other_bundle(out / "device", "cloud")
+    with pytest.raises(BundleError, match="no device bundle at"):
+        refuse_other_bundle(tmp_path, "device")
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_itself_takes_odd_paths(tmp_path: Path) -> None:
     files = []
@@ -72,6 +99,8 @@ def test_systemd_itself_takes_odd_paths(tmp_path: Path) -> None:
         (folder / "bundle").mkdir(parents=True)
         (folder / "kept").mkdir()
         (folder / "secret").touch()
+        if not set(name) & set("\"'\\"):
+            (folder / "python").symlink_to(sys.executable)
         files.append(tmp_path / f"hat-odd{number}.service")
         files[-1].write_text(_unit(folder))
     done = subprocess.run(
