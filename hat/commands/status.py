@@ -20,9 +20,10 @@ Examples:
   hat status --watch
   hat status --device http://jetson:8000 --cloud wss://gpu-server:7700
 
-A side that is not named and not there is left out. Exit code 1: a side is not ready or does not
-answer. The device's key, if it asks for one, comes from --api-key-file or HAT_API_KEY. A cloud's
-figures have a port of their own, which only its own machine reaches unless it has --metrics-host.
+A side of which no option says anything, and which is not there, is left out. Exit code 1: a side
+is not ready or does not answer. The device's key, if it asks for one, comes from --api-key-file or
+HAT_API_KEY. A cloud's figures have a port of their own, which only its own machine reaches unless
+it has --metrics-host.
 """
 
 
@@ -62,6 +63,7 @@ def status(
     from hat.status.run import run_status
 
     key = endpoint_key(api_key_file, os.environ)
+    of_the_cloud = (cloud, cloud_metrics, cloud_ca, cloud_pin)
     cloud_url = root_url(cloud or _CLOUD, "--cloud")
     figures = roots_beside(cloud_url)
     if cloud_metrics:
@@ -69,7 +71,7 @@ def status(
     sides = (
         Side("device", root_url(device or _DEVICE, "--device"), device is not None, api_key=key),
         Side(
-            *("cloud", cloud_url, cloud is not None),
+            *("cloud", cloud_url, any(each is not None for each in of_the_cloud)),
             ca_file=cloud_ca,
             pins=_pins(cloud_pin),
             metrics_urls=figures,

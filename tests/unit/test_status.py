@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from cloud_server.daemon.metrics import Metrics as CloudMetrics
 from device_runtime.api.metrics import GenerationTimer, Metrics
 from device_runtime.generation.timeline import Timeline
+from hat.cli import OK, run
 from hat.quantities import num_bytes, rate, seconds
-from hat.status.asking import SideStatus, root_url, roots_beside
+from hat.status.asking import Side, SideStatus, root_url, roots_beside
 from hat.status.report import report
 from hat.status.samples import parse_samples
 from process.errors import ConfigError
@@ -155,6 +156,24 @@ async def test_a_password_in_an_address_is_not_shown() -> None:
     assert code == 1
     assert "cloud   http://...@127.0.0.1:9  connection refused" in out
     assert "hush" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_named"),
+    [
+        ((), False),
+        (("--cloud", "http://gpu:7700"), True),
+        (("--cloud-metrics", "http://gpu:7701"), True),
+        (("--cloud-pin", f"sha256/{'A' * 43}="), True),
+    ],
+)
+def test_whatever_option_is_of_the_cloud_names_it(
+    flags: tuple[str, ...], is_named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Side] = []
+    monkeypatch.setattr("hat.status.run.run_status", lambda sides, _: asked.extend(sides) or True)
+    assert run(["status", *flags]) == OK
+    assert [side.is_named for side in asked] == [False, is_named]
 
 
 async def test_sides_that_are_taken_for_each_other_fail_the_command() -> None:
