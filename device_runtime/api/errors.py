@@ -9,6 +9,9 @@ from device_runtime.calling.reader import HalfCallError
 from device_runtime.generation.grammar import GrammarError
 from device_runtime.generation.request import CloudUnavailableError, OverloadedError
 
+# OpenAI's and Anthropic's clients try again what is 429, 500 or above, unless they are told.
+_NO_RETRY = {"x-should-retry": "false"}
+
 # The words of OpenAI's API for kinds of errors; below 500 all others are the request's.
 _TYPES = {
     401: "authentication_error",
@@ -123,9 +126,7 @@ def no_embeddings() -> ApiError:
         "embeddings are not served here: this model was made to write, its states are no good "
         "embeddings, and the cloud sees half of it; use a small embedding model on the device"
     )
-    # OpenAI's and Anthropic's clients try again whatever is 500 and above, unless they are told.
-    headers = {"x-should-retry": "false"}
-    return ApiError(501, message, code="not_supported", headers=headers)
+    return ApiError(501, message, code="not_supported", headers=_NO_RETRY)
 
 
 def as_api_error(error: Exception) -> ApiError | None:
@@ -133,6 +134,9 @@ def as_api_error(error: Exception) -> ApiError | None:
     match error:
         case ApiError():
             return error
+        case CloudUnavailableError(is_quota=True, may_retry=False):
+            # It wants more at once than its name may ever have.
+            return ApiError(429, error.reason, code="quota_exceeded", headers=_NO_RETRY)
         case CloudUnavailableError(is_quota=True):
             after_s = error.retry_after_s
             return ApiError(429, error.reason, code="quota_exceeded", retry_after_s=after_s)

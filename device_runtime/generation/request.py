@@ -113,10 +113,11 @@ class CloudUnavailableError(Exception):
     """The cloud cannot serve now: unreachable, refusing, or lost on the way.
 
     `retry_after_s` is a hint for the client; `reason` is safe to show. `is_quota`: what this
-    device's name may have there is used up.
+    device's name may have there is used up, or without `may_retry` less than what was asked for.
     """
 
     is_quota: bool = False
+    may_retry: bool = True
 
     def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
         super().__init__(reason)

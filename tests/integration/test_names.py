@@ -217,3 +217,27 @@ async def test_the_http_client_is_told_which_quota_and_when_to_come_back(
     assert answer["error"]["code"] == "quota_exceeded"
     assert f"the quota of anna is {tokens_per_day} tokens a day" in answer["error"]["message"]
     assert 1 <= int(response.headers["Retry-After"]) <= 86_400
+
+
+async def test_a_request_that_no_quota_of_its_name_will_ever_allow_is_not_to_be_sent_again(
+    tmp_path, register
+):
+    """Clients and agents wait and ask again for as long as they are told after how long."""
+    bundles = split_for_serving(STORIES, tmp_path / "stories", 1)
+    token = register.add("anna", "--quota", "kv_tokens=64")
+    cloud = cloud_config(bundles / "cloud", {"tokens_file": register.path})
+    body = {"model": "m", "prompt": "Once upon a time", "max_tokens": 200, "temperature": 0}
+    device = {"secret": token, "drafter": "none", "served_model_name": ("m",)}
+    async with (
+        serve_cloud(cloud) as server,
+        connected_device(bundles / "device", server.url, device) as device_server,
+        aiohttp.ClientSession(device_server.url) as http,
+    ):
+        asked = {"completions": body, "responses": {"model": "m", "input": "Once upon a time"}}
+        for path, sent in asked.items():
+            async with http.post(f"/v1/{path}", json=sent) as response:
+                error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (429, "quota_exceeded")
+            assert "the quota of anna is 64 tokens of KV cache at once" in error["message"]
+            assert response.headers["x-should-retry"] == "false"
+            assert "Retry-After" not in response.headers
