@@ -132,7 +132,9 @@ def bind_all(host: str, port: int) -> list[socket.socket]:
     is_both = ":" in host and is_wildcard(host) and socket.has_dualstack_ipv6()
     try:
         for family, _, _, _, address in dict.fromkeys(found):
-            where = (address[0], sockets[0].getsockname()[1] if sockets else port)
+            taken = sockets[0].getsockname()[1] if sockets else port
+            # Of IPv6 the rest says on which link an address is, such as one of fe80::/10.
+            where = (address[0], taken, *address[2:])
             listener = socket.create_server(
                 where, family=family, backlog=_BACKLOG, dualstack_ipv6=is_both
             )

@@ -97,3 +97,19 @@ def test_what_is_no_address_is_found_to_be_none(text: str) -> None:
     assert not is_url(text, ("wss",))
     assert not is_url("wss://h:1", ("ws",))
     assert is_url("wss://[::1]:7700/v1/link", ("wss",))
+
+
+def test_an_address_of_one_link_is_listened_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `fe80::1%eth0` of a cable between two machines: without its link no system knows it."""
+    found = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 7700, 0, 3))
+    asked = []
+
+    def create_server(where: object, **options: object) -> socket.socket:
+        asked.append(where)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: [found])
+    monkeypatch.setattr(socket, "create_server", create_server)
+    for listener in bind_all("fe80::1%eth0", 7700):
+        listener.close()
+    assert asked == [("fe80::1", 7700, 0, 3)]
