@@ -1,6 +1,8 @@
 """The endpoint over real sockets: errors, keys, origins, names, and what operators see."""
 
+import asyncio
 import gzip
+from collections.abc import Sequence
 from io import BytesIO
 
 import msgspec
@@ -8,7 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from device_runtime.api.service import AccessRules
-from device_runtime.generation.request import CloudUnavailableError, OverloadedError
+from device_runtime.generation.request import (
+    CloudUnavailableError,
+    GenerationRequest,
+    OverloadedError,
+)
 from tests.support.api_server import (
     CHAT,
     MODEL,
@@ -215,17 +221,22 @@ async def test_tokens_of_a_text_or_a_conversation_and_back():
         assert status == 400
 
 
+def parsed(page: str) -> dict[tuple[str, str | None], float]:
+    """The samples of `/metrics` by name and finish reason."""
+    return {
+        (sample.name, sample.labels.get("finished_reason")): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
 async def test_metrics_count_what_was_generated_under_vllms_names():
     async with story_server() as (client, _):
         await client.post(CHAT, {"messages": USER, "max_tokens": 3})
         await client.post(CHAT, {"messages": USER})
         async with client.http.get(client.url + "/metrics") as response:
             assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            values = {
-                (sample.name, sample.labels.get("finished_reason")): sample.value
-                for family in text_string_to_metric_families(await response.text())
-                for sample in family.samples
-            }
+            values = parsed(await response.text())
     num_prompt, num_story = len(encoded(USER[0]["content"])) + 1, len(encoded(STORY)) + 1
     assert values["hat_prompt_tokens_total", None] == 2 * num_prompt
     assert values["hat_generation_tokens_total", None] == 3 + num_story
@@ -239,6 +250,27 @@ async def test_metrics_count_what_was_generated_under_vllms_names():
     assert values["hat_spec_decode_num_drafts_total", None] == 2 * 2
     assert values["hat_spec_decode_num_draft_tokens_total", None] == 2 * 8
     assert values["hat_spec_decode_num_accepted_tokens_total", None] == 2 * 5
+
+
+async def test_choices_of_a_request_that_failed_have_failed_and_no_client_has_left():
+    def answer(_: GenerationRequest) -> Sequence[int]:
+        if len(generator.requests) == 2:
+            raise CloudUnavailableError("the cloud cannot be reached", 2.5)
+        return encoded(STORY)
+
+    generator = story_generator(gates={0: asyncio.Event()})
+    generator.answer = answer
+    async with story_server(generator) as (client, _):
+        status, _ = await client.post(CHAT, {"messages": USER, "n": 3})
+        assert status == 503
+        async with client.http.get(client.url + "/metrics") as response:
+            counts = parsed(await response.text())
+    name = "hat_request_success_total"
+    assert {reason: counts[name, reason] for reason in ("error", "abort", "stop")} == {
+        "error": 3,
+        "abort": 0,
+        "stop": 0,
+    }
 
 
 async def test_the_root_says_what_this_is():

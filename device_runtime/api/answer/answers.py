@@ -122,13 +122,15 @@ class Answers:
         reason = "error"
         try:
             async with self._places:
-                reason = "abort" if self._is_failed else await self._generate(choice, timer, span)
+                if not self._is_failed:
+                    reason = await self._generate(choice, timer, span)
         except asyncio.CancelledError:
             if not self._is_left:
                 # Not our cancellation: without this the reader would wait for ever.
                 await self._queue.put(RuntimeError("the generation was cancelled from within"))
                 return
-            reason = "abort"
+            # Where one choice failed its request has, and no client has left.
+            reason = "error" if self._is_failed else "abort"
             raise
         except Exception as error:  # a task's error reaches the reader through the queue
             self._is_failed = True
