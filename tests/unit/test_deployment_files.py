@@ -5,10 +5,12 @@ import json
 import os
 import re
 import shlex
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -343,6 +345,20 @@ async def test_the_probe_tells_ready_from_not_ready_and_from_nothing(tmp_path: P
     assert _probe(1)[0] == 1
 
 
+@pytest.mark.parametrize(("host", "first"), [("127.0.0.1", b"G"), ("0.0.0.0", b"\x16")])
+def test_the_probe_asks_first_as_the_port_is_likely_to_want_it(host: str, first: bytes) -> None:
+    """What the port does not want is a line in the cloud's log, every five seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(_probe, server.getsockname()[1], HAT_CLOUD_METRICS_HOST=host)
+        begun = []
+        for _ in range(2):
+            connection, _ = server.accept()
+            with connection:
+                begun.append(connection.recv(1))
+        assert asked.result()[0] == 1
+    assert begun == [first, b"G\x16".replace(first, b"")]
+
+
 async def _probe_a_server(status: int, tls: ssl.SSLContext | None = None) -> tuple[int, str]:
     """What the probe says of a server that answers so, in this process's event loop."""
 
@@ -360,13 +376,14 @@ async def _probe_a_server(status: int, tls: ssl.SSLContext | None = None) -> tup
         await runner.cleanup()
 
 
-def _probe(port: int) -> tuple[int, str]:
+def _probe(port: int, **variables: str) -> tuple[int, str]:
     command = [sys.executable, str(DEPLOY / "probe.py"), str(port), "/ready"]
     # A proxy of the environment is not for this machine's own port.
     # Nor does a certificate for the link say that this port shows it, as compose has it.
     environment = os.environ | {
         "http_proxy": "http://127.0.0.1:9",
         "HAT_CLOUD_TLS_CERTIFICATE": "/run/secrets/hat_certificate",
+        **variables,
     }
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=60, env=environment
