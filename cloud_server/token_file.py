@@ -210,9 +210,12 @@ class TokenFile:
             status = self._path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except PermissionError:
+        except PermissionError as error:
             # Nobody has named the usual one, which may lie in a home that is not for this program.
-            if self._is_needed or self._tokens is not None:
-                raise
+            # Whoever has made a folder for it there wants tokens to be asked for.
+            is_wanted = self._is_needed or os.path.isdir(self._path.parent)
+            if is_wanted or self._tokens is not None:
+                reason = system_reason(error)
+                raise UnreadableError(f"cannot look at {self._path}: {reason}") from error
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino

@@ -280,6 +280,25 @@ def test_a_usual_file_that_comes_broken_lets_nobody_in(file: Path) -> None:
     assert [*(usual.read() or tokens).entries] == ["phone"]
 
 
+def test_a_usual_folder_that_cannot_be_looked_into_opens_no_cloud(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `sudo hat token add` with the user's home: it was as if nobody had a name."""
+    file.parent.mkdir()
+
+    def refuse(path: Path) -> os.stat_result:
+        raise PermissionError(13, "not for you", str(path))
+
+    usual = TokenFile(file, is_needed=False)
+    usual.start()
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(StartError, match=f"tokens file: cannot look at {file}: permission denied"):
+        TokenFile(file, is_needed=False).start()
+    known = usual.read()
+    assert known is not None
+    assert not known.entries
+
+
 def test_a_home_that_is_not_for_this_program_is_as_good_as_none(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +309,7 @@ def test_a_home_that_is_not_for_this_program_is_as_good_as_none(
     usual = TokenFile(file, is_needed=False)
     usual.start()
     assert usual.read() is None
-    with pytest.raises(StartError, match="not for you"):
+    with pytest.raises(StartError, match="cannot look at .*: permission denied"):
         TokenFile(file, is_needed=True).start()
 
 
