@@ -309,7 +309,7 @@ def test_a_home_that_is_not_for_this_program_is_as_good_as_none(
     usual = TokenFile(file, is_needed=False)
     usual.start()
     assert usual.read() is None
-    with pytest.raises(StartError, match="cannot look at .*: permission denied"):
+    with pytest.raises(StartError, match=r"cannot look at .*: permission denied"):
         TokenFile(file, is_needed=True).start()
 
 
