@@ -106,11 +106,12 @@ class HostileWay:
         )
 
     def _with_other_rows(self, frame: bytes) -> list[bytes]:
-        """A Reply whose rows are any numbers, NaN and infinities among them."""
+        """A Reply whose rows are any numbers, NaN, infinities and the greatest among them."""
         message = decode(frame)
         if not isinstance(message, Reply) or not message.payload:
             return [frame]
-        fill = self._draws.pick((b"\xff", b"\x7f\x80\0\0"[::-1], b"\0", b"\0\0\x80\x3f"))
+        fills = (b"\xff", b"\0\0\x80\x7f", b"\xff\xff\x7f\x7f", b"\0", b"\0\0\x80\x3f")
+        fill = self._draws.pick(fills)
         num_bytes = len(message.payload)
         rows = (fill * num_bytes)[:num_bytes]
         return [frame[: len(frame) - num_bytes] + rows]
