@@ -62,8 +62,8 @@ quick: check
 	  -m 'not exhaustive and not alone and not slow' tests/unit tests/property
 
 test: check
-	$(BIN)/pytest $(BESIDE) -m 'not exhaustive and not alone'
-	$(BIN)/pytest -m 'alone and not exhaustive'
+	$(BIN)/pytest -rs $(BESIDE) -m 'not exhaustive and not alone'
+	$(BIN)/pytest -rs -m 'alone and not exhaustive'
 	PYTHONPATH=$(OPENAI_2) $(BIN)/python -c 'import openai; assert openai.__version__[:2] == "2."'
 	PYTHONPATH=$(OPENAI_2) $(BIN)/pytest tests/integration/test_openai_client.py \
 	  tests/integration/test_openai_responses_client.py \
