@@ -91,10 +91,10 @@ $(VLLM)/.ready: pyproject.toml $(LOCKS)
 OTHERS := -W default
 
 test-vllm: $(VLLM)/.ready
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k vllm \
-	  tests/contract/test_middle_engine.py tests/contract/test_saved_sequences.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k vllm tests/contract
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) tests/integration/test_vllm.py \
-	  tests/integration/test_vllm_families.py tests/integration/test_vllm_kept.py
+	  tests/integration/test_vllm_families.py tests/integration/test_vllm_kept.py \
+	  tests/integration/test_self_test.py::test_vllm_passes_too
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest $(OTHERS) -k compressed_tensors \
 	  tests/golden/test_quantised.py
 
