@@ -7,7 +7,7 @@ from pathlib import Path
 
 from device_runtime.link.config import ClientCertificate, showing, tls_context
 from process.errors import StartError
-from process.tls.served import Mark, mark_of
+from process.tls.renewed import RenewedFiles
 
 _log = logging.getLogger(__name__)
 
@@ -39,30 +39,21 @@ class DialedTls:
         self._pins = pins
         self._shown = shown
         mine = () if shown is None else (shown.certificate, shown.key)
-        self._files = (*mine, *(() if ca_file is None else (ca_file,)))
-        self._mark = mark_of(self._files)
-        self._failed: tuple[Mark, str] | None = None
-        """The files that could not be used when they were last looked at, and why."""
-        self._context = self._made()
+        self._files = RenewedFiles(*mine, *(() if ca_file is None else (ca_file,)))
+        self._take_up()
 
     def context(self) -> ssl.SSLContext | None:
         """The one of now; as it was where the files are of no use, which is said once for each
         reason. Such files are tried again each time: a disk or a limit may be what is wrong."""
-        mark = mark_of(self._files)
-        if mark == self._mark:
-            self._failed = None
-            return self._context
         try:
-            self._context = self._made()
+            if self._files.look(self._take_up):
+                _log.info("took up %s", " and ".join(map(str, self._files.files)))
         except StartError as error:
-            failed = mark, str(error)
-            if failed != self._failed:
-                _log.error("TLS with the cloud stays what it was: %s", error)
-            self._failed = failed
-        else:
-            self._mark, self._failed = mark, None
-            _log.info("took up %s", " and ".join(map(str, self._files)))
+            _log.error("TLS with the cloud stays what it was: %s", error)
         return self._context
+
+    def _take_up(self) -> None:
+        self._context = self._made()
 
     def _made(self) -> ssl.SSLContext | None:
         return showing(tls_context(self._url, self._ca_file, self._pins), self._shown)

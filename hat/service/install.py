@@ -110,14 +110,11 @@ def refuse_other_bundle(folder: Path, role: Role) -> None:
     Raises:
         BundleError: it has none, or the other program's, with which every start would end.
     """
-    from submodels.bundle.bundle import find_bundle
+    from submodels.bundle.bundle import find_bundle, require_role
     from submodels.bundle.manifest_file import read_manifest
-    from submodels.errors import BundleError
 
     found = find_bundle(folder, role)
-    kind = read_manifest(found).role
-    if kind != role:
-        raise BundleError(f"{found} is a {kind} bundle, expected a {role} bundle")
+    require_role(found, read_manifest(found), role)
 
 
 def _refuse_closed(folder: Path) -> None:

@@ -1,15 +1,13 @@
 """The certificate that a program shows, taken from files again whenever they change."""
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from process.errors import StartError, system_reason
 from process.tls.certificates import CertificateError, names_of_pem, pin_of_pem, validities
-
-Mark = tuple[tuple[int, ...], ...]
-"""Of some files, at some time."""
+from process.tls.renewed import RenewedFiles
 
 
 class ServedTls:
@@ -25,11 +23,8 @@ class ServedTls:
         self, make: Callable[[], ssl.SSLContext], certificate: Path, *others: Path
     ) -> None:
         self.certificate = certificate
-        self._files = (certificate, *others)
+        self._files = RenewedFiles(certificate, *others)
         self._make = make
-        self._mark = mark_of(self._files)
-        self._failed: tuple[Mark, str] | None = None
-        """The files that could not be used when they were last looked at, and why."""
         self._take_up()
 
     def context(self) -> ssl.SSLContext:
@@ -49,20 +44,7 @@ class ServedTls:
         Raises:
             StartError: they have, and cannot be used; once for each reason. All stays as it was.
         """
-        mark = mark_of(self._files)
-        if mark == self._mark:
-            self._failed = None
-            return False
-        try:
-            self._take_up(now)
-        except StartError as error:
-            failed = mark, str(error)
-            is_new, self._failed = failed != self._failed, failed
-            if is_new:
-                raise
-            return False
-        self._mark, self._failed = mark, None
-        return True
+        return self._files.look(lambda: self._take_up(now))
 
     def _take_up(self, now: datetime | None = None) -> None:
         # The context comes first: it says best what is wrong with the files.
@@ -84,18 +66,6 @@ class ServedTls:
         self.names = names
         """The hosts that it is for."""
         self._context = context
-
-
-def mark_of(files: Sequence[Path]) -> Mark:
-    """Changes with the files, also where they are links that are turned to others."""
-    try:
-        found = [path.stat() for path in files]
-    except OSError:
-        return ()
-    return tuple(
-        (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns)
-        for each in found
-    )
 
 
 def _pin(pem: bytes) -> str | None:

@@ -97,8 +97,7 @@ def load_bundle(
     if key is not None:
         check_signature(folder, text, read_signatures(folder), key)
     manifest = parse_manifest(text, folder / MANIFEST_FILE)
-    if manifest.role != role:
-        raise BundleError(f"{folder} is a {manifest.role} bundle, expected a {role} bundle")
+    require_role(folder, manifest, role)
     check_manifest(manifest, folder / MANIFEST_FILE)
     placed = placements(manifest.shape, manifest.num_input_layers, manifest.num_output_layers)
     parts = {
@@ -124,6 +123,16 @@ def find_bundle(path: Path, role: Role) -> Path:
         f"no {role} bundle at {path}: expected {MANIFEST_FILE} there or in {path / role} "
         "(`hat split` makes bundles)"
     )
+
+
+def require_role(folder: Path, manifest: Manifest, role: Role) -> None:
+    """Return where the bundle in `folder` is for this program.
+
+    Raises:
+        BundleError: it is the other program's.
+    """
+    if manifest.role != role:
+        raise BundleError(f"{folder} is a {manifest.role} bundle, expected a {role} bundle")
 
 
 def check_manifest(manifest: Manifest, place: Path | str) -> None:
